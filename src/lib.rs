@@ -1,0 +1,5 @@
+//! The core of emcache.
+//!
+//! # Layout
+//! - [`protocol`]: memcached's wire format; pure.
+pub mod protocol;

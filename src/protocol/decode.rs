@@ -1,0 +1,262 @@
+//! Bytes to replies, one frame at a time.
+//!
+//! The decoder resumes where it stopped: `scanned <= buf.len()`, bytes below `scanned` are not
+//! searched again, and a value is framed by its length, never by what it contains. Lengths are
+//! checked before anybody allocates for them.
+use super::error::{Excerpt, ProtocolError};
+use super::reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape};
+
+/// The longest reply line, CRLF included. Real ones stay below 400 bytes.
+pub const MAX_REPLY_LINE_LEN: usize = 2048;
+/// memcached refuses item sizes of 1 GiB and more (`-I`).
+pub const MAX_VALUE_LEN: u64 = (1 << 30) - 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// One item of a retrieval; more follow, or the end.
+    Item(ItemRef<'a>),
+    /// One line of `stats`; more follow, or the end.
+    Stat { name: &'a [u8], value: &'a [u8] },
+    /// The end of the answer.
+    Reply(Reply<'a>),
+}
+
+/// Where the frame in progress stands, in offsets from the first byte that is not consumed yet.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    scanned: usize,
+    header: Option<Header>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    key_end: usize,
+    flags: u32,
+    cas: Option<u64>,
+    value_start: usize,
+    value_end: usize,
+}
+
+const VALUE: &[u8] = b"VALUE ";
+
+impl Decoder {
+    /// Reads the next frame at the start of `buf`, and says how many bytes it took; `None` when more
+    /// bytes are needed. Until then the same bytes must be given again, with what came after them.
+    pub fn next<'b>(
+        &mut self,
+        buf: &'b [u8],
+        shape: Shape,
+    ) -> Result<Option<(Frame<'b>, usize)>, ProtocolError> {
+        if self.header.is_none() {
+            let Some(line_end) = self.find_line_end(buf)? else { return Ok(None) };
+            let line = &buf[..line_end - 2];
+            if !(line.starts_with(VALUE) && matches!(shape, Shape::Retrieval { .. })) {
+                self.scanned = 0;
+                return Ok(Some((line_frame(line, shape)?, line_end)));
+            }
+            let header = value_header(line, shape)?;
+            self.header = Some(header);
+        }
+        let Some(header) = self.header else { return Ok(None) };
+        let frame_end = header.value_end + 2;
+        if buf.len() < frame_end {
+            return Ok(None);
+        }
+        if &buf[header.value_end..frame_end] != b"\r\n" {
+            return Err(ProtocolError::ValueNotTerminated);
+        }
+        self.header = None;
+        self.scanned = 0;
+        let item = ItemRef {
+            key: &buf[VALUE.len()..header.key_end],
+            flags: header.flags,
+            cas: header.cas,
+            value: &buf[header.value_start..header.value_end],
+        };
+        Ok(Some((Frame::Item(item), frame_end)))
+    }
+
+    /// The length of the frame in progress where it is known, else 0: how much the buffer must hold.
+    pub fn frame_len(&self) -> usize {
+        self.header.map_or(0, |h| h.value_end + 2)
+    }
+
+    fn find_line_end(&mut self, buf: &[u8]) -> Result<Option<usize>, ProtocolError> {
+        let limit = buf.len().min(MAX_REPLY_LINE_LEN);
+        let Some(at) = memchr::memchr(b'\n', &buf[self.scanned..limit]) else {
+            self.scanned = limit;
+            if limit == MAX_REPLY_LINE_LEN {
+                return Err(ProtocolError::LineTooLong);
+            }
+            return Ok(None);
+        };
+        let lf = self.scanned + at;
+        if lf == 0 || buf[lf - 1] != b'\r' {
+            return Err(ProtocolError::UnexpectedLine(Excerpt::of(&buf[..lf])));
+        }
+        Ok(Some(lf + 1))
+    }
+}
+
+/// # Format
+/// ```text
+/// VALUE <key> <flags> <bytes>[ <cas>]\r\n<value>\r\n
+/// ```
+fn value_header(line: &[u8], shape: Shape) -> Result<Header, ProtocolError> {
+    let unexpected = || ProtocolError::UnexpectedLine(Excerpt::of(line));
+    let key_len = memchr::memchr(b' ', &line[VALUE.len()..]).ok_or_else(unexpected)?;
+    let key_end = VALUE.len() + key_len;
+    let mut fields = line[key_end + 1..].split(|&b| b == b' ').map(parse_u64);
+    let mut field = || fields.next().flatten();
+    let flags = field().and_then(|f| u32::try_from(f).ok()).ok_or_else(unexpected)?;
+    let len = field().ok_or_else(unexpected)?;
+    let cas = match shape {
+        Shape::Retrieval { cas: true } => Some(field().ok_or_else(unexpected)?),
+        _ => None,
+    };
+    if key_len == 0 || fields.next().is_some() {
+        return Err(unexpected());
+    }
+    if len > MAX_VALUE_LEN {
+        return Err(ProtocolError::ValueTooLong { len });
+    }
+    let value_start = line.len() + 2;
+    let len = usize::try_from(len).map_err(|_| ProtocolError::ValueTooLong { len })?;
+    Ok(Header { key_end, flags, cas, value_start, value_end: value_start + len })
+}
+
+fn line_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
+    let reply = match (shape, line) {
+        (Shape::Retrieval { .. } | Shape::Stats, b"END") => Reply::End,
+        (Shape::Storage, b"STORED") => Reply::Stored,
+        (Shape::Storage, b"NOT_STORED") => Reply::NotStored,
+        (Shape::Storage, b"EXISTS") => Reply::Exists,
+        (Shape::Storage | Shape::Delete | Shape::Arithmetic | Shape::Touch, b"NOT_FOUND") => {
+            Reply::NotFound
+        }
+        (Shape::Delete, b"DELETED") => Reply::Deleted,
+        (Shape::Touch, b"TOUCHED") => Reply::Touched,
+        (Shape::Ok | Shape::Stats, b"OK") => Reply::Ok,
+        (Shape::Stats, b"RESET") => Reply::Reset,
+        _ => return other_frame(line, shape),
+    };
+    Ok(Frame::Reply(reply))
+}
+
+fn other_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
+    if let Some(kind) = error_kind(line, shape) {
+        return Ok(Frame::Reply(Reply::Error(ErrorLine { kind, line })));
+    }
+    let frame = match shape {
+        Shape::Arithmetic => {
+            parse_u64(line.trim_ascii_end()).map(|n| Frame::Reply(Reply::Number(n)))
+        }
+        Shape::Version => line.strip_prefix(b"VERSION ").map(|v| Frame::Reply(Reply::Version(v))),
+        Shape::Stats => stat(line),
+        _ => None,
+    };
+    frame.ok_or_else(|| ProtocolError::UnexpectedLine(Excerpt::of(line)))
+}
+
+/// `ITEM` answers `stats cachedump`, `PREFIX` answers `stats detail dump`.
+fn stat(line: &[u8]) -> Option<Frame<'_>> {
+    let words = [b"STAT ".as_slice(), b"ITEM ", b"PREFIX "];
+    let rest = words.iter().find_map(|word| line.strip_prefix(*word))?;
+    let (name, value) = match memchr::memchr(b' ', rest) {
+        Some(space) => (&rest[..space], &rest[space + 1..]),
+        None => (rest, &rest[rest.len()..]),
+    };
+    Some(Frame::Stat { name, value })
+}
+
+fn error_kind(line: &[u8], shape: Shape) -> Option<ErrorKind> {
+    let word = line.split(|&b| b == b' ').next()?;
+    match word {
+        b"ERROR" => Some(ErrorKind::Unknown),
+        b"CLIENT_ERROR" => Some(ErrorKind::Client),
+        b"SERVER_ERROR" => Some(ErrorKind::Server),
+        b"MEMLIMIT_TOO_SMALL" | b"MEMLIMIT_ADJUST_FAILED" if shape == Shape::Ok => {
+            Some(ErrorKind::Refused)
+        }
+        _ => None,
+    }
+}
+
+/// Decimal digits and nothing else.
+fn parse_u64(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 20 {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |n, &b| {
+        let digit = b.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        n.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode_all(wire: &[u8], shape: Shape) -> Result<Vec<String>, ProtocolError> {
+        let mut decoder = Decoder::default();
+        let (mut pos, mut frames) = (0, Vec::new());
+        while let Some((frame, n)) = decoder.next(&wire[pos..], shape)? {
+            frames.push(format!("{frame:?}"));
+            pos += n;
+        }
+        assert!(pos <= wire.len());
+        Ok(frames)
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn refuses_what_is_no_answer() {
+        let get = Shape::Retrieval { cas: false };
+        let gets = Shape::Retrieval { cas: true };
+        for (wire, shape) in [
+            ("VALUE k 0 -1\r\nx\r\n", get), ("VALUE k 0 18446744073709551616\r\n", get),
+            ("VALUE k 0 1073741824\r\n", get), ("VALUE k 4294967296 1\r\nx\r\n", get),
+            ("VALUE k 0\r\n", get), ("VALUE  0 1\r\nx\r\n", get), ("VALUE k 0 1 2\r\nx\r\n", get),
+            ("VALUE k 0 1\r\nx\r\n", gets), ("VALUE k 0 1 2 3\r\nx\r\n", gets), ("VALUE k\r\n", get),
+            ("VALUE k 0 1\r\nxy\r\n", get), ("VALUE k 0 3\r\nx\r\nEND\r\n", get), ("END\n", get),
+            ("STORED\r\n", get), ("END\r\n", Shape::Storage), ("VALUE k 0 1\r\nx\r\n", Shape::Storage),
+            ("12a\r\n", Shape::Arithmetic), ("-1\r\n", Shape::Arithmetic), ("\r\n", Shape::Arithmetic),
+            ("18446744073709551616\r\n", Shape::Arithmetic), ("OK\r\n", Shape::Version), ("\n", Shape::Ok),
+            ("MEMLIMIT_TOO_SMALL x\r\n", Shape::Storage), ("HTTP/1.1 400 Bad Request\r\n", Shape::Ok),
+        ] {
+            assert!(decode_all(wire.as_bytes(), shape).is_err(), "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_refused_at_the_limit() {
+        let mut decoder = Decoder::default();
+        let wire = vec![b'A'; MAX_REPLY_LINE_LEN];
+        assert_eq!(decoder.next(&wire[..MAX_REPLY_LINE_LEN - 1], Shape::Ok), Ok(None));
+        assert_eq!(decoder.next(&wire, Shape::Ok), Err(ProtocolError::LineTooLong));
+    }
+
+    #[test]
+    fn a_value_may_contain_anything() {
+        let value = b"END\r\nVALUE k 0 1\r\n\0\xff\r\nSTORED\r\n";
+        let mut wire = format!("VALUE k 7 {}\r\n", value.len()).into_bytes();
+        wire.extend_from_slice(value);
+        wire.extend_from_slice(b"\r\nEND\r\n");
+        let mut decoder = Decoder::default();
+        let get = Shape::Retrieval { cas: false };
+        let (frame, n) = decoder.next(&wire, get).unwrap().unwrap();
+        assert_eq!(frame, Frame::Item(ItemRef { key: b"k", flags: 7, cas: None, value }));
+        assert_eq!(decoder.next(&wire[n..], get), Ok(Some((Frame::Reply(Reply::End), 5))));
+    }
+
+    #[test]
+    fn an_error_never_repeats_a_value() {
+        let error = decode_all(b"hunter2 is secret\r\n", Shape::Storage).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        let error = decode_all(b"HTTP/1.1 400 Bad Request\r\n", Shape::Storage).unwrap_err();
+        assert!(error.to_string().contains("HTTP/1.1"), "{error}");
+    }
+}

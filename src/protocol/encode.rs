@@ -1,0 +1,138 @@
+//! Requests to bytes. Every function appends to a buffer and cannot fail: what could be wrong with a
+//! request is ruled out by its types.
+use bytes::BytesMut;
+
+use super::request::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
+
+/// Room for a command line without its key and value: names, five numbers, spaces, two CRLF.
+const LINE_OVERHEAD: usize = 128;
+
+/// Appends one command.
+///
+/// # Format
+/// ```text
+/// <set|add|replace|append|prepend> <key> <flags> <exptime> <bytes>\r\n<value>\r\n
+/// cas <key> <flags> <exptime> <bytes> <token>\r\n<value>\r\n
+/// delete <key>\r\n            <incr|decr> <key> <delta>\r\n     touch <key> <exptime>\r\n
+/// flush_all [<delay>]\r\n     version\r\n                       stats[ <args>]\r\n
+/// verbosity <level>\r\n       cache_memlimit <megabytes>\r\n
+/// ```
+pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
+    match *command {
+        Command::Storage { verb, key, flags, exptime, value } => {
+            let key = key.as_bytes();
+            out.reserve(LINE_OVERHEAD + key.len() + value.len());
+            word(out, verb.verb().name());
+            out.extend_from_slice(key);
+            number(out, flags);
+            number(out, exptime);
+            number(out, value.len());
+            if let StorageVerb::Cas { token } = verb {
+                number(out, token);
+            }
+            out.extend_from_slice(b"\r\n");
+            out.extend_from_slice(value);
+        }
+        Command::Delete { key } => {
+            word(out, "delete");
+            out.extend_from_slice(key.as_bytes());
+        }
+        Command::Arithmetic { verb, key, delta } => {
+            word(out, if verb == ArithmeticVerb::Incr { "incr" } else { "decr" });
+            out.extend_from_slice(key.as_bytes());
+            number(out, delta);
+        }
+        Command::Touch { key, exptime } => {
+            word(out, "touch");
+            out.extend_from_slice(key.as_bytes());
+            number(out, exptime);
+        }
+        Command::FlushAll { delay: 0 } => out.extend_from_slice(b"flush_all"),
+        Command::FlushAll { delay } => {
+            out.extend_from_slice(b"flush_all");
+            number(out, delay);
+        }
+        Command::Version => out.extend_from_slice(b"version"),
+        Command::Stats { args } => {
+            out.extend_from_slice(b"stats");
+            if !args.as_str().is_empty() {
+                out.extend_from_slice(b" ");
+                out.extend_from_slice(args.as_str().as_bytes());
+            }
+        }
+        Command::Verbosity { level } => {
+            out.extend_from_slice(b"verbosity");
+            number(out, level);
+        }
+        Command::CacheMemlimit { megabytes } => {
+            out.extend_from_slice(b"cache_memlimit");
+            number(out, megabytes);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Begins a retrieval line; keys follow, each after a space, and CRLF ends it.
+///
+/// # Format
+/// ```text
+/// <get|gets>      <gat|gats> <exptime>
+/// ```
+pub(super) fn retrieval_head(verb: RetrievalVerb, out: &mut BytesMut) {
+    out.extend_from_slice(verb.verb().name().as_bytes());
+    if let RetrievalVerb::Gat { exptime } | RetrievalVerb::Gats { exptime } = verb {
+        number(out, exptime);
+    }
+}
+
+fn word(out: &mut BytesMut, name: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b" ");
+}
+
+fn number(out: &mut BytesMut, value: impl itoa::Integer) {
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Key, StatsArgs};
+
+    fn encoded(command: Command<'_>) -> String {
+        let mut out = BytesMut::new();
+        encode(&command, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn every_command() {
+        let key = Key::parse(b"k").unwrap();
+        let store = |verb, flags, exptime, value| Command::Storage { verb, key, flags, exptime, value };
+        let args = |s| StatsArgs::parse(s).unwrap();
+        for (command, wire) in [
+            (store(StorageVerb::Set, 0, 0, b"v".as_slice()), "set k 0 0 1\r\nv\r\n"),
+            (store(StorageVerb::Add, u32::MAX, -1, b""), "add k 4294967295 -1 0\r\n\r\n"),
+            (store(StorageVerb::Replace, 1, i32::MAX, b"\r\n"), "replace k 1 2147483647 2\r\n\r\n\r\n"),
+            (store(StorageVerb::Append, 0, 0, b"v"), "append k 0 0 1\r\nv\r\n"),
+            (store(StorageVerb::Prepend, 0, 0, b"v"), "prepend k 0 0 1\r\nv\r\n"),
+            (store(StorageVerb::Cas { token: 0 }, 0, 0, b"v"), "cas k 0 0 1 0\r\nv\r\n"),
+            (store(StorageVerb::Cas { token: u64::MAX }, 0, 0, b"v"), "cas k 0 0 1 18446744073709551615\r\nv\r\n"),
+            (Command::Delete { key }, "delete k\r\n"),
+            (Command::Arithmetic { verb: ArithmeticVerb::Incr, key, delta: u64::MAX }, "incr k 18446744073709551615\r\n"),
+            (Command::Arithmetic { verb: ArithmeticVerb::Decr, key, delta: 0 }, "decr k 0\r\n"),
+            (Command::Touch { key, exptime: i32::MIN }, "touch k -2147483648\r\n"),
+            (Command::FlushAll { delay: 0 }, "flush_all\r\n"),
+            (Command::FlushAll { delay: 10 }, "flush_all 10\r\n"),
+            (Command::Version, "version\r\n"),
+            (Command::Stats { args: args("") }, "stats\r\n"),
+            (Command::Stats { args: args("detail on") }, "stats detail on\r\n"),
+            (Command::Verbosity { level: 2 }, "verbosity 2\r\n"),
+            (Command::CacheMemlimit { megabytes: 64 }, "cache_memlimit 64\r\n"),
+        ] {
+            assert_eq!(encoded(command), wire);
+        }
+    }
+}

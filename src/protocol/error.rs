@@ -1,0 +1,94 @@
+//! What a healthy server never sends. After any of these the connection cannot be trusted.
+use std::fmt;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// A line that is no answer to the request at the head of the pipeline.
+    UnexpectedLine(Excerpt),
+    /// A line without an end within [`super::MAX_REPLY_LINE_LEN`].
+    LineTooLong,
+    /// A value of more than [`super::MAX_VALUE_LEN`] bytes was announced.
+    ValueTooLong { len: u64 },
+    /// A value that is not followed by CRLF: its length was wrong.
+    ValueNotTerminated,
+    /// A value for a key that nobody asked for.
+    ForeignKey(Excerpt),
+    /// Bytes while no request is waiting for an answer.
+    Unsolicited(Excerpt),
+}
+
+/// What may be shown of bytes that were no answer. They could be part of somebody's value, so only
+/// words that a server (of memcached or of another protocol) is known to say are repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt(String);
+
+impl Excerpt {
+    const LEN: usize = 60;
+    const ERRORS: [&[u8]; 3] = [b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"];
+    const WORDS: [&[u8]; 22] = [
+        b"VALUE",
+        b"END",
+        b"STORED",
+        b"NOT_STORED",
+        b"EXISTS",
+        b"NOT_FOUND",
+        b"DELETED",
+        b"TOUCHED",
+        b"OK",
+        b"RESET",
+        b"VERSION",
+        b"STAT",
+        b"HD",
+        b"VA",
+        b"EN",
+        b"MN",
+        b"BUSY",
+        b"HTTP/1.0",
+        b"HTTP/1.1",
+        b"-ERR",
+        b"-NOAUTH",
+        b"+OK",
+    ];
+
+    pub fn of(bytes: &[u8]) -> Self {
+        let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
+        let word = line.split(|&b| b == b' ').next().unwrap_or_default();
+        Self(if Self::ERRORS.contains(&word) {
+            Self::shortened(line)
+        } else if Self::WORDS.contains(&word) {
+            format!("{} …", word.escape_ascii())
+        } else {
+            format!("{} unknown bytes", bytes.len())
+        })
+    }
+
+    /// A key, shortened.
+    pub fn of_key(key: &[u8]) -> Self {
+        Self(Self::shortened(key))
+    }
+
+    fn shortened(bytes: &[u8]) -> String {
+        let shown = &bytes[..bytes.len().min(Self::LEN)];
+        let more = if shown.len() < bytes.len() { "…" } else { "" };
+        format!("{}{more}", shown.escape_ascii())
+    }
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnexpectedLine(Excerpt(e)) => write!(f, "unexpected reply: {e}"),
+            Self::LineTooLong => {
+                write!(f, "a reply line exceeds {} bytes", super::MAX_REPLY_LINE_LEN)
+            }
+            Self::ValueTooLong { len } => write!(f, "a value of {len} bytes was announced"),
+            Self::ValueNotTerminated => write!(f, "a value is not followed by CRLF"),
+            Self::ForeignKey(Excerpt(e)) => {
+                write!(f, "a value for a key that was not asked for: '{e}'")
+            }
+            Self::Unsolicited(Excerpt(e)) => write!(f, "unsolicited reply: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for ProtocolError {}

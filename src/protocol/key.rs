@@ -1,0 +1,83 @@
+//! A key that may go on the wire: `1 <= len <= 250`, no byte `<= 0x20`, no `0x7f`.
+//!
+//! Everything that puts a key into a request takes a [`Key`], so a key that could end its line, and
+//! with it start a command of its own, cannot be encoded.
+use std::fmt;
+
+/// The longest key that memcached takes, in bytes.
+pub const MAX_KEY_LEN: usize = 250;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key<'a>(&'a [u8]);
+
+impl<'a> Key<'a> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, InvalidKey> {
+        if bytes.is_empty() {
+            return Err(InvalidKey::Empty);
+        }
+        if bytes.len() > MAX_KEY_LEN {
+            return Err(InvalidKey::TooLong { len: bytes.len() });
+        }
+        // No early exit: the loop vectorises, and keys are nearly always good.
+        if bytes.iter().fold(false, |bad, &b| bad | forbidden(b)) {
+            let at = bytes.iter().position(|&b| forbidden(b)).unwrap_or_default();
+            return Err(InvalidKey::Forbidden { byte: bytes[at], at });
+        }
+        Ok(Self(bytes))
+    }
+
+    /// A key that was a [`Key`] before it was stored as bytes.
+    pub(crate) fn trusted(bytes: &'a [u8]) -> Self {
+        debug_assert!(Self::parse(bytes).is_ok());
+        Self(bytes)
+    }
+
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.0
+    }
+}
+
+fn forbidden(byte: u8) -> bool {
+    byte <= 0x20 || byte == 0x7f
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidKey {
+    Empty,
+    TooLong { len: usize },
+    Forbidden { byte: u8, at: usize },
+}
+
+impl fmt::Display for InvalidKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "key is empty (1 to {MAX_KEY_LEN} bytes)"),
+            Self::TooLong { len } => write!(f, "key has {len} bytes (1 to {MAX_KEY_LEN})"),
+            Self::Forbidden { byte, at } => {
+                write!(
+                    f,
+                    "key has a forbidden byte 0x{byte:02x} at position {at} (no whitespace, no control bytes)"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for InvalidKey {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits() {
+        assert_eq!(Key::parse(b""), Err(InvalidKey::Empty));
+        assert!(Key::parse(&[b'a'; 250]).is_ok());
+        assert_eq!(Key::parse(&[b'a'; 251]), Err(InvalidKey::TooLong { len: 251 }));
+        for byte in 0..=255u8 {
+            let key = [b'a', byte, b'b'];
+            let good = byte > 0x20 && byte != 0x7f;
+            assert_eq!(Key::parse(&key).is_ok(), good, "{byte:#x}");
+        }
+    }
+}

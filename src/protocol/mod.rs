@@ -1,0 +1,23 @@
+//! memcached's text protocol: bytes to and from requests and replies. Pure: no sockets, no clock.
+//!
+//! | module | memcached doc/protocol.txt |
+//! |---|---|
+//! | `key` | "Keys" |
+//! | `request`, `encode` | "Storage commands", "Retrieval command", "Deletion", "Increment/Decrement", "Touch", "Get And Touch", "Statistics", "Other commands" |
+//! | `reply`, `decode` | the answers to these, "Error strings" |
+//! | `pipeline` | the order of answers: one connection answers in the order it was asked |
+mod decode;
+mod encode;
+mod error;
+mod key;
+mod pipeline;
+mod reply;
+mod request;
+
+pub use decode::{Decoder, Frame, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
+pub use encode::encode;
+pub use error::{Excerpt, ProtocolError};
+pub use key::{InvalidKey, Key, MAX_KEY_LEN};
+pub use pipeline::{MAX_LINE_LEN, NEVER, Orphan, OwnedRequest, Pipeline, Sink, Tick};
+pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape};
+pub use request::{ArithmeticVerb, Command, Request, RetrievalVerb, StatsArgs, StorageVerb, Verb};

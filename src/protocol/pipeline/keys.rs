@@ -1,0 +1,82 @@
+//! The keys of the retrievals in flight, in wire order, in one buffer that is reused.
+//!
+//! Positions count bytes since the start, so they stay true when the front is given back:
+//! `released <= any position in use <= end()`.
+
+#[derive(Debug, Default)]
+pub(super) struct KeyFifo {
+    bytes: Vec<u8>,
+    /// The bytes before `bytes[0]` that were given back already.
+    released: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry<'a> {
+    pub key: &'a [u8],
+    /// Not on the wire: the same key stands earlier in the line, its answer serves both.
+    pub alias: bool,
+    /// Where the next entry begins.
+    pub next: u64,
+}
+
+/// Given back only in large pieces: moving the rest costs its length.
+const RELEASE_AT: usize = 64 * 1024;
+
+impl KeyFifo {
+    pub fn push(&mut self, key: &[u8], alias: bool) {
+        // A key has at most 250 bytes.
+        self.bytes.push(u8::try_from(key.len()).unwrap_or(u8::MAX));
+        self.bytes.push(u8::from(alias));
+        self.bytes.extend_from_slice(key);
+    }
+
+    pub fn end(&self) -> u64 {
+        self.released + self.bytes.len() as u64
+    }
+
+    /// The entry at `position`, which must be below `end()`.
+    #[allow(clippy::cast_possible_truncation, reason = "bounded by bytes.len()")]
+    pub fn at(&self, position: u64) -> Entry<'_> {
+        let at = (position - self.released) as usize;
+        let len = usize::from(self.bytes[at]);
+        let key = &self.bytes[at + 2..at + 2 + len];
+        Entry { key, alias: self.bytes[at + 1] != 0, next: position + 2 + len as u64 }
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "bounded by bytes.len()")]
+    pub fn release_to(&mut self, position: u64) {
+        let front = (position - self.released) as usize;
+        if front == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(RELEASE_AT);
+        } else if front >= RELEASE_AT {
+            self.bytes.drain(..front);
+        } else {
+            return;
+        }
+        self.released = position;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_survive_a_release() {
+        let mut keys = KeyFifo::default();
+        let mut positions = Vec::new();
+        for i in 0..20_000 {
+            positions.push(keys.end());
+            keys.push(format!("key-{i}").as_bytes(), i % 2 == 0);
+        }
+        keys.release_to(positions[15_000]);
+        assert!(keys.bytes.len() < 100_000);
+        let entry = keys.at(positions[19_000]);
+        assert_eq!(entry, Entry { key: b"key-19000", alias: true, next: positions[19_001] });
+        keys.release_to(keys.end());
+        let start = keys.end();
+        keys.push(b"again", false);
+        assert_eq!(keys.at(start).key, b"again");
+    }
+}

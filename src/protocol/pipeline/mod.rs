@@ -1,0 +1,568 @@
+//! The requests of one connection that wait for their answers, in wire order.
+//!
+//! ```text
+//! push    ->  bytes to write, and a slot at the back
+//! feed    <-  bytes read, answers to the slots at the front
+//! expire      takes the sink out of a slot whose time is up; its answer is read and dropped
+//! drain       the connection died: every slot with what is needed to ask again
+//! ```
+//! Retrievals of one key that are pushed one after the other share a line on the wire
+//! (`get a b c`), and nobody can see it: each has a slot and a sink of its own.
+//!
+//! Invariant: a retrieval slot belongs to exactly one line, lines are in slot order, and
+//! `sum(line.slots) == number of retrieval slots`.
+mod keys;
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::decode::{Decoder, Frame};
+use super::encode::{encode, retrieval_head};
+use super::error::{Excerpt, ProtocolError};
+use super::key::Key;
+use super::reply::{ErrorKind, ItemRef, Reply, Shape};
+use super::request::{Request, RetrievalVerb, Verb};
+use keys::KeyFifo;
+
+/// The longest retrieval line, CRLF included: some servers and proxies refuse longer ones.
+pub const MAX_LINE_LEN: usize = 8 * 1024;
+
+/// A point of the caller's clock, in nanoseconds; the pipeline only compares them.
+pub type Tick = u64;
+/// A deadline that does not come.
+pub const NEVER: Tick = Tick::MAX;
+
+/// Who waits for an answer. A sink must not call back into the pipeline that feeds it.
+pub trait Sink {
+    /// The item for the key with this index within the request.
+    fn item(&mut self, index: usize, item: &ItemRef<'_>);
+    /// One line of `stats`.
+    fn stat(&mut self, name: &[u8], value: &[u8]);
+    /// The request is asked again on another connection: forget what came.
+    fn restart(&mut self);
+    /// The answer is complete.
+    fn reply(self, reply: &Reply<'_>);
+    /// Nobody waits any more: a request that is not sent yet need not be sent.
+    fn is_abandoned(&self) -> bool {
+        false
+    }
+}
+
+/// A request that owns its bytes, for when there is no connection to encode it to.
+#[derive(Clone, Debug)]
+pub enum OwnedRequest {
+    Retrieval { verb: RetrievalVerb, keys: Vec<Bytes> },
+    Encoded { verb: Verb, wire: Bytes },
+}
+
+/// A slot of a connection that died.
+#[derive(Debug)]
+pub struct Orphan<S> {
+    pub sink: S,
+    pub verb: Verb,
+    pub deadline: Tick,
+    pub retried: bool,
+    /// What to send again: any retrieval, or a command of which no byte was sent. `None`: the server
+    /// may have done it.
+    pub again: Option<OwnedRequest>,
+}
+
+#[derive(Debug)]
+struct Slot<S> {
+    /// `None` once the caller was told that its time is up.
+    sink: Option<S>,
+    verb: Verb,
+    /// How many keys of the line are this slot's; 0 for a command.
+    keys: u32,
+    retried: bool,
+    deadline: Tick,
+    /// Where its bytes, from the start of its line, begin in all that was ever encoded.
+    start: u64,
+}
+
+#[derive(Debug)]
+struct Line {
+    verb: RetrievalVerb,
+    slots: u32,
+    keys: u32,
+    aliases: bool,
+    keys_start: u64,
+}
+
+/// The last line while keys may still be added to it.
+#[derive(Debug)]
+struct OpenLine {
+    len: usize,
+    /// One bit for each hash of a key: whether a key may stand in the line already.
+    seen: u64,
+}
+
+/// Where in the front line the next item is expected.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    ordinal: u32,
+    slot: u32,
+    index: u32,
+    position: u64,
+}
+
+#[derive(Debug)]
+pub struct Pipeline<S> {
+    slots: VecDeque<Slot<S>>,
+    lines: VecDeque<Line>,
+    keys: KeyFifo,
+    open: Option<OpenLine>,
+    decoder: Decoder,
+    cursor: Cursor,
+    /// Which keys of the front line have their item.
+    assigned: Vec<u64>,
+    encoded: u64,
+    abandoned: usize,
+    max_merged_keys: u32,
+    must_close: Option<ErrorKind>,
+}
+
+impl<S: Sink> Pipeline<S> {
+    /// `max_merged_keys`: how many retrievals may share a line; 1 sends one line for each.
+    pub fn new(max_merged_keys: u32) -> Self {
+        Self {
+            slots: VecDeque::new(),
+            lines: VecDeque::new(),
+            keys: KeyFifo::default(),
+            open: None,
+            decoder: Decoder::default(),
+            cursor: Cursor::default(),
+            assigned: Vec::new(),
+            encoded: 0,
+            abandoned: 0,
+            max_merged_keys,
+            must_close: None,
+        }
+    }
+
+    /// Slots whose answer has not come, abandoned ones included.
+    pub fn in_flight(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Slots whose callers were told that their time is up.
+    pub fn abandoned(&self) -> usize {
+        self.abandoned
+    }
+
+    /// The length of the frame that is being read, where it is known.
+    pub fn frame_len(&self) -> usize {
+        self.decoder.frame_len()
+    }
+
+    /// An answer after which the connection must not be used: the server refused the head of a
+    /// storage command, and may take the value for commands.
+    pub fn must_close(&self) -> Option<ErrorKind> {
+        self.must_close
+    }
+
+    /// Whether bytes are missing before `out` may be written: see [`Self::close_line`].
+    pub fn has_open_line(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Encodes a request to `out` and waits for its answer.
+    pub fn push(&mut self, request: &Request<'_>, sink: S, deadline: Tick, out: &mut BytesMut) {
+        match request {
+            Request::Retrieval { verb, keys: [key] } => {
+                self.push_key(*verb, *key, sink, deadline, false, out);
+            }
+            Request::Retrieval { verb, keys } => {
+                self.push_keys(*verb, keys.iter().copied(), sink, deadline, false, out);
+            }
+            Request::Command(command) => {
+                self.close_line(out);
+                let start = self.encoded;
+                let before = out.len();
+                encode(command, out);
+                self.encoded += (out.len() - before) as u64;
+                let verb = command.verb();
+                self.slots.push_back(Slot {
+                    sink: Some(sink),
+                    verb,
+                    keys: 0,
+                    retried: false,
+                    deadline,
+                    start,
+                });
+            }
+        }
+    }
+
+    /// As [`Self::push`]. `retried` says that the request was sent once already.
+    pub fn push_owned(
+        &mut self,
+        request: &OwnedRequest,
+        sink: S,
+        deadline: Tick,
+        retried: bool,
+        out: &mut BytesMut,
+    ) {
+        match request {
+            OwnedRequest::Retrieval { verb, keys } => match keys.as_slice() {
+                [key] => {
+                    self.push_key(*verb, Key::trusted(key), sink, deadline, retried, out);
+                }
+                keys => {
+                    let keys = keys.iter().map(|key| Key::trusted(key));
+                    self.push_keys(*verb, keys, sink, deadline, retried, out);
+                }
+            },
+            OwnedRequest::Encoded { verb, wire } => {
+                self.close_line(out);
+                let start = self.encoded;
+                out.extend_from_slice(wire);
+                self.encoded += wire.len() as u64;
+                self.slots.push_back(Slot {
+                    sink: Some(sink),
+                    verb: *verb,
+                    keys: 0,
+                    retried,
+                    deadline,
+                    start,
+                });
+            }
+        }
+    }
+
+    fn push_key(
+        &mut self,
+        verb: RetrievalVerb,
+        key: Key<'_>,
+        sink: S,
+        deadline: Tick,
+        retried: bool,
+        out: &mut BytesMut,
+    ) {
+        let key = key.as_bytes();
+        let seen = seen_bit(key);
+        let start = self.encoded;
+        if !self.fits_open_line(verb, key.len()) {
+            self.begin_line(verb, out);
+        }
+        let alias = self.open.as_ref().is_some_and(|open| open.seen & seen != 0)
+            && self.open_line_asks_for(key);
+        if !alias {
+            self.append_key(key, out);
+        }
+        self.keys.push(key, alias);
+        let Some(line) = self.lines.back_mut() else { return };
+        line.slots += 1;
+        line.keys += 1;
+        line.aliases |= alias;
+        let full = line.keys >= self.max_merged_keys;
+        if let Some(open) = &mut self.open {
+            open.seen |= seen;
+        }
+        let verb = verb.verb();
+        self.slots.push_back(Slot { sink: Some(sink), verb, keys: 1, retried, deadline, start });
+        if full {
+            self.close_line(out);
+        }
+    }
+
+    fn push_keys<'k>(
+        &mut self,
+        verb: RetrievalVerb,
+        keys: impl Iterator<Item = Key<'k>>,
+        sink: S,
+        deadline: Tick,
+        retried: bool,
+        out: &mut BytesMut,
+    ) {
+        let start = self.encoded;
+        self.begin_line(verb, out);
+        let mut count = 0;
+        for key in keys {
+            self.append_key(key.as_bytes(), out);
+            self.keys.push(key.as_bytes(), false);
+            count += 1;
+        }
+        if let Some(line) = self.lines.back_mut() {
+            line.slots = 1;
+            line.keys = count;
+        }
+        let verb = verb.verb();
+        self.slots.push_back(Slot {
+            sink: Some(sink),
+            verb,
+            keys: count,
+            retried,
+            deadline,
+            start,
+        });
+        self.close_line(out);
+    }
+
+    fn fits_open_line(&self, verb: RetrievalVerb, key_len: usize) -> bool {
+        match (&self.open, self.lines.back()) {
+            (Some(open), Some(line)) => {
+                line.verb == verb && open.len + 1 + key_len + 2 <= MAX_LINE_LEN
+            }
+            _ => false,
+        }
+    }
+
+    fn open_line_asks_for(&self, key: &[u8]) -> bool {
+        let Some(line) = self.lines.back() else { return false };
+        let mut position = line.keys_start;
+        while position < self.keys.end() {
+            let entry = self.keys.at(position);
+            if entry.key == key {
+                return true;
+            }
+            position = entry.next;
+        }
+        false
+    }
+
+    fn begin_line(&mut self, verb: RetrievalVerb, out: &mut BytesMut) {
+        self.close_line(out);
+        let before = out.len();
+        retrieval_head(verb, out);
+        let len = out.len() - before;
+        self.encoded += len as u64;
+        self.open = Some(OpenLine { len, seen: 0 });
+        let keys_start = self.keys.end();
+        if self.lines.is_empty() {
+            self.cursor = Cursor { position: keys_start, ..Cursor::default() };
+        }
+        self.lines.push_back(Line { verb, slots: 0, keys: 0, aliases: false, keys_start });
+    }
+
+    fn append_key(&mut self, key: &[u8], out: &mut BytesMut) {
+        out.reserve(key.len() + 1);
+        out.extend_from_slice(b" ");
+        out.extend_from_slice(key);
+        self.encoded += key.len() as u64 + 1;
+        if let Some(open) = &mut self.open {
+            open.len += key.len() + 1;
+        }
+    }
+
+    /// Ends the line that keys could still be added to. `out` must not be written before.
+    pub fn close_line(&mut self, out: &mut BytesMut) {
+        if self.open.take().is_some() {
+            out.extend_from_slice(b"\r\n");
+            self.encoded += 2;
+        }
+    }
+
+    /// Gives the answers in `buf` to their sinks and says how many bytes were used. The rest must be
+    /// given again, with what came after it. `written`: how many of the encoded bytes were sent.
+    pub fn feed(&mut self, buf: &[u8], written: u64) -> Result<usize, ProtocolError> {
+        let mut pos = 0;
+        while pos < buf.len() && self.must_close.is_none() {
+            let Some(front) = self.slots.front_mut().filter(|slot| slot.start < written) else {
+                return Err(ProtocolError::Unsolicited(Excerpt::of(&buf[pos..])));
+            };
+            let Some((frame, len)) = self.decoder.next(&buf[pos..], front.verb.shape())? else {
+                break;
+            };
+            match frame {
+                Frame::Item(item) => self.assign(&item)?,
+                Frame::Stat { name, value } => {
+                    if let Some(sink) = &mut front.sink {
+                        sink.stat(name, value);
+                    }
+                }
+                Frame::Reply(reply) => self.finish(&reply),
+            }
+            pos += len;
+        }
+        Ok(pos)
+    }
+
+    /// Finds who asked for the item's key: in order first, among the others of the line after that (a
+    /// proxy may answer in another order).
+    fn assign(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
+        let Some(line) = self.lines.front() else {
+            return Err(ProtocolError::ForeignKey(Excerpt::of_key(item.key)));
+        };
+        let (keys, aliases) = (line.keys, line.aliases);
+        let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
+        if self.assigned.is_empty() {
+            self.assigned.resize(keys.div_ceil(64) as usize, 0);
+        }
+        let found = self
+            .find(self.cursor, keys, item.key, false)
+            .or_else(|| self.find(line_start, self.cursor.ordinal, item.key, false))
+            .ok_or_else(|| ProtocolError::ForeignKey(Excerpt::of_key(item.key)))?;
+        self.deliver(found, item);
+        self.cursor = self.after(found);
+        if aliases {
+            let mut from = self.cursor;
+            while let Some(alias) = self.find(from, keys, item.key, true) {
+                self.deliver(alias, item);
+                from = self.after(alias);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first key in `from.ordinal..to` that equals `key` and has no item yet.
+    fn find(&self, from: Cursor, to: u32, key: &[u8], alias: bool) -> Option<Cursor> {
+        let mut cursor = from;
+        while cursor.ordinal < to {
+            let entry = self.keys.at(cursor.position);
+            if entry.key == key && entry.alias == alias && !self.is_assigned(cursor.ordinal) {
+                return Some(cursor);
+            }
+            cursor = self.step(cursor, entry.next);
+        }
+        None
+    }
+
+    fn after(&self, cursor: Cursor) -> Cursor {
+        self.step(cursor, self.keys.at(cursor.position).next)
+    }
+
+    fn step(&self, cursor: Cursor, position: u64) -> Cursor {
+        let Cursor { ordinal, slot, index, .. } = cursor;
+        let last_of_slot = index + 1 >= self.slots[slot as usize].keys;
+        let (slot, index) = if last_of_slot { (slot + 1, 0) } else { (slot, index + 1) };
+        Cursor { ordinal: ordinal + 1, slot, index, position }
+    }
+
+    fn deliver(&mut self, at: Cursor, item: &ItemRef<'_>) {
+        self.assigned[at.ordinal as usize / 64] |= 1 << (at.ordinal % 64);
+        if let Some(sink) = &mut self.slots[at.slot as usize].sink {
+            sink.item(at.index as usize, item);
+        }
+    }
+
+    fn is_assigned(&self, ordinal: u32) -> bool {
+        self.assigned.get(ordinal as usize / 64).is_some_and(|w| w & (1 << (ordinal % 64)) != 0)
+    }
+
+    fn finish(&mut self, reply: &Reply<'_>) {
+        let is_retrieval = self.slots.front().is_some_and(|slot| slot.keys > 0);
+        if is_retrieval {
+            self.finish_line(reply);
+            return;
+        }
+        let Some(slot) = self.slots.pop_front() else { return };
+        if let (Shape::Storage, Reply::Error(error)) = (slot.verb.shape(), reply)
+            && matches!(error.kind, ErrorKind::Unknown | ErrorKind::Client)
+        {
+            self.must_close = Some(error.kind);
+        }
+        self.resolve(slot.sink, reply);
+    }
+
+    fn finish_line(&mut self, reply: &Reply<'_>) {
+        let Some(line) = self.lines.pop_front() else { return };
+        if self.lines.is_empty() {
+            // It was answered, so it was written, so it had been closed.
+            debug_assert!(self.open.is_none());
+        }
+        let mut ordinal = 0;
+        for _ in 0..line.slots {
+            let Some(slot) = self.slots.pop_front() else { break };
+            let slot_keys = ordinal..ordinal + slot.keys;
+            ordinal += slot.keys;
+            // After an error the items that came are whole; only who misses one is told.
+            let complete = matches!(reply, Reply::Error(_))
+                && slot_keys.into_iter().all(|key| self.is_assigned(key));
+            self.resolve(slot.sink, if complete { &Reply::End } else { reply });
+        }
+        self.assigned.clear();
+        let next = match self.lines.front() {
+            Some(next) => next.keys_start,
+            None => self.keys.end(),
+        };
+        self.keys.release_to(next);
+        self.cursor = Cursor { position: next, ..Cursor::default() };
+    }
+
+    fn resolve(&mut self, sink: Option<S>, reply: &Reply<'_>) {
+        match sink {
+            Some(sink) => sink.reply(reply),
+            None => self.abandoned -= 1,
+        }
+    }
+
+    /// Takes the sinks whose deadline is at or before `now`, and says when the next one is. Their
+    /// slots stay: the answers are still to come.
+    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(S, Verb)) -> Tick {
+        let mut next = NEVER;
+        for slot in &mut self.slots {
+            if slot.sink.is_none() {
+                continue;
+            }
+            if slot.deadline > now {
+                next = next.min(slot.deadline);
+            } else if let Some(sink) = slot.sink.take() {
+                self.abandoned += 1;
+                expired(sink, slot.verb);
+            }
+        }
+        next
+    }
+
+    /// The age of the oldest request, told by its deadline.
+    pub fn oldest_deadline(&self) -> Option<Tick> {
+        self.slots.front().map(|slot| slot.deadline)
+    }
+
+    /// Empties the pipeline of a connection that died. `unsent` are the encoded bytes that were not
+    /// written, `written` is how many were.
+    pub fn drain(&mut self, unsent: &[u8], written: u64) -> Vec<Orphan<S>> {
+        let mut orphans = Vec::with_capacity(self.slots.len());
+        let mut position = self.lines.front().map_or(0, |line| line.keys_start);
+        let mut verbs = std::mem::take(&mut self.lines)
+            .into_iter()
+            .flat_map(|line| std::iter::repeat_n(line.verb, line.slots as usize));
+        let mut slots = std::mem::take(&mut self.slots).into_iter().peekable();
+        while let Some(slot) = slots.next() {
+            let again = if slot.keys > 0 {
+                let mut keys = Vec::with_capacity(slot.keys as usize);
+                for _ in 0..slot.keys {
+                    let entry = self.keys.at(position);
+                    keys.push(Bytes::copy_from_slice(entry.key));
+                    position = entry.next;
+                }
+                verbs.next().map(|verb| OwnedRequest::Retrieval { verb, keys })
+            } else {
+                let end = slots.peek().map_or(self.encoded, |next| next.start);
+                unsent_range(slot.start, end, written).and_then(|range| unsent.get(range)).map(
+                    |wire| OwnedRequest::Encoded {
+                        verb: slot.verb,
+                        wire: Bytes::copy_from_slice(wire),
+                    },
+                )
+            };
+            let Slot { sink, verb, deadline, retried, .. } = slot;
+            if let Some(sink) = sink {
+                orphans.push(Orphan { sink, verb, deadline, retried, again });
+            }
+        }
+        *self = Self::new(self.max_merged_keys);
+        orphans
+    }
+}
+
+/// Where the bytes `start..end` of all that was encoded lie in what was not written.
+fn unsent_range(start: u64, end: u64, written: u64) -> Option<std::ops::Range<usize>> {
+    let start = usize::try_from(start.checked_sub(written)?).ok()?;
+    let end = usize::try_from(end.checked_sub(written)?).ok()?;
+    Some(start..end)
+}
+
+/// One of 64 bits for a key: cheap, and different for keys that differ in their last bytes.
+fn seen_bit(key: &[u8]) -> u64 {
+    let mut tail = [0u8; 8];
+    let n = key.len().min(8);
+    tail[..n].copy_from_slice(&key[key.len() - n..]);
+    let mixed = (u64::from_le_bytes(tail) ^ key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    1 << (mixed >> 58)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+//! The pipeline against scripted answers: whole, split at every byte, in one-byte pieces.
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::{ArithmeticVerb, Command, StorageVerb};
+
+/// Writes what it was told into a log that the test reads.
+#[derive(Debug)]
+struct Logged {
+    name: String,
+    items: Vec<String>,
+    log: Rc<RefCell<Vec<String>>>,
+}
+
+impl Sink for Logged {
+    fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+        let ItemRef { key, flags, cas, value } = item;
+        let (key, value) = (key.escape_ascii(), value.escape_ascii());
+        self.items.push(format!("{index}:{key}={value} {flags} {cas:?}"));
+    }
+    fn stat(&mut self, name: &[u8], value: &[u8]) {
+        self.items.push(format!("{}={}", name.escape_ascii(), value.escape_ascii()));
+    }
+    fn restart(&mut self) {
+        self.items.clear();
+    }
+    fn reply(self, reply: &Reply<'_>) {
+        self.log.borrow_mut().push(format!("{} {:?} {reply:?}", self.name, self.items));
+    }
+}
+
+struct Bed {
+    pipeline: Pipeline<Logged>,
+    out: BytesMut,
+    log: Rc<RefCell<Vec<String>>>,
+}
+
+fn key(bytes: &str) -> Key<'_> {
+    Key::parse(bytes.as_bytes()).unwrap()
+}
+
+impl Bed {
+    fn new(max_merged_keys: u32) -> Self {
+        let log = Rc::default();
+        Self { pipeline: Pipeline::new(max_merged_keys), out: BytesMut::new(), log }
+    }
+
+    fn sink(&self, name: &str) -> Logged {
+        Logged { name: name.into(), items: Vec::new(), log: self.log.clone() }
+    }
+
+    fn get(&mut self, verb: RetrievalVerb, keys: &[&str]) -> &mut Self {
+        let sink = self.sink(&keys.join("+"));
+        let keys: Vec<Key<'_>> = keys.iter().map(|k| key(k)).collect();
+        let request = Request::Retrieval { verb, keys: &keys };
+        self.pipeline.push(&request, sink, NEVER, &mut self.out);
+        self
+    }
+
+    fn gets(&mut self, keys: &[&str]) -> &mut Self {
+        self.get(RetrievalVerb::Get, keys)
+    }
+
+    fn command(&mut self, name: &str, command: Command<'_>) -> &mut Self {
+        let sink = self.sink(name);
+        self.pipeline.push(&Request::Command(command), sink, NEVER, &mut self.out);
+        self
+    }
+
+    fn set(&mut self, name: &str, value: &[u8]) -> &mut Self {
+        let (verb, flags, exptime) = (StorageVerb::Set, 0, 0);
+        self.command(name, Command::Storage { verb, key: key(name), flags, exptime, value })
+    }
+
+    fn wire(&mut self) -> String {
+        self.pipeline.close_line(&mut self.out);
+        String::from_utf8(self.out.to_vec()).unwrap()
+    }
+
+    /// Feeds `wire` in the pieces that end at `cuts`, as a connection would.
+    fn answer(&mut self, wire: &[u8], cuts: &[usize]) -> Result<Vec<String>, ProtocolError> {
+        self.pipeline.close_line(&mut self.out);
+        let mut buf = Vec::new();
+        let mut from = 0;
+        for &cut in cuts.iter().chain([&wire.len()]) {
+            buf.extend_from_slice(&wire[from..cut]);
+            from = cut;
+            let used = self.pipeline.feed(&buf, u64::MAX)?;
+            assert!(used <= buf.len());
+            buf.drain(..used);
+        }
+        assert!(buf.is_empty() || self.pipeline.in_flight() > 0);
+        Ok(self.log.take())
+    }
+}
+
+/// Some of everything, and its answer.
+fn mixed() -> (Bed, Vec<u8>, Vec<&'static str>) {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]).gets(&["b"]).gets(&["a"]).gets(&["c"]);
+    bed.set("s", b"v").gets(&["m1", "m2", "m3"]).get(RetrievalVerb::Gets, &["g"]);
+    bed.get(RetrievalVerb::Gat { exptime: 5 }, &["t"]);
+    bed.command("n", Command::Arithmetic { verb: ArithmeticVerb::Incr, key: key("n"), delta: 1 });
+    bed.command("d", Command::Delete { key: key("d") });
+    bed.command("touch", Command::Touch { key: key("t"), exptime: 1 });
+    bed.command("version", Command::Version);
+    let args = crate::protocol::StatsArgs::parse("settings").unwrap();
+    bed.command("stats", Command::Stats { args });
+    bed.command("flush", Command::FlushAll { delay: 0 });
+    let answer = b"VALUE a 1 5\r\nEND\r\n\r\nVALUE c 0 0\r\n\r\nEND\r\nSTORED\r\n\
+        VALUE m1 0 2\r\n\r\n\r\nVALUE m3 4294967295 13\r\nVALUE m2 0 1\r\r\nEND\r\n\
+        VALUE g 0 1 18446744073709551615\r\nx\r\nEND\r\nEND\r\n18446744073709551615\r\nNOT_FOUND\r\n\
+        TOUCHED\r\nVERSION 1.6.18\r\nSTAT a 1\r\nSTAT inter 127.0.0.1 x\r\nSTAT empty\r\nEND\r\nOK\r\n";
+    let told = vec![
+        r#"a ["0:a=END\\r\\n 1 None"] End"#,
+        r#"b [] End"#,
+        r#"a ["0:a=END\\r\\n 1 None"] End"#,
+        r#"c ["0:c= 0 None"] End"#,
+        r#"s [] Stored"#,
+        r#"m1+m2+m3 ["0:m1=\\r\\n 0 None", "2:m3=VALUE m2 0 1\\r 4294967295 None"] End"#,
+        r#"g ["0:g=x 0 Some(18446744073709551615)"] End"#,
+        r#"t [] End"#,
+        r#"n [] Number(18446744073709551615)"#,
+        r#"d [] NotFound"#,
+        r#"touch [] Touched"#,
+        r#"version [] Version([49, 46, 54, 46, 49, 56])"#,
+        r#"stats ["a=1", "inter=127.0.0.1 x", "empty="] End"#,
+        r#"flush [] Ok"#,
+    ];
+    (bed, answer.to_vec(), told)
+}
+
+#[test]
+fn every_split_gives_the_same_answers() {
+    let (mut bed, answer, told) = mixed();
+    assert_eq!(bed.answer(&answer, &[]).unwrap(), told);
+    for cut in 0..=answer.len() {
+        assert_eq!(mixed().0.answer(&answer, &[cut]).unwrap(), told, "cut at {cut}");
+    }
+    let every: Vec<usize> = (0..answer.len()).collect();
+    assert_eq!(mixed().0.answer(&answer, &every).unwrap(), told);
+}
+
+#[test]
+fn gets_share_a_line_and_nothing_else_does() {
+    let mut bed = Bed::new(3);
+    bed.gets(&["a"]).gets(&["b"]).gets(&["a"]).gets(&["c"]);
+    bed.get(RetrievalVerb::Gets, &["c"]).gets(&["d"]).gets(&["e", "f"]).gets(&["g"]);
+    bed.set("s", b"v").gets(&["h"]);
+    assert_eq!(
+        bed.wire(),
+        "get a b\r\nget c\r\ngets c\r\nget d\r\nget e f\r\nget g\r\nset s 0 0 1\r\nv\r\nget h\r\n"
+    );
+    let mut single = Bed::new(1);
+    single.gets(&["a"]).gets(&["b"]).gets(&["a"]);
+    assert_eq!(single.wire(), "get a\r\nget b\r\nget a\r\n");
+}
+
+#[test]
+fn a_line_stays_under_its_limit() {
+    let mut bed = Bed::new(u32::MAX);
+    let keys: Vec<String> = (0..100).map(|i| format!("{i:0>250}")).collect();
+    for key in &keys {
+        bed.gets(&[key]);
+    }
+    let wire = bed.wire();
+    assert!(wire.split_inclusive("\r\n").all(|line| line.len() <= MAX_LINE_LEN));
+    assert_eq!(wire.split_inclusive("\r\n").count(), 4);
+}
+
+#[test]
+fn items_in_another_order_find_their_callers() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]).gets(&["b"]).gets(&["c"]).gets(&["a"]);
+    let answer = b"VALUE c 0 1\r\nC\r\nVALUE a 0 1\r\nA\r\nVALUE b 0 1\r\nB\r\nEND\r\n";
+    let a = r#"a ["0:a=A 0 None"] End"#;
+    let told = [a, r#"b ["0:b=B 0 None"] End"#, r#"c ["0:c=C 0 None"] End"#, a];
+    assert_eq!(bed.answer(answer, &[]).unwrap(), told);
+}
+
+#[test]
+fn the_same_key_twice_in_one_request() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a", "b", "a"]);
+    let answer = b"VALUE a 0 1\r\n1\r\nVALUE b 0 1\r\n2\r\nVALUE a 0 1\r\n3\r\nEND\r\n";
+    let told = [r#"a+b+a ["0:a=1 0 None", "1:b=2 0 None", "2:a=3 0 None"] End"#];
+    assert_eq!(bed.answer(answer, &[]).unwrap(), told);
+}
+
+#[test]
+fn a_foreign_or_surplus_answer_is_an_error() {
+    for (answer, error) in [
+        ("VALUE x 0 1\r\nv\r\nEND\r\n", "not asked for: 'x'"),
+        ("VALUE a 0 1\r\nv\r\nVALUE a 0 1\r\nv\r\nEND\r\n", "not asked for: 'a'"),
+        ("END\r\nEND\r\n", "unsolicited reply: END"),
+        ("END\r\nERROR Too many open connections\r\n", "ERROR Too many open connections"),
+        ("STORED\r\n", "unexpected reply: STORED"),
+    ] {
+        let mut bed = Bed::new(32);
+        bed.gets(&["a"]);
+        let told = bed.answer(answer.as_bytes(), &[]).unwrap_err().to_string();
+        assert!(told.contains(error), "{answer:?}: {told}");
+    }
+}
+
+#[test]
+fn an_answer_to_what_was_not_written_is_an_error() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]);
+    assert!(matches!(bed.pipeline.feed(b"END\r\n", 0), Err(ProtocolError::Unsolicited(_))));
+}
+
+#[test]
+fn an_error_line_reaches_who_misses_something() {
+    for error in ["ERROR", "CLIENT_ERROR no", "SERVER_ERROR out of memory"] {
+        let mut bed = Bed::new(32);
+        bed.gets(&["a"]).gets(&["b"]).set("s", b"v");
+        let answer = format!("VALUE a 0 1\r\n1\r\n{error}\r\nSTORED\r\n");
+        let told = bed.answer(answer.as_bytes(), &[]).unwrap();
+        assert_eq!(told[0], r#"a ["0:a=1 0 None"] End"#);
+        assert!(told[1].starts_with("b [] Error("), "{told:?}");
+        assert_eq!(told[2], "s [] Stored");
+        assert_eq!(bed.pipeline.must_close(), None);
+    }
+}
+
+#[test]
+fn a_refused_storage_head_ends_the_connection() {
+    for (error, closes) in [
+        ("ERROR", true),
+        ("CLIENT_ERROR bad data chunk", true),
+        ("SERVER_ERROR object too large for cache", false),
+    ] {
+        let mut bed = Bed::new(32);
+        bed.set("s", b"flush_all").gets(&["a"]);
+        let answer = format!("{error}\r\nOK\r\n");
+        let fed = bed.pipeline.feed(answer.as_bytes(), u64::MAX);
+        assert_eq!(bed.pipeline.must_close().is_some(), closes, "{error}");
+        // The surplus answer is not given to the get behind.
+        assert_eq!(fed.is_ok(), closes, "{fed:?}");
+        assert_eq!(bed.log.borrow().len(), 1);
+    }
+}
+
+#[test]
+fn an_expired_request_leaves_its_slot() {
+    let mut bed = Bed::new(32);
+    for (name, deadline) in [("a", 10), ("b", 20), ("c", 30)] {
+        let (sink, keys) = (bed.sink(name), [key(name)]);
+        let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
+        bed.pipeline.push(&request, sink, deadline, &mut bed.out);
+    }
+    let mut expired = Vec::new();
+    let next = bed.pipeline.expire(20, |sink, verb| expired.push((sink.name, verb)));
+    assert_eq!(next, 30);
+    assert_eq!(expired, [("a".to_owned(), Verb::Get), ("b".to_owned(), Verb::Get)]);
+    assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (3, 2));
+    let answer = b"VALUE a 0 1\r\n1\r\nVALUE b 0 1\r\n2\r\nVALUE c 0 1\r\n3\r\nEND\r\n";
+    assert_eq!(bed.answer(answer, &[]).unwrap(), [r#"c ["0:c=3 0 None"] End"#]);
+    assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (0, 0));
+}
+
+#[test]
+fn a_dead_connection_gives_back_what_may_be_asked_again() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]).gets(&["b"]).set("sent", b"1").gets(&["c", "d"]).set("unsent", b"2");
+    bed.gets(&["e"]).set("last", b"3");
+    let wire = bed.wire();
+    // Cut within the second set: it was begun, so it may have been done.
+    for (cut, again) in [
+        (
+            wire.find("set unsent").unwrap(),
+            vec!["set unsent 0 0 1\r\n2\r\n", "set last 0 0 1\r\n3\r\n"],
+        ),
+        (wire.find("set unsent").unwrap() + 1, vec!["set last 0 0 1\r\n3\r\n"]),
+        (wire.len() - 1, vec![]),
+    ] {
+        let mut bed = Bed::new(32);
+        bed.gets(&["a"]).gets(&["b"]).set("sent", b"1").gets(&["c", "d"]).set("unsent", b"2");
+        bed.gets(&["e"]).set("last", b"3");
+        bed.pipeline.close_line(&mut bed.out);
+        let orphans = bed.pipeline.drain(&wire.as_bytes()[cut..], cut as u64);
+        assert_eq!(orphans.len(), 7);
+        let mut reads = Vec::new();
+        let mut writes = Vec::new();
+        for orphan in orphans {
+            match orphan.again {
+                Some(OwnedRequest::Retrieval { keys, .. }) => reads.push(keys.concat()),
+                Some(OwnedRequest::Encoded { wire, .. }) => writes.push(wire),
+                None => assert_eq!(orphan.verb, Verb::Set),
+            }
+        }
+        assert_eq!(reads, [b"a".as_slice(), b"b", b"cd", b"e"]);
+        assert_eq!(writes, again);
+        assert_eq!(bed.pipeline.in_flight(), 0);
+    }
+}
+
+#[test]
+fn an_owned_request_is_asked_as_the_first_was() {
+    let mut bed = Bed::new(32);
+    for keys in [vec!["a"], vec!["b"], vec!["c", "d"]] {
+        let keys = keys.into_iter().map(|k| Bytes::from_static(k.as_bytes())).collect();
+        let request = OwnedRequest::Retrieval { verb: RetrievalVerb::Get, keys };
+        let sink = bed.sink("r");
+        bed.pipeline.push_owned(&request, sink, NEVER, true, &mut bed.out);
+    }
+    let request = OwnedRequest::Encoded { verb: Verb::Delete, wire: Bytes::from("delete k\r\n") };
+    let sink = bed.sink("d");
+    bed.pipeline.push_owned(&request, sink, NEVER, false, &mut bed.out);
+    assert_eq!(bed.wire(), "get a b\r\nget c d\r\ndelete k\r\n");
+}
+
+proptest! {
+    /// Whatever a server sends, at whatever cuts: no panic, nothing beyond the frame, and the same
+    /// answers (and error) as in one piece.
+    #[test]
+    fn garbage_is_survived(
+        pieces in prop::collection::vec(
+            prop_oneof![
+                prop::sample::select(vec![
+                    "VALUE a 0 1\r\n", "VALUE b 1 3\r\n", "x", "\r\n", "END\r\n", "STORED\r\n", "1",
+                    "VALUE ", "-1", " ", "STAT a b\r\n", "ERROR\r\n", "SERVER_ERROR x\r\n", "NOT_FOUND\r\n",
+                    "VALUE a 0 99999999999\r\n",
+                ]).prop_map(|s| s.as_bytes().to_vec()),
+                prop::collection::vec(any::<u8>(), 0..8),
+            ],
+            0..20,
+        ),
+        seed in any::<u64>(),
+    ) {
+        let wire = pieces.concat();
+        let whole = mixed().0.answer(&wire, &[]);
+        let mut bed = mixed().0;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut cuts: Vec<usize> = (0..5).map(|_| rng.usize(..=wire.len())).collect();
+        cuts.sort_unstable();
+        let split = bed.answer(&wire, &cuts);
+        prop_assert_eq!(whole.is_ok(), split.is_ok());
+        if let (Ok(whole), Ok(split)) = (whole, split) {
+            prop_assert_eq!(whole, split);
+        }
+    }
+
+    /// A merged burst of gets with any hits, misses and repeats: everybody gets the value of the own
+    /// key, at any cut.
+    #[test]
+    fn everybody_gets_the_own_value(
+        asked in prop::collection::vec((0..12u8, any::<bool>()), 1..80),
+        merged in 1..40u32,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bed = Bed::new(merged);
+        for (k, _) in &asked {
+            bed.gets(&[&format!("key{k}")]);
+        }
+        let mut answer = Vec::new();
+        for line in bed.wire().lines() {
+            for key in line.split(' ').skip(1) {
+                let k: u8 = key[3..].parse().unwrap();
+                if asked.iter().any(|&(a, hit)| a == k && hit) {
+                    let value = format!("{key}\r\nEND\r\n{key}");
+                    answer.extend_from_slice(format!("VALUE {key} 0 {}\r\n{value}\r\n", value.len()).as_bytes());
+                }
+            }
+            answer.extend_from_slice(b"END\r\n");
+        }
+        let told = bed.answer(&answer, &[cut.index(answer.len())]).unwrap();
+        prop_assert_eq!(told.len(), asked.len());
+        for ((k, _), told) in asked.iter().zip(told) {
+            let hit = asked.iter().any(|&(a, hit)| a == *k && hit);
+            let expected = if hit {
+                format!(r#"key{k} ["0:key{k}=key{k}\\r\\nEND\\r\\nkey{k} 0 None"] End"#)
+            } else {
+                format!("key{k} [] End")
+            };
+            prop_assert_eq!(told, expected);
+        }
+    }
+}

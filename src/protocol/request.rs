@@ -1,0 +1,212 @@
+//! What can be asked of a server, by the families of memcached's protocol.txt.
+//!
+//! A field of a request cannot hold a value that the server would refuse while parsing the command
+//! line: a refused storage header makes memcached run the value as commands.
+use super::key::Key;
+use super::reply::Shape;
+
+/// A request that borrows the caller's bytes until they are encoded.
+#[derive(Clone, Copy, Debug)]
+pub enum Request<'a> {
+    /// "Retrieval command"; `keys` is never empty and fits one line ([`super::MAX_LINE_LEN`]).
+    Retrieval { verb: RetrievalVerb, keys: &'a [Key<'a>] },
+    /// Any other command.
+    Command(Command<'a>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Command<'a> {
+    Storage { verb: StorageVerb, key: Key<'a>, flags: u32, exptime: i32, value: &'a [u8] },
+    Delete { key: Key<'a> },
+    Arithmetic { verb: ArithmeticVerb, key: Key<'a>, delta: u64 },
+    Touch { key: Key<'a>, exptime: i32 },
+    FlushAll { delay: u32 },
+    Version,
+    Stats { args: StatsArgs<'a> },
+    Verbosity { level: u32 },
+    CacheMemlimit { megabytes: u32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetrievalVerb {
+    Get,
+    Gets,
+    Gat { exptime: i32 },
+    Gats { exptime: i32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageVerb {
+    Set,
+    Add,
+    Replace,
+    Append,
+    Prepend,
+    Cas { token: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArithmeticVerb {
+    Incr,
+    Decr,
+}
+
+/// The words after `stats`: printable ASCII, one space between them, at most 250 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatsArgs<'a>(&'a str);
+
+impl<'a> StatsArgs<'a> {
+    pub fn parse(args: &'a str) -> Option<Self> {
+        let words_ok = args.is_empty()
+            || args.split(' ').all(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_graphic()));
+        (words_ok && args.len() <= 250).then_some(Self(args))
+    }
+
+    pub fn as_str(&self) -> &'a str {
+        self.0
+    }
+}
+
+/// The name of a command: for error texts and counters, and for the reply to expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Get,
+    Gets,
+    Gat,
+    Gats,
+    Set,
+    Add,
+    Replace,
+    Append,
+    Prepend,
+    Cas,
+    Delete,
+    Incr,
+    Decr,
+    Touch,
+    FlushAll,
+    Version,
+    Stats,
+    Verbosity,
+    CacheMemlimit,
+}
+
+impl Verb {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Gets => "gets",
+            Self::Gat => "gat",
+            Self::Gats => "gats",
+            Self::Set => "set",
+            Self::Add => "add",
+            Self::Replace => "replace",
+            Self::Append => "append",
+            Self::Prepend => "prepend",
+            Self::Cas => "cas",
+            Self::Delete => "delete",
+            Self::Incr => "incr",
+            Self::Decr => "decr",
+            Self::Touch => "touch",
+            Self::FlushAll => "flush_all",
+            Self::Version => "version",
+            Self::Stats => "stats",
+            Self::Verbosity => "verbosity",
+            Self::CacheMemlimit => "cache_memlimit",
+        }
+    }
+
+    /// What the server will answer.
+    pub fn shape(self) -> Shape {
+        match self {
+            Self::Get | Self::Gat => Shape::Retrieval { cas: false },
+            Self::Gets | Self::Gats => Shape::Retrieval { cas: true },
+            Self::Set | Self::Add | Self::Replace | Self::Append | Self::Prepend | Self::Cas => {
+                Shape::Storage
+            }
+            Self::Delete => Shape::Delete,
+            Self::Incr | Self::Decr => Shape::Arithmetic,
+            Self::Touch => Shape::Touch,
+            Self::FlushAll | Self::Verbosity | Self::CacheMemlimit => Shape::Ok,
+            Self::Version => Shape::Version,
+            Self::Stats => Shape::Stats,
+        }
+    }
+}
+
+impl RetrievalVerb {
+    pub fn verb(self) -> Verb {
+        match self {
+            Self::Get => Verb::Get,
+            Self::Gets => Verb::Gets,
+            Self::Gat { .. } => Verb::Gat,
+            Self::Gats { .. } => Verb::Gats,
+        }
+    }
+}
+
+impl StorageVerb {
+    pub fn verb(self) -> Verb {
+        match self {
+            Self::Set => Verb::Set,
+            Self::Add => Verb::Add,
+            Self::Replace => Verb::Replace,
+            Self::Append => Verb::Append,
+            Self::Prepend => Verb::Prepend,
+            Self::Cas { .. } => Verb::Cas,
+        }
+    }
+}
+
+impl Command<'_> {
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Storage { verb, .. } => verb.verb(),
+            Self::Delete { .. } => Verb::Delete,
+            Self::Arithmetic { verb: ArithmeticVerb::Incr, .. } => Verb::Incr,
+            Self::Arithmetic { verb: ArithmeticVerb::Decr, .. } => Verb::Decr,
+            Self::Touch { .. } => Verb::Touch,
+            Self::FlushAll { .. } => Verb::FlushAll,
+            Self::Version => Verb::Version,
+            Self::Stats { .. } => Verb::Stats,
+            Self::Verbosity { .. } => Verb::Verbosity,
+            Self::CacheMemlimit { .. } => Verb::CacheMemlimit,
+        }
+    }
+}
+
+impl Request<'_> {
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Retrieval { verb, .. } => verb.verb(),
+            Self::Command(command) => command.verb(),
+        }
+    }
+
+    /// The bytes that the caller brings along, for the bounds of the queues.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Retrieval { keys, .. } => keys.iter().map(|k| k.as_bytes().len() + 1).sum(),
+            Self::Command(Command::Storage { key, value, .. }) => {
+                key.as_bytes().len() + value.len()
+            }
+            Self::Command(_) => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stats_args_are_words() {
+        for good in ["", "settings", "detail on", "cachedump 1 100"] {
+            assert!(StatsArgs::parse(good).is_some(), "{good:?}");
+        }
+        for bad in [" ", "a  b", " a", "a ", "x\r\nflush_all", "a\tb", "é", "a\0"] {
+            assert!(StatsArgs::parse(bad).is_none(), "{bad:?}");
+        }
+        assert!(StatsArgs::parse(&"a".repeat(251)).is_none());
+    }
+}
