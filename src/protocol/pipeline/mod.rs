@@ -68,6 +68,16 @@ pub struct Orphan<S> {
     pub again: Option<OwnedRequest>,
 }
 
+impl OwnedRequest {
+    /// The bytes that it keeps.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Retrieval { keys, .. } => keys.iter().map(|key| key.len() + 1).sum(),
+            Self::Encoded { wire, .. } => wire.len(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Slot<S> {
     /// `None` once the caller was told that its time is up.
@@ -118,6 +128,7 @@ pub struct Pipeline<S> {
     /// Which keys of the front line have their item.
     assigned: Vec<u64>,
     encoded: u64,
+    answered: u64,
     abandoned: usize,
     max_merged_keys: u32,
     must_close: Option<ErrorKind>,
@@ -135,6 +146,7 @@ impl<S: Sink> Pipeline<S> {
             cursor: Cursor::default(),
             assigned: Vec::new(),
             encoded: 0,
+            answered: 0,
             abandoned: 0,
             max_merged_keys,
             must_close: None,
@@ -144,6 +156,11 @@ impl<S: Sink> Pipeline<S> {
     /// Slots whose answer has not come, abandoned ones included.
     pub fn in_flight(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Slots whose answer came.
+    pub fn answered(&self) -> u64 {
+        self.answered
     }
 
     /// Slots whose callers were told that their time is up.
@@ -482,6 +499,7 @@ impl<S: Sink> Pipeline<S> {
     }
 
     fn resolve(&mut self, sink: Option<S>, reply: &Reply<'_>) {
+        self.answered += 1;
         match sink {
             Some(sink) => sink.reply(reply),
             None => self.abandoned -= 1,
@@ -504,11 +522,6 @@ impl<S: Sink> Pipeline<S> {
             }
         }
         next
-    }
-
-    /// The age of the oldest request, told by its deadline.
-    pub fn oldest_deadline(&self) -> Option<Tick> {
-        self.slots.front().map(|slot| slot.deadline)
     }
 
     /// Empties the pipeline of a connection that died. `unsent` are the encoded bytes that were not

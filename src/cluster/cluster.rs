@@ -1,0 +1,201 @@
+//! The nodes of a client, their order, and the node for each key.
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::rc::{Rc, Weak};
+
+use super::rendezvous::{RingNode, pick};
+use crate::pool::{Address, Context, Pool, PoolConfig, Waiter};
+use crate::protocol::{Key, MAX_LINE_LEN};
+
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    pub pool: PoolConfig,
+    /// Unhealthy nodes get no keys.
+    pub purge_unhealthy_nodes: bool,
+}
+
+/// A node turned healthy or unhealthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthChange {
+    /// As in the list that the cluster was made of.
+    pub node: usize,
+    pub healthy: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterError {
+    /// All nodes are unhealthy, and unhealthy ones get no keys.
+    NoAvailableNodes,
+}
+
+impl fmt::Display for ClusterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAvailableNodes => write!(f, "no healthy node is left"),
+        }
+    }
+}
+
+impl std::error::Error for ClusterError {}
+
+/// A handle; clones share the cluster.
+pub struct Cluster<W: Waiter>(Rc<Shared<W>>);
+
+impl<W: Waiter> Clone for Cluster<W> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Shared<W: Waiter> {
+    nodes: Vec<Node<W>>,
+    purge_unhealthy_nodes: bool,
+    order: RefCell<Order>,
+    changes: RefCell<VecDeque<HealthChange>>,
+    changed: Cell<bool>,
+}
+
+struct Node<W: Waiter> {
+    ring: RingNode,
+    pool: Pool<W>,
+}
+
+/// Indexes of nodes. A node that changes goes to the end of its new list: ties between nodes are
+/// decided by this order, and it is the order of emcache 1.3.
+#[derive(Debug)]
+struct Order {
+    healthy: Vec<usize>,
+    unhealthy: Vec<usize>,
+}
+
+impl Order {
+    fn routed(&self, purge: bool) -> impl ExactSizeIterator<Item = usize> {
+        let unhealthy = if purge { [].as_slice() } else { &self.unhealthy };
+        let all = self.healthy.len() + unhealthy.len();
+        (0..all).map(move |at| match self.healthy.get(at) {
+            Some(node) => *node,
+            None => unhealthy[at - self.healthy.len()],
+        })
+    }
+}
+
+impl<W: Waiter> Cluster<W> {
+    pub fn new(context: &Rc<Context>, addresses: Vec<Address>, config: &ClusterConfig) -> Self {
+        let nodes: Vec<Node<W>> = addresses
+            .into_iter()
+            .map(|address| Node {
+                ring: RingNode::new(ring_id(&address)),
+                pool: Pool::new(context, address, config.pool.clone()),
+            })
+            .collect();
+        let order = Order { healthy: (0..nodes.len()).collect(), unhealthy: Vec::new() };
+        let shared = Rc::new(Shared {
+            nodes,
+            purge_unhealthy_nodes: config.purge_unhealthy_nodes,
+            order: RefCell::new(order),
+            changes: RefCell::default(),
+            changed: Cell::new(false),
+        });
+        for (index, node) in shared.nodes.iter().enumerate() {
+            let cluster = Rc::downgrade(&shared);
+            node.pool.on_health(move |healthy| health_changed(&cluster, index, healthy));
+        }
+        Self(shared)
+    }
+
+    /// The pool of the node that `key` belongs to.
+    pub fn pool_for(&self, key: Key<'_>) -> Result<&Pool<W>, ClusterError> {
+        self.index_for(key).map(|index| &self.0.nodes[index].pool)
+    }
+
+    pub fn index_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
+        if let [_] = self.0.nodes.as_slice()
+            && !self.0.purge_unhealthy_nodes
+        {
+            return Ok(0);
+        }
+        let order = self.0.order.borrow();
+        let routed = order.routed(self.0.purge_unhealthy_nodes);
+        let rings = order.routed(self.0.purge_unhealthy_nodes).map(|n| &self.0.nodes[n].ring);
+        let at = pick(key.as_bytes(), rings).ok_or(ClusterError::NoAvailableNodes)?;
+        routed.into_iter().nth(at).ok_or(ClusterError::NoAvailableNodes)
+    }
+
+    pub fn pool(&self, index: usize) -> &Pool<W> {
+        &self.0.nodes[index].pool
+    }
+
+    /// Splits keys into lines: for each node in order of first use, the positions of its keys in the
+    /// order given, in groups that fit a retrieval line.
+    pub fn lines_for(&self, keys: &[Key<'_>]) -> Result<Vec<(usize, Vec<usize>)>, ClusterError> {
+        let mut nodes: Vec<(usize, Vec<usize>)> = Vec::new();
+        for (position, key) in keys.iter().enumerate() {
+            let index = self.index_for(*key)?;
+            match nodes.iter_mut().find(|(node, _)| *node == index) {
+                Some((_, positions)) => positions.push(position),
+                None => nodes.push((index, vec![position])),
+            }
+        }
+        let mut lines = Vec::with_capacity(nodes.len());
+        for (node, positions) in nodes {
+            let mut line = Vec::with_capacity(positions.len());
+            let mut len = LINE_HEAD_LEN;
+            for position in positions {
+                let key_len = keys[position].as_bytes().len() + 1;
+                if len + key_len > MAX_LINE_LEN {
+                    lines.push((node, std::mem::take(&mut line)));
+                    len = LINE_HEAD_LEN;
+                }
+                len += key_len;
+                line.push(position);
+            }
+            lines.push((node, line));
+        }
+        Ok(lines)
+    }
+
+    /// Indexes of the healthy and of the unhealthy nodes, each in routing order.
+    pub fn health(&self) -> (Vec<usize>, Vec<usize>) {
+        let order = self.0.order.borrow();
+        (order.healthy.clone(), order.unhealthy.clone())
+    }
+
+    /// The changes since the last call, in the order in which they happened.
+    pub fn take_changes(&self) -> VecDeque<HealthChange> {
+        if !self.0.changed.replace(false) {
+            return VecDeque::new();
+        }
+        self.0.changes.take()
+    }
+
+    pub fn close(&self) {
+        for node in &self.0.nodes {
+            node.pool.close();
+        }
+    }
+}
+
+/// `gats`, a space, the longest exptime, CRLF.
+const LINE_HEAD_LEN: usize = 4 + 1 + 11 + 2;
+
+fn ring_id(address: &Address) -> String {
+    match address {
+        Address::Tcp { host, port } => format!("{host}{port}"),
+        Address::Unix { path } => path.clone(),
+    }
+}
+
+fn health_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, healthy: bool) {
+    let Some(cluster) = cluster.upgrade() else { return };
+    let mut order = cluster.order.borrow_mut();
+    order.healthy.retain(|n| *n != node);
+    order.unhealthy.retain(|n| *n != node);
+    if healthy {
+        order.healthy.push(node)
+    } else {
+        order.unhealthy.push(node)
+    }
+    cluster.changes.borrow_mut().push_back(HealthChange { node, healthy });
+    cluster.changed.set(true);
+}

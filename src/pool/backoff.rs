@@ -1,0 +1,33 @@
+//! How long to wait before the next dial: full jitter, so that clients that lost a node together do
+//! not come back together.
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(50);
+const LAST: Duration = Duration::from_secs(60);
+
+/// The wait after `failures` failed dials in a row: none before the first failure, then anything up
+/// to a ceiling that doubles from 50 ms to 60 s.
+pub fn delay(failures: u32) -> Duration {
+    ceiling(failures).mul_f64(fastrand::f64())
+}
+
+fn ceiling(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        n => FIRST.saturating_mul(1 << (n - 1).min(16)).min(LAST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_doubles_up_to_a_minute() {
+        assert_eq!(delay(0), Duration::ZERO);
+        assert_eq!(ceiling(1), Duration::from_millis(50));
+        assert_eq!(ceiling(2), Duration::from_millis(100));
+        assert_eq!(ceiling(u32::MAX), LAST);
+        assert!((0..1000).all(|_| delay(3) <= Duration::from_millis(200)));
+    }
+}

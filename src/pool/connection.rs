@@ -1,0 +1,189 @@
+//! One connection: what is written and read, and the pipeline between.
+//!
+//! It is polled by a task of its own and pushed to by anybody on the same thread. A push may write at
+//! once; what the socket does not take then is written by the task. Generic over the stream only
+//! through [`Io`], so tests and benches drive it over a `tokio::io::duplex`.
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll, Waker};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use super::error::Cause;
+use super::transport::Io;
+use crate::protocol::{Orphan, OwnedRequest, Pipeline, Request, Sink, Tick};
+
+/// Why a connection ended.
+pub type CloseReason = Cause;
+
+/// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
+const READ_CHUNK: usize = 64 * 1024;
+const READ_AHEAD: usize = 1024 * 1024;
+/// With this much to write a request does not wait for others to go with it.
+const WRITE_AT_ONCE: usize = 64 * 1024;
+/// Buffers that grew beyond this are given back when they are empty.
+const KEEP_CAPACITY: usize = 256 * 1024;
+
+pub struct Connection<S> {
+    stream: Box<dyn Io>,
+    pipeline: Pipeline<S>,
+    read_buf: BytesMut,
+    write_buf: BytesMut,
+    written: u64,
+    read: u64,
+    /// Requests since the last flush, and in the one before.
+    batch: usize,
+    last_batch: usize,
+    waker: Waker,
+    broken: Option<CloseReason>,
+}
+
+impl<S: Sink> Connection<S> {
+    pub fn new(stream: Box<dyn Io>, max_merged_keys: u32) -> Self {
+        Self {
+            stream,
+            pipeline: Pipeline::new(max_merged_keys),
+            read_buf: BytesMut::new(),
+            write_buf: BytesMut::new(),
+            written: 0,
+            read: 0,
+            batch: 0,
+            last_batch: 0,
+            waker: Waker::noop().clone(),
+            broken: None,
+        }
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.pipeline.in_flight()
+    }
+
+    pub fn abandoned(&self) -> usize {
+        self.pipeline.abandoned()
+    }
+
+    /// Bytes that wait to be written, and those of a long value that is being read.
+    pub fn backlog(&self) -> usize {
+        self.write_buf.len() + self.pipeline.frame_len().saturating_sub(self.read_buf.len())
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    pub fn has_unflushed(&self) -> bool {
+        self.batch > 0
+    }
+
+    /// How many answers came, those that nobody waited for included.
+    pub fn answered(&self) -> u64 {
+        self.pipeline.answered()
+    }
+
+    /// Whether the server ever said something.
+    pub fn was_answered(&self) -> bool {
+        self.read > 0
+    }
+
+    pub fn push(&mut self, request: &Request<'_>, sink: S, deadline: Tick) {
+        self.pipeline.push(request, sink, deadline, &mut self.write_buf);
+        self.batch += 1;
+    }
+
+    /// As [`Self::push`], for a request that had to wait for a connection.
+    pub fn push_owned(&mut self, request: &OwnedRequest, sink: S, deadline: Tick, retried: bool) {
+        self.pipeline.push_owned(request, sink, deadline, retried, &mut self.write_buf);
+        self.batch += 1;
+    }
+
+    /// Whether the last request need not wait for others: it is alone on an idle connection, and
+    /// recent requests came alone too; or there is enough to write already.
+    pub fn should_flush(&self) -> bool {
+        (self.in_flight() == 1 && self.last_batch <= 1) || self.write_buf.len() >= WRITE_AT_ONCE
+    }
+
+    /// Writes as much as the socket takes; the task writes the rest.
+    pub fn flush(&mut self) {
+        self.last_batch = std::mem::take(&mut self.batch);
+        let waker = self.waker.clone();
+        if self.poll_write(&mut TaskContext::from_waker(&waker)).is_ready() {
+            // A waker that no task is behind yet is no loss: the task starts with a poll.
+            waker.wake();
+        }
+    }
+
+    /// Reads, answers and writes until the socket has no more; ready when the connection is over.
+    pub fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<CloseReason> {
+        if !self.waker.will_wake(cx.waker()) {
+            self.waker = cx.waker().clone();
+        }
+        if let Poll::Ready(reason) = self.poll_read(cx) {
+            return Poll::Ready(reason);
+        }
+        self.poll_write(cx)
+    }
+
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<CloseReason> {
+        loop {
+            self.make_room();
+            let read = pin!(self.stream.read_buf(&mut self.read_buf)).poll(cx);
+            match std::task::ready!(read) {
+                Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
+                Ok(n) => self.read += n as u64,
+                Err(error) => return Poll::Ready(Cause::Io(Rc::new(error))),
+            }
+            match self.pipeline.feed(&self.read_buf, self.written) {
+                Ok(used) => self.read_buf.advance(used),
+                Err(error) => return Poll::Ready(Cause::Protocol(Rc::new(error))),
+            }
+            if self.pipeline.must_close().is_some() {
+                return Poll::Ready(Cause::StorageRefused);
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.read_buf.is_empty() && self.read_buf.capacity() > KEEP_CAPACITY {
+            self.read_buf = BytesMut::new();
+        }
+        let missing = self.pipeline.frame_len().saturating_sub(self.read_buf.len());
+        self.read_buf.reserve(missing.clamp(READ_CHUNK, READ_AHEAD));
+    }
+
+    /// Ready only when the connection is over.
+    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<CloseReason> {
+        self.pipeline.close_line(&mut self.write_buf);
+        while self.broken.is_none() && !self.write_buf.is_empty() {
+            match std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &self.write_buf)) {
+                Ok(0) => self.broken = Some(Cause::Io(Rc::new(io::ErrorKind::WriteZero.into()))),
+                Ok(n) => {
+                    self.write_buf.advance(n);
+                    self.written += n as u64;
+                }
+                // What the server said before it went away is still read: end with the read side.
+                Err(error) => self.broken = Some(Cause::Io(Rc::new(error))),
+            }
+        }
+        if self.write_buf.is_empty() && self.write_buf.capacity() > KEEP_CAPACITY {
+            self.write_buf = BytesMut::new();
+        }
+        match &self.broken {
+            Some(cause) => Poll::Ready(cause.clone()),
+            None => Poll::Pending,
+        }
+    }
+
+    /// See [`Pipeline::expire`].
+    pub fn expire(&mut self, now: Tick, expired: impl FnMut(S, crate::protocol::Verb)) -> Tick {
+        self.pipeline.expire(now, expired)
+    }
+
+    /// Ends the connection: its task finishes, its requests are handed back.
+    pub fn dismantle(mut self) -> Vec<Orphan<S>> {
+        let orphans = self.pipeline.drain(&self.write_buf, self.written);
+        self.waker.wake();
+        orphans
+    }
+}

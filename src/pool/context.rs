@@ -1,0 +1,231 @@
+//! What connections and pools need of the program around them: tasks, time, and when to write.
+//!
+//! All time goes through here, because a host that is itself driven (by asyncio's loop) must know
+//! when it has to run next.
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::protocol::{NEVER, Tick};
+
+pub type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+/// The program around.
+pub trait Host {
+    /// Runs a task on this thread.
+    fn spawn(&self, task: LocalFuture);
+    /// Bytes wait to be written: [`Context::flush`] must be called when what goes together is there.
+    fn wants_flush(&self);
+}
+
+/// Who has requests with deadlines and bytes to write.
+pub(super) trait Member {
+    fn flush(&self);
+    /// Ends what is due and says when the next is.
+    fn expire(&self, now: Tick) -> Tick;
+}
+
+pub struct Context {
+    host: Box<dyn Host>,
+    epoch: Instant,
+    wakeups: RefCell<BTreeSet<(Instant, u64)>>,
+    next_wakeup_id: Cell<u64>,
+    members: RefCell<Vec<Weak<dyn Member>>>,
+    unflushed: RefCell<Vec<Rc<dyn Member>>>,
+    /// The earliest deadline that the expirer sleeps to.
+    armed: Cell<Tick>,
+    rearmed: Notify,
+}
+
+impl Context {
+    pub fn new(host: impl FnOnce(Weak<Self>) -> Box<dyn Host>) -> Rc<Self> {
+        Rc::new_cyclic(|weak| {
+            let context = Self {
+                host: host(weak.clone()),
+                epoch: Instant::now(),
+                wakeups: RefCell::default(),
+                next_wakeup_id: Cell::new(0),
+                members: RefCell::default(),
+                unflushed: RefCell::default(),
+                armed: Cell::new(NEVER),
+                rearmed: Notify::new(),
+            };
+            context.spawn(expire_members(weak.clone()));
+            context
+        })
+    }
+
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.host.spawn(Box::pin(task));
+    }
+
+    pub fn now(&self) -> Tick {
+        self.tick(Instant::now())
+    }
+
+    pub fn deadline_after(&self, limit: Option<Duration>) -> Tick {
+        match limit.and_then(|limit| Instant::now().checked_add(limit)) {
+            Some(at) => self.tick(at),
+            None => NEVER,
+        }
+    }
+
+    fn tick(&self, at: Instant) -> Tick {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(NEVER)
+    }
+
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn sleep_until(&self, at: Instant) {
+        // Tokio rounds a deadline up to its next millisecond: woken before that, the host would find
+        // nothing to do and nobody would wake it again.
+        let _wakeup = Wakeup::register(self, at + Duration::from_millis(1));
+        tokio::time::sleep_until(at).await;
+    }
+
+    pub async fn sleep(&self, duration: Duration) {
+        self.sleep_until(Instant::now() + duration).await;
+    }
+
+    /// `None`: the limit came first.
+    ///
+    /// # Cancel safety
+    /// As safe as `future`.
+    pub async fn timeout<T>(
+        &self,
+        limit: Option<Duration>,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let Some(limit) = limit else { return Some(future.await) };
+        let (mut future, mut sleep) = (pin!(future), pin!(self.sleep(limit)));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(done) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            sleep.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// When the host must run next although nothing else calls for it.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        self.wakeups.borrow().first().map(|(at, _)| *at)
+    }
+
+    /// Sees to it that a request with this deadline is ended in time.
+    pub(super) fn arm(&self, deadline: Tick) {
+        if deadline < self.armed.get() {
+            self.armed.set(deadline);
+            self.rearmed.notify_one();
+        }
+    }
+
+    pub(super) fn join(&self, member: Weak<dyn Member>) {
+        let mut members = self.members.borrow_mut();
+        members.retain(|member| member.strong_count() > 0);
+        members.push(member);
+    }
+
+    pub(super) fn flush_later(&self, member: Rc<dyn Member>) {
+        let mut unflushed = self.unflushed.borrow_mut();
+        unflushed.push(member);
+        if unflushed.len() == 1 {
+            self.host.wants_flush();
+        }
+    }
+
+    /// Writes what was collected.
+    pub fn flush(&self) {
+        // A flush collects nothing new, so the list is given back empty and keeps its room.
+        let mut unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());
+        for member in unflushed.drain(..) {
+            member.flush();
+        }
+        let mut list = self.unflushed.borrow_mut();
+        if list.is_empty() {
+            *list = unflushed;
+        }
+    }
+
+    fn expire(&self, now: Tick) -> Tick {
+        let members: Vec<_> = self.members.borrow().iter().filter_map(Weak::upgrade).collect();
+        members.iter().map(|member| member.expire(now)).min().unwrap_or(NEVER)
+    }
+}
+
+/// A time at which the host must run, for as long as somebody waits for it.
+struct Wakeup<'c> {
+    context: &'c Context,
+    at: (Instant, u64),
+}
+
+impl<'c> Wakeup<'c> {
+    fn register(context: &'c Context, at: Instant) -> Self {
+        let id = context.next_wakeup_id.get();
+        context.next_wakeup_id.set(id + 1);
+        context.wakeups.borrow_mut().insert((at, id));
+        Self { context, at: (at, id) }
+    }
+}
+
+impl Drop for Wakeup<'_> {
+    fn drop(&mut self) {
+        self.context.wakeups.borrow_mut().remove(&self.at);
+    }
+}
+
+/// One timer for all deadlines: it sleeps to the earliest and looks what is due.
+async fn expire_members(context: Weak<Context>) {
+    loop {
+        let Some(strong) = context.upgrade() else { return };
+        let armed = strong.armed.get();
+        if armed == NEVER {
+            strong.rearmed.notified().await;
+            continue;
+        }
+        let limit = Duration::from_nanos(armed.saturating_sub(strong.now()));
+        if strong.timeout(Some(limit), strong.rearmed.notified()).await.is_some() {
+            continue;
+        }
+        // What became readable together with this timer is read first: an answer that is already in
+        // the socket beats its deadline.
+        tokio::task::yield_now().await;
+        strong.armed.set(NEVER);
+        let next = strong.expire(strong.now());
+        if next < strong.armed.get() {
+            strong.armed.set(next);
+        }
+    }
+}
+
+/// A host inside a running [`tokio::task::LocalSet`]: for Rust programs, tests and benches.
+pub struct LocalSetHost(Weak<Context>);
+
+impl LocalSetHost {
+    /// Must be called inside the `LocalSet`.
+    pub fn context() -> Rc<Context> {
+        Context::new(|context| Box::new(Self(context)))
+    }
+}
+
+impl Host for LocalSetHost {
+    fn spawn(&self, task: LocalFuture) {
+        tokio::task::spawn_local(task);
+    }
+
+    fn wants_flush(&self) {
+        let context = self.0.clone();
+        self.spawn(Box::pin(async move {
+            if let Some(context) = context.upgrade() {
+                context.flush();
+            }
+        }));
+    }
+}

@@ -1,0 +1,105 @@
+//! Why a request has no answer. One cause may end many requests, so an error is cheap to clone.
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::address::Address;
+use crate::protocol::{ProtocolError, Verb};
+
+#[derive(Clone, Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    node: Rc<Address>,
+    cause: Option<Cause>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No answer within the client's timeout.
+    Timeout { verb: Verb, limit: Duration },
+    /// The connection was lost after the request was sent; the server may have done it.
+    Lost { verb: Verb },
+    /// The server sent what is no answer.
+    Protocol,
+    /// The node is known to be down.
+    Unavailable,
+    /// The queues to this node are full.
+    Saturated { what: &'static str, limit: usize },
+    /// The client was closed.
+    Closed,
+}
+
+/// What happened to the connection.
+#[derive(Clone, Debug)]
+pub enum Cause {
+    Eof,
+    Io(Rc<io::Error>),
+    Protocol(Rc<ProtocolError>),
+    /// `connection_timeout` passed.
+    ConnectTimeout(Duration),
+    /// The server refused the head of a storage command, so its value may have been run.
+    StorageRefused,
+}
+
+impl Error {
+    pub fn new(kind: ErrorKind, node: &Rc<Address>, cause: Option<Cause>) -> Self {
+        Self { kind, node: node.clone(), cause }
+    }
+
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    pub fn node(&self) -> &Address {
+        &self.node
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = &self.node;
+        match self.kind {
+            ErrorKind::Timeout { verb, limit } => {
+                write!(
+                    f,
+                    "no reply from {node} within {:?} s ({})",
+                    limit.as_secs_f64(),
+                    verb.name()
+                )?;
+            }
+            ErrorKind::Lost { verb } => {
+                write!(f, "connection to {node} lost before the reply ({})", verb.name())?;
+            }
+            ErrorKind::Protocol => write!(f, "no valid reply from {node}, connection closed")?,
+            ErrorKind::Unavailable => write!(f, "{node} is down")?,
+            ErrorKind::Saturated { what, limit } => {
+                write!(f, "more than {limit} {what} wait for {node}")?;
+            }
+            ErrorKind::Closed => {
+                write!(f, "client closed while a request to {node} was under way")?
+            }
+        }
+        match &self.cause {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Eof => write!(f, "the server closed the connection"),
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Protocol(error) => write!(f, "{error}"),
+            Self::ConnectTimeout(limit) => {
+                write!(f, "no connection within {:?} s", limit.as_secs_f64())
+            }
+            Self::StorageRefused => write!(f, "a storage command was refused before its value"),
+        }
+    }
+}

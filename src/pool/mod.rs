@@ -1,0 +1,20 @@
+//! Sockets and time: connections, and the pool of connections to one node. Never Python.
+//!
+//! Everything here lives on one thread, in tasks that the [`Context`]'s host runs.
+mod address;
+mod backoff;
+mod connection;
+mod context;
+mod error;
+mod metrics;
+#[allow(clippy::module_inception, reason = "the pool of this layer")]
+mod pool;
+mod transport;
+
+pub use address::Address;
+pub use connection::{CloseReason, Connection};
+pub use context::{Context, Host, LocalFuture, LocalSetHost};
+pub use error::{Cause, Error, ErrorKind};
+pub use metrics::{ConnectLatency, Metrics};
+pub use pool::{Pool, PoolConfig, Waiter};
+pub use transport::{Io, connect};

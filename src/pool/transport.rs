@@ -1,0 +1,53 @@
+//! Dialling a node: TCP and unix sockets.
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+
+use super::address::Address;
+
+/// A connected byte stream.
+pub trait Io: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
+/// A peer that vanished without a word is noticed after idle + interval * retries.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+/// Sent data may stay unacknowledged this long before the kernel gives the connection up.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Opens a connection; a name is resolved anew each time and its addresses tried in order.
+///
+/// # Cancel safety
+/// Dropping the future closes what was opened.
+pub async fn connect(address: &Address) -> io::Result<Box<dyn Io>> {
+    match address {
+        Address::Tcp { host, port } => {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for candidate in lookup_host((host.as_str(), *port)).await? {
+                match TcpStream::connect(candidate).await {
+                    Ok(stream) => return prepare(stream),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        }
+        Address::Unix { path } => Ok(Box::new(UnixStream::connect(path).await?)),
+    }
+}
+
+fn prepare(stream: TcpStream) -> io::Result<Box<dyn Io>> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(Box::new(stream))
+}
