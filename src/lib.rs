@@ -1,9 +1,19 @@
-//! The core of emcache.
+//! The core of emcache, a memcached client for asyncio.
 //!
 //! # Layout
+//! Each layer knows only those above it in this list; `tests/rust/layering.rs` checks it.
 //! - [`protocol`]: memcached's wire format; pure.
-//! - [`pool`]: connections and the pool of one node; Tokio, never Python.
-//! - [`cluster`]: many nodes, and which one gets a key.
+//! - [`pool`]: connections, and the pool of one node; Tokio, never Python.
+//! - [`cluster`]: many nodes, and which one gets a key; never Python.
+//! - `bridge`: between the core and Python's event loop; the only one that imports `PyO3`.
+#[cfg(feature = "python")]
+mod bridge;
 pub mod cluster;
 pub mod pool;
 pub mod protocol;
+
+#[cfg(feature = "python")]
+#[pyo3::pymodule(gil_used = true)]
+fn _emcache(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+    bridge::register(module)
+}

@@ -1,0 +1,88 @@
+"""The exceptions of the package.
+
+::
+
+    EmcacheError
+    ├─ InvalidKeyError                  also ValueError
+    ├─ ClientClosedError                also RuntimeError
+    ├─ ClusterNoAvailableNodes
+    ├─ OverloadedError                  queues to a node are full
+    ├─ OperationTimeoutError            also TimeoutError (asyncio.TimeoutError)
+    ├─ ConnectionFailedError            also ConnectionError and TimeoutError
+    │  ├─ NodeUnavailableError          known to be down: fails at once
+    │  └─ ProtocolError                 the server sent what is no answer
+    └─ CommandError                     the server answered no
+       ├─ StorageCommandError
+       │  └─ NotStoredStorageCommandError
+       ├─ NotFoundCommandError
+       ├─ ArithmeticCommandError        also ValueError
+       └─ AuthenticationError
+
+Under emcache 1.3 a lost connection showed as ``asyncio.TimeoutError``; handlers written for that
+still catch it.
+"""
+
+import asyncio
+
+
+class EmcacheError(Exception):
+    """Root of all exceptions of this package."""
+
+    node: str | None = None
+    """The node it happened with, as ``host:port`` or path, where that is known."""
+
+
+class InvalidKeyError(EmcacheError, ValueError):
+    """A key that memcached does not take; nothing was sent."""
+
+
+class ClientClosedError(EmcacheError, RuntimeError):
+    """The client is closed, or was closed while the call was under way."""
+
+
+class ClusterNoAvailableNodes(EmcacheError):
+    """All nodes are unhealthy, and ``purge_unhealthy_nodes`` keeps keys from them."""
+
+
+class OverloadedError(EmcacheError):
+    """Too many requests, or bytes, wait for one node; nothing was sent."""
+
+
+class OperationTimeoutError(EmcacheError, asyncio.TimeoutError):
+    """No reply within the client's timeout. A write may have happened all the same."""
+
+
+class ConnectionFailedError(EmcacheError, ConnectionError, asyncio.TimeoutError):
+    """The connection was lost before the reply. A write may have happened all the same."""
+
+
+class NodeUnavailableError(ConnectionFailedError):
+    """The node is known to be down; nothing was sent."""
+
+
+class ProtocolError(ConnectionFailedError):
+    """The server sent what is no reply to what was asked. The connection was closed."""
+
+
+class CommandError(EmcacheError):
+    """The server refused a command."""
+
+
+class StorageCommandError(CommandError):
+    """The server refused to store a value."""
+
+
+class NotStoredStorageCommandError(StorageCommandError):
+    """The condition of a storage command was not met."""
+
+
+class NotFoundCommandError(CommandError):
+    """There is no item with this key."""
+
+
+class ArithmeticCommandError(CommandError, ValueError):
+    """The item's value is not a number, or the server refused the delta."""
+
+
+class AuthenticationError(CommandError):
+    """The server did not accept the credentials."""

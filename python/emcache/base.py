@@ -1,0 +1,402 @@
+"""What a client is, and what it tells its user about its nodes."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from ._address import Address
+from ._emcache import Item as Item
+from .connection_pool import ConnectionPoolMetrics
+
+Value = bytes | bytearray | memoryview
+
+
+@dataclass
+class _ItemFields:
+    value: bytes
+    flags: int | None
+    cas: int | None
+
+
+# `dataclasses.fields`, `asdict` and `replace` take an Item for the dataclass that it was under 1.3.
+Item.__dataclass_fields__ = _ItemFields.__dataclass_fields__  # type: ignore[attr-defined]
+
+
+class ClusterManagment(metaclass=ABCMeta):
+    """The nodes of a client and how they are. (The spelling is that of 1.3.)"""
+
+    @abstractmethod
+    def nodes(self) -> list[Address]:
+        """Return all nodes: the healthy ones first."""
+
+    @abstractmethod
+    def healthy_nodes(self) -> list[Address]:
+        """Return the nodes that can be reached, as far as is known."""
+
+    @abstractmethod
+    def unhealthy_nodes(self) -> list[Address]:
+        """Return the nodes that could not be connected three times in a row."""
+
+    @abstractmethod
+    def connection_pool_metrics(self) -> dict[Address, ConnectionPoolMetrics]:
+        """Return a copy of each node's counters."""
+
+
+ClusterManagement = ClusterManagment
+
+
+class ClusterEvents(metaclass=ABCMeta):
+    """Told when a node turns healthy or unhealthy.
+
+    The methods are called one at a time, in the order in which it happened. An exception is logged
+    and the next event delivered. At most 1,000 events wait; more are dropped with a warning.
+    """
+
+    @abstractmethod
+    async def on_node_healthy(self, cluster_managment: ClusterManagment, host: Address) -> None:
+        """A node that was unhealthy has been connected again."""
+
+    @abstractmethod
+    async def on_node_unhealthy(self, cluster_managment: ClusterManagment, host: Address) -> None:
+        """A node could not be connected three times in a row and no connection is left."""
+
+
+class Client(metaclass=ABCMeta):
+    """A memcached client; :func:`emcache.create_client` makes one.
+
+    Every method below may raise, besides what it lists:
+
+    - ``RuntimeError`` (:class:`ClientClosedError`): the client is closed, or belongs to another loop;
+    - :class:`OperationTimeoutError`: no reply within ``timeout``; a write may have happened;
+    - :class:`ConnectionFailedError`: the connection was lost before the reply; a write may have
+      happened. Reads are asked once more on another connection before that;
+    - :class:`NodeUnavailableError`: the node is known to be down; nothing was sent;
+    - :class:`OverloadedError`: too much waits for the node; nothing was sent;
+    - :class:`ClusterNoAvailableNodes`: all nodes are down and ``purge_unhealthy_nodes`` is set;
+    - ``ValueError``, ``TypeError``: an argument that memcached would not take; nothing was sent.
+
+    A key is 1 to 250 bytes without whitespace and control bytes (no byte <= 0x20, no 0x7f).
+    ``exptime`` is in seconds: 0 never expires, a negative number expires at once, up to 2,592,000 (30
+    days) counts from now, above that it is read by the server as Unix time; it must fit 32 bits with
+    sign. ``flags`` are 32 bits that the server keeps with the item. A value is bytes-like; servers
+    refuse items over their limit (1 MiB unless started with ``-I``). With ``noreply`` a call
+    returns at once and errors of the server are counted but not raised; with more than 1,024 such
+    commands unanswered it waits for the answer.
+
+    Sources: memcached doc/protocol.txt, by the section named in each method.
+    """
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close all connections; calls under way raise :class:`ClientClosedError`.
+
+        Does nothing the second time.
+        """
+
+    @abstractmethod
+    def cluster_managment(self) -> ClusterManagment:
+        """Return what tells about the nodes; the same object each time."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @abstractmethod
+    async def get(self, key: bytes, return_flags: bool = False) -> Item | None:
+        """Get one item.
+
+        Returns:
+            The item, its ``cas`` None, its ``flags`` None unless ``return_flags``; None on a miss.
+
+        Raises:
+            CommandError: the server answered with an error.
+
+        Wire: ``get <key>*`` Source: "Retrieval command".
+        """
+
+    @abstractmethod
+    async def gets(self, key: bytes, return_flags: bool = False) -> Item | None:
+        """Get one item with its ``cas`` token, for :meth:`cas`; else as :meth:`get`.
+
+        Wire: ``gets <key>*`` Source: "Retrieval command".
+        """
+
+    @abstractmethod
+    async def get_many(
+        self, keys: Iterable[bytes], return_flags: bool = False
+    ) -> dict[bytes, Item]:
+        """Get many items, from all their nodes at once.
+
+        Returns:
+            The items by key; misses are absent, a repeated key counts once; ``{}`` for no keys.
+
+        Raises:
+            CommandError: a server answered with an error. One failing node fails the call.
+
+        Wire: ``get <key>*`` (lines under 8 KiB) Source: "Retrieval command".
+        """
+
+    @abstractmethod
+    async def gets_many(
+        self, keys: Iterable[bytes], return_flags: bool = False
+    ) -> dict[bytes, Item]:
+        """Get many items with their ``cas`` tokens; else as :meth:`get_many`.
+
+        Wire: ``gets <key>*`` Source: "Retrieval command".
+        """
+
+    @abstractmethod
+    async def gat(self, exptime: int, key: bytes, return_flags: bool = False) -> Item | None:
+        """Get one item and set its ``exptime`` anew; else as :meth:`get`.
+
+        Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
+        """
+
+    @abstractmethod
+    async def gats(self, exptime: int, key: bytes, return_flags: bool = False) -> Item | None:
+        """Get one item with its ``cas`` token and set its ``exptime`` anew; else as :meth:`get`.
+
+        Wire: ``gats <exptime> <key>+`` Source: "Get And Touch".
+        """
+
+    @abstractmethod
+    async def gat_many(
+        self, exptime: int, keys: Iterable[bytes], return_flags: bool = False
+    ) -> dict[bytes, Item]:
+        """Get many items and set their ``exptime`` anew; else as :meth:`get_many`.
+
+        Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
+        """
+
+    @abstractmethod
+    async def gats_many(
+        self, exptime: int, keys: Iterable[bytes], return_flags: bool = False
+    ) -> dict[bytes, Item]:
+        """Get many items with ``cas`` tokens and set their ``exptime`` anew; else as `get_many`.
+
+        Wire: ``gats <exptime> <key>+`` Source: "Get And Touch".
+        """
+
+    @abstractmethod
+    async def set(
+        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+    ) -> None:
+        """Store a value, whatever was there.
+
+        Raises:
+            StorageCommandError: refused; a value over the server's item limit also deletes what the
+                key had.
+
+        Wire: ``set <key> <flags> <exptime> <bytes>`` Source: "Storage commands".
+        """
+
+    @abstractmethod
+    async def add(
+        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+    ) -> None:
+        """Store a value only if the key does not exist.
+
+        Raises:
+            NotStoredStorageCommandError: the key exists.
+            StorageCommandError: refused.
+
+        Wire: ``add <key> <flags> <exptime> <bytes>`` Source: "Storage commands".
+        """
+
+    @abstractmethod
+    async def replace(
+        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+    ) -> None:
+        """Store a value only if the key exists.
+
+        Raises:
+            NotStoredStorageCommandError: the key does not exist.
+            StorageCommandError: refused.
+
+        Wire: ``replace <key> <flags> <exptime> <bytes>`` Source: "Storage commands".
+        """
+
+    @abstractmethod
+    async def append(self, key: bytes, value: Value, *, noreply: bool = False) -> None:
+        """Add bytes behind an existing value; its flags and expiry stay.
+
+        Raises:
+            NotStoredStorageCommandError: the key does not exist.
+            StorageCommandError: refused.
+
+        Wire: ``append <key> 0 0 <bytes>`` Source: "Storage commands".
+        """
+
+    @abstractmethod
+    async def prepend(self, key: bytes, value: Value, *, noreply: bool = False) -> None:
+        """Add bytes before an existing value; else as :meth:`append`.
+
+        Wire: ``prepend <key> 0 0 <bytes>`` Source: "Storage commands".
+        """
+
+    @abstractmethod
+    async def cas(
+        self,
+        key: bytes,
+        value: Value,
+        cas: int,
+        *,
+        flags: int = 0,
+        exptime: int = 0,
+        noreply: bool = False,
+    ) -> None:
+        """Store a value only if nobody changed the item since its ``cas`` token was read.
+
+        Args:
+            key: see :class:`Client`.
+            value: see :class:`Client`.
+            cas: the token of :meth:`gets`; 0 to 2**64 - 1, and 0 is a token like any other.
+            flags: see :class:`Client`.
+            exptime: see :class:`Client`.
+            noreply: see :class:`Client`.
+
+        Raises:
+            NotStoredStorageCommandError: the item was changed.
+            StorageCommandError: the key does not exist, or refused.
+
+        Wire: ``cas <key> <flags> <exptime> <bytes> <cas>`` Source: "Storage commands".
+        """
+
+    @abstractmethod
+    async def delete(self, key: bytes, *, noreply: bool = False) -> None:
+        """Delete one item.
+
+        Raises:
+            NotFoundCommandError: the key does not exist.
+
+        Wire: ``delete <key>`` Source: "Deletion".
+        """
+
+    @abstractmethod
+    async def increment(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
+        """Add to a number; it wraps at 2**64.
+
+        Args:
+            key: see :class:`Client`.
+            value: what to add, 0 to 2**64 - 1.
+            noreply: see :class:`Client`.
+
+        Returns:
+            The new number; None with ``noreply``.
+
+        Raises:
+            NotFoundCommandError: the key does not exist.
+            ArithmeticCommandError: the item is not a decimal number (also a ``ValueError``).
+
+        Wire: ``incr <key> <value>`` Source: "Increment/Decrement".
+        """
+
+    @abstractmethod
+    async def decrement(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
+        """Subtract from a number; it stops at 0. Else as :meth:`increment`.
+
+        The server does not shorten the stored digits: after 100 - 1 a :meth:`get` returns ``b"99 "``.
+
+        Wire: ``decr <key> <value>`` Source: "Increment/Decrement".
+        """
+
+    @abstractmethod
+    async def touch(self, key: bytes, exptime: int, *, noreply: bool = False) -> None:
+        """Set the ``exptime`` of an item anew without reading it.
+
+        Raises:
+            NotFoundCommandError: the key does not exist.
+
+        Wire: ``touch <key> <exptime>`` Source: "Touch".
+        """
+
+    @abstractmethod
+    async def flush_all(
+        self, memcached_host_address: Address, delay: int = 0, *, noreply: bool = False
+    ) -> None:
+        """Invalidate all items of one node.
+
+        Args:
+            memcached_host_address: one of the client's nodes.
+            delay: in seconds, from now; 0 to 2**32 - 1.
+            noreply: see :class:`Client`.
+
+        Raises:
+            ValueError: not a node of this client.
+            CommandError: refused.
+
+        Wire: ``flush_all [<delay>]`` Source: "Other commands".
+        """
+
+    @abstractmethod
+    async def version(self, memcached_host_address: Address) -> str | None:
+        """Return the version of one node's server, such as ``"1.6.18"``.
+
+        Wire: ``version`` Source: "Other commands".
+        """
+
+    @abstractmethod
+    async def stats(self, memcached_host_address: Address, *args: str) -> dict[str, str]:
+        """Return statistics of one node, by name.
+
+        Args:
+            memcached_host_address: one of the client's nodes.
+            *args: which ones: none for the general ones, or words such as ``"settings"``, ``"items"``.
+
+        Raises:
+            CommandError: an argument that the server does not know; ``"reset"`` too, although it is
+                done (as in 1.3).
+
+        Wire: ``stats[ <args>]`` Source: "Statistics".
+        """
+
+    @abstractmethod
+    async def verbosity(
+        self, memcached_host_address: Address, level: int, *, noreply: bool = False
+    ) -> None:
+        """Set how much one node's server logs; 0 to 2**32 - 1, above 2 means no more than 2.
+
+        Wire: ``verbosity <level>`` Source: "Other commands".
+        """
+
+    @abstractmethod
+    async def cache_memlimit(
+        self, memcached_host_address: Address, value: int, *, noreply: bool = False
+    ) -> None:
+        """Set how much memory one node may use.
+
+        Args:
+            memcached_host_address: one of the client's nodes.
+            value: in MiB; servers refuse less than 8.
+            noreply: see :class:`Client`.
+
+        Raises:
+            CommandError: refused.
+
+        Wire: ``cache_memlimit <value>`` Source: "Other commands".
+        """
+
+
+__all__ = [
+    "Address",
+    "Client",
+    "ClusterEvents",
+    "ClusterManagement",
+    "ClusterManagment",
+    "Item",
+    "Value",
+]

@@ -1,0 +1,352 @@
+"""The client: what arguments mean. What is done with them is in the core."""
+
+import warnings
+import weakref
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from ._emcache import CoreClient
+from .base import Client, ClusterEvents, ClusterManagment, Item, Value
+from .cluster import EventDispatcher, _ClusterManagment
+from .default_values import (
+    DEFAULT_AUTOBATCHING_ENABLED,
+    DEFAULT_AUTOBATCHING_MAX_KEYS,
+    DEFAULT_AUTODISCOVERY_POLL_INTERVAL,
+    DEFAULT_AUTODISCOVERY_TIMEOUT,
+    DEFAULT_CONNECTION_TIMEOUT,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_MIN_CONNECTIONS,
+    DEFAULT_PURGE_UNHEALTHY_NODES,
+    DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
+    DEFAULT_SSL,
+    DEFAULT_SSL_VERIFY,
+    DEFAULT_TIMEOUT,
+)
+
+
+class _Client(Client):
+    def __init__(
+        self,
+        addresses: list[Address],
+        cluster_events: ClusterEvents | None,
+        make_core: Callable[[Callable[[int, bool], object]], CoreClient],
+    ) -> None:
+        self._addresses = addresses
+        self._management = _ClusterManagment(addresses)
+        self._dispatcher = EventDispatcher(self._management, cluster_events)
+        # The core must not keep its client alive: it would never be seen that nobody closed it.
+        dispatcher = weakref.ref(self._dispatcher)
+
+        def on_health(index: int, healthy: bool) -> None:
+            if (alive := dispatcher()) is not None:
+                alive.node_changed(addresses[index], healthy)
+
+        self._core = make_core(on_health)
+        self._management.attach(self._core)
+
+    def __del__(self) -> None:
+        core: CoreClient | None = getattr(self, "_core", None)
+        if core is not None and not core.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            core.abandon()
+
+    def __repr__(self) -> str:
+        nodes = ", ".join(_text(address) for address in self._addresses)
+        return f"<emcache.Client {'closed' if self.closed else 'open'} nodes=[{nodes}]>"
+
+    def _node(self, address: Address) -> int:
+        try:
+            return self._addresses.index(address)
+        except ValueError:
+            raise ValueError(f"{address} can not be found") from None
+
+    @property
+    def closed(self) -> bool:
+        return self._core.closed
+
+    async def close(self) -> None:
+        self._dispatcher.close()
+        self._core.close()
+
+    def cluster_managment(self) -> ClusterManagment:
+        return self._management
+
+    async def get(self, key: bytes, return_flags: bool = False) -> Item | None:
+        return await self._core.get(key, return_flags)
+
+    async def gets(self, key: bytes, return_flags: bool = False) -> Item | None:
+        return await self._core.gets(key, return_flags)
+
+    async def get_many(
+        self, keys: Iterable[bytes], return_flags: bool = False
+    ) -> dict[bytes, Item]:
+        return await self._core.get_many(keys, return_flags)
+
+    async def gets_many(
+        self, keys: Iterable[bytes], return_flags: bool = False
+    ) -> dict[bytes, Item]:
+        return await self._core.gets_many(keys, return_flags)
+
+    async def gat(self, exptime: int, key: bytes, return_flags: bool = False) -> Item | None:
+        return await self._core.gat(exptime, key, return_flags)
+
+    async def gats(self, exptime: int, key: bytes, return_flags: bool = False) -> Item | None:
+        return await self._core.gats(exptime, key, return_flags)
+
+    async def gat_many(
+        self, exptime: int, keys: Iterable[bytes], return_flags: bool = False
+    ) -> dict[bytes, Item]:
+        return await self._core.gat_many(exptime, keys, return_flags)
+
+    async def gats_many(
+        self, exptime: int, keys: Iterable[bytes], return_flags: bool = False
+    ) -> dict[bytes, Item]:
+        return await self._core.gats_many(exptime, keys, return_flags)
+
+    async def set(
+        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+    ) -> None:
+        await self._core.set(key, value, flags, exptime, noreply)
+
+    async def add(
+        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+    ) -> None:
+        await self._core.add(key, value, flags, exptime, noreply)
+
+    async def replace(
+        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+    ) -> None:
+        await self._core.replace(key, value, flags, exptime, noreply)
+
+    async def append(self, key: bytes, value: Value, *, noreply: bool = False) -> None:
+        await self._core.append(key, value, 0, 0, noreply)
+
+    async def prepend(self, key: bytes, value: Value, *, noreply: bool = False) -> None:
+        await self._core.prepend(key, value, 0, 0, noreply)
+
+    async def cas(
+        self,
+        key: bytes,
+        value: Value,
+        cas: int,
+        *,
+        flags: int = 0,
+        exptime: int = 0,
+        noreply: bool = False,
+    ) -> None:
+        await self._core.cas(key, value, cas, flags, exptime, noreply)
+
+    async def delete(self, key: bytes, *, noreply: bool = False) -> None:
+        await self._core.delete(key, noreply)
+
+    async def increment(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
+        return await self._core.increment(key, value, noreply)
+
+    async def decrement(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
+        return await self._core.decrement(key, value, noreply)
+
+    async def touch(self, key: bytes, exptime: int, *, noreply: bool = False) -> None:
+        await self._core.touch(key, exptime, noreply)
+
+    async def flush_all(
+        self, memcached_host_address: Address, delay: int = 0, *, noreply: bool = False
+    ) -> None:
+        await self._core.flush_all(self._node(memcached_host_address), delay, noreply)
+
+    async def version(self, memcached_host_address: Address) -> str | None:
+        return await self._core.version(self._node(memcached_host_address))
+
+    async def stats(self, memcached_host_address: Address, *args: str) -> dict[str, str]:
+        return await self._core.stats(self._node(memcached_host_address), " ".join(args))
+
+    async def verbosity(
+        self, memcached_host_address: Address, level: int, *, noreply: bool = False
+    ) -> None:
+        await self._core.verbosity(self._node(memcached_host_address), level, noreply)
+
+    async def cache_memlimit(
+        self, memcached_host_address: Address, value: int, *, noreply: bool = False
+    ) -> None:
+        await self._core.cache_memlimit(self._node(memcached_host_address), value, noreply)
+
+
+class _CreateClient(Coroutine[Any, Any, Client]):
+    """What ``create_client`` returns: to be awaited, or entered with ``async with``."""
+
+    def __init__(self, create: Coroutine[Any, Any, Client]) -> None:
+        self._create = create
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[Any, Any, Client]:
+        return self._create.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._create.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._create.throw(*args)
+
+    def close(self) -> None:
+        self._create.close()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._create
+        return self._client
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+def create_client(
+    node_addresses: Sequence[Address],
+    *,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    max_connections: int = DEFAULT_MAX_CONNECTIONS,
+    min_connections: int = DEFAULT_MIN_CONNECTIONS,
+    purge_unused_connections_after: float | None = DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
+    connection_timeout: float | None = DEFAULT_CONNECTION_TIMEOUT,
+    cluster_events: ClusterEvents | None = None,
+    purge_unhealthy_nodes: bool = DEFAULT_PURGE_UNHEALTHY_NODES,
+    autobatching: bool = DEFAULT_AUTOBATCHING_ENABLED,
+    autobatching_max_keys: int = DEFAULT_AUTOBATCHING_MAX_KEYS,
+    ssl: bool = DEFAULT_SSL,
+    ssl_verify: bool = DEFAULT_SSL_VERIFY,
+    ssl_extra_ca: str | None = None,
+    username: str | None = None,
+    password: str | None = None,
+    autodiscovery: bool = False,
+    autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,
+    autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,
+) -> _CreateClient:
+    """Create a client in the running event loop.
+
+    Use it as ``client = await create_client(...)`` with ``await client.close()`` at the end, or as
+    ``async with create_client(...) as client``. It does not wait for a connection, so a node that
+    is down is no error here.
+
+    Args:
+        node_addresses: the nodes, at least one. Their order and spelling decide which node gets
+            which key: all clients of a cluster must agree on them.
+        timeout: seconds from a call to its reply, waiting for a connection included; None: no limit.
+        max_connections: at most this many connections to each node, >= 1.
+        min_connections: this many are opened at once and kept, 0 <= min <= max.
+        purge_unused_connections_after: seconds after which an unused connection above the minimum
+            is closed; None: never.
+        connection_timeout: seconds for resolving the name and connecting; None: no limit.
+        cluster_events: told when nodes turn unhealthy and healthy.
+        purge_unhealthy_nodes: route no keys to unhealthy nodes. Their keys move to other nodes and
+            back, so values may be stale.
+        autobatching: let single gets of one loop iteration share a command on the wire.
+        autobatching_max_keys: at most this many of them, >= 1.
+        ssl: not yet implemented.
+        ssl_verify: goes with ``ssl``.
+        ssl_extra_ca: goes with ``ssl``.
+        username: not yet implemented; together with ``password``.
+        password: see ``username``.
+        autodiscovery: not yet implemented.
+        autodiscovery_poll_interval: goes with ``autodiscovery``.
+        autodiscovery_timeout: goes with ``autodiscovery``.
+
+    Raises:
+        ValueError: an argument out of its range.
+        TypeError: an argument of a wrong type.
+        NotImplementedError: see above.
+    """
+    return _CreateClient(
+        _create_client(
+            node_addresses,
+            cluster_events,
+            not_yet={
+                "ssl": bool(ssl),
+                "username and password": _has_credentials(username, password),
+                "autodiscovery": bool(autodiscovery),
+            },
+            timeout=timeout,
+            min_connections=min_connections,
+            max_connections=max_connections,
+            purge_unused_connections_after=purge_unused_connections_after,
+            connection_timeout=connection_timeout,
+            purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
+            max_merged_keys=autobatching_max_keys if autobatching else 1,
+        )
+    )
+
+
+async def _create_client(
+    node_addresses: Sequence[Address],
+    cluster_events: ClusterEvents | None,
+    not_yet: dict[str, bool],
+    **options: Any,
+) -> Client:
+    addresses = list(node_addresses)
+    if not addresses:
+        raise ValueError("At least one memcached hosts needs to be provided")
+    endpoints = [_endpoint(address) for address in addresses]
+    _check_at_least("max_connections", options["max_connections"], 1)
+    _check_at_least("min_connections", options["min_connections"], 0)
+    if options["min_connections"] > options["max_connections"]:
+        raise ValueError("min_connections can not be higher than max_connections")
+    _check_at_least("autobatching_max_keys", options["max_merged_keys"], 1)
+    for name, asked in not_yet.items():
+        if asked:
+            raise NotImplementedError(f"{name}: not implemented yet in this version of emcache")
+    return _Client(
+        addresses,
+        cluster_events,
+        lambda on_health: CoreClient(endpoints, on_health=on_health, **options),
+    )
+
+
+def _has_credentials(username: str | None, password: str | None) -> bool:
+    if bool(username) != bool(password):
+        raise ValueError("username and password must be given together")
+    return bool(username)
+
+
+def _check_at_least(name: str, value: int, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}")
+
+
+def _endpoint(address: Address) -> tuple[str, int] | str:
+    match address:
+        case MemcachedUnixSocketPath(path):
+            _check_name("path", path)
+            return path
+        case MemcachedHostAddress(host, port):
+            _check_name("address", host)
+            if not isinstance(port, int) or isinstance(port, bool):
+                raise TypeError(f"port must be an int, not {type(port).__name__}")
+            if not 1 <= port <= 65535:
+                raise ValueError(f"port must be between 1 and 65535, not {port}")
+            return host, port
+        case _:
+            raise TypeError(
+                "node addresses must be MemcachedHostAddress or MemcachedUnixSocketPath, "
+                f"not {type(address).__name__}"
+            )
+
+
+def _check_name(name: str, value: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not value or any(char.isspace() or ord(char) < 32 for char in value):
+        raise ValueError(f"{name} must not be empty or contain whitespace")
+
+
+def _text(address: Address) -> str:
+    match address:
+        case MemcachedUnixSocketPath(path):
+            return path
+        case MemcachedHostAddress(host, port):
+            return f"{host}:{port}"

@@ -1,0 +1,19 @@
+"""The import path that emcache 1.3 had for its exceptions."""
+
+from ._errors import (
+    AuthenticationError,
+    ClusterNoAvailableNodes,
+    CommandError,
+    NotFoundCommandError,
+    NotStoredStorageCommandError,
+    StorageCommandError,
+)
+
+__all__ = [
+    "AuthenticationError",
+    "ClusterNoAvailableNodes",
+    "CommandError",
+    "NotFoundCommandError",
+    "NotStoredStorageCommandError",
+    "StorageCommandError",
+]

@@ -1,0 +1,578 @@
+//! `CoreClient`: one short method for each command.
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use super::completion::{self, Outcome};
+use super::loop_driver::running_loop;
+use super::registry::{self, Session};
+use super::waiter::{Gather, NoReplies, PyWaiter};
+use super::{convert, errors};
+use crate::cluster::{Cluster, ClusterConfig};
+use crate::pool::{Metrics, Pool, PoolConfig};
+use crate::protocol::{
+    ArithmeticVerb, Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, StorageVerb, Tick,
+};
+
+/// With more unanswered commands that nobody waits for, the next one is waited for after all: the
+/// caller is slowed down to what the server does.
+const MAX_UNANSWERED_NO_REPLIES: usize = 1024;
+
+#[pyclass(frozen, module = "emcache._emcache")]
+pub struct CoreClient {
+    id: u64,
+    closed: AtomicBool,
+    event_loop: Py<PyAny>,
+    /// The driver's callback, for when the client is abandoned on another thread.
+    turn: Py<PyAny>,
+}
+
+type Object<'py> = Bound<'py, PyAny>;
+type Awaitable = PyResult<Py<PyAny>>;
+
+#[pymethods]
+impl CoreClient {
+    #[new]
+    #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
+    #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
+        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes, max_merged_keys, on_health))]
+    fn new(
+        py: Python<'_>,
+        addresses: Vec<Object<'_>>,
+        timeout: Option<f64>,
+        min_connections: usize,
+        max_connections: usize,
+        purge_unused_connections_after: Option<f64>,
+        connection_timeout: Option<f64>,
+        purge_unhealthy_nodes: bool,
+        max_merged_keys: u32,
+        on_health: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let event_loop =
+            running_loop(py)?.ok_or_else(|| PyRuntimeError::new_err("no running event loop"))?;
+        let addresses = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
+        let timeout = seconds("timeout", timeout)?;
+        let config = ClusterConfig {
+            pool: PoolConfig {
+                min_connections,
+                max_connections,
+                purge_unused_after: seconds(
+                    "purge_unused_connections_after",
+                    purge_unused_connections_after,
+                )?,
+                connection_timeout: seconds("connection_timeout", connection_timeout)?,
+                timeout,
+                max_merged_keys,
+            },
+            purge_unhealthy_nodes,
+        };
+        let driver = registry::driver_of(&event_loop)?;
+        let session = Rc::new(Session {
+            cluster: Cluster::new(&driver.context, addresses, &config),
+            driver,
+            timeout,
+            no_replies: Rc::default(),
+            on_health,
+            closed: Cell::new(false),
+        });
+        let id = registry::next_id();
+        session.driver.add_session(&session);
+        registry::add_session(id, session.clone());
+        session.driver.settle(py)?;
+        let turn = session.driver.turn_callback(py);
+        Ok(Self { id, closed: AtomicBool::new(false), event_loop: event_loop.unbind(), turn })
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends all requests and closes all connections; does nothing the second time.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.closed.swap(true, Ordering::AcqRel) && !registry::close_session(py, self.id) {
+            self.closed.store(false, Ordering::Release);
+            return Err(errors::foreign());
+        }
+        Ok(())
+    }
+
+    /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the
+    /// closing is done on the loop's.
+    fn abandon(&self, py: Python<'_>) {
+        if !self.closed.swap(true, Ordering::AcqRel) && !registry::close_session(py, self.id) {
+            registry::abandon(self.id);
+            // A loop that is closed calls nobody; its thread sees to it when it next comes by.
+            let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
+        }
+    }
+
+    fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+        self.fetch(py, |_| Ok(RetrievalVerb::Get), key, return_flags)
+    }
+
+    fn gets(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+        self.fetch(py, |_| Ok(RetrievalVerb::Gets), key, return_flags)
+    }
+
+    fn gat(
+        &self,
+        py: Python<'_>,
+        exptime: &Object<'_>,
+        key: &Object<'_>,
+        return_flags: &Object<'_>,
+    ) -> Awaitable {
+        let verb = |_| Ok(RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? });
+        self.fetch(py, verb, key, return_flags)
+    }
+
+    fn gats(
+        &self,
+        py: Python<'_>,
+        exptime: &Object<'_>,
+        key: &Object<'_>,
+        return_flags: &Object<'_>,
+    ) -> Awaitable {
+        let verb = |_| Ok(RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? });
+        self.fetch(py, verb, key, return_flags)
+    }
+
+    fn get_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+        self.fetch_many(py, |_| Ok(RetrievalVerb::Get), keys, return_flags)
+    }
+
+    fn gets_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+        self.fetch_many(py, |_| Ok(RetrievalVerb::Gets), keys, return_flags)
+    }
+
+    fn gat_many(
+        &self,
+        py: Python<'_>,
+        exptime: &Object<'_>,
+        keys: &Object<'_>,
+        return_flags: &Object<'_>,
+    ) -> Awaitable {
+        let verb = |_| Ok(RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? });
+        self.fetch_many(py, verb, keys, return_flags)
+    }
+
+    fn gats_many(
+        &self,
+        py: Python<'_>,
+        exptime: &Object<'_>,
+        keys: &Object<'_>,
+        return_flags: &Object<'_>,
+    ) -> Awaitable {
+        let verb = |_| Ok(RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? });
+        self.fetch_many(py, verb, keys, return_flags)
+    }
+
+    fn set(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.store(py, |_| Ok(StorageVerb::Set), key, value, flags, exptime, noreply)
+    }
+
+    fn add(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.store(py, |_| Ok(StorageVerb::Add), key, value, flags, exptime, noreply)
+    }
+
+    fn replace(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.store(py, |_| Ok(StorageVerb::Replace), key, value, flags, exptime, noreply)
+    }
+
+    fn append(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.store(py, |_| Ok(StorageVerb::Append), key, value, flags, exptime, noreply)
+    }
+
+    fn prepend(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.store(py, |_| Ok(StorageVerb::Prepend), key, value, flags, exptime, noreply)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    fn cas(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        cas: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let verb = |_| Ok(StorageVerb::Cas { token: convert::integer("cas", cas)? });
+        self.store(py, verb, key, value, flags, exptime, noreply)
+    }
+
+    fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+        let session = self.session(py)?;
+        let key = convert::key(key)?;
+        session.command(py, Some(key), Command::Delete { key }, noreply)
+    }
+
+    fn increment(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.count(py, ArithmeticVerb::Incr, key, value, noreply)
+    }
+
+    fn decrement(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.count(py, ArithmeticVerb::Decr, key, value, noreply)
+    }
+
+    fn touch(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let session = self.session(py)?;
+        let key = convert::key(key)?;
+        let exptime = convert::integer("exptime", exptime)?;
+        session.command(py, Some(key), Command::Touch { key, exptime }, noreply)
+    }
+
+    fn flush_all(
+        &self,
+        py: Python<'_>,
+        node: usize,
+        delay: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let delay = convert::integer("delay", delay)?;
+        self.admin(py, node, Command::FlushAll { delay }, noreply.is_truthy()?)
+    }
+
+    fn version(&self, py: Python<'_>, node: usize) -> Awaitable {
+        self.admin(py, node, Command::Version, false)
+    }
+
+    fn verbosity(
+        &self,
+        py: Python<'_>,
+        node: usize,
+        level: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let level = convert::integer("level", level)?;
+        self.admin(py, node, Command::Verbosity { level }, noreply.is_truthy()?)
+    }
+
+    fn cache_memlimit(
+        &self,
+        py: Python<'_>,
+        node: usize,
+        value: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let megabytes = convert::integer("value", value)?;
+        self.admin(py, node, Command::CacheMemlimit { megabytes }, noreply.is_truthy()?)
+    }
+
+    fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
+        let session = self.session(py)?;
+        let args = StatsArgs::parse(args).ok_or_else(|| {
+            PyValueError::new_err("stats arguments must be words of printable ASCII")
+        })?;
+        let future = session.driver.create_future(py)?;
+        let stats = PyDict::new(py).unbind();
+        let waiter = PyWaiter::Stats { future: future.clone_ref(py), stats };
+        let request = Request::Command(Command::Stats { args });
+        session.send(py, session.cluster.pool(node), &request, waiter)?;
+        Ok(future)
+    }
+
+    /// The index of the node that a key belongs to.
+    fn node_for(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<usize> {
+        self.session(py)?.cluster.index_for(convert::key(key)?).map_err(errors::no_nodes)
+    }
+
+    /// Indexes of the healthy and of the unhealthy nodes.
+    fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
+        Ok(self.session(py)?.cluster.health())
+    }
+
+    /// The counters of one node, by the names of `ConnectionPoolMetrics`.
+    fn metrics<'py>(&self, py: Python<'py>, node: usize) -> PyResult<Bound<'py, PyDict>> {
+        metrics_dict(py, &self.session(py)?.cluster.pool(node).metrics())
+    }
+
+    /// Answers with an error to commands that nobody waited for.
+    #[getter]
+    fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.session(py)?.no_replies.errors.get())
+    }
+}
+
+impl CoreClient {
+    fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(errors::closed());
+        }
+        match registry::session(self.id) {
+            Some(session) if session.driver.is_running(py)? => Ok(session),
+            _ => Err(errors::foreign()),
+        }
+    }
+
+    fn fetch(
+        &self,
+        py: Python<'_>,
+        verb: impl FnOnce(()) -> PyResult<RetrievalVerb>,
+        key: &Object<'_>,
+        return_flags: &Object<'_>,
+    ) -> Awaitable {
+        let session = self.session(py)?;
+        let key = convert::key(key)?;
+        let verb = verb(())?;
+        let flags = return_flags.is_truthy()?;
+        let pool = session.cluster.pool_for(key).map_err(errors::no_nodes)?;
+        let future = session.driver.create_future(py)?;
+        let waiter = PyWaiter::One { future: future.clone_ref(py), flags, item: None };
+        session.send(py, pool, &Request::Retrieval { verb, keys: &[key] }, waiter)?;
+        Ok(future)
+    }
+
+    fn fetch_many(
+        &self,
+        py: Python<'_>,
+        verb: impl FnOnce(()) -> PyResult<RetrievalVerb>,
+        keys: &Object<'_>,
+        return_flags: &Object<'_>,
+    ) -> Awaitable {
+        let session = self.session(py)?;
+        let future = session.driver.create_future(py)?;
+        let items = PyDict::new(py).unbind();
+        if !keys.is_truthy()? {
+            completion::complete(future.clone_ref(py), Outcome::Value(items.into_any()));
+            session.driver.settle(py)?;
+            return Ok(future);
+        }
+        let objects = keys.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+        let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
+        let verb = verb(())?;
+        let flags = return_flags.is_truthy()?;
+        let lines = session.cluster.lines_for(&keys).map_err(errors::no_nodes)?;
+        let gather = Rc::new(Gather {
+            future: future.clone_ref(py),
+            items,
+            flags,
+            verb: verb.verb(),
+            missing_lines: Cell::new(lines.len()),
+            failed: Cell::new(false),
+        });
+        let deadline = session.deadline();
+        for (node, positions) in lines {
+            let line: Vec<Key<'_>> = positions.iter().map(|at| keys[*at]).collect();
+            let key_objects = positions.iter().map(|at| exact_bytes(&objects[*at])).collect();
+            let waiter = PyWaiter::Line { gather: gather.clone(), keys: key_objects };
+            let request = Request::Retrieval { verb, keys: &line };
+            session.cluster.pool(node).submit(&request, waiter, deadline);
+        }
+        session.driver.settle(py)?;
+        Ok(future)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    fn store(
+        &self,
+        py: Python<'_>,
+        verb: impl FnOnce(()) -> PyResult<StorageVerb>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let session = self.session(py)?;
+        let key = convert::key(key)?;
+        let value = convert::value(value)?;
+        let verb = verb(())?;
+        let flags = convert::integer("flags", flags)?;
+        let exptime = convert::integer("exptime", exptime)?;
+        let value = value.as_bytes();
+        let command = Command::Storage { verb, key, flags, exptime, value };
+        session.command(py, Some(key), command, noreply)
+    }
+
+    fn count(
+        &self,
+        py: Python<'_>,
+        verb: ArithmeticVerb,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let session = self.session(py)?;
+        let key = convert::key(key)?;
+        let delta = convert::integer("value", value)?;
+        session.command(py, Some(key), Command::Arithmetic { verb, key, delta }, noreply)
+    }
+
+    fn admin(&self, py: Python<'_>, node: usize, command: Command<'_>, noreply: bool) -> Awaitable {
+        let session = self.session(py)?;
+        session.run(py, session.cluster.pool(node), command, noreply)
+    }
+}
+
+impl Session {
+    fn deadline(&self) -> Tick {
+        match self.timeout {
+            None => NEVER,
+            limit => self.driver.context.deadline_after(limit),
+        }
+    }
+
+    fn send(
+        &self,
+        py: Python<'_>,
+        pool: &Pool<PyWaiter>,
+        request: &Request<'_>,
+        waiter: PyWaiter,
+    ) -> PyResult<()> {
+        pool.submit(request, waiter, self.deadline());
+        self.driver.settle(py)
+    }
+
+    fn command(
+        &self,
+        py: Python<'_>,
+        key: Option<Key<'_>>,
+        command: Command<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let pool = match key {
+            Some(key) => self.cluster.pool_for(key).map_err(errors::no_nodes)?,
+            None => self.cluster.pool(0),
+        };
+        self.run(py, pool, command, noreply.is_truthy()?)
+    }
+
+    fn run(
+        &self,
+        py: Python<'_>,
+        pool: &Pool<PyWaiter>,
+        command: Command<'_>,
+        noreply: bool,
+    ) -> Awaitable {
+        let future = self.driver.create_future(py)?;
+        let waiter = if noreply {
+            self.no_reply_waiter(py, &future)
+        } else {
+            PyWaiter::Command { future: future.clone_ref(py), verb: command.verb() }
+        };
+        self.send(py, pool, &Request::Command(command), waiter)?;
+        Ok(future)
+    }
+
+    /// The caller of a command without a reply goes on at once, unless too many are unanswered.
+    fn no_reply_waiter(&self, py: Python<'_>, future: &Py<PyAny>) -> PyWaiter {
+        let backlog: Rc<NoReplies> = self.no_replies.clone();
+        backlog.unanswered.set(backlog.unanswered.get() + 1);
+        let future = future.clone_ref(py);
+        if backlog.unanswered.get() <= MAX_UNANSWERED_NO_REPLIES {
+            completion::complete(future, Outcome::Value(py.None()));
+            PyWaiter::NoReply { backlog, held: None }
+        } else {
+            PyWaiter::NoReply { backlog, held: Some(future) }
+        }
+    }
+}
+
+/// The key as the result's dict will hold it.
+fn exact_bytes(object: &Object<'_>) -> Py<PyBytes> {
+    match object.cast_exact::<PyBytes>() {
+        Ok(bytes) => bytes.clone().unbind(),
+        // A subclass may bring its own `__hash__`, which must not run while the core is borrowed.
+        Err(_) => {
+            let bytes = object.cast::<PyBytes>().map(|bytes| bytes.as_bytes()).unwrap_or_default();
+            PyBytes::new(object.py(), bytes).unbind()
+        }
+    }
+}
+
+fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
+    value
+        .map(|secs| {
+            Duration::try_from_secs_f64(secs).map_err(|_| {
+                PyValueError::new_err(format!("{name} must be a number of seconds >= 0, or None"))
+            })
+        })
+        .transpose()
+}
+
+fn metrics_dict<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, count) in [
+        ("cur_connections", metrics.cur_connections),
+        ("connections_created", metrics.connections_created),
+        ("connections_created_with_error", metrics.connections_created_with_error),
+        ("connections_purged", metrics.connections_purged),
+        ("connections_closed", metrics.connections_closed),
+        ("operations_executed", metrics.operations_executed),
+        ("operations_executed_with_error", metrics.operations_executed_with_error),
+        ("operations_waited", metrics.operations_waited),
+    ] {
+        dict.set_item(name, count)?;
+    }
+    let latency = metrics.create_connection;
+    dict.set_item("create_connection_avg", latency.map(|l| l.avg_secs))?;
+    dict.set_item("create_connection_p50", latency.map(|l| l.p50_secs))?;
+    dict.set_item("create_connection_p99", latency.map(|l| l.p99_secs))?;
+    dict.set_item("create_connection_upper", latency.map(|l| l.upper_secs))?;
+    Ok(dict)
+}

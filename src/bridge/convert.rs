@@ -1,0 +1,71 @@
+//! Arguments from Python: checked here, before anything is sent.
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyInt, PyMemoryView};
+
+use super::errors::InvalidKeyError;
+use crate::pool::Address;
+use crate::protocol::{Key, MAX_VALUE_LEN};
+
+pub fn key<'a>(object: &'a Bound<'_, PyAny>) -> PyResult<Key<'a>> {
+    let bytes = object.cast::<PyBytes>().map_err(|_| wrong_type("key", "bytes", object))?;
+    Key::parse(bytes.as_bytes()).map_err(|error| InvalidKeyError::new_err(error.to_string()))
+}
+
+/// The value as `bytes`: itself if it is, a copy of any other bytes-like object (which may change
+/// while it waits to be sent).
+pub fn value<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let bytes = if let Ok(bytes) = object.cast::<PyBytes>() {
+        bytes.clone()
+    } else {
+        let view = PyMemoryView::from(object)
+            .map_err(|_| wrong_type("value", "a bytes-like object", object))?;
+        view.call_method0("tobytes")?.cast_into::<PyBytes>()?
+    };
+    if bytes.as_bytes().len() as u64 > MAX_VALUE_LEN {
+        return Err(PyValueError::new_err(format!(
+            "value has {} bytes (at most {MAX_VALUE_LEN})",
+            bytes.as_bytes().len()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// An integer of exactly the range of `T`; a `bool` is none.
+pub fn integer<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
+    if !object.is_instance_of::<PyInt>() || object.is_instance_of::<PyBool>() {
+        return Err(wrong_type(name, "int", object));
+    }
+    object.extract::<i128>().ok().and_then(|n| T::try_from(n).ok()).ok_or_else(|| {
+        let (low, high) = T::LIMITS;
+        PyValueError::new_err(format!("{name} must be between {low} and {high}"))
+    })
+}
+
+pub trait Range: TryFrom<i128> {
+    const LIMITS: (&str, &str);
+}
+impl Range for u32 {
+    const LIMITS: (&str, &str) = ("0", "4294967295");
+}
+impl Range for i32 {
+    const LIMITS: (&str, &str) = ("-2147483648", "2147483647");
+}
+impl Range for u64 {
+    const LIMITS: (&str, &str) = ("0", "18446744073709551615");
+}
+
+/// `(host, port)` or a path.
+pub fn address(object: &Bound<'_, PyAny>) -> PyResult<Address> {
+    match object.extract::<(String, u16)>() {
+        Ok((host, port)) => Ok(Address::Tcp { host, port }),
+        Err(_) => Ok(Address::Unix { path: object.extract()? }),
+    }
+}
+
+fn wrong_type(name: &str, expected: &str, object: &Bound<'_, PyAny>) -> PyErr {
+    let got = object.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!(
+        "Argument '{name}' has incorrect type (expected {expected}, got {got})"
+    ))
+}

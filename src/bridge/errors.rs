@@ -1,0 +1,72 @@
+//! Failures of the core as exceptions of the package: one match each.
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::{import_exception, intern};
+
+use crate::cluster::ClusterError;
+use crate::pool;
+use crate::protocol::{ErrorKind, Shape, Verb};
+
+import_exception!(emcache._errors, ArithmeticCommandError);
+import_exception!(emcache._errors, ClientClosedError);
+import_exception!(emcache._errors, ClusterNoAvailableNodes);
+import_exception!(emcache._errors, CommandError);
+import_exception!(emcache._errors, ConnectionFailedError);
+import_exception!(emcache._errors, InvalidKeyError);
+import_exception!(emcache._errors, NodeUnavailableError);
+import_exception!(emcache._errors, NotFoundCommandError);
+import_exception!(emcache._errors, NotStoredStorageCommandError);
+import_exception!(emcache._errors, OperationTimeoutError);
+import_exception!(emcache._errors, OverloadedError);
+import_exception!(emcache._errors, ProtocolError);
+import_exception!(emcache._errors, StorageCommandError);
+
+pub fn closed() -> PyErr {
+    ClientClosedError::new_err("Emcache client is closed")
+}
+
+pub fn foreign() -> PyErr {
+    PyRuntimeError::new_err("this client belongs to another event loop (or to its thread)")
+}
+
+pub fn no_nodes(error: ClusterError) -> PyErr {
+    ClusterNoAvailableNodes::new_err(error.to_string())
+}
+
+pub fn not_stored() -> PyErr {
+    NotStoredStorageCommandError::new_err(())
+}
+
+pub fn not_found(verb: Verb) -> PyErr {
+    match verb.shape() {
+        Shape::Storage => StorageCommandError::new_err(format!("key not found ({})", verb.name())),
+        _ => NotFoundCommandError::new_err(()),
+    }
+}
+
+pub fn refused(verb: Verb, kind: ErrorKind, line: &str) -> PyErr {
+    let text = format!("the server answered '{line}' ({})", verb.name());
+    match (verb.shape(), kind) {
+        (Shape::Storage, _) => StorageCommandError::new_err(text),
+        (Shape::Arithmetic, ErrorKind::Client) => ArithmeticCommandError::new_err(text),
+        _ => CommandError::new_err(text),
+    }
+}
+
+pub fn failed(py: Python<'_>, error: &pool::Error) -> PyErr {
+    use pool::ErrorKind as Kind;
+    let text = error.to_string();
+    let exception = match error.kind() {
+        Kind::Timeout { .. } => OperationTimeoutError::new_err(text),
+        Kind::Protocol => ProtocolError::new_err(text),
+        Kind::Unavailable => NodeUnavailableError::new_err(text),
+        Kind::Saturated { .. } => OverloadedError::new_err(text),
+        Kind::Closed => ClientClosedError::new_err(text),
+        _ => ConnectionFailedError::new_err(text),
+    };
+    let node = error.node().to_string();
+    if let Err(error) = exception.value(py).setattr(intern!(py, "node"), node) {
+        return error;
+    }
+    exception
+}

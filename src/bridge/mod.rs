@@ -1,0 +1,21 @@
+//! Between Rust and Python; the only folder that knows both.
+//!
+//! What crosses: calls of [`client::CoreClient`] with borrowed arguments, futures of asyncio that it
+//! returns, results and exceptions that a turn of the [`loop_driver`] gives to them.
+mod client;
+mod completion;
+mod convert;
+mod errors;
+mod item;
+mod loop_driver;
+mod registry;
+mod runtime;
+mod waiter;
+
+use pyo3::prelude::*;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<client::CoreClient>()?;
+    module.add_class::<item::Item>()?;
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The cores of this thread.
+//!
+//! A core is neither `Send` nor `Sync`; Python objects must be both. So they hold a number, and the
+//! core is found by it on the thread that it belongs to, and nowhere else.
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use super::loop_driver::LoopDriver;
+use super::waiter::{NoReplies, PyWaiter};
+use crate::cluster::Cluster;
+
+/// One client.
+pub struct Session {
+    pub driver: Rc<LoopDriver>,
+    pub cluster: Cluster<PyWaiter>,
+    pub timeout: Option<Duration>,
+    pub no_replies: Rc<NoReplies>,
+    /// Called with the index of a node and whether it is healthy.
+    pub on_health: Py<PyAny>,
+    pub closed: Cell<bool>,
+}
+
+thread_local! {
+    static DRIVERS: RefCell<Vec<Rc<LoopDriver>>> = const { RefCell::new(Vec::new()) };
+    static SESSIONS: RefCell<HashMap<u64, Rc<Session>, Identity>> = RefCell::default();
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A number that was never given before in this process.
+pub fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Sessions to be closed by the threads that they belong to.
+static ABANDONED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+static ANY_ABANDONED: AtomicBool = AtomicBool::new(false);
+
+/// Leaves a session to be closed on its own thread.
+pub fn abandon(id: u64) {
+    if let Ok(mut abandoned) = ABANDONED.lock() {
+        abandoned.push(id);
+        ANY_ABANDONED.store(true, Ordering::Release);
+    }
+}
+
+/// Closes the sessions of this thread that were abandoned on another.
+pub fn close_abandoned(py: Python<'_>) {
+    if !ANY_ABANDONED.load(Ordering::Acquire) {
+        return;
+    }
+    // The lock is not held while sessions are closed: that may run Python, which may abandon more.
+    let Ok(mut abandoned) = ABANDONED.lock().map(|mut list| std::mem::take(&mut *list)) else {
+        return;
+    };
+    abandoned.retain(|id| !close_session(py, *id));
+    if let Ok(mut list) = ABANDONED.lock() {
+        list.append(&mut abandoned);
+        ANY_ABANDONED.store(!list.is_empty(), Ordering::Release);
+    }
+}
+
+pub fn driver(id: u64) -> Option<Rc<LoopDriver>> {
+    DRIVERS.with_borrow(|drivers| drivers.iter().find(|driver| driver.id() == id).cloned())
+}
+
+/// The driver of `event_loop`, which must be running on this thread.
+pub fn driver_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<LoopDriver>> {
+    close_abandoned(event_loop.py());
+    let known =
+        DRIVERS.with_borrow(|drivers| drivers.iter().find(|d| d.drives(event_loop)).cloned());
+    if let Some(driver) = known {
+        return Ok(driver);
+    }
+    let driver = LoopDriver::start(event_loop, next_id())?;
+    DRIVERS.with_borrow_mut(|drivers| drivers.push(driver.clone()));
+    Ok(driver)
+}
+
+pub fn forget_driver(id: u64) {
+    // Dropped after the borrow: with it go Python objects.
+    let _forgotten = DRIVERS.with_borrow_mut(|drivers| {
+        let at = drivers.iter().position(|driver| driver.id() == id)?;
+        Some(drivers.swap_remove(at))
+    });
+}
+
+pub fn add_session(id: u64, session: Rc<Session>) {
+    SESSIONS.with_borrow_mut(|sessions| sessions.insert(id, session));
+}
+
+pub fn session(id: u64) -> Option<Rc<Session>> {
+    SESSIONS.with_borrow(|sessions| sessions.get(&id).cloned())
+}
+
+/// Closes a session of this thread; `false` if it is not here.
+pub fn close_session(py: Python<'_>, id: u64) -> bool {
+    let Some(session) = SESSIONS.with_borrow_mut(|sessions| sessions.remove(&id)) else {
+        return false;
+    };
+    session.closed.set(true);
+    session.cluster.close();
+    super::completion::deliver(py);
+    let driver = session.driver.clone();
+    driver.remove_session(py, &session);
+    true
+}
+
+impl Session {
+    pub fn tell_health(&self, py: Python<'_>) {
+        for change in self.cluster.take_changes() {
+            if let Err(error) = self.on_health.call1(py, (change.node, change.healthy)) {
+                error.write_unraisable(py, None);
+            }
+        }
+    }
+}
+
+/// The ids are unique already.
+#[derive(Clone, Copy, Default)]
+struct Identity(u64);
+
+impl std::hash::BuildHasher for Identity {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl std::hash::Hasher for Identity {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // hashbrown takes its tag from the high bits.
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,169 @@
+//! A Tokio runtime without a thread, run in turns by whoever watches its descriptor.
+//!
+//! When the descriptor is readable or a deadline has passed, [`TurnRuntime::turn`] polls Tokio's I/O
+//! and time drivers once without blocking and runs what that woke until nothing is left. Measured and
+//! explained in docs/design/seam.md; pinned by tests/rust/runtime.rs's counterpart in tests/server.
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::LocalSet;
+
+use crate::pool::LocalFuture;
+
+pub struct TurnRuntime {
+    engine: RefCell<Option<Engine>>,
+    inbox: Inbox,
+    woken: Arc<TurnWaker>,
+    waker: Waker,
+    epoll_fd: RawFd,
+    turning: Cell<bool>,
+}
+
+struct Engine {
+    runtime: Runtime,
+    tasks: LocalSet,
+}
+
+/// Tasks that the next turn starts.
+pub type Inbox = Rc<RefCell<Vec<LocalFuture>>>;
+
+struct TurnWaker {
+    owner: ThreadId,
+    woken: AtomicBool,
+    /// Written from other threads only: makes the watched descriptor readable.
+    bell: StdUnixStream,
+}
+
+impl Wake for TurnWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        // On the owner's thread the turn that is running sees the flag, or whoever woke outside of
+        // one asks for a turn. From elsewhere (a name was resolved on Tokio's blocking pool) the
+        // descriptor must tell. A full pipe tells already.
+        if thread::current().id() != self.owner {
+            let _ = (&self.bell).write(&[0]);
+        }
+    }
+}
+
+impl TurnRuntime {
+    pub fn new(inbox: Inbox) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .thread_keep_alive(Duration::from_secs(1))
+            .build()?;
+        let (bell, ring) = StdUnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        ring.set_nonblocking(true)?;
+        let ring = {
+            let _entered = runtime.enter();
+            UnixStream::from_std(ring)?
+        };
+        let epoll_fd = epoll_watching(ring.as_raw_fd())?;
+        let tasks = LocalSet::new();
+        tasks.spawn_local(empty_bell(ring));
+        let owner = thread::current().id();
+        let woken = Arc::new(TurnWaker { owner, woken: AtomicBool::new(true), bell });
+        let waker = Waker::from(woken.clone());
+        let engine = RefCell::new(Some(Engine { runtime, tasks }));
+        Ok(Self { engine, inbox, woken, waker, epoll_fd, turning: Cell::new(false) })
+    }
+
+    /// What to watch for reading.
+    pub fn fd(&self) -> RawFd {
+        self.epoll_fd
+    }
+
+    /// Whether a task was woken, or is to be started, since the last turn ended.
+    pub fn wants_turn(&self) -> bool {
+        !self.turning.get()
+            && (self.woken.woken.load(Ordering::Acquire) || !self.inbox.borrow().is_empty())
+    }
+
+    pub fn turn(&self) {
+        let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
+        let Some(Engine { runtime, tasks }) = engine.as_mut() else { return };
+        self.turning.set(true);
+        runtime.block_on(async {
+            // Parks the runtime once without waiting: takes what epoll has and fires timers.
+            tokio::task::yield_now().await;
+            // Here and now, and in a set of our own: tasks on Tokio's queue could be left there by
+            // the end of `block_on`, with their event taken and nobody to call again.
+            poll_fn(|_| self.run_tasks(tasks)).await;
+        });
+        self.turning.set(false);
+    }
+
+    fn run_tasks(&self, tasks: &mut LocalSet) -> Poll<()> {
+        let mut cx = TaskContext::from_waker(&self.waker);
+        loop {
+            for task in self.inbox.take() {
+                tasks.spawn_local(task);
+            }
+            self.woken.woken.store(false, Ordering::Release);
+            let _: Poll<()> = Pin::new(&mut *tasks).poll(&mut cx);
+            if !self.woken.woken.load(Ordering::Acquire) && self.inbox.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Drops all tasks and closes all that Tokio holds. Does nothing the second time.
+    pub fn shut_down(&self) {
+        self.inbox.take();
+        let Some(Engine { runtime, tasks }) = self.engine.take() else { return };
+        {
+            let _entered = runtime.enter();
+            drop(tasks);
+        }
+        // A plain drop could wait for a name that is being resolved.
+        runtime.shutdown_background();
+    }
+}
+
+async fn empty_bell(ring: UnixStream) {
+    let mut pulls = [0; 64];
+    while ring.readable().await.is_ok() {
+        while matches!(ring.try_read(&mut pulls), Ok(n) if n > 0) {}
+    }
+}
+
+/// Tokio does not give its epoll descriptor away, but the kernel says which one watches `fd`.
+fn epoll_watching(fd: RawFd) -> io::Result<RawFd> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        // A process may have thousands of descriptors: open the info of the few that are epolls.
+        let is_epoll = std::fs::read_link(entry.path())
+            .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
+        let Some(number) = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok()) else {
+            continue;
+        };
+        if is_epoll && watches(number, fd) {
+            return Ok(number);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::Unsupported, "Tokio's epoll instance was not found in /proc"))
+}
+
+fn watches(epoll: RawFd, fd: RawFd) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap_or_default();
+    info.lines()
+        .filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next()?.parse().ok())
+        .any(|watched: RawFd| watched == fd)
+}
