@@ -8,10 +8,10 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::completion::{self, Outcome};
+use super::future::{OpFuture, Wake};
 use super::loop_driver::running_loop;
 use super::registry::{self, Session};
-use super::waiter::{Gather, NoReplies, PyWaiter};
+use super::waiter::{Gather, PyWaiter};
 use super::{convert, errors};
 use crate::cluster::{Cluster, ClusterConfig};
 use crate::pool::{Metrics, Pool, PoolConfig};
@@ -33,7 +33,7 @@ pub struct CoreClient {
 }
 
 type Object<'py> = Bound<'py, PyAny>;
-type Awaitable = PyResult<Py<PyAny>>;
+type Awaitable = PyResult<Py<OpFuture>>;
 
 #[pymethods]
 impl CoreClient {
@@ -398,8 +398,7 @@ impl CoreClient {
         let future = session.driver.create_future(py)?;
         let items = PyDict::new(py).unbind();
         if !keys.is_truthy()? {
-            completion::complete(future.clone_ref(py), Outcome::Value(items.into_any()));
-            session.driver.settle(py)?;
+            OpFuture::resolve(future.bind(py), Ok(items.into_any()), Wake::Soon)?;
             return Ok(future);
         }
         let objects = keys.try_iter()?.collect::<PyResult<Vec<_>>>()?;
@@ -511,7 +510,7 @@ impl Session {
     ) -> Awaitable {
         let future = self.driver.create_future(py)?;
         let waiter = if noreply {
-            self.no_reply_waiter(py, &future)
+            self.no_reply_waiter(py, &future)?
         } else {
             PyWaiter::Command { future: future.clone_ref(py), verb: command.verb() }
         };
@@ -520,16 +519,17 @@ impl Session {
     }
 
     /// The caller of a command without a reply goes on at once, unless too many are unanswered.
-    fn no_reply_waiter(&self, py: Python<'_>, future: &Py<PyAny>) -> PyWaiter {
-        let backlog: Rc<NoReplies> = self.no_replies.clone();
-        backlog.unanswered.set(backlog.unanswered.get() + 1);
-        let future = future.clone_ref(py);
-        if backlog.unanswered.get() <= MAX_UNANSWERED_NO_REPLIES {
-            completion::complete(future, Outcome::Value(py.None()));
-            PyWaiter::NoReply { backlog, held: None }
+    fn no_reply_waiter(&self, py: Python<'_>, future: &Py<OpFuture>) -> PyResult<PyWaiter> {
+        let backlog = self.no_replies.clone();
+        let unanswered = backlog.unanswered.get() + 1;
+        backlog.unanswered.set(unanswered);
+        let held = if unanswered <= MAX_UNANSWERED_NO_REPLIES {
+            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
+            None
         } else {
-            PyWaiter::NoReply { backlog, held: Some(future) }
-        }
+            Some(future.clone_ref(py))
+        };
+        Ok(PyWaiter::NoReply { backlog, held })
     }
 }
 

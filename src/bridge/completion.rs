@@ -4,10 +4,11 @@
 //! only leaves the result here; [`deliver`] gives it to the future when the core is free again.
 use std::cell::RefCell;
 
-use pyo3::intern;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use super::errors;
+use super::future::{OpFuture, Wake};
 use crate::pool;
 use crate::protocol::{ErrorKind, Verb};
 
@@ -31,7 +32,7 @@ pub enum Outcome {
 }
 
 struct Completion {
-    future: Py<PyAny>,
+    future: Py<OpFuture>,
     outcome: Outcome,
 }
 
@@ -39,7 +40,7 @@ thread_local! {
     static COMPLETIONS: RefCell<Vec<Completion>> = const { RefCell::new(Vec::new()) };
 }
 
-pub fn complete(future: Py<PyAny>, outcome: Outcome) {
+pub fn complete(future: Py<OpFuture>, outcome: Outcome) {
     COMPLETIONS.with_borrow_mut(|completions| completions.push(Completion { future, outcome }));
 }
 
@@ -47,60 +48,54 @@ pub fn is_pending() -> bool {
     COMPLETIONS.with_borrow(|completions| !completions.is_empty())
 }
 
-/// Resolves the futures of what was completed on this thread.
-pub fn deliver(py: Python<'_>) {
-    // Setting a result may run code of anybody's (a finalizer, by way of the garbage collector), and
-    // that may complete more.
-    while is_pending() {
-        let mut batch = COMPLETIONS.take();
-        for Completion { future, outcome } in batch.drain(..) {
-            let future = future.bind(py);
-            if let Err(error) = resolve(future, outcome)
-                && !is_done(future)
-                && !is_loop_closed(future)
-            {
-                error.write_unraisable(py, Some(future));
-            }
+/// Resolves the futures of what was completed on this thread until now. What the woken tasks complete
+/// in their turn (a call that fails at once) stays for the next time, or they could keep the loop from
+/// ever going on.
+///
+/// An error is one that must stop the loop, such as `KeyboardInterrupt`.
+pub fn deliver(py: Python<'_>, wake: Wake) -> PyResult<()> {
+    let mut batch = COMPLETIONS.take();
+    let mut stopped = Ok(());
+    let mut delivering = batch.drain(..);
+    for Completion { future, outcome } in delivering.by_ref() {
+        let future = future.bind(py);
+        let Err(error) = resolve(future, outcome, wake) else { continue };
+        if !error.is_instance_of::<PyException>(py) {
+            stopped = Err(error);
+            break;
         }
-        COMPLETIONS.with_borrow_mut(|completions| {
-            if completions.is_empty() {
-                *completions = batch;
-            }
-        });
+        if !is_loop_closed(future) {
+            error.write_unraisable(py, Some(future));
+        }
     }
+    let rest: Vec<Completion> = delivering.collect();
+    COMPLETIONS.with_borrow_mut(|completions| {
+        if completions.is_empty() && rest.is_empty() {
+            *completions = batch;
+        } else {
+            completions.splice(0..0, rest);
+        }
+    });
+    stopped
 }
 
-fn resolve(future: &Bound<'_, PyAny>, outcome: Outcome) -> PyResult<()> {
-    let py = future.py();
-    let error = match outcome {
-        Outcome::Value(value) => {
-            future.call_method1(intern!(py, "set_result"), (value,))?;
-            return Ok(());
-        }
-        Outcome::NotStored => errors::not_stored(),
-        Outcome::NotFound { verb } => errors::not_found(verb),
-        Outcome::Refused { verb, kind, line } => errors::refused(verb, kind, &line),
-        Outcome::Failed(error) => errors::failed(py, &error),
+fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake) -> PyResult<()> {
+    let result = match outcome {
+        Outcome::Value(value) => Ok(value),
+        Outcome::NotStored => Err(errors::not_stored()),
+        Outcome::NotFound { verb } => Err(errors::not_found(verb)),
+        Outcome::Refused { verb, kind, line } => Err(errors::refused(verb, kind, &line)),
+        Outcome::Failed(error) => Err(errors::failed(future.py(), &error)),
         Outcome::Nobody => return Ok(()),
     };
-    future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))?;
-    Ok(())
+    OpFuture::resolve(future, result, wake)
 }
 
-/// A future that was cancelled takes no result, and nobody misses it.
-pub fn is_done(future: &Bound<'_, PyAny>) -> bool {
+/// The tasks of a loop that was closed can be woken no more.
+fn is_loop_closed(future: &Bound<'_, OpFuture>) -> bool {
     future
-        .call_method0(intern!(future.py(), "done"))
-        .and_then(|done| done.is_truthy())
-        .unwrap_or(true)
-}
-
-/// The futures of a loop that was closed can wake nobody any more.
-fn is_loop_closed(future: &Bound<'_, PyAny>) -> bool {
-    let py = future.py();
-    future
-        .call_method0(intern!(py, "get_loop"))
-        .and_then(|event_loop| event_loop.call_method0(intern!(py, "is_closed")))
+        .call_method0("get_loop")
+        .and_then(|event_loop| event_loop.call_method0("is_closed"))
         .and_then(|closed| closed.is_truthy())
         .unwrap_or(true)
 }

@@ -13,6 +13,7 @@ use pyo3::sync::PyOnceLock;
 use tokio::time::Instant;
 
 use super::completion;
+use super::future::{OpFuture, Wake};
 use super::registry::{self, Session};
 use super::runtime::{Inbox, TurnRuntime};
 use crate::pool::{Context, Host, LocalFuture};
@@ -24,6 +25,8 @@ pub struct LoopDriver {
     wants_flush: Rc<Cell<bool>>,
     flush_scheduled: Cell<bool>,
     turn_scheduled: Cell<bool>,
+    /// Whether a turn is waking tasks at this moment.
+    turning: Cell<bool>,
     timer: RefCell<Option<(Instant, Py<PyAny>)>>,
     sessions: RefCell<Vec<Weak<Session>>>,
     python: PythonLoop,
@@ -32,7 +35,7 @@ pub struct LoopDriver {
 /// The loop and the methods of it that are called often, looked up once.
 struct PythonLoop {
     event_loop: Py<PyAny>,
-    create_future: Py<PyAny>,
+    is_running: Py<PyAny>,
     call_soon: Py<PyAny>,
     turn: Py<PyAny>,
     flush: Py<PyAny>,
@@ -62,16 +65,12 @@ struct LoopCallbacks {
 
 #[pymethods]
 impl LoopCallbacks {
-    fn turn(&self, py: Python<'_>) {
-        if let Some(driver) = registry::driver(self.driver) {
-            driver.turn(py);
-        }
+    fn turn(&self, py: Python<'_>) -> PyResult<()> {
+        registry::driver(self.driver).map_or(Ok(()), |driver| driver.turn(py))
     }
 
-    fn flush(&self, py: Python<'_>) {
-        if let Some(driver) = registry::driver(self.driver) {
-            driver.flush(py);
-        }
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        registry::driver(self.driver).map_or(Ok(()), |driver| driver.flush(py))
     }
 }
 
@@ -88,7 +87,7 @@ impl LoopDriver {
         let callbacks = Bound::new(py, LoopCallbacks { driver: id })?;
         let python = PythonLoop {
             event_loop: event_loop.clone().unbind(),
-            create_future: event_loop.getattr(intern!(py, "create_future"))?.unbind(),
+            is_running: event_loop.getattr(intern!(py, "is_running"))?.unbind(),
             call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
             turn: callbacks.getattr(intern!(py, "turn"))?.unbind(),
             flush: callbacks.getattr(intern!(py, "flush"))?.unbind(),
@@ -101,6 +100,7 @@ impl LoopDriver {
             wants_flush,
             flush_scheduled: Cell::new(false),
             turn_scheduled: Cell::new(false),
+            turning: Cell::new(false),
             timer: RefCell::new(None),
             sessions: RefCell::default(),
             python,
@@ -115,17 +115,19 @@ impl LoopDriver {
         self.python.event_loop.is(event_loop)
     }
 
-    /// Whether the calling code runs in this driver's loop. Asked once per iteration and not per
-    /// call: whoever comes after the first request of an iteration runs in the same loop.
+    /// Whether the calling code runs in this driver's loop: it runs on the loop's thread, and only one
+    /// loop runs there at a time. Asked once per iteration and not per call: whoever comes after the
+    /// first request of an iteration runs in the same loop. (asyncio's `_get_running_loop` costs a
+    /// system call up to Python 3.11.)
     pub fn is_running(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.flush_scheduled.get() {
+        if self.flush_scheduled.get() || self.turning.get() {
             return Ok(true);
         }
-        Ok(running_loop(py)?.is_some_and(|event_loop| self.drives(&event_loop)))
+        self.python.is_running.bind(py).call0()?.is_truthy()
     }
 
-    pub fn create_future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.python.create_future.call0(py)
+    pub fn create_future(&self, py: Python<'_>) -> PyResult<Py<OpFuture>> {
+        OpFuture::new(py, &self.python.event_loop)
     }
 
     pub fn turn_callback(&self, py: Python<'_>) -> Py<PyAny> {
@@ -148,40 +150,50 @@ impl LoopDriver {
 
     /// Sees to it that what the last call into the core left to do is done.
     pub fn settle(&self, py: Python<'_>) -> PyResult<()> {
-        if completion::is_pending() {
-            completion::deliver(py);
+        if self.turning.get() {
+            // The turn that woke the caller goes on when all are back, and sees to it.
+            return Ok(());
         }
         if self.wants_flush.take() && !self.flush_scheduled.replace(true) {
             self.python.call_soon.call1(py, (&self.python.flush,))?;
         }
-        if self.runtime.wants_turn() && !self.turn_scheduled.replace(true) {
+        if (self.runtime.wants_turn() || completion::is_pending())
+            && !self.turn_scheduled.replace(true)
+        {
             self.python.call_soon.call1(py, (&self.python.turn,))?;
         }
         Ok(())
     }
 
-    fn flush(&self, py: Python<'_>) {
+    /// Delivers what is complete without a turn: the loop may not call again.
+    pub fn settle_now(&self, py: Python<'_>) {
+        while completion::is_pending() {
+            if let Err(error) = completion::deliver(py, Wake::Soon) {
+                error.write_unraisable(py, None);
+            }
+        }
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
         self.flush_scheduled.set(false);
         self.context.flush();
-        self.settled(py);
+        self.settle(py)
     }
 
-    fn turn(&self, py: Python<'_>) {
+    fn turn(&self, py: Python<'_>) -> PyResult<()> {
         self.turn_scheduled.set(false);
         self.runtime.turn();
-        completion::deliver(py);
+        self.turning.set(true);
+        let delivered = completion::deliver(py, Wake::Now);
+        self.turning.set(false);
+        if self.wants_flush.take() {
+            self.context.flush();
+        }
         self.tell_health(py);
         registry::close_abandoned(py);
-        self.settled(py);
-        if let Err(error) = self.set_timer(py) {
-            error.write_unraisable(py, None);
-        }
-    }
-
-    fn settled(&self, py: Python<'_>) {
-        if let Err(error) = self.settle(py) {
-            error.write_unraisable(py, None);
-        }
+        self.set_timer(py)?;
+        self.settle(py)?;
+        delivered
     }
 
     fn tell_health(&self, py: Python<'_>) {

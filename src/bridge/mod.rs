@@ -1,11 +1,12 @@
 //! Between Rust and Python; the only folder that knows both.
 //!
-//! What crosses: calls of [`client::CoreClient`] with borrowed arguments, futures of asyncio that it
+//! What crosses: calls of [`client::CoreClient`] with borrowed arguments, awaitables ([`future::OpFuture`]) that it
 //! returns, results and exceptions that a turn of the [`loop_driver`] gives to them.
 mod client;
 mod completion;
 mod convert;
 mod errors;
+mod future;
 mod item;
 mod loop_driver;
 mod registry;

@@ -106,8 +106,8 @@ pub fn close_session(py: Python<'_>, id: u64) -> bool {
     };
     session.closed.set(true);
     session.cluster.close();
-    super::completion::deliver(py);
     let driver = session.driver.clone();
+    driver.settle_now(py);
     driver.remove_session(py, &session);
     true
 }

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use super::completion::{self, Outcome};
+use super::future::OpFuture;
 use super::item::Item;
 use crate::pool::{Error, Waiter};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, Verb};
@@ -17,7 +18,7 @@ use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, Verb};
 pub enum PyWaiter {
     /// `get` and its family with one key.
     One {
-        future: Py<PyAny>,
+        future: Py<OpFuture>,
         flags: bool,
         item: Option<Py<Item>>,
     },
@@ -28,23 +29,23 @@ pub enum PyWaiter {
     },
     /// Any other command.
     Command {
-        future: Py<PyAny>,
+        future: Py<OpFuture>,
         verb: Verb,
     },
     Stats {
-        future: Py<PyAny>,
+        future: Py<OpFuture>,
         stats: Py<PyDict>,
     },
     /// A command whose caller does not wait for the answer; `held`: until it is there, all the same.
     NoReply {
         backlog: Rc<NoReplies>,
-        held: Option<Py<PyAny>>,
+        held: Option<Py<OpFuture>>,
     },
 }
 
 /// A call with many keys: complete when all its lines are, failed when one is.
 pub struct Gather {
-    pub future: Py<PyAny>,
+    pub future: Py<OpFuture>,
     pub items: Py<PyDict>,
     pub flags: bool,
     pub verb: Verb,
@@ -77,7 +78,7 @@ impl Gather {
 }
 
 impl NoReplies {
-    fn answered(&self, py: Python<'_>, error: bool, held: Option<Py<PyAny>>) {
+    fn answered(&self, py: Python<'_>, error: bool, held: Option<Py<OpFuture>>) {
         self.unanswered.set(self.unanswered.get() - 1);
         self.errors.set(self.errors.get() + u64::from(error));
         if let Some(future) = held {
@@ -165,7 +166,7 @@ impl Sink for PyWaiter {
             Self::Line { gather, .. } => &gather.future,
             Self::NoReply { .. } => return false,
         };
-        Python::attach(|py| completion::is_done(future.bind(py)))
+        Python::attach(|py| !future.bind(py).try_borrow().is_ok_and(|future| future.is_pending()))
     }
 }
 
