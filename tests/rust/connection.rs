@@ -1,0 +1,124 @@
+//! One connection over an in-memory duplex.
+use std::future::poll_fn;
+use std::time::Duration;
+
+use _emcache::pool::Connection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use crate::support::{NO_DEADLINE, Told, run, with_get, with_set};
+
+fn connection(capacity: usize) -> (Connection<Told>, DuplexStream) {
+    let (ours, theirs) = tokio::io::duplex(capacity);
+    (Connection::new(Box::new(ours), 32), theirs)
+}
+
+async fn until_closed(connection: &mut Connection<Told>) -> String {
+    poll_fn(|cx| connection.poll(cx)).await.to_string()
+}
+
+async fn for_a_while(connection: &mut Connection<Told>) {
+    let closed = poll_fn(|cx| connection.poll(cx));
+    assert!(tokio::time::timeout(Duration::from_millis(20), closed).await.is_err());
+}
+
+async fn read(peer: &mut DuplexStream) -> String {
+    let mut buf = vec![0; 64 * 1024];
+    let n = peer.read(&mut buf).await.unwrap();
+    String::from_utf8(buf[..n].to_vec()).unwrap()
+}
+
+#[test]
+fn a_lone_request_is_written_at_once_and_a_burst_in_one_piece() {
+    run(async {
+        let (mut connection, mut peer) = connection(1 << 20);
+        let (waiter, told) = Told::new();
+        with_get("a", |request| connection.push(request, waiter, NO_DEADLINE));
+        assert!(connection.should_flush());
+        connection.flush();
+        assert_eq!(read(&mut peer).await, "get a\r\n");
+        let mut burst = Vec::new();
+        for name in ["b", "c", "d"] {
+            let (waiter, told) = Told::new();
+            with_get(name, |request| connection.push(request, waiter, NO_DEADLINE));
+            assert!(!connection.should_flush());
+            burst.push(told);
+        }
+        connection.flush();
+        assert_eq!(read(&mut peer).await, "get b c d\r\n");
+        peer.write_all(b"VALUE a 0 1\r\n1\r\nEND\r\nVALUE c 0 1\r\n3\r\nEND\r\n").await.unwrap();
+        for_a_while(&mut connection).await;
+        assert_eq!(told.await.unwrap().unwrap(), "0=1 End");
+        let mut answers = Vec::new();
+        for told in burst {
+            answers.push(told.await.unwrap().unwrap());
+        }
+        assert_eq!(answers, [" End", "0=3 End", " End"]);
+        // The last flush carried several: the next request waits for company.
+        let (waiter, _told) = Told::new();
+        with_get("e", |request| connection.push(request, waiter, NO_DEADLINE));
+        assert!(!connection.should_flush());
+    });
+}
+
+#[test]
+fn what_the_socket_does_not_take_is_written_later() {
+    run(async {
+        let (mut connection, mut peer) = connection(1024);
+        let value = vec![b'v'; 300_000];
+        let (waiter, told) = Told::new();
+        with_set("k", &value, |request| connection.push(request, waiter, NO_DEADLINE));
+        connection.flush();
+        assert!(connection.backlog() > 290_000);
+        let server = tokio::task::spawn_local(async move {
+            let mut got = Vec::new();
+            while got.len() < 300_000 + "set k 0 0 300000\r\n\r\n".len() {
+                let mut buf = [0; 4096];
+                let n = peer.read(&mut buf).await.unwrap();
+                got.extend_from_slice(&buf[..n]);
+            }
+            peer.write_all(b"STORED\r\n").await.unwrap();
+            got
+        });
+        assert_eq!(until_closed(&mut connection).await, "the server closed the connection");
+        assert_eq!(told.await.unwrap().unwrap(), " Stored");
+        assert!(server.await.unwrap().ends_with(b"vvv\r\n"));
+        assert_eq!(connection.backlog(), 0);
+    });
+}
+
+#[test]
+fn a_long_value_in_small_pieces() {
+    run(async {
+        let (mut connection, mut peer) = connection(777);
+        let (waiter, told) = Told::new();
+        with_get("k", |request| connection.push(request, waiter, NO_DEADLINE));
+        connection.flush();
+        tokio::task::spawn_local(async move {
+            let value = "END\r\n".repeat(60_000);
+            let answer = format!("VALUE k 0 {}\r\n{value}\r\nEND\r\n", value.len());
+            peer.write_all(answer.as_bytes()).await.unwrap();
+        });
+        until_closed(&mut connection).await;
+        let answer = told.await.unwrap().unwrap();
+        assert_eq!(answer, format!("0={} End", "END\r\n".repeat(60_000)));
+    });
+}
+
+#[test]
+fn garbage_ends_the_connection() {
+    run(async {
+        for (wire, reason) in [
+            (b"what\r\n".as_slice(), "unexpected reply: 4 unknown bytes"),
+            (b"VALUE k 0 99999999999999999999\r\n", "unexpected reply: VALUE …"),
+            (b"VALUE k 0 4294967296\r\n", "a value of 4294967296 bytes was announced"),
+            (b"END\r\nEND\r\n", "unsolicited reply: END …"),
+        ] {
+            let (mut connection, mut peer) = connection(1 << 20);
+            let (waiter, _told) = Told::new();
+            with_get("k", |request| connection.push(request, waiter, NO_DEADLINE));
+            connection.flush();
+            peer.write_all(wire).await.unwrap();
+            assert_eq!(until_closed(&mut connection).await, reason);
+        }
+    });
+}

@@ -1,0 +1,219 @@
+//! A pool against a scripted server on a real socket.
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use _emcache::pool::{Address, Context, LocalSetHost, Pool, PoolConfig};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::oneshot::Receiver;
+
+use crate::support::{Listener, NO_DEADLINE, Outcome, Told, config, run, with_get, with_set};
+
+struct Bed {
+    context: Rc<Context>,
+    pool: Pool<Told>,
+}
+
+impl Bed {
+    fn new(address: &Address, config: PoolConfig) -> Self {
+        let context = LocalSetHost::context();
+        let pool = Pool::new(&context, address.clone(), config);
+        Self { context, pool }
+    }
+
+    fn get(&self, name: &str) -> Receiver<Outcome> {
+        self.get_within(name, None)
+    }
+
+    fn get_within(&self, name: &str, limit: Option<Duration>) -> Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        let deadline = self.context.deadline_after(limit);
+        with_get(name, |request| self.pool.submit(request, waiter, deadline));
+        told
+    }
+
+    fn set(&self, name: &str, value: &[u8]) -> Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
+        told
+    }
+}
+
+#[test]
+fn requests_wait_for_the_first_connection_in_order() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let (a, s, b) = (bed.get("a"), bed.set("s", b"1"), bed.get("b"));
+        let mut peer = listener.accept().await;
+        for line in ["get a", "set s 0 0 1", "1", "get b"] {
+            assert_eq!(peer.line().await, line);
+        }
+        peer.stream.write_all(b"END\r\nSTORED\r\nVALUE b 0 1\r\nB\r\nEND\r\n").await.unwrap();
+        assert_eq!(a.await.unwrap().unwrap(), " End");
+        assert_eq!(s.await.unwrap().unwrap(), " Stored");
+        assert_eq!(b.await.unwrap().unwrap(), "0=B End");
+        let metrics = bed.pool.metrics();
+        assert_eq!((metrics.cur_connections, metrics.operations_executed), (1, 3));
+        assert_eq!(metrics.operations_waited, 3);
+    });
+}
+
+#[test]
+fn a_read_is_asked_again_and_a_sent_write_is_not() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let (a, s) = (bed.get("a"), bed.set("s", b"1"));
+        let mut first = listener.accept().await;
+        for line in ["get a", "set s 0 0 1", "1"] {
+            assert_eq!(first.line().await, line);
+        }
+        drop(first);
+        let mut second = listener.accept().await;
+        assert_eq!(second.line().await, "get a");
+        second.stream.write_all(b"VALUE a 0 1\r\nA\r\nEND\r\n").await.unwrap();
+        assert_eq!(a.await.unwrap().unwrap(), "0=A End");
+        let lost = s.await.unwrap().unwrap_err();
+        assert!(lost.contains("lost before the reply (set)"), "{lost}");
+        // Twice is enough: a read that kills connections is not asked for ever.
+        let b = bed.get("b");
+        assert_eq!(second.line().await, "get b");
+        drop(second);
+        let mut third = listener.accept().await;
+        assert_eq!(third.line().await, "get b");
+        drop(third);
+        assert!(b.await.unwrap().unwrap_err().contains("lost before the reply (get)"));
+    });
+}
+
+#[test]
+fn a_deadline_ends_what_waits_and_what_was_sent() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let mut peer = listener.accept().await;
+        let first = bed.get("first");
+        assert_eq!(peer.line().await, "get first");
+        peer.stream.write_all(b"END\r\n").await.unwrap();
+        first.await.unwrap().unwrap();
+        let started = Instant::now();
+        let late = bed.get_within("late", Some(Duration::from_millis(100)));
+        let other = bed.get("other");
+        assert!(late.await.unwrap().unwrap_err().starts_with("no reply from 127.0.0.1:"));
+        assert!(started.elapsed() >= Duration::from_millis(100));
+        // Its answer is still to come, and goes to nobody.
+        assert_eq!(peer.line().await, "get late");
+        assert_eq!(peer.line().await, "get other");
+        peer.stream.write_all(b"VALUE late 0 1\r\nL\r\nEND\r\n").await.unwrap();
+        peer.stream.write_all(b"VALUE other 0 1\r\nO\r\nEND\r\n").await.unwrap();
+        assert_eq!(other.await.unwrap().unwrap(), "0=O End");
+        assert_eq!(*listener.accepted.borrow(), 1);
+        assert_eq!(bed.pool.in_flight(), 0);
+    });
+}
+
+#[test]
+fn a_dead_node_turns_unhealthy_and_fails_at_once() {
+    run(async {
+        let listener = Listener::bind().await;
+        let address = listener.address.clone();
+        drop(listener);
+        let bed = Bed::new(&address, config());
+        let (changed, mut changes) = tokio::sync::mpsc::unbounded_channel();
+        bed.pool.on_health(move |healthy| changed.send(healthy).unwrap());
+        let waiting = bed.get("a");
+        assert_eq!(changes.recv().await, Some(false));
+        let error = waiting.await.unwrap().unwrap_err();
+        assert!(error.contains("is down") && error.contains("refused"), "{error}");
+        let mut at_once = bed.get("b");
+        assert!(at_once.try_recv().unwrap().unwrap_err().contains("is down"));
+        assert!(bed.pool.metrics().connections_created_with_error >= 3);
+    });
+}
+
+#[test]
+fn closing_ends_everything() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let mut peer = listener.accept().await;
+        let sent = bed.get("a");
+        assert_eq!(peer.line().await, "get a");
+        bed.pool.close();
+        assert!(sent.await.unwrap().unwrap_err().contains("closed"));
+        assert_eq!(peer.rest().await, 0);
+        assert!(bed.get("b").await.unwrap().unwrap_err().contains("closed"));
+    });
+}
+
+#[test]
+fn garbage_fails_all_at_once_and_the_next_call_works() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let mut peer = listener.accept().await;
+        let (a, s, b) = (bed.get("a"), bed.set("s", b"1"), bed.get("b"));
+        for line in ["get a", "set s 0 0 1", "1", "get b"] {
+            assert_eq!(peer.line().await, line);
+        }
+        peer.stream.write_all(b"\x80\x01\x00\r\n").await.unwrap();
+        for told in [a, s, b] {
+            let error = told.await.unwrap().unwrap_err();
+            assert!(error.contains("no valid reply from"), "{error}");
+        }
+        let next = bed.get("c");
+        let mut second = listener.accept().await;
+        assert_eq!(second.line().await, "get c");
+        second.stream.write_all(b"END\r\n").await.unwrap();
+        assert_eq!(next.await.unwrap().unwrap(), " End");
+    });
+}
+
+#[test]
+fn unused_connections_are_purged_down_to_the_minimum() {
+    run(async {
+        let listener = Listener::bind().await;
+        let after = Some(Duration::from_millis(50));
+        let config = PoolConfig { min_connections: 0, purge_unused_after: after, ..config() };
+        let bed = Bed::new(&listener.address, config);
+        let asked = bed.get("a");
+        let mut peer = listener.accept().await;
+        assert_eq!(peer.line().await, "get a");
+        peer.stream.write_all(b"END\r\n").await.unwrap();
+        asked.await.unwrap().unwrap();
+        assert_eq!(peer.rest().await, 0);
+        assert_eq!(bed.pool.metrics().connections_purged, 1);
+        assert_eq!(bed.pool.metrics().cur_connections, 0);
+    });
+}
+
+#[test]
+fn a_long_transfer_brings_a_second_connection() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let first = listener.accept().await;
+        // Nobody reads it: it stays in the way.
+        let _large = bed.set("large", &vec![b'x'; 32 << 20]);
+        let small = bed.get("small");
+        let mut second = listener.accept().await;
+        assert_eq!(second.line().await, "get small");
+        second.stream.write_all(b"END\r\n").await.unwrap();
+        assert_eq!(small.await.unwrap().unwrap(), " End");
+        drop(first);
+    });
+}
+
+#[test]
+fn too_much_is_refused_at_once() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let _peer = listener.accept().await;
+        let waiting: Vec<_> = (0..65_536).map(|i| bed.get(&format!("k{i}"))).collect();
+        let mut refused = bed.get("one-more");
+        let error = refused.try_recv().unwrap().unwrap_err();
+        assert!(error.contains("more than 65536 requests"), "{error}");
+        drop(waiting);
+    });
+}

@@ -1,0 +1,125 @@
+//! A waiter that Rust code can await, and a scripted server.
+use std::cell::RefCell;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use _emcache::pool::{Address, Error, PoolConfig, Waiter};
+use _emcache::protocol::{Command, Tick};
+use _emcache::protocol::{ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StorageVerb};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+
+/// What became of a request: the items and the reply as text, or the error's text.
+pub type Outcome = Result<String, String>;
+
+pub struct Told {
+    items: Vec<String>,
+    tell: oneshot::Sender<Outcome>,
+}
+
+impl Told {
+    pub fn new() -> (Self, oneshot::Receiver<Outcome>) {
+        let (tell, told) = oneshot::channel();
+        (Self { items: Vec::new(), tell }, told)
+    }
+}
+
+impl Sink for Told {
+    fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+        self.items.push(format!("{index}={}", String::from_utf8_lossy(item.value)));
+    }
+    fn stat(&mut self, _name: &[u8], _value: &[u8]) {}
+    fn restart(&mut self) {
+        self.items.clear();
+    }
+    fn reply(self, reply: &Reply<'_>) {
+        let _ = self.tell.send(Ok(format!("{} {reply:?}", self.items.join(","))));
+    }
+    fn is_abandoned(&self) -> bool {
+        self.tell.is_closed()
+    }
+}
+
+impl Waiter for Told {
+    fn fail(self, error: &Error) {
+        let _ = self.tell.send(Err(error.to_string()));
+    }
+}
+
+pub fn config() -> PoolConfig {
+    PoolConfig {
+        min_connections: 1,
+        max_connections: 2,
+        purge_unused_after: None,
+        connection_timeout: Some(Duration::from_secs(5)),
+        timeout: Some(Duration::from_secs(1)),
+        max_merged_keys: 32,
+    }
+}
+
+pub fn key(key: &str) -> Key<'_> {
+    Key::parse(key.as_bytes()).unwrap()
+}
+
+pub fn with_get<T>(name: &str, run: impl FnOnce(&Request<'_>) -> T) -> T {
+    run(&Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key(name)] })
+}
+
+pub fn with_set<T>(name: &str, value: &[u8], run: impl FnOnce(&Request<'_>) -> T) -> T {
+    let (verb, flags, exptime) = (StorageVerb::Set, 0, 0);
+    run(&Request::Command(Command::Storage { verb, key: key(name), flags, exptime, value }))
+}
+
+pub const NO_DEADLINE: Tick = NEVER;
+
+/// Runs a test in a `LocalSet`, and fails it if it hangs.
+pub fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let tasks = LocalSet::new();
+    let limit = Duration::from_secs(20);
+    let done = runtime.block_on(tasks.run_until(async { tokio::time::timeout(limit, test).await }));
+    done.expect("the test hangs");
+}
+
+/// One accepted connection of a scripted server.
+pub struct Peer {
+    pub stream: BufReader<TcpStream>,
+}
+
+impl Peer {
+    pub async fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).await.unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// The rest of what the client sends until it closes.
+    pub async fn rest(&mut self) -> usize {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).await.unwrap_or(rest.len())
+    }
+}
+
+pub struct Listener {
+    listener: tokio::net::TcpListener,
+    pub address: Address,
+    pub accepted: Rc<RefCell<usize>>,
+}
+
+impl Listener {
+    pub async fn bind() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let address = Address::Tcp { host: "127.0.0.1".into(), port };
+        Self { listener, address, accepted: Rc::default() }
+    }
+
+    pub async fn accept(&self) -> Peer {
+        let (stream, _) = self.listener.accept().await.unwrap();
+        *self.accepted.borrow_mut() += 1;
+        Peer { stream: BufReader::new(stream) }
+    }
+}
