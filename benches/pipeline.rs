@@ -1,4 +1,6 @@
 //! A burst of gets through the pipeline: push, encode, decode, match.
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+use std::fmt::Write;
 use std::hint::black_box;
 
 use _emcache::protocol::{ItemRef, Key, NEVER, Pipeline, Reply, Request, RetrievalVerb, Sink};
@@ -26,7 +28,7 @@ fn bench_burst(c: &mut Criterion) {
     for (name, merged) in [("merged by 32", 32), ("one line each", 1)] {
         let mut answer = String::new();
         for (i, key) in keys.iter().enumerate() {
-            answer.push_str(&format!("VALUE {key} 0 100\r\n{value}\r\n"));
+            let _ = write!(answer, "VALUE {key} 0 100\r\n{value}\r\n");
             if (i + 1) % merged as usize == 0 {
                 answer.push_str("END\r\n");
             }

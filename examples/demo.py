@@ -17,12 +17,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import emcache
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from servers import Address, memcached_cluster
-
-import emcache
 
 TASKS = 256
 console = Console(soft_wrap=True)
@@ -38,7 +37,9 @@ def key_of(path: Path) -> bytes:
 
 def load_files() -> dict[bytes, bytes]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = (path for path in root.rglob("*") if path.is_file() and "site-packages" not in path.parts)
+    files = (
+        path for path in root.rglob("*") if path.is_file() and "site-packages" not in path.parts
+    )
     return {key_of(path.relative_to(root)): path.read_bytes() for path in files}
 
 
@@ -69,7 +70,7 @@ async def store(client: emcache.Client, files: dict[bytes, bytes]) -> list[bytes
 async def read_back(
     client: emcache.Client, files: dict[bytes, bytes], keys: Iterable[bytes]
 ) -> tuple[Counter[str], list[float], float]:
-    """Get every key and compare; return the outcomes, the latencies and the whole time in seconds."""
+    """Get every key and compare; return the outcomes, the latencies and the time it all took."""
     outcomes: Counter[str] = Counter()
     latencies = []
     queue = iter(keys)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+from pathlib import Path
 
 
 async def connect(peer, nodes):
@@ -71,5 +72,4 @@ async def main(peer, plan):
 
 
 if __name__ == "__main__":
-    with open(sys.argv[2]) as file:
-        asyncio.run(main(sys.argv[1], json.load(file)))
+    asyncio.run(main(sys.argv[1], json.loads(Path(sys.argv[2]).read_text())))

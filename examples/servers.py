@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import emcache
 
@@ -16,15 +17,14 @@ Address = emcache.MemcachedHostAddress | emcache.MemcachedUnixSocketPath
 @contextlib.contextmanager
 def memcached_cluster(tcp: int, unix: int = 0, memory_mib: int = 64) -> Iterator[list[Address]]:
     """Run servers and give their addresses."""
-    processes = []
+    processes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
+        Path(folder).chmod(0o777)
         addresses: list[Address] = []
         addresses += [emcache.MemcachedHostAddress("127.0.0.1", _free_port()) for _ in range(tcp)]
         addresses += [emcache.MemcachedUnixSocketPath(f"{folder}/{n}.sock") for n in range(unix)]
         try:
-            for address in addresses:
-                processes.append(_start(address, memory_mib))
+            processes += [_start(address, memory_mib) for address in addresses]
             for address in addresses:
                 _wait(address)
             yield addresses

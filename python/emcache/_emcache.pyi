@@ -1,13 +1,11 @@
-from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterable
-from contextvars import Context
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, ClassVar, Generic, Self, TypeVar, final
 
 _T = TypeVar("_T")
 
 # At runtime it is OpFuture, which is not exported and not generic.
 class _Future(Generic[_T]):
-    def __await__(self) -> Any: ...
+    def __await__(self) -> Generator[Any, None, _T]: ...
 
 class Item:
     __match_args__: ClassVar[tuple[str, str, str]]
@@ -52,7 +50,9 @@ class CoreClient:
     def gat(self, exptime: int, key: bytes, return_flags: bool) -> _Future[Item | None]: ...
     def gats(self, exptime: int, key: bytes, return_flags: bool) -> _Future[Item | None]: ...
     def get_many(self, keys: Iterable[bytes], return_flags: bool) -> _Future[dict[bytes, Item]]: ...
-    def gets_many(self, keys: Iterable[bytes], return_flags: bool) -> _Future[dict[bytes, Item]]: ...
+    def gets_many(
+        self, keys: Iterable[bytes], return_flags: bool
+    ) -> _Future[dict[bytes, Item]]: ...
     def gat_many(
         self, exptime: int, keys: Iterable[bytes], return_flags: bool
     ) -> _Future[dict[bytes, Item]]: ...

@@ -25,7 +25,7 @@ Item.__dataclass_fields__ = _ItemFields.__dataclass_fields__  # type: ignore[att
 
 
 class ClusterManagment(metaclass=ABCMeta):
-    """The nodes of a client and how they are. (The spelling is that of 1.3.)"""
+    """The nodes of a client and how they are; the spelling is that of 1.3."""
 
     @abstractmethod
     def nodes(self) -> list[Address]:
@@ -56,11 +56,11 @@ class ClusterEvents(metaclass=ABCMeta):
 
     @abstractmethod
     async def on_node_healthy(self, cluster_managment: ClusterManagment, host: Address) -> None:
-        """A node that was unhealthy has been connected again."""
+        """Tell that a node that was unhealthy has been connected again."""
 
     @abstractmethod
     async def on_node_unhealthy(self, cluster_managment: ClusterManagment, host: Address) -> None:
-        """A node could not be connected three times in a row and no connection is left."""
+        """Tell that three connects in a row failed and no connection to the node is left."""
 
 
 class Client(metaclass=ABCMeta):
@@ -68,7 +68,7 @@ class Client(metaclass=ABCMeta):
 
     Every method below may raise, besides what it lists:
 
-    - ``RuntimeError`` (:class:`ClientClosedError`): the client is closed, or belongs to another loop;
+    - ``RuntimeError``: the client is closed (:class:`ClientClosedError`) or of another loop;
     - :class:`OperationTimeoutError`: no reply within ``timeout``; a write may have happened;
     - :class:`ConnectionFailedError`: the connection was lost before the reply; a write may have
       happened. Reads are asked once more on another connection before that;
@@ -78,8 +78,8 @@ class Client(metaclass=ABCMeta):
     - ``ValueError``, ``TypeError``: an argument that memcached would not take; nothing was sent.
 
     A key is 1 to 250 bytes without whitespace and control bytes (no byte <= 0x20, no 0x7f).
-    ``exptime`` is in seconds: 0 never expires, a negative number expires at once, up to 2,592,000 (30
-    days) counts from now, above that it is read by the server as Unix time; it must fit 32 bits with
+    ``exptime`` is in seconds: 0 never expires, a negative number expires at once, up to 2,592,000
+    (30 days) counts from now, above that the server reads it as Unix time; it must fit 32 bits with
     sign. ``flags`` are 32 bits that the server keeps with the item. A value is bytes-like; servers
     refuse items over their limit (1 MiB unless started with ``-I``). With ``noreply`` a call
     returns at once and errors of the server are counted but not raised; with more than 1,024 such
@@ -103,6 +103,10 @@ class Client(metaclass=ABCMeta):
     @abstractmethod
     def cluster_managment(self) -> ClusterManagment:
         """Return what tells about the nodes; the same object each time."""
+
+    def node_for(self, key: bytes) -> Address:
+        """Return the node that a key belongs to as things stand; nothing is sent."""
+        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         return self
@@ -309,7 +313,7 @@ class Client(metaclass=ABCMeta):
     async def decrement(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
         """Subtract from a number; it stops at 0. Else as :meth:`increment`.
 
-        The server does not shorten the stored digits: after 100 - 1 a :meth:`get` returns ``b"99 "``.
+        The server does not shorten the stored digits: after 100 - 1 :meth:`get` returns ``b"99 "``.
 
         Wire: ``decr <key> <value>`` Source: "Increment/Decrement".
         """
@@ -355,7 +359,7 @@ class Client(metaclass=ABCMeta):
 
         Args:
             memcached_host_address: one of the client's nodes.
-            *args: which ones: none for the general ones, or words such as ``"settings"``, ``"items"``.
+            *args: none for the general ones, or words such as ``"settings"`` or ``"items"``.
 
         Raises:
             CommandError: an argument that the server does not know; ``"reset"`` too, although it is

@@ -73,6 +73,9 @@ class _Client(Client):
     def cluster_managment(self) -> ClusterManagment:
         return self._management
 
+    def node_for(self, key: bytes) -> Address:
+        return self._addresses[self._core.node_for(key)]
+
     async def get(self, key: bytes, return_flags: bool = False) -> Item | None:
         return await self._core.get(key, return_flags)
 
@@ -218,13 +221,13 @@ def create_client(
     autobatching: bool = DEFAULT_AUTOBATCHING_ENABLED,
     autobatching_max_keys: int = DEFAULT_AUTOBATCHING_MAX_KEYS,
     ssl: bool = DEFAULT_SSL,
-    ssl_verify: bool = DEFAULT_SSL_VERIFY,
-    ssl_extra_ca: str | None = None,
+    ssl_verify: bool = DEFAULT_SSL_VERIFY,  # noqa: ARG001 - goes with ssl
+    ssl_extra_ca: str | None = None,  # noqa: ARG001
     username: str | None = None,
     password: str | None = None,
     autodiscovery: bool = False,
-    autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,
-    autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,
+    autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,  # noqa: ARG001
+    autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,  # noqa: ARG001
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -235,7 +238,7 @@ def create_client(
     Args:
         node_addresses: the nodes, at least one. Their order and spelling decide which node gets
             which key: all clients of a cluster must agree on them.
-        timeout: seconds from a call to its reply, waiting for a connection included; None: no limit.
+        timeout: seconds from a call to its reply, with the wait for a connection; None: no limit.
         max_connections: at most this many connections to each node, >= 1.
         min_connections: this many are opened at once and kept, 0 <= min <= max.
         purge_unused_connections_after: seconds after which an unused connection above the minimum

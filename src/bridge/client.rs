@@ -113,11 +113,11 @@ impl CoreClient {
     }
 
     fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
-        self.fetch(py, |_| Ok(RetrievalVerb::Get), key, return_flags)
+        self.fetch(py, || Ok(RetrievalVerb::Get), key, return_flags)
     }
 
     fn gets(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
-        self.fetch(py, |_| Ok(RetrievalVerb::Gets), key, return_flags)
+        self.fetch(py, || Ok(RetrievalVerb::Gets), key, return_flags)
     }
 
     fn gat(
@@ -127,7 +127,7 @@ impl CoreClient {
         key: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let verb = |_| Ok(RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? });
+        let verb = || Ok(RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? });
         self.fetch(py, verb, key, return_flags)
     }
 
@@ -138,16 +138,16 @@ impl CoreClient {
         key: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let verb = |_| Ok(RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? });
+        let verb = || Ok(RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? });
         self.fetch(py, verb, key, return_flags)
     }
 
     fn get_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
-        self.fetch_many(py, |_| Ok(RetrievalVerb::Get), keys, return_flags)
+        self.fetch_many(py, || Ok(RetrievalVerb::Get), keys, return_flags)
     }
 
     fn gets_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
-        self.fetch_many(py, |_| Ok(RetrievalVerb::Gets), keys, return_flags)
+        self.fetch_many(py, || Ok(RetrievalVerb::Gets), keys, return_flags)
     }
 
     fn gat_many(
@@ -157,7 +157,7 @@ impl CoreClient {
         keys: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let verb = |_| Ok(RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? });
+        let verb = || Ok(RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? });
         self.fetch_many(py, verb, keys, return_flags)
     }
 
@@ -168,7 +168,7 @@ impl CoreClient {
         keys: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let verb = |_| Ok(RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? });
+        let verb = || Ok(RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? });
         self.fetch_many(py, verb, keys, return_flags)
     }
 
@@ -181,7 +181,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        self.store(py, |_| Ok(StorageVerb::Set), key, value, flags, exptime, noreply)
+        self.store(py, || Ok(StorageVerb::Set), key, value, flags, exptime, noreply)
     }
 
     fn add(
@@ -193,7 +193,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        self.store(py, |_| Ok(StorageVerb::Add), key, value, flags, exptime, noreply)
+        self.store(py, || Ok(StorageVerb::Add), key, value, flags, exptime, noreply)
     }
 
     fn replace(
@@ -205,7 +205,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        self.store(py, |_| Ok(StorageVerb::Replace), key, value, flags, exptime, noreply)
+        self.store(py, || Ok(StorageVerb::Replace), key, value, flags, exptime, noreply)
     }
 
     fn append(
@@ -217,7 +217,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        self.store(py, |_| Ok(StorageVerb::Append), key, value, flags, exptime, noreply)
+        self.store(py, || Ok(StorageVerb::Append), key, value, flags, exptime, noreply)
     }
 
     fn prepend(
@@ -229,7 +229,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        self.store(py, |_| Ok(StorageVerb::Prepend), key, value, flags, exptime, noreply)
+        self.store(py, || Ok(StorageVerb::Prepend), key, value, flags, exptime, noreply)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the command's own")]
@@ -243,7 +243,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        let verb = |_| Ok(StorageVerb::Cas { token: convert::integer("cas", cas)? });
+        let verb = || Ok(StorageVerb::Cas { token: convert::integer("cas", cas)? });
         self.store(py, verb, key, value, flags, exptime, noreply)
     }
 
@@ -372,13 +372,13 @@ impl CoreClient {
     fn fetch(
         &self,
         py: Python<'_>,
-        verb: impl FnOnce(()) -> PyResult<RetrievalVerb>,
+        verb: impl FnOnce() -> PyResult<RetrievalVerb>,
         key: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
         let session = self.session(py)?;
         let key = convert::key(key)?;
-        let verb = verb(())?;
+        let verb = verb()?;
         let flags = return_flags.is_truthy()?;
         let pool = session.cluster.pool_for(key).map_err(errors::no_nodes)?;
         let future = session.driver.create_future(py)?;
@@ -390,7 +390,7 @@ impl CoreClient {
     fn fetch_many(
         &self,
         py: Python<'_>,
-        verb: impl FnOnce(()) -> PyResult<RetrievalVerb>,
+        verb: impl FnOnce() -> PyResult<RetrievalVerb>,
         keys: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
@@ -403,7 +403,7 @@ impl CoreClient {
         }
         let objects = keys.try_iter()?.collect::<PyResult<Vec<_>>>()?;
         let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
-        let verb = verb(())?;
+        let verb = verb()?;
         let flags = return_flags.is_truthy()?;
         let lines = session.cluster.lines_for(&keys).map_err(errors::no_nodes)?;
         let gather = Rc::new(Gather {
@@ -430,7 +430,7 @@ impl CoreClient {
     fn store(
         &self,
         py: Python<'_>,
-        verb: impl FnOnce(()) -> PyResult<StorageVerb>,
+        verb: impl FnOnce() -> PyResult<StorageVerb>,
         key: &Object<'_>,
         value: &Object<'_>,
         flags: &Object<'_>,
@@ -440,7 +440,7 @@ impl CoreClient {
         let session = self.session(py)?;
         let key = convert::key(key)?;
         let value = convert::value(value)?;
-        let verb = verb(())?;
+        let verb = verb()?;
         let flags = convert::integer("flags", flags)?;
         let exptime = convert::integer("exptime", exptime)?;
         let value = value.as_bytes();
@@ -535,14 +535,12 @@ impl Session {
 
 /// The key as the result's dict will hold it.
 fn exact_bytes(object: &Object<'_>) -> Py<PyBytes> {
-    match object.cast_exact::<PyBytes>() {
-        Ok(bytes) => bytes.clone().unbind(),
-        // A subclass may bring its own `__hash__`, which must not run while the core is borrowed.
-        Err(_) => {
-            let bytes = object.cast::<PyBytes>().map(|bytes| bytes.as_bytes()).unwrap_or_default();
-            PyBytes::new(object.py(), bytes).unbind()
-        }
+    if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        return bytes.clone().unbind();
     }
+    // A subclass may bring its own `__hash__`, which must not run while the core is borrowed.
+    let bytes = object.cast::<PyBytes>().map(PyBytesMethods::as_bytes).unwrap_or_default();
+    PyBytes::new(object.py(), bytes).unbind()
 }
 
 fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {

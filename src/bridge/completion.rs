@@ -79,6 +79,15 @@ pub fn deliver(py: Python<'_>, wake: Wake) -> PyResult<()> {
     stopped
 }
 
+/// Resolves all of them without a turn: the loop may not call again.
+pub fn deliver_all(py: Python<'_>) {
+    while is_pending() {
+        if let Err(error) = deliver(py, Wake::Soon) {
+            error.write_unraisable(py, None);
+        }
+    }
+}
+
 fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake) -> PyResult<()> {
     let result = match outcome {
         Outcome::Value(value) => Ok(value),

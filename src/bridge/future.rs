@@ -18,8 +18,8 @@ pub struct OpFuture {
     callbacks: Callbacks,
     /// Part of the protocol between a future and a task: set when the future is yielded, cleared by
     /// the task that saw it.
-    #[pyo3(get, set)]
-    _asyncio_future_blocking: bool,
+    #[pyo3(get, set, name = "_asyncio_future_blocking")]
+    blocking: bool,
 }
 
 enum State {
@@ -68,7 +68,7 @@ impl OpFuture {
     pub fn new(py: Python<'_>, event_loop: &Py<PyAny>) -> PyResult<Py<Self>> {
         let event_loop = event_loop.clone_ref(py);
         let (state, callbacks) = (State::Pending, Callbacks::default());
-        Py::new(py, Self { event_loop, state, callbacks, _asyncio_future_blocking: false })
+        Py::new(py, Self { event_loop, state, callbacks, blocking: false })
     }
 
     pub fn is_pending(&self) -> bool {
@@ -152,7 +152,7 @@ impl OpFuture {
         if !future.is_pending() {
             return Err(PyStopIteration::new_err(future.outcome(slf.py())?));
         }
-        if std::mem::replace(&mut future._asyncio_future_blocking, true) {
+        if std::mem::replace(&mut future.blocking, true) {
             return Err(PyRuntimeError::new_err("await wasn't used with future"));
         }
         Ok(slf.clone())
@@ -183,7 +183,7 @@ impl OpFuture {
     fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
         let callbacks = {
             let mut future = slf.try_borrow_mut()?;
-            future._asyncio_future_blocking = false;
+            future.blocking = false;
             if !future.is_pending() {
                 return Ok(false);
             }
@@ -227,7 +227,9 @@ impl OpFuture {
         }
         let removed = before - kept.len();
         let mut future = slf.try_borrow_mut()?;
-        kept.into_iter().for_each(|callback| future.callbacks.push(callback));
+        for callback in kept {
+            future.callbacks.push(callback);
+        }
         Ok(removed)
     }
 

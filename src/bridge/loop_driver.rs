@@ -126,6 +126,11 @@ impl LoopDriver {
         self.python.is_running.bind(py).call0()?.is_truthy()
     }
 
+    pub fn is_loop_closed(&self, py: Python<'_>) -> bool {
+        let closed = self.python.event_loop.call_method0(py, intern!(py, "is_closed"));
+        closed.and_then(|closed| closed.is_truthy(py)).unwrap_or(true)
+    }
+
     pub fn create_future(&self, py: Python<'_>) -> PyResult<Py<OpFuture>> {
         OpFuture::new(py, &self.python.event_loop)
     }
@@ -163,15 +168,6 @@ impl LoopDriver {
             self.python.call_soon.call1(py, (&self.python.turn,))?;
         }
         Ok(())
-    }
-
-    /// Delivers what is complete without a turn: the loop may not call again.
-    pub fn settle_now(&self, py: Python<'_>) {
-        while completion::is_pending() {
-            if let Err(error) = completion::deliver(py, Wake::Soon) {
-                error.write_unraisable(py, None);
-            }
-        }
     }
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {

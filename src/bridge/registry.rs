@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
+use super::completion;
 use super::loop_driver::LoopDriver;
 use super::waiter::{NoReplies, PyWaiter};
 use crate::cluster::Cluster;
@@ -66,13 +67,27 @@ pub fn close_abandoned(py: Python<'_>) {
     }
 }
 
+/// Closes the sessions of this thread whose loop was closed before them. Nobody can call them any more,
+/// and what waits in them may be all that keeps their client alive.
+fn close_orphaned(py: Python<'_>) {
+    let orphaned: Vec<u64> = SESSIONS.with_borrow(|sessions| {
+        let orphaned = sessions.iter().filter(|(_, session)| session.driver.is_loop_closed(py));
+        orphaned.map(|(id, _)| *id).collect()
+    });
+    for id in orphaned {
+        close_session(py, id);
+    }
+}
+
 pub fn driver(id: u64) -> Option<Rc<LoopDriver>> {
     DRIVERS.with_borrow(|drivers| drivers.iter().find(|driver| driver.id() == id).cloned())
 }
 
 /// The driver of `event_loop`, which must be running on this thread.
 pub fn driver_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<LoopDriver>> {
-    close_abandoned(event_loop.py());
+    let py = event_loop.py();
+    close_abandoned(py);
+    close_orphaned(py);
     let known =
         DRIVERS.with_borrow(|drivers| drivers.iter().find(|d| d.drives(event_loop)).cloned());
     if let Some(driver) = known {
@@ -107,7 +122,7 @@ pub fn close_session(py: Python<'_>, id: u64) -> bool {
     session.closed.set(true);
     session.cluster.close();
     let driver = session.driver.clone();
-    driver.settle_now(py);
+    completion::deliver_all(py);
     driver.remove_session(py, &session);
     true
 }

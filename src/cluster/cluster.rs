@@ -188,14 +188,11 @@ fn ring_id(address: &Address) -> String {
 
 fn health_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, healthy: bool) {
     let Some(cluster) = cluster.upgrade() else { return };
-    let mut order = cluster.order.borrow_mut();
+    let order = &mut *cluster.order.borrow_mut();
     order.healthy.retain(|n| *n != node);
     order.unhealthy.retain(|n| *n != node);
-    if healthy {
-        order.healthy.push(node)
-    } else {
-        order.unhealthy.push(node)
-    }
+    let list = if healthy { &mut order.healthy } else { &mut order.unhealthy };
+    list.push(node);
     cluster.changes.borrow_mut().push_back(HealthChange { node, healthy });
     cluster.changed.set(true);
 }

@@ -49,7 +49,7 @@ fn score_of(key: &[u8], id: &[u8]) -> u32 {
 /// What 1.3 makes of the digest's first four bytes: each is widened with its sign, its own low bits
 /// are masked away where they should have been shifted up, and the four are joined.
 fn fold(digest: u64) -> u32 {
-    let signed = |byte: u64| ((byte & 0xff) as u8).cast_signed() as i32 as u32;
+    let signed = |byte: u64| i32::from(((byte & 0xff) as u8).cast_signed()).cast_unsigned();
     signed(digest)
         | signed(digest >> 8) & 0xffff_ff00
         | signed(digest >> 16) & 0xffff_0000

@@ -77,9 +77,7 @@ impl fmt::Display for Error {
             ErrorKind::Saturated { what, limit } => {
                 write!(f, "more than {limit} {what} wait for {node}")?;
             }
-            ErrorKind::Closed => {
-                write!(f, "client closed while a request to {node} was under way")?
-            }
+            ErrorKind::Closed => write!(f, "client closed before the reply from {node}")?,
         }
         match &self.cause {
             Some(cause) => write!(f, ": {cause}"),

@@ -70,6 +70,7 @@ struct Shared<W: Waiter> {
     state: RefCell<State<W>>,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "four facts that are independent")]
 struct State<W> {
     connections: Vec<Entry<W>>,
     next_id: u64,

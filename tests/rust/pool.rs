@@ -119,10 +119,10 @@ fn a_dead_node_turns_unhealthy_and_fails_at_once() {
         let address = listener.address.clone();
         drop(listener);
         let bed = Bed::new(&address, config());
-        let (changed, mut changes) = tokio::sync::mpsc::unbounded_channel();
-        bed.pool.on_health(move |healthy| changed.send(healthy).unwrap());
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        bed.pool.on_health(move |healthy| tell.send(healthy).unwrap());
         let waiting = bed.get("a");
-        assert_eq!(changes.recv().await, Some(false));
+        assert_eq!(told.recv().await, Some(false));
         let error = waiting.await.unwrap().unwrap_err();
         assert!(error.contains("is down") && error.contains("refused"), "{error}");
         let mut at_once = bed.get("b");

@@ -104,21 +104,21 @@ impl Peer {
 }
 
 pub struct Listener {
-    listener: tokio::net::TcpListener,
+    socket: tokio::net::TcpListener,
     pub address: Address,
     pub accepted: Rc<RefCell<usize>>,
 }
 
 impl Listener {
     pub async fn bind() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
         let address = Address::Tcp { host: "127.0.0.1".into(), port };
-        Self { listener, address, accepted: Rc::default() }
+        Self { socket, address, accepted: Rc::default() }
     }
 
     pub async fn accept(&self) -> Peer {
-        let (stream, _) = self.listener.accept().await.unwrap();
+        let (stream, _) = self.socket.accept().await.unwrap();
         *self.accepted.borrow_mut() += 1;
         Peer { stream: BufReader::new(stream) }
     }

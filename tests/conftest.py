@@ -1,0 +1,47 @@
+"""What all tests share: a memcached for the session, and both event loops."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import emcache
+from support.memcached import Memcached, memcached
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """Run every asynchronous test under both loops."""
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Memcached]:
+    """One server for many tests: use keys of your own."""
+    with memcached("-t", "2", "-m", "256", "-c", "2048") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[list[Memcached]]:
+    """Three servers for many tests."""
+    with memcached() as a, memcached() as b, memcached() as c:
+        yield [a, b, c]
+
+
+@pytest_asyncio.fixture
+async def client(server: Memcached) -> AsyncIterator[emcache.Client]:
+    """A client of the session's server."""
+    async with emcache.create_client([server.address]) as running:
+        yield running
+
+
+@pytest.fixture
+def key(request) -> bytes:
+    """A key that no other test uses."""
+    return f"test:{abs(hash(request.node.nodeid)):x}".encode()

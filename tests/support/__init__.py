@@ -1,0 +1,1 @@
+"""Real servers, and a scripted one, for the tests."""

@@ -1,0 +1,75 @@
+"""Every command as a call, and what the tests of faults need around one."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import emcache
+
+from .memcached import Memcached
+from .scripted import Scripted
+
+Call = Callable[[emcache.Client, emcache.MemcachedHostAddress], Awaitable[Any]]
+
+READS: dict[str, Call] = {
+    "get": lambda client, _: client.get(b"k"),
+    "gets": lambda client, _: client.gets(b"k"),
+    "gat": lambda client, _: client.gat(60, b"k"),
+    "gats": lambda client, _: client.gats(60, b"k"),
+    "get_many": lambda client, _: client.get_many([b"k", b"l"]),
+    "gets_many": lambda client, _: client.gets_many([b"k", b"l"]),
+    "gat_many": lambda client, _: client.gat_many(60, [b"k", b"l"]),
+    "gats_many": lambda client, _: client.gats_many(60, [b"k", b"l"]),
+}
+STORAGE: dict[str, Call] = {
+    "set": lambda client, _: client.set(b"k", b"flush_all"),
+    "add": lambda client, _: client.add(b"k", b"flush_all"),
+    "replace": lambda client, _: client.replace(b"k", b"flush_all"),
+    "append": lambda client, _: client.append(b"k", b"flush_all"),
+    "prepend": lambda client, _: client.prepend(b"k", b"flush_all"),
+    "cas": lambda client, _: client.cas(b"k", b"flush_all", 7),
+}
+OTHERS: dict[str, Call] = {
+    "delete": lambda client, _: client.delete(b"k"),
+    "increment": lambda client, _: client.increment(b"k", 1),
+    "decrement": lambda client, _: client.decrement(b"k", 1),
+    "touch": lambda client, _: client.touch(b"k", 60),
+    "flush_all": lambda client, node: client.flush_all(node),
+    "version": lambda client, node: client.version(node),
+    "stats": lambda client, node: client.stats(node),
+    "verbosity": lambda client, node: client.verbosity(node, 1),
+    "cache_memlimit": lambda client, node: client.cache_memlimit(node, 64),
+}
+COMMANDS = READS | STORAGE | OTHERS
+
+
+def client_of(*servers: Scripted | Memcached, **options: Any) -> Any:
+    """One connection to each server, one command for each call, and a timeout that never comes."""
+    defaults = {"timeout": 30, "max_connections": 1, "autobatching": False}
+    return emcache.create_client([server.address for server in servers], **(defaults | options))
+
+
+def within(seconds: float) -> Callable[..., Callable[..., Coroutine[Any, Any, None]]]:
+    """A test that hangs fails by its own name, not by that of the whole run."""
+
+    def decorate(test: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+        @functools.wraps(test)
+        async def bounded(*args: Any, **kwargs: Any) -> None:
+            async with asyncio.timeout(seconds):
+                await test(*args, **kwargs)
+
+        return bounded
+
+    return decorate
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other tasks, or other processes, bring about."""
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+async def outcomes(*calls: Awaitable[Any]) -> list[Any]:
+    """Results and exceptions of calls that are made at the same time."""
+    return await asyncio.gather(*calls, return_exceptions=True)
