@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import emcache
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+import emcache
 from servers import Address, memcached_cluster
 
 TASKS = 256

@@ -70,12 +70,12 @@ pub fn close_abandoned(py: Python<'_>) {
 /// Closes the sessions of this thread whose loop was closed before them. Nobody can call them any more,
 /// and what waits in them may be all that keeps their client alive.
 fn close_orphaned(py: Python<'_>) {
-    let orphaned: Vec<u64> = SESSIONS.with_borrow(|sessions| {
-        let orphaned = sessions.iter().filter(|(_, session)| session.driver.is_loop_closed(py));
-        orphaned.map(|(id, _)| *id).collect()
-    });
-    for id in orphaned {
-        close_session(py, id);
+    let all: Vec<(u64, Rc<Session>)> =
+        SESSIONS.with_borrow(|sessions| sessions.iter().map(|(id, s)| (*id, s.clone())).collect());
+    for (id, session) in all {
+        if session.driver.is_loop_closed(py) {
+            close_session(py, id);
+        }
     }
 }
 

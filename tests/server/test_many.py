@@ -158,7 +158,7 @@ class TestMany:
 
     @many
     async def test_empty_generator(self, client, fetch):
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(1):
             assert await fetch(client, iter([])) == {}
 
     @many

@@ -1,0 +1,40 @@
+"""Store, read, count, expire.
+
+Usage: python examples/basic.py [host:port]; without an argument it starts a server of its own.
+"""
+
+import asyncio
+import sys
+
+import emcache
+from servers import Address, memcached_cluster
+
+
+async def main(nodes: list[Address]) -> None:
+    async with emcache.create_client(nodes) as client:
+        await client.set(b"greeting", b"hello", exptime=60)
+        item = await client.get(b"greeting")
+        print("greeting:", item.value if item else "missed")
+
+        try:
+            await client.add(b"greeting", b"bonjour")
+        except emcache.NotStoredStorageCommandError:
+            print("add: there is one already")
+
+        await client.set(b"visits", b"41")
+        print("visits:", await client.increment(b"visits", 1))
+
+        many = await client.get_many([b"greeting", b"visits", b"nothing"])
+        print("many:", {key.decode(): item.value for key, item in many.items()})
+
+        await client.delete(b"greeting")
+        print("after delete:", await client.get(b"greeting"))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        host, _, port = sys.argv[1].rpartition(":")
+        asyncio.run(main([emcache.MemcachedHostAddress(host, int(port))]))
+    else:
+        with memcached_cluster(tcp=1) as started:
+            asyncio.run(main(started))

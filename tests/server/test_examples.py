@@ -1,0 +1,33 @@
+"""The examples run, and say what they should."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name, *args):
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("basic.py", "visits: 42"),
+        ("cas.py", "5 members after"),
+        ("many.py", "1000 of 1000 items, from 3 nodes"),
+    ],
+)
+def test_example(name, says):
+    assert says in run(name)
+
+
+def test_basic_on_a_server_that_runs(server):
+    assert "visits: 42" in run("basic.py", f"127.0.0.1:{server.port}")

@@ -1,0 +1,499 @@
+"""Connections that end at every point, servers that go and come back, nodes that are down."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+
+import pytest
+from support.calls import COMMANDS, READS, client_of, outcomes, until, within
+from support.memcached import Memcached, free_port, memcached
+from support.oracle import END, answer, item, reply_to, value_of
+from support.scripted import hold, scripted
+
+import emcache
+
+HOW = ["FIN", "RST"]
+
+
+def drop(connection, how):
+    if how == "FIN":
+        connection.close()
+    else:
+        connection.reset()
+
+
+def is_lost(error):
+    return (
+        isinstance(error, emcache.ConnectionFailedError)
+        and isinstance(error, ConnectionError)
+        and isinstance(error, TimeoutError)
+    )
+
+
+# -- a connection that ends in the middle --------------------------------------------------------
+
+
+async def cut_reply(how, reply, cut, *calls):
+    """The outcomes of three calls whose reply ends early, and what was asked on each connection."""
+    asked = []
+
+    async def script(connection):
+        mine = []
+        asked.append(mine)
+        if connection.number == 0:
+            for _ in calls:
+                mine.append((await connection.command())[0])
+            await connection.send(reply[:cut])
+            return drop(connection, how)
+        while (words := (await connection.command())[0]) != [b""]:
+            mine.append(words)
+            await connection.send(reply_to(words))
+        return None
+
+    async with scripted(script) as server, client_of(server) as client:
+        results = await outcomes(*(call(client) for call in calls))
+        # What is to be seen of a second connection is seen before the answer to this.
+        assert (await client.get(b"last")).value == value_of(b"last")
+        again = [words for mine in asked[1:] for words in mine if words != [b"get", b"last"]]
+        return results, again
+
+
+def replies_within(cut, replies):
+    """How many of the replies are whole."""
+    return sum(len(b"".join(replies[: at + 1])) <= cut for at in range(len(replies)))
+
+
+@within(40)
+@pytest.mark.parametrize("how", HOW)
+async def test_reads_are_asked_again_wherever_the_reply_ended(how):
+    keys = [b"a", b"bb", b"ccc"]
+    replies = [item(key) + END for key in keys]
+    for cut in range(len(b"".join(replies)) + 1):
+        calls = [lambda client, key=key: client.get(key) for key in keys]
+        results, again = await cut_reply(how, b"".join(replies), cut, *calls)
+        assert [found.value for found in results] == [value_of(key) for key in keys], cut
+        missing = keys[replies_within(cut, replies) :]
+        assert again == [[b"get", key] for key in missing], f"cut at {cut}"
+
+
+@within(40)
+@pytest.mark.parametrize("how", HOW)
+async def test_writes_are_never_repeated_wherever_the_reply_ended(how):
+    replies = [b"STORED\r\n", b"1234567\r\n", b"DELETED\r\n"]
+    for cut in range(len(b"".join(replies)) + 1):
+        results, again = await cut_reply(
+            how,
+            b"".join(replies),
+            cut,
+            lambda client: client.set(b"a", b"v"),
+            lambda client: client.increment(b"n", 1),
+            lambda client: client.delete(b"d"),
+        )
+        whole = replies_within(cut, replies)
+        assert results[:whole] == [None, 1234567, None][:whole], f"cut at {cut}"
+        assert all(map(is_lost, results[whole:])), f"cut at {cut}: {results}"
+        assert again == [], f"cut at {cut}"
+
+
+@within(40)
+@pytest.mark.parametrize("how", HOW)
+async def test_reads_among_writes(how):
+    replies = [item(b"a") + END, b"7\r\n", item(b"c", cas=7) + item(b"d", cas=7) + END]
+    for cut in range(len(b"".join(replies)) + 1):
+        (first, number, many), again = await cut_reply(
+            how,
+            b"".join(replies),
+            cut,
+            lambda client: client.get(b"a"),
+            lambda client: client.increment(b"n", 1),
+            lambda client: client.gets_many([b"c", b"d"]),
+        )
+        assert first.value == value_of(b"a")
+        assert {key: found.value for key, found in many.items()} == {
+            key: value_of(key) for key in (b"c", b"d")
+        }
+        assert number == 7 if replies_within(cut, replies) >= 2 else is_lost(number)
+        assert not any(words[0] == b"incr" for words in again)
+
+
+@within(20)
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_each_command_when_its_connection_is_lost(command, how):
+    asked = []
+
+    async def script(connection):
+        asked.append((await connection.command())[0])
+        if connection.number == 0:
+            return drop(connection, how)
+        await connection.send(reply_to(asked[-1]))
+        return await answer(connection)
+
+    async with scripted(script) as server, client_of(server) as client:
+        call = COMMANDS[command](client, server.address)
+        if command in READS:
+            assert await call
+            assert asked[0] == asked[1]
+        else:
+            with pytest.raises(emcache.ConnectionFailedError) as caught:
+                await call
+            assert is_lost(caught.value)
+            assert caught.type is emcache.ConnectionFailedError
+            assert caught.value.node == f"127.0.0.1:{server.port}"
+            await client.get(b"last")
+            assert asked[1:] == [[b"get", b"last"]]
+
+
+@within(20)
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("command", READS)
+async def test_a_read_is_asked_once_more_and_not_for_ever(command, how):
+    asked = []
+
+    async def script(connection):
+        asked.append((await connection.command())[0])
+        drop(connection, how)
+
+    async with scripted(script) as server, client_of(server) as client:
+        with pytest.raises(emcache.ConnectionFailedError):
+            await COMMANDS[command](client, server.address)
+        assert len(asked) == 2
+
+
+@within(20)
+async def test_a_repeated_read_forgets_what_came_before():
+    async def script(connection):
+        await connection.command()
+        if connection.number == 0:
+            return await connection.send(item(b"a", b"old") + item(b"b", b"old"))
+        await connection.send(item(b"b", b"new") + END)
+        return await hold(connection)
+
+    async with scripted(script) as server, client_of(server) as client:
+        many = await client.get_many([b"a", b"b"])
+        assert {key: found.value for key, found in many.items()} == {b"b": b"new"}
+
+
+@within(20)
+async def test_a_repeated_single_get_may_miss():
+    async def script(connection):
+        await connection.command()
+        if connection.number == 0:
+            return await connection.send(item(b"a", b"old"))
+        await connection.send(END)
+        return await hold(connection)
+
+    async with scripted(script) as server, client_of(server) as client:
+        assert await client.get(b"a") is None
+
+
+@within(40)
+@pytest.mark.parametrize("how", HOW)
+async def test_writes_that_were_not_sent_are_sent_on_the_next_connection(how):
+    keys = [b"key%d" % number for number in range(600)]
+    value = b"x" * 32 * 1024
+    stored = []
+
+    async def script(connection):
+        if connection.number == 0:
+            # Reads nothing: the sockets fill up, and most of the commands stay with the client.
+            connection.writer.transport.pause_reading()
+            await asyncio.sleep(0.3)
+            return drop(connection, how)
+        while (words := (await connection.command())[0]) != [b""]:
+            stored.append(words[1])
+            await connection.send(b"STORED\r\n")
+        return None
+
+    async with scripted(script) as server, client_of(server) as client:
+        results = await outcomes(*(client.set(key, value) for key in keys))
+        lost = [key for key, result in zip(keys, results, strict=True) if result is not None]
+        assert all(is_lost(result) for result in results if result is not None)
+        assert 0 < len(lost) < len(keys)
+        assert stored == keys[len(lost) :]
+        assert lost == keys[: len(lost)]
+
+
+@within(20)
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_calls_before_the_first_connection_wait_for_it(command):
+    async with scripted(answer) as server, client_of(server, min_connections=0) as client:
+        await COMMANDS[command](client, server.address)
+        assert server.accepted == 1
+
+
+@within(20)
+@pytest.mark.parametrize("how", HOW)
+async def test_an_idle_connection_that_ends_is_replaced(how):
+    ended = asyncio.Event()
+
+    async def script(connection):
+        if connection.number > 0:
+            return await answer(connection)
+        await connection.command()
+        await connection.send(b"1\r\n")
+        await asyncio.sleep(0.01)
+        drop(connection, how)
+        return ended.set()
+
+    async with scripted(script) as server, client_of(server) as client:
+        assert await client.increment(b"n", 1) == 1
+        await ended.wait()
+        await asyncio.sleep(0.05)
+        assert await client.increment(b"n", 1) == 42
+        assert server.accepted == 2
+
+
+# -- a server that goes and comes back -----------------------------------------------------------
+
+
+@within(30)
+async def test_a_server_that_is_started_again():
+    with memcached() as server:
+        async with client_of(server) as client:
+            for version in (b"1", b"2", b"3"):
+                await client.set(b"k", version)
+                assert (await client.get(b"k")).value == version
+                server.kill()
+                server.start()
+                # The loop had no time to notice: the read goes to a dead socket first.
+                assert await client.get(b"k") is None
+
+
+@within(30)
+async def test_a_server_that_is_started_again_while_calls_come():
+    with memcached() as server:
+        async with client_of(server) as client:
+            await client.set(b"k", b"v")
+            server.kill()
+            calls = [asyncio.create_task(client.get(b"k")) for _ in range(10)]
+            await asyncio.sleep(0.01)
+            server.start()
+            for result in await outcomes(*calls):
+                assert result is None or is_lost(result)
+            while True:
+                with contextlib.suppress(emcache.ConnectionFailedError):
+                    await client.set(b"k", b"w")
+                    break
+            assert (await client.get(b"k")).value == b"w"
+
+
+@within(30)
+async def test_a_server_that_dies_with_calls_in_flight():
+    with memcached() as server:
+        async with client_of(server) as client:
+            await client.set(b"n", b"1")
+            server.stop()
+            calls = [client.increment(b"n", 1), client.get(b"n"), client.set(b"k", b"v")]
+            tasks = [asyncio.ensure_future(call) for call in calls]
+            await asyncio.sleep(0.05)
+            started = time.monotonic()
+            server.kill()
+            results = await outcomes(*tasks)
+            assert time.monotonic() - started < 10
+            assert all(map(is_lost, results)), results
+
+
+@within(30)
+async def test_the_idle_timeout_of_a_server_is_not_seen():
+    with memcached("-o", "idle_timeout=1") as server:
+        async with (
+            client_of(server) as kept,
+            client_of(server, min_connections=0) as unkept,
+        ):
+            for client in (kept, unkept):
+                await client.set(b"n", b"1")
+            while int(server.stats()["idle_kicks"]) < 2:
+                await asyncio.sleep(0.2)
+            assert await kept.increment(b"n", 1) == 2
+            assert await unkept.increment(b"n", 1) == 3
+
+
+# -- a node that is down -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere() -> Memcached:
+    """An address where nobody listens."""
+    return Memcached(port=free_port())
+
+
+@within(30)
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_dead_host(nowhere, command):
+    async with client_of(nowhere) as client:
+        started = time.monotonic()
+        with pytest.raises(emcache.NodeUnavailableError) as caught:
+            await COMMANDS[command](client, nowhere.address)
+        assert time.monotonic() - started < 10
+        assert is_lost(caught.value)
+        assert caught.value.node == f"127.0.0.1:{nowhere.port}"
+        management = client.cluster_managment()
+        assert management.unhealthy_nodes() == [nowhere.address]
+        assert management.healthy_nodes() == []
+        assert management.nodes() == [nowhere.address]
+        metrics = management.connection_pool_metrics()[nowhere.address]
+        assert metrics.connections_created_with_error >= 3
+        assert metrics.cur_connections == metrics.connections_created == 0
+        # Known to be down: nobody waits for another connect.
+        with pytest.raises(emcache.NodeUnavailableError):
+            await asyncio.wait_for(COMMANDS[command](client, nowhere.address), 5)
+
+
+@within(30)
+async def test_a_host_that_swallows_connects():
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        with contextlib.ExitStack() as fillers:
+            for _ in range(3):
+                filler = fillers.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(full.getsockname())
+            address = emcache.MemcachedHostAddress(*full.getsockname())
+            async with emcache.create_client(
+                [address], timeout=30, connection_timeout=0.2
+            ) as client:
+                with pytest.raises(emcache.NodeUnavailableError, match=r"0\.2 s"):
+                    await client.get(b"k")
+
+
+@within(30)
+async def test_a_name_that_does_not_resolve():
+    address = emcache.MemcachedHostAddress("no-such-host.invalid", 11211)
+    async with emcache.create_client([address], timeout=30) as client:
+        with pytest.raises(emcache.NodeUnavailableError, match="no-such-host"):
+            await client.get(b"k")
+
+
+class Recorder(emcache.ClusterEvents):
+    def __init__(self, fail=False):
+        self.events = []
+        self.managements = set()
+        self.fail = fail
+        self.running = 0
+
+    async def _record(self, management, kind, host):
+        self.running += 1
+        assert self.running == 1, "one at a time"
+        await asyncio.sleep(0.01)
+        self.managements.add(management)
+        self.events.append((kind, host))
+        self.running -= 1
+        if self.fail:
+            raise RuntimeError("a handler's own fault")
+
+    async def on_node_healthy(self, cluster_managment, host):
+        await self._record(cluster_managment, "healthy", host)
+
+    async def on_node_unhealthy(self, cluster_managment, host):
+        await self._record(cluster_managment, "unhealthy", host)
+
+
+@within(40)
+@pytest.mark.parametrize("fail", [False, True], ids=["handlers return", "handlers fail"])
+async def test_events_come_in_order(caplog, fail):
+    caplog.set_level(logging.INFO, "emcache")
+    recorder = Recorder(fail)
+    with memcached() as a, memcached() as b:
+        async with client_of(a, b, cluster_events=recorder) as client:
+            await client.version(a.address)
+            expected = []
+            for _ in range(2):
+                a.kill()
+                expected.append(("unhealthy", a.address))
+                await until(lambda: len(recorder.events) == len(expected))
+                assert client.cluster_managment().unhealthy_nodes() == [a.address]
+                assert client.cluster_managment().nodes() == [b.address, a.address]
+                a.start()
+                expected.append(("healthy", a.address))
+                await until(lambda: len(recorder.events) == len(expected))
+                assert client.cluster_managment().unhealthy_nodes() == []
+                assert await client.version(a.address)
+            assert recorder.events == expected
+            assert recorder.managements == {client.cluster_managment()}
+    handler_failures = [record for record in caplog.records if record.exc_info]
+    assert len(handler_failures) == (len(expected) if fail else 0)
+    assert any("unhealthy" in record.getMessage() for record in caplog.records)
+
+
+KEYS = [b"key%d" % number for number in range(40)]
+
+
+async def places(client, servers):
+    """Store a new value for each key, and say which server has it."""
+    token = b"%d" % time.monotonic_ns()
+    for key in KEYS:
+        await client.set(key, token)
+    return {
+        key: next(
+            server.port
+            for server in servers
+            if server.process.poll() is None and token in server.ask(b"get " + key + b"\r\n")
+        )
+        for key in KEYS
+    }
+
+
+@within(40)
+async def test_purging_moves_keys_and_brings_them_back():
+    with memcached() as a, memcached() as b:
+        async with client_of(a, b, purge_unhealthy_nodes=True) as client:
+            unhealthy = client.cluster_managment().unhealthy_nodes
+            before = await places(client, [a, b])
+            assert set(before.values()) == {a.port, b.port}
+            a.kill()
+            await until(lambda: unhealthy() == [a.address])
+            assert set((await places(client, [a, b])).values()) == {b.port}
+            assert len(await client.get_many(KEYS)) == len(KEYS)
+            b.kill()
+            await until(lambda: len(unhealthy()) == 2)
+            for call in (client.get(b"k"), client.set(b"k", b"v"), client.get_many(KEYS)):
+                with pytest.raises(emcache.ClusterNoAvailableNodes):
+                    await call
+            a.start()
+            b.start()
+            await until(lambda: not unhealthy())
+            assert await places(client, [a, b]) == before
+
+
+@within(30)
+async def test_without_purging_keys_stay_with_their_node(nowhere):
+    with memcached() as alive:
+        async with client_of(alive, nowhere) as client:
+            await until(lambda: bool(client.cluster_managment().unhealthy_nodes()))
+            results = await outcomes(*(client.set(key, b"v") for key in KEYS))
+            assert {type(result) for result in results} == {
+                type(None),
+                emcache.NodeUnavailableError,
+            }
+            with pytest.raises(emcache.NodeUnavailableError):
+                await client.get_many(KEYS)
+            stored = [key for key, result in zip(KEYS, results, strict=True) if result is None]
+            assert set(await client.get_many(stored)) == set(stored)
+
+
+@within(20)
+async def test_get_many_with_a_node_that_drops_fails_as_a_whole():
+    async def broken(connection):
+        await connection.command()
+
+    async with (
+        scripted(answer) as good,
+        scripted(broken) as bad,
+        client_of(good, bad) as client,
+    ):
+        with pytest.raises(emcache.ConnectionFailedError) as caught:
+            await client.get_many(KEYS)
+        assert caught.value.node == f"127.0.0.1:{bad.port}"
+        found, missing = await outcomes(*(client.get_many([key]) for key in split(client, good, bad)))
+        assert len(found) == 1
+        assert is_lost(missing)
+
+
+def split(client, good, bad):
+    """A key of each node."""
+    node = client._core.node_for
+    return [next(key for key in KEYS if node(key) == index) for index in (0, 1)]
