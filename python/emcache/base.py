@@ -21,7 +21,8 @@ class _ItemFields:
 
 
 # `dataclasses.fields`, `asdict` and `replace` take an Item for the dataclass that it was under 1.3.
-Item.__dataclass_fields__ = _ItemFields.__dataclass_fields__  # type: ignore[attr-defined]
+Item.__dataclass_fields__ = _ItemFields.__dataclass_fields__
+Item.__dataclass_params__ = _ItemFields.__dataclass_params__  # type: ignore[attr-defined]
 
 
 class ClusterManagment(metaclass=ABCMeta):

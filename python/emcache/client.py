@@ -8,6 +8,7 @@ from typing import Any
 
 from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from ._emcache import CoreClient
+from ._errors import ClientClosedError
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
 from .cluster import EventDispatcher, _ClusterManagment
 from .default_values import (
@@ -57,6 +58,8 @@ class _Client(Client):
         return f"<emcache.Client {'closed' if self.closed else 'open'} nodes=[{nodes}]>"
 
     def _node(self, address: Address) -> int:
+        if self.closed:
+            raise ClientClosedError("Emcache client is closed")
         try:
             return self._addresses.index(address)
         except ValueError:
@@ -267,9 +270,10 @@ def create_client(
         _create_client(
             node_addresses,
             cluster_events,
+            one_credential=bool(username) != bool(password),
             not_yet={
                 "ssl": bool(ssl),
-                "username and password": _has_credentials(username, password),
+                "username and password": bool(username or password),
                 "autodiscovery": bool(autodiscovery),
             },
             timeout=timeout,
@@ -286,6 +290,7 @@ def create_client(
 async def _create_client(
     node_addresses: Sequence[Address],
     cluster_events: ClusterEvents | None,
+    one_credential: bool,
     not_yet: dict[str, bool],
     **options: Any,
 ) -> Client:
@@ -298,6 +303,8 @@ async def _create_client(
     if options["min_connections"] > options["max_connections"]:
         raise ValueError("min_connections can not be higher than max_connections")
     _check_at_least("autobatching_max_keys", options["max_merged_keys"], 1)
+    if one_credential:
+        raise ValueError("username and password must be given together")
     for name, asked in not_yet.items():
         if asked:
             raise NotImplementedError(f"{name}: not implemented yet in this version of emcache")
@@ -306,12 +313,6 @@ async def _create_client(
         cluster_events,
         lambda on_health: CoreClient(endpoints, on_health=on_health, **options),
     )
-
-
-def _has_credentials(username: str | None, password: str | None) -> bool:
-    if bool(username) != bool(password):
-        raise ValueError("username and password must be given together")
-    return bool(username)
 
 
 def _check_at_least(name: str, value: int, minimum: int) -> None:

@@ -293,6 +293,7 @@ impl CoreClient {
         delay: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
+        self.session(py)?;
         let delay = convert::integer("delay", delay)?;
         self.admin(py, node, Command::FlushAll { delay }, noreply.is_truthy()?)
     }
@@ -308,6 +309,7 @@ impl CoreClient {
         level: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
+        self.session(py)?;
         let level = convert::integer("level", level)?;
         self.admin(py, node, Command::Verbosity { level }, noreply.is_truthy()?)
     }
@@ -319,6 +321,7 @@ impl CoreClient {
         value: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
+        self.session(py)?;
         let megabytes = convert::integer("value", value)?;
         self.admin(py, node, Command::CacheMemlimit { megabytes }, noreply.is_truthy()?)
     }
@@ -397,11 +400,16 @@ impl CoreClient {
         let session = self.session(py)?;
         let future = session.driver.create_future(py)?;
         let items = PyDict::new(py).unbind();
-        if !keys.is_truthy()? {
+        // None counts as no keys, as any false value does in 1.3.
+        let objects = if keys.is_truthy()? {
+            keys.try_iter()?.collect::<PyResult<Vec<_>>>()?
+        } else {
+            Vec::new()
+        };
+        if objects.is_empty() {
             OpFuture::resolve(future.bind(py), Ok(items.into_any()), Wake::Soon)?;
             return Ok(future);
         }
-        let objects = keys.try_iter()?.collect::<PyResult<Vec<_>>>()?;
         let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
         let verb = verb()?;
         let flags = return_flags.is_truthy()?;

@@ -1,13 +1,13 @@
 //! `emcache.Item`: what a retrieval returns. Behaves as the dataclass of emcache 1.3.
 use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use crate::protocol::ItemRef;
 
 /// Not tracked by Python's garbage collector: a reply may hold thousands of items, and a cycle
 /// through one would have to be made by hand.
-#[pyclass(module = "emcache.base", get_all, set_all, subclass, freelist = 256)]
+#[pyclass(module = "emcache.base", get_all, set_all, subclass, dict)]
 pub struct Item {
     value: Py<PyAny>,
     flags: Py<PyAny>,
@@ -28,9 +28,19 @@ impl Item {
 
 #[pymethods]
 impl Item {
+    /// Takes anything: a subclass may have an `__init__` of its own.
     #[new]
-    fn new(value: Py<PyAny>, flags: Py<PyAny>, cas: Py<PyAny>) -> Self {
-        Self { value, flags, cas }
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(value, flags, cas)")]
+    fn new(
+        py: Python<'_>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> Self {
+        Self { value: py.None(), flags: py.None(), cas: py.None() }
+    }
+
+    fn __init__(&mut self, value: Py<PyAny>, flags: Py<PyAny>, cas: Py<PyAny>) {
+        (self.value, self.flags, self.cas) = (value, flags, cas);
     }
 
     #[classattr]
@@ -66,8 +76,19 @@ impl Item {
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
-        let class = slf.get_type().into_any();
-        PyTuple::new(slf.py(), [class, fields(slf)?.into_any()])
+        let py = slf.py();
+        let new = py.import("copyreg")?.getattr("__newobj__")?;
+        let state = slf.getattr("__dict__")?.cast_into::<PyDict>()?.copy()?;
+        let item = slf.try_borrow()?;
+        for (name, value) in [("value", &item.value), ("flags", &item.flags), ("cas", &item.cas)] {
+            state.set_item(name, value)?;
+        }
+        PyTuple::new(py, [new, (slf.get_type(),).into_pyobject(py)?.into_any(), state.into_any()])
+    }
+
+    /// The state is that of a plain dataclass, so items that 1.3 pickled can be read.
+    fn __setstate__(slf: &Bound<'_, Self>, state: &Bound<'_, PyDict>) -> PyResult<()> {
+        state.iter().try_for_each(|(name, value)| slf.setattr(name.cast::<PyString>()?, value))
     }
 }
 

@@ -38,6 +38,7 @@ struct PythonLoop {
     is_running: Py<PyAny>,
     call_soon: Py<PyAny>,
     turn: Py<PyAny>,
+    timer: Py<PyAny>,
     flush: Py<PyAny>,
 }
 
@@ -69,6 +70,10 @@ impl LoopCallbacks {
         registry::driver(self.driver).map_or(Ok(()), |driver| driver.turn(py))
     }
 
+    fn timer(&self, py: Python<'_>) -> PyResult<()> {
+        registry::driver(self.driver).map_or(Ok(()), |driver| driver.timer(py))
+    }
+
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         registry::driver(self.driver).map_or(Ok(()), |driver| driver.flush(py))
     }
@@ -90,6 +95,7 @@ impl LoopDriver {
             is_running: event_loop.getattr(intern!(py, "is_running"))?.unbind(),
             call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
             turn: callbacks.getattr(intern!(py, "turn"))?.unbind(),
+            timer: callbacks.getattr(intern!(py, "timer"))?.unbind(),
             flush: callbacks.getattr(intern!(py, "flush"))?.unbind(),
         };
         event_loop.call_method1(intern!(py, "add_reader"), (runtime.fd(), &python.turn))?;
@@ -176,6 +182,12 @@ impl LoopDriver {
         self.settle(py)
     }
 
+    fn timer(&self, py: Python<'_>) -> PyResult<()> {
+        // It has fired, maybe a little early: the turn asks for another if it is still wanted.
+        self.timer.take();
+        self.turn(py)
+    }
+
     fn turn(&self, py: Python<'_>) -> PyResult<()> {
         self.turn_scheduled.set(false);
         self.runtime.turn();
@@ -214,7 +226,7 @@ impl LoopDriver {
         let handle = self.python.event_loop.call_method1(
             py,
             intern!(py, "call_later"),
-            (delay, &self.python.turn),
+            (delay, &self.python.timer),
         )?;
         *timer = Some((at, handle));
         Ok(())

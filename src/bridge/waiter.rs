@@ -189,9 +189,7 @@ impl Waiter for PyWaiter {
 
 fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>) -> Outcome {
     match *reply {
-        Reply::Stored | Reply::Deleted | Reply::Touched | Reply::Ok if verb != Verb::Stats => {
-            Outcome::Value(py.None())
-        }
+        Reply::Ok if verb != Verb::Stats => Outcome::Value(py.None()),
         Reply::NotStored | Reply::Exists => Outcome::NotStored,
         Reply::NotFound => Outcome::NotFound { verb },
         Reply::Number(number) => match number.into_pyobject(py) {
@@ -205,8 +203,9 @@ fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>) -> Outcome {
         Reply::Error(ErrorLine { kind, line }) => {
             Outcome::Refused { verb, kind, line: line.escape_ascii().to_string() }
         }
-        // 1.3 raises here although the server did what it was asked.
+        // `stats reset` and `stats detail on`: 1.3 raises although the server did what it was asked.
         Reply::Reset => Outcome::Refused { verb, kind: ErrorKind::Refused, line: "RESET".into() },
-        _ => Outcome::Refused { verb, kind: ErrorKind::Refused, line: format!("{reply:?}") },
+        Reply::Ok => Outcome::Refused { verb, kind: ErrorKind::Refused, line: "OK".into() },
+        Reply::End | Reply::Stored | Reply::Deleted | Reply::Touched => Outcome::Value(py.None()),
     }
 }

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import emcache
 import pytest
+
+import emcache
 
 RECORDED = Path(__file__).with_name("routing_vectors.txt")
 
@@ -58,7 +59,8 @@ async def test_recorded_choices(ids):
 async def test_tcp_nodes_are_known_by_host_and_port(key, host):
     addresses = [emcache.MemcachedHostAddress(f"10.0.0.{n}", 11211) for n in range(1, 6)]
     async with unconnected(addresses) as client:
-        assert addresses[client._core.node_for(key)].address == host
+        assert client.node_for(key) == emcache.MemcachedHostAddress(host, 11211)
+        assert client.node_for(key) is addresses[client._core.node_for(key)]
 
 
 KEYS = [b"key:%d" % n for n in range(300)]
@@ -102,3 +104,22 @@ async def test_order_of_nodes_decides_only_ties():
     backward = forward[::-1]
     reverse = [backward[index] for index in await choices(backward)]
     assert straight == reverse
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [(b"a b", emcache.InvalidKeyError), (b"", emcache.InvalidKeyError), ("key", TypeError)],
+    ids=["space", "empty", "str"],
+)
+async def test_node_for_checks_the_key(key, error):
+    async with unconnected(by_id("a,b")) as client:
+        with pytest.raises(error):
+            client.node_for(key)
+
+
+async def test_node_for_of_a_closed_client():
+    client = await unconnected(by_id("a,b"))
+    await client.close()
+    for key in (b"key", b"", None):
+        with pytest.raises(emcache.ClientClosedError, match="Emcache client is closed"):
+            client.node_for(key)

@@ -8,9 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import emcache
 import pytest
 import pytest_asyncio
+
+import emcache
 from support.memcached import memcached
 
 MIB = 2**20
@@ -692,7 +693,6 @@ class TestNodeCommands:
         assert name is None or any(name in found for found in stats)
 
     async def test_large_stats(self, own_server, own):
-        """1.3.3 failed when they came in several segments."""
         for size in range(100, 200_000, 5_000):
             await own.set(b"large:%d" % size, b"x" * size)
         stats = await own.stats(own_server.address, "slabs")

@@ -3,9 +3,10 @@
 import asyncio
 import random
 
-import emcache
 import pytest
 import pytest_asyncio
+
+import emcache
 from support.scripted import scripted
 
 MAX_LINE = 8192

@@ -39,14 +39,22 @@ class Memcached:
     def connect(self) -> socket.socket:
         if self.path is not None:
             sock = socket.socket(socket.AF_UNIX)
-            sock.connect(self.path)
+            try:
+                sock.connect(self.path)
+            except OSError:
+                sock.close()
+                raise
             return sock
         return socket.create_connection(("127.0.0.1", self.port))
 
     def start(self) -> None:
         binary = shutil.which("memcached")
         assert binary, "memcached is not installed: run the tests by `make test`"
-        where = ["-s", self.path, "-a", "777"] if self.path else ["-l", "127.0.0.1", "-p", str(self.port)]
+        where = (
+            ["-s", self.path, "-a", "777"]
+            if self.path
+            else ["-l", "127.0.0.1", "-p", str(self.port)]
+        )
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         self.process = subprocess.Popen([binary, *where, *user, *self.args])
         deadline = time.monotonic() + 10

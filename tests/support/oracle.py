@@ -12,7 +12,9 @@ def value_of(key: bytes) -> bytes:
     return (key + b"\r\nEND\r\n") * (1 + zlib.crc32(key) % 3)
 
 
-def item(key: bytes, value: bytes | None = None, *, flags: int = 0, cas: int | None = None) -> bytes:
+def item(
+    key: bytes, value: bytes | None = None, *, flags: int = 0, cas: int | None = None
+) -> bytes:
     """One item of a retrieval's reply."""
     value = value_of(key) if value is None else value
     token = b"" if cas is None else b" %d" % cas

@@ -59,9 +59,7 @@ class SlowProxy:
 
 
 @contextlib.asynccontextmanager
-async def slow_proxy(
-    upstream: int, rng: random.Random, longest: float
-) -> AsyncIterator[SlowProxy]:
+async def slow_proxy(upstream: int, rng: random.Random, longest: float) -> AsyncIterator[SlowProxy]:
     """Stand before the server on port `upstream`."""
     proxy = SlowProxy(rng, longest)
     tasks: set[asyncio.Task[None]] = set()

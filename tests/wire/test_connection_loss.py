@@ -488,7 +488,9 @@ async def test_get_many_with_a_node_that_drops_fails_as_a_whole():
         with pytest.raises(emcache.ConnectionFailedError) as caught:
             await client.get_many(KEYS)
         assert caught.value.node == f"127.0.0.1:{bad.port}"
-        found, missing = await outcomes(*(client.get_many([key]) for key in split(client, good, bad)))
+        found, missing = await outcomes(
+            *(client.get_many([key]) for key in split(client, good, bad))
+        )
         assert len(found) == 1
         assert is_lost(missing)
 

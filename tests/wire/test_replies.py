@@ -289,7 +289,9 @@ async def test_an_announced_length_is_not_allocated(length):
         if length < 2**30:
             assert (await call).value == value_of(b"k")
         else:
-            with pytest.raises(emcache.ProtocolError, match=f"a value of {length} bytes|unexpected"):
+            with pytest.raises(
+                emcache.ProtocolError, match=f"a value of {length} bytes|unexpected"
+            ):
                 await call
 
 
@@ -529,7 +531,9 @@ async def check_merged(reply_of, keys):
 async def test_a_proxy_that_answers_in_another_order():
     keys = [b"a", b"b", b"c", b"d", b"e"]
     await check_merged(lambda asked: b"".join(map(item, reversed(asked))) + END, keys)
-    await check_merged(lambda asked: b"".join(map(item, sorted(asked)[::2] + sorted(asked)[1::2])) + END, keys)
+    await check_merged(
+        lambda asked: b"".join(map(item, sorted(asked)[::2] + sorted(asked)[1::2])) + END, keys
+    )
 
 
 @within(20)
