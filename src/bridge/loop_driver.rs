@@ -5,6 +5,7 @@
 //! core is never shared and never locked.
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::task::Waker;
 
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use super::completion;
 use super::future::{OpFuture, Wake};
 use super::registry::{self, Session};
-use super::runtime::{Inbox, TurnRuntime};
+use super::runtime::{Inbox, Postponed, TurnRuntime};
 use crate::pool::{Context, Host, LocalFuture};
 
 pub struct LoopDriver {
@@ -45,6 +46,7 @@ struct PythonLoop {
 /// What the core may ask of this driver.
 struct LoopHost {
     inbox: Inbox,
+    postponed: Postponed,
     wants_flush: Rc<Cell<bool>>,
 }
 
@@ -55,6 +57,10 @@ impl Host for LoopHost {
 
     fn wants_flush(&self) {
         self.wants_flush.set(true);
+    }
+
+    fn wake_later(&self, waker: &Waker) {
+        self.postponed.borrow_mut().push(waker.clone());
     }
 }
 
@@ -85,8 +91,13 @@ impl LoopDriver {
         let py = event_loop.py();
         let inbox = Inbox::default();
         let wants_flush: Rc<Cell<bool>> = Rc::default();
-        let host = LoopHost { inbox: inbox.clone(), wants_flush: wants_flush.clone() };
-        let runtime = TurnRuntime::new(inbox).map_err(|error| {
+        let postponed = Postponed::default();
+        let host = LoopHost {
+            inbox: inbox.clone(),
+            postponed: postponed.clone(),
+            wants_flush: wants_flush.clone(),
+        };
+        let runtime = TurnRuntime::new(inbox, postponed).map_err(|error| {
             PyOSError::new_err(format!("the event loop cannot drive emcache's runtime: {error}"))
         })?;
         let callbacks = Bound::new(py, LoopCallbacks { driver: id })?;

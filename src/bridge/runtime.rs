@@ -19,12 +19,14 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
+use tokio::task::coop::unconstrained;
 
 use crate::pool::LocalFuture;
 
 pub struct TurnRuntime {
     engine: RefCell<Option<Engine>>,
     inbox: Inbox,
+    postponed: Postponed,
     woken: Arc<TurnWaker>,
     waker: Waker,
     epoll_fd: RawFd,
@@ -38,6 +40,8 @@ struct Engine {
 
 /// Tasks that the next turn starts.
 pub type Inbox = Rc<RefCell<Vec<LocalFuture>>>;
+/// Tasks that go on in the next turn.
+pub type Postponed = Rc<RefCell<Vec<Waker>>>;
 
 struct TurnWaker {
     owner: ThreadId,
@@ -63,7 +67,7 @@ impl Wake for TurnWaker {
 }
 
 impl TurnRuntime {
-    pub fn new(inbox: Inbox) -> io::Result<Self> {
+    pub fn new(inbox: Inbox, postponed: Postponed) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .thread_keep_alive(Duration::from_secs(1))
@@ -77,12 +81,12 @@ impl TurnRuntime {
         };
         let epoll_fd = epoll_watching(ring.as_raw_fd())?;
         let tasks = LocalSet::new();
-        tasks.spawn_local(empty_bell(ring));
+        tasks.spawn_local(unconstrained(empty_bell(ring)));
         let owner = thread::current().id();
         let woken = Arc::new(TurnWaker { owner, woken: AtomicBool::new(true), bell });
         let waker = Waker::from(woken.clone());
         let engine = RefCell::new(Some(Engine { runtime, tasks }));
-        Ok(Self { engine, inbox, woken, waker, epoll_fd, turning: Cell::new(false) })
+        Ok(Self { engine, inbox, postponed, woken, waker, epoll_fd, turning: Cell::new(false) })
     }
 
     /// What to watch for reading.
@@ -90,16 +94,21 @@ impl TurnRuntime {
         self.epoll_fd
     }
 
-    /// Whether a task was woken, or is to be started, since the last turn ended.
+    /// Whether a task was woken, or is to be started or go on, since the last turn ended.
     pub fn wants_turn(&self) -> bool {
         !self.turning.get()
-            && (self.woken.woken.load(Ordering::Acquire) || !self.inbox.borrow().is_empty())
+            && (self.woken.woken.load(Ordering::Acquire)
+                || !self.inbox.borrow().is_empty()
+                || !self.postponed.borrow().is_empty())
     }
 
     pub fn turn(&self) {
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
         let Some(Engine { runtime, tasks }) = engine.as_mut() else { return };
         self.turning.set(true);
+        for waker in self.postponed.take() {
+            waker.wake();
+        }
         runtime.block_on(async {
             // Parks the runtime once without waiting: takes what epoll has and fires timers.
             tokio::task::yield_now().await;
@@ -114,7 +123,9 @@ impl TurnRuntime {
         let mut cx = TaskContext::from_waker(&self.waker);
         loop {
             for task in self.inbox.take() {
-                tasks.spawn_local(task);
+                // Without Tokio's budget: a task that used it up is woken at the next poll of the
+                // drivers, which is not to come in this turn, and nobody would call for another.
+                tasks.spawn_local(unconstrained(task));
             }
             self.woken.woken.store(false, Ordering::Release);
             let _: Poll<()> = Pin::new(&mut *tasks).poll(&mut cx);
@@ -127,6 +138,7 @@ impl TurnRuntime {
     /// Drops all tasks and closes all that Tokio holds. Does nothing the second time.
     pub fn shut_down(&self) {
         self.inbox.take();
+        self.postponed.take();
         let Some(Engine { runtime, tasks }) = self.engine.take() else { return };
         {
             let _entered = runtime.enter();

@@ -21,6 +21,8 @@ pub type CloseReason = Cause;
 /// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
 const READ_CHUNK: usize = 64 * 1024;
 const READ_AHEAD: usize = 1024 * 1024;
+/// One poll reads no more than this, so that a fast sender does not keep all others waiting.
+const READ_SHARE: u64 = 512 * 1024;
 /// With this much to write a request does not wait for others to go with it.
 const WRITE_AT_ONCE: usize = 64 * 1024;
 /// Buffers that grew beyond this are given back when they are empty.
@@ -36,6 +38,8 @@ pub struct Connection<S> {
     /// Requests since the last flush, and in the one before.
     batch: usize,
     last_batch: usize,
+    /// Whether the last poll stopped reading before the socket had no more.
+    has_more: bool,
     waker: Waker,
     broken: Option<CloseReason>,
 }
@@ -51,6 +55,7 @@ impl<S: Sink> Connection<S> {
             read: 0,
             batch: 0,
             last_batch: 0,
+            has_more: false,
             waker: Waker::noop().clone(),
             broken: None,
         }
@@ -71,6 +76,11 @@ impl<S: Sink> Connection<S> {
 
     pub fn is_broken(&self) -> bool {
         self.broken.is_some()
+    }
+
+    /// Whether to poll again although nothing else will wake the task.
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     pub fn has_unflushed(&self) -> bool {
@@ -114,7 +124,8 @@ impl<S: Sink> Connection<S> {
         }
     }
 
-    /// Reads, answers and writes until the socket has no more; ready when the connection is over.
+    /// Reads, answers and writes until the socket has no more, or for a share of time
+    /// ([`Self::has_more`]); ready when the connection is over.
     pub fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<CloseReason> {
         if !self.waker.will_wake(cx.waker()) {
             self.waker = cx.waker().clone();
@@ -126,7 +137,12 @@ impl<S: Sink> Connection<S> {
     }
 
     fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<CloseReason> {
+        let share = self.read + READ_SHARE;
         loop {
+            self.has_more = self.read >= share;
+            if self.has_more {
+                return Poll::Pending;
+            }
             self.make_room();
             let read = pin!(self.stream.read_buf(&mut self.read_buf)).poll(cx);
             match std::task::ready!(read) {

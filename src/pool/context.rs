@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -23,6 +23,8 @@ pub trait Host {
     fn spawn(&self, task: LocalFuture);
     /// Bytes wait to be written: [`Context::flush`] must be called when what goes together is there.
     fn wants_flush(&self);
+    /// Wakes a task that has more to do, after what else there is had its share.
+    fn wake_later(&self, waker: &Waker);
 }
 
 /// Who has requests with deadlines and bytes to write.
@@ -141,6 +143,10 @@ impl Context {
         }
     }
 
+    pub(super) fn wake_later(&self, waker: &Waker) {
+        self.host.wake_later(waker);
+    }
+
     /// Writes what was collected.
     pub fn flush(&self) {
         // A flush collects nothing new, so the list is given back empty and keeps its room.
@@ -196,13 +202,27 @@ async fn expire_members(context: Weak<Context>) {
         }
         // What became readable together with this timer is read first: an answer that is already in
         // the socket beats its deadline.
-        tokio::task::yield_now().await;
+        after_the_others().await;
         strong.armed.set(NEVER);
         let next = strong.expire(strong.now());
         if next < strong.armed.get() {
             strong.armed.set(next);
         }
     }
+}
+
+/// Lets the tasks that are ready now run first. (Tokio's own `yield_now` waits for the next poll of its
+/// drivers, and a driven host may not come to one.)
+async fn after_the_others() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A host inside a running [`tokio::task::LocalSet`]: for Rust programs, tests and benches.
@@ -218,6 +238,10 @@ impl LocalSetHost {
 impl Host for LocalSetHost {
     fn spawn(&self, task: LocalFuture) {
         tokio::task::spawn_local(task);
+    }
+
+    fn wake_later(&self, waker: &Waker) {
+        waker.wake_by_ref();
     }
 
     fn wants_flush(&self) {

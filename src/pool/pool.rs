@@ -488,6 +488,9 @@ async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
         let before = entry.connection.answered();
         let polled = entry.connection.poll(cx);
         let answered = entry.connection.answered() - before;
+        if entry.connection.has_more() {
+            pool.context.wake_later(cx.waker());
+        }
         if answered > 0 {
             entry.last_used = Instant::now();
             state.failures = 0;

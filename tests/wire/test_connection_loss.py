@@ -488,14 +488,7 @@ async def test_get_many_with_a_node_that_drops_fails_as_a_whole():
         with pytest.raises(emcache.ConnectionFailedError) as caught:
             await client.get_many(KEYS)
         assert caught.value.node == f"127.0.0.1:{bad.port}"
-        found, missing = await outcomes(
-            *(client.get_many([key]) for key in split(client, good, bad))
-        )
-        assert len(found) == 1
-        assert is_lost(missing)
-
-
-def split(client, good, bad):
-    """A key of each node."""
-    node = client._core.node_for
-    return [next(key for key in KEYS if node(key) == index) for index in (0, 1)]
+        singles = await outcomes(*(client.get_many([key]) for key in KEYS))
+        lost = [result for result in singles if isinstance(result, Exception)]
+        assert 0 < len(lost) < len(KEYS)
+        assert all(map(is_lost, lost))

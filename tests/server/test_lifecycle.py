@@ -1,0 +1,666 @@
+"""Clients, loops, threads and processes that begin and end, in every order."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import threading
+import warnings
+
+import pytest
+from support.calls import COMMANDS, client_of, outcomes, until, within
+from support.isolated import run_program, run_silent
+from support.oracle import answer, value_of
+from support.scripted import hold, scripted
+
+import emcache
+
+LOOPS = ["asyncio", "uvloop"]
+both_loops = pytest.mark.parametrize("loop", LOOPS)
+
+
+@pytest.fixture
+def silent_port():
+    """A port where connections are taken and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+# -- what is left behind -------------------------------------------------------------------------
+
+
+@both_loops
+def test_a_thousand_loops_leave_nothing(server, loop):
+    run_silent(
+        """
+        async def main():
+            client = await create()
+            await client.set(b"lifecycle", b"v")
+            assert (await client.get(b"lifecycle")).value == b"v"
+            await client.close()
+
+        run(main())
+        before = descriptors(), threads()
+        for _ in range(1000):
+            run(main())
+        assert (descriptors(), threads()) == before, (descriptors(), threads(), before)
+        """,
+        loop,
+        server.port,
+    )
+
+
+@both_loops
+def test_loops_that_end_before_their_client_leave_nothing(server, loop):
+    run_silent(
+        """
+        async def main():
+            client = await create()
+            await client.set(b"lifecycle", b"v")
+            pending = [asyncio.create_task(client.get(b"lifecycle")) for _ in range(10)]
+            await asyncio.sleep(0)
+
+        def round():
+            run(main())
+            gc.collect()
+
+        round()
+        before = descriptors(), threads()
+        for _ in range(50):
+            round()
+        assert (descriptors(), threads()) == before, (descriptors(), threads(), before)
+        """,
+        loop,
+        server.port,
+        warnings="ignore",
+    )
+
+
+@both_loops
+def test_clients_that_nobody_closes_leave_nothing(server, loop):
+    run_silent(
+        """
+        async def use():
+            client = await create()
+            await client.get(b"lifecycle")
+
+        async def main():
+            await use()
+            before = descriptors(), threads()
+            for _ in range(50):
+                await use()
+            gc.collect()
+            await asyncio.sleep(0.1)
+            assert (descriptors(), threads()) == before, (descriptors(), threads(), before)
+
+        run(main())
+        """,
+        loop,
+        server.port,
+        warnings="ignore",
+    )
+
+
+# -- a client that is dropped --------------------------------------------------------------------
+
+
+class Witness:
+    """A script that answers, and tells when the connection is gone."""
+
+    def __init__(self):
+        self.gone = asyncio.Event()
+
+    async def __call__(self, connection):
+        with contextlib.suppress(ConnectionError):
+            await answer(connection)
+        self.gone.set()
+
+
+@within(20)
+async def test_a_client_dropped_without_close_warns_and_disconnects():
+    witness = Witness()
+    async with scripted(witness) as server:
+        client = await client_of(server)
+        await client.get(b"k")
+        with pytest.warns(ResourceWarning, match=f"unclosed.*127.0.0.1:{server.port}"):
+            del client
+            gc.collect()
+        await witness.gone.wait()
+
+
+@within(20)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_client_dropped_where_warnings_are_errors_disconnects():
+    witness = Witness()
+    async with scripted(witness) as server:
+        client = await client_of(server)
+        await client.get(b"k")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            del client
+            gc.collect()
+        await witness.gone.wait()
+
+
+@within(20)
+async def test_a_client_dropped_in_a_cycle_disconnects():
+    witness = Witness()
+    async with scripted(witness) as server:
+        client = await client_of(server)
+        await client.get(b"k")
+        client.itself = client
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            del client
+            gc.collect()
+        await witness.gone.wait()
+
+
+@within(20)
+async def test_a_client_dropped_on_another_thread_disconnects():
+    witness = Witness()
+    async with scripted(witness) as server:
+        box = [await client_of(server)]
+        await box[0].get(b"k")
+
+        def drop():
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                box.clear()
+                gc.collect()
+            box.extend(str(warning.message) for warning in caught)
+
+        await asyncio.to_thread(drop)
+        assert any("unclosed" in message for message in box)
+        await witness.gone.wait()
+        # The loop's driver is as good as before.
+        async with scripted(answer) as other, client_of(other) as client:
+            assert (await client.get(b"k")).value == value_of(b"k")
+
+
+# -- close ---------------------------------------------------------------------------------------
+
+
+@within(20)
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_close_ends_a_call_under_way(command):
+    async with scripted(hold) as server:
+        client = await client_of(server)
+        task = asyncio.ensure_future(COMMANDS[command](client, server.address))
+        await asyncio.sleep(0.02)
+        await client.close()
+        with pytest.raises(emcache.ClientClosedError) as caught:
+            await task
+        assert isinstance(caught.value, RuntimeError)
+        assert isinstance(caught.value, emcache.EmcacheError)
+        with pytest.raises(RuntimeError, match="Emcache client is closed"):
+            await COMMANDS[command](client, server.address)
+
+
+@within(20)
+async def test_close_ends_calls_wherever_they_wait():
+    async with scripted(hold) as server:
+        client = await client_of(server)
+        calls = [client.set(b"big", b"x" * 16 * 1024 * 1024)]
+        calls += [client.get(b"k") for _ in range(100)]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0.1)
+        tasks[5].cancel()
+        await client.close()
+        results = await outcomes(*tasks)
+        assert isinstance(results.pop(5), asyncio.CancelledError)
+        assert {type(result) for result in results} == {emcache.ClientClosedError}
+
+
+@within(20)
+async def test_close_before_the_first_connection():
+    async with scripted(answer) as server:
+        client = await client_of(server)
+        task = asyncio.ensure_future(client.get(b"k"))
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(emcache.ClientClosedError):
+            await task
+        unused = await client_of(server)
+        await unused.close()
+        assert client.closed
+        assert unused.closed
+
+
+@within(20)
+async def test_close_while_a_node_is_down(free_tcp_port=None):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = emcache.MemcachedHostAddress(*taken.getsockname())
+        client = await emcache.create_client([address], timeout=30)
+        task = asyncio.ensure_future(client.get(b"k"))
+        await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises((emcache.ClientClosedError, emcache.NodeUnavailableError)):
+            await task
+
+
+@within(20)
+async def test_close_twice(server):
+    client = await client_of(server)
+    await client.get(b"k")
+    assert not client.closed
+    await client.close()
+    await client.close()
+    assert client.closed
+    await asyncio.gather(client.close(), client.close())
+    with pytest.raises(RuntimeError, match="Emcache client is closed"):
+        await client.get_many([])
+
+
+@within(20)
+async def test_close_by_a_task_that_was_just_answered():
+    async with scripted(answer) as server:
+        client = await client_of(server)
+
+        async def first():
+            await client.get(b"a")
+            await client.close()
+
+        async def second():
+            await client.get(b"b")
+
+        results = await outcomes(first(), second())
+        assert results[0] is None
+        assert results[1] is None or isinstance(results[1], emcache.ClientClosedError)
+
+
+@within(20)
+async def test_one_of_two_clients_is_closed_while_the_other_works():
+    keys = [b"key%d" % number for number in range(200)]
+    async with scripted(answer) as server, client_of(server) as kept:
+        for _ in range(10):
+            other = await client_of(server)
+            mine = [asyncio.create_task(kept.get(key)) for key in keys]
+            others = [asyncio.create_task(other.get(key)) for key in keys]
+            await asyncio.sleep(0.002)
+            await other.close()
+            items = await asyncio.gather(*mine)
+            assert [found.value for found in items] == [value_of(key) for key in keys]
+            for key, result in zip(keys, await outcomes(*others), strict=True):
+                if isinstance(result, emcache.Item):
+                    assert result.value == value_of(key)
+                else:
+                    assert isinstance(result, emcache.ClientClosedError)
+
+
+# -- loops and threads ---------------------------------------------------------------------------
+
+
+@both_loops
+def test_a_loop_that_is_closed_with_calls_under_way(silent_port, loop):
+    done = run_program(
+        """
+        async def main():
+            client = await create()
+            tasks = [asyncio.create_task(client.get(b"k%d" % n)) for n in range(10)]
+            tasks += [asyncio.create_task(client.set(b"k", b"v"))]
+            await asyncio.sleep(0.05)
+            return client, tasks
+
+        kept = run(main())
+        del kept
+        gc.collect()
+        """,
+        loop,
+        silent_port,
+        warnings="always",
+    )
+    assert done.returncode == 0
+    assert "unclosed" in done.stderr
+    assert only_resource_warnings(done.stderr), done.stderr
+
+
+@both_loops
+def test_a_loop_that_is_closed_without_cancelling_its_tasks(silent_port, loop):
+    done = run_program(
+        """
+        async def main():
+            client = await create()
+            tasks = [asyncio.create_task(client.get(b"k%d" % n)) for n in range(10)]
+            for task in tasks:
+                task._log_destroy_pending = False  # that is asyncio's affair
+            await asyncio.sleep(0.05)
+            return client, tasks
+
+        loop = new_loop()
+        kept = loop.run_until_complete(main())
+        loop.close()
+        del kept
+        gc.collect()
+        """,
+        loop,
+        silent_port,
+        warnings="always",
+    )
+    assert done.returncode == 0
+    assert "unclosed" in done.stderr
+    assert only_resource_warnings(done.stderr), done.stderr
+
+
+def only_resource_warnings(text):
+    """Each warning has a line of its own, and maybe one of source and where it was allocated."""
+    return all(
+        "ResourceWarning" in line or line.startswith((" ", "Object allocated at"))
+        for line in text.splitlines()
+    )
+
+
+@both_loops
+def test_a_client_that_is_never_closed_and_alive_at_exit(server, loop):
+    run_silent(
+        """
+        async def main():
+            global client
+            client = await create()
+            await client.get(b"k")
+
+        run(main())
+        """,
+        loop,
+        server.port,
+        warnings="ignore",
+    )
+
+
+@both_loops
+def test_two_loops_in_two_threads(server, loop):
+    run_silent(
+        """
+        def value_of(key):
+            return key * 3
+
+        async def main(name):
+            async with create() as client:
+                for number in range(300):
+                    keys = [b"%d:%d:%d" % (name, number, n) for n in range(4)]
+                    await asyncio.gather(*(client.set(key, value_of(key)) for key in keys))
+                    items = await asyncio.gather(*map(client.get, keys))
+                    assert [item.value for item in items] == [value_of(key) for key in keys]
+            finished.append(name)
+
+        finished = []
+        workers = [threading.Thread(target=lambda n=n: run(main(n))) for n in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert sorted(finished) == [0, 1]
+        """,
+        loop,
+        server.port,
+    )
+
+
+FOREIGN = """
+async def use(client, address):
+    for call in (client.get(b"k"), client.set(b"k", b"v"), client.get_many([b"k"]),
+                 client.version(address), client.increment(b"n", 1, noreply=True)):
+        try:
+            await asyncio.wait_for(call, 5)
+        except RuntimeError as error:
+            assert "loop" in str(error), error
+        else:
+            raise AssertionError("no RuntimeError")
+    try:
+        await client.close()
+    except RuntimeError:
+        pass
+    else:
+        raise AssertionError("closed by a stranger")
+
+async def main():
+    client = await create()
+    await client.set(b"lifecycle", b"v")
+    return client, client.cluster_managment().nodes()[0]
+"""
+
+
+@both_loops
+def test_a_client_used_from_another_loop(server, loop):
+    run_silent(
+        FOREIGN
+        + """
+first, second = new_loop(), new_loop()
+client, address = first.run_until_complete(main())
+second.run_until_complete(use(client, address))
+assert first.run_until_complete(client.get(b"lifecycle")).value == b"v"
+first.run_until_complete(client.close())
+first.close()
+second.close()
+""",
+        loop,
+        server.port,
+    )
+
+
+@both_loops
+def test_a_client_used_from_another_thread(server, loop):
+    run_silent(
+        FOREIGN
+        + """
+errors = []
+
+def foreign(client, address):
+    try:
+        run(use(client, address))
+    except BaseException as error:
+        errors.append(error)
+
+async def owner():
+    client, address = await main()
+    await asyncio.to_thread(foreign, client, address)
+    assert not errors, errors
+    assert (await client.get(b"lifecycle")).value == b"v"
+    await client.close()
+
+run(owner())
+""",
+        loop,
+        server.port,
+    )
+
+
+@both_loops
+def test_a_client_used_after_its_loop_was_closed(server, loop):
+    run_silent(
+        FOREIGN
+        + """
+client, address = run(main())
+async def late():
+    try:
+        await asyncio.wait_for(client.get(b"lifecycle"), 5)
+    except RuntimeError:
+        return
+    raise AssertionError("no RuntimeError")
+run(late())
+""",
+        loop,
+        server.port,
+        warnings="ignore",
+    )
+
+
+def test_a_client_outside_of_any_loop(server):
+    with pytest.raises(RuntimeError):
+        emcache.create_client([server.address]).send(None)
+
+
+@within(20)
+async def test_a_thread_that_uses_the_client_while_it_works():
+    """The call is refused on the spot, and does not disturb."""
+    async with scripted(answer) as server, client_of(server) as client:
+        refused = []
+
+        def intrude():
+            coroutine = client.get(b"k")
+            try:
+                coroutine.send(None)
+            except RuntimeError as error:
+                refused.append(error)
+            finally:
+                coroutine.close()
+
+        for _ in range(20):
+            calls = [asyncio.create_task(client.get(b"k%d" % n)) for n in range(20)]
+            thread = threading.Thread(target=intrude)
+            thread.start()
+            items = await asyncio.gather(*calls)
+            assert [item.value for item in items] == [value_of(b"k%d" % n) for n in range(20)]
+            await asyncio.to_thread(thread.join)
+        assert len(refused) == 20
+
+
+# -- the end of the process ----------------------------------------------------------------------
+
+EXITS = {
+    "the end of the main thread": """
+        async def main():
+            client = await create()
+            started.set()
+            await asyncio.gather(*(client.get(b"k%d" % n) for n in range(10)))
+
+        started = threading.Event()
+        threading.Thread(target=lambda: run(main()), daemon=True).start()
+        started.wait()
+        time.sleep(0.1)
+        """,
+    "sys.exit in a callback": """
+        async def main():
+            client = await create()
+            asyncio.get_running_loop().call_later(0.05, sys.exit, 0)
+            await client.get(b"k")
+
+        run(main())
+        """,
+    "os._exit": """
+        async def main():
+            client = await create()
+            asyncio.get_running_loop().call_later(0.05, os._exit, 0)
+            await client.get(b"k")
+
+        run(main())
+        """,
+    "the end of main": """
+        async def main():
+            global client, tasks
+            client = await create()
+            tasks = [asyncio.create_task(client.get(b"k%d" % n)) for n in range(10)]
+            await asyncio.sleep(0.05)
+
+        run(main())
+        """,
+    "an atexit handler that closes": """
+        import atexit
+
+        async def main():
+            global client
+            client = await create()
+            asyncio.ensure_future(client.get(b"k"))
+            await asyncio.sleep(0.05)
+
+        loop = new_loop()
+        loop.run_until_complete(main())
+
+        def finish():
+            with contextlib.suppress(emcache.ClientClosedError):
+                loop.run_until_complete(client.close())
+            for task in asyncio.all_tasks(loop):
+                with contextlib.suppress(emcache.ClientClosedError):
+                    loop.run_until_complete(task)
+            loop.close()
+
+        atexit.register(finish)
+        """,
+}
+
+
+@both_loops
+@pytest.mark.parametrize("program", EXITS.values(), ids=EXITS)
+def test_the_process_ends_with_calls_under_way(silent_port, loop, program):
+    run_silent(program, loop, silent_port, warnings="ignore")
+
+
+@both_loops
+def test_an_interrupt_ends_calls_under_way(silent_port, loop):
+    done = run_program(
+        """
+        async def main():
+            client = await create()
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            await client.get(b"k")
+
+        run(main())
+        """,
+        loop,
+        silent_port,
+        warnings="ignore",
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.strip().endswith("KeyboardInterrupt")
+    assert "panic" not in done.stderr
+
+
+# -- at rest and under load ----------------------------------------------------------------------
+
+
+@both_loops
+def test_an_idle_client_costs_nothing(server, loop):
+    run_silent(
+        """
+        async def main():
+            async with create(timeout=0.2) as client:
+                await asyncio.gather(*(client.get(b"k%d" % n) for n in range(100)))
+                await asyncio.sleep(0.5)
+                switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+                spent = time.process_time()
+                await asyncio.sleep(2)
+                switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - switches
+                spent = time.process_time() - spent
+                # The sleep itself wakes once.
+                assert switches < 10, switches
+                assert spent < 0.05, spent
+
+        run(main())
+        """,
+        loop,
+        server.port,
+    )
+
+
+@within(40)
+@pytest.mark.parametrize("autobatching", [False, True], ids=["one by one", "merged"])
+async def test_ten_thousand_gets_at_once(server, autobatching):
+    keys = [b"load:%d" % number for number in range(10_000)]
+    options = {"max_connections": 2, "autobatching": autobatching}
+    async with client_of(server, **options) as client:
+        for start in range(0, len(keys), 1000):
+            chunk = keys[start : start + 1000]
+            await asyncio.gather(*(client.set(key, value_of(key)) for key in chunk))
+        items = await asyncio.gather(*map(client.get, keys))
+        assert [item.value for item in items] == [value_of(key) for key in keys]
+        metrics = client.cluster_managment().connection_pool_metrics()[server.address]
+        assert metrics.cur_connections <= 2
+        assert metrics.operations_executed_with_error == 0
+
+
+@within(20)
+async def test_more_calls_than_the_queues_take():
+    async with scripted(hold) as server:
+        client = await client_of(server)
+        tasks = [asyncio.ensure_future(client.get(b"k")) for _ in range(70_000)]
+        await until(lambda: any(task.done() for task in tasks))
+        refused = [task for task in tasks if task.done()]
+        for task in refused:
+            assert isinstance(task.exception(), emcache.OverloadedError)
+        await client.close()
+        results = await outcomes(*tasks)
+        assert {type(result) for result in results} == {
+            emcache.OverloadedError,
+            emcache.ClientClosedError,
+        }

@@ -1,0 +1,53 @@
+"""Programs of their own: what a process prints, how it ends, what it leaves behind."""
+
+import subprocess
+import sys
+import textwrap
+
+PRELUDE = """
+import asyncio, contextlib, gc, logging, os, resource, signal, sys, threading, time, warnings
+import emcache
+# A busy machine is no fault: debug mode reports callbacks that took long.
+logging.getLogger("asyncio").addFilter(lambda record: "Executing " not in record.getMessage())
+loop_name, port = sys.argv[1], int(sys.argv[2])
+if loop_name == "uvloop":
+    import uvloop
+    new_loop = uvloop.new_event_loop
+else:
+    new_loop = asyncio.SelectorEventLoop
+
+def run(main):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
+
+def create(**options):
+    address = emcache.MemcachedHostAddress("127.0.0.1", port)
+    return emcache.create_client([address], **{"timeout": 30, **options})
+
+def descriptors():
+    return sorted(int(name) for name in os.listdir("/proc/self/fd"))
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+"""
+
+
+def run_program(
+    program: str, loop: str, port: int, *, warnings: str = "error"
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in development mode; `PRELUDE` says what it finds."""
+    source = PRELUDE + textwrap.dedent(program)
+    return subprocess.run(
+        [sys.executable, "-X", "dev", "-W", warnings, "-c", source, loop, str(port)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def run_silent(program: str, loop: str, port: int, *, warnings: str = "error") -> str:
+    """Run a program that must end well and complain about nothing; its output."""
+    done = run_program(program, loop, port, warnings=warnings)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
