@@ -50,8 +50,10 @@ class _Client(Client):
     def __del__(self) -> None:
         core: CoreClient | None = getattr(self, "_core", None)
         if core is not None and not core.closed:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            core.abandon()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                core.abandon()
 
     def __repr__(self) -> str:
         nodes = ", ".join(_text(address) for address in self._addresses)

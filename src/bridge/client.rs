@@ -95,11 +95,15 @@ impl CoreClient {
 
     /// Ends all requests and closes all connections; does nothing the second time.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.closed.swap(true, Ordering::AcqRel) && !registry::close_session(py, self.id) {
-            self.closed.store(false, Ordering::Release);
-            return Err(errors::foreign());
+        if self.closed.swap(true, Ordering::AcqRel) || registry::close_session(py, self.id) {
+            return Ok(());
         }
-        Ok(())
+        // A session is closed with its loop, and nothing is left to do then.
+        if self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
+            return Ok(());
+        }
+        self.closed.store(false, Ordering::Release);
+        Err(errors::foreign())
     }
 
     /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the

@@ -3,6 +3,7 @@
 //! A waiter is told its answer while the core is borrowed, and then nothing of Python's may run. So it
 //! only leaves the result here; [`deliver`] gives it to the future when the core is free again.
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -36,16 +37,18 @@ struct Completion {
     outcome: Outcome,
 }
 
+// Never dropped, as the cores are not: see `registry`.
 thread_local! {
-    static COMPLETIONS: RefCell<Vec<Completion>> = const { RefCell::new(Vec::new()) };
+    static COMPLETIONS: ManuallyDrop<RefCell<Vec<Completion>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 pub fn complete(future: Py<OpFuture>, outcome: Outcome) {
-    COMPLETIONS.with_borrow_mut(|completions| completions.push(Completion { future, outcome }));
+    COMPLETIONS.with(|all| all.borrow_mut().push(Completion { future, outcome }));
 }
 
 pub fn is_pending() -> bool {
-    COMPLETIONS.with_borrow(|completions| !completions.is_empty())
+    COMPLETIONS.with(|all| !all.borrow().is_empty())
 }
 
 /// Resolves the futures of what was completed on this thread until now. What the woken tasks complete
@@ -54,7 +57,7 @@ pub fn is_pending() -> bool {
 ///
 /// An error is one that must stop the loop, such as `KeyboardInterrupt`.
 pub fn deliver(py: Python<'_>, wake: Wake) -> PyResult<()> {
-    let mut batch = COMPLETIONS.take();
+    let mut batch = COMPLETIONS.with(|all| all.take());
     let mut stopped = Ok(());
     let mut delivering = batch.drain(..);
     for Completion { future, outcome } in delivering.by_ref() {
@@ -69,7 +72,8 @@ pub fn deliver(py: Python<'_>, wake: Wake) -> PyResult<()> {
         }
     }
     let rest: Vec<Completion> = delivering.collect();
-    COMPLETIONS.with_borrow_mut(|completions| {
+    COMPLETIONS.with(|all| {
+        let mut completions = all.borrow_mut();
         if completions.is_empty() && rest.is_empty() {
             *completions = batch;
         } else {

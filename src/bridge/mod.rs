@@ -18,5 +18,8 @@ use pyo3::prelude::*;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::CoreClient>()?;
     module.add_class::<item::Item>()?;
+    // While the interpreter still runs: afterwards nothing of Python's can be touched.
+    let close_all = wrap_pyfunction!(registry::close_all, module)?;
+    module.py().import("atexit")?.call_method1("register", (close_all,))?;
     Ok(())
 }

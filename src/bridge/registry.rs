@@ -4,6 +4,7 @@
 //! core is found by it on the thread that it belongs to, and nowhere else.
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,9 +28,13 @@ pub struct Session {
     pub closed: Cell<bool>,
 }
 
+// Never dropped: what is left when a thread ends would be dropped after other thread-locals, maybe
+// after the interpreter. The main thread's sessions are closed by `close_all` before that.
 thread_local! {
-    static DRIVERS: RefCell<Vec<Rc<LoopDriver>>> = const { RefCell::new(Vec::new()) };
-    static SESSIONS: RefCell<HashMap<u64, Rc<Session>, Identity>> = RefCell::default();
+    static DRIVERS: ManuallyDrop<RefCell<Vec<Rc<LoopDriver>>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    static SESSIONS: ManuallyDrop<RefCell<HashMap<u64, Rc<Session>, Identity>>> =
+        const { ManuallyDrop::new(RefCell::new(HashMap::with_hasher(Identity(0)))) };
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -71,7 +76,7 @@ pub fn close_abandoned(py: Python<'_>) {
 /// and what waits in them may be all that keeps their client alive.
 fn close_orphaned(py: Python<'_>) {
     let all: Vec<(u64, Rc<Session>)> =
-        SESSIONS.with_borrow(|sessions| sessions.iter().map(|(id, s)| (*id, s.clone())).collect());
+        SESSIONS.with(|all| all.borrow().iter().map(|(id, s)| (*id, s.clone())).collect());
     for (id, session) in all {
         if session.driver.is_loop_closed(py) {
             close_session(py, id);
@@ -79,8 +84,17 @@ fn close_orphaned(py: Python<'_>) {
     }
 }
 
+/// Closes all sessions of this thread; called when the interpreter is about to end.
+#[pyfunction]
+pub fn close_all(py: Python<'_>) {
+    let all: Vec<u64> = SESSIONS.with(|all| all.borrow().keys().copied().collect());
+    for id in all {
+        close_session(py, id);
+    }
+}
+
 pub fn driver(id: u64) -> Option<Rc<LoopDriver>> {
-    DRIVERS.with_borrow(|drivers| drivers.iter().find(|driver| driver.id() == id).cloned())
+    DRIVERS.with(|all| all.borrow().iter().find(|driver| driver.id() == id).cloned())
 }
 
 /// The driver of `event_loop`, which must be running on this thread.
@@ -88,35 +102,35 @@ pub fn driver_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<LoopDriver>> {
     let py = event_loop.py();
     close_abandoned(py);
     close_orphaned(py);
-    let known =
-        DRIVERS.with_borrow(|drivers| drivers.iter().find(|d| d.drives(event_loop)).cloned());
+    let known = DRIVERS.with(|all| all.borrow().iter().find(|d| d.drives(event_loop)).cloned());
     if let Some(driver) = known {
         return Ok(driver);
     }
     let driver = LoopDriver::start(event_loop, next_id())?;
-    DRIVERS.with_borrow_mut(|drivers| drivers.push(driver.clone()));
+    DRIVERS.with(|all| all.borrow_mut().push(driver.clone()));
     Ok(driver)
 }
 
 pub fn forget_driver(id: u64) {
     // Dropped after the borrow: with it go Python objects.
-    let _forgotten = DRIVERS.with_borrow_mut(|drivers| {
+    let _forgotten = DRIVERS.with(|all| {
+        let mut drivers = all.borrow_mut();
         let at = drivers.iter().position(|driver| driver.id() == id)?;
         Some(drivers.swap_remove(at))
     });
 }
 
 pub fn add_session(id: u64, session: Rc<Session>) {
-    SESSIONS.with_borrow_mut(|sessions| sessions.insert(id, session));
+    SESSIONS.with(|all| all.borrow_mut().insert(id, session));
 }
 
 pub fn session(id: u64) -> Option<Rc<Session>> {
-    SESSIONS.with_borrow(|sessions| sessions.get(&id).cloned())
+    SESSIONS.with(|all| all.borrow().get(&id).cloned())
 }
 
 /// Closes a session of this thread; `false` if it is not here.
 pub fn close_session(py: Python<'_>, id: u64) -> bool {
-    let Some(session) = SESSIONS.with_borrow_mut(|sessions| sessions.remove(&id)) else {
+    let Some(session) = SESSIONS.with(|all| all.borrow_mut().remove(&id)) else {
         return false;
     };
     session.closed.set(true);

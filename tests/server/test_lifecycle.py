@@ -9,12 +9,12 @@ import threading
 import warnings
 
 import pytest
+
+import emcache
 from support.calls import COMMANDS, client_of, outcomes, until, within
 from support.isolated import run_program, run_silent
 from support.oracle import answer, value_of
 from support.scripted import hold, scripted
-
-import emcache
 
 LOOPS = ["asyncio", "uvloop"]
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -85,14 +85,17 @@ def test_clients_that_nobody_closes_leave_nothing(server, loop):
             client = await create()
             await client.get(b"lifecycle")
 
-        async def main():
-            await use()
-            before = descriptors(), threads()
-            for _ in range(50):
-                await use()
+        async def settled():
             gc.collect()
             await asyncio.sleep(0.1)
-            assert (descriptors(), threads()) == before, (descriptors(), threads(), before)
+            return descriptors(), threads()
+
+        async def main():
+            await use()
+            before = await settled()
+            for _ in range(50):
+                await use()
+            assert await settled() == before, before
 
         run(main())
         """,
@@ -123,9 +126,10 @@ async def test_a_client_dropped_without_close_warns_and_disconnects():
     async with scripted(witness) as server:
         client = await client_of(server)
         await client.get(b"k")
+        box = [client]
+        del client
         with pytest.warns(ResourceWarning, match=f"unclosed.*127.0.0.1:{server.port}"):
-            del client
-            gc.collect()
+            box.clear()
         await witness.gone.wait()
 
 
@@ -150,8 +154,8 @@ async def test_a_client_dropped_in_a_cycle_disconnects():
         client = await client_of(server)
         await client.get(b"k")
         client.itself = client
+        del client
         with pytest.warns(ResourceWarning, match="unclosed"):
-            del client
             gc.collect()
         await witness.gone.wait()
 
@@ -228,7 +232,7 @@ async def test_close_before_the_first_connection():
 
 
 @within(20)
-async def test_close_while_a_node_is_down(free_tcp_port=None):
+async def test_close_while_a_node_is_down():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = emcache.MemcachedHostAddress(*taken.getsockname())

@@ -1,8 +1,10 @@
 """Every command as a call, and what the tests of faults need around one."""
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import emcache
@@ -73,3 +75,16 @@ async def until(condition: Callable[[], bool]) -> None:
 async def outcomes(*calls: Awaitable[Any]) -> list[Any]:
     """Results and exceptions of calls that are made at the same time."""
     return await asyncio.gather(*calls, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def frozen(server: Memcached) -> Iterator[None]:
+    """Stop a server: from here on it does not read a byte."""
+    server.stop()
+    assert server.process
+    # The signal takes its time, above all with several threads.
+    os.waitpid(server.process.pid, os.WUNTRACED)
+    try:
+        yield
+    finally:
+        server.resume()

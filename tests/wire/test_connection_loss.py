@@ -7,12 +7,12 @@ import socket
 import time
 
 import pytest
-from support.calls import COMMANDS, READS, client_of, outcomes, until, within
+
+import emcache
+from support.calls import COMMANDS, READS, client_of, frozen, outcomes, until, within
 from support.memcached import Memcached, free_port, memcached
 from support.oracle import END, answer, item, reply_to, value_of
 from support.scripted import hold, scripted
-
-import emcache
 
 HOW = ["FIN", "RST"]
 
@@ -43,8 +43,7 @@ async def cut_reply(how, reply, cut, *calls):
         mine = []
         asked.append(mine)
         if connection.number == 0:
-            for _ in calls:
-                mine.append((await connection.command())[0])
+            mine += [(await connection.command())[0] for _ in calls]
             await connection.send(reply[:cut])
             return drop(connection, how)
         while (words := (await connection.command())[0]) != [b""]:
@@ -285,13 +284,13 @@ async def test_a_server_that_dies_with_calls_in_flight():
     with memcached() as server:
         async with client_of(server) as client:
             await client.set(b"n", b"1")
-            server.stop()
-            calls = [client.increment(b"n", 1), client.get(b"n"), client.set(b"k", b"v")]
-            tasks = [asyncio.ensure_future(call) for call in calls]
-            await asyncio.sleep(0.05)
-            started = time.monotonic()
-            server.kill()
-            results = await outcomes(*tasks)
+            with frozen(server):
+                calls = [client.increment(b"n", 1), client.get(b"n"), client.set(b"k", b"v")]
+                tasks = [asyncio.ensure_future(call) for call in calls]
+                await asyncio.sleep(0.05)
+                started = time.monotonic()
+                server.kill()
+                results = await outcomes(*tasks)
             assert time.monotonic() - started < 10
             assert all(map(is_lost, results)), results
 

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+
+import emcache
 from support.calls import COMMANDS, READS, STORAGE, client_of, outcomes, until, within
 from support.memcached import memcached
 from support.oracle import END, answer, item, reply_to, value_of
 from support.scripted import hold, scripted
-
-import emcache
 
 SECRET = b"hunter2"
 
@@ -207,7 +207,7 @@ async def check_garbage(garbage, *calls):
         for _ in calls:
             await connection.command()
         await connection.send(garbage)
-        await hold(connection)
+        return await hold(connection)
 
     async with scripted(script) as server, client_of(server) as client:
         started = time.monotonic()
