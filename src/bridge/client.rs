@@ -95,15 +95,20 @@ impl CoreClient {
 
     /// Ends all requests and closes all connections; does nothing the second time.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed.swap(true, Ordering::AcqRel) || registry::close_session(py, self.id) {
+        if self.closed() {
             return Ok(());
         }
-        // A session is closed with its loop, and nothing is left to do then.
-        if self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
-            return Ok(());
+        let here = match registry::session(self.id) {
+            Some(session) => session.driver.is_running(py)?,
+            None => false,
+        };
+        // With its loop a client may be closed from anywhere.
+        if !here && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
+            return Err(errors::foreign());
         }
-        self.closed.store(false, Ordering::Release);
-        Err(errors::foreign())
+        self.closed.store(true, Ordering::Release);
+        registry::close_session(py, self.id);
+        Ok(())
     }
 
     /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 import emcache
 
+from .scripted import settled
+
 
 class SlowProxy:
     def __init__(self, rng: random.Random, longest: float) -> None:
@@ -81,7 +83,9 @@ async def slow_proxy(upstream: int, rng: random.Random, longest: float) -> Async
         yield proxy
     finally:
         listener.close()
+        await settled()
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await settled()
         await listener.wait_closed()

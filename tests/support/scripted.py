@@ -71,6 +71,12 @@ class Scripted:
         return emcache.MemcachedHostAddress("127.0.0.1", self.port)
 
 
+async def settled() -> None:
+    """What was accepted last still becomes a task, and what was closed last ends."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 @contextlib.asynccontextmanager
 async def scripted(script: Script) -> AsyncIterator[Scripted]:
     """Serve `script` on a free port; a failing script fails the test."""
@@ -99,9 +105,11 @@ async def scripted(script: Script) -> AsyncIterator[Scripted]:
         yield server
     finally:
         listener.close()
+        await settled()
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await settled()
         await listener.wait_closed()
         if server.failures:
             raise server.failures[0]
