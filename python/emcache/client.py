@@ -49,7 +49,7 @@ class _Client(Client):
 
     def __del__(self) -> None:
         core: CoreClient | None = getattr(self, "_core", None)
-        if core is not None and not core.closed:
+        if core is not None and not core.closed and not core.forked:
             try:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             finally:

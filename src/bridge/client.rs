@@ -26,6 +26,8 @@ const MAX_UNANSWERED_NO_REPLIES: usize = 1024;
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
     id: u64,
+    /// Forks before it was made: in a child of its process it is another's.
+    forks: u64,
     closed: AtomicBool,
     event_loop: Py<PyAny>,
     /// The driver's callback, for when the client is abandoned on another thread.
@@ -85,7 +87,14 @@ impl CoreClient {
         registry::add_session(id, session.clone());
         session.driver.settle(py)?;
         let turn = session.driver.turn_callback(py);
-        Ok(Self { id, closed: AtomicBool::new(false), event_loop: event_loop.unbind(), turn })
+        let (forks, closed) = (registry::forks(), AtomicBool::new(false));
+        Ok(Self { id, forks, closed, event_loop: event_loop.unbind(), turn })
+    }
+
+    /// Whether it was made in a process that this one was forked from.
+    #[getter]
+    fn forked(&self) -> bool {
+        self.forks != registry::forks()
     }
 
     #[getter]
@@ -95,7 +104,7 @@ impl CoreClient {
 
     /// Ends all requests and closes all connections; does nothing the second time.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed() {
+        if self.closed() || self.forks != registry::forks() {
             return Ok(());
         }
         let here = match registry::session(self.id) {
@@ -114,6 +123,9 @@ impl CoreClient {
     /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the
     /// closing is done on the loop's.
     fn abandon(&self, py: Python<'_>) {
+        if self.forks != registry::forks() {
+            return;
+        }
         if !self.closed.swap(true, Ordering::AcqRel) && !registry::close_session(py, self.id) {
             registry::abandon(self.id);
             // A loop that is closed calls nobody; its thread sees to it when it next comes by.
@@ -377,6 +389,7 @@ impl CoreClient {
         }
         match registry::session(self.id) {
             Some(session) if session.driver.is_running(py)? => Ok(session),
+            _ if self.forks != registry::forks() => Err(errors::forked()),
             _ => Err(errors::foreign()),
         }
     }

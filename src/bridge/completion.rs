@@ -51,6 +51,11 @@ pub fn is_pending() -> bool {
     COMPLETIONS.with(|all| !all.borrow().is_empty())
 }
 
+/// Leaves them to nobody: they are of the process that this one was forked from.
+pub fn forget_all() {
+    std::mem::forget(COMPLETIONS.with(|all| all.take()));
+}
+
 /// Resolves the futures of what was completed on this thread until now. What the woken tasks complete
 /// in their turn (a call that fails at once) stays for the next time, or they could keep the loop from
 /// ever going on.

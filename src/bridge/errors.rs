@@ -29,6 +29,10 @@ pub fn foreign() -> PyErr {
     PyRuntimeError::new_err("this client belongs to another event loop (or to its thread)")
 }
 
+pub fn forked() -> PyErr {
+    PyRuntimeError::new_err("this client was made before a fork: make one in the child process")
+}
+
 pub fn no_nodes(error: ClusterError) -> PyErr {
     ClusterNoAvailableNodes::new_err(error.to_string())
 }

@@ -14,6 +14,7 @@ mod runtime;
 mod waiter;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::CoreClient>()?;
@@ -21,5 +22,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // While the interpreter still runs: afterwards nothing of Python's can be touched.
     let close_all = wrap_pyfunction!(registry::close_all, module)?;
     module.py().import("atexit")?.call_method1("register", (close_all,))?;
+    let fork_hook = wrap_pyfunction!(registry::after_fork_in_child, module)?;
+    let hooks = PyDict::new(module.py());
+    hooks.set_item("after_in_child", fork_hook)?;
+    module.py().import("os")?.getattr("register_at_fork")?.call((), Some(&hooks))?;
     Ok(())
 }

@@ -28,13 +28,48 @@ pub struct Session {
     pub closed: Cell<bool>,
 }
 
-// Never dropped: what is left when a thread ends would be dropped after other thread-locals, maybe
-// after the interpreter. The main thread's sessions are closed by `close_all` before that.
+// Never dropped by themselves: that could be after other thread-locals, or after the interpreter. What is
+// left is closed by `close_all`: for the main thread before the interpreter ends, for others when they end.
 thread_local! {
     static DRIVERS: ManuallyDrop<RefCell<Vec<Rc<LoopDriver>>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     static SESSIONS: ManuallyDrop<RefCell<HashMap<u64, Rc<Session>, Identity>>> =
         const { ManuallyDrop::new(RefCell::new(HashMap::with_hasher(Identity(0)))) };
+}
+
+/// Closes what a thread leaves behind, if there is still an interpreter.
+struct ThreadEnd;
+
+impl Drop for ThreadEnd {
+    fn drop(&mut self) {
+        // A panic here would abort the process; what cannot be closed any more is left to its end.
+        let _ = std::panic::catch_unwind(|| Python::try_attach(close_all));
+    }
+}
+
+thread_local! {
+    static THREAD_END: ThreadEnd = const { ThreadEnd };
+}
+
+/// How often the process was forked, as seen by the children.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+pub fn forks() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Forgets, in the child of a fork, all that is its parent's. It is not dropped: the sockets and the
+/// epoll instance are shared with the parent, which would lose its registrations.
+#[pyfunction]
+pub fn after_fork_in_child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+    std::mem::forget(SESSIONS.with(|all| std::mem::take(&mut *all.borrow_mut())));
+    std::mem::forget(DRIVERS.with(|all| all.take()));
+    super::completion::forget_all();
+    // Another thread of the parent's may have held the lock; then the child never gets it.
+    if let Ok(mut abandoned) = ABANDONED.try_lock() {
+        abandoned.clear();
+    }
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -121,6 +156,8 @@ pub fn forget_driver(id: u64) {
 }
 
 pub fn add_session(id: u64, session: Rc<Session>) {
+    // Tokio's thread-locals are there by now, so they are dropped after this one.
+    THREAD_END.with(|_| ());
     SESSIONS.with(|all| all.borrow_mut().insert(id, session));
 }
 

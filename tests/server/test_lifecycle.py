@@ -5,6 +5,7 @@ import contextlib
 import gc
 import signal
 import socket
+import textwrap
 import threading
 import warnings
 
@@ -520,6 +521,118 @@ async def test_a_thread_that_uses_the_client_while_it_works():
         assert len(refused) == 20
 
 
+@both_loops
+def test_threads_that_end_before_their_client_leave_nothing(server, loop):
+    run_silent(
+        """
+        async def main(box):
+            box.append(await create())
+            await box[0].set(b"lifecycle", b"v")
+
+        def round():
+            box = []
+            worker = threading.Thread(target=lambda: run(main(box)))
+            worker.start()
+            worker.join()
+            box.clear()
+            gc.collect()
+
+        round()
+        before = descriptors(), threads()
+        for _ in range(20):
+            round()
+        assert (descriptors(), threads()) == before, (descriptors(), threads(), before)
+        """,
+        loop,
+        server.port,
+        warnings="ignore",
+    )
+
+
+@both_loops
+def test_a_thread_that_ends_with_a_client_that_nobody_closes(server, loop):
+    run_silent(
+        """
+        async def main():
+            kept.append(await create())
+            await kept[-1].get(b"k")
+
+        kept = []
+        for _ in range(3):
+            worker = threading.Thread(target=lambda: run(main()))
+            worker.start()
+            worker.join()
+        assert len(kept) == 3
+        """,
+        loop,
+        server.port,
+        warnings="ignore",
+    )
+
+
+CHILDREN = {
+    "ends": "",
+    "ends at once": "os._exit(0)",
+    "drops the client": """
+        del client
+        gc.collect()
+        """,
+    "closes the client": """
+        async def close():
+            with contextlib.suppress(RuntimeError):
+                await client.close()
+        run(close())
+        """,
+    "uses the client": """
+        async def refused():
+            try:
+                await asyncio.wait_for(client.get(b"lifecycle"), 5)
+            except RuntimeError:
+                return
+            raise AssertionError("no RuntimeError")
+        run(refused())
+        """,
+    "has a client of its own": """
+        async def own():
+            async with create() as mine:
+                await mine.set(b"lifecycle:child", b"w")
+                assert (await mine.get(b"lifecycle:child")).value == b"w"
+        run(own())
+        """,
+}
+FORK = """
+async def main():
+    client = await create()
+    await client.set(b"lifecycle", b"v")
+    return client
+
+loop = new_loop()
+client = loop.run_until_complete(main())
+pid = os.fork()
+if pid == 0:
+    exec(sys.argv[3])
+    sys.exit()
+assert os.waitpid(pid, 0)[1] == 0
+
+async def again():
+    async with asyncio.timeout(5):
+        for _ in range(10):
+            assert (await client.get(b"lifecycle")).value == b"v"
+    (metrics,) = client.cluster_managment().connection_pool_metrics().values()
+    assert metrics.connections_created == 1, metrics
+    await client.close()
+
+loop.run_until_complete(again())
+loop.close()
+"""
+
+
+@both_loops
+@pytest.mark.parametrize("child", CHILDREN.values(), ids=CHILDREN)
+def test_a_child_process_leaves_its_parent_alone(server, loop, child):
+    run_silent(FORK, loop, server.port, textwrap.dedent(child), warnings="ignore")
+
+
 # -- the end of the process ----------------------------------------------------------------------
 
 EXITS = {
@@ -563,20 +676,18 @@ EXITS = {
         import atexit
 
         async def main():
-            global client
+            global client, call
             client = await create()
-            asyncio.ensure_future(client.get(b"k"))
+            call = asyncio.ensure_future(client.get(b"k"))
             await asyncio.sleep(0.05)
 
         loop = new_loop()
         loop.run_until_complete(main())
 
         def finish():
+            loop.run_until_complete(client.close())
             with contextlib.suppress(emcache.ClientClosedError):
-                loop.run_until_complete(client.close())
-            for task in asyncio.all_tasks(loop):
-                with contextlib.suppress(emcache.ClientClosedError):
-                    loop.run_until_complete(task)
+                loop.run_until_complete(call)
             loop.close()
 
         atexit.register(finish)

@@ -33,12 +33,12 @@ def threads():
 
 
 def run_program(
-    program: str, loop: str, port: int, *, warnings: str = "error"
+    program: str, loop: str, port: int, *arguments: str, warnings: str = "error"
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in development mode; `PRELUDE` says what it finds."""
     source = PRELUDE + textwrap.dedent(program)
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", warnings, "-c", source, loop, str(port)],
+        [sys.executable, "-X", "dev", "-W", warnings, "-c", source, loop, str(port), *arguments],
         capture_output=True,
         text=True,
         timeout=50,
@@ -46,8 +46,9 @@ def run_program(
     )
 
 
-def run_silent(program: str, loop: str, port: int, *, warnings: str = "error") -> str:
+def run_silent(program: str, loop: str, port: int, *arguments: str, warnings: str = "error") -> str:
     """Run a program that must end well and complain about nothing; its output."""
-    done = run_program(program, loop, port, warnings=warnings)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_program(program, loop, port, *arguments, warnings=warnings)
+    assert done.stderr == "", done.stderr
+    assert done.returncode == 0, done.stdout
     return done.stdout
