@@ -82,8 +82,8 @@ async def slow_proxy(upstream: int, rng: random.Random, longest: float) -> Async
     try:
         yield proxy
     finally:
-        listener.close()
         await settled()
+        listener.close()
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
