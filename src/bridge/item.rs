@@ -5,9 +5,10 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use crate::protocol::ItemRef;
 
-/// Not tracked by Python's garbage collector: a reply may hold thousands of items, and a cycle
-/// through one would have to be made by hand.
-#[pyclass(module = "emcache.base", get_all, set_all, subclass, dict)]
+/// Not tracked by Python's garbage collector, which rules out a `__dict__`: it is made while the core is
+/// borrowed, when no collection may start (see `waiter`), and a reply may hold thousands of items. A
+/// cycle through one would have to be made by hand. Subclasses made in Python have all of that.
+#[pyclass(module = "emcache.base", get_all, set_all, subclass)]
 pub struct Item {
     value: Py<PyAny>,
     flags: Py<PyAny>,
@@ -78,7 +79,10 @@ impl Item {
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let py = slf.py();
         let new = py.import("copyreg")?.getattr("__newobj__")?;
-        let state = slf.getattr("__dict__")?.cast_into::<PyDict>()?.copy()?;
+        let state = match slf.getattr_opt("__dict__")? {
+            Some(of_a_subclass) => of_a_subclass.cast_into::<PyDict>()?.copy()?,
+            None => PyDict::new(py),
+        };
         let item = slf.try_borrow()?;
         for (name, value) in [("value", &item.value), ("flags", &item.flags), ("cas", &item.cas)] {
             state.set_item(name, value)?;

@@ -5,6 +5,7 @@ import builtins
 import collections.abc
 import copy
 import dataclasses
+import gc
 import importlib
 import inspect
 import pickle
@@ -359,10 +360,11 @@ class TestItem:
         assert getattr(item, name) is None
         assert item != before
 
-    def test_takes_any_attribute(self):
-        item = self.item()
-        item.note = "mine"
-        assert item.note == "mine"
+    def test_is_not_tracked_by_the_garbage_collector(self):
+        # What a reply is made of must not start a collection: see src/bridge/waiter.rs.
+        assert not gc.is_tracked(self.item())
+        with pytest.raises(AttributeError):
+            self.item().note = "no __dict__"
 
     @pytest.mark.parametrize(
         ("other", "equal"),

@@ -72,8 +72,10 @@ class Scripted:
 
 
 async def settled() -> None:
-    """Let the loop do what it has begun: up to Python 3.11 a listener that is closed while it accepts
-    leaves the connection open, and a transport is closed in an iteration of its own.
+    """Let the loop do what it has begun.
+
+    A listener of Python 3.11 that is closed while it accepts leaves the connection open, and a
+    transport needs an iteration to close.
     """
     for _ in range(10):
         await asyncio.sleep(0)

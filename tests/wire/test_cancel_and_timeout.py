@@ -520,6 +520,7 @@ async def test_a_storm_of_cancellations_and_timeouts(server):
             async with asyncio.TaskGroup() as group:
                 for _ in range(50):
                     group.create_task(storm_caller(client, rng, 80, counts))
+                group.create_task(stall(proxy))
             proxy.longest = 0
             for key in STORM_KEYS:
                 assert (await patiently(client.get, key)).value == value_of(key)
@@ -527,6 +528,15 @@ async def test_a_storm_of_cancellations_and_timeouts(server):
         assert proxy.most_open <= MAX_CONNECTIONS
         # Nobody who goes away costs a connection.
         assert proxy.accepted <= MAX_CONNECTIONS
+
+
+async def stall(proxy):
+    """Answers that come after their deadline, whatever the speed of the machine."""
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        proxy.longest = 0.3
+        await asyncio.sleep(0.1)
+        proxy.longest = 0.006
 
 
 async def storm_set(client, key):
