@@ -1,5 +1,5 @@
 //! `CoreClient`: one short method for each command.
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict};
 use super::future::{OpFuture, Wake};
 use super::loop_driver::running_loop;
 use super::registry::{self, Session};
-use super::waiter::{Gather, PyWaiter};
+use super::waiter::{Gather, Line, PyWaiter};
 use super::{convert, errors};
 use crate::cluster::{Cluster, ClusterConfig};
 use crate::pool::{Metrics, Pool, PoolConfig};
@@ -353,8 +353,7 @@ impl CoreClient {
             PyValueError::new_err("stats arguments must be words of printable ASCII")
         })?;
         let future = session.driver.create_future(py)?;
-        let stats = PyDict::new(py).unbind();
-        let waiter = PyWaiter::Stats { future: future.clone_ref(py), stats };
+        let waiter = PyWaiter::Stats { future: future.clone_ref(py), stats: Vec::new() };
         let request = Request::Command(Command::Stats { args });
         session.send(py, session.cluster.pool(node), &request, waiter)?;
         Ok(future)
@@ -421,7 +420,6 @@ impl CoreClient {
     ) -> Awaitable {
         let session = self.session(py)?;
         let future = session.driver.create_future(py)?;
-        let items = PyDict::new(py).unbind();
         // None counts as no keys, as any false value does in 1.3.
         let objects = if keys.is_truthy()? {
             keys.try_iter()?.collect::<PyResult<Vec<_>>>()?
@@ -429,7 +427,11 @@ impl CoreClient {
             Vec::new()
         };
         if objects.is_empty() {
-            OpFuture::resolve(future.bind(py), Ok(items.into_any()), Wake::Soon)?;
+            OpFuture::resolve(
+                future.bind(py),
+                Ok(PyDict::new(py).into_any().unbind()),
+                Wake::Soon,
+            )?;
             return Ok(future);
         }
         let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
@@ -438,9 +440,9 @@ impl CoreClient {
         let lines = session.cluster.lines_for(&keys).map_err(errors::no_nodes)?;
         let gather = Rc::new(Gather {
             future: future.clone_ref(py),
-            items,
             flags,
             verb: verb.verb(),
+            lines: RefCell::default(),
             missing_lines: Cell::new(lines.len()),
             failed: Cell::new(false),
         });
@@ -448,8 +450,9 @@ impl CoreClient {
         for (node, positions) in lines {
             let line: Vec<Key<'_>> = positions.iter().map(|at| keys[*at]).collect();
             let key_objects = positions.iter().map(|at| exact_bytes(&objects[*at])).collect();
-            let waiter = PyWaiter::Line { gather: gather.clone(), keys: key_objects };
             let request = Request::Retrieval { verb, keys: &line };
+            let line = Line { keys: key_objects, items: Vec::with_capacity(positions.len()) };
+            let waiter = PyWaiter::Line { gather: gather.clone(), line };
             session.cluster.pool(node).submit(&request, waiter, deadline);
         }
         session.driver.settle(py)?;
@@ -568,7 +571,7 @@ fn exact_bytes(object: &Object<'_>) -> Py<PyBytes> {
     if let Ok(bytes) = object.cast_exact::<PyBytes>() {
         return bytes.clone().unbind();
     }
-    // A subclass may bring its own `__hash__`, which must not run while the core is borrowed.
+    // A subclass may bring a `__hash__` of its own; what the server has is plain bytes.
     let bytes = object.cast::<PyBytes>().map(PyBytesMethods::as_bytes).unwrap_or_default();
     PyBytes::new(object.py(), bytes).unbind()
 }

@@ -7,14 +7,26 @@ use std::mem::ManuallyDrop;
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
+use pyo3::types::{IntoPyDict, PyDict};
 
 use super::errors;
 use super::future::{OpFuture, Wake};
+use super::item::RawItem;
+use super::waiter::{Line, Stats};
 use crate::pool;
 use crate::protocol::{ErrorKind, Verb};
 
 pub enum Outcome {
     Value(Py<PyAny>),
+    Item {
+        item: RawItem,
+        flags: bool,
+    },
+    Items {
+        lines: Vec<Line>,
+        flags: bool,
+    },
+    Stats(Stats),
     /// `NOT_STORED` and `EXISTS`.
     NotStored,
     NotFound {
@@ -100,6 +112,9 @@ pub fn deliver_all(py: Python<'_>) {
 fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake) -> PyResult<()> {
     let result = match outcome {
         Outcome::Value(value) => Ok(value),
+        Outcome::Item { item, flags } => item.into_item(future.py(), flags).map(Py::into_any),
+        Outcome::Items { lines, flags } => items_dict(future.py(), lines, flags),
+        Outcome::Stats(stats) => stats.into_py_dict(future.py()).map(|d| d.into_any().unbind()),
         Outcome::NotStored => Err(errors::not_stored()),
         Outcome::NotFound { verb } => Err(errors::not_found(verb)),
         Outcome::Refused { verb, kind, line } => Err(errors::refused(verb, kind, &line)),
@@ -107,6 +122,16 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake) -> PyResu
         Outcome::Nobody => return Ok(()),
     };
     OpFuture::resolve(future, result, wake)
+}
+
+fn items_dict(py: Python<'_>, lines: Vec<Line>, flags: bool) -> PyResult<Py<PyAny>> {
+    let items = PyDict::new(py);
+    for line in lines {
+        for (index, item) in line.items {
+            items.set_item(&line.keys[index], item.into_item(py, flags)?)?;
+        }
+    }
+    Ok(items.into_any().unbind())
 }
 
 /// The tasks of a loop that was closed can be woken no more.

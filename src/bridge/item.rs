@@ -5,9 +5,6 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use crate::protocol::ItemRef;
 
-/// Not tracked by Python's garbage collector, which rules out a `__dict__`: it is made while the core is
-/// borrowed, when no collection may start (see `waiter`), and a reply may hold thousands of items. A
-/// cycle through one would have to be made by hand. Subclasses made in Python have all of that.
 #[pyclass(module = "emcache.base", get_all, set_all, subclass)]
 pub struct Item {
     value: Py<PyAny>,
@@ -15,15 +12,25 @@ pub struct Item {
     cas: Py<PyAny>,
 }
 
-impl Item {
-    pub fn from_reply(py: Python<'_>, item: &ItemRef<'_>, flags: bool) -> PyResult<Py<Self>> {
-        let flags =
-            if flags { item.flags.into_pyobject(py)?.into_any().unbind() } else { py.None() };
-        let cas = match item.cas {
-            Some(cas) => cas.into_pyobject(py)?.into_any().unbind(),
-            None => py.None(),
-        };
-        Py::new(py, Self { value: PyBytes::new(py, item.value).into_any().unbind(), flags, cas })
+/// What an [`Item`] is made of. Its value is copied once, from the read buffer to the `bytes` that the
+/// caller gets.
+pub struct RawItem {
+    value: Py<PyBytes>,
+    flags: u32,
+    cas: Option<u64>,
+}
+
+impl RawItem {
+    pub fn new(py: Python<'_>, item: &ItemRef<'_>) -> Self {
+        let ItemRef { value, flags, cas, .. } = *item;
+        Self { value: PyBytes::new(py, value).unbind(), flags, cas }
+    }
+
+    /// May start a garbage collection: not while the core is borrowed.
+    pub fn into_item(self, py: Python<'_>, with_flags: bool) -> PyResult<Py<Item>> {
+        let flags = with_flags.then_some(self.flags).into_pyobject(py)?.unbind();
+        let cas = self.cas.into_pyobject(py)?.unbind();
+        Py::new(py, Item { value: self.value.into_any(), flags, cas })
     }
 }
 

@@ -1,17 +1,17 @@
 //! Who waits in the core for a future of Python's.
 //!
-//! Answers arrive while the core is borrowed: a waiter may make objects that Python's garbage
-//! collector does not track (`bytes`, `Item`, `int`, `str`) and put them into a dict that it was
-//! given, and nothing else; results leave through [`completion`].
-use std::cell::Cell;
+//! Answers arrive while the core is borrowed, and then no code of Python's may run. So a waiter makes only
+//! objects that start no garbage collection (`bytes`, `str`, `int`); what is made of them (`Item`, `dict`,
+//! exceptions) is made by [`completion`], where the results leave.
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBytes, PyString};
 
 use super::completion::{self, Outcome};
 use super::future::OpFuture;
-use super::item::Item;
+use super::item::RawItem;
 use crate::pool::{Error, Waiter};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, Verb};
 
@@ -20,12 +20,12 @@ pub enum PyWaiter {
     One {
         future: Py<OpFuture>,
         flags: bool,
-        item: Option<Py<Item>>,
+        item: Option<RawItem>,
     },
     /// One line of a call with many keys.
     Line {
         gather: Rc<Gather>,
-        keys: Vec<Py<PyBytes>>,
+        line: Line,
     },
     /// Any other command.
     Command {
@@ -34,7 +34,7 @@ pub enum PyWaiter {
     },
     Stats {
         future: Py<OpFuture>,
-        stats: Py<PyDict>,
+        stats: Stats,
     },
     /// A command whose caller does not wait for the answer; `held`: until it is there, all the same.
     NoReply {
@@ -43,12 +43,20 @@ pub enum PyWaiter {
     },
 }
 
+/// The keys that were asked for in one line, and what came.
+pub struct Line {
+    pub keys: Vec<Py<PyBytes>>,
+    pub items: Vec<(usize, RawItem)>,
+}
+
+pub type Stats = Vec<(Py<PyString>, Py<PyString>)>;
+
 /// A call with many keys: complete when all its lines are, failed when one is.
 pub struct Gather {
     pub future: Py<OpFuture>,
-    pub items: Py<PyDict>,
     pub flags: bool,
     pub verb: Verb,
+    pub lines: RefCell<Vec<Line>>,
     pub missing_lines: Cell<usize>,
     pub failed: Cell<bool>,
 }
@@ -61,10 +69,11 @@ pub struct NoReplies {
 }
 
 impl Gather {
-    fn line_done(&self, py: Python<'_>) {
+    fn line_done(&self, py: Python<'_>, line: Line) {
+        self.lines.borrow_mut().push(line);
         self.missing_lines.set(self.missing_lines.get() - 1);
         let outcome = if self.missing_lines.get() == 0 && !self.failed.get() {
-            Outcome::Value(self.items.clone_ref(py).into_any())
+            Outcome::Items { lines: self.lines.take(), flags: self.flags }
         } else {
             Outcome::Nobody
         };
@@ -90,17 +99,8 @@ impl NoReplies {
 impl Sink for PyWaiter {
     fn item(&mut self, index: usize, item: &ItemRef<'_>) {
         Python::attach(|py| match self {
-            Self::One { flags, item: place, .. } => {
-                *place = Item::from_reply(py, item, *flags).ok();
-            }
-            Self::Line { gather, keys } => {
-                if let (Some(key), Ok(item)) =
-                    (keys.get(index), Item::from_reply(py, item, gather.flags))
-                {
-                    // Fails only if memory does; the key is then missing as if it had been a miss.
-                    let _ = gather.items.bind(py).set_item(key, item);
-                }
-            }
+            Self::One { item: place, .. } => *place = Some(RawItem::new(py, item)),
+            Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item))),
             _ => {}
         });
     }
@@ -108,38 +108,32 @@ impl Sink for PyWaiter {
     fn stat(&mut self, name: &[u8], value: &[u8]) {
         let Self::Stats { stats, .. } = self else { return };
         Python::attach(|py| {
-            let text = |bytes| PyString::new(py, &String::from_utf8_lossy(bytes));
-            let _ = stats.bind(py).set_item(text(name), text(value));
+            let text = |bytes| PyString::new(py, &String::from_utf8_lossy(bytes)).unbind();
+            stats.push((text(name), text(value)));
         });
     }
 
     fn restart(&mut self) {
-        Python::attach(|py| match self {
+        match self {
             Self::One { item, .. } => *item = None,
-            Self::Line { gather, keys } => {
-                let items = gather.items.bind(py);
-                for key in keys {
-                    if items.contains(&*key).unwrap_or(false) {
-                        let _ = items.del_item(&*key);
-                    }
-                }
-            }
-            Self::Stats { stats, .. } => stats.bind(py).clear(),
+            Self::Line { line, .. } => line.items.clear(),
+            Self::Stats { stats, .. } => stats.clear(),
             Self::Command { .. } | Self::NoReply { .. } => {}
-        });
+        }
     }
 
     fn reply(self, reply: &Reply<'_>) {
         Python::attach(|py| match self {
-            Self::One { future, item, .. } => {
-                let outcome = match reply {
-                    Reply::End => Outcome::Value(item.map_or_else(|| py.None(), Py::into_any)),
-                    other => outcome_of(py, Verb::Get, other),
+            Self::One { future, flags, item } => {
+                let outcome = match (reply, item) {
+                    (Reply::End, Some(item)) => Outcome::Item { item, flags },
+                    (Reply::End, None) => Outcome::Value(py.None()),
+                    (other, _) => outcome_of(py, Verb::Get, other),
                 };
                 completion::complete(future, outcome);
             }
-            Self::Line { gather, .. } => match reply {
-                Reply::End => gather.line_done(py),
+            Self::Line { gather, line } => match reply {
+                Reply::End => gather.line_done(py, line),
                 other => gather.line_failed(py, outcome_of(py, gather.verb, other)),
             },
             Self::Command { future, verb } => {
@@ -147,7 +141,7 @@ impl Sink for PyWaiter {
             }
             Self::Stats { future, stats } => {
                 let outcome = match reply {
-                    Reply::End => Outcome::Value(stats.into_any()),
+                    Reply::End => Outcome::Stats(stats),
                     other => outcome_of(py, Verb::Stats, other),
                 };
                 completion::complete(future, outcome);

@@ -8,6 +8,7 @@ import socket
 import textwrap
 import threading
 import warnings
+from typing import ClassVar
 
 import pytest
 
@@ -781,3 +782,39 @@ async def test_more_calls_than_the_queues_take():
             emcache.OverloadedError,
             emcache.ClientClosedError,
         }
+
+
+class Cycle:
+    """Garbage that only a collection finds, and that then looks at the client."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, client: emcache.Client) -> None:
+        self.me = self
+        self.client = client
+
+    def __del__(self) -> None:
+        (metrics,) = self.client.cluster_managment().connection_pool_metrics().values()
+        self.seen.append(metrics.cur_connections)
+
+
+@within(30)
+async def test_a_finalizer_may_use_the_client_whenever_it_runs(server):
+    Cycle.seen.clear()
+    before = gc.get_threshold()
+    async with emcache.create_client([server.address], timeout=30) as client:
+        keys = [b"finalizer:%d" % number for number in range(100)]
+        await asyncio.gather(*[client.set(key, key) for key in keys])
+        try:
+            # A collection comes after so many allocations: here and there in a call.
+            for threshold in range(10, 410, 10):
+                gc.collect()
+                Cycle(client)
+                gc.set_threshold(threshold)
+                items = await client.get_many(keys)
+                gc.set_threshold(*before)
+                assert {key: items[key].value for key in keys} == dict(zip(keys, keys, strict=True))
+        finally:
+            gc.set_threshold(*before)
+        gc.collect()
+    assert Cycle.seen == [1] * 40
