@@ -83,6 +83,11 @@ impl<S: Sink> Connection<S> {
         self.has_more
     }
 
+    /// The task of the connection.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
     pub fn has_unflushed(&self) -> bool {
         self.batch > 0
     }
@@ -132,6 +137,9 @@ impl<S: Sink> Connection<S> {
         }
         if let Poll::Ready(reason) = self.poll_read(cx) {
             return Poll::Ready(reason);
+        }
+        if self.has_unflushed() {
+            self.last_batch = std::mem::take(&mut self.batch);
         }
         self.poll_write(cx)
     }

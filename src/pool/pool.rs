@@ -45,6 +45,8 @@ const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 const MAX_BACKLOG: usize = 256 * 1024;
 /// A connection with more requests under way asks for help.
 const BUSY_REQUESTS: usize = 2048;
+/// Servers close idle connections after whole seconds.
+const STALE_AFTER: Duration = Duration::from_millis(900);
 /// Failed dials in a row after which a node without a connection is unhealthy.
 const UNHEALTHY_AFTER: u32 = 3;
 /// A node that is down is dialled at least this often.
@@ -167,7 +169,9 @@ impl<W: Waiter> Pool<W> {
         match state.pick() {
             Some(entry) => {
                 entry.connection.push(request, waiter, deadline);
-                if entry.connection.should_flush() {
+                if entry.is_stale() {
+                    shared.context.wake_later(entry.connection.waker());
+                } else if entry.connection.should_flush() {
                     entry.connection.flush();
                 } else if !shared.unflushed.replace(true) {
                     shared.context.flush_later(shared.clone());
@@ -265,6 +269,12 @@ where
 impl<W: Waiter> Entry<W> {
     fn takes_more(&self) -> bool {
         !self.connection.is_broken() && self.connection.backlog() < MAX_BACKLOG
+    }
+
+    /// Idle for so long that the server may have closed it, with the news still unread. Its task reads
+    /// before it writes, and what is not written can go elsewhere.
+    fn is_stale(&self) -> bool {
+        self.connection.in_flight() == 1 && self.last_used.elapsed() >= STALE_AFTER
     }
 
     fn is_busy(&self) -> bool {
