@@ -1,5 +1,7 @@
 """The client: what arguments mean. What is done with them is in the core."""
 
+import asyncio
+import contextlib
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
@@ -32,9 +34,11 @@ class _Client(Client):
         self,
         addresses: list[Address],
         cluster_events: ClusterEvents | None,
+        grace: float,
         make_core: Callable[[Callable[[int, bool], object]], CoreClient],
     ) -> None:
         self._addresses = addresses
+        self._grace = grace
         self._management = _ClusterManagment(addresses)
         self._dispatcher = EventDispatcher(self._management, cluster_events)
         # The core must not keep its client alive: it would never be seen that nobody closed it.
@@ -72,8 +76,12 @@ class _Client(Client):
         return self._core.closed
 
     async def close(self) -> None:
-        self._dispatcher.close()
+        if self._core.noreply_unanswered:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._grace):
+                    await self._core.drain()
         self._core.close()
+        self._dispatcher.close()
 
     def cluster_managment(self) -> ClusterManagment:
         return self._management
@@ -300,11 +308,11 @@ async def _create_client(
     if not addresses:
         raise ValueError("At least one memcached hosts needs to be provided")
     endpoints = [_endpoint(address) for address in addresses]
-    _check_at_least("max_connections", options["max_connections"], 1)
-    _check_at_least("min_connections", options["min_connections"], 0)
+    _check_between("max_connections", options["max_connections"], 1, 65535)
+    _check_between("min_connections", options["min_connections"], 0, 65535)
     if options["min_connections"] > options["max_connections"]:
         raise ValueError("min_connections can not be higher than max_connections")
-    _check_at_least("autobatching_max_keys", options["max_merged_keys"], 1)
+    _check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
     if one_credential:
         raise ValueError("username and password must be given together")
     for name, asked in not_yet.items():
@@ -313,24 +321,28 @@ async def _create_client(
     return _Client(
         addresses,
         cluster_events,
+        DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
         lambda on_health: CoreClient(endpoints, on_health=on_health, **options),
     )
 
 
-def _check_at_least(name: str, value: int, minimum: int) -> None:
+def _check_between(name: str, value: int, minimum: int, maximum: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}")
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{name} must be between {minimum} and {maximum}")
 
 
 def _endpoint(address: Address) -> tuple[str, int] | str:
     match address:
         case MemcachedUnixSocketPath(path):
-            _check_name("path", path)
+            if not isinstance(path, str):
+                raise TypeError(f"path must be a str, not {type(path).__name__}")
+            if not path or "\0" in path:
+                raise ValueError("path must not be empty or contain a null character")
             return path
         case MemcachedHostAddress(host, port):
-            _check_name("address", host)
+            _check_host(host)
             if not isinstance(port, int) or isinstance(port, bool):
                 raise TypeError(f"port must be an int, not {type(port).__name__}")
             if not 1 <= port <= 65535:
@@ -343,11 +355,11 @@ def _endpoint(address: Address) -> tuple[str, int] | str:
             )
 
 
-def _check_name(name: str, value: str) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if not value or any(char.isspace() or ord(char) < 32 for char in value):
-        raise ValueError(f"{name} must not be empty or contain whitespace")
+def _check_host(host: str) -> None:
+    if not isinstance(host, str):
+        raise TypeError(f"address must be a str, not {type(host).__name__}")
+    if not host or any(char.isspace() or ord(char) < 32 for char in host):
+        raise ValueError("address must not be empty or contain whitespace")
 
 
 def _text(address: Address) -> str:

@@ -89,5 +89,6 @@ class EventDispatcher:
     def close(self) -> None:
         """Deliver nothing more."""
         self._waiting.clear()
-        if self._task is not None:
+        # A handler may close the client, and goes on after that.
+        if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()

@@ -1,6 +1,7 @@
 //! `CoreClient`: one short method for each command.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub struct CoreClient {
     id: u64,
     /// Forks before it was made: in a child of its process it is another's.
     forks: u64,
-    closed: AtomicBool,
+    closed: Arc<AtomicBool>,
     event_loop: Py<PyAny>,
     /// The driver's callback, for when the client is abandoned on another thread.
     turn: Py<PyAny>,
@@ -80,14 +81,14 @@ impl CoreClient {
             timeout,
             no_replies: Rc::default(),
             on_health,
-            closed: Cell::new(false),
+            closed: Arc::default(),
         });
         let id = registry::next_id();
         session.driver.add_session(&session);
         registry::add_session(id, session.clone());
         session.driver.settle(py)?;
         let turn = session.driver.turn_callback(py);
-        let (forks, closed) = (registry::forks(), AtomicBool::new(false));
+        let (forks, closed) = (registry::forks(), session.closed.clone());
         Ok(Self { id, forks, closed, event_loop: event_loop.unbind(), turn })
     }
 
@@ -115,8 +116,10 @@ impl CoreClient {
         if !here && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
             return Err(errors::foreign());
         }
+        if !registry::close_session(py, self.id) {
+            registry::abandon(self.id);
+        }
         self.closed.store(true, Ordering::Release);
-        registry::close_session(py, self.id);
         Ok(())
     }
 
@@ -131,6 +134,24 @@ impl CoreClient {
             // A loop that is closed calls nobody; its thread sees to it when it next comes by.
             let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
         }
+    }
+
+    /// Done when no command is unanswered that nobody waits for.
+    fn drain(&self, py: Python<'_>) -> Awaitable {
+        let session = self.session(py)?;
+        let future = session.driver.create_future(py)?;
+        if session.no_replies.unanswered.get() == 0 {
+            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
+        } else {
+            session.no_replies.drained.borrow_mut().push(future.clone_ref(py));
+        }
+        Ok(future)
+    }
+
+    /// How many commands that nobody waits for are unanswered; 0 for a client that is not of here.
+    #[getter]
+    fn noreply_unanswered(&self) -> usize {
+        registry::session(self.id).map_or(0, |session| session.no_replies.unanswered.get())
     }
 
     fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
@@ -271,7 +292,7 @@ impl CoreClient {
     fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
         let session = self.session(py)?;
         let key = convert::key(key)?;
-        session.command(py, Some(key), Command::Delete { key }, noreply)
+        session.command(py, key, Command::Delete { key }, noreply.is_truthy()?)
     }
 
     fn increment(
@@ -304,7 +325,7 @@ impl CoreClient {
         let session = self.session(py)?;
         let key = convert::key(key)?;
         let exptime = convert::integer("exptime", exptime)?;
-        session.command(py, Some(key), Command::Touch { key, exptime }, noreply)
+        session.command(py, key, Command::Touch { key, exptime }, noreply.is_truthy()?)
     }
 
     fn flush_all(
@@ -400,10 +421,10 @@ impl CoreClient {
         key: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
+        let flags = return_flags.is_truthy()?;
         let session = self.session(py)?;
         let key = convert::key(key)?;
         let verb = verb()?;
-        let flags = return_flags.is_truthy()?;
         let pool = session.cluster.pool_for(key).map_err(errors::no_nodes)?;
         let future = session.driver.create_future(py)?;
         let waiter = PyWaiter::One { future: future.clone_ref(py), flags, item: None };
@@ -418,14 +439,17 @@ impl CoreClient {
         keys: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let session = self.session(py)?;
-        let future = session.driver.create_future(py)?;
+        self.session(py)?;
         // None counts as no keys, as any false value does in 1.3.
         let objects = if keys.is_truthy()? {
             keys.try_iter()?.collect::<PyResult<Vec<_>>>()?
         } else {
             Vec::new()
         };
+        let flags = return_flags.is_truthy()?;
+        // Asked again: what was called up to here is the user's code and may have closed the client.
+        let session = self.session(py)?;
+        let future = session.driver.create_future(py)?;
         if objects.is_empty() {
             OpFuture::resolve(
                 future.bind(py),
@@ -436,7 +460,6 @@ impl CoreClient {
         }
         let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
         let verb = verb()?;
-        let flags = return_flags.is_truthy()?;
         let lines = session.cluster.lines_for(&keys).map_err(errors::no_nodes)?;
         let gather = Rc::new(Gather {
             future: future.clone_ref(py),
@@ -478,7 +501,7 @@ impl CoreClient {
         let exptime = convert::integer("exptime", exptime)?;
         let value = value.as_bytes();
         let command = Command::Storage { verb, key, flags, exptime, value };
-        session.command(py, Some(key), command, noreply)
+        session.command(py, key, command, noreply.is_truthy()?)
     }
 
     fn count(
@@ -492,7 +515,7 @@ impl CoreClient {
         let session = self.session(py)?;
         let key = convert::key(key)?;
         let delta = convert::integer("value", value)?;
-        session.command(py, Some(key), Command::Arithmetic { verb, key, delta }, noreply)
+        session.command(py, key, Command::Arithmetic { verb, key, delta }, noreply.is_truthy()?)
     }
 
     fn admin(&self, py: Python<'_>, node: usize, command: Command<'_>, noreply: bool) -> Awaitable {
@@ -523,15 +546,12 @@ impl Session {
     fn command(
         &self,
         py: Python<'_>,
-        key: Option<Key<'_>>,
+        key: Key<'_>,
         command: Command<'_>,
-        noreply: &Object<'_>,
+        noreply: bool,
     ) -> Awaitable {
-        let pool = match key {
-            Some(key) => self.cluster.pool_for(key).map_err(errors::no_nodes)?,
-            None => self.cluster.pool(0),
-        };
-        self.run(py, pool, command, noreply.is_truthy()?)
+        let pool = self.cluster.pool_for(key).map_err(errors::no_nodes)?;
+        self.run(py, pool, command, noreply)
     }
 
     fn run(
@@ -579,7 +599,9 @@ fn exact_bytes(object: &Object<'_>) -> Py<PyBytes> {
 fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
     value
         .map(|secs| {
-            Duration::try_from_secs_f64(secs).map_err(|_| {
+            // Longer than any program runs, and short enough to be added to any time.
+            const FOR_EVER: f64 = 100.0 * 365.0 * 86_400.0;
+            Duration::try_from_secs_f64(secs.min(FOR_EVER)).map_err(|_| {
                 PyValueError::new_err(format!("{name} must be a number of seconds >= 0, or None"))
             })
         })

@@ -73,7 +73,7 @@ pub fn forget_all() {
 /// ever going on.
 ///
 /// An error is one that must stop the loop, such as `KeyboardInterrupt`.
-pub fn deliver(py: Python<'_>, wake: Wake) -> PyResult<()> {
+pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
     let mut batch = COMPLETIONS.with(|all| all.take());
     let mut stopped = Ok(());
     let mut delivering = batch.drain(..);
@@ -109,7 +109,7 @@ pub fn deliver_all(py: Python<'_>) {
     }
 }
 
-fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake) -> PyResult<()> {
+fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> PyResult<()> {
     let result = match outcome {
         Outcome::Value(value) => Ok(value),
         Outcome::Item { item, flags } => item.into_item(future.py(), flags).map(Py::into_any),

@@ -56,10 +56,10 @@ impl Callbacks {
 }
 
 /// How callbacks are called.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Wake {
-    /// Here and now: only in a callback of the loop, where no task is running.
-    Now,
+#[derive(Clone, Copy)]
+pub enum Wake<'l> {
+    /// Here and now, if the future is of this loop: only in a callback of it, where no task is running.
+    Now(&'l Py<PyAny>),
     /// By the loop, in its next iteration.
     Soon,
 }
@@ -77,7 +77,11 @@ impl OpFuture {
 
     /// Gives the result, unless the future was cancelled, and wakes who waits. An error is that of a
     /// callback.
-    pub fn resolve(slf: &Bound<'_, Self>, result: PyResult<Py<PyAny>>, wake: Wake) -> PyResult<()> {
+    pub fn resolve(
+        slf: &Bound<'_, Self>,
+        result: PyResult<Py<PyAny>>,
+        wake: Wake<'_>,
+    ) -> PyResult<()> {
         let callbacks = {
             let mut future = slf.try_borrow_mut()?;
             if !future.is_pending() {
@@ -95,15 +99,18 @@ impl OpFuture {
     fn call(
         slf: &Bound<'_, Self>,
         callbacks: impl Iterator<Item = Callback>,
-        wake: Wake,
+        wake: Wake<'_>,
     ) -> PyResult<()> {
+        let here = match wake {
+            Wake::Now(event_loop) => slf.try_borrow()?.event_loop.is(event_loop),
+            Wake::Soon => false,
+        };
+        let mut first = Ok(());
         for callback in callbacks {
-            match wake {
-                Wake::Now => callback.call_now(slf)?,
-                Wake::Soon => callback.call_soon(slf)?,
-            }
+            let called = if here { callback.call_now(slf) } else { callback.call_soon(slf) };
+            first = first.and(called);
         }
-        Ok(())
+        first
     }
 
     fn outcome(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {

@@ -176,13 +176,15 @@ impl LoopDriver {
             // The turn that woke the caller goes on when all are back, and sees to it.
             return Ok(());
         }
-        if self.wants_flush.take() && !self.flush_scheduled.replace(true) {
+        // Each flag is set when the loop has taken the callback, and not if it would not.
+        if self.wants_flush.get() && !self.flush_scheduled.get() {
             self.python.call_soon.call1(py, (&self.python.flush,))?;
+            self.flush_scheduled.set(true);
         }
-        if (self.runtime.wants_turn() || completion::is_pending())
-            && !self.turn_scheduled.replace(true)
-        {
+        self.wants_flush.set(false);
+        if (self.runtime.wants_turn() || completion::is_pending()) && !self.turn_scheduled.get() {
             self.python.call_soon.call1(py, (&self.python.turn,))?;
+            self.turn_scheduled.set(true);
         }
         Ok(())
     }
@@ -203,7 +205,7 @@ impl LoopDriver {
         self.turn_scheduled.set(false);
         self.runtime.turn();
         self.turning.set(true);
-        let delivered = completion::deliver(py, Wake::Now);
+        let delivered = completion::deliver(py, Wake::Now(&self.python.event_loop));
         self.turning.set(false);
         if self.wants_flush.take() {
             self.context.flush();
@@ -225,11 +227,12 @@ impl LoopDriver {
     /// Asks the loop for a turn when the next timer of the core is due.
     fn set_timer(&self, py: Python<'_>) -> PyResult<()> {
         let wanted = self.context.next_wakeup();
-        let mut timer = self.timer.borrow_mut();
-        if timer.as_ref().map(|(at, _)| *at) == wanted {
+        if self.timer.borrow().as_ref().map(|(at, _)| *at) == wanted {
             return Ok(());
         }
-        if let Some((_, handle)) = timer.take() {
+        // Not borrowed while Python runs: that may stop this driver.
+        let old = self.timer.take();
+        if let Some((_, handle)) = old {
             handle.call_method0(py, intern!(py, "cancel"))?;
         }
         let Some(at) = wanted else { return Ok(()) };
@@ -239,7 +242,7 @@ impl LoopDriver {
             intern!(py, "call_later"),
             (delay, &self.python.timer),
         )?;
-        *timer = Some((at, handle));
+        self.timer.replace(Some((at, handle)));
         Ok(())
     }
 

@@ -2,12 +2,12 @@
 //!
 //! A core is neither `Send` nor `Sync`; Python objects must be both. So they hold a number, and the
 //! core is found by it on the thread that it belongs to, and nowhere else.
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -25,7 +25,8 @@ pub struct Session {
     pub no_replies: Rc<NoReplies>,
     /// Called with the index of a node and whether it is healthy.
     pub on_health: Py<PyAny>,
-    pub closed: Cell<bool>,
+    /// Shared with the client's Python object, which may be on another thread.
+    pub closed: Arc<AtomicBool>,
 }
 
 // Never dropped by themselves: that could be after other thread-locals, or after the interpreter. What is
@@ -170,7 +171,8 @@ pub fn close_session(py: Python<'_>, id: u64) -> bool {
     let Some(session) = SESSIONS.with(|all| all.borrow_mut().remove(&id)) else {
         return false;
     };
-    session.closed.set(true);
+    session.closed.store(true, Ordering::Release);
+    session.driver.context.flush();
     session.cluster.close();
     let driver = session.driver.clone();
     completion::deliver_all(py);

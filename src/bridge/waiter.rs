@@ -65,6 +65,8 @@ pub struct Gather {
 #[derive(Default)]
 pub struct NoReplies {
     pub unanswered: Cell<usize>,
+    /// Who waits until none is unanswered.
+    pub drained: RefCell<Vec<Py<OpFuture>>>,
     pub errors: Cell<u64>,
 }
 
@@ -92,6 +94,11 @@ impl NoReplies {
         self.errors.set(self.errors.get() + u64::from(error));
         if let Some(future) = held {
             completion::complete(future, Outcome::Value(py.None()));
+        }
+        if self.unanswered.get() == 0 {
+            for future in self.drained.take() {
+                completion::complete(future, Outcome::Value(py.None()));
+            }
         }
     }
 }

@@ -15,9 +15,6 @@ use super::error::Cause;
 use super::transport::Io;
 use crate::protocol::{Orphan, OwnedRequest, Pipeline, Request, Sink, Tick};
 
-/// Why a connection ended.
-pub type CloseReason = Cause;
-
 /// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
 const READ_CHUNK: usize = 64 * 1024;
 const READ_AHEAD: usize = 1024 * 1024;
@@ -41,7 +38,7 @@ pub struct Connection<S> {
     /// Whether the last poll stopped reading before the socket had no more.
     has_more: bool,
     waker: Waker,
-    broken: Option<CloseReason>,
+    broken: Option<Cause>,
 }
 
 impl<S: Sink> Connection<S> {
@@ -63,10 +60,6 @@ impl<S: Sink> Connection<S> {
 
     pub fn in_flight(&self) -> usize {
         self.pipeline.in_flight()
-    }
-
-    pub fn abandoned(&self) -> usize {
-        self.pipeline.abandoned()
     }
 
     /// Bytes that wait to be written, and those of a long value that is being read.
@@ -92,14 +85,25 @@ impl<S: Sink> Connection<S> {
         self.batch > 0
     }
 
-    /// How many answers came, those that nobody waited for included.
+    /// How many answers came that were no errors, those that nobody waited for included.
     pub fn answered(&self) -> u64 {
         self.pipeline.answered()
     }
 
-    /// Whether the server ever said something.
-    pub fn was_answered(&self) -> bool {
-        self.read > 0
+    /// How many error lines came as answers.
+    pub fn refused(&self) -> u64 {
+        self.pipeline.refused()
+    }
+
+    /// See [`Pipeline::overdue_since`].
+    pub fn overdue_since(&self) -> Option<Tick> {
+        self.pipeline.overdue_since()
+    }
+
+    /// Ends the connection: its task hands its requests back.
+    pub fn give_up(&mut self, cause: Cause) {
+        self.broken.get_or_insert(cause);
+        self.waker.wake_by_ref();
     }
 
     pub fn push(&mut self, request: &Request<'_>, sink: S, deadline: Tick) {
@@ -131,7 +135,7 @@ impl<S: Sink> Connection<S> {
 
     /// Reads, answers and writes until the socket has no more, or for a share of time
     /// ([`Self::has_more`]); ready when the connection is over.
-    pub fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<CloseReason> {
+    pub fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         if !self.waker.will_wake(cx.waker()) {
             self.waker = cx.waker().clone();
         }
@@ -144,7 +148,7 @@ impl<S: Sink> Connection<S> {
         self.poll_write(cx)
     }
 
-    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<CloseReason> {
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         let share = self.read + READ_SHARE;
         loop {
             self.has_more = self.read >= share;
@@ -177,7 +181,7 @@ impl<S: Sink> Connection<S> {
     }
 
     /// Ready only when the connection is over.
-    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<CloseReason> {
+    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         self.pipeline.close_line(&mut self.write_buf);
         while self.broken.is_none() && !self.write_buf.is_empty() {
             match std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &self.write_buf)) {

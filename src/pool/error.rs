@@ -35,6 +35,8 @@ pub enum ErrorKind {
 #[derive(Clone, Debug)]
 pub enum Cause {
     Eof,
+    /// It was waited for much longer than for any request.
+    NoAnswer,
     Io(Rc<io::Error>),
     Protocol(Rc<ProtocolError>),
     /// `connection_timeout` passed.
@@ -92,6 +94,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Eof => write!(f, "the server closed the connection"),
+            Self::NoAnswer => write!(f, "the server stopped answering"),
             Self::Io(error) => write!(f, "{error}"),
             Self::Protocol(error) => write!(f, "{error}"),
             Self::ConnectTimeout(limit) => {

@@ -12,7 +12,7 @@ mod pool;
 mod transport;
 
 pub use address::Address;
-pub use connection::{CloseReason, Connection};
+pub use connection::Connection;
 pub use context::{Context, Host, LocalFuture, LocalSetHost};
 pub use error::{Cause, Error, ErrorKind};
 pub use metrics::{ConnectLatency, Metrics};

@@ -45,6 +45,8 @@ const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 const MAX_BACKLOG: usize = 256 * 1024;
 /// A connection with more requests under way asks for help.
 const BUSY_REQUESTS: usize = 2048;
+/// A connection whose oldest request is this many timeouts past its deadline is given up.
+const PATIENCE: u32 = 2;
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
 /// Failed dials in a row after which a node without a connection is unhealthy.
@@ -305,6 +307,11 @@ impl<W: Waiter> Shared<W> {
         Error::new(kind, &self.address, cause)
     }
 
+    /// How long after its deadline an answer is waited for, on a connection that serves others.
+    fn patience(&self) -> Option<Tick> {
+        self.config.timeout.and_then(|limit| u64::try_from((limit * PATIENCE).as_nanos()).ok())
+    }
+
     /// Why a request is not even queued.
     fn refusal(&self, state: &State<W>, bytes: usize) -> Option<Error> {
         if state.closed {
@@ -405,9 +412,8 @@ impl<W: Waiter> Shared<W> {
         let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
         let entry = state.connections.remove(at);
         state.metrics.connections_closed += 1;
-        if entry.connection.was_answered() {
-            state.failures = 0;
-        } else {
+        // A server that only greets, or sends its errors to everybody, is not to be dialled at once.
+        if entry.connection.answered() == 0 || matches!(cause, Cause::Protocol(_)) {
             state.failures = state.failures.saturating_add(1);
         }
         state.last_failure = Some(cause.clone());
@@ -422,7 +428,7 @@ impl<W: Waiter> Shared<W> {
                     let bytes = request.payload_len();
                     state.queued_bytes += bytes;
                     let (verb, deadline) = (orphan.verb, orphan.deadline);
-                    let retried = is_read;
+                    let retried = is_read && (orphan.sent || orphan.retried);
                     state.queue.push_front(Queued {
                         request,
                         waiter,
@@ -461,8 +467,16 @@ impl<W: Waiter> Member for Shared<W> {
         let mut next = NEVER;
         let mut expired = Vec::new();
         for entry in &mut state.connections {
-            next =
-                next.min(entry.connection.expire(now, |waiter, verb| expired.push((waiter, verb))));
+            let connection = &mut entry.connection;
+            next = next.min(connection.expire(now, |waiter, verb| expired.push((waiter, verb))));
+            let Some((since, patience)) = connection.overdue_since().zip(self.patience()) else {
+                continue;
+            };
+            if since.saturating_add(patience) <= now {
+                connection.give_up(Cause::NoAnswer);
+            } else {
+                next = next.min(since.saturating_add(patience));
+            }
         }
         if state.queue.iter().any(|queued| queued.deadline <= now) {
             let queue = std::mem::take(&mut state.queue);
@@ -495,17 +509,21 @@ async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
             return Poll::Ready(None);
         };
         let entry = &mut state.connections[at];
-        let before = entry.connection.answered();
+        let (before, refused) = (entry.connection.answered(), entry.connection.refused());
         let polled = entry.connection.poll(cx);
         let answered = entry.connection.answered() - before;
+        let refused = entry.connection.refused() - refused;
         if entry.connection.has_more() {
             pool.context.wake_later(cx.waker());
         }
-        if answered > 0 {
+        if answered + refused > 0 {
             entry.last_used = Instant::now();
-            state.failures = 0;
-            state.metrics.operations_executed += answered;
         }
+        if answered > 0 {
+            state.failures = 0;
+        }
+        state.metrics.operations_executed += answered;
+        state.metrics.operations_executed_with_error += refused;
         if polled.is_pending() && !state.queue.is_empty() {
             state.drain_queue();
         }
@@ -532,7 +550,7 @@ async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
             context.sleep(delay).await;
         }
         let started = Instant::now();
-        let outcome = context.timeout(limit, connect(&address)).await;
+        let outcome = context.timeout(limit, connect(&context, &address, limit)).await;
         let Some(pool) = pool.upgrade() else { return };
         let cause = match outcome {
             Some(Ok(stream)) => {

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::address::Address;
+use super::context::Context;
 
 /// A connected byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin {}
@@ -23,14 +24,22 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Cancel safety
 /// Dropping the future closes what was opened.
-pub async fn connect(address: &Address) -> io::Result<Box<dyn Io>> {
+pub async fn connect(
+    context: &Context,
+    address: &Address,
+    limit: Option<Duration>,
+) -> io::Result<Box<dyn Io>> {
     match address {
         Address::Tcp { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            for candidate in lookup_host((host.as_str(), *port)).await? {
-                match TcpStream::connect(candidate).await {
-                    Ok(stream) => return prepare(stream),
-                    Err(error) => last = error,
+            let candidates: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
+            // One that swallows everything must leave time for the others.
+            let share = limit.zip(u32::try_from(candidates.len()).ok()).map(|(all, n)| all / n);
+            for candidate in candidates {
+                match context.timeout(share, TcpStream::connect(candidate)).await {
+                    Some(Ok(stream)) => return prepare(stream),
+                    Some(Err(error)) => last = error,
+                    None => last = io::ErrorKind::TimedOut.into(),
                 }
             }
             Err(last)

@@ -217,3 +217,40 @@ fn too_much_is_refused_at_once() {
         drop(waiting);
     });
 }
+
+#[test]
+fn a_server_that_only_greets_is_not_dialled_in_a_storm() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let accepted = listener.accepted.clone();
+        let server = tokio::task::spawn_local(async move {
+            loop {
+                let mut peer = listener.accept().await;
+                let _ = peer.stream.write_all(b"ERROR Too many open connections\r\n").await;
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!((1..30).contains(&*accepted.borrow()), "{} dials", accepted.borrow());
+        server.abort();
+        drop(bed);
+    });
+}
+
+#[test]
+fn a_connection_that_stops_answering_is_given_up() {
+    run(async {
+        let listener = Listener::bind().await;
+        let limit = Some(Duration::from_millis(50));
+        let bed = Bed::new(&listener.address, PoolConfig { timeout: limit, ..config() });
+        let mut silent = listener.accept().await;
+        let first = bed.get_within("a", limit);
+        assert!(first.await.unwrap().unwrap_err().contains("no reply"));
+        assert_eq!(silent.line().await, "get a");
+        let mut second = listener.accept().await;
+        let next = bed.get("b");
+        assert_eq!(second.line().await, "get b");
+        second.stream.write_all(b"END\r\n").await.unwrap();
+        assert_eq!(next.await.unwrap().unwrap(), " End");
+    });
+}

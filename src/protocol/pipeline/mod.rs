@@ -63,6 +63,8 @@ pub struct Orphan<S> {
     pub verb: Verb,
     pub deadline: Tick,
     pub retried: bool,
+    /// Whether a byte of it may have been sent.
+    pub sent: bool,
     /// What to send again: any retrieval, or a command of which no byte was sent. `None`: the server
     /// may have done it.
     pub again: Option<OwnedRequest>,
@@ -129,6 +131,7 @@ pub struct Pipeline<S> {
     assigned: Vec<u64>,
     encoded: u64,
     answered: u64,
+    refused: u64,
     abandoned: usize,
     max_merged_keys: u32,
     must_close: Option<ErrorKind>,
@@ -147,6 +150,7 @@ impl<S: Sink> Pipeline<S> {
             assigned: Vec::new(),
             encoded: 0,
             answered: 0,
+            refused: 0,
             abandoned: 0,
             max_merged_keys,
             must_close: None,
@@ -158,9 +162,20 @@ impl<S: Sink> Pipeline<S> {
         self.slots.len()
     }
 
-    /// Slots whose answer came.
+    /// Slots whose answer came and was no error line.
     pub fn answered(&self) -> u64 {
         self.answered
+    }
+
+    /// Slots that were answered by an error line.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// The deadline of the request that is answered next, if its caller was told already that its time
+    /// is up.
+    pub fn overdue_since(&self) -> Option<Tick> {
+        self.slots.front().filter(|slot| slot.sink.is_none()).map(|slot| slot.deadline)
     }
 
     /// Slots whose callers were told that their time is up.
@@ -177,11 +192,6 @@ impl<S: Sink> Pipeline<S> {
     /// storage command, and may take the value for commands.
     pub fn must_close(&self) -> Option<ErrorKind> {
         self.must_close
-    }
-
-    /// Whether bytes are missing before `out` may be written: see [`Self::close_line`].
-    pub fn has_open_line(&self) -> bool {
-        self.open.is_some()
     }
 
     /// Encodes a request to `out` and waits for its answer.
@@ -259,8 +269,12 @@ impl<S: Sink> Pipeline<S> {
     ) {
         let key = key.as_bytes();
         let seen = seen_bit(key);
+        let fits = self.fits_open_line(verb, key.len());
+        if !fits {
+            self.close_line(out);
+        }
         let start = self.encoded;
-        if !self.fits_open_line(verb, key.len()) {
+        if !fits {
             self.begin_line(verb, out);
         }
         let alias = self.open.as_ref().is_some_and(|open| open.seen & seen != 0)
@@ -293,6 +307,7 @@ impl<S: Sink> Pipeline<S> {
         retried: bool,
         out: &mut BytesMut,
     ) {
+        self.close_line(out);
         let start = self.encoded;
         self.begin_line(verb, out);
         let mut count = 0;
@@ -339,8 +354,8 @@ impl<S: Sink> Pipeline<S> {
         false
     }
 
+    /// The line before must be closed.
     fn begin_line(&mut self, verb: RetrievalVerb, out: &mut BytesMut) {
-        self.close_line(out);
         let before = out.len();
         retrieval_head(verb, out);
         let len = out.len() - before;
@@ -499,7 +514,10 @@ impl<S: Sink> Pipeline<S> {
     }
 
     fn resolve(&mut self, sink: Option<S>, reply: &Reply<'_>) {
-        self.answered += 1;
+        match reply {
+            Reply::Error(_) => self.refused += 1,
+            _ => self.answered += 1,
+        }
         match sink {
             Some(sink) => sink.reply(reply),
             None => self.abandoned -= 1,
@@ -551,9 +569,10 @@ impl<S: Sink> Pipeline<S> {
                     },
                 )
             };
-            let Slot { sink, verb, deadline, retried, .. } = slot;
+            let Slot { sink, verb, deadline, retried, start, .. } = slot;
+            let sent = start < written;
             if let Some(sink) = sink {
-                orphans.push(Orphan { sink, verb, deadline, retried, again });
+                orphans.push(Orphan { sink, verb, deadline, retried, sent, again });
             }
         }
         *self = Self::new(self.max_merged_keys);
