@@ -29,7 +29,10 @@ pub struct CoreClient {
     id: u64,
     /// Forks before it was made: in a child of its process it is another's.
     forks: u64,
-    closed: Arc<AtomicBool>,
+    /// Whether its user closed it.
+    closed: AtomicBool,
+    /// Whether its session is closed: with the client, with its loop, or with its thread.
+    gone: Arc<AtomicBool>,
     event_loop: Py<PyAny>,
     /// The driver's callback, for when the client is abandoned on another thread.
     turn: Py<PyAny>,
@@ -81,15 +84,16 @@ impl CoreClient {
             timeout,
             no_replies: Rc::default(),
             on_health,
-            closed: Arc::default(),
+            gone: Arc::default(),
         });
         let id = registry::next_id();
         session.driver.add_session(&session);
         registry::add_session(id, session.clone());
         session.driver.settle(py)?;
         let turn = session.driver.turn_callback(py);
-        let (forks, closed) = (registry::forks(), session.closed.clone());
-        Ok(Self { id, forks, closed, event_loop: event_loop.unbind(), turn })
+        let (forks, closed) = (registry::forks(), AtomicBool::new(false));
+        let gone = session.gone.clone();
+        Ok(Self { id, forks, closed, gone, event_loop: event_loop.unbind(), turn })
     }
 
     /// Whether it was made in a process that this one was forked from.
@@ -116,7 +120,7 @@ impl CoreClient {
         if !here && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
             return Err(errors::foreign());
         }
-        if !registry::close_session(py, self.id) {
+        if !self.gone.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
             registry::abandon(self.id);
         }
         self.closed.store(true, Ordering::Release);
@@ -126,7 +130,7 @@ impl CoreClient {
     /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the
     /// closing is done on the loop's.
     fn abandon(&self, py: Python<'_>) {
-        if self.forks != registry::forks() {
+        if self.forks != registry::forks() || self.gone.load(Ordering::Acquire) {
             return;
         }
         if !self.closed.swap(true, Ordering::AcqRel) && !registry::close_session(py, self.id) {
@@ -601,7 +605,8 @@ fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
         .map(|secs| {
             // Longer than any program runs, and short enough to be added to any time.
             const FOR_EVER: f64 = 100.0 * 365.0 * 86_400.0;
-            Duration::try_from_secs_f64(secs.min(FOR_EVER)).map_err(|_| {
+            let secs = if secs > FOR_EVER { FOR_EVER } else { secs };
+            Duration::try_from_secs_f64(secs).map_err(|_| {
                 PyValueError::new_err(format!("{name} must be a number of seconds >= 0, or None"))
             })
         })

@@ -26,7 +26,7 @@ pub struct Session {
     /// Called with the index of a node and whether it is healthy.
     pub on_health: Py<PyAny>,
     /// Shared with the client's Python object, which may be on another thread.
-    pub closed: Arc<AtomicBool>,
+    pub gone: Arc<AtomicBool>,
 }
 
 // Never dropped by themselves: that could be after other thread-locals, or after the interpreter. What is
@@ -171,7 +171,7 @@ pub fn close_session(py: Python<'_>, id: u64) -> bool {
     let Some(session) = SESSIONS.with(|all| all.borrow_mut().remove(&id)) else {
         return false;
     };
-    session.closed.store(true, Ordering::Release);
+    session.gone.store(true, Ordering::Release);
     session.driver.context.flush();
     session.cluster.close();
     let driver = session.driver.clone();

@@ -45,8 +45,9 @@ const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 const MAX_BACKLOG: usize = 256 * 1024;
 /// A connection with more requests under way asks for help.
 const BUSY_REQUESTS: usize = 2048;
-/// A connection whose oldest request is this many timeouts past its deadline is given up.
-const PATIENCE: u32 = 2;
+/// A connection whose oldest request is this long past its deadline, and at least two timeouts, is given
+/// up: longer than a server pauses for, and than late answers take.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
 /// Failed dials in a row after which a node without a connection is unhealthy.
@@ -309,7 +310,8 @@ impl<W: Waiter> Shared<W> {
 
     /// How long after its deadline an answer is waited for, on a connection that serves others.
     fn patience(&self) -> Option<Tick> {
-        self.config.timeout.and_then(|limit| u64::try_from((limit * PATIENCE).as_nanos()).ok())
+        let patience = self.config.timeout?.saturating_mul(2).max(PATIENCE);
+        u64::try_from(patience.as_nanos()).ok()
     }
 
     /// Why a request is not even queued.

@@ -35,7 +35,9 @@ pub async fn connect(
             let candidates: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
             // One that swallows everything must leave time for the others.
             let share = limit.zip(u32::try_from(candidates.len()).ok()).map(|(all, n)| all / n);
-            for candidate in candidates {
+            let last_at = candidates.len().saturating_sub(1);
+            for (at, candidate) in candidates.into_iter().enumerate() {
+                let share = share.filter(|_| at < last_at);
                 match context.timeout(share, TcpStream::connect(candidate)).await {
                     Some(Ok(stream)) => return prepare(stream),
                     Some(Err(error)) => last = error,
