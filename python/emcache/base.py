@@ -98,7 +98,8 @@ class Client(metaclass=ABCMeta):
     async def close(self) -> None:
         """Close all connections; calls under way raise :class:`ClientClosedError`.
 
-        Does nothing the second time.
+        Waits, at most for ``timeout``, for the answers to commands with ``noreply``, so that they
+        are not lost. Does nothing the second time.
         """
 
     @abstractmethod
@@ -337,7 +338,8 @@ class Client(metaclass=ABCMeta):
 
         Args:
             memcached_host_address: one of the client's nodes.
-            delay: in seconds, from now; 0 to 2**32 - 1.
+            delay: in seconds, from now; above 2,592,000 the server reads it as Unix time. 0 to
+                2**32 - 1.
             noreply: see :class:`Client`.
 
         Raises:

@@ -818,3 +818,18 @@ async def test_a_finalizer_may_use_the_client_whenever_it_runs(server):
             gc.set_threshold(*before)
         gc.collect()
     assert Cycle.seen == [1] * 40
+
+
+@within(30)
+@pytest.mark.parametrize("warm", [False, True])
+async def test_close_does_not_lose_what_nobody_waits_for(server, warm):
+    keys = [b"noreply:%d:%d" % (warm, number) for number in range(50)]
+    async with emcache.create_client([server.address], timeout=10) as client:
+        if warm:
+            await client.get(keys[0])
+        for key in keys:
+            await client.set(key, key, noreply=True)
+    async with emcache.create_client([server.address], timeout=10) as client:
+        assert set(await client.get_many(keys)) == set(keys)
+        for key in keys:
+            await client.delete(key)
