@@ -76,12 +76,14 @@ class _Client(Client):
         return self._core.closed
 
     async def close(self) -> None:
-        if self._core.noreply_unanswered:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._grace):
-                    await self._core.drain()
-        self._core.close()
-        self._dispatcher.close()
+        try:
+            if self._core.noreply_unanswered:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._grace):
+                        await self._core.drain()
+        finally:
+            self._core.close()
+            self._dispatcher.close()
 
     def cluster_managment(self) -> ClusterManagment:
         return self._management

@@ -2,7 +2,7 @@
 //!
 //! When the descriptor is readable or a deadline has passed, [`TurnRuntime::turn`] polls Tokio's I/O
 //! and time drivers once without blocking and runs what that woke until nothing is left. Measured and
-//! explained in docs/design/seam.md; what Tokio does not promise is pinned by tests/server/test_lifecycle.py.
+//! explained in docs/design/seam.md; what Tokio does not promise is pinned by the lifecycle tests.
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, Write};

@@ -833,3 +833,17 @@ async def test_close_does_not_lose_what_nobody_waits_for(server, warm):
         assert set(await client.get_many(keys)) == set(keys)
         for key in keys:
             await client.delete(key)
+
+
+@within(30)
+async def test_a_close_that_is_cancelled_closes_all_the_same():
+    async with scripted(hold) as server:
+        client = await emcache.create_client([server.address], timeout=20)
+        await client.set(b"k", b"v", noreply=True)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert client.closed
