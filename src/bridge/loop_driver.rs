@@ -212,9 +212,10 @@ impl LoopDriver {
         }
         self.tell_health(py);
         registry::close_abandoned(py);
-        self.set_timer(py)?;
-        self.settle(py)?;
-        delivered
+        // Each is done whatever becomes of the others: nobody may call again.
+        let timed = self.set_timer(py);
+        let settled = self.settle(py);
+        delivered.and(timed).and(settled)
     }
 
     fn tell_health(&self, py: Python<'_>) {
