@@ -5,15 +5,15 @@
 //! through [`Io`], so tests and benches drive it over a `tokio::io::duplex`.
 use std::io;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::error::Cause;
 use super::transport::Io;
-use crate::protocol::{Orphan, OwnedRequest, Pipeline, Request, Sink, Tick};
+use crate::protocol::{Orphan, OwnedRequest, Pipeline, Request, Sink, Tick, Verb};
 
 /// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
 const READ_CHUNK: usize = 64 * 1024;
@@ -95,6 +95,31 @@ impl<S: Sink> Connection<S> {
         self.pipeline.refused()
     }
 
+    /// Bytes that were read, ever.
+    pub fn bytes_read(&self) -> u64 {
+        self.read
+    }
+
+    /// Bytes that were written, ever.
+    pub fn bytes_written(&self) -> u64 {
+        self.written
+    }
+
+    /// See [`Pipeline::abandoned`].
+    pub fn abandoned(&self) -> usize {
+        self.pipeline.abandoned()
+    }
+
+    /// See [`Pipeline::front_deadline`].
+    pub fn front_deadline(&self) -> Tick {
+        self.pipeline.front_deadline()
+    }
+
+    /// See [`Pipeline::take_large_keys`].
+    pub fn take_large_keys(&mut self) -> Vec<Bytes> {
+        self.pipeline.take_large_keys()
+    }
+
     /// See [`Pipeline::overdue_since`].
     pub fn overdue_since(&self) -> Option<Tick> {
         self.pipeline.overdue_since()
@@ -160,11 +185,11 @@ impl<S: Sink> Connection<S> {
             match std::task::ready!(read) {
                 Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
                 Ok(n) => self.read += n as u64,
-                Err(error) => return Poll::Ready(Cause::Io(Rc::new(error))),
+                Err(error) => return Poll::Ready(Cause::Io(Arc::new(error))),
             }
             match self.pipeline.feed(&self.read_buf, self.written) {
                 Ok(used) => self.read_buf.advance(used),
-                Err(error) => return Poll::Ready(Cause::Protocol(Rc::new(error))),
+                Err(error) => return Poll::Ready(Cause::Protocol(Arc::new(error))),
             }
             if self.pipeline.must_close().is_some() {
                 return Poll::Ready(Cause::StorageRefused);
@@ -185,13 +210,13 @@ impl<S: Sink> Connection<S> {
         self.pipeline.close_line(&mut self.write_buf);
         while self.broken.is_none() && !self.write_buf.is_empty() {
             match std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &self.write_buf)) {
-                Ok(0) => self.broken = Some(Cause::Io(Rc::new(io::ErrorKind::WriteZero.into()))),
+                Ok(0) => self.broken = Some(Cause::Io(Arc::new(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
                     self.write_buf.advance(n);
                     self.written += n as u64;
                 }
                 // What the server said before it went away is still read: end with the read side.
-                Err(error) => self.broken = Some(Cause::Io(Rc::new(error))),
+                Err(error) => self.broken = Some(Cause::Io(Arc::new(error))),
             }
         }
         if self.write_buf.is_empty() && self.write_buf.capacity() > KEEP_CAPACITY {
@@ -204,7 +229,7 @@ impl<S: Sink> Connection<S> {
     }
 
     /// See [`Pipeline::expire`].
-    pub fn expire(&mut self, now: Tick, expired: impl FnMut(S, crate::protocol::Verb)) -> Tick {
+    pub fn expire(&mut self, now: Tick, expired: impl FnMut(S, Verb, Tick)) -> Tick {
         self.pipeline.expire(now, expired)
     }
 
@@ -213,5 +238,11 @@ impl<S: Sink> Connection<S> {
         let orphans = self.pipeline.drain(&self.write_buf, self.written);
         self.waker.wake();
         orphans
+    }
+
+    /// As [`Self::dismantle`], for a connection whose state cannot be trusted: who waits, and no more.
+    pub fn into_sinks(self) -> impl Iterator<Item = (S, Verb)> {
+        self.waker.wake_by_ref();
+        self.pipeline.into_sinks()
     }
 }

@@ -21,6 +21,9 @@ pub struct Told {
 }
 
 impl Told {
+    /// A key whose item makes the waiter panic, as a bug in it would.
+    pub const PANIC: &str = "panic";
+
     pub fn new() -> (Self, oneshot::Receiver<Outcome>) {
         let (tell, told) = oneshot::channel();
         (Self { items: Vec::new(), tell }, told)
@@ -29,6 +32,7 @@ impl Told {
 
 impl Sink for Told {
     fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+        assert_ne!(item.key, Self::PANIC.as_bytes(), "a bug");
         self.items.push(format!("{index}={}", String::from_utf8_lossy(item.value)));
     }
     fn stat(&mut self, _name: &[u8], _value: &[u8]) {}

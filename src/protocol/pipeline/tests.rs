@@ -254,7 +254,7 @@ fn an_expired_request_leaves_its_slot() {
         bed.pipeline.push(&request, sink, deadline, &mut bed.out);
     }
     let mut expired = Vec::new();
-    let next = bed.pipeline.expire(20, |sink, verb| expired.push((sink.name, verb)));
+    let next = bed.pipeline.expire(20, |sink, verb, _| expired.push((sink.name, verb)));
     assert_eq!(next, 30);
     assert_eq!(expired, [("a".to_owned(), Verb::Get), ("b".to_owned(), Verb::Get)]);
     assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (3, 2));
