@@ -76,6 +76,7 @@ pub(super) struct Shared<W: Waiter> {
     state: RefCell<State<W>>,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "four facts that are independent")]
 pub(super) struct State<W> {
     pub connections: Vec<Entry<W>>,
     next_id: u64,
@@ -188,12 +189,11 @@ impl<W: Waiter> Pool<W> {
         }
         let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
             || outgoing.asks_for(|key| state.large_keys.contains(key));
-        match state.pick(is_large, deadline) {
-            Some(at) => shared.send(&mut state.connections[at], outgoing, waiter, deadline),
-            None => {
-                state.metrics.operations_waited += 1;
-                state.queue.push_back(outgoing, waiter, deadline);
-            }
+        if let Some(at) = state.pick(is_large, deadline) {
+            shared.send(&mut state.connections[at], outgoing, waiter, deadline);
+        } else {
+            state.metrics.operations_waited += 1;
+            state.queue.push_back(outgoing, waiter, deadline);
         }
         // Large transfers share the connections that are not the first.
         state.wants_own |=
@@ -325,7 +325,13 @@ impl<W: Waiter> State<W> {
                 || !self.leases.is_empty()
                 || !self.health.is_healthy()
                 || self.wants_own
-                || (connections > 0 && self.connections.iter().all(|e| e.is_held_up(deadline))))
+                || self.are_all_held_up(deadline))
+    }
+
+    /// Those that are leased neither help nor ask for help.
+    fn are_all_held_up(&self, deadline: Tick) -> bool {
+        let mut shared = self.connections.iter().filter(|entry| entry.lease.is_none()).peekable();
+        shared.peek().is_some() && shared.all(|entry| entry.is_held_up(deadline))
     }
 
     /// Moves what waits to the connections that take it.
@@ -384,8 +390,7 @@ impl<W: Waiter> Entry<W> {
     /// Whether a request with this deadline would wait for long behind others.
     fn is_held_up(&self, deadline: Tick) -> bool {
         let front = self.connection.front_deadline();
-        self.lease.is_some()
-            || self.connection.backlog() > BUSY_BACKLOG
+        self.connection.backlog() > BUSY_BACKLOG
             || self.connection.in_flight() > BUSY_REQUESTS
             || (deadline != NEVER && front.saturating_add(ticks(HELD_UP_AFTER)) < deadline)
     }

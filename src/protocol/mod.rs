@@ -21,5 +21,5 @@ pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use pipeline::{
     LARGE_VALUE_LEN, MAX_LINE_LEN, NEVER, Orphan, OwnedRequest, Pipeline, Sink, Tick,
 };
-pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape};
+pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 pub use request::{ArithmeticVerb, Command, Request, RetrievalVerb, StatsArgs, StorageVerb, Verb};

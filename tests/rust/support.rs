@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use _emcache::pool::{Address, Error, PoolConfig, Waiter};
 use _emcache::protocol::{Command, Tick};
-use _emcache::protocol::{ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StorageVerb};
+use _emcache::protocol::{
+    ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb,
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -35,7 +37,7 @@ impl Sink for Told {
         assert_ne!(item.key, Self::PANIC.as_bytes(), "a bug");
         self.items.push(format!("{index}={}", String::from_utf8_lossy(item.value)));
     }
-    fn stat(&mut self, _name: &[u8], _value: &[u8]) {}
+    fn stat(&mut self, _stat: &StatLine<'_>) {}
     fn restart(&mut self) {
         self.items.clear();
     }

@@ -21,7 +21,7 @@ use super::decode::{Decoder, Frame};
 use super::encode::{encode, retrieval_head};
 use super::error::{Excerpt, ProtocolError};
 use super::key::Key;
-use super::reply::{ErrorKind, ItemRef, Reply, Shape};
+use super::reply::{ErrorKind, ItemRef, Reply, Shape, StatLine};
 use super::request::{Request, RetrievalVerb, Verb};
 use keys::KeyFifo;
 
@@ -41,7 +41,7 @@ pub trait Sink {
     /// The item for the key with this index within the request.
     fn item(&mut self, index: usize, item: &ItemRef<'_>);
     /// One line of `stats`.
-    fn stat(&mut self, name: &[u8], value: &[u8]);
+    fn stat(&mut self, stat: &StatLine<'_>);
     /// The request is asked again on another connection: forget what came.
     fn restart(&mut self);
     /// The answer is complete.
@@ -424,10 +424,16 @@ impl<S: Sink> Pipeline<S> {
                 break;
             };
             match frame {
-                Frame::Item(item) => self.assign(&item)?,
-                Frame::Stat { name, value } => {
+                // A retrieval has keys; what else has an item has one, for whoever asked.
+                Frame::Item(item) if front.keys == 0 => {
                     if let Some(sink) = &mut front.sink {
-                        sink.stat(name, value);
+                        sink.item(0, &item);
+                    }
+                }
+                Frame::Item(item) => self.assign(&item)?,
+                Frame::Stat(stat) => {
+                    if let Some(sink) = &mut front.sink {
+                        sink.stat(&stat);
                     }
                 }
                 Frame::Reply(reply) => self.finish(&reply),

@@ -21,7 +21,8 @@ impl Sink for Logged {
         let (key, value) = (key.escape_ascii(), value.escape_ascii());
         self.items.push(format!("{index}:{key}={value} {flags} {cas:?}"));
     }
-    fn stat(&mut self, name: &[u8], value: &[u8]) {
+    fn stat(&mut self, stat: &StatLine<'_>) {
+        let StatLine { name, value, .. } = stat;
         self.items.push(format!("{}={}", name.escape_ascii(), value.escape_ascii()));
     }
     fn restart(&mut self) {
