@@ -27,11 +27,11 @@ pub struct Cores {
     pub clusters: RefCell<HashMap<u64, Cluster<Recorder>>>,
 }
 
-type Job = Box<dyn FnOnce(&Cores) + Send>;
+pub type Job = Box<dyn FnOnce(&Cores) + Send>;
 
 pub struct Background {
     runtime: &'static Runtime,
-    jobs: Option<mpsc::UnboundedSender<Job>>,
+    jobs: Option<mpsc::UnboundedSender<Vec<Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -68,11 +68,12 @@ impl Background {
         Ok(Self { runtime, jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Has `job` done on the thread, after those that were posted before.
-    pub fn post(&self, job: impl FnOnce(&Cores) + Send + 'static) {
+    /// Has all of these done on the thread, after those that were posted before. What they ask of the
+    /// network leaves together.
+    pub fn post(&self, batch: Vec<Job>) {
         if let Some(jobs) = &self.jobs {
-            // Refused only if the thread is gone, and then with it went all that the job is about.
-            let _ = jobs.send(Box::new(job));
+            // Refused only if the thread is gone, and then with it went all that the jobs are about.
+            let _ = jobs.send(batch);
         }
     }
 
@@ -83,9 +84,10 @@ impl Background {
         job: impl FnOnce(&Cores) -> T + Send + 'static,
     ) -> Option<T> {
         let (tell, told) = sync_mpsc::sync_channel(1);
-        self.post(move |cores| {
+        let job = move |cores: &Cores| {
             let _ = tell.send(job(cores));
-        });
+        };
+        self.post(vec![Box::new(job)]);
         py.detach(move || told.recv().ok())
     }
 
@@ -104,11 +106,11 @@ impl Drop for Background {
     }
 }
 
-async fn run(mut inbox: mpsc::UnboundedReceiver<Job>) {
+async fn run(mut inbox: mpsc::UnboundedReceiver<Vec<Job>>) {
     let cores = Cores { context: LocalSetHost::context(), clusters: RefCell::default() };
-    let mut jobs = Vec::new();
-    while inbox.recv_many(&mut jobs, 1024).await > 0 {
-        for job in jobs.drain(..) {
+    while let Some(batch) = inbox.recv().await {
+        for job in batch {
+            // One that panics must not take the thread of all with it; its caller is told all the same.
             let _ = catch_unwind(AssertUnwindSafe(|| job(&cores)));
         }
     }

@@ -141,7 +141,11 @@ impl Driver {
     /// first request of an iteration runs in the same loop. (asyncio's `_get_running_loop` costs a
     /// system call up to Python 3.11.)
     pub fn is_running(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.turning.get() || matches!(&self.engine, Engine::Loop(e) if e.is_flush_scheduled()) {
+        let is_flush_scheduled = match &self.engine {
+            Engine::Loop(engine) => engine.is_flush_scheduled(),
+            Engine::Thread(engine) => engine.is_flush_scheduled(),
+        };
+        if self.turning.get() || is_flush_scheduled {
             return Ok(true);
         }
         self.python.is_running.bind(py).call0()?.is_truthy()
@@ -185,9 +189,12 @@ impl Driver {
             return Ok(());
         }
         let mut wants_turn = completion::is_pending();
-        if let Engine::Loop(engine) = &self.engine {
-            engine.schedule_flush(py, &self.python)?;
-            wants_turn |= engine.wants_turn();
+        match &self.engine {
+            Engine::Loop(engine) => {
+                engine.schedule_flush(py, &self.python)?;
+                wants_turn |= engine.wants_turn();
+            }
+            Engine::Thread(engine) => engine.schedule_flush(py, &self.python)?,
         }
         if wants_turn && !self.turn_scheduled.get() {
             self.python.call_soon.call1(py, (&self.python.turn,))?;
@@ -198,8 +205,9 @@ impl Driver {
     }
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        if let Engine::Loop(engine) = &self.engine {
-            engine.flush();
+        match &self.engine {
+            Engine::Loop(engine) => engine.flush(),
+            Engine::Thread(engine) => engine.flush(),
         }
         self.settle(py)
     }
@@ -224,7 +232,10 @@ impl Driver {
         // Each is done whatever becomes of the others: nobody may call again.
         let timed = match &self.engine {
             Engine::Loop(engine) => engine.after_turn(py, &self.python),
-            Engine::Thread(_) => Ok(()),
+            Engine::Thread(engine) => {
+                engine.flush();
+                Ok(())
+            }
         };
         let settled = self.settle(py);
         delivered.and(timed).and(settled)

@@ -18,7 +18,7 @@ use pyo3_asyncio::TaskLocals;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-use super::background::{Background, Cores};
+use super::background::{Background, Cores, Job};
 use super::completion::{self, Outcome};
 use super::driver::PythonLoop;
 use super::errors;
@@ -30,6 +30,10 @@ use crate::protocol::{Key, OwnedRequest, Tick};
 
 pub struct ThreadEngine {
     background: RefCell<Option<Arc<Background>>>,
+    /// What was asked in this iteration of the loop: it goes together.
+    outgoing: RefCell<Vec<Job>>,
+    last_batch: Cell<usize>,
+    flush_scheduled: Cell<bool>,
     outbox: Arc<Outbox>,
     waiters: RefCell<HashMap<Ticket, PyWaiter>>,
     next_ticket: Cell<Ticket>,
@@ -141,6 +145,9 @@ impl ThreadEngine {
         });
         Ok(Self {
             background: RefCell::new(Some(background)),
+            outgoing: RefCell::default(),
+            last_batch: Cell::new(0),
+            flush_scheduled: Cell::new(false),
             outbox,
             waiters: RefCell::default(),
             next_ticket: Cell::new(0),
@@ -232,6 +239,7 @@ impl ThreadEngine {
 
     /// Leaves the thread, which ends if nobody else needs it.
     pub fn stop(&self, py: Python<'_>) {
+        self.flush();
         let background = self.background.take();
         py.detach(|| drop(background));
         self.collect();
@@ -263,8 +271,35 @@ impl ThreadEngine {
     }
 
     fn post(&self, job: impl FnOnce(&Cores) + Send + 'static) {
-        if let Some(background) = &*self.background.borrow() {
-            background.post(job);
+        self.outgoing.borrow_mut().push(Box::new(job));
+    }
+
+    pub fn is_flush_scheduled(&self) -> bool {
+        self.flush_scheduled.get()
+    }
+
+    /// A lone request leaves at once if recent ones came alone too, else with the others of its iteration.
+    pub fn schedule_flush(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
+        let count = self.outgoing.borrow().len();
+        if count == 0 || self.flush_scheduled.get() {
+            return Ok(());
+        }
+        if count == 1 && self.last_batch.get() <= 1 && self.waiters.borrow().len() <= 1 {
+            self.flush();
+            return Ok(());
+        }
+        python.call_soon.call1(py, (&python.flush,))?;
+        // Only when the loop has taken the callback.
+        self.flush_scheduled.set(true);
+        Ok(())
+    }
+
+    pub fn flush(&self) {
+        self.flush_scheduled.set(false);
+        let batch = self.outgoing.take();
+        self.last_batch.set(batch.len());
+        if let Some(background) = self.background.borrow().as_ref().filter(|_| !batch.is_empty()) {
+            background.post(batch);
         }
     }
 
@@ -273,6 +308,7 @@ impl ThreadEngine {
         py: Python<'_>,
         job: impl FnOnce(&Cores) -> T + Send + 'static,
     ) -> Option<T> {
+        self.flush();
         let background = self.background.borrow().clone()?;
         background.call(py, job)
     }
