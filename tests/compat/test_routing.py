@@ -33,6 +33,7 @@ def by_id(ids: str) -> list[emcache.MemcachedUnixSocketPath]:
     return [emcache.MemcachedUnixSocketPath(node) for node in ids.split(",")]
 
 
+@pytest.mark.driver_independent
 def test_recording_is_complete():
     assert len(CLUSTERS) >= 10
     assert sum(len(choices) for choices in CLUSTERS.values()) >= 2000

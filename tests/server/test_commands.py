@@ -321,7 +321,21 @@ class TestExptime:
                 await STORE[verb](client, key, b"new", exptime=seconds)
         assert (await client.get(key) is not None) is there
 
-    async def test_one_second(self, client, key):
+    async def test_one_second(self, server, unix_server, key):
+        """All kinds of clients at the same time: the server takes a second."""
+        async with contextlib.AsyncExitStack() as clients:
+            pending = []
+            for node in (server, unix_server):
+                for merged in (True, False):
+                    client = await clients.enter_async_context(
+                        emcache.create_client([node.address], autobatching=merged, timeout=10.0)
+                    )
+                    prefix = b"%s:%d" % (key, len(pending))
+                    pending.append(await self.expiring(client, prefix))
+            for expired in pending:
+                await until(expired)
+
+    async def expiring(self, client, key):
         names = [b"%s:%d" % (key, n) for n in range(8)]
         keep = b"%s:keep" % key
         for name in [keep, *names[2:]]:
@@ -338,7 +352,7 @@ class TestExptime:
         async def expired():
             return (await client.get_many([keep, *names])).keys() == {keep}
 
-        await until(expired)
+        return expired
 
     @pytest.mark.parametrize(
         "extend",

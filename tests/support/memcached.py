@@ -63,7 +63,7 @@ class Memcached:
                 self.connect().close()
             except OSError:
                 assert time.monotonic() < deadline, "memcached did not start"
-                time.sleep(0.02)
+                time.sleep(0.002)
             else:
                 return
 

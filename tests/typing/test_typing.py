@@ -235,6 +235,7 @@ async def test_wrapper(client: Client, key: bytes) -> None:
     assert await cache.load_all("a", "b") == {"a": "ä"}
 
 
+@pytest.mark.driver_independent
 def test_defaults() -> None:
     seconds: Iterator[float] = iter((emcache.DEFAULT_TIMEOUT, emcache.DEFAULT_CONNECTION_TIMEOUT))
     assert all(second > 0 for second in seconds)
