@@ -8,18 +8,20 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::error::Cause;
 use super::transport::Io;
-use crate::protocol::{Orphan, OwnedRequest, Pipeline, Request, Sink, Tick, Verb};
+use crate::protocol::{LARGE_VALUE_LEN, Orphan, OwnedRequest, Pipeline, Request, Sink, Tick, Verb};
 
 /// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
 const READ_CHUNK: usize = 64 * 1024;
 const READ_AHEAD: usize = 1024 * 1024;
-/// One poll reads no more than this, so that a fast sender does not keep all others waiting.
-const READ_SHARE: u64 = 512 * 1024;
+/// One poll reads no more than this, and writes no more, so that a fast peer does not keep all others
+/// waiting; and less of a long transfer, whose parts nobody waits for.
+const SHARE: usize = 256 * 1024;
+const TRANSFER_SHARE: usize = 64 * 1024;
 /// With this much to write a request does not wait for others to go with it.
 const WRITE_AT_ONCE: usize = 64 * 1024;
 /// Buffers that grew beyond this are given back when they are empty.
@@ -155,6 +157,8 @@ impl<S: Sink> Connection<S> {
         if self.poll_write(&mut TaskContext::from_waker(&waker)).is_ready() {
             // A waker that no task is behind yet is no loss: the task starts with a poll.
             waker.wake();
+        } else if self.has_more {
+            waker.wake();
         }
     }
 
@@ -174,14 +178,17 @@ impl<S: Sink> Connection<S> {
     }
 
     fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
-        let share = self.read + READ_SHARE;
+        let before = self.read;
         loop {
-            self.has_more = self.read >= share;
+            let in_transfer = self.pipeline.frame_len() >= LARGE_VALUE_LEN;
+            let share = if in_transfer { TRANSFER_SHARE } else { SHARE };
+            self.has_more = self.read - before >= share as u64;
             if self.has_more {
                 return Poll::Pending;
             }
             self.make_room();
-            let read = pin!(self.stream.read_buf(&mut self.read_buf)).poll(cx);
+            let mut room = (&mut self.read_buf).limit(share);
+            let read = pin!(self.stream.read_buf(&mut room)).poll(cx);
             match std::task::ready!(read) {
                 Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
                 Ok(n) => self.read += n as u64,
@@ -208,8 +215,14 @@ impl<S: Sink> Connection<S> {
     /// Ready only when the connection is over.
     fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         self.pipeline.close_line(&mut self.write_buf);
+        let share = self.written + SHARE as u64;
         while self.broken.is_none() && !self.write_buf.is_empty() {
-            match std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &self.write_buf)) {
+            if self.written >= share {
+                self.has_more = true;
+                break;
+            }
+            let some = &self.write_buf[..self.write_buf.len().min(SHARE)];
+            match std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, some)) {
                 Ok(0) => self.broken = Some(Cause::Io(Arc::new(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
                     self.write_buf.advance(n);
