@@ -22,7 +22,8 @@ async def small(client, keys, latencies, stop):
         started = time.perf_counter()
         item = await client.get(keys[at % len(keys)])
         latencies.append(time.perf_counter() - started)
-        assert item is not None and item.value == SMALL
+        assert item is not None
+        assert item.value == SMALL
         at += 1
 
 
@@ -30,7 +31,8 @@ async def large(client, key, moved, stop, pause):
     while not stop.is_set():
         await client.set(key, LARGE)
         item = await client.get(key)
-        assert item is not None and len(item.value) == len(LARGE)
+        assert item is not None
+        assert len(item.value) == len(LARGE)
         moved.append(2)
         if pause:
             await asyncio.sleep(pause)
