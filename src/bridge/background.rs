@@ -114,6 +114,9 @@ async fn run(mut inbox: mpsc::UnboundedReceiver<Vec<Job>>) {
             let _ = catch_unwind(AssertUnwindSafe(|| job(&cores)));
         }
     }
+    for (_, cluster) in cores.clusters.take() {
+        cluster.close();
+    }
 }
 
 /// pyo3-asyncio keeps its runtime for ever, but in a child its driver is in use by a thread that is not

@@ -5,6 +5,7 @@
 //! for the interpreter's lock: a helper of the runtime does, for as long as it takes to call the loop.
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,21 +88,29 @@ impl Outbox {
         }
     }
 
-    fn ring(&self) {
-        let Some(bell) = self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
-            return;
-        };
-        self.runtime.spawn_blocking(move || {
-            RINGING.fetch_add(1, Ordering::SeqCst);
-            if !SILENCED.load(Ordering::SeqCst) {
+    fn ring(self: &Arc<Self>) {
+        let outbox = self.clone();
+        let helped = catch_unwind(AssertUnwindSafe(|| {
+            self.runtime.spawn_blocking(move || outbox.call_loop());
+        }));
+        if helped.is_err() {
+            // No thread to be had: then this one waits for the interpreter's lock.
+            self.call_loop();
+        }
+    }
+
+    fn call_loop(&self) {
+        RINGING.fetch_add(1, Ordering::SeqCst);
+        if SILENCED.load(Ordering::SeqCst) {
+            self.rung.store(false, Ordering::Release);
+        } else {
+            let _ = Python::try_attach(|py| {
+                let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 // A loop that is closed refuses, and nobody is left to tell.
-                let _ = Python::try_attach(|py| {
-                    let _ = bell.ring(py);
-                    drop(bell);
-                });
-            }
-            RINGING.fetch_sub(1, Ordering::SeqCst);
-        });
+                let _ = bell.map(|bell| bell.ring(py));
+            });
+        }
+        RINGING.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn take(&self) -> Vec<Message> {
@@ -135,6 +144,8 @@ pub enum Route {
 impl ThreadEngine {
     pub fn start(py: Python<'_>, python: &PythonLoop) -> PyResult<Self> {
         let background = Background::get()?;
+        // Whoever starts another loop in an exit handler is heard, too.
+        SILENCED.store(false, Ordering::SeqCst);
         let locals = TaskLocals::new(python.event_loop.bind(py).clone()).copy_context(py)?;
         let bell = Arc::new(Bell { locals, turn: python.turn.clone_ref(py) });
         let outbox = Arc::new(Outbox {
