@@ -50,7 +50,7 @@ pub enum Outcome {
         lease: LeaseId,
     },
     /// What came for a retrieval on a leased connection.
-    Raw(RawItems),
+    Raw(Box<RawItems>),
     /// Nothing to tell; the future is brought along so that it is not dropped while the core is
     /// borrowed: with it may go a task, and with that code of anybody's.
     Nobody,

@@ -246,7 +246,7 @@ impl Session {
         verb: RetrievalVerb,
     ) -> Awaitable {
         let future = self.driver.create_future(py)?;
-        let items = RawItems::of(objects);
+        let items = Box::new(RawItems::of(objects));
         let waiter = PyWaiter::RawItems { future: future.clone_ref(py), items };
         self.send(py, Target::Lease(lease), &Request::Retrieval { verb, keys }, waiter)?;
         Ok(future)

@@ -50,10 +50,11 @@ pub enum PyWaiter {
         verb: Verb,
         text: Vec<u8>,
     },
-    /// On a leased connection: a retrieval.
+    /// On a leased connection: a retrieval. Boxed, for waiters of all kinds lie in the queues and most are
+    /// small.
     RawItems {
         future: Py<OpFuture>,
-        items: RawItems,
+        items: Box<RawItems>,
     },
     /// A command whose caller does not wait for the answer; `held`: until it is there, all the same.
     NoReply {
