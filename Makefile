@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python lint fmt types bench bench-rust bench-compare clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread lint fmt types bench bench-rust bench-compare clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,8 +48,15 @@ test: test-rust test-python  ## All tests
 test-rust: $(VENV)/.tools  ## The core without Python
 	cargo test -q --no-default-features
 
-test-python: build memcached  ## The package on real servers, asyncio and uvloop
+# Side by side: both mostly wait.
+test-python: build memcached  ## The package on real servers: both drivers, asyncio and uvloop
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-loop test-thread
+
+test-loop: build memcached
 	$(BIN)/python -m pytest -q
+
+test-thread: build memcached
+	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q -m 'not driver_independent'
 
 lint: $(VENV)/.tools  ## Formatting and lints
 	cargo fmt --check

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::hint::black_box;
 
-use _emcache::protocol::{ItemRef, Key, NEVER, Pipeline, Reply, Request, RetrievalVerb, Sink};
+use _emcache::protocol::{
+    ItemRef, Key, NEVER, Pipeline, Reply, Request, RetrievalVerb, Sink, StatLine,
+};
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -14,7 +16,7 @@ impl Sink for Counting {
     fn item(&mut self, _index: usize, item: &ItemRef<'_>) {
         self.0 += item.value.len() as u64;
     }
-    fn stat(&mut self, _name: &[u8], _value: &[u8]) {}
+    fn stat(&mut self, _stat: &StatLine<'_>) {}
     fn restart(&mut self) {}
     fn reply(self, reply: &Reply<'_>) {
         black_box((self.0, reply));

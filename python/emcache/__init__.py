@@ -20,7 +20,7 @@ from ._errors import (
 )
 from .base import Client, ClusterEvents, ClusterManagement, ClusterManagment, Item
 from .client import create_client
-from .connection_pool import ConnectionPoolMetrics
+from .connection_pool import ConnectionPool, ConnectionPoolMetrics
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,
     DEFAULT_AUTOBATCHING_MAX_KEYS,
@@ -54,6 +54,7 @@ __all__ = [
     "ClusterNoAvailableNodes",
     "CommandError",
     "ConnectionFailedError",
+    "ConnectionPool",
     "ConnectionPoolMetrics",
     "EmcacheError",
     "InvalidKeyError",

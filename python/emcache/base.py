@@ -7,10 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from ._address import Address
+from ._arguments import Value
 from ._emcache import Item as Item
 from .connection_pool import ConnectionPoolMetrics
-
-Value = bytes | bytearray | memoryview
 
 
 @dataclass

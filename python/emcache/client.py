@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
-from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from ._address import Address
+from ._arguments import address_text, check_between, check_credentials, check_limits, endpoint
 from ._emcache import CoreClient
 from ._errors import ClientClosedError
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
@@ -60,7 +61,7 @@ class _Client(Client):
                 core.abandon()
 
     def __repr__(self) -> str:
-        nodes = ", ".join(_text(address) for address in self._addresses)
+        nodes = ", ".join(address_text(address) for address in self._addresses)
         return f"<emcache.Client {'closed' if self.closed else 'open'} nodes=[{nodes}]>"
 
     def _node(self, address: Address) -> int:
@@ -282,7 +283,7 @@ def create_client(
         _create_client(
             node_addresses,
             cluster_events,
-            one_credential=bool(username) != bool(password),
+            credentials=(username, password),
             not_yet={
                 "ssl": bool(ssl),
                 "username and password": bool(username or password),
@@ -302,21 +303,17 @@ def create_client(
 async def _create_client(
     node_addresses: Sequence[Address],
     cluster_events: ClusterEvents | None,
-    one_credential: bool,
+    credentials: tuple[str | None, str | None],
     not_yet: dict[str, bool],
     **options: Any,
 ) -> Client:
     addresses = list(node_addresses)
     if not addresses:
         raise ValueError("At least one memcached hosts needs to be provided")
-    endpoints = [_endpoint(address) for address in addresses]
-    _check_between("max_connections", options["max_connections"], 1, 65535)
-    _check_between("min_connections", options["min_connections"], 0, 65535)
-    if options["min_connections"] > options["max_connections"]:
-        raise ValueError("min_connections can not be higher than max_connections")
-    _check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
-    if one_credential:
-        raise ValueError("username and password must be given together")
+    endpoints = [endpoint(address) for address in addresses]
+    check_limits(options["min_connections"], options["max_connections"])
+    check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
+    check_credentials(*credentials)
     for name, asked in not_yet.items():
         if asked:
             raise NotImplementedError(f"{name}: not implemented yet in this version of emcache")
@@ -326,47 +323,3 @@ async def _create_client(
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
         lambda on_health: CoreClient(endpoints, on_health=on_health, **options),
     )
-
-
-def _check_between(name: str, value: int, minimum: int, maximum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not minimum <= value <= maximum:
-        raise ValueError(f"{name} must be between {minimum} and {maximum}")
-
-
-def _endpoint(address: Address) -> tuple[str, int] | str:
-    match address:
-        case MemcachedUnixSocketPath(path):
-            if not isinstance(path, str):
-                raise TypeError(f"path must be a str, not {type(path).__name__}")
-            if not path or "\0" in path:
-                raise ValueError("path must not be empty or contain a null character")
-            return path
-        case MemcachedHostAddress(host, port):
-            _check_host(host)
-            if not isinstance(port, int) or isinstance(port, bool):
-                raise TypeError(f"port must be an int, not {type(port).__name__}")
-            if not 1 <= port <= 65535:
-                raise ValueError(f"port must be between 1 and 65535, not {port}")
-            return host, port
-        case _:
-            raise TypeError(
-                "node addresses must be MemcachedHostAddress or MemcachedUnixSocketPath, "
-                f"not {type(address).__name__}"
-            )
-
-
-def _check_host(host: str) -> None:
-    if not isinstance(host, str):
-        raise TypeError(f"address must be a str, not {type(host).__name__}")
-    if not host or any(char.isspace() or ord(char) < 32 for char in host):
-        raise ValueError("address must not be empty or contain whitespace")
-
-
-def _text(address: Address) -> str:
-    match address:
-        case MemcachedUnixSocketPath(path):
-            return path
-        case MemcachedHostAddress(host, port):
-            return f"{host}:{port}"

@@ -8,7 +8,7 @@ from typing import cast
 from ._address import Address
 from ._emcache import CoreClient
 from .base import ClusterEvents, ClusterManagment
-from .connection_pool import ConnectionPoolMetrics
+from .connection_pool import ConnectionPoolMetrics, metrics_of
 
 logger = logging.getLogger("emcache")
 logger.addHandler(logging.NullHandler())
@@ -43,8 +43,7 @@ class _ClusterManagment(ClusterManagment):
         if self._core is None or self._core.closed:
             return {}
         return {
-            address: ConnectionPoolMetrics(**self._core.metrics(index))  # type: ignore[arg-type]
-            for index, address in enumerate(self._addresses)
+            address: metrics_of(self._core, index) for index, address in enumerate(self._addresses)
         }
 
 

@@ -1,25 +1,360 @@
-"""The counters of the connection pools."""
+"""The pool of connections to one node, for those who want whole connections."""
 
-from dataclasses import dataclass
+import dataclasses
+import logging
+import warnings
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+
+from ._address import Address
+from ._arguments import Value, address_text, check_credentials, check_limits, endpoint
+from ._emcache import CoreClient, CoreLease
+from .default_values import (
+    DEFAULT_CONNECTION_TIMEOUT,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_MIN_CONNECTIONS,
+    DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
+    DEFAULT_SSL,
+    DEFAULT_SSL_VERIFY,
+)
+
+logger = logging.getLogger(__name__)
+
+Fetched = tuple[list[bytes], list[bytes], list[int], list[int | None], bytearray]
+"""``(keys, values, flags, cas tokens, error line)`` of the items that came, in order."""
+
+_MAX_KEYS_LENGTH = 8 * 1024 - 32
+"""Some servers refuse longer retrieval lines."""
 
 
-@dataclass
+@dataclasses.dataclass
 class ConnectionPoolMetrics:
-    """What one node's pool did since the client was created.
+    """Counters of the connections to one node. Times are seconds, of the last 100 connects.
 
-    The four ``create_connection_*`` are seconds over the last 100 connects, ``None`` until one
-    succeeded.
+    The fields up to ``create_connection_upper`` are those of emcache 1.3.
     """
 
     cur_connections: int
+    """Open now."""
     connections_created: int
     connections_created_with_error: int
+    """Dials that failed."""
     connections_purged: int
+    """Closed because nobody used them for a while."""
     connections_closed: int
+    """Closed for whatever reason, purged ones included."""
     operations_executed: int
+    """Requests that were answered, and not by an error."""
     operations_executed_with_error: int
+    """Requests that were answered by an error, or not at all."""
     operations_waited: int
+    """Requests that had to wait for a connection."""
     create_connection_avg: float | None
     create_connection_p50: float | None
     create_connection_p99: float | None
     create_connection_upper: float | None
+    connections_leased: int = 0
+    """Now with a holder of their own."""
+    requests_in_flight: int = 0
+    """Sent, or about to be, and unanswered now."""
+    requests_queued: int = 0
+    """Waiting for a connection now."""
+    requests_abandoned: int = 0
+    """Of those in flight: cancelled, or timed out; their answers will be dropped."""
+    requests_retried: int = 0
+    """Reads that were asked again after their connection was lost."""
+    requests_timed_out: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+
+def metrics_of(core: CoreClient, node: int) -> ConnectionPoolMetrics:
+    """Read the counters of one node."""
+    return ConnectionPoolMetrics(**core.metrics(node))  # type: ignore[arg-type]
+
+
+class ConnectionPool:
+    """Connections to one node, each leased as a whole.
+
+    Made in a running event loop, by synchronous code too. What is not closed is closed when it is
+    dropped, with a ``ResourceWarning``.
+
+    Example::
+
+        pool = ConnectionPool(MemcachedHostAddress("127.0.0.1", 11211), max_connections=10)
+        async with pool.create_connection_context() as connection:
+            await connection.storage_command(b"set", b"key", b"value", 0, 0, False, None)
+        await pool.close()
+
+    Args:
+        address: the node.
+        max_connections: at most this many, >= 1.
+        min_connections: this many are opened at once and kept, 0 <= min <= max.
+        purge_unused_connections_after: seconds after which an unused connection above the minimum
+            is closed; None: never.
+        connection_timeout: seconds for resolving the name and connecting; None: no limit.
+        on_healthy_status_change_cb: called in the event loop with True or False when the node turns
+            healthy or unhealthy. An exception in it is logged and changes nothing.
+        ssl: not yet implemented.
+        ssl_verify: goes with ``ssl``.
+        ssl_extra_ca: goes with ``ssl``.
+        username: not yet implemented; together with ``password``.
+        password: see ``username``.
+        timeout: seconds for each wait, for a connection or for a reply; None, as in emcache 1.3: no
+            limit. (``asyncio.timeout`` around the whole does as well.)
+
+    Raises:
+        ValueError: an argument out of its range.
+        TypeError: an argument of a wrong type.
+        RuntimeError: no event loop is running.
+        NotImplementedError: see above.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        min_connections: int = DEFAULT_MIN_CONNECTIONS,
+        purge_unused_connections_after: float | None = DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
+        connection_timeout: float | None = DEFAULT_CONNECTION_TIMEOUT,
+        on_healthy_status_change_cb: Callable[[bool], object] | None = None,
+        ssl: bool = DEFAULT_SSL,
+        ssl_verify: bool = DEFAULT_SSL_VERIFY,  # noqa: ARG002 - goes with ssl
+        ssl_extra_ca: str | None = None,  # noqa: ARG002
+        username: str | None = None,
+        password: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        check_limits(min_connections, max_connections)
+        check_credentials(username, password)
+        if ssl or username or password:
+            raise NotImplementedError("ssl and credentials: not implemented yet")
+        self._address = address
+        self._limits = (min_connections, max_connections)
+        self._on_healthy_status_change_cb = on_healthy_status_change_cb
+        # The core must not keep its pool alive: it would never be seen that nobody closed it.
+        pool = weakref.ref(self)
+
+        def tell(_node: int, healthy: bool) -> None:
+            if (alive := pool()) is not None:
+                alive._health_changed(healthy)
+
+        self._core = CoreClient(
+            [endpoint(address)],
+            timeout=timeout,
+            min_connections=min_connections,
+            max_connections=max_connections,
+            purge_unused_connections_after=purge_unused_connections_after,
+            connection_timeout=connection_timeout,
+            purge_unhealthy_nodes=False,
+            max_merged_keys=1,
+            on_health=tell,
+        )
+
+    def __del__(self) -> None:
+        core: CoreClient | None = getattr(self, "_core", None)
+        if core is not None and not core.closed and not core.forked:
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                core.abandon()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._core.closed else "open"
+        minimum, maximum = self._limits
+        node = address_text(self._address)
+        return f"<emcache.ConnectionPool {state} node={node} min={minimum} max={maximum}>"
+
+    def _health_changed(self, healthy: bool) -> None:
+        if self._on_healthy_status_change_cb is None:
+            return
+        try:
+            self._on_healthy_status_change_cb(healthy)
+        except Exception:
+            logger.exception("on_healthy_status_change_cb of %r failed", self)
+
+    async def close(self) -> None:
+        """Close all connections, leased ones too; calls under way fail. Idempotent."""
+        self._core.close()
+
+    def create_connection_context(self) -> "ConnectionContext":
+        """Lease a connection: ``async with pool.create_connection_context() as connection``.
+
+        Who waits is served first come, first served. Nobody else uses the connection until the
+        context is left; how it is left (an exception, a cancellation) does not matter.
+
+        Raises:
+            NodeUnavailableError: on entering, the node is down.
+            ClientClosedError: on entering, the pool is closed.
+            OperationTimeoutError: on entering, none was free within the pool's ``timeout``.
+        """
+        return ConnectionContext(self)
+
+    def metrics(self) -> ConnectionPoolMetrics:
+        """Counters since the pool was made; a copy."""
+        return metrics_of(self._core, 0)
+
+    @property
+    def total_connections(self) -> int:
+        """How many are open."""
+        return self.metrics().cur_connections
+
+
+class ConnectionContext:
+    """See :meth:`ConnectionPool.create_connection_context`."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> "Connection":
+        if self._connection is not None:
+            raise RuntimeError("this context was entered already")
+        # The one reference until it is returned: a cancellation on the way gives it back.
+        self._connection = Connection(self._pool, await self._pool._core.lease())
+        return self._connection
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._connection is not None:
+            self._connection._core.release()
+
+
+class Connection:
+    """A leased connection. Its commands give what the server said, without making an error of it.
+
+    Replies are the line as it came, without CRLF: ``bytearray(b"STORED")``. None if ``noreply``.
+    Arguments are checked as those of :class:`emcache.Client`.
+
+    Raises:
+        ValueError, TypeError: a command may not be sent; nothing was.
+        ConnectionFailedError: the connection ended, or the server sent what is no reply.
+        OperationTimeoutError: no reply within the pool's ``timeout``.
+    """
+
+    def __init__(self, pool: ConnectionPool, core: CoreLease) -> None:
+        self._pool = pool
+        self._core = core
+
+    def closed(self) -> bool:
+        """Whether it has ended, or was given back."""
+        return self._core.closed
+
+    def close(self) -> None:
+        """Close it instead of giving it back to the pool."""
+        self._core.close()
+
+    async def fetch_command(self, cmd: bytes, keys: Sequence[bytes]) -> Fetched:
+        """``b"get"`` or ``b"gets"``. Misses are absent from the lists."""
+        return await self._gather(keys, lambda some: self._core.fetch(cmd, some))
+
+    async def get_and_touch_command(
+        self, cmd: bytes, exptime: int, keys: Sequence[bytes]
+    ) -> Fetched:
+        """``b"gat"`` or ``b"gats"``. Misses are absent from the lists."""
+        return await self._gather(keys, lambda some: self._core.get_and_touch(cmd, exptime, some))
+
+    async def storage_command(
+        self,
+        command: bytes,
+        key: bytes,
+        value: Value,
+        flags: int = 0,
+        exptime: int = 0,
+        noreply: bool = False,
+        cas: int | None = None,
+    ) -> bytearray | None:
+        """``b"set"``, ``b"add"``, ``b"replace"``, ``b"append"``, ``b"prepend"``, ``b"cas"``."""
+        return await self._core.store(command, key, value, flags, exptime, noreply, cas)
+
+    async def incr_decr_command(
+        self, command: bytes, key: bytes, value: int, noreply: bool = False
+    ) -> bytearray | None:
+        """``b"incr"`` or ``b"decr"``; the reply is the new number as text, or ``NOT_FOUND``."""
+        return await self._core.count(command, key, value, noreply)
+
+    async def touch_command(
+        self, key: bytes, exptime: int, noreply: bool = False
+    ) -> bytearray | None:
+        """Change an exptime: ``TOUCHED`` or ``NOT_FOUND``."""
+        return await self._core.touch(key, exptime, noreply)
+
+    async def delete_command(self, key: bytes, noreply: bool = False) -> bytearray | None:
+        """Delete an item: ``DELETED`` or ``NOT_FOUND``."""
+        return await self._core.delete(key, noreply)
+
+    async def flush_all_command(self, delay: int = 0, noreply: bool = False) -> bytearray | None:
+        """``OK``."""
+        return await self._core.flush_all(delay, noreply)
+
+    async def version_command(self) -> bytearray | None:
+        """``VERSION <text>``."""
+        return await self._core.version()
+
+    async def cache_memlimit_command(self, value: int, noreply: bool = False) -> bytearray | None:
+        """``OK``, or why not."""
+        return await self._core.cache_memlimit(value, noreply)
+
+    async def stats_command(self, *args: str) -> bytearray | None:
+        """Get all lines, joined by CRLF: ``STAT pid 1``, and so on up to ``END``."""
+        return await self._core.stats(" ".join(args))
+
+    async def verbosity_command(self, level: int, noreply: bool = False) -> bytearray | None:
+        """``OK``."""
+        return await self._core.verbosity(level, noreply)
+
+    async def auth_command(self, username: str, password: str) -> bytearray | None:
+        """Log in as to ``memcached -Y``: ``STORED``, or why not (that ends the connection)."""
+        return await self._core.auth(f"{username} {password}".encode())
+
+    async def autodiscovery(self) -> tuple[bool, int, list[tuple[str, str, int]]]:
+        """Ask a hosted cluster for its nodes: ``(True, version, [(host, ip, port), ...])``.
+
+        ``(False, -1, [])`` from a server that keeps no such list.
+        """
+        return _parse_nodes(bytes(await self._core.config_get_cluster()))
+
+    async def _gather(
+        self, keys: Iterable[bytes], ask: Callable[[list[bytes]], Awaitable[Fetched]]
+    ) -> Fetched:
+        asked = [ask(some) for some in _lines(list(keys))]
+        keys_found, values, flags, cas, error = await asked[0]
+        for line in asked[1:]:
+            more = await line
+            keys_found += more[0]
+            values += more[1]
+            flags += more[2]
+            cas += more[3]
+            error = error or more[4]
+        return keys_found, values, flags, cas, error
+
+
+def _lines(keys: list[bytes]) -> list[list[bytes]]:
+    """Keys in groups that fit a line each; at least one group, for the core to check."""
+    lines: list[list[bytes]] = [[]]
+    length = 0
+    for key in keys:
+        length += len(key) + 1 if isinstance(key, bytes) else 1
+        if length > _MAX_KEYS_LENGTH and lines[-1]:
+            lines.append([])
+            length = len(key) + 1
+        lines[-1].append(key)
+    return lines
+
+
+def _parse_nodes(payload: bytes) -> tuple[bool, int, list[tuple[str, str, int]]]:
+    nodes: list[tuple[str, str, int]] = []
+    try:
+        version, line = payload.decode().split("\n", 1)
+        for node in line.split():
+            host, ip, port = node.split("|")
+            nodes.append((host, ip, int(port)))
+        return True, int(version), nodes
+    except ValueError:
+        return False, -1, []

@@ -1,5 +1,4 @@
 //! `CoreClient`: one short method for each command.
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,22 +6,16 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyDict;
 
+use super::driver::running_loop;
 use super::future::{OpFuture, Wake};
-use super::loop_driver::running_loop;
-use super::registry::{self, Session};
-use super::waiter::{Gather, Line, PyWaiter};
+use super::registry::{self, Abandoned};
+use super::session::{Awaitable, Session, Target};
 use super::{convert, errors};
-use crate::cluster::{Cluster, ClusterConfig};
-use crate::pool::{Metrics, Pool, PoolConfig};
-use crate::protocol::{
-    ArithmeticVerb, Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, StorageVerb, Tick,
-};
-
-/// With more unanswered commands that nobody waits for, the next one is waited for after all: the
-/// caller is slowed down to what the server does.
-const MAX_UNANSWERED_NO_REPLIES: usize = 1024;
+use crate::cluster::ClusterConfig;
+use crate::pool::{Metrics, PoolConfig};
+use crate::protocol::{ArithmeticVerb, Command, Key, RetrievalVerb, StatsArgs, StorageVerb};
 
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
@@ -39,7 +32,6 @@ pub struct CoreClient {
 }
 
 type Object<'py> = Bound<'py, PyAny>;
-type Awaitable = PyResult<Py<OpFuture>>;
 
 #[pymethods]
 impl CoreClient {
@@ -78,15 +70,8 @@ impl CoreClient {
             purge_unhealthy_nodes,
         };
         let driver = registry::driver_of(&event_loop)?;
-        let session = Rc::new(Session {
-            cluster: Cluster::new(&driver.context, addresses, &config),
-            driver,
-            timeout,
-            no_replies: Rc::default(),
-            on_health,
-            gone: Arc::default(),
-        });
         let id = registry::next_id();
+        let session = Session::open(id, driver, addresses, config, on_health);
         session.driver.add_session(&session);
         registry::add_session(id, session.clone());
         session.driver.settle(py)?;
@@ -121,7 +106,7 @@ impl CoreClient {
             return Err(errors::foreign());
         }
         if !self.gone.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
-            registry::abandon(self.id);
+            registry::abandon(self.as_abandoned());
         }
         self.closed.store(true, Ordering::Release);
         Ok(())
@@ -134,7 +119,7 @@ impl CoreClient {
             return;
         }
         if !self.closed.swap(true, Ordering::AcqRel) && !registry::close_session(py, self.id) {
-            registry::abandon(self.id);
+            registry::abandon(self.as_abandoned());
             // A loop that is closed calls nobody; its thread sees to it when it next comes by.
             let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
         }
@@ -296,7 +281,7 @@ impl CoreClient {
     fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
         let session = self.session(py)?;
         let key = convert::key(key)?;
-        session.command(py, key, Command::Delete { key }, noreply.is_truthy()?)
+        session.command(py, Target::Key(key), Command::Delete { key }, noreply.is_truthy()?)
     }
 
     fn increment(
@@ -329,7 +314,8 @@ impl CoreClient {
         let session = self.session(py)?;
         let key = convert::key(key)?;
         let exptime = convert::integer("exptime", exptime)?;
-        session.command(py, key, Command::Touch { key, exptime }, noreply.is_truthy()?)
+        let command = Command::Touch { key, exptime };
+        session.command(py, Target::Key(key), command, noreply.is_truthy()?)
     }
 
     fn flush_all(
@@ -374,29 +360,34 @@ impl CoreClient {
 
     fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
         let session = self.session(py)?;
-        let args = StatsArgs::parse(args).ok_or_else(|| {
-            PyValueError::new_err("stats arguments must be words of printable ASCII")
-        })?;
-        let future = session.driver.create_future(py)?;
-        let waiter = PyWaiter::Stats { future: future.clone_ref(py), stats: Vec::new() };
-        let request = Request::Command(Command::Stats { args });
-        session.send(py, session.cluster.pool(node), &request, waiter)?;
-        Ok(future)
+        let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
+        session.stats(py, node, args)
     }
 
     /// The index of the node that a key belongs to.
     fn node_for(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<usize> {
-        self.session(py)?.cluster.index_for(convert::key(key)?).map_err(errors::no_nodes)
+        self.session(py)?.node_for(py, convert::key(key)?)
     }
 
     /// Indexes of the healthy and of the unhealthy nodes.
     fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-        Ok(self.session(py)?.cluster.health())
+        self.session(py)?.health(py)
     }
 
     /// The counters of one node, by the names of `ConnectionPoolMetrics`.
     fn metrics<'py>(&self, py: Python<'py>, node: usize) -> PyResult<Bound<'py, PyDict>> {
-        metrics_dict(py, &self.session(py)?.cluster.pool(node).metrics())
+        metrics_dict(py, &self.session(py)?.metrics(py, node)?)
+    }
+
+    /// Gives a [`super::lease::CoreLease`].
+    fn lease(&self, py: Python<'_>) -> Awaitable {
+        self.session(py)?.lease(py, registry::next_id())
+    }
+
+    /// What drives it: `loop` or `thread`.
+    #[getter]
+    fn driver(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.session(py)?.driver.name())
     }
 
     /// Answers with an error to commands that nobody waited for.
@@ -407,15 +398,15 @@ impl CoreClient {
 }
 
 impl CoreClient {
-    fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+    fn as_abandoned(&self) -> Abandoned {
+        Abandoned { session: self.id, lease: None, gone: self.gone.clone() }
+    }
+
+    pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
         if self.closed.load(Ordering::Acquire) {
             return Err(errors::closed());
         }
-        match registry::session(self.id) {
-            Some(session) if session.driver.is_running(py)? => Ok(session),
-            _ if self.forks != registry::forks() => Err(errors::forked()),
-            _ => Err(errors::foreign()),
-        }
+        session_here(py, self.id, self.forks)
     }
 
     fn fetch(
@@ -428,12 +419,7 @@ impl CoreClient {
         let flags = return_flags.is_truthy()?;
         let session = self.session(py)?;
         let key = convert::key(key)?;
-        let verb = verb()?;
-        let pool = session.cluster.pool_for(key).map_err(errors::no_nodes)?;
-        let future = session.driver.create_future(py)?;
-        let waiter = PyWaiter::One { future: future.clone_ref(py), flags, item: None };
-        session.send(py, pool, &Request::Retrieval { verb, keys: &[key] }, waiter)?;
-        Ok(future)
+        session.fetch(py, key, verb()?, flags)
     }
 
     fn fetch_many(
@@ -453,37 +439,10 @@ impl CoreClient {
         let flags = return_flags.is_truthy()?;
         // Asked again: what was called up to here is the user's code and may have closed the client.
         let session = self.session(py)?;
-        let future = session.driver.create_future(py)?;
-        if objects.is_empty() {
-            OpFuture::resolve(
-                future.bind(py),
-                Ok(PyDict::new(py).into_any().unbind()),
-                Wake::Soon,
-            )?;
-            return Ok(future);
-        }
         let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
-        let verb = verb()?;
-        let lines = session.cluster.lines_for(&keys).map_err(errors::no_nodes)?;
-        let gather = Rc::new(Gather {
-            future: future.clone_ref(py),
-            flags,
-            verb: verb.verb(),
-            lines: RefCell::default(),
-            missing_lines: Cell::new(lines.len()),
-            failed: Cell::new(false),
-        });
-        let deadline = session.deadline();
-        for (node, positions) in lines {
-            let line: Vec<Key<'_>> = positions.iter().map(|at| keys[*at]).collect();
-            let key_objects = positions.iter().map(|at| exact_bytes(&objects[*at])).collect();
-            let request = Request::Retrieval { verb, keys: &line };
-            let line = Line { keys: key_objects, items: Vec::with_capacity(positions.len()) };
-            let waiter = PyWaiter::Line { gather: gather.clone(), line };
-            session.cluster.pool(node).submit(&request, waiter, deadline);
-        }
-        session.driver.settle(py)?;
-        Ok(future)
+        let verb = if keys.is_empty() { RetrievalVerb::Get } else { verb()? };
+        let objects = objects.iter().map(convert::exact_bytes).collect();
+        session.fetch_many(py, &keys, objects, verb, flags)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the command's own")]
@@ -505,7 +464,7 @@ impl CoreClient {
         let exptime = convert::integer("exptime", exptime)?;
         let value = value.as_bytes();
         let command = Command::Storage { verb, key, flags, exptime, value };
-        session.command(py, key, command, noreply.is_truthy()?)
+        session.command(py, Target::Key(key), command, noreply.is_truthy()?)
     }
 
     fn count(
@@ -519,85 +478,22 @@ impl CoreClient {
         let session = self.session(py)?;
         let key = convert::key(key)?;
         let delta = convert::integer("value", value)?;
-        session.command(py, key, Command::Arithmetic { verb, key, delta }, noreply.is_truthy()?)
+        let command = Command::Arithmetic { verb, key, delta };
+        session.command(py, Target::Key(key), command, noreply.is_truthy()?)
     }
 
     fn admin(&self, py: Python<'_>, node: usize, command: Command<'_>, noreply: bool) -> Awaitable {
-        let session = self.session(py)?;
-        session.run(py, session.cluster.pool(node), command, noreply)
+        self.session(py)?.command(py, Target::Node(node), command, noreply)
     }
 }
 
-impl Session {
-    fn deadline(&self) -> Tick {
-        match self.timeout {
-            None => NEVER,
-            limit => self.driver.context.deadline_after(limit),
-        }
+/// A session that was opened after so many forks, for code that runs in its loop.
+pub fn session_here(py: Python<'_>, id: u64, forks: u64) -> PyResult<Rc<Session>> {
+    match registry::session(id) {
+        Some(session) if session.driver.is_running(py)? => Ok(session),
+        _ if forks != registry::forks() => Err(errors::forked()),
+        _ => Err(errors::foreign()),
     }
-
-    fn send(
-        &self,
-        py: Python<'_>,
-        pool: &Pool<PyWaiter>,
-        request: &Request<'_>,
-        waiter: PyWaiter,
-    ) -> PyResult<()> {
-        pool.submit(request, waiter, self.deadline());
-        self.driver.settle(py)
-    }
-
-    fn command(
-        &self,
-        py: Python<'_>,
-        key: Key<'_>,
-        command: Command<'_>,
-        noreply: bool,
-    ) -> Awaitable {
-        let pool = self.cluster.pool_for(key).map_err(errors::no_nodes)?;
-        self.run(py, pool, command, noreply)
-    }
-
-    fn run(
-        &self,
-        py: Python<'_>,
-        pool: &Pool<PyWaiter>,
-        command: Command<'_>,
-        noreply: bool,
-    ) -> Awaitable {
-        let future = self.driver.create_future(py)?;
-        let waiter = if noreply {
-            self.no_reply_waiter(py, &future)?
-        } else {
-            PyWaiter::Command { future: future.clone_ref(py), verb: command.verb() }
-        };
-        self.send(py, pool, &Request::Command(command), waiter)?;
-        Ok(future)
-    }
-
-    /// The caller of a command without a reply goes on at once, unless too many are unanswered.
-    fn no_reply_waiter(&self, py: Python<'_>, future: &Py<OpFuture>) -> PyResult<PyWaiter> {
-        let backlog = self.no_replies.clone();
-        let unanswered = backlog.unanswered.get() + 1;
-        backlog.unanswered.set(unanswered);
-        let held = if unanswered <= MAX_UNANSWERED_NO_REPLIES {
-            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
-            None
-        } else {
-            Some(future.clone_ref(py))
-        };
-        Ok(PyWaiter::NoReply { backlog, held })
-    }
-}
-
-/// The key as the result's dict will hold it.
-fn exact_bytes(object: &Object<'_>) -> Py<PyBytes> {
-    if let Ok(bytes) = object.cast_exact::<PyBytes>() {
-        return bytes.clone().unbind();
-    }
-    // A subclass may bring a `__hash__` of its own; what the server has is plain bytes.
-    let bytes = object.cast::<PyBytes>().map(PyBytesMethods::as_bytes).unwrap_or_default();
-    PyBytes::new(object.py(), bytes).unbind()
 }
 
 fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
@@ -624,6 +520,14 @@ fn metrics_dict<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, 
         ("operations_executed", metrics.operations_executed),
         ("operations_executed_with_error", metrics.operations_executed_with_error),
         ("operations_waited", metrics.operations_waited),
+        ("connections_leased", metrics.connections_leased),
+        ("requests_in_flight", metrics.requests_in_flight),
+        ("requests_queued", metrics.requests_queued),
+        ("requests_abandoned", metrics.requests_abandoned),
+        ("requests_retried", metrics.requests_retried),
+        ("requests_timed_out", metrics.requests_timed_out),
+        ("bytes_read", metrics.bytes_read),
+        ("bytes_written", metrics.bytes_written),
     ] {
         dict.set_item(name, count)?;
     }

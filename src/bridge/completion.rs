@@ -12,8 +12,11 @@ use pyo3::types::{IntoPyDict, PyDict};
 use super::errors;
 use super::future::{OpFuture, Wake};
 use super::item::RawItem;
-use super::waiter::{Line, Stats};
-use crate::pool;
+use super::lease::CoreLease;
+use super::registry;
+use super::waiter::{Line, RawItems, Stats};
+use crate::cluster::{ClusterError, HealthChange};
+use crate::pool::{self, LeaseId};
 use crate::protocol::{ErrorKind, Verb};
 
 pub enum Outcome {
@@ -39,14 +42,23 @@ pub enum Outcome {
         line: String,
     },
     Failed(pool::Error),
+    NoNodes(ClusterError),
+    Internal,
+    /// A connection for its holder alone.
+    Leased {
+        session: u64,
+        lease: LeaseId,
+    },
+    /// What came for a retrieval on a leased connection.
+    Raw(Box<RawItems>),
     /// Nothing to tell; the future is brought along so that it is not dropped while the core is
     /// borrowed: with it may go a task, and with that code of anybody's.
     Nobody,
 }
 
-struct Completion {
-    future: Py<OpFuture>,
-    outcome: Outcome,
+enum Completion {
+    Answer { future: Py<OpFuture>, outcome: Outcome },
+    Health { session: u64, change: HealthChange },
 }
 
 // Never dropped, as the cores are not: see `registry`.
@@ -56,7 +68,11 @@ thread_local! {
 }
 
 pub fn complete(future: Py<OpFuture>, outcome: Outcome) {
-    COMPLETIONS.with(|all| all.borrow_mut().push(Completion { future, outcome }));
+    COMPLETIONS.with(|all| all.borrow_mut().push(Completion::Answer { future, outcome }));
+}
+
+pub fn health_changed(session: u64, change: HealthChange) {
+    COMPLETIONS.with(|all| all.borrow_mut().push(Completion::Health { session, change }));
 }
 
 pub fn is_pending() -> bool {
@@ -77,7 +93,14 @@ pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
     let mut batch = COMPLETIONS.with(|all| all.take());
     let mut stopped = Ok(());
     let mut delivering = batch.drain(..);
-    for Completion { future, outcome } in delivering.by_ref() {
+    for completion in delivering.by_ref() {
+        let (future, outcome) = match completion {
+            Completion::Answer { future, outcome } => (future, outcome),
+            Completion::Health { session, change } => {
+                registry::tell_health(py, session, change);
+                continue;
+            }
+        };
         let future = future.bind(py);
         let Err(error) = resolve(future, outcome, wake) else { continue };
         if !error.is_instance_of::<PyException>(py) {
@@ -119,6 +142,11 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> Py
         Outcome::NotFound { verb } => Err(errors::not_found(verb)),
         Outcome::Refused { verb, kind, line } => Err(errors::refused(verb, kind, &line)),
         Outcome::Failed(error) => Err(errors::failed(future.py(), &error)),
+        Outcome::NoNodes(error) => Err(errors::no_nodes(error)),
+        Outcome::Internal => Err(errors::internal()),
+        // Dropped, and with that given back, if nobody waits for it any more.
+        Outcome::Leased { session, lease } => CoreLease::new_object(future.py(), session, lease),
+        Outcome::Raw(items) => items.into_tuple(future.py()),
         Outcome::Nobody => return Ok(()),
     };
     OpFuture::resolve(future, result, wake)

@@ -12,6 +12,16 @@ pub fn key<'a>(object: &'a Bound<'_, PyAny>) -> PyResult<Key<'a>> {
     Key::parse(bytes.as_bytes()).map_err(|error| InvalidKeyError::new_err(error.to_string()))
 }
 
+/// The key as the result's dict will hold it.
+pub fn exact_bytes(object: &Bound<'_, PyAny>) -> Py<PyBytes> {
+    if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        return bytes.clone().unbind();
+    }
+    // A subclass may bring a `__hash__` of its own; what the server has is plain bytes.
+    let bytes = object.cast::<PyBytes>().map(PyBytesMethods::as_bytes).unwrap_or_default();
+    PyBytes::new(object.py(), bytes).unbind()
+}
+
 /// The value as `bytes`: itself if it is, a copy of any other bytes-like object (which may change
 /// while it waits to be sent).
 pub fn value<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {

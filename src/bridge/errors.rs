@@ -1,5 +1,5 @@
 //! Failures of the core as exceptions of the package: one match each.
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::{import_exception, intern};
 
@@ -25,12 +25,25 @@ pub fn closed() -> PyErr {
     ClientClosedError::new_err("Emcache client is closed")
 }
 
+pub fn released() -> PyErr {
+    PyRuntimeError::new_err("this connection was given back to its pool")
+}
+
+pub fn stats_args() -> PyErr {
+    PyValueError::new_err("stats arguments must be words of printable ASCII")
+}
+
 pub fn foreign() -> PyErr {
     PyRuntimeError::new_err("this client belongs to another event loop (or to its thread)")
 }
 
 pub fn forked() -> PyErr {
     PyRuntimeError::new_err("this client was made before a fork: make one in the child process")
+}
+
+/// A bug of ours, but no reason to wait for ever.
+pub fn internal() -> PyErr {
+    PyRuntimeError::new_err("internal error of emcache, please report it")
 }
 
 pub fn no_nodes(error: ClusterError) -> PyErr {
@@ -61,7 +74,7 @@ pub fn failed(py: Python<'_>, error: &pool::Error) -> PyErr {
     use pool::ErrorKind as Kind;
     let text = error.to_string();
     let exception = match error.kind() {
-        Kind::Timeout { .. } => OperationTimeoutError::new_err(text),
+        Kind::Timeout { .. } | Kind::NoLease { .. } => OperationTimeoutError::new_err(text),
         Kind::Protocol => ProtocolError::new_err(text),
         Kind::Unavailable => NodeUnavailableError::new_err(text),
         Kind::Saturated { .. } => OverloadedError::new_err(text),

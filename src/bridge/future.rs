@@ -3,6 +3,9 @@
 //! `asyncio.Future` wakes its task through `call_soon`: a handle, and another round of the loop with
 //! its poll. A turn is itself a callback of the loop, so it may step the waiting tasks right there; they
 //! ask for more, and what they ask leaves with the same turn. Measured in docs/design/seam.md.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -20,6 +23,8 @@ pub struct OpFuture {
     /// the task that saw it.
     #[pyo3(get, set, name = "_asyncio_future_blocking")]
     blocking: bool,
+    /// Set when nobody waits any more, for whoever cannot look at the state.
+    abandoned: Option<Arc<AtomicBool>>,
 }
 
 enum State {
@@ -68,7 +73,12 @@ impl OpFuture {
     pub fn new(py: Python<'_>, event_loop: &Py<PyAny>) -> PyResult<Py<Self>> {
         let event_loop = event_loop.clone_ref(py);
         let (state, callbacks) = (State::Pending, Callbacks::default());
-        Py::new(py, Self { event_loop, state, callbacks, blocking: false })
+        Py::new(py, Self { event_loop, state, callbacks, blocking: false, abandoned: None })
+    }
+
+    /// A flag that another thread may look at.
+    pub fn watch_abandoned(&mut self) -> Arc<AtomicBool> {
+        self.abandoned.get_or_insert_default().clone()
     }
 
     pub fn is_pending(&self) -> bool {
@@ -157,7 +167,8 @@ impl OpFuture {
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         let mut future = slf.try_borrow_mut()?;
         if !future.is_pending() {
-            return Err(PyStopIteration::new_err(future.outcome(slf.py())?));
+            // In a tuple of its own: one that is the result would be taken for the arguments.
+            return Err(PyStopIteration::new_err((future.outcome(slf.py())?,)));
         }
         if std::mem::replace(&mut future.blocking, true) {
             return Err(PyRuntimeError::new_err("await wasn't used with future"));
@@ -195,6 +206,9 @@ impl OpFuture {
                 return Ok(false);
             }
             future.state = State::Cancelled(msg);
+            if let Some(abandoned) = &future.abandoned {
+                abandoned.store(true, Ordering::Relaxed);
+            }
             future.callbacks.take()
         };
         Self::call(slf, callbacks, Wake::Soon)?;

@@ -26,6 +26,18 @@ impl RawItem {
         Self { value: PyBytes::new(py, value).unbind(), flags, cas }
     }
 
+    pub fn value(&self) -> &Py<PyBytes> {
+        &self.value
+    }
+
+    pub fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    pub fn cas(&self) -> Option<u64> {
+        self.cas
+    }
+
     /// May start a garbage collection: not while the core is borrowed.
     pub fn into_item(self, py: Python<'_>, with_flags: bool) -> PyResult<Py<Item>> {
         let flags = with_flags.then_some(self.flags).into_pyobject(py)?.unbind();

@@ -1,16 +1,22 @@
 //! Between Rust and Python; the only folder that knows both.
 //!
 //! What crosses: calls of [`client::CoreClient`] with borrowed arguments, awaitables ([`future::OpFuture`]) that it
-//! returns, results and exceptions that a turn of the [`loop_driver`] gives to them.
+//! returns, results and exceptions that a turn of the [`driver`] gives to them.
+mod background;
 mod client;
 mod completion;
 mod convert;
+mod driver;
 mod errors;
 mod future;
 mod item;
+mod lease;
 mod loop_driver;
+mod recorder;
 mod registry;
 mod runtime;
+mod session;
+mod thread_driver;
 mod waiter;
 
 use pyo3::prelude::*;
@@ -18,6 +24,7 @@ use pyo3::types::PyDict;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::CoreClient>()?;
+    module.add_class::<lease::CoreLease>()?;
     module.add_class::<item::Item>()?;
     // While the interpreter still runs: afterwards nothing of Python's can be touched.
     let close_all = wrap_pyfunction!(registry::close_all, module)?;

@@ -8,31 +8,20 @@ use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use pyo3::prelude::*;
 
 use super::completion;
-use super::loop_driver::LoopDriver;
-use super::waiter::{NoReplies, PyWaiter};
-use crate::cluster::Cluster;
-
-/// One client.
-pub struct Session {
-    pub driver: Rc<LoopDriver>,
-    pub cluster: Cluster<PyWaiter>,
-    pub timeout: Option<Duration>,
-    pub no_replies: Rc<NoReplies>,
-    /// Called with the index of a node and whether it is healthy.
-    pub on_health: Py<PyAny>,
-    /// Shared with the client's Python object, which may be on another thread.
-    pub gone: Arc<AtomicBool>,
-}
+use super::driver::Driver;
+use super::session::Session;
+use super::thread_driver;
+use crate::cluster::HealthChange;
+use crate::pool::LeaseId;
 
 // Never dropped by themselves: that could be after other thread-locals, or after the interpreter. What is
 // left is closed by `close_all`: for the main thread before the interpreter ends, for others when they end.
 thread_local! {
-    static DRIVERS: ManuallyDrop<RefCell<Vec<Rc<LoopDriver>>>> =
+    static DRIVERS: ManuallyDrop<RefCell<Vec<Rc<Driver>>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     static SESSIONS: ManuallyDrop<RefCell<HashMap<u64, Rc<Session>, Identity>>> =
         const { ManuallyDrop::new(RefCell::new(HashMap::with_hasher(Identity(0)))) };
@@ -44,7 +33,7 @@ struct ThreadEnd;
 impl Drop for ThreadEnd {
     fn drop(&mut self) {
         // A panic here would abort the process; what cannot be closed any more is left to its end.
-        let _ = std::panic::catch_unwind(|| Python::try_attach(close_all));
+        let _ = std::panic::catch_unwind(|| Python::try_attach(close_here));
     }
 }
 
@@ -67,6 +56,7 @@ pub fn after_fork_in_child() {
     std::mem::forget(SESSIONS.with(|all| std::mem::take(&mut *all.borrow_mut())));
     std::mem::forget(DRIVERS.with(|all| all.take()));
     super::completion::forget_all();
+    thread_driver::after_fork_in_child();
     // Another thread of the parent's may have held the lock; then the child never gets it.
     if let Ok(mut abandoned) = ABANDONED.try_lock() {
         abandoned.clear();
@@ -80,19 +70,27 @@ pub fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Sessions to be closed by the threads that they belong to.
-static ABANDONED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+/// What nobody holds any more: a session, or a connection that it leased.
+pub struct Abandoned {
+    pub session: u64,
+    pub lease: Option<LeaseId>,
+    /// Whether the session is closed meanwhile.
+    pub gone: Arc<AtomicBool>,
+}
+
+/// To be closed by the threads that they belong to.
+static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
 static ANY_ABANDONED: AtomicBool = AtomicBool::new(false);
 
-/// Leaves a session to be closed on its own thread.
-pub fn abandon(id: u64) {
+/// Leaves what is of another thread to that.
+pub fn abandon(what: Abandoned) {
     if let Ok(mut abandoned) = ABANDONED.lock() {
-        abandoned.push(id);
+        abandoned.push(what);
         ANY_ABANDONED.store(true, Ordering::Release);
     }
 }
 
-/// Closes the sessions of this thread that were abandoned on another.
+/// Closes what is of this thread and was abandoned on another.
 pub fn close_abandoned(py: Python<'_>) {
     if !ANY_ABANDONED.load(Ordering::Acquire) {
         return;
@@ -101,10 +99,26 @@ pub fn close_abandoned(py: Python<'_>) {
     let Ok(mut abandoned) = ABANDONED.lock().map(|mut list| std::mem::take(&mut *list)) else {
         return;
     };
-    abandoned.retain(|id| !close_session(py, *id));
+    abandoned.retain(|what| !is_settled(py, what));
     if let Ok(mut list) = ABANDONED.lock() {
         list.append(&mut abandoned);
         ANY_ABANDONED.store(!list.is_empty(), Ordering::Release);
+    }
+}
+
+fn is_settled(py: Python<'_>, what: &Abandoned) -> bool {
+    if what.gone.load(Ordering::Acquire) {
+        return true;
+    }
+    match (what.lease, session(what.session)) {
+        (None, _) => close_session(py, what.session),
+        (Some(_), None) => false,
+        (Some(lease), Some(session)) => {
+            if let Err(error) = session.release(py, lease) {
+                error.write_unraisable(py, None);
+            }
+            true
+        }
     }
 }
 
@@ -123,18 +137,23 @@ fn close_orphaned(py: Python<'_>) {
 /// Closes all sessions of this thread; called when the interpreter is about to end.
 #[pyfunction]
 pub fn close_all(py: Python<'_>) {
+    close_here(py);
+    thread_driver::silence_bells(py);
+}
+
+fn close_here(py: Python<'_>) {
     let all: Vec<u64> = SESSIONS.with(|all| all.borrow().keys().copied().collect());
     for id in all {
         close_session(py, id);
     }
 }
 
-pub fn driver(id: u64) -> Option<Rc<LoopDriver>> {
+pub fn driver(id: u64) -> Option<Rc<Driver>> {
     DRIVERS.with(|all| all.borrow().iter().find(|driver| driver.id() == id).cloned())
 }
 
 /// The driver of `event_loop`, which must be running on this thread.
-pub fn driver_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<LoopDriver>> {
+pub fn driver_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<Driver>> {
     let py = event_loop.py();
     close_abandoned(py);
     close_orphaned(py);
@@ -142,7 +161,7 @@ pub fn driver_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<LoopDriver>> {
     if let Some(driver) = known {
         return Ok(driver);
     }
-    let driver = LoopDriver::start(event_loop, next_id())?;
+    let driver = Driver::start(event_loop, next_id())?;
     DRIVERS.with(|all| all.borrow_mut().push(driver.clone()));
     Ok(driver)
 }
@@ -166,28 +185,24 @@ pub fn session(id: u64) -> Option<Rc<Session>> {
     SESSIONS.with(|all| all.borrow().get(&id).cloned())
 }
 
+pub fn tell_health(py: Python<'_>, id: u64, change: HealthChange) {
+    let Some(session) = session(id) else { return };
+    if let Err(error) = session.on_health.call1(py, (change.node, change.healthy)) {
+        error.write_unraisable(py, None);
+    }
+}
+
 /// Closes a session of this thread; `false` if it is not here.
 pub fn close_session(py: Python<'_>, id: u64) -> bool {
     let Some(session) = SESSIONS.with(|all| all.borrow_mut().remove(&id)) else {
         return false;
     };
     session.gone.store(true, Ordering::Release);
-    session.driver.context.flush();
-    session.cluster.close();
+    session.close(py);
     let driver = session.driver.clone();
     completion::deliver_all(py);
     driver.remove_session(py, &session);
     true
-}
-
-impl Session {
-    pub fn tell_health(&self, py: Python<'_>) {
-        for change in self.cluster.take_changes() {
-            if let Err(error) = self.on_health.call1(py, (change.node, change.healthy)) {
-                error.write_unraisable(py, None);
-            }
-        }
-    }
 }
 
 /// The ids are unique already.

@@ -5,15 +5,17 @@
 //! exceptions) is made by [`completion`], where the results leave.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
 
 use super::completion::{self, Outcome};
 use super::future::OpFuture;
 use super::item::RawItem;
-use crate::pool::{Error, Waiter};
-use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, Verb};
+use crate::pool::{Error, LeaseId, Waiter};
+use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine, Verb};
 
 pub enum PyWaiter {
     /// `get` and its family with one key.
@@ -36,6 +38,24 @@ pub enum PyWaiter {
         future: Py<OpFuture>,
         stats: Stats,
     },
+    /// A connection of one's own.
+    Lease {
+        future: Py<OpFuture>,
+        session: u64,
+        lease: LeaseId,
+    },
+    /// On a leased connection: any command whose reply is given as it came.
+    RawReply {
+        future: Py<OpFuture>,
+        verb: Verb,
+        text: Vec<u8>,
+    },
+    /// On a leased connection: a retrieval. Boxed, for waiters of all kinds lie in the queues and most are
+    /// small.
+    RawItems {
+        future: Py<OpFuture>,
+        items: Box<RawItems>,
+    },
     /// A command whose caller does not wait for the answer; `held`: until it is there, all the same.
     NoReply {
         backlog: Rc<NoReplies>,
@@ -47,6 +67,30 @@ pub enum PyWaiter {
 pub struct Line {
     pub keys: Vec<Py<PyBytes>>,
     pub items: Vec<(usize, RawItem)>,
+}
+
+/// What emcache 1.3 gives for a retrieval on a connection.
+#[derive(Default)]
+pub struct RawItems {
+    pub keys: Vec<Py<PyBytes>>,
+    items: Vec<(usize, RawItem)>,
+    error: Vec<u8>,
+}
+
+impl RawItems {
+    pub fn of(keys: Vec<Py<PyBytes>>) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
+    /// `(keys, values, flags, cas, client_error)`
+    pub fn into_tuple(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let keys = PyList::new(py, self.items.iter().map(|(index, _)| &self.keys[*index]))?;
+        let values = PyList::new(py, self.items.iter().map(|(_, item)| item.value()))?;
+        let flags = PyList::new(py, self.items.iter().map(|(_, item)| item.flags()))?;
+        let cas = PyList::new(py, self.items.iter().map(|(_, item)| item.cas()))?;
+        let error = PyByteArray::new(py, &self.error);
+        Ok((keys, values, flags, cas, error).into_pyobject(py)?.into_any().unbind())
+    }
 }
 
 pub type Stats = Vec<(Py<PyString>, Py<PyString>)>;
@@ -108,16 +152,25 @@ impl Sink for PyWaiter {
         Python::attach(|py| match self {
             Self::One { item: place, .. } => *place = Some(RawItem::new(py, item)),
             Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item))),
+            Self::RawItems { items, .. } => items.items.push((index, RawItem::new(py, item))),
+            // Of all other commands only `config get cluster` has an item.
+            Self::RawReply { text, .. } => text.extend_from_slice(item.value),
             _ => {}
         });
     }
 
-    fn stat(&mut self, name: &[u8], value: &[u8]) {
-        let Self::Stats { stats, .. } = self else { return };
-        Python::attach(|py| {
-            let text = |bytes| PyString::new(py, &String::from_utf8_lossy(bytes)).unbind();
-            stats.push((text(name), text(value)));
-        });
+    fn stat(&mut self, stat: &StatLine<'_>) {
+        match self {
+            Self::Stats { stats, .. } => Python::attach(|py| {
+                let text = |bytes| PyString::new(py, &String::from_utf8_lossy(bytes)).unbind();
+                stats.push((text(stat.name), text(stat.value)));
+            }),
+            Self::RawReply { text, .. } => {
+                text.extend_from_slice(stat.line);
+                text.extend_from_slice(b"\r\n");
+            }
+            _ => {}
+        }
     }
 
     fn restart(&mut self) {
@@ -125,7 +178,9 @@ impl Sink for PyWaiter {
             Self::One { item, .. } => *item = None,
             Self::Line { line, .. } => line.items.clear(),
             Self::Stats { stats, .. } => stats.clear(),
-            Self::Command { .. } | Self::NoReply { .. } => {}
+            Self::RawItems { items, .. } => items.items.clear(),
+            Self::RawReply { text, .. } => text.clear(),
+            Self::Command { .. } | Self::NoReply { .. } | Self::Lease { .. } => {}
         }
     }
 
@@ -153,6 +208,26 @@ impl Sink for PyWaiter {
                 };
                 completion::complete(future, outcome);
             }
+            Self::Lease { future, session, lease } => {
+                let outcome = match reply {
+                    Reply::Ok => Outcome::Leased { session, lease },
+                    _ => Outcome::Nobody,
+                };
+                completion::complete(future, outcome);
+            }
+            Self::RawReply { future, verb, mut text } => {
+                if verb != Verb::ConfigGetCluster || text.is_empty() {
+                    append_reply(reply, &mut text);
+                }
+                let text = PyByteArray::new(py, &text).into_any().unbind();
+                completion::complete(future, Outcome::Value(text));
+            }
+            Self::RawItems { future, mut items } => {
+                if let Reply::Error(error) = reply {
+                    items.error = error.line.to_vec();
+                }
+                completion::complete(future, Outcome::Raw(items));
+            }
             Self::NoReply { backlog, held } => {
                 backlog.answered(py, matches!(reply, Reply::Error(_)), held);
             }
@@ -160,31 +235,72 @@ impl Sink for PyWaiter {
     }
 
     fn is_abandoned(&self) -> bool {
-        let future = match self {
-            Self::One { future, .. }
-            | Self::Command { future, .. }
-            | Self::Stats { future, .. } => future,
-            Self::Line { gather, .. } => &gather.future,
-            Self::NoReply { .. } => return false,
-        };
-        Python::attach(|py| !future.bind(py).try_borrow().is_ok_and(|future| future.is_pending()))
+        self.future().is_some_and(|future| {
+            Python::attach(|py| !future.bind(py).try_borrow().is_ok_and(|f| f.is_pending()))
+        })
     }
 }
 
 impl Waiter for PyWaiter {
     fn fail(self, error: &Error) {
-        let outcome = Outcome::Failed(error.clone());
+        self.fail_with(Outcome::Failed(error.clone()));
+    }
+}
+
+impl PyWaiter {
+    pub fn fail_with(self, outcome: Outcome) {
         match self {
             Self::One { future, .. }
             | Self::Command { future, .. }
-            | Self::Stats { future, .. } => {
-                completion::complete(future, outcome);
-            }
+            | Self::Stats { future, .. }
+            | Self::Lease { future, .. }
+            | Self::RawReply { future, .. }
+            | Self::RawItems { future, .. } => completion::complete(future, outcome),
             Self::Line { gather, .. } => Python::attach(|py| gather.line_failed(py, outcome)),
             Self::NoReply { backlog, held } => {
                 Python::attach(|py| backlog.answered(py, true, held));
             }
         }
+    }
+
+    /// A flag that is set when nobody waits any more; `None`: that does not matter.
+    pub fn watch_abandoned(&self) -> Option<Arc<AtomicBool>> {
+        let future = self.future()?;
+        Python::attach(|py| Some(future.bind(py).try_borrow_mut().ok()?.watch_abandoned()))
+    }
+
+    fn future(&self) -> Option<&Py<OpFuture>> {
+        match self {
+            Self::One { future, .. }
+            | Self::Command { future, .. }
+            | Self::Stats { future, .. }
+            | Self::Lease { future, .. }
+            | Self::RawReply { future, .. }
+            | Self::RawItems { future, .. } => Some(future),
+            Self::Line { gather, .. } => Some(&gather.future),
+            Self::NoReply { .. } => None,
+        }
+    }
+}
+
+/// The reply as the server wrote it, without CRLF.
+fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
+    match reply {
+        Reply::End => text.extend_from_slice(b"END"),
+        Reply::Stored => text.extend_from_slice(b"STORED"),
+        Reply::NotStored => text.extend_from_slice(b"NOT_STORED"),
+        Reply::Exists => text.extend_from_slice(b"EXISTS"),
+        Reply::NotFound => text.extend_from_slice(b"NOT_FOUND"),
+        Reply::Deleted => text.extend_from_slice(b"DELETED"),
+        Reply::Touched => text.extend_from_slice(b"TOUCHED"),
+        Reply::Ok => text.extend_from_slice(b"OK"),
+        Reply::Reset => text.extend_from_slice(b"RESET"),
+        Reply::Number(number) => text.extend_from_slice(number.to_string().as_bytes()),
+        Reply::Version(version) => {
+            text.extend_from_slice(b"VERSION ");
+            text.extend_from_slice(version);
+        }
+        Reply::Error(error) => text.extend_from_slice(error.line),
     }
 }
 

@@ -1,6 +1,5 @@
 //! The nodes of a client, their order, and the node for each key.
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::{Rc, Weak};
 
@@ -52,8 +51,7 @@ struct Shared<W: Waiter> {
     nodes: Vec<Node<W>>,
     purge_unhealthy_nodes: bool,
     order: RefCell<Order>,
-    changes: RefCell<VecDeque<HealthChange>>,
-    changed: Cell<bool>,
+    on_health: Box<dyn Fn(HealthChange)>,
 }
 
 struct Node<W: Waiter> {
@@ -81,7 +79,14 @@ impl Order {
 }
 
 impl<W: Waiter> Cluster<W> {
-    pub fn new(context: &Rc<Context>, addresses: Vec<Address>, config: &ClusterConfig) -> Self {
+    /// `on_health` is told each change, in the order in which they happen, while the core is busy: it must
+    /// not call back.
+    pub fn new(
+        context: &Rc<Context>,
+        addresses: Vec<Address>,
+        config: &ClusterConfig,
+        on_health: impl Fn(HealthChange) + 'static,
+    ) -> Self {
         let nodes: Vec<Node<W>> = addresses
             .into_iter()
             .map(|address| Node {
@@ -94,8 +99,7 @@ impl<W: Waiter> Cluster<W> {
             nodes,
             purge_unhealthy_nodes: config.purge_unhealthy_nodes,
             order: RefCell::new(order),
-            changes: RefCell::default(),
-            changed: Cell::new(false),
+            on_health: Box::new(on_health),
         });
         for (index, node) in shared.nodes.iter().enumerate() {
             let cluster = Rc::downgrade(&shared);
@@ -161,14 +165,6 @@ impl<W: Waiter> Cluster<W> {
         (order.healthy.clone(), order.unhealthy.clone())
     }
 
-    /// The changes since the last call, in the order in which they happened.
-    pub fn take_changes(&self) -> VecDeque<HealthChange> {
-        if !self.0.changed.replace(false) {
-            return VecDeque::new();
-        }
-        self.0.changes.take()
-    }
-
     pub fn close(&self) {
         for node in &self.0.nodes {
             node.pool.close();
@@ -193,6 +189,5 @@ fn health_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, healthy: bo
     order.unhealthy.retain(|n| *n != node);
     let list = if healthy { &mut order.healthy } else { &mut order.unhealthy };
     list.push(node);
-    cluster.changes.borrow_mut().push_back(HealthChange { node, healthy });
-    cluster.changed.set(true);
+    (cluster.on_health)(HealthChange { node, healthy });
 }

@@ -11,6 +11,12 @@ pub fn delay(failures: u32) -> Duration {
     ceiling(failures).mul_f64(fastrand::f64())
 }
 
+/// The longest wait between dials of a node that is down: a second at first, then a thirtieth of the
+/// outage, so that nodes that come back soon are noticed soon and dead ones are left in peace.
+pub fn probe_ceiling(down_for: Duration) -> Duration {
+    (down_for / 30).clamp(Duration::from_secs(1), LAST)
+}
+
 fn ceiling(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
@@ -29,5 +35,12 @@ mod tests {
         assert_eq!(ceiling(2), Duration::from_millis(100));
         assert_eq!(ceiling(u32::MAX), LAST);
         assert!((0..1000).all(|_| delay(3) <= Duration::from_millis(200)));
+    }
+
+    #[test]
+    fn a_node_that_is_down_is_dialled_ever_less() {
+        let ceilings =
+            [0, 30, 60, 300, 1800, 86_400].map(|s| probe_ceiling(Duration::from_secs(s)));
+        assert_eq!(ceilings.map(|c| c.as_secs()), [1, 1, 2, 10, 60, 60]);
     }
 }

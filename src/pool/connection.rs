@@ -5,21 +5,23 @@
 //! through [`Io`], so tests and benches drive it over a `tokio::io::duplex`.
 use std::io;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::error::Cause;
 use super::transport::Io;
-use crate::protocol::{Orphan, OwnedRequest, Pipeline, Request, Sink, Tick};
+use crate::protocol::{LARGE_VALUE_LEN, Orphan, OwnedRequest, Pipeline, Request, Sink, Tick, Verb};
 
 /// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
 const READ_CHUNK: usize = 64 * 1024;
 const READ_AHEAD: usize = 1024 * 1024;
-/// One poll reads no more than this, so that a fast sender does not keep all others waiting.
-const READ_SHARE: u64 = 512 * 1024;
+/// One poll reads no more than this, and writes no more, so that a fast peer does not keep all others
+/// waiting; and less of a long transfer, whose parts nobody waits for.
+const SHARE: usize = 256 * 1024;
+const TRANSFER_SHARE: usize = 64 * 1024;
 /// With this much to write a request does not wait for others to go with it.
 const WRITE_AT_ONCE: usize = 64 * 1024;
 /// Buffers that grew beyond this are given back when they are empty.
@@ -95,6 +97,31 @@ impl<S: Sink> Connection<S> {
         self.pipeline.refused()
     }
 
+    /// Bytes that were read, ever.
+    pub fn bytes_read(&self) -> u64 {
+        self.read
+    }
+
+    /// Bytes that were written, ever.
+    pub fn bytes_written(&self) -> u64 {
+        self.written
+    }
+
+    /// See [`Pipeline::abandoned`].
+    pub fn abandoned(&self) -> usize {
+        self.pipeline.abandoned()
+    }
+
+    /// See [`Pipeline::front_deadline`].
+    pub fn front_deadline(&self) -> Tick {
+        self.pipeline.front_deadline()
+    }
+
+    /// See [`Pipeline::take_large_keys`].
+    pub fn take_large_keys(&mut self) -> Vec<Bytes> {
+        self.pipeline.take_large_keys()
+    }
+
     /// See [`Pipeline::overdue_since`].
     pub fn overdue_since(&self) -> Option<Tick> {
         self.pipeline.overdue_since()
@@ -130,6 +157,8 @@ impl<S: Sink> Connection<S> {
         if self.poll_write(&mut TaskContext::from_waker(&waker)).is_ready() {
             // A waker that no task is behind yet is no loss: the task starts with a poll.
             waker.wake();
+        } else if self.has_more {
+            waker.wake();
         }
     }
 
@@ -149,22 +178,25 @@ impl<S: Sink> Connection<S> {
     }
 
     fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
-        let share = self.read + READ_SHARE;
+        let before = self.read;
         loop {
-            self.has_more = self.read >= share;
+            let in_transfer = self.pipeline.frame_len() >= LARGE_VALUE_LEN;
+            let share = if in_transfer { TRANSFER_SHARE } else { SHARE };
+            self.has_more = self.read - before >= share as u64;
             if self.has_more {
                 return Poll::Pending;
             }
             self.make_room();
-            let read = pin!(self.stream.read_buf(&mut self.read_buf)).poll(cx);
+            let mut room = (&mut self.read_buf).limit(share);
+            let read = pin!(self.stream.read_buf(&mut room)).poll(cx);
             match std::task::ready!(read) {
                 Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
                 Ok(n) => self.read += n as u64,
-                Err(error) => return Poll::Ready(Cause::Io(Rc::new(error))),
+                Err(error) => return Poll::Ready(Cause::Io(Arc::new(error))),
             }
             match self.pipeline.feed(&self.read_buf, self.written) {
                 Ok(used) => self.read_buf.advance(used),
-                Err(error) => return Poll::Ready(Cause::Protocol(Rc::new(error))),
+                Err(error) => return Poll::Ready(Cause::Protocol(Arc::new(error))),
             }
             if self.pipeline.must_close().is_some() {
                 return Poll::Ready(Cause::StorageRefused);
@@ -183,15 +215,21 @@ impl<S: Sink> Connection<S> {
     /// Ready only when the connection is over.
     fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         self.pipeline.close_line(&mut self.write_buf);
+        let share = self.written + SHARE as u64;
         while self.broken.is_none() && !self.write_buf.is_empty() {
-            match std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &self.write_buf)) {
-                Ok(0) => self.broken = Some(Cause::Io(Rc::new(io::ErrorKind::WriteZero.into()))),
+            if self.written >= share {
+                self.has_more = true;
+                break;
+            }
+            let some = &self.write_buf[..self.write_buf.len().min(SHARE)];
+            match std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, some)) {
+                Ok(0) => self.broken = Some(Cause::Io(Arc::new(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
                     self.write_buf.advance(n);
                     self.written += n as u64;
                 }
                 // What the server said before it went away is still read: end with the read side.
-                Err(error) => self.broken = Some(Cause::Io(Rc::new(error))),
+                Err(error) => self.broken = Some(Cause::Io(Arc::new(error))),
             }
         }
         if self.write_buf.is_empty() && self.write_buf.capacity() > KEEP_CAPACITY {
@@ -204,7 +242,7 @@ impl<S: Sink> Connection<S> {
     }
 
     /// See [`Pipeline::expire`].
-    pub fn expire(&mut self, now: Tick, expired: impl FnMut(S, crate::protocol::Verb)) -> Tick {
+    pub fn expire(&mut self, now: Tick, expired: impl FnMut(S, Verb, Tick)) -> Tick {
         self.pipeline.expire(now, expired)
     }
 
@@ -213,5 +251,11 @@ impl<S: Sink> Connection<S> {
         let orphans = self.pipeline.drain(&self.write_buf, self.written);
         self.waker.wake();
         orphans
+    }
+
+    /// As [`Self::dismantle`], for a connection whose state cannot be trusted: who waits, and no more.
+    pub fn into_sinks(self) -> impl Iterator<Item = (S, Verb)> {
+        self.waker.wake_by_ref();
+        self.pipeline.into_sinks()
     }
 }

@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
@@ -31,7 +32,7 @@ pub trait Host {
 pub(super) trait Member {
     fn flush(&self);
     /// Ends what is due and says when the next is.
-    fn expire(&self, now: Tick) -> Tick;
+    fn expire(self: Rc<Self>, now: Tick) -> Tick;
 }
 
 pub struct Context {
@@ -73,10 +74,12 @@ impl Context {
     }
 
     pub fn deadline_after(&self, limit: Option<Duration>) -> Tick {
-        match limit.and_then(|limit| Instant::now().checked_add(limit)) {
-            Some(at) => self.tick(at),
-            None => NEVER,
-        }
+        self.deadline_at(limit.and_then(|limit| Instant::now().checked_add(limit)))
+    }
+
+    /// `None`: never.
+    pub fn deadline_at(&self, at: Option<Instant>) -> Tick {
+        at.map_or(NEVER, |at| self.tick(at))
     }
 
     fn tick(&self, at: Instant) -> Tick {
@@ -162,7 +165,7 @@ impl Context {
 
     fn expire(&self, now: Tick) -> Tick {
         let members: Vec<_> = self.members.borrow().iter().filter_map(Weak::upgrade).collect();
-        members.iter().map(|member| member.expire(now)).min().unwrap_or(NEVER)
+        members.into_iter().map(|member| member.expire(now)).min().unwrap_or(NEVER)
     }
 }
 
@@ -187,6 +190,19 @@ impl Drop for Wakeup<'_> {
     }
 }
 
+/// The future's result, or `None` if it panicked.
+///
+/// # Cancel safety
+/// As safe as `future`.
+pub async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
 /// One timer for all deadlines: it sleeps to the earliest and looks what is due.
 async fn expire_members(context: Weak<Context>) {
     loop {
@@ -204,7 +220,9 @@ async fn expire_members(context: Weak<Context>) {
         // the socket beats its deadline.
         after_the_others().await;
         strong.armed.set(NEVER);
-        let next = strong.expire(strong.now());
+        // One that panics must not be the last: all deadlines depend on this task.
+        let expired = catch_unwind(AssertUnwindSafe(|| strong.expire(strong.now())));
+        let next = expired.unwrap_or(NEVER);
         if next < strong.armed.get() {
             strong.armed.set(next);
         }

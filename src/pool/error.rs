@@ -1,7 +1,7 @@
 //! Why a request has no answer. One cause may end many requests, so an error is cheap to clone.
 use std::fmt;
 use std::io;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Address;
@@ -10,7 +10,7 @@ use crate::protocol::{ProtocolError, Verb};
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
-    node: Rc<Address>,
+    node: Arc<Address>,
     cause: Option<Cause>,
 }
 
@@ -27,6 +27,10 @@ pub enum ErrorKind {
     Unavailable,
     /// The queues to this node are full.
     Saturated { what: &'static str, limit: usize },
+    /// No connection was free within the pool's timeout.
+    NoLease { limit: Duration },
+    /// The connection that was leased is gone; nothing was sent.
+    LeaseLost,
     /// The client was closed.
     Closed,
 }
@@ -37,16 +41,20 @@ pub enum Cause {
     Eof,
     /// It was waited for much longer than for any request.
     NoAnswer,
-    Io(Rc<io::Error>),
-    Protocol(Rc<ProtocolError>),
+    Io(Arc<io::Error>),
+    Protocol(Arc<ProtocolError>),
     /// `connection_timeout` passed.
     ConnectTimeout(Duration),
     /// The server refused the head of a storage command, so its value may have been run.
     StorageRefused,
+    /// Whoever leased the connection closed it.
+    ClosedByHolder,
+    /// A bug of ours.
+    Panicked,
 }
 
 impl Error {
-    pub fn new(kind: ErrorKind, node: &Rc<Address>, cause: Option<Cause>) -> Self {
+    pub fn new(kind: ErrorKind, node: &Arc<Address>, cause: Option<Cause>) -> Self {
         Self { kind, node: node.clone(), cause }
     }
 
@@ -79,6 +87,10 @@ impl fmt::Display for Error {
             ErrorKind::Saturated { what, limit } => {
                 write!(f, "more than {limit} {what} wait for {node}")?;
             }
+            ErrorKind::NoLease { limit } => {
+                write!(f, "no free connection to {node} within {:?} s", limit.as_secs_f64())?;
+            }
+            ErrorKind::LeaseLost => write!(f, "the leased connection to {node} has ended")?,
             ErrorKind::Closed => write!(f, "client closed before the reply from {node}")?,
         }
         match &self.cause {
@@ -101,6 +113,8 @@ impl fmt::Display for Cause {
                 write!(f, "no connection within {:?} s", limit.as_secs_f64())
             }
             Self::StorageRefused => write!(f, "a storage command was refused before its value"),
+            Self::ClosedByHolder => write!(f, "it was closed by its holder"),
+            Self::Panicked => write!(f, "an internal error of emcache, please report it"),
         }
     }
 }

@@ -2,7 +2,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A snapshot; the first eight fields count as those of emcache 1.3 do.
+/// A snapshot. The first eight fields count as those of emcache 1.3 do; the next four are of this moment,
+/// the others since the pool was made.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     pub cur_connections: u64,
@@ -13,6 +14,18 @@ pub struct Metrics {
     pub operations_executed: u64,
     pub operations_executed_with_error: u64,
     pub operations_waited: u64,
+    /// Sent or written to a connection's buffer, and unanswered.
+    pub requests_in_flight: u64,
+    /// Waiting for a connection that takes them.
+    pub requests_queued: u64,
+    /// Of those in flight: nobody waits for the answer any more.
+    pub requests_abandoned: u64,
+    pub connections_leased: u64,
+    /// Reads that were asked again on another connection.
+    pub requests_retried: u64,
+    pub requests_timed_out: u64,
+    pub bytes_read: u64,
+    pub bytes_written: u64,
     pub create_connection: Option<ConnectLatency>,
 }
 

@@ -6,9 +6,13 @@ mod backoff;
 mod connection;
 mod context;
 mod error;
+mod health;
+mod large;
 mod metrics;
 #[allow(clippy::module_inception, reason = "the pool of this layer")]
 mod pool;
+mod queue;
+mod tasks;
 mod transport;
 
 pub use address::Address;
@@ -16,5 +20,6 @@ pub use connection::Connection;
 pub use context::{Context, Host, LocalFuture, LocalSetHost};
 pub use error::{Cause, Error, ErrorKind};
 pub use metrics::{ConnectLatency, Metrics};
-pub use pool::{Pool, PoolConfig, Waiter};
+pub use pool::{LeaseId, Pool, PoolConfig, Waiter};
+pub use queue::owned;
 pub use transport::{Io, connect};

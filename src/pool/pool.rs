@@ -1,25 +1,24 @@
 //! The connections to one node: who gets which request, when to dial, what waits meanwhile.
 //!
-//! Invariants: `connections.len() <= max_connections`; at most one dialler; while a connection is
-//! there, requests wait only if it takes no more (`queue` is first come, first served).
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::rc::{Rc, Weak};
-use std::task::Poll;
+//! Invariants: `connections.len() + dialling <= max_connections`; while a connection is there that takes
+//! more, no request waits (`queue` is first come, first served); a leased connection gets only what its
+//! holder sends.
+use std::cell::{Cell, RefCell, RefMut};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::time::Instant;
-
 use super::address::Address;
-use super::backoff;
 use super::connection::Connection;
 use super::context::{Context, Member};
 use super::error::{Cause, Error, ErrorKind};
+use super::health::{Health, ticks};
+use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
-use super::transport::{Io, connect};
-use crate::protocol::{NEVER, OwnedRequest, Request, Sink, Tick, Verb, encode};
+use super::queue::{LeaseQueue, Outgoing, Queue, Queued};
+use super::tasks::{dial, drive, end_if_stuck, purge_unused};
+use super::transport::Io;
+use crate::protocol::{LARGE_VALUE_LEN, NEVER, OwnedRequest, Reply, Request, Sink, Tick, Verb};
 
 /// Who waits for an answer, or for why there is none.
 pub trait Waiter: Sink + 'static {
@@ -32,10 +31,13 @@ pub struct PoolConfig {
     pub max_connections: usize,
     pub purge_unused_after: Option<Duration>,
     pub connection_timeout: Option<Duration>,
-    /// Only for the text of a timeout: deadlines come with the requests.
+    /// What the deadlines of requests are made of; `None`: they have none.
     pub timeout: Option<Duration>,
     pub max_merged_keys: u32,
 }
+
+/// Names a leased connection; chosen by whoever asks, and never twice.
+pub type LeaseId = u64;
 
 /// Requests to one node that have no answer yet.
 const MAX_REQUESTS: usize = 65_536;
@@ -43,17 +45,16 @@ const MAX_REQUESTS: usize = 65_536;
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 /// A connection with more than this to write or to read of one value takes no more requests.
 const MAX_BACKLOG: usize = 256 * 1024;
-/// A connection with more requests under way asks for help.
+/// A connection with more of either than these should be helped by another.
+const BUSY_BACKLOG: usize = MAX_BACKLOG / 4;
 const BUSY_REQUESTS: usize = 2048;
+/// So should one whose oldest request was made this long before the newest: something is in its way.
+const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 /// A connection whose oldest request is this long past its deadline, and at least two timeouts, is given
 /// up: longer than a server pauses for, and than late answers take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
-/// Failed dials in a row after which a node without a connection is unhealthy.
-const UNHEALTHY_AFTER: u32 = 3;
-/// A node that is down is dialled at least this often.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A handle; clones share the pool.
 pub struct Pool<W: Waiter>(Rc<Shared<W>>);
@@ -66,66 +67,63 @@ impl<W: Waiter> Clone for Pool<W> {
 
 type HealthListener = Box<dyn Fn(bool)>;
 
-struct Shared<W: Waiter> {
-    context: Rc<Context>,
-    address: Rc<Address>,
-    config: PoolConfig,
+pub(super) struct Shared<W: Waiter> {
+    pub context: Rc<Context>,
+    pub address: Arc<Address>,
+    pub config: PoolConfig,
     unflushed: Cell<bool>,
     on_health: RefCell<Option<HealthListener>>,
     state: RefCell<State<W>>,
 }
 
 #[allow(clippy::struct_excessive_bools, reason = "four facts that are independent")]
-struct State<W> {
-    connections: Vec<Entry<W>>,
+pub(super) struct State<W> {
+    pub connections: Vec<Entry<W>>,
     next_id: u64,
-    queue: VecDeque<Queued<W>>,
-    queued_bytes: usize,
+    pub queue: Queue<W>,
+    pub leases: LeaseQueue<W>,
+    /// Leased connections that ended, for as long as their holders do not know.
+    lost_leases: Vec<(LeaseId, Cause)>,
     dialling: bool,
-    purging: bool,
-    /// Failed dials, and connections that died unanswered, in a row.
-    failures: u32,
-    last_failure: Option<Cause>,
-    healthy: bool,
+    pub purging: bool,
     closed: bool,
-    metrics: Metrics,
+    pub health: Health,
+    pub large_keys: LargeKeys,
+    /// A large transfer found none but the first connection.
+    wants_own: bool,
+    pub metrics: Metrics,
     latencies: ConnectLatencies,
 }
 
-struct Entry<W> {
-    id: u64,
-    connection: Connection<W>,
-    last_used: Instant,
-}
-
-struct Queued<W> {
-    request: OwnedRequest,
-    waiter: W,
-    verb: Verb,
-    deadline: Tick,
-    bytes: usize,
-    retried: bool,
+pub(super) struct Entry<W> {
+    pub id: u64,
+    pub connection: Connection<W>,
+    pub last_used: Tick,
+    /// When its task last read from it.
+    pub looked_at: Tick,
+    pub lease: Option<LeaseId>,
 }
 
 impl<W: Waiter> Pool<W> {
     pub fn new(context: &Rc<Context>, address: Address, config: PoolConfig) -> Self {
         let shared = Rc::new(Shared {
             context: context.clone(),
-            address: Rc::new(address),
+            address: Arc::new(address),
             config,
             unflushed: Cell::new(false),
             on_health: RefCell::new(None),
             state: RefCell::new(State {
                 connections: Vec::new(),
                 next_id: 0,
-                queue: VecDeque::new(),
-                queued_bytes: 0,
+                queue: Queue::new(),
+                leases: LeaseQueue::new(),
+                lost_leases: Vec::new(),
                 dialling: false,
                 purging: false,
-                failures: 0,
-                last_failure: None,
-                healthy: true,
                 closed: false,
+                health: Health::new(),
+                large_keys: LargeKeys::default(),
+                wants_own: false,
                 metrics: Metrics::default(),
                 latencies: ConnectLatencies::default(),
             }),
@@ -141,14 +139,24 @@ impl<W: Waiter> Pool<W> {
         *self.0.on_health.borrow_mut() = Some(Box::new(listener));
     }
 
-    pub fn address(&self) -> &Rc<Address> {
+    pub fn address(&self) -> &Arc<Address> {
         &self.0.address
     }
 
     pub fn metrics(&self) -> Metrics {
         let state = self.0.state.borrow();
+        let of_connections =
+            |count: fn(&Entry<W>) -> u64| -> u64 { state.connections.iter().map(count).sum() };
+        let read = of_connections(|entry| entry.connection.bytes_read());
+        let written = of_connections(|entry| entry.connection.bytes_written());
         Metrics {
             cur_connections: state.connections.len() as u64,
+            connections_leased: of_connections(|entry| u64::from(entry.lease.is_some())),
+            requests_in_flight: of_connections(|entry| entry.connection.in_flight() as u64),
+            requests_abandoned: of_connections(|entry| entry.connection.abandoned() as u64),
+            requests_queued: state.queue.len() as u64,
+            bytes_read: state.metrics.bytes_read + read,
+            bytes_written: state.metrics.bytes_written + written,
             create_connection: state.latencies.summary(),
             ..state.metrics.clone()
         }
@@ -161,33 +169,111 @@ impl<W: Waiter> Pool<W> {
 
     /// Sends a request or queues it; the waiter is told exactly once, maybe before this returns.
     pub fn submit(&self, request: &Request<'_>, waiter: W, deadline: Tick) {
+        self.submit_any(Outgoing::Borrowed(request), waiter, deadline);
+    }
+
+    /// As [`Self::submit`].
+    pub fn submit_owned(&self, request: OwnedRequest, waiter: W, deadline: Tick) {
+        self.submit_any(Outgoing::Owned(request), waiter, deadline);
+    }
+
+    fn submit_any(&self, outgoing: Outgoing<'_>, waiter: W, deadline: Tick) {
+        let shared = &self.0;
+        let mut guard = shared.state.borrow_mut();
+        let state = &mut *guard;
+        if let Some(refusal) = shared.refusal(state, outgoing.payload_len()) {
+            state.metrics.operations_executed_with_error += 1;
+            drop(guard);
+            waiter.fail(&refusal);
+            return;
+        }
+        let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
+            || outgoing.asks_for(|key| state.large_keys.contains(key));
+        if let Some(at) = state.pick(is_large, deadline) {
+            shared.send(&mut state.connections[at], outgoing, waiter, deadline);
+        } else {
+            state.metrics.operations_waited += 1;
+            state.queue.push_back(outgoing, waiter, deadline);
+        }
+        // Large transfers share the connections that are not the first.
+        state.wants_own |=
+            is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0);
+        let wants_dial = state.wants_dial(&shared.config, deadline);
+        drop(guard);
+        shared.context.arm(deadline);
+        if wants_dial {
+            shared.dial();
+        }
+    }
+
+    /// Asks for a connection that is nobody else's until [`Self::release`]. The waiter is told
+    /// [`Reply::Ok`] when it is there; first come, first served.
+    pub fn lease(&self, lease: LeaseId, waiter: W, deadline: Tick) {
         let shared = &self.0;
         let mut state = shared.state.borrow_mut();
-        if let Some(refusal) = shared.refusal(&state, request.payload_len()) {
-            state.metrics.operations_executed_with_error += 1;
+        if let Some(refusal) = shared.refusal(&state, 0) {
             drop(state);
             waiter.fail(&refusal);
             return;
         }
-        match state.pick() {
-            Some(entry) => {
-                entry.connection.push(request, waiter, deadline);
-                if entry.is_stale() {
-                    shared.context.wake_later(entry.connection.waker());
-                } else if entry.connection.should_flush() {
-                    entry.connection.flush();
-                } else if !shared.unflushed.replace(true) {
-                    shared.context.flush_later(shared.clone());
-                }
-            }
-            None => state.enqueue(Queued::new(request, waiter, deadline)),
+        state.leases.push(lease, waiter, deadline);
+        shared.grant(&mut state);
+        if !state.leases.is_empty() {
+            state.metrics.operations_waited += 1;
         }
-        let wants_dial = state.wants_dial(&shared.config);
         drop(state);
         shared.context.arm(deadline);
-        if wants_dial {
-            shared.dial_if_wanted();
+        shared.dial_if_wanted();
+    }
+
+    /// As [`Self::submit_owned`], on a leased connection and no other.
+    pub fn submit_leased(&self, lease: LeaseId, request: OwnedRequest, waiter: W, deadline: Tick) {
+        let shared = &self.0;
+        let mut state = shared.state.borrow_mut();
+        let held = state.connections.iter_mut().find(|entry| entry.lease == Some(lease));
+        let Some(entry) = held.filter(|entry| !entry.connection.is_broken()) else {
+            let known = state.lost_leases.iter().find(|(lost, _)| *lost == lease);
+            let cause = known.map(|(_, cause)| cause.clone());
+            state.metrics.operations_executed_with_error += 1;
+            drop(state);
+            waiter.fail(&shared.error(ErrorKind::LeaseLost, cause));
+            return;
+        };
+        shared.send(entry, Outgoing::Owned(request), waiter, deadline);
+        drop(state);
+        shared.context.arm(deadline);
+    }
+
+    /// Gives a leased connection back. What is unanswered on it is read and dropped as ever.
+    pub fn release(&self, lease: LeaseId) {
+        let shared = &self.0;
+        let mut state = shared.state.borrow_mut();
+        state.lost_leases.retain(|(lost, _)| *lost != lease);
+        let now = shared.context.now();
+        let held = state.connections.iter_mut().find(|entry| entry.lease == Some(lease));
+        let Some(entry) = held else { return };
+        entry.lease = None;
+        entry.last_used = now;
+        if entry.connection.in_flight() > 0 {
+            shared.context.spawn(end_if_stuck(Rc::downgrade(shared), entry.id, PATIENCE));
         }
+        shared.grant(&mut state);
+        state.drain_queue();
+    }
+
+    /// Closes a leased connection; it stays leased until it is released.
+    pub fn close_leased(&self, lease: LeaseId) {
+        let state = self.0.state.borrow();
+        let held = state.connections.iter().find(|entry| entry.lease == Some(lease));
+        let Some(id) = held.map(|entry| entry.id) else { return };
+        drop(state);
+        self.0.lost(id, &Cause::ClosedByHolder);
+    }
+
+    /// Whether a leased connection is open.
+    pub fn is_leased(&self, lease: LeaseId) -> bool {
+        let state = self.0.state.borrow();
+        state.connections.iter().any(|entry| entry.lease == Some(lease))
     }
 
     /// Fails all requests and closes all connections, once and for all.
@@ -195,70 +281,66 @@ impl<W: Waiter> Pool<W> {
         self.0.on_health.borrow_mut().take();
         let mut state = self.0.state.borrow_mut();
         state.closed = true;
-        state.metrics.connections_closed += state.connections.len() as u64;
-        let orphans: Vec<W> = state
-            .connections
-            .drain(..)
-            .flat_map(|entry| entry.connection.dismantle())
-            .map(|orphan| orphan.sink)
-            .collect();
-        let waiting: Vec<W> = state.queue.drain(..).map(|queued| queued.waiter).collect();
-        state.queued_bytes = 0;
+        let orphans = state.take_connections();
+        let mut waiting: Vec<W> = state.queue.drain().collect();
+        waiting.extend(state.leases.drain());
         drop(state);
         let error = Error::new(ErrorKind::Closed, &self.0.address, None);
-        for waiter in orphans.into_iter().chain(waiting) {
+        for waiter in orphans.into_iter().map(|(waiter, _)| waiter).chain(waiting) {
             waiter.fail(&error);
         }
     }
 }
 
-impl<W> State<W>
-where
-    W: Waiter,
-{
+impl<W: Waiter> State<W> {
     fn in_flight(&self) -> usize {
         self.queue.len() + self.connections.iter().map(|e| e.connection.in_flight()).sum::<usize>()
     }
 
-    /// The connection for the next request: the first that is not busy with a long transfer, so that
-    /// requests meet on one connection and share its lines.
-    fn pick(&mut self) -> Option<&mut Entry<W>> {
+    /// The connection for the next request. Small ones meet on the first that nothing is in the way of,
+    /// so that they share its lines; large ones go to another if there is one.
+    fn pick(&self, is_large: bool, deadline: Tick) -> Option<usize> {
         if !self.queue.is_empty() {
             return None;
         }
-        self.connections.iter_mut().find(|entry| entry.takes_more())
+        let usable = || self.connections.iter().enumerate().filter(|(_, entry)| entry.takes_more());
+        let (at, _) = if is_large {
+            usable().skip(1).min_by_key(|(_, entry)| entry.load()).or_else(|| usable().next())
+        } else {
+            usable()
+                .find(|(_, entry)| !entry.is_held_up(deadline))
+                .or_else(|| usable().min_by_key(|(_, entry)| entry.load()))
+        }?;
+        Some(at)
     }
 
-    fn enqueue(&mut self, queued: Queued<W>) {
-        self.metrics.operations_waited += 1;
-        self.queued_bytes += queued.bytes;
-        self.queue.push_back(queued);
-    }
-
-    fn wants_dial(&self, config: &PoolConfig) -> bool {
+    /// Whether the pool should grow, now that a request with this deadline was made ([`NEVER`]: none).
+    fn wants_dial(&self, config: &PoolConfig, deadline: Tick) -> bool {
         let connections = self.connections.len();
         !self.dialling
             && !self.closed
             && connections < config.max_connections
             && (connections < config.min_connections
                 || !self.queue.is_empty()
-                || !self.healthy
-                || (connections > 0 && self.connections.iter().all(Entry::is_busy)))
+                || !self.leases.is_empty()
+                || !self.health.is_healthy()
+                || self.wants_own
+                || self.are_all_held_up(deadline))
+    }
+
+    /// Those that are leased neither help nor ask for help.
+    fn are_all_held_up(&self, deadline: Tick) -> bool {
+        let mut shared = self.connections.iter().filter(|entry| entry.lease.is_none()).peekable();
+        shared.peek().is_some() && shared.all(|entry| entry.is_held_up(deadline))
     }
 
     /// Moves what waits to the connections that take it.
-    fn drain_queue(&mut self) {
+    pub fn drain_queue(&mut self) {
         for entry in &mut self.connections {
             let mut moved = false;
             while entry.takes_more() {
-                let Some(queued) = self.queue.pop_front() else { break };
-                self.queued_bytes -= queued.bytes;
-                if queued.waiter.is_abandoned() {
-                    // Not sent; whoever asked went away, and the waiter expects to be told.
-                    queued.waiter.reply(&crate::protocol::Reply::End);
-                    continue;
-                }
-                let Queued { request, waiter, deadline, retried, .. } = queued;
+                let Some(queued) = self.queue.pop() else { break };
+                let Queued { request, waiter, deadline, retried } = queued;
                 entry.connection.push_owned(&request, waiter, deadline, retried);
                 moved = true;
             }
@@ -267,51 +349,87 @@ where
             }
         }
     }
+
+    /// Closes all connections; who waits on them is handed out in order.
+    fn take_connections(&mut self) -> Vec<(W, Verb)> {
+        let mut orphans = Vec::new();
+        for entry in std::mem::take(&mut self.connections) {
+            self.count_out(&entry);
+            orphans.extend(entry.connection.dismantle().into_iter().map(|o| (o.sink, o.verb)));
+        }
+        orphans
+    }
+
+    /// A connection is no longer among the pool's.
+    fn count_out(&mut self, entry: &Entry<W>) {
+        self.metrics.connections_closed += 1;
+        self.metrics.bytes_read += entry.connection.bytes_read();
+        self.metrics.bytes_written += entry.connection.bytes_written();
+    }
+
+    pub fn purge(&mut self, at: usize) {
+        let entry = self.connections.remove(at);
+        self.count_out(&entry);
+        entry.connection.dismantle();
+        self.metrics.connections_purged += 1;
+    }
 }
 
 impl<W: Waiter> Entry<W> {
     fn takes_more(&self) -> bool {
-        !self.connection.is_broken() && self.connection.backlog() < MAX_BACKLOG
+        self.lease.is_none()
+            && !self.connection.is_broken()
+            && self.connection.backlog() < MAX_BACKLOG
     }
 
-    /// Idle for so long that the server may have closed it, with the news still unread. Its task reads
-    /// before it writes, and what is not written can go elsewhere.
-    fn is_stale(&self) -> bool {
-        self.connection.in_flight() == 1 && self.last_used.elapsed() >= STALE_AFTER
+    /// Not looked at for so long that the server may have closed it, with the news still unread.
+    fn is_stale(&self, now: Tick) -> bool {
+        now.saturating_sub(self.looked_at) >= ticks(STALE_AFTER)
     }
 
-    fn is_busy(&self) -> bool {
-        self.connection.backlog() > MAX_BACKLOG / 4 || self.connection.in_flight() > BUSY_REQUESTS
+    /// Whether a request with this deadline would wait for long behind others.
+    fn is_held_up(&self, deadline: Tick) -> bool {
+        let front = self.connection.front_deadline();
+        self.connection.backlog() > BUSY_BACKLOG
+            || self.connection.in_flight() > BUSY_REQUESTS
+            || (deadline != NEVER && front.saturating_add(ticks(HELD_UP_AFTER)) < deadline)
     }
-}
 
-impl<W> Queued<W> {
-    fn new(request: &Request<'_>, waiter: W, deadline: Tick) -> Self {
-        let (verb, bytes) = (request.verb(), request.payload_len());
-        let request = match request {
-            Request::Retrieval { verb, keys } => OwnedRequest::Retrieval {
-                verb: *verb,
-                keys: keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
-            },
-            Request::Command(command) => {
-                let mut wire = BytesMut::new();
-                encode(command, &mut wire);
-                OwnedRequest::Encoded { verb, wire: wire.freeze() }
-            }
-        };
-        Self { request, waiter, verb, deadline, bytes, retried: false }
+    fn load(&self) -> (usize, usize) {
+        (self.connection.backlog(), self.connection.in_flight())
     }
 }
 
 impl<W: Waiter> Shared<W> {
+    pub fn state(&self) -> RefMut<'_, State<W>> {
+        self.state.borrow_mut()
+    }
+
     fn error(&self, kind: ErrorKind, cause: Option<Cause>) -> Error {
         Error::new(kind, &self.address, cause)
     }
 
+    fn send(
+        self: &Rc<Self>,
+        entry: &mut Entry<W>,
+        outgoing: Outgoing<'_>,
+        waiter: W,
+        deadline: Tick,
+    ) {
+        outgoing.push(&mut entry.connection, waiter, deadline);
+        if entry.connection.in_flight() == 1 && entry.is_stale(self.context.now()) {
+            // Its task reads before it writes, and what is not written can go elsewhere.
+            self.context.wake_later(entry.connection.waker());
+        } else if entry.connection.should_flush() {
+            entry.connection.flush();
+        } else if !self.unflushed.replace(true) {
+            self.context.flush_later(self.clone());
+        }
+    }
+
     /// How long after its deadline an answer is waited for, on a connection that serves others.
     fn patience(&self) -> Option<Tick> {
-        let patience = self.config.timeout?.saturating_mul(2).max(PATIENCE);
-        u64::try_from(patience.as_nanos()).ok()
+        Some(ticks(self.config.timeout?.saturating_mul(2).max(PATIENCE)))
     }
 
     /// Why a request is not even queued.
@@ -319,30 +437,65 @@ impl<W: Waiter> Shared<W> {
         if state.closed {
             return Some(self.error(ErrorKind::Closed, None));
         }
-        if !state.healthy && state.connections.is_empty() {
-            return Some(self.error(ErrorKind::Unavailable, state.last_failure.clone()));
+        if !state.health.is_healthy() && state.connections.is_empty() {
+            let cause = state.health.last_failure().cloned();
+            return Some(self.error(ErrorKind::Unavailable, cause));
         }
         if state.in_flight() >= MAX_REQUESTS {
             let (what, limit) = ("requests", MAX_REQUESTS);
             return Some(self.error(ErrorKind::Saturated { what, limit }, None));
         }
-        if state.queued_bytes > 0 && state.queued_bytes + bytes > MAX_QUEUED_BYTES {
+        if state.queue.bytes() > 0 && state.queue.bytes() + bytes > MAX_QUEUED_BYTES {
             let (what, limit) = ("bytes", MAX_QUEUED_BYTES);
             return Some(self.error(ErrorKind::Saturated { what, limit }, None));
         }
         None
     }
 
-    fn dial_if_wanted(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
-        if state.wants_dial(&self.config) {
-            state.dialling = true;
-            drop(state);
-            self.context.spawn(dial(Rc::downgrade(self)));
+    /// Gives connections to those who wait for one of their own.
+    pub fn grant(&self, state: &mut State<W>) {
+        let now = self.context.now();
+        loop {
+            state.leases.skip_abandoned();
+            if state.leases.is_empty() {
+                return;
+            }
+            // Where answers to somebody else are still to come, only if there will be no other.
+            let is_full = state.connections.len() >= self.config.max_connections;
+            let free = |entry: &&mut Entry<W>| {
+                entry.lease.is_none()
+                    && !entry.connection.is_broken()
+                    && (is_full || entry.connection.in_flight() == 0)
+            };
+            let free = state.connections.iter_mut().filter(free);
+            let Some(entry) = free.min_by_key(|entry| entry.connection.in_flight()) else { return };
+            if entry.is_stale(now) {
+                // Its task looks whether it is still open, and then grants again.
+                self.context.wake_later(entry.connection.waker());
+                return;
+            }
+            let Some((lease, waiter)) = state.leases.pop() else { return };
+            entry.lease = Some(lease);
+            waiter.reply(&Reply::Ok);
         }
     }
 
-    fn connected(self: &Rc<Self>, stream: Box<dyn Io>, took: Duration) {
+    pub fn is_healthy(&self) -> bool {
+        self.state.borrow().health.is_healthy()
+    }
+
+    fn dial_if_wanted(self: &Rc<Self>) {
+        if self.state.borrow().wants_dial(&self.config, NEVER) {
+            self.dial();
+        }
+    }
+
+    fn dial(self: &Rc<Self>) {
+        self.state.borrow_mut().dialling = true;
+        self.context.spawn(dial(Rc::downgrade(self)));
+    }
+
+    pub fn connected(self: &Rc<Self>, stream: Box<dyn Io>, took: Duration) {
         let mut state = self.state.borrow_mut();
         state.dialling = false;
         if state.closed {
@@ -351,10 +504,14 @@ impl<W: Waiter> Shared<W> {
         let id = state.next_id;
         state.next_id += 1;
         let connection = Connection::new(stream, self.config.max_merged_keys);
-        state.connections.push(Entry { id, connection, last_used: Instant::now() });
+        let now = self.context.now();
+        let (last_used, looked_at) = (now, now);
+        state.connections.push(Entry { id, connection, last_used, looked_at, lease: None });
+        state.wants_own = false;
         state.metrics.connections_created += 1;
         state.latencies.record(took);
-        let recovered = !std::mem::replace(&mut state.healthy, true);
+        let recovered = state.health.turn_healthy();
+        self.grant(&mut state);
         state.drain_queue();
         let purge = self
             .config
@@ -373,33 +530,37 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// Counts a failed dial and says how long to wait before the next; `None`: nobody needs one.
-    fn connect_failed(self: &Rc<Self>, cause: Cause) -> Option<Duration> {
+    pub fn connect_failed(self: &Rc<Self>, cause: &Cause) -> Option<Duration> {
         let mut state = self.state.borrow_mut();
         state.metrics.connections_created_with_error += 1;
-        state.failures = state.failures.saturating_add(1);
-        state.last_failure = Some(cause.clone());
-        let down = state.connections.is_empty() && state.failures >= UNHEALTHY_AFTER;
-        let turned = down && std::mem::replace(&mut state.healthy, false);
-        let mut waiting = Vec::new();
-        if down {
-            state.queued_bytes = 0;
-            waiting.extend(state.queue.drain(..).map(|queued| queued.waiter));
-            state.metrics.operations_executed_with_error += waiting.len() as u64;
-        }
-        state.dialling = false;
-        let again = state.wants_dial(&self.config);
-        state.dialling = again;
-        let ceiling = if state.healthy { Duration::MAX } else { PROBE_INTERVAL };
-        let delay = backoff::delay(state.failures).min(ceiling);
+        state.health.failed();
+        state.health.remember(cause);
         drop(state);
-        let error = self.error(ErrorKind::Unavailable, Some(cause));
+        self.give_up_if_hopeless(cause);
+        let mut state = self.state.borrow_mut();
+        state.dialling = false;
+        state.dialling = state.wants_dial(&self.config, NEVER);
+        state.dialling.then(|| state.health.next_dial_after(self.context.now()))
+    }
+
+    /// Ends what waits for a connection if there is no prospect of one.
+    fn give_up_if_hopeless(&self, cause: &Cause) {
+        let mut state = self.state.borrow_mut();
+        if !state.connections.is_empty() || !state.health.is_beyond_hope() || state.closed {
+            return;
+        }
+        let turned = state.health.turn_unhealthy(self.context.now());
+        let mut waiting: Vec<W> = state.queue.drain().collect();
+        state.metrics.operations_executed_with_error += waiting.len() as u64;
+        waiting.extend(state.leases.drain());
+        drop(state);
+        let error = self.error(ErrorKind::Unavailable, Some(cause.clone()));
         for waiter in waiting {
             waiter.fail(&error);
         }
         if turned {
             self.tell_health(false);
         }
-        again.then_some(delay)
     }
 
     fn tell_health(&self, healthy: bool) {
@@ -409,46 +570,78 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// A connection ended: what can be asked again is, the rest fails with the one cause.
-    fn lost(self: &Rc<Self>, id: u64, cause: &Cause) {
-        let mut state = self.state.borrow_mut();
+    pub fn lost(self: &Rc<Self>, id: u64, cause: &Cause) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
         let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
         let entry = state.connections.remove(at);
-        state.metrics.connections_closed += 1;
+        state.count_out(&entry);
+        state.health.remember(cause);
         // A server that only greets, or sends its errors to everybody, is not to be dialled at once.
-        if entry.connection.answered() == 0 || matches!(cause, Cause::Protocol(_)) {
-            state.failures = state.failures.saturating_add(1);
+        let is_garbage = matches!(cause, Cause::Protocol(_));
+        let by_holder = matches!(cause, Cause::ClosedByHolder);
+        if (entry.connection.answered() == 0 && !by_holder) || is_garbage {
+            state.health.failed();
         }
-        state.last_failure = Some(cause.clone());
-        let trusted = !matches!(cause, Cause::Protocol(_));
+        if let Some(lease) = entry.lease {
+            state.lost_leases.push((lease, cause.clone()));
+        }
         let mut failed = Vec::new();
-        for orphan in entry.connection.dismantle().into_iter().rev() {
-            let is_read = matches!(orphan.again, Some(OwnedRequest::Retrieval { .. }));
-            match orphan.again {
-                Some(request) if trusted && !(is_read && orphan.retried) && !state.closed => {
-                    let mut waiter = orphan.sink;
-                    waiter.restart();
-                    let bytes = request.payload_len();
-                    state.queued_bytes += bytes;
-                    let (verb, deadline) = (orphan.verb, orphan.deadline);
-                    let retried = is_read && (orphan.sent || orphan.retried);
-                    state.queue.push_front(Queued {
-                        request,
-                        waiter,
-                        verb,
-                        deadline,
-                        bytes,
-                        retried,
-                    });
+        if matches!(cause, Cause::Panicked) {
+            failed.extend(entry.connection.into_sinks());
+        } else {
+            // What a holder of a lease sends goes to that connection or nowhere.
+            let may_repeat = !is_garbage && entry.lease.is_none() && !state.closed;
+            for orphan in entry.connection.dismantle().into_iter().rev() {
+                let is_read = matches!(orphan.again, Some(OwnedRequest::Retrieval { .. }));
+                match orphan.again {
+                    Some(request) if may_repeat && !(is_read && orphan.retried) => {
+                        let mut waiter = orphan.sink;
+                        waiter.restart();
+                        let retried = is_read && (orphan.sent || orphan.retried);
+                        state.metrics.requests_retried += u64::from(is_read && orphan.sent);
+                        let deadline = orphan.deadline;
+                        state.queue.push_front(Queued { request, waiter, deadline, retried });
+                    }
+                    _ => failed.push((orphan.sink, orphan.verb)),
                 }
-                _ => failed.push((orphan.sink, orphan.verb)),
             }
+            failed.reverse();
         }
         state.metrics.operations_executed_with_error += failed.len() as u64;
         state.drain_queue();
-        drop(state);
-        for (waiter, verb) in failed.into_iter().rev() {
-            let kind = if trusted { ErrorKind::Lost { verb } } else { ErrorKind::Protocol };
+        drop(guard);
+        for (waiter, verb) in failed {
+            let kind = if is_garbage { ErrorKind::Protocol } else { ErrorKind::Lost { verb } };
             waiter.fail(&self.error(kind, Some(cause.clone())));
+        }
+        self.give_up_if_hopeless(cause);
+        self.dial_if_wanted();
+    }
+
+    /// Sockets are open and nothing answers: from now on calls fail at once, and a probe finds out when
+    /// the node is back.
+    fn silent(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        let turned = state.health.turn_unhealthy(self.context.now());
+        let cause = Cause::NoAnswer;
+        state.health.remember(&cause);
+        let leased: Vec<_> = state.connections.iter().filter_map(|entry| entry.lease).collect();
+        state.lost_leases.extend(leased.into_iter().map(|lease| (lease, cause.clone())));
+        let orphans = state.take_connections();
+        let mut waiting: Vec<W> = state.queue.drain().collect();
+        state.metrics.operations_executed_with_error += (orphans.len() + waiting.len()) as u64;
+        waiting.extend(state.leases.drain());
+        drop(state);
+        for (waiter, verb) in orphans {
+            waiter.fail(&self.error(ErrorKind::Lost { verb }, Some(cause.clone())));
+        }
+        let error = self.error(ErrorKind::Unavailable, Some(cause));
+        for waiter in waiting {
+            waiter.fail(&error);
+        }
+        if turned {
+            self.tell_health(false);
         }
         self.dial_if_wanted();
     }
@@ -464,13 +657,19 @@ impl<W: Waiter> Member for Shared<W> {
         }
     }
 
-    fn expire(&self, now: Tick) -> Tick {
-        let mut state = self.state.borrow_mut();
+    fn expire(self: Rc<Self>, now: Tick) -> Tick {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let limit = self.config.timeout.unwrap_or_default();
         let mut next = NEVER;
         let mut expired = Vec::new();
         for entry in &mut state.connections {
             let connection = &mut entry.connection;
-            next = next.min(connection.expire(now, |waiter, verb| expired.push((waiter, verb))));
+            let health = &mut state.health;
+            next = next.min(connection.expire(now, |waiter, verb, deadline| {
+                health.timed_out(deadline.saturating_sub(ticks(limit)));
+                expired.push((waiter, verb));
+            }));
             let Some((since, patience)) = connection.overdue_since().zip(self.patience()) else {
                 continue;
             };
@@ -480,115 +679,23 @@ impl<W: Waiter> Member for Shared<W> {
                 next = next.min(since.saturating_add(patience));
             }
         }
-        if state.queue.iter().any(|queued| queued.deadline <= now) {
-            let queue = std::mem::take(&mut state.queue);
-            for queued in queue {
-                if queued.deadline <= now {
-                    state.queued_bytes -= queued.bytes;
-                    expired.push((queued.waiter, queued.verb));
-                } else {
-                    state.queue.push_back(queued);
-                }
-            }
-        }
-        next = state.queue.iter().map(|queued| queued.deadline).fold(next, Tick::min);
-        state.metrics.operations_executed_with_error += expired.len() as u64;
-        drop(state);
-        let limit = self.config.timeout.unwrap_or_default();
+        next = next.min(state.queue.expire(now, |waiter, verb| expired.push((waiter, verb))));
+        let mut unleased = Vec::new();
+        next = next.min(state.leases.expire(now, |waiter| unleased.push(waiter)));
+        let timeouts = (expired.len() + unleased.len()) as u64;
+        state.metrics.operations_executed_with_error += timeouts;
+        state.metrics.requests_timed_out += timeouts;
+        let is_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
+        drop(guard);
         for (waiter, verb) in expired {
             waiter.fail(&self.error(ErrorKind::Timeout { verb, limit }, None));
         }
+        for waiter in unleased {
+            waiter.fail(&self.error(ErrorKind::NoLease { limit }, None));
+        }
+        if is_silent {
+            self.silent();
+        }
         next
-    }
-}
-
-/// The task of one connection.
-async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
-    let reason = poll_fn(|cx| {
-        let Some(pool) = pool.upgrade() else { return Poll::Ready(None) };
-        let mut state = pool.state.borrow_mut();
-        let Some(at) = state.connections.iter().position(|entry| entry.id == id) else {
-            return Poll::Ready(None);
-        };
-        let entry = &mut state.connections[at];
-        let (before, refused) = (entry.connection.answered(), entry.connection.refused());
-        let polled = entry.connection.poll(cx);
-        let answered = entry.connection.answered() - before;
-        let refused = entry.connection.refused() - refused;
-        if entry.connection.has_more() {
-            pool.context.wake_later(cx.waker());
-        }
-        if answered + refused > 0 {
-            entry.last_used = Instant::now();
-        }
-        if answered > 0 {
-            state.failures = 0;
-        }
-        state.metrics.operations_executed += answered;
-        state.metrics.operations_executed_with_error += refused;
-        if polled.is_pending() && !state.queue.is_empty() {
-            state.drain_queue();
-        }
-        polled.map(Some)
-    })
-    .await;
-    if let (Some(cause), Some(pool)) = (reason, pool.upgrade()) {
-        pool.lost(id, &cause);
-    }
-}
-
-/// Dials until there is a connection or nobody needs one.
-async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
-    let Some((context, address, limit, failures)) = pool.upgrade().map(|pool| {
-        let failures = pool.state.borrow().failures;
-        (pool.context.clone(), pool.address.clone(), pool.config.connection_timeout, failures)
-    }) else {
-        return;
-    };
-    // Connections that were accepted and died unanswered count too: no storm of dials.
-    let mut delay = backoff::delay(failures).min(PROBE_INTERVAL);
-    loop {
-        if delay > Duration::ZERO {
-            context.sleep(delay).await;
-        }
-        let started = Instant::now();
-        let outcome = context.timeout(limit, connect(&context, &address, limit)).await;
-        let Some(pool) = pool.upgrade() else { return };
-        let cause = match outcome {
-            Some(Ok(stream)) => {
-                pool.connected(stream, started.elapsed());
-                return;
-            }
-            Some(Err(error)) => Cause::Io(Rc::new(error)),
-            None => Cause::ConnectTimeout(limit.unwrap_or_default()),
-        };
-        match pool.connect_failed(cause) {
-            Some(next) => delay = next,
-            None => return,
-        }
-    }
-}
-
-/// Closes connections that nobody used for a while, one at a time, for as long as there are more than
-/// the pool keeps.
-async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Duration) {
-    let Some(context) = pool.upgrade().map(|pool| pool.context.clone()) else { return };
-    loop {
-        context.sleep(after).await;
-        let Some(pool) = pool.upgrade() else { return };
-        let mut state = pool.state.borrow_mut();
-        let unused = |entry: &Entry<W>| {
-            entry.connection.in_flight() == 0 && entry.last_used.elapsed() >= after
-        };
-        if state.connections.len() > pool.config.min_connections
-            && let Some(at) = state.connections.iter().rposition(unused)
-        {
-            state.connections.remove(at).connection.dismantle();
-            state.metrics.connections_purged += 1;
-        }
-        if state.connections.len() <= pool.config.min_connections {
-            state.purging = false;
-            return;
-        }
     }
 }

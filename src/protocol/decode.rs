@@ -4,7 +4,7 @@
 //! searched again, and a value is framed by its length, never by what it contains. Lengths are
 //! checked before anybody allocates for them.
 use super::error::{Excerpt, ProtocolError};
-use super::reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape};
+use super::reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 
 /// The longest reply line, CRLF included. Real ones stay below 400 bytes.
 pub const MAX_REPLY_LINE_LEN: usize = 2048;
@@ -16,7 +16,7 @@ pub enum Frame<'a> {
     /// One item of a retrieval; more follow, or the end.
     Item(ItemRef<'a>),
     /// One line of `stats`; more follow, or the end.
-    Stat { name: &'a [u8], value: &'a [u8] },
+    Stat(StatLine<'a>),
     /// The end of the answer.
     Reply(Reply<'a>),
 }
@@ -30,6 +30,7 @@ pub struct Decoder {
 
 #[derive(Clone, Copy, Debug)]
 struct Header {
+    key_start: usize,
     key_end: usize,
     flags: u32,
     cas: Option<u64>,
@@ -37,7 +38,14 @@ struct Header {
     value_end: usize,
 }
 
-const VALUE: &[u8] = b"VALUE ";
+/// The word that begins an item, where items may come.
+fn item_word(shape: Shape) -> Option<&'static [u8]> {
+    match shape {
+        Shape::Retrieval { .. } => Some(b"VALUE "),
+        Shape::Config => Some(b"CONFIG "),
+        _ => None,
+    }
+}
 
 impl Decoder {
     /// Reads the next frame at the start of `buf`, and says how many bytes it took; `None` when more
@@ -50,12 +58,11 @@ impl Decoder {
         if self.header.is_none() {
             let Some(line_end) = self.find_line_end(buf)? else { return Ok(None) };
             let line = &buf[..line_end - 2];
-            if !(line.starts_with(VALUE) && matches!(shape, Shape::Retrieval { .. })) {
+            let Some(word) = item_word(shape).filter(|word| line.starts_with(word)) else {
                 self.scanned = 0;
                 return Ok(Some((line_frame(line, shape)?, line_end)));
-            }
-            let header = value_header(line, shape)?;
-            self.header = Some(header);
+            };
+            self.header = Some(item_header(line, word.len(), shape)?);
         }
         let Some(header) = self.header else { return Ok(None) };
         let frame_end = header.value_end + 2;
@@ -68,7 +75,7 @@ impl Decoder {
         self.header = None;
         self.scanned = 0;
         let item = ItemRef {
-            key: &buf[VALUE.len()..header.key_end],
+            key: &buf[header.key_start..header.key_end],
             flags: header.flags,
             cas: header.cas,
             value: &buf[header.value_start..header.value_end],
@@ -100,12 +107,12 @@ impl Decoder {
 
 /// # Format
 /// ```text
-/// VALUE <key> <flags> <bytes>[ <cas>]\r\n<value>\r\n
+/// <VALUE|CONFIG> <key> <flags> <bytes>[ <cas>]\r\n<value>\r\n
 /// ```
-fn value_header(line: &[u8], shape: Shape) -> Result<Header, ProtocolError> {
+fn item_header(line: &[u8], key_start: usize, shape: Shape) -> Result<Header, ProtocolError> {
     let unexpected = || ProtocolError::UnexpectedLine(Excerpt::of(line));
-    let key_len = memchr::memchr(b' ', &line[VALUE.len()..]).ok_or_else(unexpected)?;
-    let key_end = VALUE.len() + key_len;
+    let key_len = memchr::memchr(b' ', &line[key_start..]).ok_or_else(unexpected)?;
+    let key_end = key_start + key_len;
     let mut fields = line[key_end + 1..].split(|&b| b == b' ').map(parse_u64);
     let mut field = || fields.next().flatten();
     let flags = field().and_then(|f| u32::try_from(f).ok()).ok_or_else(unexpected)?;
@@ -122,12 +129,12 @@ fn value_header(line: &[u8], shape: Shape) -> Result<Header, ProtocolError> {
     }
     let value_start = line.len() + 2;
     let len = usize::try_from(len).map_err(|_| ProtocolError::ValueTooLong { len })?;
-    Ok(Header { key_end, flags, cas, value_start, value_end: value_start + len })
+    Ok(Header { key_start, key_end, flags, cas, value_start, value_end: value_start + len })
 }
 
 fn line_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
     let reply = match (shape, line) {
-        (Shape::Retrieval { .. } | Shape::Stats, b"END") => Reply::End,
+        (Shape::Retrieval { .. } | Shape::Stats | Shape::Config, b"END") => Reply::End,
         (Shape::Storage, b"STORED") => Reply::Stored,
         (Shape::Storage, b"NOT_STORED") => Reply::NotStored,
         (Shape::Storage, b"EXISTS") => Reply::Exists,
@@ -166,7 +173,7 @@ fn stat(line: &[u8]) -> Option<Frame<'_>> {
         Some(space) => (&rest[..space], &rest[space + 1..]),
         None => (rest, &rest[rest.len()..]),
     };
-    Some(Frame::Stat { name, value })
+    Some(Frame::Stat(StatLine { line, name, value }))
 }
 
 fn error_kind(line: &[u8], shape: Shape) -> Option<ErrorKind> {

@@ -15,7 +15,8 @@ const LINE_OVERHEAD: usize = 128;
 /// cas <key> <flags> <exptime> <bytes> <token>\r\n<value>\r\n
 /// delete <key>\r\n            <incr|decr> <key> <delta>\r\n     touch <key> <exptime>\r\n
 /// flush_all [<delay>]\r\n     version\r\n                       stats[ <args>]\r\n
-/// verbosity <level>\r\n       cache_memlimit <megabytes>\r\n
+/// verbosity <level>\r\n       cache_memlimit <megabytes>\r\n   config get cluster\r\n
+/// set _ _ _ <bytes>\r\n<user> <password>\r\n
 /// ```
 pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
     match *command {
@@ -67,6 +68,15 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
         Command::CacheMemlimit { megabytes } => {
             out.extend_from_slice(b"cache_memlimit");
             number(out, megabytes);
+        }
+        Command::ConfigGetCluster => out.extend_from_slice(b"config get cluster"),
+        // The fields are no numbers on purpose: a server that does not ask for a login must not store
+        // this under a key.
+        Command::Auth { credentials } => {
+            out.extend_from_slice(b"set _ _ _");
+            number(out, credentials.len());
+            out.extend_from_slice(b"\r\n");
+            out.extend_from_slice(credentials);
         }
     }
     out.extend_from_slice(b"\r\n");
@@ -131,6 +141,8 @@ mod tests {
             (Command::Stats { args: args("detail on") }, "stats detail on\r\n"),
             (Command::Verbosity { level: 2 }, "verbosity 2\r\n"),
             (Command::CacheMemlimit { megabytes: 64 }, "cache_memlimit 64\r\n"),
+            (Command::ConfigGetCluster, "config get cluster\r\n"),
+            (Command::Auth { credentials: b"user pass" }, "set _ _ _ 9\r\nuser pass\r\n"),
         ] {
             assert_eq!(encoded(command), wire);
         }

@@ -18,6 +18,8 @@ pub use decode::{Decoder, Frame, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
 pub use encode::encode;
 pub use error::{Excerpt, ProtocolError};
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
-pub use pipeline::{MAX_LINE_LEN, NEVER, Orphan, OwnedRequest, Pipeline, Sink, Tick};
-pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape};
+pub use pipeline::{
+    LARGE_VALUE_LEN, MAX_LINE_LEN, NEVER, Orphan, OwnedRequest, Pipeline, Sink, Tick,
+};
+pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 pub use request::{ArithmeticVerb, Command, Request, RetrievalVerb, StatsArgs, StorageVerb, Verb};

@@ -9,6 +9,15 @@ pub struct ItemRef<'a> {
     pub value: &'a [u8],
 }
 
+/// One line of an answer to `stats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatLine<'a> {
+    /// The whole of it, without CRLF.
+    pub line: &'a [u8],
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+}
+
 /// The end of an answer: of a retrieval or of `stats` after its items, of anything else the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
@@ -66,4 +75,6 @@ pub enum Shape {
     Version,
     /// `STAT <name> <value>` any number of times, then `END`; or `RESET`, or `OK`.
     Stats,
+    /// `CONFIG cluster 0 <bytes>`, the payload, then `END`; or `END` alone.
+    Config,
 }

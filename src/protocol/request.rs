@@ -16,15 +16,44 @@ pub enum Request<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Command<'a> {
-    Storage { verb: StorageVerb, key: Key<'a>, flags: u32, exptime: i32, value: &'a [u8] },
-    Delete { key: Key<'a> },
-    Arithmetic { verb: ArithmeticVerb, key: Key<'a>, delta: u64 },
-    Touch { key: Key<'a>, exptime: i32 },
-    FlushAll { delay: u32 },
+    Storage {
+        verb: StorageVerb,
+        key: Key<'a>,
+        flags: u32,
+        exptime: i32,
+        value: &'a [u8],
+    },
+    Delete {
+        key: Key<'a>,
+    },
+    Arithmetic {
+        verb: ArithmeticVerb,
+        key: Key<'a>,
+        delta: u64,
+    },
+    Touch {
+        key: Key<'a>,
+        exptime: i32,
+    },
+    FlushAll {
+        delay: u32,
+    },
     Version,
-    Stats { args: StatsArgs<'a> },
-    Verbosity { level: u32 },
-    CacheMemlimit { megabytes: u32 },
+    Stats {
+        args: StatsArgs<'a>,
+    },
+    Verbosity {
+        level: u32,
+    },
+    CacheMemlimit {
+        megabytes: u32,
+    },
+    /// The list of nodes that hosted clusters (`ElastiCache`, `Memorystore`) keep.
+    ConfigGetCluster,
+    /// The login of `memcached -Y`: user and password with a space between.
+    Auth {
+        credentials: &'a [u8],
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +118,8 @@ pub enum Verb {
     Stats,
     Verbosity,
     CacheMemlimit,
+    ConfigGetCluster,
+    Auth,
 }
 
 impl Verb {
@@ -113,6 +144,8 @@ impl Verb {
             Self::Stats => "stats",
             Self::Verbosity => "verbosity",
             Self::CacheMemlimit => "cache_memlimit",
+            Self::ConfigGetCluster => "config get cluster",
+            Self::Auth => "auth",
         }
     }
 
@@ -121,9 +154,14 @@ impl Verb {
         match self {
             Self::Get | Self::Gat => Shape::Retrieval { cas: false },
             Self::Gets | Self::Gats => Shape::Retrieval { cas: true },
-            Self::Set | Self::Add | Self::Replace | Self::Append | Self::Prepend | Self::Cas => {
-                Shape::Storage
-            }
+            Self::Set
+            | Self::Add
+            | Self::Replace
+            | Self::Append
+            | Self::Prepend
+            | Self::Cas
+            | Self::Auth => Shape::Storage,
+            Self::ConfigGetCluster => Shape::Config,
             Self::Delete => Shape::Delete,
             Self::Incr | Self::Decr => Shape::Arithmetic,
             Self::Touch => Shape::Touch,
@@ -171,6 +209,8 @@ impl Command<'_> {
             Self::Stats { .. } => Verb::Stats,
             Self::Verbosity { .. } => Verb::Verbosity,
             Self::CacheMemlimit { .. } => Verb::CacheMemlimit,
+            Self::ConfigGetCluster => Verb::ConfigGetCluster,
+            Self::Auth { .. } => Verb::Auth,
         }
     }
 }

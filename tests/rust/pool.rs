@@ -2,7 +2,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use _emcache::pool::{Address, Context, LocalSetHost, Pool, PoolConfig};
+use _emcache::pool::{Address, Context, LocalSetHost, Pool, PoolConfig, owned};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot::Receiver;
 
@@ -28,6 +28,26 @@ impl Bed {
         let (waiter, told) = Told::new();
         let deadline = self.context.deadline_after(limit);
         with_get(name, |request| self.pool.submit(request, waiter, deadline));
+        told
+    }
+
+    /// Waits until the pool has as many.
+    async fn connections(&self, count: u64) {
+        while self.pool.metrics().cur_connections != count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn lease(&self, lease: u64) -> Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        self.pool.lease(lease, waiter, NO_DEADLINE);
+        told
+    }
+
+    fn get_leased(&self, lease: u64, name: &str) -> Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        let request = with_get(name, owned);
+        self.pool.submit_leased(lease, request, waiter, NO_DEADLINE);
         told
     }
 
@@ -252,5 +272,176 @@ fn a_connection_that_stops_answering_is_given_up() {
         assert_eq!(second.line().await, "get b");
         second.stream.write_all(b"END\r\n").await.unwrap();
         assert_eq!(next.await.unwrap().unwrap(), " End");
+    });
+}
+
+#[test]
+fn leases_are_whole_and_first_come_first_served() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
+        let mut peer = listener.accept().await;
+        assert_eq!(bed.lease(1).await.unwrap().unwrap(), " Ok");
+        let (mut second, gone, mut third) = (bed.lease(2), bed.lease(7), bed.lease(3));
+        drop(gone);
+        let shared = bed.get("shared");
+        let mine = bed.get_leased(1, "mine");
+        assert_eq!(peer.line().await, "get mine");
+        peer.stream.write_all(b"END\r\n").await.unwrap();
+        assert_eq!(mine.await.unwrap().unwrap(), " End");
+        assert!(second.try_recv().is_err());
+        bed.pool.release(1);
+        assert_eq!(second.await.unwrap().unwrap(), " Ok");
+        assert!(third.try_recv().is_err());
+        bed.pool.release(2);
+        assert_eq!(third.await.unwrap().unwrap(), " Ok");
+        assert_eq!(bed.pool.metrics().connections_leased, 1);
+        bed.pool.release(3);
+        assert_eq!(peer.line().await, "get shared");
+        peer.stream.write_all(b"END\r\n").await.unwrap();
+        shared.await.unwrap().unwrap();
+        assert_eq!(*listener.accepted.borrow(), 1);
+    });
+}
+
+#[test]
+fn a_leased_connection_that_ends_is_not_replaced_behind_its_holder() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let mut peer = listener.accept().await;
+        bed.lease(1).await.unwrap().unwrap();
+        let asked = bed.get_leased(1, "a");
+        assert_eq!(peer.line().await, "get a");
+        drop(peer);
+        assert!(asked.await.unwrap().unwrap_err().contains("lost before the reply (get)"));
+        let error = bed.get_leased(1, "b").await.unwrap().unwrap_err();
+        assert!(error.contains("leased connection") && error.contains("closed"), "{error}");
+        assert!(!bed.pool.is_leased(1));
+        bed.pool.release(1);
+        let _other = listener.accept().await;
+        assert_eq!(bed.lease(2).await.unwrap().unwrap(), " Ok");
+    });
+}
+
+#[test]
+fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
+    run(async {
+        let listener = Listener::bind().await;
+        let limit = Some(Duration::from_millis(300));
+        let config = PoolConfig { timeout: limit, max_connections: 1, ..config() };
+        let bed = Bed::new(&listener.address, config);
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        bed.pool.on_health(move |healthy| tell.send(healthy).unwrap());
+        let silent = listener.accept().await;
+        let started = Instant::now();
+        while bed.pool.metrics().requests_timed_out < 3 {
+            let error = bed.get_within("a", limit).await.unwrap().unwrap_err();
+            assert!(error.contains("no reply"), "{error}");
+        }
+        while told.try_recv().is_err() {
+            let _ = bed.get_within("a", limit).await;
+        }
+        assert!(started.elapsed() >= Duration::from_secs(2));
+        let mut at_once = bed.get("b");
+        let error = at_once.try_recv().unwrap().unwrap_err();
+        assert!(error.contains("is down: the server stopped answering"), "{error}");
+        // That a connection is accepted is no sign of life; an answer is.
+        let mut probe = listener.accept().await;
+        assert_eq!(probe.line().await, "version");
+        assert!(told.try_recv().is_err());
+        probe.stream.write_all(b"VERSION 1.6.18\r\n").await.unwrap();
+        assert_eq!(told.recv().await, Some(true));
+        let next = bed.get("c");
+        assert_eq!(probe.line().await, "get c");
+        probe.stream.write_all(b"END\r\n").await.unwrap();
+        next.await.unwrap().unwrap();
+        drop(silent);
+    });
+}
+
+#[test]
+fn a_server_that_hangs_up_on_everybody_turns_unhealthy() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        bed.pool.on_health(move |healthy| tell.send(healthy).unwrap());
+        let server = tokio::task::spawn_local(async move {
+            loop {
+                drop(listener.accept().await);
+            }
+        });
+        assert_eq!(told.recv().await, Some(false));
+        assert!(bed.get("a").await.unwrap().unwrap_err().contains("is down"));
+        server.abort();
+    });
+}
+
+#[test]
+fn requests_behind_an_old_one_bring_a_second_connection() {
+    run(async {
+        let listener = Listener::bind().await;
+        let limit = Some(Duration::from_secs(30));
+        let bed = Bed::new(&listener.address, PoolConfig { timeout: limit, ..config() });
+        let mut first = listener.accept().await;
+        let _old = bed.get_within("old", limit);
+        assert_eq!(first.line().await, "get old");
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let _held_up = bed.get_within("held-up", limit);
+        let mut second = listener.accept().await;
+        bed.connections(2).await;
+        let fast = bed.get_within("fast", limit);
+        assert_eq!(second.line().await, "get fast");
+        second.stream.write_all(b"END\r\n").await.unwrap();
+        fast.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn keys_with_large_values_are_asked_for_elsewhere() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let mut first = listener.accept().await;
+        let large = bed.get("large");
+        assert_eq!(first.line().await, "get large");
+        let value = format!("VALUE large 0 65536\r\n{}\r\nEND\r\n", "x".repeat(65536));
+        first.stream.write_all(value.as_bytes()).await.unwrap();
+        large.await.unwrap().unwrap();
+        // The next one shows that the pool could do with another connection, the one after uses it.
+        let again = bed.get("large");
+        assert_eq!(first.line().await, "get large");
+        let mut second = listener.accept().await;
+        bed.connections(2).await;
+        let (elsewhere, small) = (bed.get("large"), bed.get("small"));
+        assert_eq!(second.line().await, "get large");
+        assert_eq!(first.line().await, "get small");
+        first.stream.write_all(b"END\r\nEND\r\n").await.unwrap();
+        second.stream.write_all(b"END\r\n").await.unwrap();
+        for told in [again, elsewhere, small] {
+            told.await.unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_a_task_ends_its_connection_only() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let mut first = listener.accept().await;
+        let (bomb, other) = (bed.get(Told::PANIC), bed.get("other"));
+        assert_eq!(first.line().await, "get panic other");
+        first.stream.write_all(b"VALUE panic 0 1\r\nP\r\nEND\r\n").await.unwrap();
+        for told in [bomb, other] {
+            let error = told.await.unwrap().unwrap_err();
+            assert!(error.contains("internal error"), "{error}");
+        }
+        let mut second = listener.accept().await;
+        let next = bed.get("next");
+        assert_eq!(second.line().await, "get next");
+        second.stream.write_all(b"END\r\n").await.unwrap();
+        next.await.unwrap().unwrap();
     });
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use _emcache::pool::{Address, Error, PoolConfig, Waiter};
 use _emcache::protocol::{Command, Tick};
-use _emcache::protocol::{ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StorageVerb};
+use _emcache::protocol::{
+    ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb,
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -21,6 +23,9 @@ pub struct Told {
 }
 
 impl Told {
+    /// A key whose item makes the waiter panic, as a bug in it would.
+    pub const PANIC: &str = "panic";
+
     pub fn new() -> (Self, oneshot::Receiver<Outcome>) {
         let (tell, told) = oneshot::channel();
         (Self { items: Vec::new(), tell }, told)
@@ -29,9 +34,10 @@ impl Told {
 
 impl Sink for Told {
     fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+        assert_ne!(item.key, Self::PANIC.as_bytes(), "a bug");
         self.items.push(format!("{index}={}", String::from_utf8_lossy(item.value)));
     }
-    fn stat(&mut self, _name: &[u8], _value: &[u8]) {}
+    fn stat(&mut self, _stat: &StatLine<'_>) {}
     fn restart(&mut self) {
         self.items.clear();
     }

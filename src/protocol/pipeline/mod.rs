@@ -21,12 +21,15 @@ use super::decode::{Decoder, Frame};
 use super::encode::{encode, retrieval_head};
 use super::error::{Excerpt, ProtocolError};
 use super::key::Key;
-use super::reply::{ErrorKind, ItemRef, Reply, Shape};
+use super::reply::{ErrorKind, ItemRef, Reply, Shape, StatLine};
 use super::request::{Request, RetrievalVerb, Verb};
 use keys::KeyFifo;
 
 /// The longest retrieval line, CRLF included: some servers and proxies refuse longer ones.
 pub const MAX_LINE_LEN: usize = 8 * 1024;
+
+/// Values from this length on are a transfer that others should not wait behind.
+pub const LARGE_VALUE_LEN: usize = 64 * 1024;
 
 /// A point of the caller's clock, in nanoseconds; the pipeline only compares them.
 pub type Tick = u64;
@@ -38,7 +41,7 @@ pub trait Sink {
     /// The item for the key with this index within the request.
     fn item(&mut self, index: usize, item: &ItemRef<'_>);
     /// One line of `stats`.
-    fn stat(&mut self, name: &[u8], value: &[u8]);
+    fn stat(&mut self, stat: &StatLine<'_>);
     /// The request is asked again on another connection: forget what came.
     fn restart(&mut self);
     /// The answer is complete.
@@ -71,6 +74,13 @@ pub struct Orphan<S> {
 }
 
 impl OwnedRequest {
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Retrieval { verb, .. } => verb.verb(),
+            Self::Encoded { verb, .. } => *verb,
+        }
+    }
+
     /// The bytes that it keeps.
     pub fn payload_len(&self) -> usize {
         match self {
@@ -132,7 +142,7 @@ pub struct Pipeline<S> {
     encoded: u64,
     answered: u64,
     refused: u64,
-    abandoned: usize,
+    large_keys: Vec<Bytes>,
     max_merged_keys: u32,
     must_close: Option<ErrorKind>,
 }
@@ -151,7 +161,7 @@ impl<S: Sink> Pipeline<S> {
             encoded: 0,
             answered: 0,
             refused: 0,
-            abandoned: 0,
+            large_keys: Vec::new(),
             max_merged_keys,
             must_close: None,
         }
@@ -178,9 +188,25 @@ impl<S: Sink> Pipeline<S> {
         self.slots.front().filter(|slot| slot.sink.is_none()).map(|slot| slot.deadline)
     }
 
-    /// Slots whose callers were told that their time is up.
+    /// The deadline of the request that is answered next; [`NEVER`] if there is none.
+    pub fn front_deadline(&self) -> Tick {
+        self.slots.front().map_or(NEVER, |slot| slot.deadline)
+    }
+
+    /// Slots whose answers nobody waits for any more. Looks at each.
     pub fn abandoned(&self) -> usize {
-        self.abandoned
+        let gone = |slot: &&Slot<S>| slot.sink.as_ref().is_none_or(Sink::is_abandoned);
+        self.slots.iter().filter(gone).count()
+    }
+
+    /// Keys whose values were large, since the last call.
+    pub fn take_large_keys(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.large_keys)
+    }
+
+    /// Those who wait, of a pipeline that cannot be trusted any more.
+    pub fn into_sinks(self) -> impl Iterator<Item = (S, Verb)> {
+        self.slots.into_iter().filter_map(|slot| slot.sink.map(|sink| (sink, slot.verb)))
     }
 
     /// The length of the frame that is being read, where it is known.
@@ -398,10 +424,16 @@ impl<S: Sink> Pipeline<S> {
                 break;
             };
             match frame {
-                Frame::Item(item) => self.assign(&item)?,
-                Frame::Stat { name, value } => {
+                // A retrieval has keys; what else has an item has one, for whoever asked.
+                Frame::Item(item) if front.keys == 0 => {
                     if let Some(sink) = &mut front.sink {
-                        sink.stat(name, value);
+                        sink.item(0, &item);
+                    }
+                }
+                Frame::Item(item) => self.assign(&item)?,
+                Frame::Stat(stat) => {
+                    if let Some(sink) = &mut front.sink {
+                        sink.stat(&stat);
                     }
                 }
                 Frame::Reply(reply) => self.finish(&reply),
@@ -414,6 +446,9 @@ impl<S: Sink> Pipeline<S> {
     /// Finds who asked for the item's key: in order first, among the others of the line after that (a
     /// proxy may answer in another order).
     fn assign(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
+        if item.value.len() >= LARGE_VALUE_LEN {
+            self.large_keys.push(Bytes::copy_from_slice(item.key));
+        }
         let Some(line) = self.lines.front() else {
             return Err(ProtocolError::ForeignKey(Excerpt::of_key(item.key)));
         };
@@ -518,15 +553,14 @@ impl<S: Sink> Pipeline<S> {
             Reply::Error(_) => self.refused += 1,
             _ => self.answered += 1,
         }
-        match sink {
-            Some(sink) => sink.reply(reply),
-            None => self.abandoned -= 1,
+        if let Some(sink) = sink {
+            sink.reply(reply);
         }
     }
 
     /// Takes the sinks whose deadline is at or before `now`, and says when the next one is. Their
     /// slots stay: the answers are still to come.
-    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(S, Verb)) -> Tick {
+    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(S, Verb, Tick)) -> Tick {
         let mut next = NEVER;
         for slot in &mut self.slots {
             if slot.sink.is_none() {
@@ -535,8 +569,7 @@ impl<S: Sink> Pipeline<S> {
             if slot.deadline > now {
                 next = next.min(slot.deadline);
             } else if let Some(sink) = slot.sink.take() {
-                self.abandoned += 1;
-                expired(sink, slot.verb);
+                expired(sink, slot.verb, slot.deadline);
             }
         }
         next

@@ -21,7 +21,8 @@ impl Sink for Logged {
         let (key, value) = (key.escape_ascii(), value.escape_ascii());
         self.items.push(format!("{index}:{key}={value} {flags} {cas:?}"));
     }
-    fn stat(&mut self, name: &[u8], value: &[u8]) {
+    fn stat(&mut self, stat: &StatLine<'_>) {
+        let StatLine { name, value, .. } = stat;
         self.items.push(format!("{}={}", name.escape_ascii(), value.escape_ascii()));
     }
     fn restart(&mut self) {
@@ -254,7 +255,7 @@ fn an_expired_request_leaves_its_slot() {
         bed.pipeline.push(&request, sink, deadline, &mut bed.out);
     }
     let mut expired = Vec::new();
-    let next = bed.pipeline.expire(20, |sink, verb| expired.push((sink.name, verb)));
+    let next = bed.pipeline.expire(20, |sink, verb, _| expired.push((sink.name, verb)));
     assert_eq!(next, 30);
     assert_eq!(expired, [("a".to_owned(), Verb::Get), ("b".to_owned(), Verb::Get)]);
     assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (3, 2));

@@ -1,0 +1,273 @@
+//! What drives the core of one event loop: the loop itself, or a thread.
+//!
+//! What is the same for both is here: who belongs to the loop, and the one callback in which results
+//! become results of futures. It is called on the loop's thread, so nothing here is shared or locked.
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::completion;
+use super::future::{OpFuture, Wake};
+use super::loop_driver::LoopEngine;
+use super::registry;
+use super::session::Session;
+use super::thread_driver::ThreadEngine;
+
+pub struct Driver {
+    id: u64,
+    engine: Engine,
+    python: PythonLoop,
+    turn_scheduled: Cell<bool>,
+    /// Whether a turn is waking tasks at this moment.
+    turning: Cell<bool>,
+    sessions: RefCell<Vec<Weak<Session>>>,
+}
+
+pub enum Engine {
+    Loop(LoopEngine),
+    Thread(Rc<ThreadEngine>),
+}
+
+/// The loop and the methods of it that are called often, looked up once.
+pub struct PythonLoop {
+    pub event_loop: Py<PyAny>,
+    is_running: Py<PyAny>,
+    pub call_soon: Py<PyAny>,
+    pub turn: Py<PyAny>,
+    pub timer: Py<PyAny>,
+    pub flush: Py<PyAny>,
+}
+
+/// The callbacks as Python objects. They may outlive the driver, and then do nothing.
+#[pyclass(frozen, module = "emcache._emcache")]
+struct LoopCallbacks {
+    driver: u64,
+}
+
+#[pymethods]
+impl LoopCallbacks {
+    fn turn(&self, py: Python<'_>) -> PyResult<()> {
+        registry::driver(self.driver).map_or(Ok(()), |driver| driver.turn(py))
+    }
+
+    fn timer(&self, py: Python<'_>) -> PyResult<()> {
+        registry::driver(self.driver).map_or(Ok(()), |driver| driver.timer(py))
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        registry::driver(self.driver).map_or(Ok(()), |driver| driver.flush(py))
+    }
+}
+
+/// What `EMCACHE_DRIVER` asks for.
+enum Choice {
+    Loop,
+    Thread,
+    /// The loop where that works, else a thread.
+    Auto,
+}
+
+impl Choice {
+    fn of_environment() -> PyResult<Self> {
+        match std::env::var("EMCACHE_DRIVER").as_deref() {
+            Ok("loop") => Ok(Self::Loop),
+            Ok("thread") => Ok(Self::Thread),
+            Ok("") | Err(_) => Ok(Self::Auto),
+            Ok(_) => Err(PyValueError::new_err("EMCACHE_DRIVER must be 'loop' or 'thread'")),
+        }
+    }
+}
+
+impl Driver {
+    /// Starts to drive for the running loop.
+    pub fn start(event_loop: &Bound<'_, PyAny>, id: u64) -> PyResult<Rc<Self>> {
+        let py = event_loop.py();
+        let callbacks = Bound::new(py, LoopCallbacks { driver: id })?;
+        let python = PythonLoop {
+            event_loop: event_loop.clone().unbind(),
+            is_running: event_loop.getattr(intern!(py, "is_running"))?.unbind(),
+            call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
+            turn: callbacks.getattr(intern!(py, "turn"))?.unbind(),
+            timer: callbacks.getattr(intern!(py, "timer"))?.unbind(),
+            flush: callbacks.getattr(intern!(py, "flush"))?.unbind(),
+        };
+        let engine = match Choice::of_environment()? {
+            Choice::Loop => Engine::Loop(LoopEngine::start(py, &python)?),
+            Choice::Thread => Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?)),
+            Choice::Auto => match LoopEngine::start(py, &python) {
+                Ok(engine) => Engine::Loop(engine),
+                Err(error) if cannot_watch(py, &error) => {
+                    log_fallback(py, &error)?;
+                    Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?))
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Rc::new(Self {
+            id,
+            engine,
+            python,
+            turn_scheduled: Cell::new(false),
+            turning: Cell::new(false),
+            sessions: RefCell::default(),
+        }))
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self.engine {
+            Engine::Loop(_) => "loop",
+            Engine::Thread(_) => "thread",
+        }
+    }
+
+    pub fn drives(&self, event_loop: &Bound<'_, PyAny>) -> bool {
+        self.python.event_loop.is(event_loop)
+    }
+
+    /// Whether the calling code runs in this driver's loop: it runs on the loop's thread, and only one
+    /// loop runs there at a time. Asked once per iteration and not per call: whoever comes after the
+    /// first request of an iteration runs in the same loop. (asyncio's `_get_running_loop` costs a
+    /// system call up to Python 3.11.)
+    pub fn is_running(&self, py: Python<'_>) -> PyResult<bool> {
+        let is_flush_scheduled = match &self.engine {
+            Engine::Loop(engine) => engine.is_flush_scheduled(),
+            Engine::Thread(engine) => engine.is_flush_scheduled(),
+        };
+        if self.turning.get() || is_flush_scheduled {
+            return Ok(true);
+        }
+        self.python.is_running.bind(py).call0()?.is_truthy()
+    }
+
+    pub fn is_loop_closed(&self, py: Python<'_>) -> bool {
+        let closed = self.python.event_loop.call_method0(py, intern!(py, "is_closed"));
+        closed.and_then(|closed| closed.is_truthy(py)).unwrap_or(true)
+    }
+
+    pub fn create_future(&self, py: Python<'_>) -> PyResult<Py<OpFuture>> {
+        OpFuture::new(py, &self.python.event_loop)
+    }
+
+    pub fn event_loop(&self, py: Python<'_>) -> Py<PyAny> {
+        self.python.event_loop.clone_ref(py)
+    }
+
+    pub fn turn_callback(&self, py: Python<'_>) -> Py<PyAny> {
+        self.python.turn.clone_ref(py)
+    }
+
+    pub fn add_session(&self, session: &Rc<Session>) {
+        self.sessions.borrow_mut().push(Rc::downgrade(session));
+    }
+
+    /// Forgets a session that was closed; the last one ends the driver.
+    pub fn remove_session(&self, py: Python<'_>, session: &Rc<Session>) {
+        let mut sessions = self.sessions.borrow_mut();
+        sessions.retain(|other| other.upgrade().is_some_and(|other| !Rc::ptr_eq(&other, session)));
+        if sessions.is_empty() {
+            drop(sessions);
+            self.stop(py);
+        }
+    }
+
+    /// Sees to it that what the last call into the core left to do is done.
+    pub fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        if self.turning.get() {
+            // The turn that woke the caller goes on when all are back, and sees to it.
+            return Ok(());
+        }
+        let mut wants_turn = completion::is_pending();
+        match &self.engine {
+            Engine::Loop(engine) => {
+                engine.schedule_flush(py, &self.python)?;
+                wants_turn |= engine.wants_turn();
+            }
+            Engine::Thread(engine) => engine.schedule_flush(py, &self.python)?,
+        }
+        if wants_turn && !self.turn_scheduled.get() {
+            self.python.call_soon.call1(py, (&self.python.turn,))?;
+            // Only when the loop has taken the callback.
+            self.turn_scheduled.set(true);
+        }
+        Ok(())
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        match &self.engine {
+            Engine::Loop(engine) => engine.flush(),
+            Engine::Thread(engine) => engine.flush(),
+        }
+        self.settle(py)
+    }
+
+    fn timer(&self, py: Python<'_>) -> PyResult<()> {
+        if let Engine::Loop(engine) = &self.engine {
+            engine.timer_fired();
+        }
+        self.turn(py)
+    }
+
+    fn turn(&self, py: Python<'_>) -> PyResult<()> {
+        self.turn_scheduled.set(false);
+        match &self.engine {
+            Engine::Loop(engine) => engine.turn(),
+            Engine::Thread(engine) => engine.collect(),
+        }
+        self.turning.set(true);
+        let delivered = completion::deliver(py, Wake::Now(&self.python.event_loop));
+        self.turning.set(false);
+        registry::close_abandoned(py);
+        // Each is done whatever becomes of the others: nobody may call again.
+        let timed = match &self.engine {
+            Engine::Loop(engine) => engine.after_turn(py, &self.python),
+            Engine::Thread(engine) => {
+                engine.flush();
+                Ok(())
+            }
+        };
+        let settled = self.settle(py);
+        delivered.and(timed).and(settled)
+    }
+
+    /// Leaves the loop and closes everything. Does nothing the second time.
+    fn stop(&self, py: Python<'_>) {
+        registry::forget_driver(self.id);
+        match &self.engine {
+            Engine::Loop(engine) => engine.stop(py, &self.python),
+            Engine::Thread(engine) => engine.stop(py),
+        }
+    }
+}
+
+/// Whether it is the loop, or the platform, that does not let its descriptors be watched.
+fn cannot_watch(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyNotImplementedError>(py) || error.is_instance_of::<PyOSError>(py)
+}
+
+fn log_fallback(py: Python<'_>, error: &PyErr) -> PyResult<()> {
+    let logger = py.import("logging")?.call_method1("getLogger", ("emcache",))?;
+    let text = "the event loop cannot drive emcache, a thread does (slower): %s";
+    logger.call_method1("info", (text, error.value(py).str()?))?;
+    Ok(())
+}
+
+pub fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let get = GET.get_or_try_init(py, || {
+        py.import("asyncio")?.getattr("_get_running_loop").map(Bound::unbind)
+    })?;
+    let event_loop = get.bind(py).call0()?;
+    Ok((!event_loop.is_none()).then_some(event_loop))
+}

@@ -1,0 +1,261 @@
+//! `CoreLease`: a connection for its holder alone, with the commands of emcache 1.3's connections. They
+//! give what the server said, without making an error of it.
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::client::session_here;
+use super::registry::{self, Abandoned};
+use super::session::{Awaitable, Session};
+use super::{convert, errors};
+use crate::pool::LeaseId;
+use crate::protocol::{ArithmeticVerb, Command, Key, RetrievalVerb, StatsArgs, StorageVerb};
+
+/// Gives the connection back when it is released, or dropped.
+#[pyclass(frozen, module = "emcache._emcache")]
+pub struct CoreLease {
+    session: u64,
+    lease: LeaseId,
+    forks: u64,
+    gone: Arc<AtomicBool>,
+    released: AtomicBool,
+    event_loop: Py<PyAny>,
+    turn: Py<PyAny>,
+}
+
+type Object<'py> = Bound<'py, PyAny>;
+
+impl CoreLease {
+    pub fn new_object(py: Python<'_>, session: u64, lease: LeaseId) -> PyResult<Py<PyAny>> {
+        let owner = registry::session(session).ok_or_else(errors::closed)?;
+        let held = Self {
+            session,
+            lease,
+            forks: registry::forks(),
+            gone: owner.gone.clone(),
+            released: AtomicBool::new(false),
+            event_loop: owner.driver.event_loop(py),
+            turn: owner.driver.turn_callback(py),
+        };
+        Ok(Py::new(py, held)?.into_any())
+    }
+
+    fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+        if self.gone.load(Ordering::Acquire) {
+            return Err(errors::closed());
+        }
+        if self.released.load(Ordering::Acquire) {
+            return Err(errors::released());
+        }
+        session_here(py, self.session, self.forks)
+    }
+
+    fn give_back(&self, py: Python<'_>) {
+        let is_over = self.gone.load(Ordering::Acquire) || self.forks != registry::forks();
+        if self.released.swap(true, Ordering::AcqRel) || is_over {
+            return;
+        }
+        if let Some(session) = registry::session(self.session) {
+            if let Err(error) = session.release(py, self.lease) {
+                error.write_unraisable(py, None);
+            }
+            return;
+        }
+        let (session, lease, gone) = (self.session, Some(self.lease), self.gone.clone());
+        registry::abandon(Abandoned { session, lease, gone });
+        // A loop that is closed calls nobody; with its session the lease ends.
+        let _ =
+            self.event_loop.call_method1(py, intern!(py, "call_soon_threadsafe"), (&self.turn,));
+    }
+
+    fn run(&self, py: Python<'_>, command: Command<'_>, noreply: &Object<'_>) -> Awaitable {
+        let noreply = noreply.is_truthy()?;
+        self.session(py)?.raw_command(py, self.lease, command, noreply)
+    }
+
+    fn ask(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
+        self.session(py)?.raw_command(py, self.lease, command, false)
+    }
+
+    fn retrieve(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Awaitable {
+        let objects = keys.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+        let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
+        if keys.is_empty() {
+            return Err(PyValueError::new_err("keys must not be empty"));
+        }
+        let objects: Vec<Py<PyBytes>> = objects.iter().map(convert::exact_bytes).collect();
+        self.session(py)?.raw_fetch(py, self.lease, &keys, objects, verb)
+    }
+}
+
+impl Drop for CoreLease {
+    fn drop(&mut self) {
+        Python::attach(|py| self.give_back(py));
+    }
+}
+
+fn unknown(name: &Object<'_>, known: &str) -> PyErr {
+    let name = name.repr().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyValueError::new_err(format!("command must be one of {known}, not {name}"))
+}
+
+#[pymethods]
+impl CoreLease {
+    /// Whether the connection, or the hold on it, has ended.
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.gone.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        Ok(!self.session(py)?.is_leased(py, self.lease)?)
+    }
+
+    /// Closes the connection instead of giving it back; does nothing the second time.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if self.gone.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.session(py)?.close_leased(py, self.lease)
+    }
+
+    fn release(&self, py: Python<'_>) {
+        self.give_back(py);
+    }
+
+    fn fetch(&self, py: Python<'_>, command: &Object<'_>, keys: &Object<'_>) -> Awaitable {
+        let verb = match command.extract::<&[u8]>() {
+            Ok(b"get") => RetrievalVerb::Get,
+            Ok(b"gets") => RetrievalVerb::Gets,
+            _ => return Err(unknown(command, "b'get', b'gets'")),
+        };
+        self.retrieve(py, verb, keys)
+    }
+
+    fn get_and_touch(
+        &self,
+        py: Python<'_>,
+        command: &Object<'_>,
+        exptime: &Object<'_>,
+        keys: &Object<'_>,
+    ) -> Awaitable {
+        let verb = match command.extract::<&[u8]>() {
+            Ok(b"gat") => RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? },
+            Ok(b"gats") => RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? },
+            _ => return Err(unknown(command, "b'gat', b'gats'")),
+        };
+        self.retrieve(py, verb, keys)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    fn store(
+        &self,
+        py: Python<'_>,
+        command: &Object<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+        cas: &Object<'_>,
+    ) -> Awaitable {
+        let verb = match command.extract::<&[u8]>() {
+            Ok(b"set") => StorageVerb::Set,
+            Ok(b"add") => StorageVerb::Add,
+            Ok(b"replace") => StorageVerb::Replace,
+            Ok(b"append") => StorageVerb::Append,
+            Ok(b"prepend") => StorageVerb::Prepend,
+            Ok(b"cas") => StorageVerb::Cas { token: convert::integer("cas", cas)? },
+            _ => {
+                let known = "b'set', b'add', b'replace', b'append', b'prepend', b'cas'";
+                return Err(unknown(command, known));
+            }
+        };
+        if !matches!(verb, StorageVerb::Cas { .. }) && !cas.is_none() {
+            return Err(PyValueError::new_err("cas goes with the command b'cas' only"));
+        }
+        let key = convert::key(key)?;
+        let value = convert::value(value)?;
+        let flags = convert::integer("flags", flags)?;
+        let exptime = convert::integer("exptime", exptime)?;
+        let value = value.as_bytes();
+        self.run(py, Command::Storage { verb, key, flags, exptime, value }, noreply)
+    }
+
+    fn count(
+        &self,
+        py: Python<'_>,
+        command: &Object<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let verb = match command.extract::<&[u8]>() {
+            Ok(b"incr") => ArithmeticVerb::Incr,
+            Ok(b"decr") => ArithmeticVerb::Decr,
+            _ => return Err(unknown(command, "b'incr', b'decr'")),
+        };
+        let key = convert::key(key)?;
+        let delta = convert::integer("value", value)?;
+        self.run(py, Command::Arithmetic { verb, key, delta }, noreply)
+    }
+
+    fn touch(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let key = convert::key(key)?;
+        let exptime = convert::integer("exptime", exptime)?;
+        self.run(py, Command::Touch { key, exptime }, noreply)
+    }
+
+    fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+        let key = convert::key(key)?;
+        self.run(py, Command::Delete { key }, noreply)
+    }
+
+    fn flush_all(&self, py: Python<'_>, delay: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+        let delay = convert::integer("delay", delay)?;
+        self.run(py, Command::FlushAll { delay }, noreply)
+    }
+
+    fn version(&self, py: Python<'_>) -> Awaitable {
+        self.ask(py, Command::Version)
+    }
+
+    fn stats(&self, py: Python<'_>, args: &str) -> Awaitable {
+        let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
+        self.ask(py, Command::Stats { args })
+    }
+
+    fn verbosity(&self, py: Python<'_>, level: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+        let level = convert::integer("level", level)?;
+        self.run(py, Command::Verbosity { level }, noreply)
+    }
+
+    fn cache_memlimit(
+        &self,
+        py: Python<'_>,
+        value: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let megabytes = convert::integer("value", value)?;
+        self.run(py, Command::CacheMemlimit { megabytes }, noreply)
+    }
+
+    /// The payload, or the line that came instead.
+    fn config_get_cluster(&self, py: Python<'_>) -> Awaitable {
+        self.ask(py, Command::ConfigGetCluster)
+    }
+
+    fn auth(&self, py: Python<'_>, credentials: &[u8]) -> Awaitable {
+        self.ask(py, Command::Auth { credentials })
+    }
+}

@@ -1,0 +1,192 @@
+//! Answers on their way from the core's thread to a loop's: recorded there without Python, and played
+//! back here to the waiter that the loop's thread kept.
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use super::completion::Outcome;
+use super::thread_driver::Outbox;
+use super::waiter::PyWaiter;
+use crate::cluster::{ClusterError, HealthChange};
+use crate::pool::{Error, Waiter};
+use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine};
+
+/// Names a request between the two threads.
+pub type Ticket = u64;
+
+/// One line on the wire of one request.
+pub struct Recorder {
+    record: Rc<Record>,
+    /// Where the keys of the line stand among those of the request; `None`: all, in order.
+    positions: Option<Vec<usize>>,
+    events: Vec<Event>,
+}
+
+/// One request: complete when all its lines are, failed when one is.
+pub struct Record {
+    ticket: Ticket,
+    outbox: Arc<Outbox>,
+    abandoned: Option<Arc<AtomicBool>>,
+    events: RefCell<Vec<Event>>,
+    missing_lines: Cell<usize>,
+    ended: Cell<bool>,
+}
+
+/// What crosses.
+pub enum Message {
+    Ended { ticket: Ticket, events: Vec<Event>, end: End },
+    Health { session: u64, change: HealthChange },
+}
+
+pub enum Event {
+    Item { index: usize, value: Bytes, flags: u32, cas: Option<u64> },
+    Stat { line: Bytes, name_start: usize, name_end: usize },
+}
+
+pub enum End {
+    Reply(OwnedReply),
+    Failed(Error),
+    NoNodes(ClusterError),
+    Dropped,
+}
+
+pub enum OwnedReply {
+    Plain(Reply<'static>),
+    Version(Bytes),
+    Error(ErrorKind, Bytes),
+}
+
+impl Record {
+    /// `abandoned` is set when nobody waits any more.
+    pub fn new(
+        ticket: Ticket,
+        outbox: Arc<Outbox>,
+        abandoned: Option<Arc<AtomicBool>>,
+    ) -> Rc<Self> {
+        let (missing_lines, ended) = (Cell::new(1), Cell::new(false));
+        Rc::new(Self {
+            ticket,
+            outbox,
+            abandoned,
+            events: RefCell::default(),
+            missing_lines,
+            ended,
+        })
+    }
+
+    pub fn expect_lines(&self, lines: usize) {
+        self.missing_lines.set(lines);
+    }
+
+    pub fn line(self: &Rc<Self>, positions: Option<Vec<usize>>) -> Recorder {
+        Recorder { record: self.clone(), positions, events: Vec::new() }
+    }
+
+    pub fn end(&self, end: End) {
+        if !self.ended.replace(true) {
+            let events = self.events.take();
+            self.outbox.push(Message::Ended { ticket: self.ticket, events, end });
+        }
+    }
+}
+
+/// However a request ends, its caller is told.
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.end(End::Dropped);
+    }
+}
+
+impl Sink for Recorder {
+    fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+        let index = self.positions.as_ref().map_or(index, |positions| positions[index]);
+        let ItemRef { value, flags, cas, .. } = *item;
+        let value = Bytes::copy_from_slice(value);
+        self.events.push(Event::Item { index, value, flags, cas });
+    }
+
+    fn stat(&mut self, stat: &StatLine<'_>) {
+        let name_start = stat.name.as_ptr() as usize - stat.line.as_ptr() as usize;
+        let name_end = name_start + stat.name.len();
+        let line = Bytes::copy_from_slice(stat.line);
+        self.events.push(Event::Stat { line, name_start, name_end });
+    }
+
+    fn restart(&mut self) {
+        self.events.clear();
+    }
+
+    fn reply(mut self, reply: &Reply<'_>) {
+        let record = &self.record;
+        record.events.borrow_mut().append(&mut self.events);
+        record.missing_lines.set(record.missing_lines.get() - 1);
+        if record.missing_lines.get() == 0 || !matches!(reply, Reply::End) {
+            record.end(End::Reply(OwnedReply::of(reply)));
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.record.ended.get()
+            || self.record.abandoned.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+}
+
+impl Waiter for Recorder {
+    fn fail(self, error: &Error) {
+        self.record.end(End::Failed(error.clone()));
+    }
+}
+
+impl OwnedReply {
+    fn of(reply: &Reply<'_>) -> Self {
+        Self::Plain(match *reply {
+            Reply::Version(text) => return Self::Version(Bytes::copy_from_slice(text)),
+            Reply::Error(ErrorLine { kind, line }) => {
+                return Self::Error(kind, Bytes::copy_from_slice(line));
+            }
+            Reply::End => Reply::End,
+            Reply::Stored => Reply::Stored,
+            Reply::NotStored => Reply::NotStored,
+            Reply::Exists => Reply::Exists,
+            Reply::NotFound => Reply::NotFound,
+            Reply::Deleted => Reply::Deleted,
+            Reply::Touched => Reply::Touched,
+            Reply::Ok => Reply::Ok,
+            Reply::Reset => Reply::Reset,
+            Reply::Number(number) => Reply::Number(number),
+        })
+    }
+
+    fn as_reply(&self) -> Reply<'_> {
+        match self {
+            Self::Plain(reply) => *reply,
+            Self::Version(text) => Reply::Version(text),
+            Self::Error(kind, line) => Reply::Error(ErrorLine { kind: *kind, line }),
+        }
+    }
+}
+
+/// Tells `waiter` what was recorded.
+pub fn play_back(events: Vec<Event>, end: End, mut waiter: PyWaiter) {
+    for event in events {
+        match event {
+            Event::Item { index, value, flags, cas } => {
+                waiter.item(index, &ItemRef { key: b"", flags, cas, value: &value });
+            }
+            Event::Stat { line, name_start, name_end } => {
+                let value = line.get(name_end + 1..).unwrap_or_default();
+                let name = &line[name_start..name_end];
+                waiter.stat(&StatLine { line: &line, name, value });
+            }
+        }
+    }
+    match end {
+        End::Reply(reply) => waiter.reply(&reply.as_reply()),
+        End::Failed(error) => waiter.fail(&error),
+        End::NoNodes(error) => waiter.fail_with(Outcome::NoNodes(error)),
+        End::Dropped => waiter.fail_with(Outcome::Internal),
+    }
+}

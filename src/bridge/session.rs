@@ -1,0 +1,383 @@
+//! One client, or one public pool, on its loop's thread: requests from their parts to whichever driver.
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use tokio::time::Instant;
+
+use super::completion::{self, Outcome};
+use super::driver::{Driver, Engine};
+use super::errors;
+use super::future::{OpFuture, Wake};
+use super::thread_driver::{Route, ThreadEngine};
+use super::waiter::{Gather, Line, NoReplies, PyWaiter, RawItems};
+use crate::cluster::{Cluster, ClusterConfig, ClusterError};
+use crate::pool::{Address, Context, LeaseId, Metrics, Waiter, owned};
+use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick};
+
+/// With more unanswered commands that nobody waits for, the next one is waited for after all: the
+/// caller is slowed down to what the server does.
+const MAX_UNANSWERED_NO_REPLIES: usize = 1024;
+
+pub type Awaitable = PyResult<Py<OpFuture>>;
+
+pub struct Session {
+    pub id: u64,
+    pub driver: Rc<Driver>,
+    core: Core,
+    timeout: Option<Duration>,
+    pub no_replies: Rc<NoReplies>,
+    /// Called with the index of a node and whether it is healthy.
+    pub on_health: Py<PyAny>,
+    /// Shared with the client's Python object, which may be on another thread.
+    pub gone: Arc<AtomicBool>,
+}
+
+enum Core {
+    Here {
+        context: Rc<Context>,
+        cluster: Cluster<PyWaiter>,
+    },
+    /// On the thread of this engine.
+    There(Rc<ThreadEngine>),
+}
+
+/// What can be asked of a cluster, whoever its waiters are.
+pub trait Nodes {
+    fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError>;
+    fn health(&self) -> (Vec<usize>, Vec<usize>);
+    fn metrics(&self, node: usize) -> Metrics;
+    fn release(&self, lease: LeaseId);
+    fn close_leased(&self, lease: LeaseId);
+    fn is_leased(&self, lease: LeaseId) -> bool;
+}
+
+impl<W: Waiter> Nodes for Cluster<W> {
+    fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
+        self.index_for(key)
+    }
+
+    fn health(&self) -> (Vec<usize>, Vec<usize>) {
+        self.health()
+    }
+
+    fn metrics(&self, node: usize) -> Metrics {
+        self.pool(node).metrics()
+    }
+
+    fn release(&self, lease: LeaseId) {
+        self.pool(0).release(lease);
+    }
+
+    fn close_leased(&self, lease: LeaseId) {
+        self.pool(0).close_leased(lease);
+    }
+
+    fn is_leased(&self, lease: LeaseId) -> bool {
+        self.pool(0).is_leased(lease)
+    }
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub enum Target<'a> {
+    Key(Key<'a>),
+    Node(usize),
+    Lease(LeaseId),
+}
+
+impl Session {
+    pub fn open(
+        id: u64,
+        driver: Rc<Driver>,
+        addresses: Vec<Address>,
+        config: ClusterConfig,
+        on_health: Py<PyAny>,
+    ) -> Rc<Self> {
+        let timeout = config.pool.timeout;
+        let core = match driver.engine() {
+            Engine::Loop(engine) => {
+                let context = engine.context.clone();
+                let tell = move |change| completion::health_changed(id, change);
+                let cluster = Cluster::new(&context, addresses, &config, tell);
+                Core::Here { context, cluster }
+            }
+            Engine::Thread(engine) => {
+                engine.open(id, addresses, config);
+                Core::There(engine.clone())
+            }
+        };
+        let (no_replies, gone) = (Rc::default(), Arc::default());
+        Rc::new(Self { id, driver, core, timeout, no_replies, on_health, gone })
+    }
+
+    /// Ends all requests; the waiters' results are left to [`super::completion`].
+    pub fn close(&self, py: Python<'_>) {
+        match &self.core {
+            Core::Here { context, cluster } => {
+                context.flush();
+                cluster.close();
+            }
+            Core::There(engine) => engine.close(py, self.id),
+        }
+    }
+
+    pub fn fetch(
+        &self,
+        py: Python<'_>,
+        key: Key<'_>,
+        verb: RetrievalVerb,
+        flags: bool,
+    ) -> Awaitable {
+        let target = self.route(Target::Key(key))?;
+        let future = self.driver.create_future(py)?;
+        let waiter = PyWaiter::One { future: future.clone_ref(py), flags, item: None };
+        self.send(py, target, &Request::Retrieval { verb, keys: &[key] }, waiter)?;
+        Ok(future)
+    }
+
+    /// `objects` are the keys as the result will hold them.
+    pub fn fetch_many(
+        &self,
+        py: Python<'_>,
+        keys: &[Key<'_>],
+        objects: Vec<Py<PyBytes>>,
+        verb: RetrievalVerb,
+        flags: bool,
+    ) -> Awaitable {
+        let future = self.driver.create_future(py)?;
+        if keys.is_empty() {
+            let nothing = PyDict::new(py).into_any().unbind();
+            OpFuture::resolve(future.bind(py), Ok(nothing), Wake::Soon)?;
+            return Ok(future);
+        }
+        let gather = |lines| {
+            Rc::new(Gather {
+                future: future.clone_ref(py),
+                flags,
+                verb: verb.verb(),
+                lines: RefCell::default(),
+                missing_lines: Cell::new(lines),
+                failed: Cell::new(false),
+            })
+        };
+        let line_of = |keys: Vec<Py<PyBytes>>| {
+            let items = Vec::with_capacity(keys.len());
+            Line { keys, items }
+        };
+        match &self.core {
+            Core::Here { context, cluster } => {
+                let lines = cluster.lines_for(keys).map_err(errors::no_nodes)?;
+                let gather = gather(lines.len());
+                let deadline = self.deadline(context);
+                for (node, positions) in lines {
+                    let line: Vec<Key<'_>> = positions.iter().map(|at| keys[*at]).collect();
+                    let objects = positions.iter().map(|at| objects[*at].clone_ref(py)).collect();
+                    let request = Request::Retrieval { verb, keys: &line };
+                    let waiter = PyWaiter::Line { gather: gather.clone(), line: line_of(objects) };
+                    cluster.pool(node).submit(&request, waiter, deadline);
+                }
+            }
+            Core::There(engine) => {
+                let waiter = PyWaiter::Line { gather: gather(1), line: line_of(objects) };
+                let request = owned(&Request::Retrieval { verb, keys });
+                engine.submit(self.id, Route::Keys, request, waiter, self.deadline_instant());
+            }
+        }
+        self.driver.settle(py)?;
+        Ok(future)
+    }
+
+    pub fn command(
+        &self,
+        py: Python<'_>,
+        target: Target<'_>,
+        command: Command<'_>,
+        noreply: bool,
+    ) -> Awaitable {
+        let target = self.route(target)?;
+        let future = self.driver.create_future(py)?;
+        let waiter = if noreply {
+            self.no_reply_waiter(py, &future)?
+        } else {
+            PyWaiter::Command { future: future.clone_ref(py), verb: command.verb() }
+        };
+        self.send(py, target, &Request::Command(command), waiter)?;
+        Ok(future)
+    }
+
+    pub fn stats(&self, py: Python<'_>, node: usize, args: StatsArgs<'_>) -> Awaitable {
+        let future = self.driver.create_future(py)?;
+        let waiter = PyWaiter::Stats { future: future.clone_ref(py), stats: Vec::new() };
+        let request = Request::Command(Command::Stats { args });
+        self.send(py, Target::Node(node), &request, waiter)?;
+        Ok(future)
+    }
+
+    /// A command on a leased connection, answered with the reply's own text.
+    pub fn raw_command(
+        &self,
+        py: Python<'_>,
+        lease: LeaseId,
+        command: Command<'_>,
+        noreply: bool,
+    ) -> Awaitable {
+        if noreply {
+            return self.command(py, Target::Lease(lease), command, true);
+        }
+        let (future, verb) = (self.driver.create_future(py)?, command.verb());
+        let waiter = PyWaiter::RawReply { future: future.clone_ref(py), verb, text: Vec::new() };
+        self.send(py, Target::Lease(lease), &Request::Command(command), waiter)?;
+        Ok(future)
+    }
+
+    /// A retrieval on a leased connection.
+    pub fn raw_fetch(
+        &self,
+        py: Python<'_>,
+        lease: LeaseId,
+        keys: &[Key<'_>],
+        objects: Vec<Py<PyBytes>>,
+        verb: RetrievalVerb,
+    ) -> Awaitable {
+        let future = self.driver.create_future(py)?;
+        let items = Box::new(RawItems::of(objects));
+        let waiter = PyWaiter::RawItems { future: future.clone_ref(py), items };
+        self.send(py, Target::Lease(lease), &Request::Retrieval { verb, keys }, waiter)?;
+        Ok(future)
+    }
+
+    /// A connection of the first node for the caller alone.
+    pub fn lease(&self, py: Python<'_>, lease: LeaseId) -> Awaitable {
+        let future = self.driver.create_future(py)?;
+        let waiter = PyWaiter::Lease { future: future.clone_ref(py), session: self.id, lease };
+        match &self.core {
+            Core::Here { context, cluster } => {
+                cluster.pool(0).lease(lease, waiter, self.deadline(context));
+            }
+            Core::There(engine) => engine.lease(self.id, lease, waiter, self.deadline_instant()),
+        }
+        self.driver.settle(py)?;
+        Ok(future)
+    }
+
+    pub fn release(&self, py: Python<'_>, lease: LeaseId) -> PyResult<()> {
+        self.tell(move |nodes| nodes.release(lease));
+        self.driver.settle(py)
+    }
+
+    pub fn close_leased(&self, py: Python<'_>, lease: LeaseId) -> PyResult<()> {
+        self.tell(move |nodes| nodes.close_leased(lease));
+        self.driver.settle(py)
+    }
+
+    pub fn is_leased(&self, py: Python<'_>, lease: LeaseId) -> PyResult<bool> {
+        self.ask(py, move |nodes| nodes.is_leased(lease))
+    }
+
+    /// The index of the node that a key belongs to.
+    pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let index = self.ask(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
+        index.map_err(errors::no_nodes)
+    }
+
+    /// Indexes of the healthy and of the unhealthy nodes.
+    pub fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
+        self.ask(py, |nodes| nodes.health())
+    }
+
+    pub fn metrics(&self, py: Python<'_>, node: usize) -> PyResult<Metrics> {
+        self.ask(py, move |nodes| nodes.metrics(node))
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
+    ) -> PyResult<T> {
+        match &self.core {
+            Core::Here { cluster, .. } => Ok(question(cluster)),
+            Core::There(engine) => engine.ask(py, self.id, move |cluster| question(cluster)),
+        }
+    }
+
+    fn tell(&self, what: impl FnOnce(&dyn Nodes) + Send + 'static) {
+        match &self.core {
+            Core::Here { cluster, .. } => what(cluster),
+            Core::There(engine) => engine.post_to(self.id, move |cluster| what(cluster)),
+        }
+    }
+
+    /// Where the cluster is here, the node is known at once, and that there is none.
+    fn route<'a>(&self, target: Target<'a>) -> PyResult<Target<'a>> {
+        match (&self.core, target) {
+            (Core::Here { cluster, .. }, Target::Key(key)) => {
+                cluster.index_for(key).map(Target::Node).map_err(errors::no_nodes)
+            }
+            _ => Ok(target),
+        }
+    }
+
+    /// `target` was routed.
+    fn send(
+        &self,
+        py: Python<'_>,
+        target: Target<'_>,
+        request: &Request<'_>,
+        waiter: PyWaiter,
+    ) -> PyResult<()> {
+        match &self.core {
+            Core::Here { context, cluster } => {
+                let deadline = self.deadline(context);
+                match target {
+                    Target::Node(node) => cluster.pool(node).submit(request, waiter, deadline),
+                    Target::Lease(lease) => {
+                        cluster.pool(0).submit_leased(lease, owned(request), waiter, deadline);
+                    }
+                    Target::Key(_) => waiter.fail_with(Outcome::Internal),
+                }
+            }
+            Core::There(engine) => {
+                let route = match target {
+                    Target::Key(key) => Route::Key(Bytes::copy_from_slice(key.as_bytes())),
+                    Target::Node(node) => Route::Node(node),
+                    Target::Lease(lease) => Route::Lease(lease),
+                };
+                let deadline = self.deadline_instant();
+                engine.submit(self.id, route, owned(request), waiter, deadline);
+            }
+        }
+        self.driver.settle(py)
+    }
+
+    fn deadline(&self, context: &Context) -> Tick {
+        match self.timeout {
+            None => NEVER,
+            limit => context.deadline_after(limit),
+        }
+    }
+
+    fn deadline_instant(&self) -> Option<Instant> {
+        self.timeout.and_then(|limit| Instant::now().checked_add(limit))
+    }
+
+    /// The caller of a command without a reply goes on at once, unless too many are unanswered.
+    fn no_reply_waiter(&self, py: Python<'_>, future: &Py<OpFuture>) -> PyResult<PyWaiter> {
+        let backlog = self.no_replies.clone();
+        let unanswered = backlog.unanswered.get() + 1;
+        backlog.unanswered.set(unanswered);
+        let held = if unanswered <= MAX_UNANSWERED_NO_REPLIES {
+            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
+            None
+        } else {
+            Some(future.clone_ref(py))
+        };
+        Ok(PyWaiter::NoReply { backlog, held })
+    }
+}

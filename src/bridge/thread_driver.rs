@@ -1,0 +1,363 @@
+//! The core on a thread of its own, for platforms whose descriptors asyncio cannot watch.
+//!
+//! Requests are posted to [`Background`], with a ticket; the waiter stays here. Answers are collected in an
+//! outbox, and one wake-up of the loop fetches all that came. The thread that does the I/O does not wait
+//! for the interpreter's lock: a helper of the runtime does, for as long as it takes to call the loop.
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use pyo3_asyncio::TaskLocals;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+use super::background::{Background, Cores, Job};
+use super::completion::{self, Outcome};
+use super::driver::PythonLoop;
+use super::errors;
+use super::recorder::{End, Message, Record, Recorder, Ticket, play_back};
+use super::waiter::PyWaiter;
+use crate::cluster::{Cluster, ClusterConfig, ClusterError};
+use crate::pool::{Address, LeaseId};
+use crate::protocol::{Key, OwnedRequest, Tick};
+
+pub struct ThreadEngine {
+    background: RefCell<Option<Arc<Background>>>,
+    /// What was asked in this iteration of the loop: it goes together.
+    outgoing: RefCell<Vec<Job>>,
+    last_batch: Cell<usize>,
+    flush_scheduled: Cell<bool>,
+    outbox: Arc<Outbox>,
+    waiters: RefCell<HashMap<Ticket, PyWaiter>>,
+    next_ticket: Cell<Ticket>,
+}
+
+/// What the core's thread has for one loop.
+pub struct Outbox {
+    messages: Mutex<Vec<Message>>,
+    /// Whether the loop is told already that there is something.
+    rung: AtomicBool,
+    runtime: &'static Runtime,
+    bell: Mutex<Option<Arc<Bell>>>,
+}
+
+/// How the loop is called: in the context in which the first client was made.
+struct Bell {
+    locals: TaskLocals,
+    turn: Py<PyAny>,
+}
+
+/// Helpers that are calling a loop; none may be at it when the interpreter ends.
+static RINGING: AtomicUsize = AtomicUsize::new(0);
+static SILENCED: AtomicBool = AtomicBool::new(false);
+
+/// From now on no thread of ours touches the interpreter. Waits for those that are at it.
+pub fn silence_bells(py: Python<'_>) {
+    SILENCED.store(true, Ordering::SeqCst);
+    py.detach(|| {
+        for _ in 0..1000 {
+            if RINGING.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// In the child of a fork nobody is ringing, whatever was under way in the parent.
+pub fn after_fork_in_child() {
+    RINGING.store(0, Ordering::SeqCst);
+}
+
+impl Outbox {
+    /// Called in a task, or a job, of the core's thread.
+    pub fn push(self: &Arc<Self>, message: Message) {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            let outbox = self.clone();
+            // Behind what else is ready, so that one call of the loop is for all of it.
+            tokio::task::spawn_local(async move { outbox.ring() });
+        }
+    }
+
+    fn ring(self: &Arc<Self>) {
+        let outbox = self.clone();
+        let helped = catch_unwind(AssertUnwindSafe(|| {
+            self.runtime.spawn_blocking(move || outbox.call_loop());
+        }));
+        if helped.is_err() {
+            // No thread to be had: then this one waits for the interpreter's lock.
+            self.call_loop();
+        }
+    }
+
+    fn call_loop(&self) {
+        RINGING.fetch_add(1, Ordering::SeqCst);
+        if SILENCED.load(Ordering::SeqCst) {
+            self.rung.store(false, Ordering::Release);
+        } else {
+            let _ = Python::try_attach(|py| {
+                let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                // A loop that is closed refuses, and nobody is left to tell.
+                let _ = bell.map(|bell| bell.ring(py));
+            });
+        }
+        RINGING.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn take(&self) -> Vec<Message> {
+        // Before the messages: what comes after them rings again.
+        self.rung.store(false, Ordering::Release);
+        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Bell {
+    fn ring(&self, py: Python<'_>) -> PyResult<()> {
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "context"), self.locals.context(py))?;
+        let event_loop = self.locals.event_loop(py);
+        let call = event_loop.getattr(intern!(py, "call_soon_threadsafe"))?;
+        call.call((&self.turn,), Some(&options))?;
+        Ok(())
+    }
+}
+
+/// Where a request goes.
+pub enum Route {
+    /// To the node of this key.
+    Key(Bytes),
+    /// To the nodes of its keys.
+    Keys,
+    Node(usize),
+    Lease(LeaseId),
+}
+
+impl ThreadEngine {
+    pub fn start(py: Python<'_>, python: &PythonLoop) -> PyResult<Self> {
+        let background = Background::get()?;
+        // Whoever starts another loop in an exit handler is heard, too.
+        SILENCED.store(false, Ordering::SeqCst);
+        let locals = TaskLocals::new(python.event_loop.bind(py).clone()).copy_context(py)?;
+        let bell = Arc::new(Bell { locals, turn: python.turn.clone_ref(py) });
+        let outbox = Arc::new(Outbox {
+            messages: Mutex::default(),
+            rung: AtomicBool::new(false),
+            runtime: background.runtime(),
+            bell: Mutex::new(Some(bell)),
+        });
+        Ok(Self {
+            background: RefCell::new(Some(background)),
+            outgoing: RefCell::default(),
+            last_batch: Cell::new(0),
+            flush_scheduled: Cell::new(false),
+            outbox,
+            waiters: RefCell::default(),
+            next_ticket: Cell::new(0),
+        })
+    }
+
+    pub fn open(&self, session: u64, addresses: Vec<Address>, config: ClusterConfig) {
+        let outbox = self.outbox.clone();
+        self.post(move |cores| {
+            let on_health = move |change| outbox.push(Message::Health { session, change });
+            let cluster = Cluster::new(&cores.context, addresses, &config, on_health);
+            cores.clusters.borrow_mut().insert(session, cluster);
+        });
+    }
+
+    /// Everybody who waits is told.
+    pub fn close(&self, py: Python<'_>, session: u64) {
+        self.call(py, move |cores| {
+            cores.context.flush();
+            let closed = cores.clusters.borrow_mut().remove(&session);
+            if let Some(cluster) = closed {
+                cluster.close();
+            }
+        });
+        self.collect();
+    }
+
+    pub fn submit(
+        &self,
+        session: u64,
+        route: Route,
+        request: OwnedRequest,
+        waiter: PyWaiter,
+        deadline: Option<Instant>,
+    ) {
+        self.post_request(session, waiter, move |cores, cluster, record| {
+            let deadline = cores.context.deadline_at(deadline);
+            if let Err(error) = send(cluster, route, request, record, deadline) {
+                record.end(End::NoNodes(error));
+            }
+        });
+    }
+
+    pub fn lease(&self, session: u64, lease: LeaseId, waiter: PyWaiter, deadline: Option<Instant>) {
+        self.post_request(session, waiter, move |cores, cluster, record| {
+            let deadline = cores.context.deadline_at(deadline);
+            cluster.pool(0).lease(lease, record.line(None), deadline);
+        });
+    }
+
+    /// Has `job` done with the cluster of a session, if it is still there.
+    pub fn post_to(&self, session: u64, job: impl FnOnce(&Cluster<Recorder>) + Send + 'static) {
+        self.post(move |cores| {
+            let cluster = cores.clusters.borrow().get(&session).cloned();
+            if let Some(cluster) = cluster {
+                job(&cluster);
+            }
+        });
+    }
+
+    /// As [`Self::post_to`], and waits for the result.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        session: u64,
+        question: impl FnOnce(&Cluster<Recorder>) -> T + Send + 'static,
+    ) -> PyResult<T> {
+        let answer = self.call(py, move |cores| {
+            let cluster = cores.clusters.borrow().get(&session).cloned();
+            cluster.map(|cluster| question(&cluster))
+        });
+        answer.flatten().ok_or_else(errors::internal)
+    }
+
+    /// Tells the waiters what came for them.
+    pub fn collect(&self) {
+        for message in self.outbox.take() {
+            match message {
+                Message::Ended { ticket, events, end } => {
+                    let waiter = self.waiters.borrow_mut().remove(&ticket);
+                    if let Some(waiter) = waiter {
+                        play_back(events, end, waiter);
+                    }
+                }
+                Message::Health { session, change } => completion::health_changed(session, change),
+            }
+        }
+    }
+
+    /// Leaves the thread, which ends if nobody else needs it.
+    pub fn stop(&self, py: Python<'_>) {
+        self.flush();
+        let background = self.background.take();
+        py.detach(|| drop(background));
+        self.collect();
+        for (_, waiter) in self.waiters.take() {
+            waiter.fail_with(Outcome::Internal);
+        }
+        let bell = self.outbox.bell.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(bell);
+    }
+
+    fn post_request(
+        &self,
+        session: u64,
+        waiter: PyWaiter,
+        submit: impl FnOnce(&Cores, &Cluster<Recorder>, &Rc<Record>) + Send + 'static,
+    ) {
+        let ticket = self.next_ticket.get();
+        self.next_ticket.set(ticket + 1);
+        let abandoned = waiter.watch_abandoned();
+        self.waiters.borrow_mut().insert(ticket, waiter);
+        let outbox = self.outbox.clone();
+        self.post(move |cores| {
+            let record = Record::new(ticket, outbox, abandoned);
+            let cluster = cores.clusters.borrow().get(&session).cloned();
+            if let Some(cluster) = cluster {
+                submit(cores, &cluster, &record);
+            }
+        });
+    }
+
+    fn post(&self, job: impl FnOnce(&Cores) + Send + 'static) {
+        self.outgoing.borrow_mut().push(Box::new(job));
+    }
+
+    pub fn is_flush_scheduled(&self) -> bool {
+        self.flush_scheduled.get()
+    }
+
+    /// A lone request leaves at once if recent ones came alone too, else with the others of its iteration.
+    pub fn schedule_flush(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
+        let count = self.outgoing.borrow().len();
+        if count == 0 || self.flush_scheduled.get() {
+            return Ok(());
+        }
+        if count == 1 && self.last_batch.get() <= 1 && self.waiters.borrow().len() <= 1 {
+            self.flush();
+            return Ok(());
+        }
+        python.call_soon.call1(py, (&python.flush,))?;
+        // Only when the loop has taken the callback.
+        self.flush_scheduled.set(true);
+        Ok(())
+    }
+
+    pub fn flush(&self) {
+        self.flush_scheduled.set(false);
+        let batch = self.outgoing.take();
+        self.last_batch.set(batch.len());
+        if let Some(background) = self.background.borrow().as_ref().filter(|_| !batch.is_empty()) {
+            background.post(batch);
+        }
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        job: impl FnOnce(&Cores) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.flush();
+        let background = self.background.borrow().clone()?;
+        background.call(py, job)
+    }
+}
+
+/// On the core's thread.
+fn send(
+    cluster: &Cluster<Recorder>,
+    route: Route,
+    request: OwnedRequest,
+    record: &Rc<Record>,
+    deadline: Tick,
+) -> Result<(), ClusterError> {
+    match (route, request) {
+        (Route::Key(key), request) => {
+            let node = cluster.index_for(Key::trusted(&key))?;
+            cluster.pool(node).submit_owned(request, record.line(None), deadline);
+        }
+        (Route::Keys, OwnedRequest::Retrieval { verb, keys }) => {
+            let all: Vec<Key<'_>> = keys.iter().map(|key| Key::trusted(key)).collect();
+            let lines = cluster.lines_for(&all)?;
+            record.expect_lines(lines.len());
+            for (node, positions) in lines {
+                let keys = positions.iter().map(|at| keys[*at].clone()).collect();
+                let line = record.line(Some(positions));
+                let request = OwnedRequest::Retrieval { verb, keys };
+                cluster.pool(node).submit_owned(request, line, deadline);
+            }
+        }
+        (Route::Keys, request) => {
+            cluster.pool(0).submit_owned(request, record.line(None), deadline);
+        }
+        (Route::Node(node), request) => {
+            cluster.pool(node).submit_owned(request, record.line(None), deadline);
+        }
+        (Route::Lease(lease), request) => {
+            cluster.pool(0).submit_leased(lease, request, record.line(None), deadline);
+        }
+    }
+    Ok(())
+}

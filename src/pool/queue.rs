@@ -1,0 +1,188 @@
+//! What waits for a connection: requests, first come first served, and those who want one of their own.
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::connection::Connection;
+use super::pool::{LeaseId, Waiter};
+use crate::protocol::{NEVER, OwnedRequest, Reply, Request, Sink, Tick, Verb, encode};
+
+/// A request on its way into the pool.
+pub(super) enum Outgoing<'a> {
+    Borrowed(&'a Request<'a>),
+    Owned(OwnedRequest),
+}
+
+impl Outgoing<'_> {
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Borrowed(request) => request.payload_len(),
+            Self::Owned(request) => request.payload_len(),
+        }
+    }
+
+    /// Whether a key that is asked for is one of these.
+    pub fn asks_for(&self, is_one: impl Fn(&[u8]) -> bool) -> bool {
+        match self {
+            Self::Borrowed(Request::Retrieval { keys, .. }) => {
+                keys.iter().any(|key| is_one(key.as_bytes()))
+            }
+            Self::Owned(OwnedRequest::Retrieval { keys, .. }) => keys.iter().any(|key| is_one(key)),
+            _ => false,
+        }
+    }
+
+    pub fn push<W: Sink>(self, to: &mut Connection<W>, waiter: W, deadline: Tick) {
+        match self {
+            Self::Borrowed(request) => to.push(request, waiter, deadline),
+            Self::Owned(request) => to.push_owned(&request, waiter, deadline, false),
+        }
+    }
+
+    fn into_owned(self) -> OwnedRequest {
+        match self {
+            Self::Borrowed(request) => owned(request),
+            Self::Owned(request) => request,
+        }
+    }
+}
+
+/// Copies what a request borrows.
+pub fn owned(request: &Request<'_>) -> OwnedRequest {
+    match request {
+        Request::Retrieval { verb, keys } => OwnedRequest::Retrieval {
+            verb: *verb,
+            keys: keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
+        },
+        Request::Command(command) => {
+            let mut wire = BytesMut::new();
+            encode(command, &mut wire);
+            OwnedRequest::Encoded { verb: request.verb(), wire: wire.freeze() }
+        }
+    }
+}
+
+pub(super) struct Queued<W> {
+    pub request: OwnedRequest,
+    pub waiter: W,
+    pub deadline: Tick,
+    pub retried: bool,
+}
+
+/// Invariant: `bytes == sum(request.payload_len())`.
+pub(super) struct Queue<W> {
+    waiting: VecDeque<Queued<W>>,
+    bytes: usize,
+}
+
+impl<W: Waiter> Queue<W> {
+    pub fn new() -> Self {
+        Self { waiting: VecDeque::new(), bytes: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn push_back(&mut self, outgoing: Outgoing<'_>, waiter: W, deadline: Tick) {
+        let request = outgoing.into_owned();
+        self.bytes += request.payload_len();
+        self.waiting.push_back(Queued { request, waiter, deadline, retried: false });
+    }
+
+    /// For what waited before all others, and must go on now.
+    pub fn push_front(&mut self, queued: Queued<W>) {
+        self.bytes += queued.request.payload_len();
+        self.waiting.push_front(queued);
+    }
+
+    /// The next one that somebody still waits for.
+    pub fn pop(&mut self) -> Option<Queued<W>> {
+        loop {
+            let queued = self.waiting.pop_front()?;
+            self.bytes -= queued.request.payload_len();
+            if !queued.waiter.is_abandoned() {
+                return Some(queued);
+            }
+            // Not sent; whoever asked went away, and the waiter expects to be told.
+            queued.waiter.reply(&Reply::End);
+        }
+    }
+
+    /// Hands out those whose deadline is at or before `now`, and says when the next one is.
+    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W, Verb)) -> Tick {
+        if self.waiting.iter().any(|queued| queued.deadline <= now) {
+            for queued in std::mem::take(&mut self.waiting) {
+                if queued.deadline <= now {
+                    self.bytes -= queued.request.payload_len();
+                    expired(queued.waiter, queued.request.verb());
+                } else {
+                    self.waiting.push_back(queued);
+                }
+            }
+        }
+        self.waiting.iter().map(|queued| queued.deadline).min().unwrap_or(NEVER)
+    }
+
+    /// Everybody, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = W> {
+        self.bytes = 0;
+        self.waiting.drain(..).map(|queued| queued.waiter)
+    }
+}
+
+/// Those who wait for a connection of their own, first come first served.
+pub(super) struct LeaseQueue<W>(VecDeque<(LeaseId, W, Tick)>);
+
+impl<W: Waiter> LeaseQueue<W> {
+    pub fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn push(&mut self, lease: LeaseId, waiter: W, deadline: Tick) {
+        self.0.push_back((lease, waiter, deadline));
+    }
+
+    /// Forgets those at the front that nobody waits for any more.
+    pub fn skip_abandoned(&mut self) {
+        while self.0.front().is_some_and(|(_, waiter, _)| waiter.is_abandoned()) {
+            if let Some((_, waiter, _)) = self.0.pop_front() {
+                waiter.reply(&Reply::End);
+            }
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<(LeaseId, W)> {
+        self.0.pop_front().map(|(lease, waiter, _)| (lease, waiter))
+    }
+
+    /// As [`Queue::expire`].
+    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W)) -> Tick {
+        if self.0.iter().any(|(_, _, deadline)| *deadline <= now) {
+            for (lease, waiter, deadline) in std::mem::take(&mut self.0) {
+                if deadline <= now {
+                    expired(waiter);
+                } else {
+                    self.0.push_back((lease, waiter, deadline));
+                }
+            }
+        }
+        self.0.iter().map(|(_, _, deadline)| *deadline).min().unwrap_or(NEVER)
+    }
+
+    pub fn drain(&mut self) -> impl Iterator<Item = W> {
+        self.0.drain(..).map(|(_, waiter, _)| waiter)
+    }
+}
