@@ -65,6 +65,8 @@ class ConnectionPoolMetrics:
     requests_retried: int = 0
     """Reads that were asked again after their connection was lost."""
     requests_timed_out: int = 0
+    protocol_errors: int = 0
+    """Connections that were closed because what came was no reply to what was asked."""
     bytes_read: int = 0
     bytes_written: int = 0
 

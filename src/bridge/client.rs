@@ -526,6 +526,7 @@ fn metrics_dict<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, 
         ("requests_abandoned", metrics.requests_abandoned),
         ("requests_retried", metrics.requests_retried),
         ("requests_timed_out", metrics.requests_timed_out),
+        ("protocol_errors", metrics.protocol_errors),
         ("bytes_read", metrics.bytes_read),
         ("bytes_written", metrics.bytes_written),
     ] {

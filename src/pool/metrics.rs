@@ -24,6 +24,8 @@ pub struct Metrics {
     /// Reads that were asked again on another connection.
     pub requests_retried: u64,
     pub requests_timed_out: u64,
+    /// Connections that were closed because what came was no reply to what was asked.
+    pub protocol_errors: u64,
     pub bytes_read: u64,
     pub bytes_written: u64,
     pub create_connection: Option<ConnectLatency>,

@@ -579,6 +579,7 @@ impl<W: Waiter> Shared<W> {
         state.health.remember(cause);
         // A server that only greets, or sends its errors to everybody, is not to be dialled at once.
         let is_garbage = matches!(cause, Cause::Protocol(_));
+        state.metrics.protocol_errors += u64::from(is_garbage);
         let by_holder = matches!(cause, Cause::ClosedByHolder);
         if (entry.connection.answered() == 0 && !by_holder) || is_garbage {
             state.health.failed();

@@ -476,6 +476,7 @@ class TestMetrics:
             "requests_abandoned",
             "requests_retried",
             "requests_timed_out",
+            "protocol_errors",
             "bytes_read",
             "bytes_written",
         ]

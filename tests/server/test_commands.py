@@ -653,7 +653,7 @@ class TestNoreplyErrors:
         await asyncio.gather(*(client.set(name, name) for name in names))
         await client.set(key, b"no number")
         bad = 0
-        for n in range(3000):
+        for n in range(20_000):
             name = names[n % 50]
             if n % 7 == 0:
                 await client.increment(key, 1, noreply=True)

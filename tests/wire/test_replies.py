@@ -225,6 +225,8 @@ async def check_garbage(garbage, *calls):
             assert SECRET.decode() not in f"{error} {error!r}"
         assert (await client.get(b"next")).value == value_of(b"next")
         assert server.accepted == 2
+        metrics = client.cluster_managment().connection_pool_metrics()[server.address]
+        assert metrics.protocol_errors == 1
 
 
 @within(20)
