@@ -1,5 +1,7 @@
 """The pool of connections to one node, for those who want whole connections."""
 
+import asyncio
+import contextlib
 import dataclasses
 import logging
 import warnings
@@ -10,6 +12,7 @@ from types import TracebackType
 from ._address import Address
 from ._arguments import Value, address_text, check_credentials, check_limits, endpoint
 from ._emcache import CoreClient, CoreLease
+from ._errors import AuthenticationError
 from .default_values import (
     DEFAULT_CONNECTION_TIMEOUT,
     DEFAULT_MAX_CONNECTIONS,
@@ -17,6 +20,7 @@ from .default_values import (
     DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
     DEFAULT_SSL,
     DEFAULT_SSL_VERIFY,
+    DEFAULT_TIMEOUT,
 )
 
 logger = logging.getLogger(__name__)
@@ -135,6 +139,8 @@ class ConnectionPool:
             raise NotImplementedError("ssl and credentials: not implemented yet")
         self._address = address
         self._limits = (min_connections, max_connections)
+        self._grace = DEFAULT_TIMEOUT if timeout is None else timeout
+        self._last_metrics: ConnectionPoolMetrics | None = None
         self._on_healthy_status_change_cb = on_healthy_status_change_cb
         # The core must not keep its pool alive: it would never be seen that nobody closed it.
         pool = weakref.ref(self)
@@ -178,8 +184,30 @@ class ConnectionPool:
             logger.exception("on_healthy_status_change_cb of %r failed", self)
 
     async def close(self) -> None:
-        """Close all connections, leased ones too; calls under way fail. Idempotent."""
-        self._core.close()
+        """Close all connections, leased ones too; calls under way fail. Idempotent.
+
+        Waits, at most for ``timeout`` (1 s if there is none), for commands that nobody waits for.
+        """
+        try:
+            if self._core.noreply_unanswered:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._grace):
+                        await self._core.drain()
+        finally:
+            if not self._core.closed:
+                self._last_metrics = self._ended(self.metrics())
+            self._core.close()
+
+    def _ended(self, metrics: ConnectionPoolMetrics) -> ConnectionPoolMetrics:
+        return dataclasses.replace(
+            metrics,
+            cur_connections=0,
+            connections_closed=metrics.connections_closed + metrics.cur_connections,
+            connections_leased=0,
+            requests_in_flight=0,
+            requests_queued=0,
+            requests_abandoned=0,
+        )
 
     def create_connection_context(self) -> "ConnectionContext":
         """Lease a connection: ``async with pool.create_connection_context() as connection``.
@@ -195,7 +223,9 @@ class ConnectionPool:
         return ConnectionContext(self)
 
     def metrics(self) -> ConnectionPoolMetrics:
-        """Counters since the pool was made; a copy."""
+        """Counters since the pool was made, up to when it was closed; a copy."""
+        if self._last_metrics is not None:
+            return dataclasses.replace(self._last_metrics)
         return metrics_of(self._core, 0)
 
     @property
@@ -209,11 +239,13 @@ class ConnectionContext:
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
+        self._entered = False
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> "Connection":
-        if self._connection is not None:
+        if self._entered:
             raise RuntimeError("this context was entered already")
+        self._entered = True
         # The one reference until it is returned: a cancellation on the way gives it back.
         self._connection = Connection(self._pool, await self._pool._core.lease())
         return self._connection
@@ -313,7 +345,17 @@ class Connection:
 
     async def auth_command(self, username: str, password: str) -> bytearray | None:
         """Log in as to ``memcached -Y``: ``STORED``, or why not (that ends the connection)."""
-        return await self._core.auth(f"{username} {password}".encode())
+        return await self._core.auth(username, password)
+
+    async def auth(self, username: str, password: str) -> None:
+        """Log in as :meth:`auth_command` does.
+
+        Raises:
+            AuthenticationError: the server refused it, or asks for no login.
+        """
+        reply = await self.auth_command(username, password)
+        if reply != b"STORED":
+            raise AuthenticationError(f"the server answered {bytes(reply or b'')!r} to a login")
 
     async def autodiscovery(self) -> tuple[bool, int, list[tuple[str, str, int]]]:
         """Ask a hosted cluster for its nodes: ``(True, version, [(host, ip, port), ...])``.
@@ -325,7 +367,11 @@ class Connection:
     async def _gather(
         self, keys: Iterable[bytes], ask: Callable[[list[bytes]], Awaitable[Fetched]]
     ) -> Fetched:
-        asked = [ask(some) for some in _lines(list(keys))]
+        lines = _lines(list(keys))
+        if len(lines) > 1:
+            # All before the first is sent.
+            self._core.check_keys(list(keys))
+        asked = [ask(some) for some in lines]
         keys_found, values, flags, cas, error = await asked[0]
         for line in asked[1:]:
             more = await line

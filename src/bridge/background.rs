@@ -1,7 +1,7 @@
 //! The one thread on which the core runs where event loops cannot drive it.
 //!
 //! It never takes the interpreter's lock and never waits for a loop, so loops may wait for it. It ends
-//! when the last driver that uses it does. Its runtime is pyo3-asyncio's, so that there is one per process.
+//! when the last driver that uses it does. Its runtime is also pyo3-asyncio's: there is one in a process.
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -119,27 +119,22 @@ async fn run(mut inbox: mpsc::UnboundedReceiver<Vec<Job>>) {
     }
 }
 
-/// pyo3-asyncio keeps its runtime for ever, but in a child its driver is in use by a thread that is not
-/// there.
+/// The runtime is made once and for ever, in a child of a fork once more: its driver is in use there by a
+/// thread that is not. The first is pyo3-asyncio's too, which would panic where it cannot make one.
 fn runtime() -> std::io::Result<&'static Runtime> {
-    static OF_CHILD: Mutex<Option<(u64, &'static Runtime)>> = Mutex::new(None);
-    let builder = || {
-        let mut builder = Builder::new_current_thread();
-        builder.enable_all().thread_name("emcache-aux").thread_keep_alive(Duration::from_secs(1));
-        builder
-    };
+    static MADE: Mutex<Option<(u64, &'static Runtime)>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let forks = registry::forks();
-    if forks == 0 {
-        pyo3_asyncio::tokio::init(builder());
-        return Ok(pyo3_asyncio::tokio::get_runtime());
+    if let Some((made_after, runtime)) = *made
+        && made_after == forks
+    {
+        return Ok(runtime);
     }
-    let mut of_child = OF_CHILD.lock().unwrap_or_else(PoisonError::into_inner);
-    match *of_child {
-        Some((made_after, runtime)) if made_after == forks => Ok(runtime),
-        _ => {
-            let runtime: &'static Runtime = Box::leak(Box::new(builder().build()?));
-            *of_child = Some((forks, runtime));
-            Ok(runtime)
-        }
-    }
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().thread_name("emcache-aux").thread_keep_alive(Duration::from_secs(1));
+    let runtime: &'static Runtime = Box::leak(Box::new(builder.build()?));
+    // Refused in a child: the parent's stays there.
+    let _ = pyo3_asyncio::tokio::init_with_runtime(runtime);
+    *made = Some((forks, runtime));
+    Ok(runtime)
 }

@@ -118,7 +118,7 @@ impl CoreClient {
         if self.forks != registry::forks() || self.gone.load(Ordering::Acquire) {
             return;
         }
-        if !self.closed.swap(true, Ordering::AcqRel) && !registry::close_session(py, self.id) {
+        if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
             registry::abandon(self.as_abandoned());
             // A loop that is closed calls nobody; its thread sees to it when it next comes by.
             let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));

@@ -57,8 +57,18 @@ pub enum Outcome {
 }
 
 enum Completion {
-    Answer { future: Py<OpFuture>, outcome: Outcome },
-    Health { session: u64, change: HealthChange },
+    Answer {
+        future: Py<OpFuture>,
+        outcome: Outcome,
+    },
+    Health {
+        session: u64,
+        change: HealthChange,
+    },
+    /// Nobody needs the session any more.
+    Close {
+        session: u64,
+    },
 }
 
 // Never dropped, as the cores are not: see `registry`.
@@ -79,6 +89,10 @@ pub fn is_pending() -> bool {
     COMPLETIONS.with(|all| !all.borrow().is_empty())
 }
 
+pub fn close(session: u64) {
+    COMPLETIONS.with(|all| all.borrow_mut().push(Completion::Close { session }));
+}
+
 /// Leaves them to nobody: they are of the process that this one was forked from.
 pub fn forget_all() {
     std::mem::forget(COMPLETIONS.with(|all| all.take()));
@@ -94,21 +108,26 @@ pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
     let mut stopped = Ok(());
     let mut delivering = batch.drain(..);
     for completion in delivering.by_ref() {
-        let (future, outcome) = match completion {
-            Completion::Answer { future, outcome } => (future, outcome),
+        let (told, future) = match completion {
+            Completion::Answer { future, outcome } => {
+                (resolve(future.bind(py), outcome, wake), Some(future))
+            }
             Completion::Health { session, change } => {
-                registry::tell_health(py, session, change);
-                continue;
+                (registry::tell_health(py, session, change), None)
+            }
+            Completion::Close { session } => {
+                registry::close_session(py, session);
+                (Ok(()), None)
             }
         };
-        let future = future.bind(py);
-        let Err(error) = resolve(future, outcome, wake) else { continue };
+        let Err(error) = told else { continue };
         if !error.is_instance_of::<PyException>(py) {
             stopped = Err(error);
             break;
         }
-        if !is_loop_closed(future) {
-            error.write_unraisable(py, Some(future));
+        let future = future.as_ref().map(|future| future.bind(py));
+        if !future.is_some_and(is_loop_closed) {
+            error.write_unraisable(py, future.map(Bound::as_any));
         }
     }
     let rest: Vec<Completion> = delivering.collect();

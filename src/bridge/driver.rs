@@ -3,14 +3,16 @@
 //! What is the same for both is here: who belongs to the loop, and the one callback in which results
 //! become results of futures. It is called on the loop's thread, so nothing here is shared or locked.
 use std::cell::{Cell, RefCell};
+use std::env::VarError;
 use std::rc::{Rc, Weak};
 
-use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyNotImplementedError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::completion;
+use super::exit;
 use super::future::{OpFuture, Wake};
 use super::loop_driver::LoopEngine;
 use super::registry;
@@ -76,8 +78,8 @@ impl Choice {
         match std::env::var("EMCACHE_DRIVER").as_deref() {
             Ok("loop") => Ok(Self::Loop),
             Ok("thread") => Ok(Self::Thread),
-            Ok("") | Err(_) => Ok(Self::Auto),
-            Ok(_) => Err(PyValueError::new_err("EMCACHE_DRIVER must be 'loop' or 'thread'")),
+            Ok("") | Err(VarError::NotPresent) => Ok(Self::Auto),
+            _ => Err(PyValueError::new_err("EMCACHE_DRIVER must be 'loop' or 'thread'")),
         }
     }
 }
@@ -100,7 +102,8 @@ impl Driver {
             Choice::Thread => Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?)),
             Choice::Auto => match LoopEngine::start(py, &python) {
                 Ok(engine) => Engine::Loop(engine),
-                Err(error) if cannot_watch(py, &error) => {
+                // The loop, or the platform, does not let descriptors be watched.
+                Err(error) if error.is_instance_of::<PyNotImplementedError>(py) => {
                     log_fallback(py, &error)?;
                     Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?))
                 }
@@ -184,6 +187,9 @@ impl Driver {
 
     /// Sees to it that what the last call into the core left to do is done.
     pub fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        if exit::is_frozen() {
+            return Ok(());
+        }
         if self.turning.get() {
             // The turn that woke the caller goes on when all are back, and sees to it.
             return Ok(());
@@ -220,6 +226,7 @@ impl Driver {
     }
 
     fn turn(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(_under_way) = exit::Turn::begin() else { return Ok(()) };
         self.turn_scheduled.set(false);
         match &self.engine {
             Engine::Loop(engine) => engine.turn(),
@@ -249,11 +256,6 @@ impl Driver {
             Engine::Thread(engine) => engine.stop(py),
         }
     }
-}
-
-/// Whether it is the loop, or the platform, that does not let its descriptors be watched.
-fn cannot_watch(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PyNotImplementedError>(py) || error.is_instance_of::<PyOSError>(py)
 }
 
 fn log_fallback(py: Python<'_>, error: &PyErr) -> PyResult<()> {

@@ -61,9 +61,7 @@ impl CoreLease {
             return;
         }
         if let Some(session) = registry::session(self.session) {
-            if let Err(error) = session.release(py, self.lease) {
-                error.write_unraisable(py, None);
-            }
+            session.release_silently(py, self.lease);
             return;
         }
         let (session, lease, gone) = (self.session, Some(self.lease), self.gone.clone());
@@ -255,7 +253,21 @@ impl CoreLease {
         self.ask(py, Command::ConfigGetCluster)
     }
 
-    fn auth(&self, py: Python<'_>, credentials: &[u8]) -> Awaitable {
-        self.ask(py, Command::Auth { credentials })
+    /// Neither may contain what ends a line, nor the name a space.
+    fn auth(&self, py: Python<'_>, username: &str, password: &str) -> Awaitable {
+        if username.is_empty() || username.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(PyValueError::new_err("username must not be empty or contain whitespace"));
+        }
+        if password.contains(char::is_control) {
+            return Err(PyValueError::new_err("password must not contain control characters"));
+        }
+        let credentials = format!("{username} {password}");
+        self.ask(py, Command::Auth { credentials: credentials.as_bytes() })
+    }
+
+    /// Whether all of these may be asked for.
+    #[staticmethod]
+    fn check_keys(keys: Vec<Object<'_>>) -> PyResult<()> {
+        keys.iter().try_for_each(|key| convert::key(key).map(drop))
     }
 }

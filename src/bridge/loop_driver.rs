@@ -3,10 +3,11 @@
 //! The loop watches Tokio's descriptor and calls `turn`; requests that are to travel together are
 //! written by `flush`, once per iteration.
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::task::Waker;
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::PyNotImplementedError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use tokio::time::Instant;
@@ -54,8 +55,9 @@ impl LoopEngine {
             postponed: postponed.clone(),
             wants_flush: wants_flush.clone(),
         };
-        let runtime = TurnRuntime::new(inbox, postponed).map_err(|error| {
-            PyOSError::new_err(format!("the event loop cannot drive emcache's runtime: {error}"))
+        let runtime = TurnRuntime::new(inbox, postponed).map_err(|error| match error.kind() {
+            io::ErrorKind::Unsupported => PyNotImplementedError::new_err(error.to_string()),
+            _ => PyErr::from(error),
         })?;
         let watch = (runtime.fd(), &python.turn);
         if let Err(error) = python.event_loop.call_method1(py, intern!(py, "add_reader"), watch) {

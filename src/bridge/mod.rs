@@ -8,6 +8,7 @@ mod completion;
 mod convert;
 mod driver;
 mod errors;
+mod exit;
 mod future;
 mod item;
 mod lease;

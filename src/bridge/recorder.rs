@@ -39,6 +39,7 @@ pub struct Record {
 pub enum Message {
     Ended { ticket: Ticket, events: Vec<Event>, end: End },
     Health { session: u64, change: HealthChange },
+    Close { session: u64 },
 }
 
 pub enum Event {

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 
 use super::completion;
 use super::driver::Driver;
+use super::exit;
 use super::session::Session;
 use super::thread_driver;
 use crate::cluster::HealthChange;
@@ -57,6 +58,7 @@ pub fn after_fork_in_child() {
     std::mem::forget(DRIVERS.with(|all| all.take()));
     super::completion::forget_all();
     thread_driver::after_fork_in_child();
+    exit::after_fork_in_child();
     // Another thread of the parent's may have held the lock; then the child never gets it.
     if let Ok(mut abandoned) = ABANDONED.try_lock() {
         abandoned.clear();
@@ -95,29 +97,23 @@ pub fn close_abandoned(py: Python<'_>) {
     if !ANY_ABANDONED.load(Ordering::Acquire) {
         return;
     }
-    // The lock is not held while sessions are closed: that may run Python, which may abandon more.
-    let Ok(mut abandoned) = ABANDONED.lock().map(|mut list| std::mem::take(&mut *list)) else {
-        return;
-    };
-    abandoned.retain(|what| !is_settled(py, what));
-    if let Ok(mut list) = ABANDONED.lock() {
-        list.append(&mut abandoned);
-        ANY_ABANDONED.store(!list.is_empty(), Ordering::Release);
-    }
-}
-
-fn is_settled(py: Python<'_>, what: &Abandoned) -> bool {
-    if what.gone.load(Ordering::Acquire) {
-        return true;
-    }
-    match (what.lease, session(what.session)) {
-        (None, _) => close_session(py, what.session),
-        (Some(_), None) => false,
-        (Some(lease), Some(session)) => {
-            if let Err(error) = session.release(py, lease) {
-                error.write_unraisable(py, None);
+    // The lock is not held while they are closed: that may run Python, which may abandon more. What is of
+    // other threads stays where these find it.
+    let Ok(mut list) = ABANDONED.lock() else { return };
+    let (of_others, ours): (Vec<_>, Vec<_>) = std::mem::take(&mut *list)
+        .into_iter()
+        .filter(|what| !what.gone.load(Ordering::Acquire))
+        .partition(|what| session(what.session).is_none());
+    *list = of_others;
+    ANY_ABANDONED.store(!list.is_empty(), Ordering::Release);
+    drop(list);
+    for Abandoned { session: id, lease, .. } in ours {
+        match (lease, session(id)) {
+            (None, _) => {
+                abandon_session(py, id);
             }
-            true
+            (Some(lease), Some(session)) => session.release_silently(py, lease),
+            (Some(_), None) => {}
         }
     }
 }
@@ -137,6 +133,7 @@ fn close_orphaned(py: Python<'_>) {
 /// Closes all sessions of this thread; called when the interpreter is about to end.
 #[pyfunction]
 pub fn close_all(py: Python<'_>) {
+    exit::freeze_others(py);
     close_here(py);
     thread_driver::silence_bells(py);
 }
@@ -185,11 +182,25 @@ pub fn session(id: u64) -> Option<Rc<Session>> {
     SESSIONS.with(|all| all.borrow().get(&id).cloned())
 }
 
-pub fn tell_health(py: Python<'_>, id: u64, change: HealthChange) {
-    let Some(session) = session(id) else { return };
-    if let Err(error) = session.on_health.call1(py, (change.node, change.healthy)) {
+/// An error is one of the user's callback.
+pub fn tell_health(py: Python<'_>, id: u64, change: HealthChange) -> PyResult<()> {
+    let Some(session) = session(id) else { return Ok(()) };
+    session.on_health.call1(py, (change.node, change.healthy))?;
+    Ok(())
+}
+
+/// Closes a session of this thread that nobody holds any more, once its commands that nobody waits for are
+/// answered: to close a socket with answers to come makes the server drop what it has not read.
+pub fn abandon_session(py: Python<'_>, id: u64) -> bool {
+    let Some(known) = session(id) else { return false };
+    if known.no_replies.unanswered.get() == 0 || known.driver.is_loop_closed(py) {
+        return close_session(py, id);
+    }
+    known.close_later();
+    if let Err(error) = known.driver.settle(py) {
         error.write_unraisable(py, None);
     }
+    true
 }
 
 /// Closes a session of this thread; `false` if it is not here.

@@ -158,7 +158,11 @@ async fn empty_bell(ring: UnixStream) {
 
 /// Tokio does not give its epoll descriptor away, but the kernel says which one watches `fd`.
 fn epoll_watching(fd: RawFd) -> io::Result<RawFd> {
-    for entry in std::fs::read_dir("/proc/self/fd")? {
+    let unsupported = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => io::ErrorKind::Unsupported.into(),
+        _ => error,
+    };
+    for entry in std::fs::read_dir("/proc/self/fd").map_err(unsupported)? {
         let entry = entry?;
         // A process may have thousands of descriptors: open the info of the few that are epolls.
         let is_epoll = std::fs::read_link(entry.path())

@@ -24,6 +24,9 @@ use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Ti
 /// caller is slowed down to what the server does.
 const MAX_UNANSWERED_NO_REPLIES: usize = 1024;
 
+/// An abandoned session waits at most this long for answers.
+const CLOSE_AFTER: Duration = Duration::from_secs(1);
+
 pub type Awaitable = PyResult<Py<OpFuture>>;
 
 pub struct Session {
@@ -124,6 +127,23 @@ impl Session {
                 cluster.close();
             }
             Core::There(engine) => engine.close(py, self.id),
+        }
+    }
+
+    /// Closes when all commands that nobody waits for are answered, or after a while.
+    pub fn close_later(&self) {
+        self.no_replies.closes.set(Some(self.id));
+        let id = self.id;
+        match &self.core {
+            Core::Here { context, .. } => {
+                context.flush();
+                let timer = context.clone();
+                context.spawn(async move {
+                    timer.sleep(CLOSE_AFTER).await;
+                    completion::close(id);
+                });
+            }
+            Core::There(engine) => engine.close_after(id, CLOSE_AFTER),
         }
     }
 
@@ -269,6 +289,15 @@ impl Session {
     pub fn release(&self, py: Python<'_>, lease: LeaseId) -> PyResult<()> {
         self.tell(move |nodes| nodes.release(lease));
         self.driver.settle(py)
+    }
+
+    /// As `release`, where nobody can be told of an error.
+    pub fn release_silently(&self, py: Python<'_>, lease: LeaseId) {
+        if let Err(error) = self.release(py, lease)
+            && !self.driver.is_loop_closed(py)
+        {
+            error.write_unraisable(py, None);
+        }
     }
 
     pub fn close_leased(&self, py: Python<'_>, lease: LeaseId) -> PyResult<()> {

@@ -107,7 +107,9 @@ impl Outbox {
             let _ = Python::try_attach(|py| {
                 let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 // A loop that is closed refuses, and nobody is left to tell.
-                let _ = bell.map(|bell| bell.ring(py));
+                if bell.is_some_and(|bell| bell.ring(py).is_err()) {
+                    self.rung.store(false, Ordering::Release);
+                }
             });
         }
         RINGING.fetch_sub(1, Ordering::SeqCst);
@@ -209,6 +211,18 @@ impl ThreadEngine {
         });
     }
 
+    pub fn close_after(&self, session: u64, delay: Duration) {
+        let outbox = self.outbox.clone();
+        self.post(move |cores| {
+            cores.context.flush();
+            let timer = cores.context.clone();
+            cores.context.spawn(async move {
+                timer.sleep(delay).await;
+                outbox.push(Message::Close { session });
+            });
+        });
+    }
+
     /// Has `job` done with the cluster of a session, if it is still there.
     pub fn post_to(&self, session: u64, job: impl FnOnce(&Cluster<Recorder>) + Send + 'static) {
         self.post(move |cores| {
@@ -244,6 +258,7 @@ impl ThreadEngine {
                     }
                 }
                 Message::Health { session, change } => completion::health_changed(session, change),
+                Message::Close { session } => completion::close(session),
             }
         }
     }

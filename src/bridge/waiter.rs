@@ -111,6 +111,8 @@ pub struct NoReplies {
     pub unanswered: Cell<usize>,
     /// Who waits until none is unanswered.
     pub drained: RefCell<Vec<Py<OpFuture>>>,
+    /// The session to be closed then.
+    pub closes: Cell<Option<u64>>,
     pub errors: Cell<u64>,
 }
 
@@ -142,6 +144,9 @@ impl NoReplies {
         if self.unanswered.get() == 0 {
             for future in self.drained.take() {
                 completion::complete(future, Outcome::Value(py.None()));
+            }
+            if let Some(session) = self.closes.take() {
+                completion::close(session);
             }
         }
     }

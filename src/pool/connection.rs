@@ -13,7 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::error::Cause;
 use super::transport::Io;
-use crate::protocol::{LARGE_VALUE_LEN, Orphan, OwnedRequest, Pipeline, Request, Sink, Tick, Verb};
+use crate::protocol::{
+    Expired, LARGE_VALUE_LEN, Orphan, OwnedRequest, Pipeline, Request, Sink, Tick, Verb,
+};
 
 /// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
 const READ_CHUNK: usize = 64 * 1024;
@@ -92,7 +94,12 @@ impl<S: Sink> Connection<S> {
         self.pipeline.answered()
     }
 
-    /// How many error lines came as answers.
+    /// See [`Pipeline::answered_late`].
+    pub fn answered_late(&self) -> u64 {
+        self.pipeline.answered_late()
+    }
+
+    /// How many error lines came as answers in time.
     pub fn refused(&self) -> u64 {
         self.pipeline.refused()
     }
@@ -196,7 +203,7 @@ impl<S: Sink> Connection<S> {
             }
             match self.pipeline.feed(&self.read_buf, self.written) {
                 Ok(used) => self.read_buf.advance(used),
-                Err(error) => return Poll::Ready(Cause::Protocol(Arc::new(error))),
+                Err(error) => return Poll::Ready(Cause::of(error)),
             }
             if self.pipeline.must_close().is_some() {
                 return Poll::Ready(Cause::StorageRefused);
@@ -242,8 +249,8 @@ impl<S: Sink> Connection<S> {
     }
 
     /// See [`Pipeline::expire`].
-    pub fn expire(&mut self, now: Tick, expired: impl FnMut(S, Verb, Tick)) -> Tick {
-        self.pipeline.expire(now, expired)
+    pub fn expire(&mut self, now: Tick, expired: impl FnMut(Expired<S>)) -> Tick {
+        self.pipeline.expire(now, self.written, expired)
     }
 
     /// Ends the connection: its task finishes, its requests are handed back.

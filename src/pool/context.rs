@@ -222,7 +222,8 @@ async fn expire_members(context: Weak<Context>) {
         strong.armed.set(NEVER);
         // One that panics must not be the last: all deadlines depend on this task.
         let expired = catch_unwind(AssertUnwindSafe(|| strong.expire(strong.now())));
-        let next = expired.unwrap_or(NEVER);
+        let soon = || strong.now().saturating_add(1_000_000_000);
+        let next = expired.unwrap_or_else(|_| soon());
         if next < strong.armed.get() {
             strong.armed.set(next);
         }

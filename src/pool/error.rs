@@ -43,6 +43,8 @@ pub enum Cause {
     NoAnswer,
     Io(Arc<io::Error>),
     Protocol(Arc<ProtocolError>),
+    /// The server is at its limit. It has done nothing of what was asked.
+    TooManyConnections,
     /// `connection_timeout` passed.
     ConnectTimeout(Duration),
     /// The server refused the head of a storage command, so its value may have been run.
@@ -51,6 +53,15 @@ pub enum Cause {
     ClosedByHolder,
     /// A bug of ours.
     Panicked,
+}
+
+impl Cause {
+    pub fn of(error: ProtocolError) -> Self {
+        match error {
+            ProtocolError::TooManyConnections => Self::TooManyConnections,
+            other => Self::Protocol(Arc::new(other)),
+        }
+    }
 }
 
 impl Error {
@@ -109,6 +120,7 @@ impl fmt::Display for Cause {
             Self::NoAnswer => write!(f, "the server stopped answering"),
             Self::Io(error) => write!(f, "{error}"),
             Self::Protocol(error) => write!(f, "{error}"),
+            Self::TooManyConnections => write!(f, "too many open connections at the server"),
             Self::ConnectTimeout(limit) => {
                 write!(f, "no connection within {:?} s", limit.as_secs_f64())
             }

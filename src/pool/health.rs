@@ -1,8 +1,9 @@
 //! Whether a node is fit for use, told by what became of dials, connections and requests.
 //!
 //! A node is unhealthy when it has no connection after [`UNHEALTHY_AFTER`] failures in a row, or when it
-//! is silent: [`UNHEALTHY_AFTER`] requests ended at their deadline, and not a byte came since the first
-//! of them was made, at least [`SILENT_AFTER`] ago.
+//! is silent: [`UNHEALTHY_AFTER`] requests that were sent ended at their deadline, and not a byte came for
+//! [`SILENT_AFTER`] after something was written. What counts is when bytes were written and read, so a
+//! program that was busy elsewhere takes nobody for silent.
 use std::time::Duration;
 
 use super::backoff;
@@ -13,31 +14,30 @@ const UNHEALTHY_AFTER: u32 = 3;
 /// Longer than a busy or swapping server pauses for.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 
+#[derive(Default)]
 pub(super) struct Health {
     unhealthy_since: Option<Tick>,
     /// Failed dials, and connections that died unanswered, since the last answer.
     failures: u32,
+    /// The same, since the last connection that proved good: what dials are paced by.
+    dial_failures: u32,
     last_failure: Option<Cause>,
     /// Requests that ended at their deadline, since the last byte.
     timeouts: u32,
-    silent_since: Tick,
     heard: Tick,
+    /// The first write after that.
+    asked: Option<Tick>,
 }
 
 impl Health {
-    pub fn new() -> Self {
-        Self {
-            unhealthy_since: None,
-            failures: 0,
-            last_failure: None,
-            timeouts: 0,
-            silent_since: 0,
-            heard: 0,
-        }
-    }
-
     pub fn is_healthy(&self) -> bool {
         self.unhealthy_since.is_none()
+    }
+
+    /// Whether a new connection must show that it is answered before anybody gets it.
+    pub fn wants_proof(&self) -> bool {
+        let was_full = matches!(self.last_failure, Some(Cause::TooManyConnections));
+        !self.is_healthy() || (was_full && self.dial_failures > 0)
     }
 
     pub fn last_failure(&self) -> Option<&Cause> {
@@ -47,34 +47,42 @@ impl Health {
     /// A dial failed, or a connection died without one good answer.
     pub fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
+        self.dial_failures = self.dial_failures.saturating_add(1);
     }
 
     pub fn remember(&mut self, cause: &Cause) {
         self.last_failure = Some(cause.clone());
     }
 
+    /// Bytes were written.
+    pub fn asked(&mut self, now: impl FnOnce() -> Tick) {
+        self.asked.get_or_insert_with(now);
+    }
+
     /// Bytes came.
     pub fn heard(&mut self, now: Tick) {
         self.heard = now;
+        self.asked = None;
         self.timeouts = 0;
     }
 
-    /// A good answer came.
-    pub fn answered(&mut self) {
+    /// A good answer came; `is_first`: of its connection.
+    pub fn answered(&mut self, is_first: bool) {
         self.failures = 0;
+        if is_first {
+            self.dial_failures = 0;
+        }
     }
 
-    /// A request that was made at `made` and sent ended at its deadline.
-    pub fn timed_out(&mut self, made: Tick) {
-        if self.timeouts == 0 {
-            self.silent_since = made.max(self.heard);
-        }
+    /// A request that was sent ended at its deadline.
+    pub fn timed_out(&mut self) {
         self.timeouts = self.timeouts.saturating_add(1);
     }
 
     pub fn is_silent(&self, now: Tick, timeout: Duration) -> bool {
         let limit = ticks(timeout.max(SILENT_AFTER));
-        self.timeouts >= UNHEALTHY_AFTER && now.saturating_sub(self.silent_since) >= limit
+        let since = self.asked.unwrap_or(self.heard);
+        self.timeouts >= UNHEALTHY_AFTER && now.saturating_sub(since) >= limit
     }
 
     /// Whether a node that has no connection now is unhealthy.
@@ -89,22 +97,20 @@ impl Health {
         turned
     }
 
-    /// Whether that is a change.
-    pub fn turn_healthy(&mut self) -> bool {
-        self.timeouts = 0;
+    /// A new connection was answered. Whether that is a change.
+    pub fn proved(&mut self, now: Tick) -> bool {
+        self.heard(now);
+        self.answered(true);
         self.unhealthy_since.take().is_some()
     }
 
     /// How long to wait before the next dial.
     pub fn next_dial_after(&self, now: Tick) -> Duration {
-        let delay = backoff::delay(self.failures);
-        match self.unhealthy_since {
-            Some(since) => {
-                let down_for = Duration::from_nanos(now.saturating_sub(since));
-                delay.min(backoff::probe_ceiling(down_for))
-            }
-            None => delay.min(backoff::probe_ceiling(Duration::ZERO)),
-        }
+        let delay = backoff::delay(self.dial_failures);
+        self.unhealthy_since.map_or(delay, |since| {
+            let down_for = Duration::from_nanos(now.saturating_sub(since));
+            delay.min(backoff::probe_ceiling(down_for))
+        })
     }
 }
 
@@ -119,13 +125,18 @@ mod tests {
     const SECOND: Tick = 1_000_000_000;
     const TIMEOUT: Duration = Duration::from_secs(1);
 
+    fn timeouts(health: &mut Health, count: usize) {
+        (0..count).for_each(|_| health.timed_out());
+    }
+
     #[test]
     fn silence_takes_three_timeouts_and_two_seconds() {
-        let mut health = Health::new();
-        health.timed_out(10 * SECOND);
-        health.timed_out(11 * SECOND);
+        let mut health = Health::default();
+        health.asked(|| 10 * SECOND);
+        health.asked(|| 11 * SECOND);
+        timeouts(&mut health, 2);
         assert!(!health.is_silent(13 * SECOND, TIMEOUT));
-        health.timed_out(11 * SECOND);
+        timeouts(&mut health, 1);
         assert!(!health.is_silent(12 * SECOND - 1, TIMEOUT));
         assert!(health.is_silent(12 * SECOND, TIMEOUT));
         // With a longer timeout it takes longer.
@@ -134,23 +145,43 @@ mod tests {
 
     #[test]
     fn a_byte_ends_the_silence() {
-        let mut health = Health::new();
-        for _ in 0..10 {
-            health.timed_out(10 * SECOND);
-        }
+        let mut health = Health::default();
+        health.asked(|| 10 * SECOND);
+        timeouts(&mut health, 10);
         health.heard(11 * SECOND);
         assert!(!health.is_silent(20 * SECOND, TIMEOUT));
-        for _ in 0..3 {
-            health.timed_out(10 * SECOND);
-        }
-        assert!(!health.is_silent(12 * SECOND, TIMEOUT));
+        // What is unanswered now was written before that byte.
+        timeouts(&mut health, 3);
+        assert!(!health.is_silent(13 * SECOND - 1, TIMEOUT));
         assert!(health.is_silent(13 * SECOND, TIMEOUT));
     }
 
     #[test]
+    fn what_was_written_just_now_is_not_waited_for_yet() {
+        let mut health = Health::default();
+        health.heard(10 * SECOND);
+        health.asked(|| 20 * SECOND);
+        timeouts(&mut health, 3);
+        assert!(!health.is_silent(20 * SECOND, TIMEOUT));
+    }
+
+    #[test]
     fn each_change_is_told_once() {
-        let mut health = Health::new();
+        let mut health = Health::default();
         assert!(health.turn_unhealthy(0) && !health.turn_unhealthy(1));
-        assert!(health.turn_healthy() && !health.turn_healthy());
+        assert!(health.proved(2) && !health.proved(3));
+    }
+
+    #[test]
+    fn dials_are_paced_by_connections_that_prove_good() {
+        let mut health = Health::default();
+        health.failed();
+        assert!(!health.wants_proof());
+        health.remember(&Cause::TooManyConnections);
+        health.answered(false);
+        assert!(health.wants_proof() && !health.is_beyond_hope());
+        health.answered(true);
+        assert!(!health.wants_proof());
+        assert_eq!(health.next_dial_after(0), Duration::ZERO);
     }
 }

@@ -16,7 +16,7 @@ pub struct Metrics {
     pub operations_waited: u64,
     /// Sent or written to a connection's buffer, and unanswered.
     pub requests_in_flight: u64,
-    /// Waiting for a connection that takes them.
+    /// Waiting for a connection that takes them, or for one of their own.
     pub requests_queued: u64,
     /// Of those in flight: nobody waits for the answer any more.
     pub requests_abandoned: u64,

@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::address::Address;
 use super::connection::Connection;
 use super::context::{Context, Member};
@@ -18,7 +20,9 @@ use super::metrics::{ConnectLatencies, Metrics};
 use super::queue::{LeaseQueue, Outgoing, Queue, Queued};
 use super::tasks::{dial, drive, end_if_stuck, purge_unused};
 use super::transport::Io;
-use crate::protocol::{LARGE_VALUE_LEN, NEVER, OwnedRequest, Reply, Request, Sink, Tick, Verb};
+use crate::protocol::{
+    Expired, LARGE_VALUE_LEN, NEVER, OwnedRequest, Reply, Request, Sink, Tick, Verb,
+};
 
 /// Who waits for an answer, or for why there is none.
 pub trait Waiter: Sink + 'static {
@@ -53,6 +57,8 @@ const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 /// A connection whose oldest request is this long past its deadline, and at least two timeouts, is given
 /// up: longer than a server pauses for, and than late answers take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A connection that ends unasked this soon after it was made was not wanted by the server.
+const UNWELCOME_WITHIN: Duration = Duration::from_secs(1);
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
 
@@ -72,6 +78,8 @@ pub(super) struct Shared<W: Waiter> {
     pub address: Arc<Address>,
     pub config: PoolConfig,
     unflushed: Cell<bool>,
+    /// For tasks that sleep: a pool that was closed must not wait for them to be forgotten.
+    pub closing: Rc<Notify>,
     on_health: RefCell<Option<HealthListener>>,
     state: RefCell<State<W>>,
 }
@@ -98,6 +106,7 @@ pub(super) struct State<W> {
 pub(super) struct Entry<W> {
     pub id: u64,
     pub connection: Connection<W>,
+    opened: Tick,
     pub last_used: Tick,
     /// When its task last read from it.
     pub looked_at: Tick,
@@ -111,6 +120,7 @@ impl<W: Waiter> Pool<W> {
             address: Arc::new(address),
             config,
             unflushed: Cell::new(false),
+            closing: Rc::default(),
             on_health: RefCell::new(None),
             state: RefCell::new(State {
                 connections: Vec::new(),
@@ -121,7 +131,7 @@ impl<W: Waiter> Pool<W> {
                 dialling: false,
                 purging: false,
                 closed: false,
-                health: Health::new(),
+                health: Health::default(),
                 large_keys: LargeKeys::default(),
                 wants_own: false,
                 metrics: Metrics::default(),
@@ -154,7 +164,7 @@ impl<W: Waiter> Pool<W> {
             connections_leased: of_connections(|entry| u64::from(entry.lease.is_some())),
             requests_in_flight: of_connections(|entry| entry.connection.in_flight() as u64),
             requests_abandoned: of_connections(|entry| entry.connection.abandoned() as u64),
-            requests_queued: state.queue.len() as u64,
+            requests_queued: (state.queue.len() + state.leases.wanted()) as u64,
             bytes_read: state.metrics.bytes_read + read,
             bytes_written: state.metrics.bytes_written + written,
             create_connection: state.latencies.summary(),
@@ -190,7 +200,8 @@ impl<W: Waiter> Pool<W> {
         let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
             || outgoing.asks_for(|key| state.large_keys.contains(key));
         if let Some(at) = state.pick(is_large, deadline) {
-            shared.send(&mut state.connections[at], outgoing, waiter, deadline);
+            let entry = &mut state.connections[at];
+            shared.send(entry, &mut state.health, outgoing, waiter, deadline);
         } else {
             state.metrics.operations_waited += 1;
             state.queue.push_back(outgoing, waiter, deadline);
@@ -217,10 +228,8 @@ impl<W: Waiter> Pool<W> {
             return;
         }
         state.leases.push(lease, waiter, deadline);
+        state.metrics.operations_waited += u64::from(state.leases.len() > state.idle());
         shared.grant(&mut state);
-        if !state.leases.is_empty() {
-            state.metrics.operations_waited += 1;
-        }
         drop(state);
         shared.context.arm(deadline);
         shared.dial_if_wanted();
@@ -229,19 +238,31 @@ impl<W: Waiter> Pool<W> {
     /// As [`Self::submit_owned`], on a leased connection and no other.
     pub fn submit_leased(&self, lease: LeaseId, request: OwnedRequest, waiter: W, deadline: Tick) {
         let shared = &self.0;
-        let mut state = shared.state.borrow_mut();
-        let held = state.connections.iter_mut().find(|entry| entry.lease == Some(lease));
-        let Some(entry) = held.filter(|entry| !entry.connection.is_broken()) else {
+        let mut guard = shared.state.borrow_mut();
+        let state = &mut *guard;
+        let is_held =
+            |entry: &Entry<W>| entry.lease == Some(lease) && !entry.connection.is_broken();
+        let at = if let Some(at) = state.connections.iter().position(is_held) {
+            let waiting = state.connections[at].connection.backlog();
+            let refusal = shared.saturation(state, waiting, request.payload_len());
+            refusal.map_or(Ok(at), Err)
+        } else {
             let known = state.lost_leases.iter().find(|(lost, _)| *lost == lease);
-            let cause = known.map(|(_, cause)| cause.clone());
-            state.metrics.operations_executed_with_error += 1;
-            drop(state);
-            waiter.fail(&shared.error(ErrorKind::LeaseLost, cause));
-            return;
+            Err(shared.error(ErrorKind::LeaseLost, known.map(|(_, cause)| cause.clone())))
         };
-        shared.send(entry, Outgoing::Owned(request), waiter, deadline);
-        drop(state);
-        shared.context.arm(deadline);
+        match at {
+            Ok(at) => {
+                let (entry, health) = (&mut state.connections[at], &mut state.health);
+                shared.send(entry, health, Outgoing::Owned(request), waiter, deadline);
+                drop(guard);
+                shared.context.arm(deadline);
+            }
+            Err(error) => {
+                state.metrics.operations_executed_with_error += 1;
+                drop(guard);
+                waiter.fail(&error);
+            }
+        }
     }
 
     /// Gives a leased connection back. What is unanswered on it is read and dropped as ever.
@@ -258,7 +279,7 @@ impl<W: Waiter> Pool<W> {
             shared.context.spawn(end_if_stuck(Rc::downgrade(shared), entry.id, PATIENCE));
         }
         shared.grant(&mut state);
-        state.drain_queue();
+        shared.drain_queue(&mut state);
     }
 
     /// Closes a leased connection; it stays leased until it is released.
@@ -279,6 +300,7 @@ impl<W: Waiter> Pool<W> {
     /// Fails all requests and closes all connections, once and for all.
     pub fn close(&self) {
         self.0.on_health.borrow_mut().take();
+        self.0.closing.notify_waiters();
         let mut state = self.0.state.borrow_mut();
         state.closed = true;
         let orphans = state.take_connections();
@@ -294,7 +316,14 @@ impl<W: Waiter> Pool<W> {
 
 impl<W: Waiter> State<W> {
     fn in_flight(&self) -> usize {
-        self.queue.len() + self.connections.iter().map(|e| e.connection.in_flight()).sum::<usize>()
+        let on_connections: usize = self.connections.iter().map(|e| e.connection.in_flight()).sum();
+        on_connections + self.queue.len() + self.leases.len()
+    }
+
+    /// Connections that nobody uses at this moment.
+    fn idle(&self) -> usize {
+        let is_idle = |entry: &&Entry<W>| entry.is_free() && entry.connection.in_flight() == 0;
+        self.connections.iter().filter(is_idle).count()
     }
 
     /// The connection for the next request. Small ones meet on the first that nothing is in the way of,
@@ -322,7 +351,7 @@ impl<W: Waiter> State<W> {
             && connections < config.max_connections
             && (connections < config.min_connections
                 || !self.queue.is_empty()
-                || !self.leases.is_empty()
+                || self.leases.len() > self.idle()
                 || !self.health.is_healthy()
                 || self.wants_own
                 || self.are_all_held_up(deadline))
@@ -332,22 +361,6 @@ impl<W: Waiter> State<W> {
     fn are_all_held_up(&self, deadline: Tick) -> bool {
         let mut shared = self.connections.iter().filter(|entry| entry.lease.is_none()).peekable();
         shared.peek().is_some() && shared.all(|entry| entry.is_held_up(deadline))
-    }
-
-    /// Moves what waits to the connections that take it.
-    pub fn drain_queue(&mut self) {
-        for entry in &mut self.connections {
-            let mut moved = false;
-            while entry.takes_more() {
-                let Some(queued) = self.queue.pop() else { break };
-                let Queued { request, waiter, deadline, retried } = queued;
-                entry.connection.push_owned(&request, waiter, deadline, retried);
-                moved = true;
-            }
-            if moved {
-                entry.connection.flush();
-            }
-        }
     }
 
     /// Closes all connections; who waits on them is handed out in order.
@@ -376,15 +389,30 @@ impl<W: Waiter> State<W> {
 }
 
 impl<W: Waiter> Entry<W> {
+    fn is_free(&self) -> bool {
+        self.lease.is_none() && !self.connection.is_broken()
+    }
+
     fn takes_more(&self) -> bool {
-        self.lease.is_none()
-            && !self.connection.is_broken()
-            && self.connection.backlog() < MAX_BACKLOG
+        self.is_free() && self.connection.backlog() < MAX_BACKLOG
     }
 
     /// Not looked at for so long that the server may have closed it, with the news still unread.
     fn is_stale(&self, now: Tick) -> bool {
         now.saturating_sub(self.looked_at) >= ticks(STALE_AFTER)
+    }
+
+    /// Whether its end is one more sign that the node is not well: a server that hangs up on everybody, or
+    /// sends its errors to everybody, is not to be dialled at once.
+    fn is_a_failure(&self, cause: &Cause, now: Tick) -> bool {
+        match cause {
+            Cause::ClosedByHolder => false,
+            Cause::NoAnswer => true,
+            _ => {
+                let is_young = now.saturating_sub(self.opened) < ticks(UNWELCOME_WITHIN);
+                self.connection.answered() == 0 && (is_young || self.connection.in_flight() > 0)
+            }
+        }
     }
 
     /// Whether a request with this deadline would wait for long behind others.
@@ -412,6 +440,7 @@ impl<W: Waiter> Shared<W> {
     fn send(
         self: &Rc<Self>,
         entry: &mut Entry<W>,
+        health: &mut Health,
         outgoing: Outgoing<'_>,
         waiter: W,
         deadline: Tick,
@@ -421,9 +450,33 @@ impl<W: Waiter> Shared<W> {
             // Its task reads before it writes, and what is not written can go elsewhere.
             self.context.wake_later(entry.connection.waker());
         } else if entry.connection.should_flush() {
-            entry.connection.flush();
+            self.flush_entry(entry, health);
         } else if !self.unflushed.replace(true) {
             self.context.flush_later(self.clone());
+        }
+    }
+
+    fn flush_entry(&self, entry: &mut Entry<W>, health: &mut Health) {
+        let before = entry.connection.bytes_written();
+        entry.connection.flush();
+        if entry.connection.bytes_written() > before {
+            health.asked(|| self.context.now());
+        }
+    }
+
+    /// Moves what waits to the connections that take it.
+    pub fn drain_queue(&self, state: &mut State<W>) {
+        for entry in &mut state.connections {
+            let mut moved = false;
+            while entry.takes_more() {
+                let Some(queued) = state.queue.pop() else { break };
+                let Queued { request, waiter, deadline, retried } = queued;
+                entry.connection.push_owned(&request, waiter, deadline, retried);
+                moved = true;
+            }
+            if moved {
+                self.flush_entry(entry, &mut state.health);
+            }
         }
     }
 
@@ -441,15 +494,19 @@ impl<W: Waiter> Shared<W> {
             let cause = state.health.last_failure().cloned();
             return Some(self.error(ErrorKind::Unavailable, cause));
         }
-        if state.in_flight() >= MAX_REQUESTS {
-            let (what, limit) = ("requests", MAX_REQUESTS);
-            return Some(self.error(ErrorKind::Saturated { what, limit }, None));
-        }
-        if state.queue.bytes() > 0 && state.queue.bytes() + bytes > MAX_QUEUED_BYTES {
-            let (what, limit) = ("bytes", MAX_QUEUED_BYTES);
-            return Some(self.error(ErrorKind::Saturated { what, limit }, None));
-        }
-        None
+        self.saturation(state, state.queue.bytes(), bytes)
+    }
+
+    /// Whether `bytes` more would be too much, where `waiting` bytes wait already.
+    fn saturation(&self, state: &State<W>, waiting: usize, bytes: usize) -> Option<Error> {
+        let (what, limit) = if state.in_flight() >= MAX_REQUESTS {
+            ("requests", MAX_REQUESTS)
+        } else if waiting > 0 && waiting + bytes > MAX_QUEUED_BYTES {
+            ("bytes", MAX_QUEUED_BYTES)
+        } else {
+            return None;
+        };
+        Some(self.error(ErrorKind::Saturated { what, limit }, None))
     }
 
     /// Gives connections to those who wait for one of their own.
@@ -463,9 +520,7 @@ impl<W: Waiter> Shared<W> {
             // Where answers to somebody else are still to come, only if there will be no other.
             let is_full = state.connections.len() >= self.config.max_connections;
             let free = |entry: &&mut Entry<W>| {
-                entry.lease.is_none()
-                    && !entry.connection.is_broken()
-                    && (is_full || entry.connection.in_flight() == 0)
+                entry.is_free() && (is_full || entry.connection.in_flight() == 0)
             };
             let free = state.connections.iter_mut().filter(free);
             let Some(entry) = free.min_by_key(|entry| entry.connection.in_flight()) else { return };
@@ -480,11 +535,7 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    pub fn is_healthy(&self) -> bool {
-        self.state.borrow().health.is_healthy()
-    }
-
-    fn dial_if_wanted(self: &Rc<Self>) {
+    pub fn dial_if_wanted(self: &Rc<Self>) {
         if self.state.borrow().wants_dial(&self.config, NEVER) {
             self.dial();
         }
@@ -495,7 +546,8 @@ impl<W: Waiter> Shared<W> {
         self.context.spawn(dial(Rc::downgrade(self)));
     }
 
-    pub fn connected(self: &Rc<Self>, stream: Box<dyn Io>, took: Duration) {
+    /// `is_proved`: it was asked something and answered.
+    pub fn connected(self: &Rc<Self>, stream: Box<dyn Io>, took: Duration, is_proved: bool) {
         let mut state = self.state.borrow_mut();
         state.dialling = false;
         if state.closed {
@@ -505,14 +557,15 @@ impl<W: Waiter> Shared<W> {
         state.next_id += 1;
         let connection = Connection::new(stream, self.config.max_merged_keys);
         let now = self.context.now();
-        let (last_used, looked_at) = (now, now);
-        state.connections.push(Entry { id, connection, last_used, looked_at, lease: None });
+        let (opened, last_used, looked_at) = (now, now, now);
+        let entry = Entry { id, connection, opened, last_used, looked_at, lease: None };
+        state.connections.push(entry);
         state.wants_own = false;
         state.metrics.connections_created += 1;
         state.latencies.record(took);
-        let recovered = state.health.turn_healthy();
+        let recovered = is_proved && state.health.proved(now);
         self.grant(&mut state);
-        state.drain_queue();
+        self.drain_queue(&mut state);
         let purge = self
             .config
             .purge_unused_after
@@ -551,8 +604,8 @@ impl<W: Waiter> Shared<W> {
         }
         let turned = state.health.turn_unhealthy(self.context.now());
         let mut waiting: Vec<W> = state.queue.drain().collect();
-        state.metrics.operations_executed_with_error += waiting.len() as u64;
         waiting.extend(state.leases.drain());
+        state.metrics.operations_executed_with_error += waiting.len() as u64;
         drop(state);
         let error = self.error(ErrorKind::Unavailable, Some(cause.clone()));
         for waiter in waiting {
@@ -577,11 +630,9 @@ impl<W: Waiter> Shared<W> {
         let entry = state.connections.remove(at);
         state.count_out(&entry);
         state.health.remember(cause);
-        // A server that only greets, or sends its errors to everybody, is not to be dialled at once.
         let is_garbage = matches!(cause, Cause::Protocol(_));
         state.metrics.protocol_errors += u64::from(is_garbage);
-        let by_holder = matches!(cause, Cause::ClosedByHolder);
-        if (entry.connection.answered() == 0 && !by_holder) || is_garbage {
+        if is_garbage || entry.is_a_failure(cause, self.context.now()) {
             state.health.failed();
         }
         if let Some(lease) = entry.lease {
@@ -610,7 +661,10 @@ impl<W: Waiter> Shared<W> {
             failed.reverse();
         }
         state.metrics.operations_executed_with_error += failed.len() as u64;
-        state.drain_queue();
+        // The others may have ended too: their tasks look, and then take what waits.
+        for other in &state.connections {
+            self.context.wake_later(other.connection.waker());
+        }
         drop(guard);
         for (waiter, verb) in failed {
             let kind = if is_garbage { ErrorKind::Protocol } else { ErrorKind::Lost { verb } };
@@ -631,8 +685,8 @@ impl<W: Waiter> Shared<W> {
         state.lost_leases.extend(leased.into_iter().map(|lease| (lease, cause.clone())));
         let orphans = state.take_connections();
         let mut waiting: Vec<W> = state.queue.drain().collect();
-        state.metrics.operations_executed_with_error += (orphans.len() + waiting.len()) as u64;
         waiting.extend(state.leases.drain());
+        state.metrics.operations_executed_with_error += (orphans.len() + waiting.len()) as u64;
         drop(state);
         for (waiter, verb) in orphans {
             waiter.fail(&self.error(ErrorKind::Lost { verb }, Some(cause.clone())));
@@ -651,9 +705,10 @@ impl<W: Waiter> Shared<W> {
 impl<W: Waiter> Member for Shared<W> {
     fn flush(&self) {
         self.unflushed.set(false);
-        for entry in &mut self.state.borrow_mut().connections {
+        let state = &mut *self.state.borrow_mut();
+        for entry in &mut state.connections {
             if entry.connection.has_unflushed() {
-                entry.connection.flush();
+                self.flush_entry(entry, &mut state.health);
             }
         }
     }
@@ -667,9 +722,11 @@ impl<W: Waiter> Member for Shared<W> {
         for entry in &mut state.connections {
             let connection = &mut entry.connection;
             let health = &mut state.health;
-            next = next.min(connection.expire(now, |waiter, verb, deadline| {
-                health.timed_out(deadline.saturating_sub(ticks(limit)));
-                expired.push((waiter, verb));
+            next = next.min(connection.expire(now, |Expired { sink, verb, sent }| {
+                if sent {
+                    health.timed_out();
+                }
+                expired.push((sink, verb));
             }));
             let Some((since, patience)) = connection.overdue_since().zip(self.patience()) else {
                 continue;
@@ -683,11 +740,18 @@ impl<W: Waiter> Member for Shared<W> {
         next = next.min(state.queue.expire(now, |waiter, verb| expired.push((waiter, verb))));
         let mut unleased = Vec::new();
         next = next.min(state.leases.expire(now, |waiter| unleased.push(waiter)));
+        // Whoever went away is no error, and is told only so that nothing is kept for it.
+        let (gone, expired): (Vec<_>, Vec<_>) =
+            expired.into_iter().partition(|(waiter, _)| waiter.is_abandoned());
+        unleased.retain(|waiter| !waiter.is_abandoned());
         let timeouts = (expired.len() + unleased.len()) as u64;
         state.metrics.operations_executed_with_error += timeouts;
         state.metrics.requests_timed_out += timeouts;
         let is_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
         drop(guard);
+        for (waiter, _) in gone {
+            waiter.reply(&Reply::End);
+        }
         for (waiter, verb) in expired {
             waiter.fail(&self.error(ErrorKind::Timeout { verb, limit }, None));
         }

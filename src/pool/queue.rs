@@ -140,49 +140,74 @@ impl<W: Waiter> Queue<W> {
 }
 
 /// Those who wait for a connection of their own, first come first served.
-pub(super) struct LeaseQueue<W>(VecDeque<(LeaseId, W, Tick)>);
+pub(super) struct LeaseQueue<W> {
+    waiting: VecDeque<(LeaseId, W, Tick)>,
+    /// The length at which to look for those who went away.
+    sweep_at: usize,
+}
+
+const MIN_SWEEP: usize = 64;
 
 impl<W: Waiter> LeaseQueue<W> {
     pub fn new() -> Self {
-        Self(VecDeque::new())
+        Self { waiting: VecDeque::new(), sweep_at: MIN_SWEEP }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     pub fn push(&mut self, lease: LeaseId, waiter: W, deadline: Tick) {
-        self.0.push_back((lease, waiter, deadline));
+        self.waiting.push_back((lease, waiter, deadline));
+        if self.waiting.len() >= self.sweep_at {
+            for (lease, waiter, deadline) in std::mem::take(&mut self.waiting) {
+                if waiter.is_abandoned() {
+                    waiter.reply(&Reply::End);
+                } else {
+                    self.waiting.push_back((lease, waiter, deadline));
+                }
+            }
+            self.sweep_at = MIN_SWEEP.max(2 * self.waiting.len());
+        }
+    }
+
+    /// Those whom somebody still waits for.
+    pub fn wanted(&self) -> usize {
+        self.waiting.iter().filter(|(_, waiter, _)| !waiter.is_abandoned()).count()
     }
 
     /// Forgets those at the front that nobody waits for any more.
     pub fn skip_abandoned(&mut self) {
-        while self.0.front().is_some_and(|(_, waiter, _)| waiter.is_abandoned()) {
-            if let Some((_, waiter, _)) = self.0.pop_front() {
+        while self.waiting.front().is_some_and(|(_, waiter, _)| waiter.is_abandoned()) {
+            if let Some((_, waiter, _)) = self.waiting.pop_front() {
                 waiter.reply(&Reply::End);
             }
         }
     }
 
     pub fn pop(&mut self) -> Option<(LeaseId, W)> {
-        self.0.pop_front().map(|(lease, waiter, _)| (lease, waiter))
+        self.waiting.pop_front().map(|(lease, waiter, _)| (lease, waiter))
     }
 
     /// As [`Queue::expire`].
     pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W)) -> Tick {
-        if self.0.iter().any(|(_, _, deadline)| *deadline <= now) {
-            for (lease, waiter, deadline) in std::mem::take(&mut self.0) {
+        if self.waiting.iter().any(|(_, _, deadline)| *deadline <= now) {
+            for (lease, waiter, deadline) in std::mem::take(&mut self.waiting) {
                 if deadline <= now {
                     expired(waiter);
                 } else {
-                    self.0.push_back((lease, waiter, deadline));
+                    self.waiting.push_back((lease, waiter, deadline));
                 }
             }
         }
-        self.0.iter().map(|(_, _, deadline)| *deadline).min().unwrap_or(NEVER)
+        self.waiting.iter().map(|(_, _, deadline)| *deadline).min().unwrap_or(NEVER)
     }
 
     pub fn drain(&mut self) -> impl Iterator<Item = W> {
-        self.0.drain(..).map(|(_, waiter, _)| waiter)
+        self.waiting.drain(..).map(|(_, waiter, _)| waiter)
     }
 }

@@ -1,25 +1,28 @@
 //! The tasks of a pool: one for each connection, and at most one that dials and one that purges.
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::context::caught;
+use super::context::{Context, caught};
 use super::error::Cause;
 use super::health::ticks;
 use super::pool::{Entry, Shared, Waiter};
 use super::transport::{Io, connect};
-use crate::protocol::{Excerpt, ProtocolError};
+use crate::protocol::{Decoder, ErrorKind, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape};
 
 /// A probe that is not answered is given up after this, if there is no `connection_timeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-const MAX_PROBE_LINE: usize = 1024;
+const PROBE: &[u8] = b"get emcache:probe\r\n";
 
 /// The task of one connection.
 pub(super) async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
@@ -43,11 +46,14 @@ impl<W: Waiter> Shared<W> {
         };
         let connection = &mut entry.connection;
         let (answered, refused) = (connection.answered(), connection.refused());
-        let read = connection.bytes_read();
+        let late = connection.answered_late();
+        let (read, written) = (connection.bytes_read(), connection.bytes_written());
         let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(cx)))
             .unwrap_or(Poll::Ready(Cause::Panicked));
+        let is_first = answered == 0;
         let (answered, refused) =
             (connection.answered() - answered, connection.refused() - refused);
+        let late = connection.answered_late() - late;
         if connection.has_more() {
             self.context.wake_later(cx.waker());
         }
@@ -55,23 +61,26 @@ impl<W: Waiter> Shared<W> {
         if connection.bytes_read() > read {
             state.health.heard(entry.looked_at);
         }
+        if connection.bytes_written() > written {
+            state.health.asked(|| entry.looked_at);
+        }
         if answered + refused > 0 {
             entry.last_used = entry.looked_at;
         }
         if answered > 0 {
-            state.health.answered();
+            state.health.answered(is_first);
             for key in connection.take_large_keys() {
                 state.large_keys.insert(&key);
             }
         }
-        state.metrics.operations_executed += answered;
+        state.metrics.operations_executed += answered - late;
         state.metrics.operations_executed_with_error += refused;
         if polled.is_pending() {
             if !state.leases.is_empty() {
                 self.grant(state);
             }
             if !state.queue.is_empty() {
-                state.drain_queue();
+                self.drain_queue(state);
             }
         }
         polled.map(Some)
@@ -80,33 +89,34 @@ impl<W: Waiter> Shared<W> {
 
 /// Dials until there is a connection or nobody needs one.
 pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
-    let Some((context, address, limit, mut delay)) = pool.upgrade().map(|pool| {
+    let Some((context, address, limit, mut delay, closing)) = pool.upgrade().map(|pool| {
         let delay = pool.state().health.next_dial_after(pool.context.now());
-        (pool.context.clone(), pool.address.clone(), pool.config.connection_timeout, delay)
+        let limit = pool.config.connection_timeout;
+        (pool.context.clone(), pool.address.clone(), limit, delay, pool.closing.clone())
     }) else {
         return;
     };
     loop {
-        if delay > Duration::ZERO {
-            context.sleep(delay).await;
+        if delay > Duration::ZERO && before(&closing, context.sleep(delay)).await.is_none() {
+            return;
         }
         let started = Instant::now();
         let dialled = caught(async {
             let stream = connect(&context, &address, limit).await.map_err(io_cause)?;
-            // Kernels take connections for servers that are stopped: only an answer is a sign of life.
-            let is_probe = pool.upgrade().is_some_and(|pool| !pool.is_healthy());
-            if is_probe { probe(stream).await } else { Ok(stream) }
+            // Kernels take connections for servers that are stopped or full: only an answer is a sign of
+            // life.
+            if !pool.upgrade().is_some_and(|pool| pool.state().health.wants_proof()) {
+                return Ok((stream, false));
+            }
+            let limit = limit.unwrap_or(PROBE_TIMEOUT);
+            let proved = context.timeout(Some(limit), probe(stream)).await;
+            proved.unwrap_or(Err(Cause::NoAnswer)).map(|stream| (stream, true))
         });
-        let limit = if pool.upgrade().is_some_and(|pool| pool.is_healthy()) {
-            limit
-        } else {
-            Some(limit.unwrap_or(PROBE_TIMEOUT))
-        };
-        let outcome = context.timeout(limit, dialled).await;
+        let Some(outcome) = before(&closing, context.timeout(limit, dialled)).await else { return };
         let Some(pool) = pool.upgrade() else { return };
         let cause = match outcome {
-            Some(Some(Ok(stream))) => {
-                pool.connected(stream, started.elapsed());
+            Some(Some(Ok((stream, is_proved)))) => {
+                pool.connected(stream, started.elapsed(), is_proved);
                 return;
             }
             Some(Some(Err(cause))) => cause,
@@ -120,38 +130,67 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
     }
 }
 
+/// The future's result, or `None` if the pool is closed before.
+///
+/// # Cancel safety
+/// As safe as `future`.
+async fn before<T>(closing: &Notify, future: impl Future<Output = T>) -> Option<T> {
+    let (mut closed, mut future) = (pin!(closing.notified()), pin!(future));
+    poll_fn(|cx| match closed.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(None),
+        Poll::Pending => future.as_mut().poll(cx).map(Some),
+    })
+    .await
+}
+
 fn io_cause(error: io::Error) -> Cause {
     Cause::Io(Arc::new(error))
 }
 
-/// Asks for the version, and wants an answer that a server gives to those whom it serves, or would
-/// after a login.
+/// Asks for a key, which every server and proxy knows how to answer, and wants an answer that is given to
+/// those who are served, or would be after a login.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
 async fn probe(mut stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
-    stream.write_all(b"version\r\n").await.map_err(io_cause)?;
-    let mut line = Vec::new();
-    while !line.ends_with(b"\n") {
-        if stream.read_buf(&mut line).await.map_err(io_cause)? == 0 {
-            return Err(Cause::Eof);
-        }
-        if line.len() > MAX_PROBE_LINE {
-            return Err(Cause::Protocol(Arc::new(ProtocolError::LineTooLong)));
-        }
+    let protocol_cause = |error| Cause::of(error);
+    stream.write_all(PROBE).await.map_err(io_cause)?;
+    let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
+    loop {
+        let next =
+            decoder.next(&answer, Shape::Retrieval { cas: false }).map_err(protocol_cause)?;
+        let Some((frame, used)) = next else {
+            if stream.read_buf(&mut answer).await.map_err(io_cause)? == 0 {
+                return Err(Cause::Eof);
+            }
+            continue;
+        };
+        let is_alive = match frame {
+            Frame::Reply(Reply::End) => true,
+            Frame::Reply(Reply::Error(ErrorLine { kind, line })) => {
+                kind == ErrorKind::Client || line == b"ERROR"
+            }
+            _ => {
+                answer.advance(used);
+                continue;
+            }
+        };
+        return match &answer[used..] {
+            [] if is_alive => Ok(stream),
+            [] => Err(Cause::of(ProtocolError::UnexpectedLine(Excerpt::of(&answer)))),
+            surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of(surplus)))),
+        };
     }
-    if line.starts_with(b"VERSION ") || line.starts_with(b"CLIENT_ERROR ") {
-        return Ok(stream);
-    }
-    Err(Cause::Protocol(Arc::new(ProtocolError::UnexpectedLine(Excerpt::of(&line)))))
 }
 
 /// Closes connections that nobody used for a while, one at a time, for as long as there are more than
 /// the pool keeps.
 pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Duration) {
-    let Some(context) = pool.upgrade().map(|pool| pool.context.clone()) else { return };
+    let Some((context, closing)) = context_of(&pool) else { return };
     loop {
-        context.sleep(after).await;
+        if before(&closing, context.sleep(after)).await.is_none() {
+            return;
+        }
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
         let now = context.now();
@@ -160,7 +199,9 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
                 && entry.connection.in_flight() == 0
                 && now.saturating_sub(entry.last_used) >= ticks(after)
         };
+        // Whoever waits for a connection may have been told to wait for this one.
         if state.connections.len() > pool.config.min_connections
+            && state.leases.is_empty()
             && let Some(at) = state.connections.iter().rposition(is_unused)
         {
             state.purge(at);
@@ -175,19 +216,25 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
 /// Ends a connection on which answers were left to come, if none comes: whoever gets it next would wait
 /// behind them.
 pub(super) async fn end_if_stuck<W: Waiter>(pool: Weak<Shared<W>>, id: u64, patience: Duration) {
-    let Some(context) = pool.upgrade().map(|pool| pool.context.clone()) else { return };
+    let Some((context, closing)) = context_of(&pool) else { return };
     let read = |pool: &Rc<Shared<W>>| {
         let state = pool.state();
         let entry = state.connections.iter().find(|entry| entry.id == id);
         entry.filter(|e| e.connection.in_flight() > 0).map(|e| e.connection.bytes_read())
     };
-    let Some(before) = pool.upgrade().and_then(|pool| read(&pool)) else { return };
-    context.sleep(patience).await;
+    let Some(so_far) = pool.upgrade().and_then(|pool| read(&pool)) else { return };
+    if before(&closing, context.sleep(patience)).await.is_none() {
+        return;
+    }
     let Some(pool) = pool.upgrade() else { return };
-    if read(&pool) == Some(before) {
+    if read(&pool) == Some(so_far) {
         let mut state = pool.state();
         if let Some(entry) = state.connections.iter_mut().find(|entry| entry.id == id) {
             entry.connection.give_up(Cause::NoAnswer);
         }
     }
+}
+
+fn context_of<W: Waiter>(pool: &Weak<Shared<W>>) -> Option<(Rc<Context>, Rc<Notify>)> {
+    pool.upgrade().map(|pool| (pool.context.clone(), pool.closing.clone()))
 }

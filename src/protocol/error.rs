@@ -13,6 +13,8 @@ pub enum ProtocolError {
     ValueNotTerminated,
     /// A value for a key that nobody asked for.
     ForeignKey(Excerpt),
+    /// The server is at its limit of connections. Nothing that was sent was done.
+    TooManyConnections,
     /// Bytes while no request is waiting for an answer.
     Unsolicited(Excerpt),
 }
@@ -86,6 +88,7 @@ impl fmt::Display for ProtocolError {
             Self::ForeignKey(Excerpt(e)) => {
                 write!(f, "a value for a key that was not asked for: '{e}'")
             }
+            Self::TooManyConnections => write!(f, "too many open connections"),
             Self::Unsolicited(Excerpt(e)) => write!(f, "unsolicited reply: {e}"),
         }
     }

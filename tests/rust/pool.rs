@@ -348,9 +348,9 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
         assert!(error.contains("is down: the server stopped answering"), "{error}");
         // That a connection is accepted is no sign of life; an answer is.
         let mut probe = listener.accept().await;
-        assert_eq!(probe.line().await, "version");
+        assert_eq!(probe.line().await, "get emcache:probe");
         assert!(told.try_recv().is_err());
-        probe.stream.write_all(b"VERSION 1.6.18\r\n").await.unwrap();
+        probe.stream.write_all(b"END\r\n").await.unwrap();
         assert_eq!(told.recv().await, Some(true));
         let next = bed.get("c");
         assert_eq!(probe.line().await, "get c");

@@ -28,6 +28,9 @@ use keys::KeyFifo;
 /// The longest retrieval line, CRLF included: some servers and proxies refuse longer ones.
 pub const MAX_LINE_LEN: usize = 8 * 1024;
 
+/// What memcached says to those above its limit (`-c`) before it closes.
+const CONNECTION_REFUSED: &[u8] = b"ERROR Too many open connections";
+
 /// Values from this length on are a transfer that others should not wait behind.
 pub const LARGE_VALUE_LEN: usize = 64 * 1024;
 
@@ -71,6 +74,15 @@ pub struct Orphan<S> {
     /// What to send again: any retrieval, or a command of which no byte was sent. `None`: the server
     /// may have done it.
     pub again: Option<OwnedRequest>,
+}
+
+/// A request whose time is up.
+#[derive(Debug)]
+pub struct Expired<S> {
+    pub sink: S,
+    pub verb: Verb,
+    /// Whether a byte of it was sent.
+    pub sent: bool,
 }
 
 impl OwnedRequest {
@@ -141,6 +153,7 @@ pub struct Pipeline<S> {
     assigned: Vec<u64>,
     encoded: u64,
     answered: u64,
+    answered_late: u64,
     refused: u64,
     large_keys: Vec<Bytes>,
     max_merged_keys: u32,
@@ -160,6 +173,7 @@ impl<S: Sink> Pipeline<S> {
             assigned: Vec::new(),
             encoded: 0,
             answered: 0,
+            answered_late: 0,
             refused: 0,
             large_keys: Vec::new(),
             max_merged_keys,
@@ -177,7 +191,12 @@ impl<S: Sink> Pipeline<S> {
         self.answered
     }
 
-    /// Slots that were answered by an error line.
+    /// Of these, those whose callers were told before that their time is up.
+    pub fn answered_late(&self) -> u64 {
+        self.answered_late
+    }
+
+    /// Slots that were answered by an error line in time.
     pub fn refused(&self) -> u64 {
         self.refused
     }
@@ -418,7 +437,11 @@ impl<S: Sink> Pipeline<S> {
         let mut pos = 0;
         while pos < buf.len() && self.must_close.is_none() {
             let Some(front) = self.slots.front_mut().filter(|slot| slot.start < written) else {
-                return Err(ProtocolError::Unsolicited(Excerpt::of(&buf[pos..])));
+                let rest = &buf[pos..];
+                return Err(match rest.strip_prefix(CONNECTION_REFUSED) {
+                    Some(b"\r\n") => ProtocolError::TooManyConnections,
+                    _ => ProtocolError::Unsolicited(Excerpt::of(rest)),
+                });
             };
             let Some((frame, len)) = self.decoder.next(&buf[pos..], front.verb.shape())? else {
                 break;
@@ -435,6 +458,10 @@ impl<S: Sink> Pipeline<S> {
                     if let Some(sink) = &mut front.sink {
                         sink.stat(&stat);
                     }
+                }
+                // Not an answer to anything: the server will not have this connection.
+                Frame::Reply(Reply::Error(error)) if error.line == CONNECTION_REFUSED => {
+                    return Err(ProtocolError::TooManyConnections);
                 }
                 Frame::Reply(reply) => self.finish(&reply),
             }
@@ -549,18 +576,20 @@ impl<S: Sink> Pipeline<S> {
     }
 
     fn resolve(&mut self, sink: Option<S>, reply: &Reply<'_>) {
-        match reply {
-            Reply::Error(_) => self.refused += 1,
-            _ => self.answered += 1,
-        }
-        if let Some(sink) = sink {
-            sink.reply(reply);
+        let is_error = matches!(reply, Reply::Error(_));
+        self.answered += u64::from(!is_error);
+        match sink {
+            Some(sink) => {
+                self.refused += u64::from(is_error);
+                sink.reply(reply);
+            }
+            None => self.answered_late += u64::from(!is_error),
         }
     }
 
     /// Takes the sinks whose deadline is at or before `now`, and says when the next one is. Their
-    /// slots stay: the answers are still to come.
-    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(S, Verb, Tick)) -> Tick {
+    /// slots stay: the answers are still to come. `written` as for [`Self::feed`].
+    pub fn expire(&mut self, now: Tick, written: u64, mut expired: impl FnMut(Expired<S>)) -> Tick {
         let mut next = NEVER;
         for slot in &mut self.slots {
             if slot.sink.is_none() {
@@ -569,7 +598,7 @@ impl<S: Sink> Pipeline<S> {
             if slot.deadline > now {
                 next = next.min(slot.deadline);
             } else if let Some(sink) = slot.sink.take() {
-                expired(sink, slot.verb, slot.deadline);
+                expired(Expired { sink, verb: slot.verb, sent: slot.start < written });
             }
         }
         next

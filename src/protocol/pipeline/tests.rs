@@ -197,7 +197,8 @@ fn a_foreign_or_surplus_answer_is_an_error() {
         ("VALUE x 0 1\r\nv\r\nEND\r\n", "not asked for: 'x'"),
         ("VALUE a 0 1\r\nv\r\nVALUE a 0 1\r\nv\r\nEND\r\n", "not asked for: 'a'"),
         ("END\r\nEND\r\n", "unsolicited reply: END"),
-        ("END\r\nERROR Too many open connections\r\n", "ERROR Too many open connections"),
+        ("END\r\nERROR Too many open connections\r\n", "too many open connections"),
+        ("ERROR Too many open connections\r\n", "too many open connections"),
         ("STORED\r\n", "unexpected reply: STORED"),
     ] {
         let mut bed = Bed::new(32);
@@ -255,7 +256,7 @@ fn an_expired_request_leaves_its_slot() {
         bed.pipeline.push(&request, sink, deadline, &mut bed.out);
     }
     let mut expired = Vec::new();
-    let next = bed.pipeline.expire(20, |sink, verb, _| expired.push((sink.name, verb)));
+    let next = bed.pipeline.expire(20, 0, |gone| expired.push((gone.sink.name, gone.verb)));
     assert_eq!(next, 30);
     assert_eq!(expired, [("a".to_owned(), Verb::Get), ("b".to_owned(), Verb::Get)]);
     assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (3, 2));

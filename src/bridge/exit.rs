@@ -1,0 +1,63 @@
+//! The end of the interpreter, as other threads see it.
+//!
+//! `CPython` ends a daemon thread where it next wants the interpreter's lock, by unwinding it, and a frame of
+//! Rust on its stack makes that an abort of the process. So from the exit hook on, turns are for the
+//! exiting thread only, and the hook waits, for a while, for those that are under way.
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+static EXITING: AtomicBool = AtomicBool::new(false);
+static EXITING_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
+static TURNS: AtomicUsize = AtomicUsize::new(0);
+
+/// Longer than callbacks take; a process must not be kept from ending by one that never returns.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A turn that is under way.
+pub struct Turn;
+
+impl Turn {
+    /// `None`: there are to be no more.
+    pub fn begin() -> Option<Self> {
+        TURNS.fetch_add(1, Ordering::SeqCst);
+        let turn = Self;
+        (!is_frozen()).then_some(turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TURNS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether this thread must not call Python any more.
+pub fn is_frozen() -> bool {
+    EXITING.load(Ordering::Relaxed)
+        && EXITING_THREAD.lock().is_ok_and(|exiting| *exiting != Some(thread::current().id()))
+}
+
+/// The calling thread is about to end the interpreter.
+pub fn freeze_others(py: Python<'_>) {
+    if let Ok(mut exiting) = EXITING_THREAD.lock() {
+        *exiting = Some(thread::current().id());
+    }
+    EXITING.store(true, Ordering::SeqCst);
+    py.detach(|| {
+        let step = Duration::from_millis(1);
+        let mut waited = Duration::ZERO;
+        while TURNS.load(Ordering::SeqCst) > 0 && waited < PATIENCE {
+            thread::sleep(step);
+            waited += step;
+        }
+    });
+}
+
+/// The turns of the parent's other threads are not the child's.
+pub fn after_fork_in_child() {
+    TURNS.store(0, Ordering::SeqCst);
+}
