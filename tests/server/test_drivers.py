@@ -394,7 +394,8 @@ def ours():
     return names.count("emcache")
 
 async def become(count):
-    # It gives itself its name, and is listed for a moment after it was joined.
+    # A thread has the name of the one that started it until it gives itself its own, and is
+    # listed for a moment after it was joined.
     async with asyncio.timeout(10):
         while ours() != count:
             await asyncio.sleep(0.001)
@@ -410,20 +411,20 @@ def test_the_thread_lives_as_long_as_there_are_clients(server, thread, loop):
         NAMES
         + """
 async def main():
-    assert ours() == 0
+    await become(0)
     for _ in range(3):
         first = await create()
         await become(1)
         second = await create()
         pool = emcache.ConnectionPool(emcache.MemcachedHostAddress("127.0.0.1", port))
         await asyncio.gather(first.get(b"k"), second.get(b"k"))
-        assert ours() == 1
+        await become(1)
         await first.close()
         await second.get(b"k")
         await second.close()
         async with pool.create_connection_context() as connection:
             await connection.version_command()
-        assert ours() == 1
+        await become(1)
         await pool.close()
         await ended()
 
@@ -443,7 +444,7 @@ def test_the_thread_ends_with_clients_that_nobody_closes(server, thread, loop):
 async def use():
     client = await create()
     await client.get(b"k")
-    assert ours() == 1
+    await become(1)
 
 async def main():
     await use()
@@ -506,7 +507,7 @@ async def main(name):
         both.wait()
         # It stays for who still needs it.
         if name == 1:
-            assert ours() == 1
+            await become(1)
             assert (await client.get(keys[0])).value == keys[0] * 3
     finished.append(name)
 
@@ -624,7 +625,7 @@ async def again():
     async with asyncio.timeout(10):
         for _ in range(10):
             assert (await client.get(b"drivers")).value == b"v"
-    assert ours() == 1
+    await become(1)
     await client.close()
     await ended()
 
