@@ -354,7 +354,7 @@ class Connection:
             AuthenticationError: the server refused it, or asks for no login.
         """
         reply = await self.auth_command(username, password)
-        if reply != b"STORED":
+        if bytes(reply or b"") != b"STORED":
             raise AuthenticationError(f"the server answered {bytes(reply or b'')!r} to a login")
 
     async def autodiscovery(self) -> tuple[bool, int, list[tuple[str, str, int]]]:
