@@ -133,6 +133,9 @@ impl Bell {
     }
 }
 
+/// So many requests are not kept for the end of the iteration.
+const MAX_BATCH: usize = 512;
+
 /// Where a request goes.
 pub enum Route {
     /// To the node of this key.
@@ -297,7 +300,13 @@ impl ThreadEngine {
     }
 
     fn post(&self, job: impl FnOnce(&Cores) + Send + 'static) {
-        self.outgoing.borrow_mut().push(Box::new(job));
+        let mut outgoing = self.outgoing.borrow_mut();
+        outgoing.push(Box::new(job));
+        let is_full = outgoing.len() >= MAX_BATCH;
+        drop(outgoing);
+        if is_full {
+            self.flush();
+        }
     }
 
     pub fn is_flush_scheduled(&self) -> bool {
