@@ -210,7 +210,7 @@ async def main():
                 await round(proxy, requests, client)
             first = resident()
             await round(proxy, requests, client)
-            assert resident() - first < 32 * MIB, (resident() - first) / MIB
+            assert resident() - first < 64 * MIB, (resident() - first) / MIB
             assert proxy.accepted <= 2
 
 with contextlib.redirect_stdout(None):

@@ -7,6 +7,8 @@ import textwrap
 PRELUDE = """
 import asyncio, contextlib, gc, logging, os, resource, signal, sys, threading, time, warnings
 import emcache
+# Whoever runs the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no fault: debug mode reports callbacks that took long.
 logging.getLogger("asyncio").addFilter(lambda record: "Executing " not in record.getMessage())
 loop_name, port = sys.argv[1], int(sys.argv[2])
