@@ -51,7 +51,7 @@ async def test_three_ways_to_create(node: MemcachedHostAddress) -> None:
 
 
 async def test_whole_connections(node: MemcachedHostAddress) -> None:
-    pool = ConnectionPool(node, 2, 1, 60.0, 5.0, lambda healthy: print(healthy))
+    pool = ConnectionPool(node, 2, 1, 60.0, 5.0, lambda healthy: bool(healthy))
     async with pool.create_connection_context() as connection:
         reply = await connection.storage_command(b"set", b"typing", b"1", 0, 0, False, None)
         assert_type(reply, bytearray | None)
