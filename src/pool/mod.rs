@@ -5,13 +5,16 @@ mod address;
 mod backoff;
 mod connection;
 mod context;
+mod endings;
 mod error;
 mod health;
 mod large;
+mod leases;
 mod metrics;
 #[allow(clippy::module_inception, reason = "the pool of this layer")]
 mod pool;
 mod queue;
+mod state;
 mod tasks;
 mod transport;
 

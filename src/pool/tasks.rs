@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::context::{Context, caught};
 use super::error::Cause;
 use super::health::ticks;
-use super::pool::{Entry, Shared, Waiter};
+use super::pool::{Shared, Waiter};
+use super::state::Entry;
 use super::transport::{Io, connect};
 use crate::protocol::{Decoder, ErrorKind, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape};
 

@@ -23,6 +23,7 @@ def run(name, *args):
         ("basic.py", "visits: 42"),
         ("cas.py", "5 members after"),
         ("many.py", "1000 of 1000 items, from 3 nodes"),
+        ("pool.py", "found: 20 of 21"),
     ],
 )
 def test_example(name, says):

@@ -17,6 +17,7 @@ from emcache import (
     Client,
     ClusterEvents,
     ClusterManagment,
+    ConnectionPool,
     ConnectionPoolMetrics,
     Item,
     MemcachedHostAddress,
@@ -47,6 +48,21 @@ async def test_three_ways_to_create(node: MemcachedHostAddress) -> None:
         assert_type(second, Client)
     async with await emcache.create_client((node,)) as third:
         assert_type(third, Client)
+
+
+async def test_whole_connections(node: MemcachedHostAddress) -> None:
+    pool = ConnectionPool(node, 2, 1, 60.0, 5.0, lambda healthy: bool(healthy))
+    async with pool.create_connection_context() as connection:
+        reply = await connection.storage_command(b"set", b"typing", b"1", 0, 0, False, None)
+        assert_type(reply, bytearray | None)
+        _keys, values, _flags, cas, error = await connection.fetch_command(b"gets", [b"typing"])
+        assert_type(values, list[bytes])
+        assert_type(cas, list[int | None])
+        assert_type(error, bytearray)
+        assert_type(connection.closed(), bool)
+    assert_type(pool.metrics(), ConnectionPoolMetrics)
+    assert_type(pool.total_connections, int)
+    assert_type(await pool.close(), None)
 
 
 async def test_in_tasks(node: MemcachedHostAddress) -> None:

@@ -1,0 +1,202 @@
+//! How requests end without an answer: at their deadline, with their connection, or with their node.
+//!
+//! Whoever waits is told after the state is free again: what is told may come back and ask for more.
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::context::Member;
+use super::error::{Cause, ErrorKind};
+use super::health::ticks;
+use super::pool::{PATIENCE, Shared, Waiter};
+use super::queue::Queued;
+use crate::protocol::{Expired, NEVER, OwnedRequest, Reply, Sink, Tick};
+
+impl<W: Waiter> Shared<W> {
+    /// Counts a failed dial and says how long to wait before the next; `None`: nobody needs one.
+    pub fn connect_failed(self: &Rc<Self>, cause: &Cause) -> Option<Duration> {
+        let mut state = self.state.borrow_mut();
+        state.metrics.connections_created_with_error += 1;
+        state.health.failed();
+        state.health.remember(cause);
+        drop(state);
+        self.give_up_if_hopeless(cause);
+        let mut state = self.state.borrow_mut();
+        state.dialling = false;
+        state.dialling = state.wants_dial(&self.config, NEVER);
+        state.dialling.then(|| state.health.next_dial_after(self.context.now()))
+    }
+
+    /// Ends what waits for a connection if there is no prospect of one.
+    fn give_up_if_hopeless(&self, cause: &Cause) {
+        let mut state = self.state.borrow_mut();
+        if !state.connections.is_empty() || !state.health.is_beyond_hope() || state.closed {
+            return;
+        }
+        let turned = state.health.turn_unhealthy(self.context.now());
+        let mut waiting: Vec<W> = state.queue.drain().collect();
+        waiting.extend(state.leases.drain());
+        state.metrics.operations_executed_with_error += waiting.len() as u64;
+        drop(state);
+        let error = self.error(ErrorKind::Unavailable, Some(cause.clone()));
+        for waiter in waiting {
+            waiter.fail(&error);
+        }
+        if turned {
+            self.tell_health(false);
+        }
+    }
+
+    pub fn tell_health(&self, healthy: bool) {
+        if let Some(listener) = &*self.on_health.borrow() {
+            listener(healthy);
+        }
+    }
+
+    /// A connection ended: what can be asked again is, the rest fails with the one cause.
+    pub fn lost(self: &Rc<Self>, id: u64, cause: &Cause) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
+        let entry = state.connections.remove(at);
+        state.count_out(&entry);
+        state.health.remember(cause);
+        let is_garbage = matches!(cause, Cause::Protocol(_));
+        state.metrics.protocol_errors += u64::from(is_garbage);
+        if is_garbage || entry.is_a_failure(cause, self.context.now()) {
+            state.health.failed();
+        }
+        if let Some(lease) = entry.lease {
+            state.lost_leases.push((lease, cause.clone()));
+        }
+        let mut failed = Vec::new();
+        if matches!(cause, Cause::Panicked) {
+            failed.extend(entry.connection.into_sinks());
+        } else {
+            // What a holder of a lease sends goes to that connection or nowhere.
+            let may_repeat = !is_garbage && entry.lease.is_none() && !state.closed;
+            for orphan in entry.connection.dismantle().into_iter().rev() {
+                let is_read = matches!(orphan.again, Some(OwnedRequest::Retrieval { .. }));
+                match orphan.again {
+                    Some(request) if may_repeat && !(is_read && orphan.retried) => {
+                        let mut waiter = orphan.sink;
+                        waiter.restart();
+                        let retried = is_read && (orphan.sent || orphan.retried);
+                        state.metrics.requests_retried += u64::from(is_read && orphan.sent);
+                        let deadline = orphan.deadline;
+                        state.queue.push_front(Queued { request, waiter, deadline, retried });
+                    }
+                    _ => failed.push((orphan.sink, orphan.verb)),
+                }
+            }
+            failed.reverse();
+        }
+        state.metrics.operations_executed_with_error += failed.len() as u64;
+        // The others may have ended too: their tasks look, and then take what waits.
+        for other in &state.connections {
+            self.context.wake_later(other.connection.waker());
+        }
+        drop(guard);
+        for (waiter, verb) in failed {
+            let kind = if is_garbage { ErrorKind::Protocol } else { ErrorKind::Lost { verb } };
+            waiter.fail(&self.error(kind, Some(cause.clone())));
+        }
+        self.give_up_if_hopeless(cause);
+        self.dial_if_wanted();
+    }
+
+    /// Sockets are open and nothing answers: from now on calls fail at once, and a probe finds out when
+    /// the node is back.
+    fn silent(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        let turned = state.health.turn_unhealthy(self.context.now());
+        let cause = Cause::NoAnswer;
+        state.health.remember(&cause);
+        let leased: Vec<_> = state.connections.iter().filter_map(|entry| entry.lease).collect();
+        state.lost_leases.extend(leased.into_iter().map(|lease| (lease, cause.clone())));
+        let orphans = state.take_connections();
+        let mut waiting: Vec<W> = state.queue.drain().collect();
+        waiting.extend(state.leases.drain());
+        state.metrics.operations_executed_with_error += (orphans.len() + waiting.len()) as u64;
+        drop(state);
+        for (waiter, verb) in orphans {
+            waiter.fail(&self.error(ErrorKind::Lost { verb }, Some(cause.clone())));
+        }
+        let error = self.error(ErrorKind::Unavailable, Some(cause));
+        for waiter in waiting {
+            waiter.fail(&error);
+        }
+        if turned {
+            self.tell_health(false);
+        }
+        self.dial_if_wanted();
+    }
+
+    /// How long after its deadline an answer is waited for, on a connection that serves others.
+    fn patience(&self) -> Option<Tick> {
+        Some(ticks(self.config.timeout?.saturating_mul(2).max(PATIENCE)))
+    }
+}
+
+impl<W: Waiter> Member for Shared<W> {
+    fn flush(&self) {
+        self.unflushed.set(false);
+        let state = &mut *self.state.borrow_mut();
+        for entry in &mut state.connections {
+            if entry.connection.has_unflushed() {
+                self.flush_entry(entry, &mut state.health);
+            }
+        }
+    }
+
+    fn expire(self: Rc<Self>, now: Tick) -> Tick {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let limit = self.config.timeout.unwrap_or_default();
+        let mut next = NEVER;
+        let mut expired = Vec::new();
+        for entry in &mut state.connections {
+            let connection = &mut entry.connection;
+            let health = &mut state.health;
+            next = next.min(connection.expire(now, |Expired { sink, verb, sent }| {
+                if sent {
+                    health.timed_out();
+                }
+                expired.push((sink, verb));
+            }));
+            let Some((since, patience)) = connection.overdue_since().zip(self.patience()) else {
+                continue;
+            };
+            if since.saturating_add(patience) <= now {
+                connection.give_up(Cause::NoAnswer);
+            } else {
+                next = next.min(since.saturating_add(patience));
+            }
+        }
+        next = next.min(state.queue.expire(now, |waiter, verb| expired.push((waiter, verb))));
+        let mut unleased = Vec::new();
+        next = next.min(state.leases.expire(now, |waiter| unleased.push(waiter)));
+        // Whoever went away is no error, and is told only so that nothing is kept for it.
+        let (gone, expired): (Vec<_>, Vec<_>) =
+            expired.into_iter().partition(|(waiter, _)| waiter.is_abandoned());
+        let (gone_too, unleased): (Vec<_>, Vec<_>) =
+            unleased.into_iter().partition(Sink::is_abandoned);
+        let timeouts = (expired.len() + unleased.len()) as u64;
+        state.metrics.operations_executed_with_error += timeouts;
+        state.metrics.requests_timed_out += timeouts;
+        let is_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
+        drop(guard);
+        for waiter in gone.into_iter().map(|(waiter, _)| waiter).chain(gone_too) {
+            waiter.reply(&Reply::End);
+        }
+        for (waiter, verb) in expired {
+            waiter.fail(&self.error(ErrorKind::Timeout { verb, limit }, None));
+        }
+        for waiter in unleased {
+            waiter.fail(&self.error(ErrorKind::NoLease { limit }, None));
+        }
+        if is_silent {
+            self.silent();
+        }
+        next
+    }
+}

@@ -1,0 +1,119 @@
+//! Connections that belong to one holder for a while.
+use std::rc::Rc;
+
+use super::error::{Cause, ErrorKind};
+use super::pool::{LeaseId, PATIENCE, Pool, Shared, Waiter};
+use super::queue::Outgoing;
+use super::state::{Entry, State};
+use super::tasks::end_if_stuck;
+use crate::protocol::{OwnedRequest, Reply, Tick};
+
+impl<W: Waiter> Pool<W> {
+    /// Asks for a connection that is nobody else's until [`Self::release`]. The waiter is told
+    /// [`Reply::Ok`] when it is there; first come, first served.
+    pub fn lease(&self, lease: LeaseId, waiter: W, deadline: Tick) {
+        let shared = &self.0;
+        let mut state = shared.state.borrow_mut();
+        if let Some(refusal) = shared.refusal(&state, 0) {
+            drop(state);
+            waiter.fail(&refusal);
+            return;
+        }
+        state.leases.push(lease, waiter, deadline);
+        state.metrics.operations_waited += u64::from(state.leases.len() > state.idle());
+        shared.grant(&mut state);
+        drop(state);
+        shared.context.arm(deadline);
+        shared.dial_if_wanted();
+    }
+
+    /// As [`Self::submit_owned`], on a leased connection and no other.
+    pub fn submit_leased(&self, lease: LeaseId, request: OwnedRequest, waiter: W, deadline: Tick) {
+        let shared = &self.0;
+        let mut guard = shared.state.borrow_mut();
+        let state = &mut *guard;
+        let is_held =
+            |entry: &Entry<W>| entry.lease == Some(lease) && !entry.connection.is_broken();
+        let at = if let Some(at) = state.connections.iter().position(is_held) {
+            let waiting = state.connections[at].connection.backlog();
+            let refusal = shared.saturation(state, waiting, request.payload_len());
+            refusal.map_or(Ok(at), Err)
+        } else {
+            let known = state.lost_leases.iter().find(|(lost, _)| *lost == lease);
+            Err(shared.error(ErrorKind::LeaseLost, known.map(|(_, cause)| cause.clone())))
+        };
+        match at {
+            Ok(at) => {
+                let (entry, health) = (&mut state.connections[at], &mut state.health);
+                shared.send(entry, health, Outgoing::Owned(request), waiter, deadline);
+                drop(guard);
+                shared.context.arm(deadline);
+            }
+            Err(error) => {
+                state.metrics.operations_executed_with_error += 1;
+                drop(guard);
+                waiter.fail(&error);
+            }
+        }
+    }
+
+    /// Gives a leased connection back. What is unanswered on it is read and dropped as ever.
+    pub fn release(&self, lease: LeaseId) {
+        let shared = &self.0;
+        let mut state = shared.state.borrow_mut();
+        state.lost_leases.retain(|(lost, _)| *lost != lease);
+        let now = shared.context.now();
+        let held = state.connections.iter_mut().find(|entry| entry.lease == Some(lease));
+        let Some(entry) = held else { return };
+        entry.lease = None;
+        entry.last_used = now;
+        if entry.connection.in_flight() > 0 {
+            shared.context.spawn(end_if_stuck(Rc::downgrade(shared), entry.id, PATIENCE));
+        }
+        shared.grant(&mut state);
+        shared.drain_queue(&mut state);
+    }
+
+    /// Closes a leased connection; it stays leased until it is released.
+    pub fn close_leased(&self, lease: LeaseId) {
+        let state = self.0.state.borrow();
+        let held = state.connections.iter().find(|entry| entry.lease == Some(lease));
+        let Some(id) = held.map(|entry| entry.id) else { return };
+        drop(state);
+        self.0.lost(id, &Cause::ClosedByHolder);
+    }
+
+    /// Whether a leased connection is open.
+    pub fn is_leased(&self, lease: LeaseId) -> bool {
+        let state = self.0.state.borrow();
+        state.connections.iter().any(|entry| entry.lease == Some(lease))
+    }
+}
+
+impl<W: Waiter> Shared<W> {
+    /// Gives connections to those who wait for one of their own.
+    pub fn grant(&self, state: &mut State<W>) {
+        let now = self.context.now();
+        loop {
+            state.leases.skip_abandoned();
+            if state.leases.is_empty() {
+                return;
+            }
+            // Where answers to somebody else are still to come, only if there will be no other.
+            let is_full = state.connections.len() >= self.config.max_connections;
+            let free = |entry: &&mut Entry<W>| {
+                entry.is_free() && (is_full || entry.connection.in_flight() == 0)
+            };
+            let free = state.connections.iter_mut().filter(free);
+            let Some(entry) = free.min_by_key(|entry| entry.connection.in_flight()) else { return };
+            if entry.is_stale(now) {
+                // Its task looks whether it is still open, and then grants again.
+                self.context.wake_later(entry.connection.waker());
+                return;
+            }
+            let Some((lease, waiter)) = state.leases.pop() else { return };
+            entry.lease = Some(lease);
+            waiter.reply(&Reply::Ok);
+        }
+    }
+}

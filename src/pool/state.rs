@@ -1,0 +1,166 @@
+//! What a pool consists of, and what follows from it: which connection takes a request, whether to grow.
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::error::Cause;
+use super::health::{Health, ticks};
+use super::large::LargeKeys;
+use super::metrics::{ConnectLatencies, Metrics};
+use super::pool::{LeaseId, PoolConfig, Waiter};
+use super::queue::{LeaseQueue, Queue};
+use crate::protocol::{NEVER, Tick, Verb};
+
+/// A connection with more than this to write or to read of one value takes no more requests.
+const MAX_BACKLOG: usize = 256 * 1024;
+/// A connection with more of either than these should be helped by another.
+const BUSY_BACKLOG: usize = MAX_BACKLOG / 4;
+const BUSY_REQUESTS: usize = 2048;
+/// So should one whose oldest request was made this long before the newest: something is in its way.
+const HELD_UP_AFTER: Duration = Duration::from_millis(100);
+/// A connection that ends unasked this soon after it was made was not wanted by the server.
+const UNWELCOME_WITHIN: Duration = Duration::from_secs(1);
+/// Servers close idle connections after whole seconds.
+const STALE_AFTER: Duration = Duration::from_millis(900);
+
+#[allow(clippy::struct_excessive_bools, reason = "four facts that are independent")]
+pub(super) struct State<W> {
+    pub connections: Vec<Entry<W>>,
+    pub next_id: u64,
+    pub queue: Queue<W>,
+    pub leases: LeaseQueue<W>,
+    /// Leased connections that ended, for as long as their holders do not know.
+    pub lost_leases: Vec<(LeaseId, Cause)>,
+    pub dialling: bool,
+    pub purging: bool,
+    pub closed: bool,
+    pub health: Health,
+    pub large_keys: LargeKeys,
+    /// A large transfer found none but the first connection.
+    pub wants_own: bool,
+    pub metrics: Metrics,
+    pub latencies: ConnectLatencies,
+}
+
+pub(super) struct Entry<W> {
+    pub id: u64,
+    pub connection: Connection<W>,
+    pub opened: Tick,
+    pub last_used: Tick,
+    /// When its task last read from it.
+    pub looked_at: Tick,
+    pub lease: Option<LeaseId>,
+}
+
+impl<W: Waiter> State<W> {
+    pub fn in_flight(&self) -> usize {
+        let on_connections: usize = self.connections.iter().map(|e| e.connection.in_flight()).sum();
+        on_connections + self.queue.len() + self.leases.len()
+    }
+
+    /// Connections that nobody uses at this moment.
+    pub fn idle(&self) -> usize {
+        let is_idle = |entry: &&Entry<W>| entry.is_free() && entry.connection.in_flight() == 0;
+        self.connections.iter().filter(is_idle).count()
+    }
+
+    /// The connection for the next request. Small ones meet on the first that nothing is in the way of,
+    /// so that they share its lines; large ones go to another if there is one.
+    pub fn pick(&self, is_large: bool, deadline: Tick) -> Option<usize> {
+        if !self.queue.is_empty() {
+            return None;
+        }
+        let usable = || self.connections.iter().enumerate().filter(|(_, entry)| entry.takes_more());
+        let (at, _) = if is_large {
+            usable().skip(1).min_by_key(|(_, entry)| entry.load()).or_else(|| usable().next())
+        } else {
+            usable()
+                .find(|(_, entry)| !entry.is_held_up(deadline))
+                .or_else(|| usable().min_by_key(|(_, entry)| entry.load()))
+        }?;
+        Some(at)
+    }
+
+    /// Whether the pool should grow, now that a request with this deadline was made ([`NEVER`]: none).
+    pub fn wants_dial(&self, config: &PoolConfig, deadline: Tick) -> bool {
+        let connections = self.connections.len();
+        !self.dialling
+            && !self.closed
+            && connections < config.max_connections
+            && (connections < config.min_connections
+                || !self.queue.is_empty()
+                || self.leases.len() > self.idle()
+                || !self.health.is_healthy()
+                || self.wants_own
+                || self.are_all_held_up(deadline))
+    }
+
+    /// Those that are leased neither help nor ask for help.
+    fn are_all_held_up(&self, deadline: Tick) -> bool {
+        let mut shared = self.connections.iter().filter(|entry| entry.lease.is_none()).peekable();
+        shared.peek().is_some() && shared.all(|entry| entry.is_held_up(deadline))
+    }
+
+    /// Closes all connections; who waits on them is handed out in order.
+    pub fn take_connections(&mut self) -> Vec<(W, Verb)> {
+        let mut orphans = Vec::new();
+        for entry in std::mem::take(&mut self.connections) {
+            self.count_out(&entry);
+            orphans.extend(entry.connection.dismantle().into_iter().map(|o| (o.sink, o.verb)));
+        }
+        orphans
+    }
+
+    /// A connection is no longer among the pool's.
+    pub fn count_out(&mut self, entry: &Entry<W>) {
+        self.metrics.connections_closed += 1;
+        self.metrics.bytes_read += entry.connection.bytes_read();
+        self.metrics.bytes_written += entry.connection.bytes_written();
+    }
+
+    pub fn purge(&mut self, at: usize) {
+        let entry = self.connections.remove(at);
+        self.count_out(&entry);
+        entry.connection.dismantle();
+        self.metrics.connections_purged += 1;
+    }
+}
+
+impl<W: Waiter> Entry<W> {
+    pub fn is_free(&self) -> bool {
+        self.lease.is_none() && !self.connection.is_broken()
+    }
+
+    pub fn takes_more(&self) -> bool {
+        self.is_free() && self.connection.backlog() < MAX_BACKLOG
+    }
+
+    /// Not looked at for so long that the server may have closed it, with the news still unread.
+    pub fn is_stale(&self, now: Tick) -> bool {
+        now.saturating_sub(self.looked_at) >= ticks(STALE_AFTER)
+    }
+
+    /// Whether its end is one more sign that the node is not well: a server that hangs up on everybody, or
+    /// sends its errors to everybody, is not to be dialled at once.
+    pub fn is_a_failure(&self, cause: &Cause, now: Tick) -> bool {
+        match cause {
+            Cause::ClosedByHolder => false,
+            Cause::NoAnswer => true,
+            _ => {
+                let is_young = now.saturating_sub(self.opened) < ticks(UNWELCOME_WITHIN);
+                self.connection.answered() == 0 && (is_young || self.connection.in_flight() > 0)
+            }
+        }
+    }
+
+    /// Whether a request with this deadline would wait for long behind others.
+    fn is_held_up(&self, deadline: Tick) -> bool {
+        let front = self.connection.front_deadline();
+        self.connection.backlog() > BUSY_BACKLOG
+            || self.connection.in_flight() > BUSY_REQUESTS
+            || (deadline != NEVER && front.saturating_add(ticks(HELD_UP_AFTER)) < deadline)
+    }
+
+    fn load(&self) -> (usize, usize) {
+        (self.connection.backlog(), self.connection.in_flight())
+    }
+}
