@@ -170,16 +170,20 @@ fn epoll_watching(fd: RawFd) -> io::Result<RawFd> {
         let Some(number) = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok()) else {
             continue;
         };
-        if is_epoll && watches(number, fd) {
+        if is_epoll && watches(number, fd)? {
             return Ok(number);
         }
     }
     Err(io::Error::new(io::ErrorKind::Unsupported, "Tokio's epoll instance was not found in /proc"))
 }
 
-fn watches(epoll: RawFd, fd: RawFd) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap_or_default();
-    info.lines()
-        .filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next()?.parse().ok())
-        .any(|watched: RawFd| watched == fd)
+fn watches(epoll: RawFd, fd: RawFd) -> io::Result<bool> {
+    let info = match std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")) {
+        // Another thread closed it meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        info => info?,
+    };
+    let mut watched =
+        info.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next());
+    Ok(watched.any(|watched| watched.parse() == Ok(fd)))
 }

@@ -62,7 +62,10 @@ impl<W: Waiter> Shared<W> {
         state.health.remember(cause);
         let is_garbage = matches!(cause, Cause::Protocol(_));
         state.metrics.protocol_errors += u64::from(is_garbage);
-        if is_garbage || entry.is_a_failure(cause, self.context.now()) {
+        let now = self.context.now();
+        // One that was there already when another ended is not the fresh one that a read is promised.
+        let is_fresh = entry.opened >= std::mem::replace(&mut state.last_loss, now);
+        if is_garbage || entry.is_a_failure(cause, now) {
             state.health.failed();
         }
         if let Some(lease) = entry.lease {
@@ -77,7 +80,7 @@ impl<W: Waiter> Shared<W> {
             for orphan in entry.connection.dismantle().into_iter().rev() {
                 let is_read = matches!(orphan.again, Some(OwnedRequest::Retrieval { .. }));
                 match orphan.again {
-                    Some(request) if may_repeat && !(is_read && orphan.retried) => {
+                    Some(request) if may_repeat && !(is_read && orphan.retried && is_fresh) => {
                         let mut waiter = orphan.sink;
                         waiter.restart();
                         let retried = is_read && (orphan.sent || orphan.retried);

@@ -87,6 +87,7 @@ impl<W: Waiter> Pool<W> {
                 queue: Queue::new(),
                 leases: LeaseQueue::new(),
                 lost_leases: Vec::new(),
+                last_loss: 0,
                 dialling: false,
                 purging: false,
                 closed: false,

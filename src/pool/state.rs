@@ -30,6 +30,8 @@ pub(super) struct State<W> {
     pub leases: LeaseQueue<W>,
     /// Leased connections that ended, for as long as their holders do not know.
     pub lost_leases: Vec<(LeaseId, Cause)>,
+    /// When a connection ended last: those that are older may have ended with it.
+    pub last_loss: Tick,
     pub dialling: bool,
     pub purging: bool,
     pub closed: bool,
