@@ -35,9 +35,14 @@ impl Drop for Turn {
     }
 }
 
+/// Whether the interpreter's end has begun.
+pub fn has_begun() -> bool {
+    EXITING.load(Ordering::Relaxed)
+}
+
 /// Whether this thread must not call Python any more.
 pub fn is_frozen() -> bool {
-    EXITING.load(Ordering::Relaxed)
+    has_begun()
         && EXITING_THREAD.lock().is_ok_and(|exiting| *exiting != Some(thread::current().id()))
 }
 

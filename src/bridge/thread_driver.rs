@@ -23,6 +23,7 @@ use super::background::{Background, Cores, Job};
 use super::completion::{self, Outcome};
 use super::driver::PythonLoop;
 use super::errors;
+use super::exit;
 use super::recorder::{End, Message, Record, Recorder, Ticket, play_back};
 use super::waiter::PyWaiter;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
@@ -277,6 +278,10 @@ impl ThreadEngine {
         }
         let bell = self.outbox.bell.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(bell);
+        if exit::has_begun() {
+            // The loop was one of another exit handler's: there is no later one to wait for the helpers.
+            silence_bells(py);
+        }
     }
 
     fn post_request(

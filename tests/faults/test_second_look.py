@@ -435,7 +435,7 @@ def test_a_client_of_an_exit_handler_that_runs_last(loop, kind):
 @both_loops
 def test_nobody_calls_the_loop_of_an_exit_handler_after_it(loop):
     """A helper that is still at it, when the interpreter ends, would be ended with it: an abort."""
-    run_at_exit("thread", loop, slowness=0.1)
+    run_at_exit("thread", loop, slowness=0.05)
 
 
 # -- a server at its limit -----------------------------------------------------------------------
@@ -530,17 +530,14 @@ async def test_reads_are_asked_again_when_all_connections_ended():
         calls = [asyncio.create_task(client.get(key)) for key in KEYS[:3]]
         await until(lambda: len(asked) == 3)
         assert len(set(asked)) == 1
-        # The driver that is this loop sees both ends at once. The thread may see the first before
-        # there is a second: not that of the reads, which would rightly go to the other connection.
-        connections.sort(key=lambda connection: connection is asked[0])
-        if client._core.driver == "loop":
-            connections.reverse()
+        # The end of the other one is seen at the same time, or a moment later.
+        connections.sort(key=lambda connection: connection is not asked[0])
         for connection in connections:
             connection.close()
         for key, found in zip(KEYS, await outcomes(*calls), strict=False):
             assert isinstance(found, emcache.Item), repr(found)
             assert found.value == value_of(key)
-        assert metrics_of(client).requests_retried == 3
+        assert metrics_of(client).requests_retried >= 3
         assert client.cluster_managment().unhealthy_nodes() == []
 
 
