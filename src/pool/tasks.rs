@@ -19,7 +19,9 @@ use super::health::ticks;
 use super::pool::{Shared, Waiter};
 use super::state::Entry;
 use super::transport::{Io, connect};
-use crate::protocol::{Decoder, ErrorKind, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape};
+use crate::protocol::{
+    CONNECTION_REFUSED, Decoder, ErrorKind, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape,
+};
 
 /// A probe that is not answered is given up after this, if there is no `connection_timeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -168,6 +170,9 @@ async fn probe(mut stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
         };
         let is_alive = match frame {
             Frame::Reply(Reply::End) => true,
+            Frame::Reply(Reply::Error(ErrorLine { line: CONNECTION_REFUSED, .. })) => {
+                return Err(Cause::TooManyConnections);
+            }
             Frame::Reply(Reply::Error(ErrorLine { kind, line })) => {
                 kind == ErrorKind::Client || line == b"ERROR"
             }

@@ -19,7 +19,8 @@ pub use encode::encode;
 pub use error::{Excerpt, ProtocolError};
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use pipeline::{
-    Expired, LARGE_VALUE_LEN, MAX_LINE_LEN, NEVER, Orphan, OwnedRequest, Pipeline, Sink, Tick,
+    CONNECTION_REFUSED, Expired, LARGE_VALUE_LEN, MAX_LINE_LEN, NEVER, Orphan, OwnedRequest,
+    Pipeline, Sink, Tick,
 };
 pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 pub use request::{ArithmeticVerb, Command, Request, RetrievalVerb, StatsArgs, StorageVerb, Verb};

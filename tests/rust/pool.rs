@@ -445,3 +445,23 @@ fn a_panic_in_a_task_ends_its_connection_only() {
         next.await.unwrap().unwrap();
     });
 }
+
+#[test]
+fn nobody_gets_a_connection_of_a_full_server_unproved() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, config());
+        let waiting = bed.get("a");
+        let full = b"ERROR Too many open connections\r\n";
+        let mut refused = listener.accept().await;
+        refused.stream.write_all(full).await.unwrap();
+        drop(refused);
+        for _ in 0..2 {
+            let mut probed = listener.accept().await;
+            assert_eq!(probed.line().await, "get emcache:probe");
+            probed.stream.write_all(full).await.unwrap();
+        }
+        let error = waiting.await.unwrap().unwrap_err();
+        assert!(error.contains("is down: too many open connections"), "{error}");
+    });
+}

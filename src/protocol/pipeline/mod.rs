@@ -29,7 +29,7 @@ use keys::KeyFifo;
 pub const MAX_LINE_LEN: usize = 8 * 1024;
 
 /// What memcached says to those above its limit (`-c`) before it closes.
-const CONNECTION_REFUSED: &[u8] = b"ERROR Too many open connections";
+pub const CONNECTION_REFUSED: &[u8] = b"ERROR Too many open connections";
 
 /// Values from this length on are a transfer that others should not wait behind.
 pub const LARGE_VALUE_LEN: usize = 64 * 1024;
