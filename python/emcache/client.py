@@ -1,8 +1,5 @@
 """The client: what arguments mean. What is done with them is in the core."""
 
-import asyncio
-import contextlib
-import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
@@ -12,6 +9,7 @@ from ._address import Address
 from ._arguments import address_text, check_between, check_credentials, check_limits, endpoint
 from ._emcache import CoreClient
 from ._errors import ClientClosedError
+from ._owner import CoreOwner
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
 from .cluster import EventDispatcher, _ClusterManagment
 from .default_values import (
@@ -30,7 +28,7 @@ from .default_values import (
 )
 
 
-class _Client(Client):
+class _Client(CoreOwner, Client):
     def __init__(
         self,
         addresses: list[Address],
@@ -52,14 +50,6 @@ class _Client(Client):
         self._core = make_core(on_health)
         self._management.attach(self._core)
 
-    def __del__(self) -> None:
-        core: CoreClient | None = getattr(self, "_core", None)
-        if core is not None and not core.closed and not core.forked:
-            try:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            finally:
-                core.abandon()
-
     def __repr__(self) -> str:
         nodes = ", ".join(address_text(address) for address in self._addresses)
         return f"<emcache.Client {'closed' if self.closed else 'open'} nodes=[{nodes}]>"
@@ -78,10 +68,7 @@ class _Client(Client):
 
     async def close(self) -> None:
         try:
-            if self._core.noreply_unanswered:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._grace):
-                        await self._core.drain()
+            await self._drain()
         finally:
             self._core.close()
             self._dispatcher.close()

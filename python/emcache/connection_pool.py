@@ -1,10 +1,7 @@
 """The pool of connections to one node, for those who want whole connections."""
 
-import asyncio
-import contextlib
 import dataclasses
 import logging
-import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
@@ -13,6 +10,7 @@ from ._address import Address
 from ._arguments import Value, address_text, check_credentials, check_limits, endpoint
 from ._emcache import CoreClient, CoreLease
 from ._errors import AuthenticationError
+from ._owner import CoreOwner
 from .default_values import (
     DEFAULT_CONNECTION_TIMEOUT,
     DEFAULT_MAX_CONNECTIONS,
@@ -80,7 +78,7 @@ def metrics_of(core: CoreClient, node: int) -> ConnectionPoolMetrics:
     return ConnectionPoolMetrics(**core.metrics(node))  # type: ignore[arg-type]
 
 
-class ConnectionPool:
+class ConnectionPool(CoreOwner):
     """Connections to one node, each leased as a whole.
 
     Made in a running event loop, by synchronous code too. What is not closed is closed when it is
@@ -161,14 +159,6 @@ class ConnectionPool:
             on_health=tell,
         )
 
-    def __del__(self) -> None:
-        core: CoreClient | None = getattr(self, "_core", None)
-        if core is not None and not core.closed and not core.forked:
-            try:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            finally:
-                core.abandon()
-
     def __repr__(self) -> str:
         state = "closed" if self._core.closed else "open"
         minimum, maximum = self._limits
@@ -189,10 +179,7 @@ class ConnectionPool:
         Waits, at most for ``timeout`` (1 s if there is none), for commands that nobody waits for.
         """
         try:
-            if self._core.noreply_unanswered:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._grace):
-                        await self._core.drain()
+            await self._drain()
         finally:
             if not self._core.closed:
                 self._last_metrics = self._ended(self.metrics())

@@ -67,7 +67,7 @@ impl<W: Waiter> Pool<W> {
         let Some(entry) = held else { return };
         entry.lease = None;
         entry.last_used = now;
-        if entry.connection.in_flight() > 0 {
+        if entry.connection.in_flight() > 0 && !std::mem::replace(&mut entry.is_watched, true) {
             shared.context.spawn(end_if_stuck(Rc::downgrade(shared), entry.id, PATIENCE));
         }
         shared.grant(&mut state);

@@ -293,7 +293,8 @@ impl<W: Waiter> Shared<W> {
         let connection = Connection::new(stream, self.config.max_merged_keys);
         let now = self.context.now();
         let (opened, last_used, looked_at) = (now, now, now);
-        let entry = Entry { id, connection, opened, last_used, looked_at, lease: None };
+        let (lease, is_watched) = (None, false);
+        let entry = Entry { id, connection, opened, last_used, looked_at, lease, is_watched };
         state.connections.push(entry);
         state.wants_own = false;
         state.metrics.connections_created += 1;

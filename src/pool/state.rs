@@ -51,6 +51,8 @@ pub(super) struct Entry<W> {
     /// When its task last read from it.
     pub looked_at: Tick,
     pub lease: Option<LeaseId>,
+    /// Whether [`super::tasks::end_if_stuck`] looks after it.
+    pub is_watched: bool,
 }
 
 impl<W: Waiter> State<W> {

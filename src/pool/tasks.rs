@@ -220,23 +220,32 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
 }
 
 /// Ends a connection on which answers were left to come, if none comes: whoever gets it next would wait
-/// behind them.
+/// behind them. One for each connection, however often that is released.
 pub(super) async fn end_if_stuck<W: Waiter>(pool: Weak<Shared<W>>, id: u64, patience: Duration) {
     let Some((context, closing)) = context_of(&pool) else { return };
-    let read = |pool: &Rc<Shared<W>>| {
-        let state = pool.state();
-        let entry = state.connections.iter().find(|entry| entry.id == id);
-        entry.filter(|e| e.connection.in_flight() > 0).map(|e| e.connection.bytes_read())
-    };
-    let Some(so_far) = pool.upgrade().and_then(|pool| read(&pool)) else { return };
-    if before(&closing, context.sleep(patience)).await.is_none() {
-        return;
-    }
-    let Some(pool) = pool.upgrade() else { return };
-    if read(&pool) == Some(so_far) {
-        let mut state = pool.state();
-        if let Some(entry) = state.connections.iter_mut().find(|entry| entry.id == id) {
-            entry.connection.give_up(Cause::NoAnswer);
+    let mut so_far = None;
+    loop {
+        {
+            let Some(pool) = pool.upgrade() else { return };
+            let mut state = pool.state();
+            let Some(entry) = state.connections.iter_mut().find(|entry| entry.id == id) else {
+                return;
+            };
+            let read = Some(entry.connection.bytes_read());
+            if entry.connection.in_flight() > 0 && read == so_far {
+                entry.connection.give_up(Cause::NoAnswer);
+                return;
+            }
+            // What a holder waits for is a matter of that holder's.
+            let is_left_alone = entry.lease.is_none() || so_far.is_none();
+            if entry.connection.in_flight() == 0 || !is_left_alone {
+                entry.is_watched = false;
+                return;
+            }
+            so_far = read;
+        }
+        if before(&closing, context.sleep(patience)).await.is_none() {
+            return;
         }
     }
 }

@@ -465,3 +465,32 @@ fn nobody_gets_a_connection_of_a_full_server_unproved() {
         assert!(error.contains("is down: too many open connections"), "{error}");
     });
 }
+
+#[test]
+fn answers_that_never_come_do_not_hold_up_the_next_holder_for_ever() {
+    run(async {
+        let listener = Listener::bind().await;
+        let bed = Bed::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
+        let mut stuck = listener.accept().await;
+        // Answered after the first release, and not after the second: one watch sees both.
+        for lease in [1, 2] {
+            bed.lease(lease).await.unwrap().unwrap();
+            let left = bed.get_leased(lease, "left");
+            assert_eq!(stuck.line().await, "get left");
+            drop(left);
+            bed.pool.release(lease);
+            if lease == 1 {
+                stuck.stream.write_all(b"END\r\n").await.unwrap();
+            }
+        }
+        assert_eq!(bed.lease(3).await.unwrap().unwrap(), " Ok");
+        let behind = bed.get_leased(3, "behind");
+        bed.pool.release(3);
+        // Nobody answered a byte of it, so it is asked again.
+        let mut fresh = listener.accept().await;
+        assert_eq!(fresh.line().await, "get behind");
+        fresh.stream.write_all(b"END\r\n").await.unwrap();
+        assert_eq!(behind.await.unwrap().unwrap(), " End");
+        assert_eq!(bed.lease(4).await.unwrap().unwrap(), " Ok");
+    });
+}
