@@ -51,6 +51,8 @@ pub enum Cause {
     StorageRefused,
     /// Whoever leased the connection closed it.
     ClosedByHolder,
+    /// The server does not take the credentials, or none at all; with its answer.
+    LoginRefused(Arc<str>),
     /// A bug of ours.
     Panicked,
 }
@@ -126,6 +128,7 @@ impl fmt::Display for Cause {
             }
             Self::StorageRefused => write!(f, "a storage command was refused before its value"),
             Self::ClosedByHolder => write!(f, "it was closed by its holder"),
+            Self::LoginRefused(answer) => write!(f, "the server refused the login: {answer}"),
             Self::Panicked => write!(f, "an internal error of emcache, please report it"),
         }
     }
