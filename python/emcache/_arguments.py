@@ -122,6 +122,14 @@ def check_between(name: str, value: int, minimum: int, maximum: int) -> None:
         raise ValueError(f"{name} must be between {minimum} and {maximum}")
 
 
+def check_seconds(name: str, value: float) -> None:
+    """Refuse what is no time to wait."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a number of seconds > 0")
+
+
 def endpoint(address: Address) -> tuple[str, int] | str:
     """Give an address as the core wants it."""
     match address:

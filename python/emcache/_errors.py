@@ -10,7 +10,8 @@
     ├─ OperationTimeoutError            also TimeoutError (asyncio.TimeoutError)
     ├─ ConnectionFailedError            also ConnectionError and TimeoutError
     │  ├─ NodeUnavailableError          known to be down: fails at once
-    │  └─ ProtocolError                 the server sent what is no answer
+    │  ├─ ProtocolError                 the server sent what is no answer
+    │  └─ DiscoveryError              no list of nodes to begin with
     └─ CommandError                     the server answered no
        ├─ StorageCommandError
        │  └─ NotStoredStorageCommandError
@@ -62,6 +63,10 @@ class NodeUnavailableError(ConnectionFailedError):
 
 class ProtocolError(ConnectionFailedError):
     """The server sent what is no reply to what was asked. The connection was closed."""
+
+
+class DiscoveryError(ConnectionFailedError):
+    """The nodes of a cluster could not be found out, so there is no client."""
 
 
 class CommandError(EmcacheError):

@@ -62,6 +62,18 @@ class ClusterEvents(metaclass=ABCMeta):
     async def on_node_unhealthy(self, cluster_managment: ClusterManagment, host: Address) -> None:
         """Tell that three connects in a row failed and no connection to the node is left."""
 
+    async def on_topology_change(  # noqa: B027 - programs of 1.3 do not have it
+        self,
+        cluster_managment: ClusterManagment,
+        old: list[Address],
+        new: list[Address],
+        version: int | None,
+    ) -> None:
+        """Tell that nodes were added or removed by autodiscovery; by now ``new`` get the keys.
+
+        ``version`` is the cluster's own number of the list, where it has one.
+        """
+
 
 class Client(metaclass=ABCMeta):
     """A memcached client; :func:`emcache.create_client` makes one.

@@ -1,5 +1,8 @@
 """The client: what arguments mean. What is done with them is in the core."""
 
+import asyncio
+import contextlib
+import logging
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
@@ -13,15 +16,18 @@ from ._arguments import (
     address_text,
     check_between,
     check_limits,
+    check_seconds,
     endpoint,
     login_arguments,
     tls_arguments,
 )
 from ._emcache import CoreClient
-from ._errors import ClientClosedError
+from ._errors import AuthenticationError, ClientClosedError, DiscoveryError
 from ._owner import CoreOwner
+from ._topology import Topology
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
 from .cluster import EventDispatcher, _ClusterManagment
+from .connection_pool import ConnectionPool
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,
     DEFAULT_AUTOBATCHING_MAX_KEYS,
@@ -34,8 +40,15 @@ from .default_values import (
     DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
     DEFAULT_SSL,
     DEFAULT_SSL_VERIFY,
+    DEFAULT_STARTUP_WAIT_AUTODISCOVERY,
     DEFAULT_TIMEOUT,
 )
+from .discovery import ConfigDiscovery, Discovery, NoDiscoveryError, Watcher, first
+
+logger = logging.getLogger("emcache")
+
+_LOOK_EVERY = 0.01
+"""Seconds between two looks whether new nodes are connected."""
 
 
 class _Client(CoreOwner, Client):
@@ -48,38 +61,91 @@ class _Client(CoreOwner, Client):
     ) -> None:
         self._addresses = addresses
         self._grace = grace
+        self._watcher: Watcher | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._management = _ClusterManagment(addresses)
         self._dispatcher = EventDispatcher(self._management, cluster_events)
         # The core must not keep its client alive: it would never be seen that nobody closed it.
-        dispatcher = weakref.ref(self._dispatcher)
+        client = weakref.ref(self)
 
         def on_health(index: int, healthy: bool) -> None:
-            if (alive := dispatcher()) is not None:
-                alive.node_changed(addresses[index], healthy)
+            if (alive := client()) is None:
+                return
+            alive._dispatcher.node_changed(addresses[index], healthy)
+            if not healthy and alive._watcher is not None:
+                alive._watcher.hurry()
 
         self._core = make_core(on_health)
         self._management.attach(self._core)
 
+    def watch(
+        self, discovery: Discovery, current: Topology, interval: float, patience: float | None
+    ) -> None:
+        """Follow the nodes of a cluster."""
+        client = weakref.ref(self)
+
+        async def apply(topology: Topology) -> None:
+            if (alive := client()) is not None:
+                await alive._apply(topology, patience)
+
+        self._watcher = Watcher(discovery, current, interval, apply)
+        loop = asyncio.get_running_loop()
+        self._watching = loop.create_task(self._watcher.run(), name="emcache autodiscovery")
+        task = weakref.ref(self._watching)
+
+        def end() -> None:
+            # On whatever thread it is noticed that nobody holds the client.
+            with contextlib.suppress(RuntimeError):
+                if (running := task()) is not None:
+                    loop.call_soon_threadsafe(running.cancel)
+
+        weakref.finalize(self, end).atexit = False
+
+    async def _apply(self, topology: Topology, patience: float | None) -> None:
+        old = {self._addresses[index]: index for index in self._management.members()}
+        new = {node.address: node for node in topology.nodes}
+        joining = []
+        for address, node in new.items():
+            if address in old:
+                self._core.set_ip(old[address], node.ip)
+            else:
+                # In step with the core's indexes: nothing may come between these two.
+                joining.append(self._core.add_node(endpoint(address), node.ip))
+                self._addresses.append(address)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                for index in joining:
+                    while not self._core.is_connected(index):  # noqa: ASYNC110 - no event of it
+                        await asyncio.sleep(_LOOK_EVERY)
+        # One that cannot be reached gets its keys all the same: clients must agree on them.
+        leaving = [index for address, index in old.items() if address not in new]
+        self._core.change_nodes(joining, leaving)
+        if joining or leaving:
+            self._dispatcher.topology_changed(list(old), list(new), topology.version)
+
     def __repr__(self) -> str:
-        nodes = ", ".join(address_text(address) for address in self._addresses)
+        nodes = ", ".join(address_text(address) for address in self._management.nodes())
         return f"<emcache.Client {'closed' if self.closed else 'open'} nodes=[{nodes}]>"
 
     def _node(self, address: Address) -> int:
         if self.closed:
             raise ClientClosedError("Emcache client is closed")
-        try:
-            return self._addresses.index(address)
-        except ValueError:
-            raise ValueError(f"{address} can not be found") from None
+        for index in sorted(self._management.members()):
+            if self._addresses[index] == address:
+                return index
+        raise ValueError(f"{address} can not be found")
 
     @property
     def closed(self) -> bool:
         return self._core.closed
 
     async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
         try:
             await self._drain()
         finally:
+            self._management.members()
             self._core.close()
             self._dispatcher.close()
 
@@ -238,9 +304,9 @@ def create_client(
     ssl_extra_ca: Pem | None = None,
     username: str | None = None,
     password: str | None = None,
-    autodiscovery: bool = False,
-    autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,  # noqa: ARG001
-    autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,  # noqa: ARG001
+    autodiscovery: bool | Discovery = False,
+    autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,
+    autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,
     ssl_certfile: Pem | None = None,
     ssl_keyfile: Pem | None = None,
     ssl_server_hostname: str | None = None,
@@ -275,9 +341,13 @@ def create_client(
             ``SSL_CERT_DIR``): the path of a PEM file, or PEM data as bytes.
         username: log in to each node with this name; together with ``password``.
         password: see ``username``.
-        autodiscovery: not yet implemented.
-        autodiscovery_poll_interval: goes with ``autodiscovery``.
-        autodiscovery_timeout: goes with ``autodiscovery``.
+        autodiscovery: ask the cluster for its nodes, and follow their changes. True: by ``config
+            get cluster`` (AWS ElastiCache, GCP Memorystore), and ``node_addresses`` is the endpoint
+            that is asked. Or a :class:`emcache.discovery.Discovery`; then ``node_addresses`` is
+            what to begin with if that fails, and may be empty.
+        autodiscovery_poll_interval: seconds between two questions, give or take a tenth. After a
+            failure, or when a node turns unhealthy, the next comes sooner.
+        autodiscovery_timeout: seconds for each question, with its connection.
         ssl_certfile: the client's own certificate, with those that it needs up to its CA: a path
             or PEM data.
         ssl_keyfile: its key, unencrypted; None: it is in ``ssl_certfile`` too.
@@ -291,13 +361,15 @@ def create_client(
         ValueError: an argument out of its range.
         TypeError: an argument of a wrong type.
         OSError: a file cannot be read.
-        NotImplementedError: see above.
+        DiscoveryError: ``autodiscovery`` found no list of nodes; a ``ConnectionError`` and a
+            ``TimeoutError``.
+        AuthenticationError: ``autodiscovery`` was refused the login.
     """
     return _CreateClient(
         _create_client(
             node_addresses,
             cluster_events,
-            not_yet={"autodiscovery": bool(autodiscovery)},
+            discovery=(autodiscovery, autodiscovery_poll_interval, autodiscovery_timeout),
             login=lambda: login_arguments(username, password, auth),
             tls=lambda addresses: tls_arguments(
                 ssl,
@@ -323,24 +395,58 @@ def create_client(
 async def _create_client(
     node_addresses: Sequence[Address],
     cluster_events: ClusterEvents | None,
-    not_yet: dict[str, bool],
+    discovery: tuple[bool | Discovery, float, float],
     login: Callable[[], LoginArguments | None],
     tls: Callable[[list[Address]], TlsArguments | None],
     **options: Any,
 ) -> Client:
     addresses = list(node_addresses)
-    if not addresses:
+    how, interval, limit = discovery
+    if not addresses and isinstance(how, bool):
         raise ValueError("At least one memcached hosts needs to be provided")
     endpoints = [endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
     options |= {"login": login(), "tls": tls(addresses)}
-    for name, asked in not_yet.items():
-        if asked:
-            raise NotImplementedError(f"{name}: not implemented yet in this version of emcache")
-    return _Client(
+    topology = None
+    if how:
+        check_seconds("autodiscovery_poll_interval", interval)
+        check_seconds("autodiscovery_timeout", limit)
+        how, topology = await _discovered(how, addresses, limit, options)
+        if topology is not None:
+            addresses = [node.address for node in topology.nodes]
+            endpoints = [endpoint(address) for address in addresses]
+    client = _Client(
         addresses,
         cluster_events,
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
         lambda on_health: CoreClient(endpoints, on_health=on_health, **options),
     )
+    if topology is not None and not isinstance(how, bool):
+        client.watch(how, topology, interval, options["connection_timeout"])
+    return client
+
+
+async def _discovered(
+    how: bool | Discovery, addresses: list[Address], limit: float, options: dict[str, Any]
+) -> tuple[bool | Discovery, Topology | None]:
+    """Give who is to be asked, and what it said first; None: these addresses are all there is."""
+    if isinstance(how, bool):
+        shared = ("connection_timeout", "tls", "login")
+        asked = {name: options[name] for name in shared}
+        how = ConfigDiscovery(addresses, lambda a: ConnectionPool._to_ask(a, limit, **asked), limit)
+    elif not isinstance(how, Discovery):
+        raise TypeError("autodiscovery must be a bool, or have a method discover()")
+    try:
+        return how, await first(how, DEFAULT_STARTUP_WAIT_AUTODISCOVERY)
+    except AuthenticationError:
+        raise
+    except NoDiscoveryError as error:
+        logger.warning("no autodiscovery at %s: %s; it is used as a node", addresses, error)
+        return False, None
+    except Exception as error:
+        if addresses and not isinstance(how, ConfigDiscovery):
+            logger.warning("autodiscovery failed, to begin with there is %s: %s", addresses, error)
+            return how, Topology.of(addresses)
+        what = str(error) or f"no answer within {DEFAULT_STARTUP_WAIT_AUTODISCOVERY} s"
+        raise DiscoveryError(f"autodiscovery failed: {what}") from error

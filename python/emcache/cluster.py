@@ -3,9 +3,11 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from ._address import Address
+from ._arguments import address_text
 from ._emcache import CoreClient
 from .base import ClusterEvents, ClusterManagment
 from .connection_pool import ConnectionPoolMetrics, metrics_of
@@ -18,20 +20,26 @@ MAX_EVENTS = 1000
 
 class _ClusterManagment(ClusterManagment):
     def __init__(self, addresses: list[Address]) -> None:
+        # Grows with the nodes that are discovered; those that left stay in it.
         self._addresses = addresses
         self._core: CoreClient | None = None
+        self._last = list(range(len(addresses))), list[int]()
 
     def attach(self, core: CoreClient) -> None:
         self._core = core
 
     def _health(self) -> tuple[list[int], list[int]]:
-        if self._core is None or self._core.closed:
-            return list(range(len(self._addresses))), []
-        return self._core.health()
+        if self._core is not None and not self._core.closed:
+            self._last = self._core.health()
+        return self._last
+
+    def members(self) -> list[int]:
+        """Give the indexes of the nodes, those that left not among them."""
+        healthy, unhealthy = self._health()
+        return healthy + unhealthy
 
     def nodes(self) -> list[Address]:
-        healthy, unhealthy = self._health()
-        return [self._addresses[index] for index in healthy + unhealthy]
+        return [self._addresses[index] for index in self.members()]
 
     def healthy_nodes(self) -> list[Address]:
         return [self._addresses[index] for index in self._health()[0]]
@@ -43,7 +51,8 @@ class _ClusterManagment(ClusterManagment):
         if self._core is None or self._core.closed:
             return {}
         return {
-            address: metrics_of(self._core, index) for index, address in enumerate(self._addresses)
+            self._addresses[index]: metrics_of(self._core, index)
+            for index in sorted(self.members())
         }
 
 
@@ -56,19 +65,34 @@ class EventDispatcher:
     def __init__(self, management: _ClusterManagment, events: ClusterEvents | None) -> None:
         self._management = management
         self._events = events
-        self._waiting: deque[tuple[Address, bool]] = deque()
+        self._waiting: deque[Callable[[ClusterEvents], Awaitable[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
     def node_changed(self, address: Address, healthy: bool) -> None:
         """Log a change and queue the event."""
         level = logging.INFO if healthy else logging.WARNING
         logger.log(level, "node %s is %s", address, "healthy" if healthy else "unhealthy")
+        management = self._management
+        if healthy:
+            self._tell(lambda events: events.on_node_healthy(management, address))
+        else:
+            self._tell(lambda events: events.on_node_unhealthy(management, address))
+
+    def topology_changed(self, old: list[Address], new: list[Address], version: int | None) -> None:
+        """Log a change and queue the event."""
+        added = [address_text(address) for address in new if address not in old]
+        removed = [address_text(address) for address in old if address not in new]
+        logger.info("nodes added: %s; removed: %s (version %s)", added, removed, version)
+        management = self._management
+        self._tell(lambda events: events.on_topology_change(management, old, new, version))
+
+    def _tell(self, event: Callable[[ClusterEvents], Awaitable[None]]) -> None:
         if self._events is None:
             return
         if len(self._waiting) >= MAX_EVENTS:
             logger.warning("%d cluster events wait, one is dropped", MAX_EVENTS)
             return
-        self._waiting.append((address, healthy))
+        self._waiting.append(event)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._dispatch())
 
@@ -76,12 +100,11 @@ class EventDispatcher:
         events = cast(ClusterEvents, self._events)
         try:
             while self._waiting:
-                address, healthy = self._waiting.popleft()
-                handler = events.on_node_healthy if healthy else events.on_node_unhealthy
+                event = self._waiting.popleft()
                 try:
-                    await handler(self._management, address)
+                    await event(events)
                 except Exception:
-                    logger.exception("a cluster event handler failed (%s)", address)
+                    logger.exception("a cluster event handler failed")
         finally:
             self._task = None
 

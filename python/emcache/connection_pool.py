@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Literal
 
-from ._address import Address
+from ._address import Address, MemcachedHostAddress
 from ._arguments import (
+    LoginArguments,
     Pem,
+    TlsArguments,
     Value,
     address_text,
     check_limits,
@@ -20,6 +22,7 @@ from ._arguments import (
 from ._emcache import CoreClient, CoreLease
 from ._errors import AuthenticationError
 from ._owner import CoreOwner
+from ._topology import parse
 from .default_values import (
     DEFAULT_CONNECTION_TIMEOUT,
     DEFAULT_MAX_CONNECTIONS,
@@ -152,7 +155,7 @@ class ConnectionPool(CoreOwner):
         timeout: float | None = None,
     ) -> None:
         check_limits(min_connections, max_connections)
-        node = endpoint(address)
+        endpoint(address)
         login = login_arguments(username, password, auth)
         tls = tls_arguments(
             ssl,
@@ -164,8 +167,31 @@ class ConnectionPool(CoreOwner):
             ssl_min_version,
             [address],
         )
+        limits = (min_connections, max_connections)
+        self._open(
+            address,
+            limits,
+            timeout,
+            purge_unused_connections_after,
+            connection_timeout,
+            tls,
+            login,
+            on_healthy_status_change_cb,
+        )
+
+    def _open(
+        self,
+        address: Address,
+        limits: tuple[int, int],
+        timeout: float | None,
+        purge_after: float | None,
+        connection_timeout: float | None,
+        tls: TlsArguments | None,
+        login: LoginArguments | None,
+        on_healthy_status_change_cb: Callable[[bool], object] | None,
+    ) -> None:
         self._address = address
-        self._limits = (min_connections, max_connections)
+        self._limits = limits
         self._grace = DEFAULT_TIMEOUT if timeout is None else timeout
         self._last_metrics: ConnectionPoolMetrics | None = None
         self._on_healthy_status_change_cb = on_healthy_status_change_cb
@@ -177,11 +203,11 @@ class ConnectionPool(CoreOwner):
                 alive._health_changed(healthy)
 
         self._core = CoreClient(
-            [node],
+            [endpoint(address)],
             timeout=timeout,
-            min_connections=min_connections,
-            max_connections=max_connections,
-            purge_unused_connections_after=purge_unused_connections_after,
+            min_connections=limits[0],
+            max_connections=limits[1],
+            purge_unused_connections_after=purge_after,
             connection_timeout=connection_timeout,
             purge_unhealthy_nodes=False,
             max_merged_keys=1,
@@ -189,6 +215,21 @@ class ConnectionPool(CoreOwner):
             login=login,
             on_health=tell,
         )
+
+    @classmethod
+    def _to_ask(
+        cls,
+        address: Address,
+        timeout: float,
+        *,
+        connection_timeout: float | None,
+        tls: TlsArguments | None,
+        login: LoginArguments | None,
+    ) -> "ConnectionPool":
+        """Make one for a question or two, with what was checked before."""
+        pool = cls.__new__(cls)
+        pool._open(address, (0, 1), timeout, None, connection_timeout, tls, login, None)
+        return pool
 
     def __repr__(self) -> str:
         state = "closed" if self._core.closed else "open"
@@ -380,7 +421,25 @@ class Connection:
 
         ``(False, -1, [])`` from a server that keeps no such list.
         """
-        return _parse_nodes(bytes(await self._core.config_get_cluster()))
+        try:
+            topology = parse(bytes(await self.config_command()))
+        except ValueError:
+            return False, -1, []
+        # What was parsed has hosts only.
+        nodes = [(node.address, node.ip or "") for node in topology.nodes]
+        return (
+            True,
+            topology.version if topology.version is not None else -1,
+            [
+                (address.address, ip, address.port)
+                for address, ip in nodes
+                if isinstance(address, MemcachedHostAddress)
+            ],
+        )
+
+    async def config_command(self) -> bytearray:
+        """Get the list of nodes as it is kept, or the line that came instead of it."""
+        return await self._core.config_get_cluster()
 
     async def _gather(
         self, keys: Iterable[bytes], ask: Callable[[list[bytes]], Awaitable[Fetched]]
@@ -412,15 +471,3 @@ def _lines(keys: list[bytes]) -> list[list[bytes]]:
             length = len(key) + 1
         lines[-1].append(key)
     return lines
-
-
-def _parse_nodes(payload: bytes) -> tuple[bool, int, list[tuple[str, str, int]]]:
-    nodes: list[tuple[str, str, int]] = []
-    try:
-        version, line = payload.decode().split("\n", 1)
-        for node in line.split():
-            host, ip, port = node.split("|")
-            nodes.append((host, ip, int(port)))
-        return True, int(version), nodes
-    except ValueError:
-        return False, -1, []

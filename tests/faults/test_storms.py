@@ -250,8 +250,8 @@ async def cancelled_in_the_iteration_of_its_timeout(call):
     task = asyncio.create_task(bounded())
     cancelled = running.create_future()
     running.call_at(at, lambda: cancelled.set_result(task.cancel()))
-    # Who cancelled is more than who timed out: as for any other awaitable. But a timer may have come
-    # an iteration later, when it was over (`cancel` says so).
+    # Who cancelled is more than who timed out: as for any other awaitable. But a timer may have
+    # come an iteration later, when it was over (`cancel` says so).
     with pytest.raises((asyncio.CancelledError, TimeoutError)) as ended:
         await task
     assert ended.type is (asyncio.CancelledError if await cancelled else TimeoutError)

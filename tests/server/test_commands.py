@@ -757,7 +757,12 @@ class TestNodeCommands:
 
     @pytest.mark.parametrize("noreply", [False, True], ids=["reply", "noreply"])
     async def test_flush_all_later(self, own_server, own, noreply):
-        await own.set(b"later", b"value")
+        # What is stored in the second of an earlier flush goes with it.
+        async def stays():
+            await own.set(b"later", b"value")
+            return await value_in(own, b"later") == b"value"
+
+        await until(stays)
         # Far enough away to be still there on a slow machine.
         assert await own.flush_all(own_server.address, 1000, noreply=noreply) is None
         assert await value_in(own, b"later") == b"value"
