@@ -594,12 +594,12 @@ class TestArguments:
             await make(server.address, ssl=True, **options)
 
     async def test_a_context_of_the_standard_library(self, server, make):
-        with pytest.raises(TypeError, match="ssl_extra_ca.*ssl_certfile"):
+        with pytest.raises(TypeError, match=r"ssl_extra_ca.*ssl_certfile"):
             await make(server.address, ssl=ssl.create_default_context())
 
     @pytest.mark.parametrize("name", ["ssl_extra_ca", "ssl_certfile"])
     async def test_a_file_that_is_not_there(self, server, make, name):
-        with pytest.raises(FileNotFoundError, match="/nowhere/x.pem"):
+        with pytest.raises(FileNotFoundError, match=r"/nowhere/x\.pem"):
             await make(server.address, ssl=True, **{name: "/nowhere/x.pem"})
 
     @pytest.mark.parametrize("name", ["ssl_extra_ca", "ssl_certfile"])
