@@ -1,8 +1,30 @@
 """Arguments that clients and pools share, checked before anything is made of them."""
 
+import os
+import ssl as ssl_module
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypedDict
+
 from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 
 Value = bytes | bytearray | memoryview
+Pem = str | os.PathLike[str] | bytes
+"""PEM data, or the path of a file with it."""
+
+
+class TlsArguments(TypedDict):
+    """What the core takes for TLS."""
+
+    verify: bool
+    extra_ca: bytes | None
+    client: tuple[bytes, bytes] | None
+    server_name: str | None
+    only_1_3: bool
+
+
+LoginArguments = tuple[str, str, str]
+"""Mechanism, username, password."""
 
 
 def check_limits(min_connections: int, max_connections: int) -> None:
@@ -13,10 +35,83 @@ def check_limits(min_connections: int, max_connections: int) -> None:
         raise ValueError("min_connections can not be higher than max_connections")
 
 
-def check_credentials(username: str | None, password: str | None) -> None:
-    """Refuse half of a login; empty counts as none."""
+def login_arguments(
+    username: str | None, password: str | None, auth: str | None
+) -> LoginArguments | None:
+    """Give a login as the core wants it; empty counts as none."""
+    for name, value in (("username", username), ("password", password)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if auth not in (None, "ascii", "sasl"):
+        raise ValueError("auth must be 'ascii', 'sasl' or None")
     if bool(username) != bool(password):
         raise ValueError("username and password must be given together")
+    if not username or not password:
+        if auth is not None:
+            raise ValueError("auth needs username and password")
+        return None
+    return auth or "ascii", username, password
+
+
+def tls_arguments(
+    ssl: bool,
+    ssl_verify: bool,
+    ssl_extra_ca: Pem | None,
+    ssl_certfile: Pem | None,
+    ssl_keyfile: Pem | None,
+    ssl_server_hostname: str | None,
+    ssl_min_version: str | None,
+    addresses: Iterable[Address],
+) -> TlsArguments | None:
+    """Give what is asked of TLS as the core wants it, files read."""
+    if isinstance(ssl, ssl_module.SSLContext):
+        raise TypeError(
+            "ssl must be a bool: TLS is done by the core, which cannot use an SSLContext. Pass "
+            "ssl=True with ssl_extra_ca, ssl_certfile, ssl_keyfile, ssl_server_hostname or "
+            "ssl_min_version"
+        )
+    beyond_1_3 = {
+        "ssl_certfile": ssl_certfile,
+        "ssl_keyfile": ssl_keyfile,
+        "ssl_server_hostname": ssl_server_hostname,
+        "ssl_min_version": ssl_min_version,
+    }
+    if not ssl:
+        for name, value in beyond_1_3.items():
+            if value is not None:
+                raise ValueError(f"{name} needs ssl=True")
+        return None
+    if ssl_min_version not in (None, "TLSv1.2", "TLSv1.3"):
+        raise ValueError("ssl_min_version must be 'TLSv1.2' or 'TLSv1.3'")
+    if ssl_server_hostname is not None and not isinstance(ssl_server_hostname, str):
+        kind = type(ssl_server_hostname).__name__
+        raise TypeError(f"ssl_server_hostname must be a str, not {kind}")
+    if ssl_keyfile is not None and ssl_certfile is None:
+        raise ValueError("ssl_keyfile needs ssl_certfile")
+    is_local = any(isinstance(address, MemcachedUnixSocketPath) for address in addresses)
+    if is_local and ssl_verify and not ssl_server_hostname:
+        raise ValueError("TLS over a unix socket needs ssl_server_hostname, or ssl_verify=False")
+    client = None
+    if ssl_certfile is not None:
+        certificate = _pem("ssl_certfile", ssl_certfile)
+        client = certificate, certificate
+        if ssl_keyfile is not None:
+            client = certificate, _pem("ssl_keyfile", ssl_keyfile)
+    return {
+        "verify": bool(ssl_verify),
+        "extra_ca": None if ssl_extra_ca is None else _pem("ssl_extra_ca", ssl_extra_ca),
+        "client": client,
+        "server_name": ssl_server_hostname,
+        "only_1_3": ssl_min_version == "TLSv1.3",
+    }
+
+
+def _pem(name: str, source: Pem) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"{name} must be a path or bytes, not {type(source).__name__}")
+    return Path(source).read_bytes()
 
 
 def check_between(name: str, value: int, minimum: int, maximum: int) -> None:

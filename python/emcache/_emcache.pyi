@@ -2,6 +2,8 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import Field
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, final
 
+from ._arguments import LoginArguments, TlsArguments
+
 _T = TypeVar("_T")
 
 # At runtime it is OpFuture, which is not exported and not generic.
@@ -40,6 +42,8 @@ class CoreClient:
         connection_timeout: float | None,
         purge_unhealthy_nodes: bool,
         max_merged_keys: int,
+        tls: TlsArguments | None,
+        login: LoginArguments | None,
         on_health: Callable[[int, bool], object],
     ) -> Self: ...
     @property

@@ -3,10 +3,20 @@
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from ._address import Address
-from ._arguments import address_text, check_between, check_credentials, check_limits, endpoint
+from ._arguments import (
+    LoginArguments,
+    Pem,
+    TlsArguments,
+    address_text,
+    check_between,
+    check_limits,
+    endpoint,
+    login_arguments,
+    tls_arguments,
+)
 from ._emcache import CoreClient
 from ._errors import ClientClosedError
 from ._owner import CoreOwner
@@ -224,13 +234,18 @@ def create_client(
     autobatching: bool = DEFAULT_AUTOBATCHING_ENABLED,
     autobatching_max_keys: int = DEFAULT_AUTOBATCHING_MAX_KEYS,
     ssl: bool = DEFAULT_SSL,
-    ssl_verify: bool = DEFAULT_SSL_VERIFY,  # noqa: ARG001 - goes with ssl
-    ssl_extra_ca: str | None = None,  # noqa: ARG001
+    ssl_verify: bool = DEFAULT_SSL_VERIFY,
+    ssl_extra_ca: Pem | None = None,
     username: str | None = None,
     password: str | None = None,
     autodiscovery: bool = False,
     autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,  # noqa: ARG001
     autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,  # noqa: ARG001
+    ssl_certfile: Pem | None = None,
+    ssl_keyfile: Pem | None = None,
+    ssl_server_hostname: str | None = None,
+    ssl_min_version: Literal["TLSv1.2", "TLSv1.3"] | None = None,
+    auth: Literal["ascii", "sasl"] | None = None,
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -246,36 +261,54 @@ def create_client(
         min_connections: this many are opened at once and kept, 0 <= min <= max.
         purge_unused_connections_after: seconds after which an unused connection above the minimum
             is closed; None: never.
-        connection_timeout: seconds for resolving the name and connecting; None: no limit.
+        connection_timeout: seconds for resolving the name, connecting, TLS and login; None: no
+            limit.
         cluster_events: told when nodes turn unhealthy and healthy.
         purge_unhealthy_nodes: route no keys to unhealthy nodes. Their keys move to other nodes and
             back, so values may be stale.
         autobatching: let single gets of one loop iteration share a command on the wire.
         autobatching_max_keys: at most this many of them, >= 1.
-        ssl: not yet implemented.
-        ssl_verify: goes with ``ssl``.
-        ssl_extra_ca: goes with ``ssl``.
-        username: not yet implemented; together with ``password``.
+        ssl: speak TLS.
+        ssl_verify: whether the server's certificate must be of a known CA, in time, and for the
+            name in the node's address. False takes any: who can come between reads and writes.
+        ssl_extra_ca: CAs to trust besides those of the system (or of ``SSL_CERT_FILE`` and
+            ``SSL_CERT_DIR``): the path of a PEM file, or PEM data as bytes.
+        username: log in to each node with this name; together with ``password``.
         password: see ``username``.
         autodiscovery: not yet implemented.
         autodiscovery_poll_interval: goes with ``autodiscovery``.
         autodiscovery_timeout: goes with ``autodiscovery``.
+        ssl_certfile: the client's own certificate, with those that it needs up to its CA: a path
+            or PEM data.
+        ssl_keyfile: its key, unencrypted; None: it is in ``ssl_certfile`` too.
+        ssl_server_hostname: the name that the certificates must be valid for, instead of each
+            node's own. Unix sockets have none.
+        ssl_min_version: ``"TLSv1.2"`` (the default) or ``"TLSv1.3"``.
+        auth: how to log in: ``"ascii"`` (the default, ``memcached -Y``) or ``"sasl"`` (SASL PLAIN
+            over the binary protocol, ``memcached -S``).
 
     Raises:
         ValueError: an argument out of its range.
         TypeError: an argument of a wrong type.
+        OSError: a file cannot be read.
         NotImplementedError: see above.
     """
     return _CreateClient(
         _create_client(
             node_addresses,
             cluster_events,
-            credentials=(username, password),
-            not_yet={
-                "ssl": bool(ssl),
-                "username and password": bool(username or password),
-                "autodiscovery": bool(autodiscovery),
-            },
+            not_yet={"autodiscovery": bool(autodiscovery)},
+            login=lambda: login_arguments(username, password, auth),
+            tls=lambda addresses: tls_arguments(
+                ssl,
+                ssl_verify,
+                ssl_extra_ca,
+                ssl_certfile,
+                ssl_keyfile,
+                ssl_server_hostname,
+                ssl_min_version,
+                addresses,
+            ),
             timeout=timeout,
             min_connections=min_connections,
             max_connections=max_connections,
@@ -290,8 +323,9 @@ def create_client(
 async def _create_client(
     node_addresses: Sequence[Address],
     cluster_events: ClusterEvents | None,
-    credentials: tuple[str | None, str | None],
     not_yet: dict[str, bool],
+    login: Callable[[], LoginArguments | None],
+    tls: Callable[[list[Address]], TlsArguments | None],
     **options: Any,
 ) -> Client:
     addresses = list(node_addresses)
@@ -300,7 +334,7 @@ async def _create_client(
     endpoints = [endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
-    check_credentials(*credentials)
+    options |= {"login": login(), "tls": tls(addresses)}
     for name, asked in not_yet.items():
         if asked:
             raise NotImplementedError(f"{name}: not implemented yet in this version of emcache")

@@ -5,9 +5,18 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
+from typing import Literal
 
 from ._address import Address
-from ._arguments import Value, address_text, check_credentials, check_limits, endpoint
+from ._arguments import (
+    Pem,
+    Value,
+    address_text,
+    check_limits,
+    endpoint,
+    login_arguments,
+    tls_arguments,
+)
 from ._emcache import CoreClient, CoreLease
 from ._errors import AuthenticationError
 from ._owner import CoreOwner
@@ -100,19 +109,25 @@ class ConnectionPool(CoreOwner):
         connection_timeout: seconds for resolving the name and connecting; None: no limit.
         on_healthy_status_change_cb: called in the event loop with True or False when the node turns
             healthy or unhealthy. An exception in it is logged and changes nothing.
-        ssl: not yet implemented.
-        ssl_verify: goes with ``ssl``.
-        ssl_extra_ca: goes with ``ssl``.
-        username: not yet implemented; together with ``password``.
+        ssl: speak TLS; for this and what follows up to ``password`` see
+            :func:`emcache.create_client`.
+        ssl_verify: whether the server's certificate must be valid, and for its name.
+        ssl_extra_ca: CAs to trust besides those of the system.
+        username: together with ``password``: log in.
         password: see ``username``.
+        ssl_certfile: the client's own certificate.
+        ssl_keyfile: its key.
+        ssl_server_hostname: the name that the certificate must be valid for.
+        ssl_min_version: ``"TLSv1.2"`` or ``"TLSv1.3"``.
+        auth: how to log in, ``"ascii"`` or ``"sasl"``.
         timeout: seconds for each wait, for a connection or for a reply; None, as in emcache 1.3: no
             limit. (``asyncio.timeout`` around the whole does as well.)
 
     Raises:
         ValueError: an argument out of its range.
         TypeError: an argument of a wrong type.
+        OSError: a file cannot be read.
         RuntimeError: no event loop is running.
-        NotImplementedError: see above.
     """
 
     def __init__(
@@ -124,17 +139,31 @@ class ConnectionPool(CoreOwner):
         connection_timeout: float | None = DEFAULT_CONNECTION_TIMEOUT,
         on_healthy_status_change_cb: Callable[[bool], object] | None = None,
         ssl: bool = DEFAULT_SSL,
-        ssl_verify: bool = DEFAULT_SSL_VERIFY,  # noqa: ARG002 - goes with ssl
-        ssl_extra_ca: str | None = None,  # noqa: ARG002
+        ssl_verify: bool = DEFAULT_SSL_VERIFY,
+        ssl_extra_ca: Pem | None = None,
         username: str | None = None,
         password: str | None = None,
         *,
+        ssl_certfile: Pem | None = None,
+        ssl_keyfile: Pem | None = None,
+        ssl_server_hostname: str | None = None,
+        ssl_min_version: Literal["TLSv1.2", "TLSv1.3"] | None = None,
+        auth: Literal["ascii", "sasl"] | None = None,
         timeout: float | None = None,
     ) -> None:
         check_limits(min_connections, max_connections)
-        check_credentials(username, password)
-        if ssl or username or password:
-            raise NotImplementedError("ssl and credentials: not implemented yet")
+        node = endpoint(address)
+        login = login_arguments(username, password, auth)
+        tls = tls_arguments(
+            ssl,
+            ssl_verify,
+            ssl_extra_ca,
+            ssl_certfile,
+            ssl_keyfile,
+            ssl_server_hostname,
+            ssl_min_version,
+            [address],
+        )
         self._address = address
         self._limits = (min_connections, max_connections)
         self._grace = DEFAULT_TIMEOUT if timeout is None else timeout
@@ -148,7 +177,7 @@ class ConnectionPool(CoreOwner):
                 alive._health_changed(healthy)
 
         self._core = CoreClient(
-            [endpoint(address)],
+            [node],
             timeout=timeout,
             min_connections=min_connections,
             max_connections=max_connections,
@@ -156,6 +185,8 @@ class ConnectionPool(CoreOwner):
             connection_timeout=connection_timeout,
             purge_unhealthy_nodes=False,
             max_merged_keys=1,
+            tls=tls,
+            login=login,
             on_health=tell,
         )
 

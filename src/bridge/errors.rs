@@ -8,6 +8,7 @@ use crate::pool;
 use crate::protocol::{ErrorKind, Shape, Verb};
 
 import_exception!(emcache._errors, ArithmeticCommandError);
+import_exception!(emcache._errors, AuthenticationError);
 import_exception!(emcache._errors, ClientClosedError);
 import_exception!(emcache._errors, ClusterNoAvailableNodes);
 import_exception!(emcache._errors, CommandError);
@@ -76,6 +77,7 @@ pub fn failed(py: Python<'_>, error: &pool::Error) -> PyErr {
     let exception = match error.kind() {
         Kind::Timeout { .. } | Kind::NoLease { .. } => OperationTimeoutError::new_err(text),
         Kind::Protocol => ProtocolError::new_err(text),
+        Kind::LoginRefused => AuthenticationError::new_err(text),
         Kind::Unavailable => NodeUnavailableError::new_err(text),
         Kind::Saturated { .. } => OverloadedError::new_err(text),
         Kind::Closed => ClientClosedError::new_err(text),

@@ -13,7 +13,7 @@ use super::client::session_here;
 use super::registry::{self, Abandoned};
 use super::session::{Awaitable, Session};
 use super::{convert, errors};
-use crate::pool::LeaseId;
+use crate::pool::{LeaseId, credentials_flaw};
 use crate::protocol::{ArithmeticVerb, Command, Key, RetrievalVerb, StatsArgs, StorageVerb};
 
 /// Gives the connection back when it is released, or dropped.
@@ -255,11 +255,8 @@ impl CoreLease {
 
     /// Neither may contain what ends a line, nor the name a space.
     fn auth(&self, py: Python<'_>, username: &str, password: &str) -> Awaitable {
-        if username.is_empty() || username.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(PyValueError::new_err("username must not be empty or contain whitespace"));
-        }
-        if password.contains(char::is_control) {
-            return Err(PyValueError::new_err("password must not contain control characters"));
+        if let Some(why) = credentials_flaw(username, password) {
+            return Err(PyValueError::new_err(why));
         }
         let credentials = format!("{username} {password}");
         self.ask(py, Command::Auth { credentials: credentials.as_bytes() })

@@ -41,6 +41,8 @@ pub struct Connection<S> {
     last_batch: usize,
     /// Whether the last poll stopped reading before the socket had no more.
     has_more: bool,
+    /// Whether the stream keeps nothing that was written to it (TLS does).
+    is_flushed: bool,
     waker: Waker,
     broken: Option<Cause>,
 }
@@ -57,6 +59,7 @@ impl<S: Sink> Connection<S> {
             batch: 0,
             last_batch: 0,
             has_more: false,
+            is_flushed: true,
             waker: Waker::noop().clone(),
             broken: None,
         }
@@ -199,7 +202,7 @@ impl<S: Sink> Connection<S> {
             match std::task::ready!(read) {
                 Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
                 Ok(n) => self.read += n as u64,
-                Err(error) => return Poll::Ready(Cause::Io(Arc::new(error))),
+                Err(error) => return Poll::Ready(Cause::of_io(error)),
             }
             match self.pipeline.feed(&self.read_buf, self.written) {
                 Ok(used) => self.read_buf.advance(used),
@@ -236,7 +239,15 @@ impl<S: Sink> Connection<S> {
                     self.written += n as u64;
                 }
                 // What the server said before it went away is still read: end with the read side.
-                Err(error) => self.broken = Some(Cause::Io(Arc::new(error))),
+                Err(error) => self.broken = Some(Cause::of_io(error)),
+            }
+            self.is_flushed = false;
+        }
+        if !self.is_flushed && self.broken.is_none() {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.is_flushed = true,
+                Poll::Ready(Err(error)) => self.broken = Some(Cause::of_io(error)),
+                Poll::Pending => return Poll::Pending,
             }
         }
         if self.write_buf.is_empty() && self.write_buf.capacity() > KEEP_CAPACITY {

@@ -16,7 +16,12 @@ impl<W: Waiter> Shared<W> {
     pub fn connect_failed(self: &Rc<Self>, cause: &Cause) -> Option<Duration> {
         let mut state = self.state.borrow_mut();
         state.metrics.connections_created_with_error += 1;
-        state.health.failed();
+        let is_refusal = matches!(cause, Cause::LoginRefused(_));
+        if is_refusal {
+            state.health.login_refused(self.context.now());
+        } else {
+            state.health.failed();
+        }
         state.health.remember(cause);
         drop(state);
         self.give_up_if_hopeless(cause);
@@ -29,15 +34,20 @@ impl<W: Waiter> Shared<W> {
     /// Ends what waits for a connection if there is no prospect of one.
     fn give_up_if_hopeless(&self, cause: &Cause) {
         let mut state = self.state.borrow_mut();
-        if !state.connections.is_empty() || !state.health.is_beyond_hope() || state.closed {
+        if !state.connections.is_empty() || state.closed {
             return;
         }
-        let turned = state.health.turn_unhealthy(self.context.now());
+        // More dials would make no difference to a login: whoever waits is told at once.
+        let is_refusal = matches!(cause, Cause::LoginRefused(_));
+        if !is_refusal && !state.health.is_beyond_hope() {
+            return;
+        }
+        let turned = !is_refusal && state.health.turn_unhealthy(self.context.now());
         let mut waiting: Vec<W> = state.queue.drain().collect();
         waiting.extend(state.leases.drain());
         state.metrics.operations_executed_with_error += waiting.len() as u64;
         drop(state);
-        let error = self.error(ErrorKind::Unavailable, Some(cause.clone()));
+        let error = self.unavailable(Some(cause.clone()));
         for waiter in waiting {
             waiter.fail(&error);
         }
@@ -59,7 +69,9 @@ impl<W: Waiter> Shared<W> {
         let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
         let entry = state.connections.remove(at);
         state.count_out(&entry);
-        state.health.remember(cause);
+        let is_mute = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
+        let told = if is_mute { cause.of_mute() } else { cause.clone() };
+        state.health.remember(&told);
         let is_garbage = matches!(cause, Cause::Protocol(_));
         state.metrics.protocol_errors += u64::from(is_garbage);
         let now = self.context.now();
@@ -69,7 +81,7 @@ impl<W: Waiter> Shared<W> {
             state.health.failed();
         }
         if let Some(lease) = entry.lease {
-            state.lost_leases.push((lease, cause.clone()));
+            state.lost_leases.push((lease, told.clone()));
         }
         let mut failed = Vec::new();
         if matches!(cause, Cause::Panicked) {
@@ -101,9 +113,9 @@ impl<W: Waiter> Shared<W> {
         drop(guard);
         for (waiter, verb) in failed {
             let kind = if is_garbage { ErrorKind::Protocol } else { ErrorKind::Lost { verb } };
-            waiter.fail(&self.error(kind, Some(cause.clone())));
+            waiter.fail(&self.error(kind, Some(told.clone())));
         }
-        self.give_up_if_hopeless(cause);
+        self.give_up_if_hopeless(&told);
         self.dial_if_wanted();
     }
 

@@ -4,8 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_rustls::rustls;
+
 use super::address::Address;
-use crate::protocol::{ProtocolError, Verb};
+use super::open::Phase;
+use super::tls;
+use crate::protocol::{CONNECTION_REFUSED, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -25,6 +29,8 @@ pub enum ErrorKind {
     Protocol,
     /// The node is known to be down.
     Unavailable,
+    /// The node does not let us in.
+    LoginRefused,
     /// The queues to this node are full.
     Saturated { what: &'static str, limit: usize },
     /// No connection was free within the pool's timeout.
@@ -39,6 +45,8 @@ pub enum ErrorKind {
 #[derive(Clone, Debug)]
 pub enum Cause {
     Eof,
+    /// It ended, and a server that speaks plain memcached would have said a word before.
+    EndedMute(Arc<Cause>),
     /// It was waited for much longer than for any request.
     NoAnswer,
     Io(Arc<io::Error>),
@@ -46,7 +54,12 @@ pub enum Cause {
     /// The server is at its limit. It has done nothing of what was asked.
     TooManyConnections,
     /// `connection_timeout` passed.
-    ConnectTimeout(Duration),
+    ConnectTimeout {
+        limit: Duration,
+        phase: Phase,
+    },
+    /// No TLS with this server, or not any more: why, in a sentence.
+    Tls(Arc<str>),
     /// The server refused the head of a storage command, so its value may have been run.
     StorageRefused,
     /// Whoever leased the connection closed it.
@@ -64,6 +77,35 @@ impl Cause {
             other => Self::Protocol(Arc::new(other)),
         }
     }
+
+    /// Streams that are more than sockets hide their own errors in those of I/O.
+    pub fn of_io(error: io::Error) -> Self {
+        if let Some(error) = inner::<rustls::Error>(&error) {
+            return Self::Tls(tls::explain(error).into());
+        }
+        match inner::<ProtocolError>(&error) {
+            Some(error) => Self::of(error.clone()),
+            None => Self::Io(Arc::new(error)),
+        }
+    }
+
+    /// As it is told, for a connection without TLS that ended with nothing read from it ever.
+    #[must_use]
+    pub fn of_mute(&self) -> Self {
+        match self {
+            Self::Eof | Self::Io(_) => Self::EndedMute(Arc::new(self.clone())),
+            other => other.clone(),
+        }
+    }
+
+    /// What an error line tells of the connection and not of what was asked.
+    pub fn of_line(line: &[u8]) -> Option<Self> {
+        (line == CONNECTION_REFUSED).then_some(Self::TooManyConnections)
+    }
+}
+
+fn inner<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 impl Error {
@@ -73,6 +115,10 @@ impl Error {
 
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    pub fn cause(&self) -> Option<&Cause> {
+        self.cause.as_ref()
     }
 
     pub fn node(&self) -> &Address {
@@ -97,6 +143,7 @@ impl fmt::Display for Error {
             }
             ErrorKind::Protocol => write!(f, "no valid reply from {node}, connection closed")?,
             ErrorKind::Unavailable => write!(f, "{node} is down")?,
+            ErrorKind::LoginRefused => write!(f, "no login at {node}")?,
             ErrorKind::Saturated { what, limit } => {
                 write!(f, "more than {limit} {what} wait for {node}")?;
             }
@@ -119,13 +166,25 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Eof => write!(f, "the server closed the connection"),
+            Self::EndedMute(cause) => {
+                write!(f, "{cause}, and had never answered (does it expect TLS?)")
+            }
             Self::NoAnswer => write!(f, "the server stopped answering"),
+            Self::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                write!(f, "the connection was cut short (TLS without close_notify)")
+            }
             Self::Io(error) => write!(f, "{error}"),
             Self::Protocol(error) => write!(f, "{error}"),
             Self::TooManyConnections => write!(f, "too many open connections at the server"),
-            Self::ConnectTimeout(limit) => {
-                write!(f, "no connection within {:?} s", limit.as_secs_f64())
+            Self::ConnectTimeout { limit, phase } => {
+                let what = match phase {
+                    Phase::Connect => "no connection",
+                    Phase::Tls => "the server did not finish the TLS handshake",
+                    Phase::Login => "the login was not answered",
+                };
+                write!(f, "{what} within {:?} s", limit.as_secs_f64())
             }
+            Self::Tls(why) => write!(f, "TLS: {why}"),
             Self::StorageRefused => write!(f, "a storage command was refused before its value"),
             Self::ClosedByHolder => write!(f, "it was closed by its holder"),
             Self::LoginRefused(answer) => write!(f, "the server refused the login: {answer}"),

@@ -22,6 +22,8 @@ pub(super) struct Health {
     /// The same, since the last connection that proved good: what dials are paced by.
     dial_failures: u32,
     last_failure: Option<Cause>,
+    /// Since when every login was refused. Such a node is up, and keeps its keys.
+    refused_since: Option<Tick>,
     /// Requests that ended at their deadline, since the last byte.
     timeouts: u32,
     heard: Tick,
@@ -52,6 +54,24 @@ impl Health {
 
     pub fn remember(&mut self, cause: &Cause) {
         self.last_failure = Some(cause.clone());
+    }
+
+    /// A dial came as far as the login, and no further.
+    pub fn login_refused(&mut self, now: Tick) {
+        self.failures = 0;
+        self.dial_failures = self.dial_failures.saturating_add(1);
+        self.refused_since.get_or_insert(now);
+    }
+
+    /// A dial came through.
+    pub fn let_in(&mut self) {
+        self.refused_since = None;
+    }
+
+    /// Why the last dial failed, if that was for the login.
+    pub fn login_refusal(&self) -> Option<&Cause> {
+        self.refused_since?;
+        self.last_failure.as_ref().filter(|cause| matches!(cause, Cause::LoginRefused(_)))
     }
 
     /// Bytes were written.
@@ -107,7 +127,7 @@ impl Health {
     /// How long to wait before the next dial.
     pub fn next_dial_after(&self, now: Tick) -> Duration {
         let delay = backoff::delay(self.dial_failures);
-        self.unhealthy_since.map_or(delay, |since| {
+        self.unhealthy_since.or(self.refused_since).map_or(delay, |since| {
             let down_for = Duration::from_nanos(now.saturating_sub(since));
             delay.min(backoff::probe_ceiling(down_for))
         })

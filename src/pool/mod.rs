@@ -10,19 +10,25 @@ mod error;
 mod health;
 mod large;
 mod leases;
+mod login;
 mod metrics;
+mod open;
 #[allow(clippy::module_inception, reason = "the pool of this layer")]
 mod pool;
 mod queue;
 mod state;
 mod tasks;
+mod tls;
 mod transport;
 
 pub use address::Address;
 pub use connection::Connection;
 pub use context::{Context, Host, LocalFuture, LocalSetHost};
 pub use error::{Cause, Error, ErrorKind};
+pub use login::{InvalidCredentials, Login, Mechanism, flaw as credentials_flaw};
 pub use metrics::{ConnectLatency, Metrics};
+pub use open::{Phase, Security};
 pub use pool::{LeaseId, Pool, PoolConfig, Waiter};
 pub use queue::owned;
+pub use tls::{Tls, TlsConfigError, TlsOptions};
 pub use transport::{Io, connect};

@@ -17,6 +17,7 @@ use super::error::{Cause, Error, ErrorKind};
 use super::health::Health;
 use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
+use super::open::Security;
 use super::queue::{LeaseQueue, Outgoing, Queue, Queued};
 use super::state::{Entry, State};
 use super::tasks::{dial, drive, purge_unused};
@@ -37,6 +38,7 @@ pub struct PoolConfig {
     /// What the deadlines of requests are made of; `None`: they have none.
     pub timeout: Option<Duration>,
     pub max_merged_keys: u32,
+    pub security: Arc<Security>,
 }
 
 /// Names a leased connection; chosen by whoever asks, and never twice.
@@ -252,10 +254,21 @@ impl<W: Waiter> Shared<W> {
             return Some(self.error(ErrorKind::Closed, None));
         }
         if !state.health.is_healthy() && state.connections.is_empty() {
-            let cause = state.health.last_failure().cloned();
-            return Some(self.error(ErrorKind::Unavailable, cause));
+            return Some(self.unavailable(state.health.last_failure().cloned()));
+        }
+        if state.connections.is_empty()
+            && let Some(refusal) = state.health.login_refusal()
+        {
+            return Some(self.unavailable(Some(refusal.clone())));
         }
         self.saturation(state, state.queue.bytes(), bytes)
+    }
+
+    /// Why there is no connection to a node.
+    pub fn unavailable(&self, cause: Option<Cause>) -> Error {
+        let is_refusal = matches!(cause, Some(Cause::LoginRefused(_)));
+        let kind = if is_refusal { ErrorKind::LoginRefused } else { ErrorKind::Unavailable };
+        self.error(kind, cause)
     }
 
     /// Whether `bytes` more would be too much, where `waiting` bytes wait already.
@@ -299,6 +312,7 @@ impl<W: Waiter> Shared<W> {
         state.wants_own = false;
         state.metrics.connections_created += 1;
         state.latencies.record(took);
+        state.health.let_in();
         let recovered = is_proved && state.health.proved(now);
         self.grant(&mut state);
         self.drain_queue(&mut state);

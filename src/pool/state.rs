@@ -94,6 +94,7 @@ impl<W: Waiter> State<W> {
                 || !self.queue.is_empty()
                 || self.leases.len() > self.idle()
                 || !self.health.is_healthy()
+                || (connections == 0 && self.health.login_refusal().is_some())
                 || self.wants_own
                 || self.are_all_held_up(deadline))
     }

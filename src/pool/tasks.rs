@@ -1,10 +1,9 @@
 //! The tasks of a pool: one for each connection, and at most one that dials and one that purges.
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -16,9 +15,10 @@ use tokio::time::Instant;
 use super::context::{Context, caught};
 use super::error::Cause;
 use super::health::ticks;
+use super::open::open;
 use super::pool::{Shared, Waiter};
 use super::state::Entry;
-use super::transport::{Io, connect};
+use super::transport::Io;
 use crate::protocol::{
     CONNECTION_REFUSED, Decoder, ErrorKind, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape,
 };
@@ -92,20 +92,21 @@ impl<W: Waiter> Shared<W> {
 
 /// Dials until there is a connection or nobody needs one.
 pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
-    let Some((context, address, limit, mut delay, closing)) = pool.upgrade().map(|pool| {
+    let Some((context, address, config, mut delay, closing)) = pool.upgrade().map(|pool| {
         let delay = pool.state().health.next_dial_after(pool.context.now());
-        let limit = pool.config.connection_timeout;
-        (pool.context.clone(), pool.address.clone(), limit, delay, pool.closing.clone())
+        let config = pool.config.clone();
+        (pool.context.clone(), pool.address.clone(), config, delay, pool.closing.clone())
     }) else {
         return;
     };
+    let (limit, phase) = (config.connection_timeout, Cell::default());
     loop {
         if delay > Duration::ZERO && before(&closing, context.sleep(delay)).await.is_none() {
             return;
         }
         let started = Instant::now();
         let dialled = caught(async {
-            let stream = connect(&context, &address, limit).await.map_err(io_cause)?;
+            let stream = open(&context, &address, &config.security, limit, &phase).await?;
             // Kernels take connections for servers that are stopped or full: only an answer is a sign of
             // life.
             if !pool.upgrade().is_some_and(|pool| pool.state().health.wants_proof()) {
@@ -124,7 +125,7 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
             }
             Some(Some(Err(cause))) => cause,
             Some(None) => Cause::Panicked,
-            None => Cause::ConnectTimeout(limit.unwrap_or_default()),
+            None => Cause::ConnectTimeout { limit: limit.unwrap_or_default(), phase: phase.get() },
         };
         match pool.connect_failed(&cause) {
             Some(next) => delay = next,
@@ -146,10 +147,6 @@ async fn before<T>(closing: &Notify, future: impl Future<Output = T>) -> Option<
     .await
 }
 
-fn io_cause(error: io::Error) -> Cause {
-    Cause::Io(Arc::new(error))
-}
-
 /// Asks for a key, which every server and proxy knows how to answer, and wants an answer that is given to
 /// those who are served, or would be after a login.
 ///
@@ -157,13 +154,14 @@ fn io_cause(error: io::Error) -> Cause {
 /// Dropping the future closes the connection.
 async fn probe(mut stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
     let protocol_cause = |error| Cause::of(error);
-    stream.write_all(PROBE).await.map_err(io_cause)?;
+    stream.write_all(PROBE).await.map_err(Cause::of_io)?;
+    stream.flush().await.map_err(Cause::of_io)?;
     let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
     loop {
         let next =
             decoder.next(&answer, Shape::Retrieval { cas: false }).map_err(protocol_cause)?;
         let Some((frame, used)) = next else {
-            if stream.read_buf(&mut answer).await.map_err(io_cause)? == 0 {
+            if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 {
                 return Err(Cause::Eof);
             }
             continue;

@@ -2,6 +2,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use _emcache::pool::{Address, Error, PoolConfig, Waiter};
@@ -63,6 +64,7 @@ pub fn config() -> PoolConfig {
         connection_timeout: Some(Duration::from_secs(5)),
         timeout: Some(Duration::from_secs(1)),
         max_merged_keys: 32,
+        security: Arc::default(),
     }
 }
 

@@ -1,0 +1,207 @@
+//! The login of a connection: who we are, told to the server before anybody gets the connection.
+use std::fmt;
+
+use bytes::{Buf, BytesMut};
+use secrecy::zeroize::{Zeroize, Zeroizing};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::error::Cause;
+use super::transport::Io;
+use crate::protocol::{
+    Command, Decoder, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape, encode,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// `memcached -Y`
+    Ascii,
+    /// `memcached -S`: PLAIN, over the binary protocol
+    Sasl,
+}
+
+pub struct Login {
+    pub mechanism: Mechanism,
+    username: String,
+    password: SecretString,
+}
+
+/// Credentials that cannot be sent, or not without being taken for something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidCredentials(&'static str);
+
+impl fmt::Display for InvalidCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for InvalidCredentials {}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("mechanism", &self.mechanism).finish_non_exhaustive()
+    }
+}
+
+/// What a server that asks for no login would do if it read the credentials as a line of their own.
+const COMMANDS: &[&str] = &[
+    "get",
+    "gets",
+    "gat",
+    "gats",
+    "bget",
+    "set",
+    "add",
+    "replace",
+    "append",
+    "prepend",
+    "cas",
+    "delete",
+    "incr",
+    "decr",
+    "touch",
+    "flush_all",
+    "version",
+    "stats",
+    "verbosity",
+    "cache_memlimit",
+    "slabs",
+    "lru",
+    "lru_crawler",
+    "watch",
+    "config",
+    "shutdown",
+    "quit",
+    "misbehave",
+    "refresh_certs",
+    "extstore",
+    "mg",
+    "ms",
+    "md",
+    "ma",
+    "me",
+    "mn",
+];
+
+impl Login {
+    pub fn new(
+        mechanism: Mechanism,
+        username: String,
+        password: String,
+    ) -> Result<Self, InvalidCredentials> {
+        let password = SecretString::from(password);
+        let invalid = match mechanism {
+            Mechanism::Ascii => flaw(&username, password.expose_secret()),
+            Mechanism::Sasl
+                if username.contains('\0') || password.expose_secret().contains('\0') =>
+            {
+                Some("username and password must not contain a null character")
+            }
+            Mechanism::Sasl => None,
+        };
+        invalid
+            .map_or(Ok(Self { mechanism, username, password }), |why| Err(InvalidCredentials(why)))
+    }
+
+    /// Logs in, with the server's words as the cause if it refuses.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub(super) async fn perform(&self, stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
+        let password = self.password.expose_secret();
+        let performed = match self.mechanism {
+            Mechanism::Ascii => {
+                let words = [self.username.as_str(), password];
+                ascii(stream, &Zeroizing::new(words.join(" "))).await
+            }
+            Mechanism::Sasl => Err(Cause::LoginRefused("not yet".into())),
+        };
+        match performed {
+            // A server may repeat what it does not like.
+            Err(Cause::LoginRefused(words)) if !password.is_empty() => {
+                Err(Cause::LoginRefused(words.replace(password, "***").into()))
+            }
+            other => other,
+        }
+    }
+}
+
+/// What is wrong with a name and a password that are to be a line, divided by a space.
+pub fn flaw(username: &str, password: &str) -> Option<&'static str> {
+    if username.is_empty() || username.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        Some("username must not be empty or contain whitespace or control characters")
+    } else if password.contains(char::is_control) {
+        Some("password must not contain control characters")
+    } else if COMMANDS.contains(&username) {
+        Some("username must not be the name of a memcached command")
+    } else {
+        None
+    }
+}
+
+/// # Format
+/// ```text
+/// set _ _ _ <bytes>\r\n<user> <password>\r\n   ->   STORED\r\n
+/// ```
+async fn ascii(mut stream: Box<dyn Io>, credentials: &str) -> Result<Box<dyn Io>, Cause> {
+    let mut line = BytesMut::with_capacity(credentials.len() + 64);
+    encode(&Command::Auth { credentials: credentials.as_bytes() }, &mut line);
+    let sent = async {
+        stream.write_all(&line).await?;
+        stream.flush().await
+    };
+    let sent = sent.await;
+    line[..].zeroize();
+    sent.map_err(Cause::of_io)?;
+    let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
+    loop {
+        let next = decoder.next(&answer, Shape::Storage).map_err(Cause::of)?;
+        let Some((frame, used)) = next else {
+            if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 {
+                return Err(Cause::Eof);
+            }
+            continue;
+        };
+        match frame {
+            Frame::Reply(Reply::Stored) => {}
+            Frame::Reply(Reply::Error(ErrorLine { line, .. })) => {
+                return Err(match Cause::of_line(line) {
+                    Some(cause) => cause,
+                    None => Cause::LoginRefused(String::from_utf8_lossy(line).into()),
+                });
+            }
+            _ => return Err(Cause::of(ProtocolError::UnexpectedLine(Excerpt::of(&answer)))),
+        }
+        answer.advance(used);
+        return match &answer[..] {
+            [] => Ok(stream),
+            surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of(surplus)))),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn credentials_are_a_line_and_nothing_else() {
+        for (username, password) in [
+            ("", "p"), ("a b", "p"), ("a\t", "p"), ("a\0", "p"), ("a", "p\r\nflush_all"), ("a", "p\n"), ("a", "\0"),
+            ("flush_all", "0"), ("quit", "p"),
+        ] {
+            assert!(Login::new(Mechanism::Ascii, username.into(), password.into()).is_err(), "{username:?}");
+        }
+        assert!(Login::new(Mechanism::Ascii, "user".into(), "a secret: with spaces é".into()).is_ok());
+        assert!(Login::new(Mechanism::Sasl, "flush_all me".into(), "\r\n".into()).is_ok());
+        assert!(Login::new(Mechanism::Sasl, "a".into(), "b\0c".into()).is_err());
+    }
+
+    #[test]
+    fn a_login_does_not_show_its_password() {
+        let login = Login::new(Mechanism::Ascii, "user".into(), "hunter2".into()).unwrap();
+        assert!(!format!("{login:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,48 @@
+//! What becomes of a dial before anybody gets the connection: connect, TLS, login, in this order.
+use std::cell::Cell;
+use std::time::Duration;
+
+use super::address::Address;
+use super::context::Context;
+use super::error::Cause;
+use super::login::Login;
+use super::tls::Tls;
+use super::transport::{Io, connect};
+
+/// What connections to a node are secured with.
+#[derive(Debug, Default)]
+pub struct Security {
+    pub tls: Option<Tls>,
+    pub login: Option<Login>,
+}
+
+/// How far a dial has come: what it waits for when its time is up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Connect,
+    Tls,
+    Login,
+}
+
+/// # Cancel safety
+/// Dropping the future closes what was opened.
+pub(super) async fn open(
+    context: &Context,
+    address: &Address,
+    security: &Security,
+    limit: Option<Duration>,
+    phase: &Cell<Phase>,
+) -> Result<Box<dyn Io>, Cause> {
+    phase.set(Phase::Connect);
+    let mut stream = connect(context, address, limit).await.map_err(Cause::of_io)?;
+    if let Some(tls) = &security.tls {
+        phase.set(Phase::Tls);
+        stream = tls.handshake(stream, address).await?;
+    }
+    if let Some(login) = &security.login {
+        phase.set(Phase::Login);
+        stream = login.perform(stream).await?;
+    }
+    Ok(stream)
+}

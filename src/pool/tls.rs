@@ -1,0 +1,322 @@
+//! TLS: whom to trust, who we are, and what a failed handshake says.
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{
+    self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+
+use super::address::Address;
+use super::error::Cause;
+use super::transport::Io;
+
+/// What a user says about TLS. PEM texts, not paths.
+#[derive(Default)]
+pub struct TlsOptions {
+    /// Whether the server's certificate must be of a known CA, in time, and for its name.
+    pub verify: bool,
+    /// CAs to trust besides those of the system.
+    pub extra_ca: Option<Vec<u8>>,
+    /// Certificates, the client's own first, and its key.
+    pub client: Option<(Vec<u8>, Vec<u8>)>,
+    /// What the server is called; `None`: as its address.
+    pub server_name: Option<String>,
+    /// TLS 1.3 and nothing older.
+    pub only_1_3: bool,
+}
+
+/// The options cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsConfigError {
+    NoCertificate { of: &'static str },
+    BadPem { of: &'static str, reason: String },
+    NoKey,
+    BadClient(String),
+    BadServerName(String),
+    NoRoots(String),
+    Refused(String),
+}
+
+impl fmt::Display for TlsConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCertificate { of } => write!(f, "{of}: no PEM certificate in it"),
+            Self::BadPem { of, reason } => write!(f, "{of}: {reason}"),
+            Self::NoKey => {
+                write!(f, "ssl_keyfile: no PEM private key in it (encrypted ones cannot be read)")
+            }
+            Self::BadClient(reason) => write!(f, "ssl_certfile and ssl_keyfile: {reason}"),
+            Self::BadServerName(name) => write!(f, "'{name}' is no host name"),
+            Self::NoRoots(reason) => write!(
+                f,
+                "no CA certificates to verify servers with{reason}: install ca-certificates, set SSL_CERT_FILE, \
+                 or give ssl_extra_ca"
+            ),
+            Self::Refused(reason) => write!(f, "TLS cannot be set up: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for TlsConfigError {}
+
+pub struct Tls {
+    connector: TlsConnector,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    pub fn new(options: TlsOptions) -> Result<Self, TlsConfigError> {
+        let refused = |error: rustls::Error| TlsConfigError::Refused(error.to_string());
+        // For this configuration only: other libraries of the process choose theirs.
+        let provider = Arc::new(ring::default_provider());
+        let versions: &[_] = if options.only_1_3 { &[&TLS13] } else { &[&TLS13, &TLS12] };
+        let verifier: Arc<dyn ServerCertVerifier> = if options.verify {
+            Arc::new(Verifier::new(&provider, options.extra_ca.as_deref())?)
+        } else {
+            Arc::new(Unverified(provider.clone()))
+        };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .map_err(refused)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let config = match options.client {
+            Some((certificates, key)) => {
+                let chain = certificates_of("ssl_certfile", &certificates)?;
+                let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| TlsConfigError::NoKey)?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| TlsConfigError::BadClient(error.to_string()))?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let server_name = options.server_name.map(server_name).transpose()?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
+    }
+
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn handshake(
+        &self,
+        stream: Box<dyn Io>,
+        address: &Address,
+    ) -> Result<Box<dyn Io>, Cause> {
+        let name = match (&self.server_name, address) {
+            (Some(name), _) => name.clone(),
+            (None, Address::Tcp { host, .. }) => {
+                server_name(host.clone()).map_err(|error| Cause::Tls(error.to_string().into()))?
+            }
+            // Nobody looks at it: there is nothing to verify a path by.
+            (None, Address::Unix { .. }) => server_name("localhost".to_owned())
+                .map_err(|error| Cause::Tls(error.to_string().into()))?,
+        };
+        match self.connector.connect(name, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(Cause::Tls("the server closed the connection during the handshake".into()))
+            }
+            Err(error) => Err(Cause::of_io(error)),
+        }
+    }
+}
+
+/// A name or an IP address; a dot at the end belongs to DNS and not to certificates.
+fn server_name(host: String) -> Result<ServerName<'static>, TlsConfigError> {
+    let bare = host.strip_suffix('.').unwrap_or(&host).to_owned();
+    ServerName::try_from(bare).map_err(|_| TlsConfigError::BadServerName(host))
+}
+
+fn certificates_of(
+    of: &'static str,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
+    let certificates = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| TlsConfigError::BadPem { of, reason: error.to_string() })?;
+    if certificates.is_empty() {
+        return Err(TlsConfigError::NoCertificate { of });
+    }
+    Ok(certificates)
+}
+
+/// What webpki checks, and a word about certificates that are signed by themselves.
+#[derive(Debug)]
+struct Verifier(Arc<WebPkiServerVerifier>);
+
+impl Verifier {
+    fn new(
+        provider: &Arc<CryptoProvider>,
+        extra_ca: Option<&[u8]>,
+    ) -> Result<Self, TlsConfigError> {
+        let mut roots = RootCertStore::empty();
+        let of_system = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(of_system.certs);
+        if let Some(pem) = extra_ca {
+            for certificate in certificates_of("ssl_extra_ca", pem)? {
+                roots.add(certificate).map_err(|error| TlsConfigError::BadPem {
+                    of: "ssl_extra_ca",
+                    reason: error.to_string(),
+                })?;
+            }
+        }
+        if roots.is_empty() {
+            let errors: Vec<_> = of_system.errors.iter().map(|e| format!(" ({e})")).collect();
+            return Err(TlsConfigError::NoRoots(errors.concat()));
+        }
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone())
+            .build()
+            .map_err(|error| TlsConfigError::Refused(error.to_string()))?;
+        Ok(Self(verifier))
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified =
+            self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        if verified.as_ref().err() == Some(&unknown)
+            && webpki::EndEntityCert::try_from(end_entity)
+                .is_ok_and(|certificate| certificate.issuer() == certificate.subject())
+        {
+            return Err(rustls::Error::General(SELF_SIGNED.to_owned()));
+        }
+        verified
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// `ssl_verify=False`: takes whoever answers, with a certificate of any kind, X.509 v1 included (whose
+/// signatures webpki cannot check).
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+const SELF_SIGNED: &str = "the server's certificate is self-signed and not trusted";
+
+/// What went wrong, for whoever has to mend it.
+pub(super) fn explain(error: &rustls::Error) -> String {
+    use rustls::Error as E;
+    match error {
+        E::InvalidCertificate(error) => format!("the server's certificate {}", flaw(error)),
+        E::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
+        E::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
+            "the server wants a client certificate (ssl_certfile)".to_owned()
+        }
+        E::AlertReceived(alert) => format!("the server refused us with the alert {alert:?}"),
+        E::General(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn flaw(error: &CertificateError) -> String {
+    use CertificateError as C;
+    match error {
+        C::NotValidForName => "is not valid for the server's name".to_owned(),
+        C::NotValidForNameContext { expected, presented } if presented.is_empty() => {
+            format!(
+                "is not valid for '{}': it names no host (no subjectAltName)",
+                expected.to_str()
+            )
+        }
+        C::NotValidForNameContext { expected, presented } => {
+            // `DnsName("…")`
+            let bare = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
+            let names: Vec<_> = presented.iter().map(bare).collect();
+            format!("is not valid for '{}', only for {}", expected.to_str(), names.join(", "))
+        }
+        C::Expired | C::ExpiredContext { .. } => "has expired".to_owned(),
+        C::NotValidYet | C::NotValidYetContext { .. } => "is not valid yet".to_owned(),
+        C::UnknownIssuer => {
+            "is not trusted: unknown issuer (give its CA as ssl_extra_ca)".to_owned()
+        }
+        C::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
+            Some(webpki::Error::UnsupportedCertVersion) => {
+                "is not of X.509 version 3, and can only be used with ssl_verify=False".to_owned()
+            }
+            Some(webpki::Error::CaUsedAsEndEntity) => {
+                "is a CA's own, which no server may use (basicConstraints CA:TRUE)".to_owned()
+            }
+            _ => format!("is not acceptable: {other}"),
+        },
+        other => format!("is not acceptable: {other}"),
+    }
+}
