@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .memcached import Memcached, memcached
 
@@ -82,11 +81,11 @@ def sasl_memcached(
             yield server
 
 
-def enrol(folder: Path, username: str, password: str) -> None:
+def enrol(folder: Path | str, username: str, password: str) -> None:
     """Let a user in with a new password, from now on."""
     binary = shutil.which("saslpasswd2", path=f"{os.environ['PATH']}:/usr/sbin")
     assert binary, "saslpasswd2 is not installed: run the tests by `make test`"
-    database = folder / "sasldb2"
+    database = Path(folder) / "sasldb2"
     subprocess.run(
         [binary, "-p", "-c", "-a", "memcached", "-f", str(database), username],
         input=password.encode(),
@@ -128,7 +127,7 @@ class FileMemcached(Memcached):
 
 @contextlib.contextmanager
 def file_memcached(
-    *args: str, username: str = USER, password: str = PASSWORD, **options: Any
+    *args: str, username: str = USER, password: str = PASSWORD
 ) -> Iterator[FileMemcached]:
     """Run a server that lets one user in."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
@@ -138,5 +137,5 @@ def file_memcached(
             file=folder / "users", login={"username": username, "password": password}
         )
         server.allow(**{username: password})
-        with memcached("-Y", str(server.file), *args, server=server, **options):
+        with memcached("-Y", str(server.file), *args, server=server):
             yield server

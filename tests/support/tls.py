@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -213,7 +212,7 @@ def tls_memcached(
     client_ca: Path | None = None,
     client: Identity | None = None,
     min_version: int | None = None,
-    **options: Any,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[TlsMemcached]:
     """Run a memcached that is `identity`.
 
@@ -224,8 +223,6 @@ def tls_memcached(
         said += [f"ssl_ca_cert={client_ca}", "ssl_verify_mode=2"]
     if min_version:
         said.append(f"ssl_min_version={min_version}")
-    with memcached(
-        "-Z", "-o", ",".join(said), *args, server=TlsMemcached(identity=client), **options
-    ) as running:
-        assert isinstance(running, TlsMemcached)
-        yield running
+    server = TlsMemcached(identity=client, environment=environment or {})
+    with memcached("-Z", "-o", ",".join(said), *args, server=server):
+        yield server
