@@ -158,7 +158,7 @@ class TestWrong:
                 with at_once():
                     raised = await outcomes(*(client.get(b"k:%d" % n) for n in range(50)))
                 assert {type(error) for error in raised} == {REFUSED}
-                assert {error.node for error in raised} == {node}
+                assert {error.node for error in raised} == {f"127.0.0.1:{node.port}"}
                 await asyncio.sleep(0.3)
 
     @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ class TestMissing:
     async def test_no_credentials_for_a_file(self, guarded):
         async with emcache.create_client([guarded["ascii"].address], **PATIENT) as client:
             for call in (client.get(b"k"), client.set(b"k", b"v")):
-                with at_once(), pytest.raises(emcache.CommandError, match="unauthenticated"):
+                with at_once(), pytest.raises(emcache.CommandError, match="authentic"):
                     await call
 
     @within(20)
@@ -395,7 +395,10 @@ class TestFaults:
             await connection.send(says)
             await hold(connection)
 
-        async with scripted(script) as peer, client_of(peer, **RIGHT, **PATIENT, auth=auth) as c:
+        async with (
+            scripted(script) as peer,
+            client_of(peer, **RIGHT, timeout=20.0, connection_timeout=0.5, auth=auth) as c,
+        ):
             for _ in range(2):
                 with at_once(), pytest.raises(emcache.EmcacheError):
                     await c.get(b"k")

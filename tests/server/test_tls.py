@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import emcache
+from emcache._arguments import address_text
 from support.calls import client_of, outcomes, until, within
 from support.faults import Faults, Link, fault_proxy
 from support.memcached import free_port, memcached
@@ -31,6 +32,13 @@ def certs():
 @pytest.fixture(scope="module")
 def tls_server(certs):
     with tls_memcached(certs.good, "-t", "2", "-c", "2048") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def strict(certs):
+    """A server that wants a certificate of ours."""
+    with tls_memcached(certs.good, client_ca=certs.ca.file, client=certs.client) as running:
         yield running
 
 
@@ -71,7 +79,7 @@ async def refusal(ask, address, **options) -> str:
     with pytest.raises(emcache.ConnectionFailedError) as raised:
         await ask(address, **options)
     assert time.monotonic() - started < PATIENT["connection_timeout"]
-    assert raised.value.node == address
+    assert raised.value.node == address_text(address)
     return str(raised.value)
 
 
@@ -186,16 +194,10 @@ class TestVersions:
         context = peer_context(certs.good, maximum_version=ssl.TLSVersion.TLSv1_2)
         async with scripted(hold, context) as peer:
             options = trusting(certs, ssl_min_version="TLSv1.3")
-            text = await refusal(by_client, peer.address, **options)
-        assert "version" in text.lower()
+            assert "TLS" in await refusal(by_client, peer.address, **options)
 
 
 class TestClientCertificates:
-    @pytest.fixture(scope="class")
-    def strict(self, certs):
-        with tls_memcached(certs.good, client_ca=certs.ca.file, client=certs.client) as running:
-            yield running
-
     @both
     @pytest.mark.parametrize(
         "given",
@@ -527,18 +529,25 @@ class TestOtherCalls:
 
     @within(50)
     async def test_handshakes_while_calls_are_under_way(self, certs, tls_server, key):
-        """A hundred of them, in the same loop."""
-        async with emcache.create_client([tls_server.address], **trusting(certs)) as client:
+        """Fifty of them in the same loop; docs/security.md has the latencies."""
+        slowest = 0.0
+        async with (
+            emcache.create_client([tls_server.address], **trusting(certs)) as client,
+            pool_of(tls_server.address, **trusting(certs, max_connections=50)) as pool,
+        ):
             await client.set(key, b"value")
-            others = asyncio.gather(
-                *(by_client(tls_server.address, **trusting(certs)) for _ in range(100))
-            )
-            calls = 0
-            while not others.done():
+            leases = [asyncio.create_task(self.lease(pool)) for _ in range(50)]
+            while not all(lease.done() for lease in leases):
+                asked = time.monotonic()
                 assert (await client.get(key)).value == b"value"
-                calls += 1
-            assert await others == [b"value"] * 100
-            assert calls > 100
+                slowest = max(slowest, time.monotonic() - asked)
+            await asyncio.gather(*leases)
+        assert slowest < 1.0
+
+    async def lease(self, pool):
+        async with pool.create_connection_context() as connection:
+            assert await connection.version_command()
+            await until(lambda: pool.total_connections == 50)
 
 
 # -- arguments -----------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ class Certificates:
         self.good = issue("good", *HERE)
         self.wrong_host = issue("wrong-host", "memcached.example", "192.0.2.1")
         self.expired = issue("expired", *HERE, expired=True)
-        self.self_signed = issue("self-signed", *HERE, self_signed=True)
+        self.self_signed = issue("self-signed", *HERE, common_name="nobody's", self_signed=True)
         self.no_san = issue("no-san")
         self.v1 = issue("v1", v1=True)
         self.client = issue("client", common_name="client")
