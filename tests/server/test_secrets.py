@@ -193,15 +193,30 @@ class TestFailures:
 
     @within(20)
     async def test_dropped_without_close(self, caplog, auth):
-        with sasl_memcached(username=USER, password="other") as server:
-            with listening(caplog) as said:
-                client = await emcache.create_client([server.address], **OPTIONS, auth=auth)
-                said.append(repr(await outcomes(client.get(b"k"))))
-                del client
-                gc.collect()
-                await asyncio.sleep(0.05)
-        assert "never closed" in "".join(said) or "close" in "".join(said)
+        wrong = sasl_memcached(username=USER, password="other")
+        with wrong as server, listening(caplog) as said:
+            client = await emcache.create_client([server.address], **OPTIONS, auth=auth)
+            said.append(repr(await outcomes(client.get(b"k"))))
+            del client
+            gc.collect()
+            await asyncio.sleep(0.05)
+        assert "close" in "".join(said)
         check(said)
+
+
+@pytest.mark.parametrize(
+    ("user", "password"), [("some user", SECRET), (USER, SECRET + "\n"), (USER, SECRET + "\udc80")]
+)
+async def test_a_login_by_hand_that_is_refused(server, user, password):
+    pool = emcache.ConnectionPool(server.address)
+    async with pool.create_connection_context() as connection:
+        results = await outcomes(
+            *(login(user, password) for login in (connection.auth_command, connection.auth))
+        )
+    await pool.close()
+    for error in results:
+        assert isinstance(error, ValueError)
+        check([str(error), repr(error), "".join(traceback.format_exception(error))])
 
 
 @pytest.mark.parametrize(
