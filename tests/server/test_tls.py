@@ -78,6 +78,7 @@ async def refusal(ask, address, **options) -> str:
     started = time.monotonic()
     with pytest.raises(emcache.ConnectionFailedError) as raised:
         await ask(address, **options)
+    # Three dials: those of what stalls are `HASTY`.
     assert time.monotonic() - started < PATIENT["connection_timeout"]
     assert raised.value.node == address_text(address)
     return str(raised.value)
@@ -512,7 +513,7 @@ class TestOtherCalls:
     @within(50)
     async def test_a_node_whose_handshake_stalls_holds_up_nobody(self, certs, tls_server, key):
         async with scripted(hold) as peer:
-            options = trusting(certs, connection_timeout=5.0)
+            options = trusting(certs, connection_timeout=2.0)
             nodes = [tls_server.address, peer.address]
             async with emcache.create_client(nodes, **options) as client:
                 names = [b"%s:%d" % (key, n) for n in range(400)]
