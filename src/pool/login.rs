@@ -6,8 +6,10 @@ use secrecy::zeroize::{Zeroize, Zeroizing};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::binary_stream::BinaryStream;
 use super::error::Cause;
 use super::transport::Io;
+use crate::protocol::binary::{self, SaslAnswer};
 use crate::protocol::{
     Command, Decoder, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape, encode,
 };
@@ -115,7 +117,7 @@ impl Login {
                 let words = [self.username.as_str(), password];
                 ascii(stream, &Zeroizing::new(words.join(" "))).await
             }
-            Mechanism::Sasl => Err(Cause::LoginRefused("not yet".into())),
+            Mechanism::Sasl => sasl(stream, &self.username, password).await,
         };
         match performed {
             // A server may repeat what it does not like.
@@ -178,6 +180,57 @@ async fn ascii(mut stream: Box<dyn Io>, credentials: &str) -> Result<Box<dyn Io>
             [] => Ok(stream),
             surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of(surplus)))),
         };
+    }
+}
+
+/// SASL PLAIN. From then on the connection speaks the binary protocol.
+async fn sasl(
+    mut stream: Box<dyn Io>,
+    username: &str,
+    password: &str,
+) -> Result<Box<dyn Io>, Cause> {
+    let refused = |why: &str| Cause::LoginRefused(why.into());
+    let mut request = BytesMut::with_capacity(64 + username.len() + password.len());
+    binary::sasl_mechanisms(&mut request);
+    match answer_to(&mut stream, &mut request).await? {
+        SaslAnswer::Ok(mechanisms) if mechanisms.split_whitespace().any(|m| m == "PLAIN") => {}
+        SaslAnswer::Ok(mechanisms) => {
+            return Err(refused(&format!("it offers '{mechanisms}' and not PLAIN")));
+        }
+        SaslAnswer::Refused(words) => return Err(refused(&words)),
+        SaslAnswer::Unknown => return Err(refused("it has no SASL")),
+    }
+    binary::sasl_plain(username, password, &mut request);
+    match answer_to(&mut stream, &mut request).await? {
+        SaslAnswer::Ok(_) => Ok(Box::new(BinaryStream::new(stream))),
+        SaslAnswer::Refused(words) => Err(refused(&words)),
+        SaslAnswer::Unknown => Err(refused("it has no SASL")),
+    }
+}
+
+/// Sends a request and wipes it.
+async fn answer_to(stream: &mut Box<dyn Io>, request: &mut BytesMut) -> Result<SaslAnswer, Cause> {
+    let sent = async {
+        stream.write_all(request).await?;
+        stream.flush().await
+    };
+    let sent = sent.await;
+    request[..].zeroize();
+    request.clear();
+    sent.map_err(Cause::of_io)?;
+    let mut answer = BytesMut::new();
+    loop {
+        match binary::sasl_answer(&answer).map_err(Cause::of)? {
+            Some((said, len)) if len == answer.len() => return Ok(said),
+            Some((_, len)) => {
+                let surplus = Excerpt::of(&answer[len..]);
+                return Err(Cause::of(ProtocolError::Unsolicited(surplus)));
+            }
+            None if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 => {
+                return Err(Cause::Eof);
+            }
+            None => {}
+        }
     }
 }
 

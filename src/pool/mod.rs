@@ -3,6 +3,7 @@
 //! Everything here lives on one thread, in tasks that the [`Context`]'s host runs.
 mod address;
 mod backoff;
+mod binary_stream;
 mod connection;
 mod context;
 mod endings;

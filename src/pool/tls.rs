@@ -197,8 +197,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified =
             self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        if verified.as_ref().err() == Some(&unknown)
+        if verified.as_ref().is_err_and(is_untrusted)
             && webpki::EndEntityCert::try_from(end_entity)
                 .is_ok_and(|certificate| certificate.issuer() == certificate.subject())
         {
@@ -228,6 +227,18 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
     }
+}
+
+/// Whether no path leads to a CA that is trusted. The latter two: one has the name, and another key.
+fn is_untrusted(error: &rustls::Error) -> bool {
+    use CertificateError as C;
+    let rustls::Error::InvalidCertificate(flaw) = error else { return false };
+    matches!(
+        flaw,
+        C::UnknownIssuer
+            | C::BadSignature
+            | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+    )
 }
 
 /// `ssl_verify=False`: takes whoever answers, with a certificate of any kind, X.509 v1 included (whose
@@ -305,6 +316,9 @@ fn flaw(error: &CertificateError) -> String {
         }
         C::Expired | C::ExpiredContext { .. } => "has expired".to_owned(),
         C::NotValidYet | C::NotValidYetContext { .. } => "is not valid yet".to_owned(),
+        C::BadSignature | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "is not trusted: its issuer has the name of a known CA, and another key".to_owned()
+        }
         C::UnknownIssuer => {
             "is not trusted: unknown issuer (give its CA as ssl_extra_ca)".to_owned()
         }

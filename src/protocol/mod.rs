@@ -5,7 +5,9 @@
 //! | `key` | "Keys" |
 //! | `request`, `encode` | "Storage commands", "Retrieval command", "Deletion", "Increment/Decrement", "Touch", "Get And Touch", "Statistics", "Other commands" |
 //! | `reply`, `decode` | the answers to these, "Error strings" |
+//! | `binary` | doc/protocol-binary.txt, below the text |
 //! | `pipeline` | the order of answers: one connection answers in the order it was asked |
+pub mod binary;
 mod decode;
 mod encode;
 mod error;

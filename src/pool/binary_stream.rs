@@ -1,0 +1,100 @@
+//! A connection on which [`Translator`] stands between us and the server.
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::transport::Io;
+use crate::protocol::binary::Translator;
+
+/// Text is taken in pieces of this length, and no more of it while this much waits to be sent.
+const SHARE: usize = 64 * 1024;
+
+pub(super) struct BinaryStream {
+    inner: Box<dyn Io>,
+    translator: Translator,
+    /// To be sent.
+    out: BytesMut,
+    /// Received and translated.
+    text: BytesMut,
+    received: Box<[u8]>,
+}
+
+impl BinaryStream {
+    pub fn new(inner: Box<dyn Io>) -> Self {
+        let (out, text) = (BytesMut::new(), BytesMut::new());
+        let received = vec![0; SHARE].into_boxed_slice();
+        Self { inner, translator: Translator::default(), out, text, received }
+    }
+
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, &self.out))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => self.out.advance(sent),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// As far as it goes now; the rest is for the next poll.
+    fn try_out(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.poll_out(cx) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncWrite for BinaryStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        text: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.out.len() >= SHARE {
+            ready!(self.poll_out(cx))?;
+        }
+        let this = &mut *self;
+        let taken = text.len().min(SHARE);
+        this.translator.request(&text[..taken], &mut this.out);
+        this.try_out(cx)?;
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for BinaryStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while this.text.is_empty() {
+            let mut received = ReadBuf::new(&mut this.received);
+            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut received))?;
+            if received.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.translator
+                .reply(received.filled(), &mut this.text)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
+        let taken = this.text.len().min(buf.remaining());
+        buf.put_slice(&this.text[..taken]);
+        this.text.advance(taken);
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,654 @@
+//! The binary protocol ("memcached doc/protocol-binary.txt"), for servers that take a SASL login and
+//! therefore nothing else.
+//!
+//! It is spoken below the text protocol and not instead of it: text commands become binary requests, and
+//! their answers the text that a server would have sent. So whatever is right for text (pipelining,
+//! merging, cancellation, errors) is right here.
+//!
+//! Invariant: answers come in the order of the requests; an answer's opaque number is one of the request
+//! at the head (`first <= opaque <= last`), and rises.
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, BytesMut};
+
+use super::decode::{MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
+use super::error::{Excerpt, ProtocolError};
+use super::key::MAX_KEY_LEN;
+
+const REQUEST: u8 = 0x80;
+const RESPONSE: u8 = 0x81;
+const HEADER_LEN: usize = 24;
+/// Of answers that are no values: what `stats detail dump` gives comes in one piece.
+const MAX_BODY_LEN: usize = 1024 * 1024;
+/// `incr` and `decr` with this expiration do not create what is missing.
+const CREATE_NOTHING: u32 = u32::MAX;
+/// Times beyond 30 days are points in time, and this one was in 1970: gone at once, as anything negative is
+/// in the text protocol.
+const EXPIRED: u32 = 60 * 60 * 24 * 30 + 1;
+
+const NOT_IN_BINARY: &str = "CLIENT_ERROR there is no such command in the binary protocol\r\n";
+
+mod opcode {
+    pub const SET: u8 = 0x01;
+    pub const ADD: u8 = 0x02;
+    pub const REPLACE: u8 = 0x03;
+    pub const DELETE: u8 = 0x04;
+    pub const INCREMENT: u8 = 0x05;
+    pub const DECREMENT: u8 = 0x06;
+    pub const FLUSH: u8 = 0x08;
+    pub const NOOP: u8 = 0x0a;
+    pub const VERSION: u8 = 0x0b;
+    pub const GETK: u8 = 0x0c;
+    pub const GETKQ: u8 = 0x0d;
+    pub const APPEND: u8 = 0x0e;
+    pub const PREPEND: u8 = 0x0f;
+    pub const STAT: u8 = 0x10;
+    pub const TOUCH: u8 = 0x1c;
+    pub const SASL_LIST: u8 = 0x20;
+    pub const SASL_AUTH: u8 = 0x21;
+    pub const GATKQ: u8 = 0x24;
+}
+
+mod status {
+    pub const OK: u16 = 0;
+    pub const NOT_FOUND: u16 = 1;
+    pub const EXISTS: u16 = 2;
+    pub const TOO_LARGE: u16 = 3;
+    pub const NOT_STORED: u16 = 5;
+    pub const NOT_NUMERIC: u16 = 6;
+    pub const AUTH_ERROR: u16 = 0x20;
+    pub const UNKNOWN_COMMAND: u16 = 0x81;
+    pub const OUT_OF_MEMORY: u16 = 0x82;
+}
+
+/// What a request is answered with in text.
+#[derive(Debug)]
+enum Asked {
+    /// Quiet gets, closed by a no-op.
+    Retrieval {
+        cas: bool,
+        error: Option<String>,
+    },
+    Storage {
+        opcode: u8,
+        is_cas: bool,
+    },
+    /// `cas` with the token 0, which no item has and which means "whatever" in binary: only asks
+    /// whether there is one.
+    NeverMatching,
+    Delete,
+    Arithmetic,
+    Touch,
+    Flush,
+    Version,
+    Stats {
+        done: &'static str,
+    },
+    /// Has no binary form.
+    Local(&'static str),
+}
+
+#[derive(Debug)]
+struct Pending {
+    asked: Asked,
+    opcode: u8,
+    first: u32,
+    last: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Line,
+    /// The rest of a value, and of the CRLF after it.
+    Value {
+        left: usize,
+        end: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Head,
+    /// The rest of a value, and what follows it in text.
+    Value {
+        left: usize,
+        is_wanted: bool,
+        tail: &'static str,
+    },
+}
+
+/// Both directions of one connection.
+#[derive(Debug)]
+pub struct Translator {
+    pending: VecDeque<Pending>,
+    next: u32,
+    line: BytesMut,
+    writing: Writing,
+    head: BytesMut,
+    reading: Reading,
+}
+
+impl Default for Translator {
+    fn default() -> Self {
+        Self {
+            pending: VecDeque::new(),
+            next: 0,
+            line: BytesMut::new(),
+            writing: Writing::Line,
+            head: BytesMut::new(),
+            reading: Reading::Head,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Header {
+    opcode: u8,
+    key_len: usize,
+    extras_len: usize,
+    status: u16,
+    body_len: usize,
+    opaque: u32,
+    cas: u64,
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        let u16_at = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let u32_at = |at: usize| (u32::from(u16_at(at)) << 16) | u32::from(u16_at(at + 2));
+        if bytes[0] != RESPONSE {
+            return Err(ProtocolError::UnexpectedLine(Excerpt::of(bytes)));
+        }
+        let header = Self {
+            opcode: bytes[1],
+            key_len: usize::from(u16_at(2)),
+            extras_len: usize::from(bytes[4]),
+            status: u16_at(6),
+            body_len: u32_at(8) as usize,
+            opaque: u32_at(12),
+            cas: (u64::from(u32_at(16)) << 32) | u64::from(u32_at(20)),
+        };
+        if header.key_len > MAX_KEY_LEN || header.extras_len + header.key_len > header.body_len {
+            return Err(ProtocolError::UnexpectedLine(Excerpt::of(bytes)));
+        }
+        if header.value_len() as u64 > MAX_VALUE_LEN {
+            return Err(ProtocolError::ValueTooLong { len: header.value_len() as u64 });
+        }
+        Ok(header)
+    }
+
+    fn value_len(&self) -> usize {
+        self.body_len - self.extras_len - self.key_len
+    }
+}
+
+/// # Format
+/// ```text
+/// magic opcode key-length:2 extras-length data-type vbucket:2 body-length:4 opaque:4 cas:8
+/// extras key value
+/// ```
+fn request(out: &mut BytesMut, opcode: u8, opaque: u32, extras: &[u8], key: &[u8], value: usize) {
+    request_if(out, opcode, opaque, extras, key, value, 0);
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "all are bounded by the text they come from")]
+fn request_if(
+    out: &mut BytesMut,
+    opcode: u8,
+    opaque: u32,
+    extras: &[u8],
+    key: &[u8],
+    value: usize,
+    cas: u64,
+) {
+    out.reserve(HEADER_LEN + extras.len() + key.len());
+    out.put_u8(REQUEST);
+    out.put_u8(opcode);
+    out.put_u16(key.len() as u16);
+    out.put_u8(extras.len() as u8);
+    out.put_u8(0);
+    out.put_u16(0);
+    out.put_u32((extras.len() + key.len() + value) as u32);
+    out.put_u32(opaque);
+    out.put_u64(cas);
+    out.extend_from_slice(extras);
+    out.extend_from_slice(key);
+}
+
+/// Our own encoder wrote it, so it is there and a number.
+fn number<T: std::str::FromStr + Default>(word: Option<&[u8]>) -> T {
+    word.and_then(|w| std::str::from_utf8(w).ok()).and_then(|w| w.parse().ok()).unwrap_or_default()
+}
+
+fn expiration(word: Option<&[u8]>) -> u32 {
+    u32::try_from(number::<i64>(word)).unwrap_or(EXPIRED)
+}
+
+impl Translator {
+    /// Translates text that [`super::Pipeline`] wrote, in pieces of any length; all of it is taken.
+    pub fn request(&mut self, mut text: &[u8], out: &mut BytesMut) {
+        while !text.is_empty() {
+            match self.writing {
+                Writing::Value { left, end } => {
+                    let now = text.len().min(left + end);
+                    let of_value = now.min(left);
+                    out.extend_from_slice(&text[..of_value]);
+                    text = &text[now..];
+                    let (left, end) = (left - of_value, end - (now - of_value));
+                    self.writing = match left + end {
+                        0 => Writing::Line,
+                        _ => Writing::Value { left, end },
+                    };
+                }
+                Writing::Line => {
+                    let Some(at) = memchr::memchr(b'\n', text) else {
+                        self.line.extend_from_slice(text);
+                        return;
+                    };
+                    if self.line.is_empty() {
+                        self.command(&text[..at], out);
+                    } else {
+                        self.line.extend_from_slice(&text[..at]);
+                        let line = self.line.split();
+                        self.command(&line, out);
+                    }
+                    text = &text[at + 1..];
+                }
+            }
+        }
+    }
+
+    /// A request without a value.
+    fn simple(
+        &mut self,
+        asked: Asked,
+        opcode: u8,
+        extras: &[u8],
+        key: Option<&[u8]>,
+        out: &mut BytesMut,
+    ) {
+        let opaque = self.ask(asked, opcode);
+        request(out, opcode, opaque, extras, key.unwrap_or_default(), 0);
+    }
+
+    fn ask(&mut self, asked: Asked, opcode: u8) -> u32 {
+        let opaque = self.next;
+        self.next = opaque.wrapping_add(1);
+        self.pending.push_back(Pending { asked, opcode, first: opaque, last: opaque });
+        opaque
+    }
+
+    fn command(&mut self, line: &[u8], out: &mut BytesMut) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut words = line.split(|&b| b == b' ');
+        let name = words.next().unwrap_or_default();
+        match name {
+            b"get" | b"gets" => self.retrieval(opcode::GETKQ, &[], name == b"gets", words, out),
+            b"gat" | b"gats" => {
+                let extras = expiration(words.next()).to_be_bytes();
+                self.retrieval(opcode::GATKQ, &extras, name == b"gats", words, out);
+            }
+            b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas" => {
+                self.storage(name, words, out);
+            }
+            b"delete" => self.simple(Asked::Delete, opcode::DELETE, &[], words.next(), out),
+            b"incr" | b"decr" => {
+                let code = if name == b"incr" { opcode::INCREMENT } else { opcode::DECREMENT };
+                let key = words.next();
+                let mut extras = [0; 20];
+                extras[..8].copy_from_slice(&number::<u64>(words.next()).to_be_bytes());
+                extras[16..].copy_from_slice(&CREATE_NOTHING.to_be_bytes());
+                self.simple(Asked::Arithmetic, code, &extras, key, out);
+            }
+            b"touch" => {
+                let key = words.next();
+                let extras = expiration(words.next()).to_be_bytes();
+                self.simple(Asked::Touch, opcode::TOUCH, &extras, key, out);
+            }
+            b"flush_all" => {
+                let extras = number::<u32>(words.next()).to_be_bytes();
+                self.simple(Asked::Flush, opcode::FLUSH, &extras, None, out);
+            }
+            b"version" => self.simple(Asked::Version, opcode::VERSION, &[], None, out),
+            b"stats" => {
+                let args = line.strip_prefix(b"stats ").unwrap_or_default();
+                let done = match args {
+                    b"reset" => "RESET\r\n",
+                    b"detail on" | b"detail off" => "OK\r\n",
+                    _ => "END\r\n",
+                };
+                self.simple(Asked::Stats { done }, opcode::STAT, &[], Some(args), out);
+            }
+            b"config" => self.local("ERROR\r\n", out),
+            // `verbosity` and `config` have an opcode each that memcached does not know; it reads the body of
+            // what it does not know twice, and so loses its place (1.6.18).
+            _ => self.local(NOT_IN_BINARY, out),
+        }
+    }
+
+    /// A no-op stands for it, so that its answer comes in its turn.
+    fn local(&mut self, answer: &'static str, out: &mut BytesMut) {
+        self.simple(Asked::Local(answer), opcode::NOOP, &[], None, out);
+    }
+
+    fn retrieval<'k>(
+        &mut self,
+        code: u8,
+        extras: &[u8],
+        cas: bool,
+        keys: impl Iterator<Item = &'k [u8]>,
+        out: &mut BytesMut,
+    ) {
+        let first = self.next;
+        let mut last = first;
+        for key in keys {
+            request(out, code, last, extras, key, 0);
+            last = last.wrapping_add(1);
+        }
+        request(out, opcode::NOOP, last, &[], &[], 0);
+        self.next = last.wrapping_add(1);
+        let asked = Asked::Retrieval { cas, error: None };
+        self.pending.push_back(Pending { asked, opcode: code, first, last });
+    }
+
+    fn storage<'k>(
+        &mut self,
+        name: &[u8],
+        mut words: impl Iterator<Item = &'k [u8]>,
+        out: &mut BytesMut,
+    ) {
+        let key = words.next().unwrap_or_default();
+        let flags = words.next();
+        // `set _ _ _`: see `encode`.
+        let is_login = flags == Some(b"_".as_slice());
+        let flags: u32 = number(flags);
+        let expiration = expiration(words.next());
+        let len: usize = number(words.next());
+        let token: u64 = number(words.next());
+        let is_cas = name == b"cas";
+        let code = match name {
+            b"add" => opcode::ADD,
+            b"replace" => opcode::REPLACE,
+            b"append" => opcode::APPEND,
+            b"prepend" => opcode::PREPEND,
+            _ => opcode::SET,
+        };
+        self.writing = Writing::Value { left: len, end: 2 };
+        if is_login {
+            self.writing = Writing::Value { left: 0, end: len + 2 };
+            self.local(NOT_IN_BINARY, out);
+            return;
+        }
+        if is_cas && token == 0 {
+            self.writing = Writing::Value { left: 0, end: len + 2 };
+            self.simple(Asked::NeverMatching, opcode::GETK, &[], Some(key), out);
+            return;
+        }
+        let mut extras = [0; 8];
+        extras[..4].copy_from_slice(&flags.to_be_bytes());
+        extras[4..].copy_from_slice(&expiration.to_be_bytes());
+        let extras: &[u8] =
+            if matches!(code, opcode::APPEND | opcode::PREPEND) { &[] } else { &extras };
+        let opaque = self.ask(Asked::Storage { opcode: code, is_cas }, code);
+        request_if(out, code, opaque, extras, key, len, token);
+    }
+
+    /// Translates answers, as far as they are complete or can be passed on in pieces; the bytes that are not
+    /// used yet are kept here.
+    pub fn reply(&mut self, mut binary: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
+        while !binary.is_empty() || self.is_value_at_its_end() {
+            match self.reading {
+                Reading::Value { left: 0, tail, .. } => {
+                    out.extend_from_slice(tail.as_bytes());
+                    self.reading = Reading::Head;
+                }
+                Reading::Value { left, is_wanted, tail } => {
+                    let now = binary.len().min(left);
+                    if is_wanted {
+                        out.extend_from_slice(&binary[..now]);
+                    }
+                    binary = &binary[now..];
+                    self.reading = Reading::Value { left: left - now, is_wanted, tail };
+                }
+                Reading::Head => {
+                    let needed = self.head_len()?;
+                    let now = binary.len().min(needed - self.head.len());
+                    self.head.extend_from_slice(&binary[..now]);
+                    binary = &binary[now..];
+                    if self.head.len() == needed && self.head_len()? == needed {
+                        let head = self.head.split();
+                        self.answer(&head, out)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_value_at_its_end(&self) -> bool {
+        matches!(self.reading, Reading::Value { left: 0, .. })
+    }
+
+    /// How many bytes belong together: a header with its extras and key, and what else is short.
+    fn head_len(&self) -> Result<usize, ProtocolError> {
+        let Some(bytes) = self.head.get(..HEADER_LEN) else { return Ok(HEADER_LEN) };
+        let header = Header::parse(bytes)?;
+        let front = self.pending.front();
+        let whole = HEADER_LEN + header.body_len;
+        if front.is_some_and(|front| front.streams(&header)) {
+            return Ok(whole - header.value_len());
+        }
+        if header.body_len > MAX_BODY_LEN {
+            return Err(ProtocolError::LineTooLong);
+        }
+        Ok(whole)
+    }
+
+    #[allow(clippy::too_many_lines, reason = "one arm for each kind of request")]
+    fn answer(&mut self, head: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
+        let header = Header::parse(head)?;
+        let unexpected = || ProtocolError::UnexpectedLine(Excerpt::of(head));
+        let Some(front) = self.pending.front_mut() else {
+            return Err(ProtocolError::Unsolicited(Excerpt::of(head)));
+        };
+        let is_last = header.opaque == front.last;
+        let is_retrieval = matches!(front.asked, Asked::Retrieval { .. });
+        let expected = if is_last && is_retrieval { opcode::NOOP } else { front.opcode };
+        let of_request = header.opaque.wrapping_sub(front.first);
+        if of_request > front.last.wrapping_sub(front.first) || header.opcode != expected {
+            return Err(unexpected());
+        }
+        // What was answered cannot be answered again; all of `stats` has one number.
+        front.first = if is_last { front.last } else { header.opaque.wrapping_add(1) };
+        let key_start = HEADER_LEN + header.extras_len;
+        let (key, body) = head[key_start..].split_at(header.key_len);
+        let len = header.value_len();
+        let is_ok = header.status == status::OK;
+        let mut is_over = true;
+        let line: Option<&str> = match &mut front.asked {
+            Asked::Retrieval { error: Some(line), .. } if is_last => {
+                out.extend_from_slice(line.as_bytes());
+                Some("")
+            }
+            Asked::Retrieval { .. } if is_last => is_ok.then_some("END\r\n"),
+            Asked::Retrieval { cas, error } => {
+                if is_ok {
+                    let flags = flags_of(head, &header).ok_or_else(unexpected)?;
+                    value_head(b"VALUE", key, flags, len, cas.then_some(header.cas), out);
+                    self.reading = Reading::Value { left: len, is_wanted: true, tail: "\r\n" };
+                } else if header.status != status::NOT_FOUND {
+                    error.get_or_insert_with(|| error_line(&header, body));
+                }
+                return Ok(());
+            }
+            Asked::Stats { .. } if is_ok && !key.is_empty() => {
+                for part in [b"STAT ", key, b" ", body, b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+                is_over = false;
+                Some("")
+            }
+            // `detail dump` is text already, to its end.
+            Asked::Stats { .. } if is_ok && !body.is_empty() => {
+                out.extend_from_slice(body.strip_suffix(b"END\r\n").unwrap_or(body));
+                is_over = false;
+                Some("")
+            }
+            Asked::Stats { done } if is_ok => Some(*done),
+            Asked::Stats { .. } => (header.status == status::NOT_FOUND).then_some("ERROR\r\n"),
+            Asked::NeverMatching if is_ok => {
+                let tail = "EXISTS\r\n";
+                self.reading = Reading::Value { left: len, is_wanted: false, tail };
+                Some("")
+            }
+            Asked::Arithmetic if is_ok => {
+                let number = <[u8; 8]>::try_from(body).map_err(|_| unexpected())?;
+                out.extend_from_slice(format!("{}\r\n", u64::from_be_bytes(number)).as_bytes());
+                Some("")
+            }
+            Asked::NeverMatching | Asked::Arithmetic => found(header.status, ""),
+            Asked::Storage { opcode, is_cas } => stored(header.status, *opcode, *is_cas),
+            Asked::Delete => found(header.status, "DELETED\r\n"),
+            Asked::Touch => found(header.status, "TOUCHED\r\n"),
+            Asked::Flush => is_ok.then_some("OK\r\n"),
+            Asked::Version if is_ok => {
+                out.extend_from_slice(format!("VERSION {}\r\n", printable(body)).as_bytes());
+                Some("")
+            }
+            Asked::Version => None,
+            Asked::Local(answer) => is_ok.then_some(*answer),
+        };
+        match line {
+            Some(line) => out.extend_from_slice(line.as_bytes()),
+            None => out.extend_from_slice(error_line(&header, body).as_bytes()),
+        }
+        if is_over {
+            self.pending.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// # Format
+/// ```text
+/// <word> <key> <flags> <bytes>[ <cas>]\r\n
+/// ```
+fn value_head(
+    word: &[u8],
+    key: &[u8],
+    flags: u32,
+    len: usize,
+    cas: Option<u64>,
+    out: &mut BytesMut,
+) {
+    out.extend_from_slice(word);
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(key);
+    out.extend_from_slice(format!(" {flags} {len}").as_bytes());
+    if let Some(cas) = cas {
+        out.extend_from_slice(format!(" {cas}").as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+impl Pending {
+    /// Whether the value of this answer is passed on as it comes.
+    fn streams(&self, header: &Header) -> bool {
+        let has_value = matches!(self.asked, Asked::Retrieval { .. } | Asked::NeverMatching);
+        has_value && header.status == status::OK && header.opcode == self.opcode
+    }
+}
+
+fn flags_of(head: &[u8], header: &Header) -> Option<u32> {
+    let extras = head.get(HEADER_LEN..HEADER_LEN + header.extras_len)?;
+    Some(u32::from_be_bytes(extras.try_into().ok()?))
+}
+
+fn stored(status: u16, opcode: u8, is_cas: bool) -> Option<&'static str> {
+    match status {
+        status::OK => Some("STORED\r\n"),
+        status::NOT_FOUND if is_cas => Some("NOT_FOUND\r\n"),
+        status::EXISTS if is_cas => Some("EXISTS\r\n"),
+        status::NOT_STORED => Some("NOT_STORED\r\n"),
+        status::EXISTS if opcode == opcode::ADD => Some("NOT_STORED\r\n"),
+        status::NOT_FOUND if opcode != opcode::SET => Some("NOT_STORED\r\n"),
+        _ => None,
+    }
+}
+
+fn found(status: u16, done: &'static str) -> Option<&'static str> {
+    match status {
+        status::OK => Some(done),
+        status::NOT_FOUND => Some("NOT_FOUND\r\n"),
+        _ => None,
+    }
+}
+
+/// As a server says it in text.
+fn error_line(header: &Header, body: &[u8]) -> String {
+    match header.status {
+        status::UNKNOWN_COMMAND => "ERROR\r\n".to_owned(),
+        status::TOO_LARGE => "SERVER_ERROR object too large for cache\r\n".to_owned(),
+        status::OUT_OF_MEMORY => "SERVER_ERROR out of memory storing object\r\n".to_owned(),
+        status::NOT_NUMERIC => {
+            "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n".to_owned()
+        }
+        status::AUTH_ERROR => "CLIENT_ERROR unauthenticated\r\n".to_owned(),
+        code => format!("SERVER_ERROR {} (status {code:#x})\r\n", printable(body)),
+    }
+}
+
+/// The server's words, on one line.
+fn printable(words: &[u8]) -> String {
+    let shown = &words[..words.len().min(200)];
+    String::from_utf8_lossy(shown).chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Asks how one may log in.
+pub fn sasl_mechanisms(out: &mut BytesMut) {
+    request(out, opcode::SASL_LIST, 0, &[], &[], 0);
+}
+
+/// RFC 4616: who to act as (the same), who, password, with a null character before the latter two.
+pub fn sasl_plain(username: &str, password: &str, out: &mut BytesMut) {
+    let len = username.len() + password.len() + 2;
+    request(out, opcode::SASL_AUTH, 0, &[], b"PLAIN", len);
+    out.put_u8(0);
+    out.extend_from_slice(username.as_bytes());
+    out.put_u8(0);
+    out.extend_from_slice(password.as_bytes());
+}
+
+/// What the server says to either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SaslAnswer {
+    /// For the first of them, the mechanisms.
+    Ok(String),
+    Refused(String),
+    /// It has no SASL.
+    Unknown,
+}
+
+/// The answer, if all of it is there, and how long it is.
+pub fn sasl_answer(bytes: &[u8]) -> Result<Option<(SaslAnswer, usize)>, ProtocolError> {
+    if bytes.first().is_some_and(|magic| *magic != RESPONSE) {
+        return Err(ProtocolError::UnexpectedLine(Excerpt::of(bytes)));
+    }
+    let Some(head) = bytes.get(..HEADER_LEN) else { return Ok(None) };
+    let header = Header::parse(head)?;
+    let is_answer = matches!(header.opcode, opcode::SASL_LIST | opcode::SASL_AUTH);
+    if !is_answer || header.body_len > MAX_REPLY_LINE_LEN {
+        return Err(ProtocolError::UnexpectedLine(Excerpt::of(head)));
+    }
+    let len = HEADER_LEN + header.body_len;
+    let Some(body) = bytes.get(len - header.value_len()..len) else { return Ok(None) };
+    let answer = match header.status {
+        status::OK => SaslAnswer::Ok(printable(body)),
+        status::UNKNOWN_COMMAND => SaslAnswer::Unknown,
+        _ => SaslAnswer::Refused(printable(body)),
+    };
+    Ok(Some((answer, len)))
+}
