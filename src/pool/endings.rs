@@ -37,12 +37,11 @@ impl<W: Waiter> Shared<W> {
         if !state.connections.is_empty() || state.closed {
             return;
         }
-        // More dials would make no difference to a login: whoever waits is told at once.
-        let is_refusal = matches!(cause, Cause::LoginRefused(_));
-        if !is_refusal && !state.health.is_beyond_hope() {
+        let is_hopeless = state.health.is_beyond_hope();
+        if !is_hopeless && !cause.is_final() {
             return;
         }
-        let turned = !is_refusal && state.health.turn_unhealthy(self.context.now());
+        let turned = is_hopeless && state.health.turn_unhealthy(self.context.now());
         let mut waiting: Vec<W> = state.queue.drain().collect();
         waiting.extend(state.leases.drain());
         state.metrics.operations_executed_with_error += waiting.len() as u64;
@@ -198,16 +197,20 @@ impl<W: Waiter> Member for Shared<W> {
         let timeouts = (expired.len() + unleased.len()) as u64;
         state.metrics.operations_executed_with_error += timeouts;
         state.metrics.requests_timed_out += timeouts;
+        let no_connection = state.connections.is_empty().then(|| {
+            let last = state.health.last_failure().filter(|_| state.health.is_failing()).cloned();
+            last.unwrap_or(Cause::Dialling(self.phase.get()))
+        });
         let is_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
         drop(guard);
         for waiter in gone.into_iter().map(|(waiter, _)| waiter).chain(gone_too) {
             waiter.reply(&Reply::End);
         }
         for (waiter, verb) in expired {
-            waiter.fail(&self.error(ErrorKind::Timeout { verb, limit }, None));
+            waiter.fail(&self.error(ErrorKind::Timeout { verb, limit }, no_connection.clone()));
         }
         for waiter in unleased {
-            waiter.fail(&self.error(ErrorKind::NoLease { limit }, None));
+            waiter.fail(&self.error(ErrorKind::NoLease { limit }, no_connection.clone()));
         }
         if is_silent {
             self.silent();

@@ -58,6 +58,8 @@ pub enum Cause {
         limit: Duration,
         phase: Phase,
     },
+    /// There is no connection yet.
+    Dialling(Phase),
     /// No TLS with this server, or not any more: why, in a sentence.
     Tls(Arc<str>),
     /// The server refused the head of a storage command, so its value may have been run.
@@ -96,6 +98,12 @@ impl Cause {
             Self::Eof | Self::Io(_) => Self::EndedMute(Arc::new(self.clone())),
             other => other.clone(),
         }
+    }
+
+    /// Whether further dials would not help those who wait: it will not be otherwise, or took all the time
+    /// that a dial may take.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::LoginRefused(_) | Self::Tls(_) | Self::ConnectTimeout { .. })
     }
 
     /// What an error line tells of the connection and not of what was asked.
@@ -184,6 +192,11 @@ impl fmt::Display for Cause {
                 };
                 write!(f, "{what} within {:?} s", limit.as_secs_f64())
             }
+            Self::Dialling(phase) => f.write_str(match phase {
+                Phase::Connect => "still connecting",
+                Phase::Tls => "the TLS handshake is not finished",
+                Phase::Login => "the login is not answered",
+            }),
             Self::Tls(why) => write!(f, "TLS: {why}"),
             Self::StorageRefused => write!(f, "a storage command was refused before its value"),
             Self::ClosedByHolder => write!(f, "it was closed by its holder"),

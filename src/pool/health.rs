@@ -52,6 +52,11 @@ impl Health {
         self.dial_failures = self.dial_failures.saturating_add(1);
     }
 
+    /// Whether the last dial failed.
+    pub fn is_failing(&self) -> bool {
+        self.dial_failures > 0
+    }
+
     pub fn remember(&mut self, cause: &Cause) {
         self.last_failure = Some(cause.clone());
     }

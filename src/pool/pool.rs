@@ -17,7 +17,7 @@ use super::error::{Cause, Error, ErrorKind};
 use super::health::Health;
 use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
-use super::open::Security;
+use super::open::{Phase, Security};
 use super::queue::{LeaseQueue, Outgoing, Queue, Queued};
 use super::state::{Entry, State};
 use super::tasks::{dial, drive, purge_unused};
@@ -71,6 +71,8 @@ pub(super) struct Shared<W: Waiter> {
     /// For tasks that sleep: a pool that was closed must not wait for them to be forgotten.
     pub closing: Rc<Notify>,
     pub on_health: RefCell<Option<HealthListener>>,
+    /// How far the dial has come that is under way.
+    pub phase: Rc<Cell<Phase>>,
     pub state: RefCell<State<W>>,
 }
 
@@ -83,6 +85,7 @@ impl<W: Waiter> Pool<W> {
             unflushed: Cell::new(false),
             closing: Rc::default(),
             on_health: RefCell::new(None),
+            phase: Rc::default(),
             state: RefCell::new(State {
                 connections: Vec::new(),
                 next_id: 0,

@@ -1,5 +1,4 @@
 //! The tasks of a pool: one for each connection, and at most one that dials and one that purges.
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -92,21 +91,19 @@ impl<W: Waiter> Shared<W> {
 
 /// Dials until there is a connection or nobody needs one.
 pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
-    let Some((context, address, config, mut delay, closing)) = pool.upgrade().map(|pool| {
-        let delay = pool.state().health.next_dial_after(pool.context.now());
-        let config = pool.config.clone();
-        (pool.context.clone(), pool.address.clone(), config, delay, pool.closing.clone())
-    }) else {
-        return;
-    };
-    let (limit, phase) = (config.connection_timeout, Cell::default());
+    let Some(strong) = pool.upgrade() else { return };
+    let mut delay = strong.state().health.next_dial_after(strong.context.now());
+    let (context, address) = (strong.context.clone(), strong.address.clone());
+    let (limit, security) = (strong.config.connection_timeout, strong.config.security.clone());
+    let (phase, closing) = (strong.phase.clone(), strong.closing.clone());
+    drop(strong);
     loop {
         if delay > Duration::ZERO && before(&closing, context.sleep(delay)).await.is_none() {
             return;
         }
         let started = Instant::now();
         let dialled = caught(async {
-            let stream = open(&context, &address, &config.security, limit, &phase).await?;
+            let stream = open(&context, &address, &security, limit, &phase).await?;
             // Kernels take connections for servers that are stopped or full: only an answer is a sign of
             // life.
             if !pool.upgrade().is_some_and(|pool| pool.state().health.wants_proof()) {

@@ -484,16 +484,16 @@ impl Translator {
                 }
                 return Ok(());
             }
+            // `detail dump` is text already, to its end.
+            Asked::Stats { .. } if is_ok && body.ends_with(b"\r\n") => {
+                out.extend_from_slice(body.strip_suffix(b"END\r\n").unwrap_or(body));
+                is_over = false;
+                Some("")
+            }
             Asked::Stats { .. } if is_ok && !key.is_empty() => {
                 for part in [b"STAT ", key, b" ", body, b"\r\n"] {
                     out.extend_from_slice(part);
                 }
-                is_over = false;
-                Some("")
-            }
-            // `detail dump` is text already, to its end.
-            Asked::Stats { .. } if is_ok && !body.is_empty() => {
-                out.extend_from_slice(body.strip_suffix(b"END\r\n").unwrap_or(body));
                 is_over = false;
                 Some("")
             }
