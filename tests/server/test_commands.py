@@ -802,7 +802,13 @@ class TestNodeCommands:
 
     @pytest.mark.parametrize("noreply", [False, True], ids=["reply", "noreply"])
     async def test_flush_all_later(self, own_server, own, noreply):
-        await own.set(b"later", b"value")
+
+        async def stored():
+            # An item of the second in which another test flushed all is gone.
+            await own.set(b"later", b"value")
+            return await own.get(b"later") is not None
+
+        await until(stored)
         # Far enough away to be still there on a slow machine.
         assert await own.flush_all(own_server.address, 1000, noreply=noreply) is None
         assert await value_in(own, b"later") == b"value"
