@@ -385,6 +385,35 @@ impl CoreClient {
         metrics_dict(py, &self.session(py)?.metrics(py, node)?)
     }
 
+    /// Connects to a further node, and gives its index. It gets no keys yet.
+    fn add_node(
+        &self,
+        py: Python<'_>,
+        address: &Object<'_>,
+        ip: Option<String>,
+    ) -> PyResult<usize> {
+        self.session(py)?.add_node(py, convert::address(address)?, ip)
+    }
+
+    fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
+        self.session(py)?.is_connected(py, node)
+    }
+
+    /// Says where a node is now.
+    fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
+        self.session(py)?.set_ip(py, node, ip)
+    }
+
+    /// Nodes that get keys from now on, and nodes that get none any more.
+    fn change_nodes(
+        &self,
+        py: Python<'_>,
+        joining: Vec<usize>,
+        leaving: Vec<usize>,
+    ) -> PyResult<()> {
+        self.session(py)?.change(py, joining, leaving)
+    }
+
     /// Gives a [`super::lease::CoreLease`].
     fn lease(&self, py: Python<'_>) -> Awaitable {
         self.session(py)?.lease(py, registry::next_id())

@@ -58,6 +58,10 @@ pub trait Nodes {
     fn release(&self, lease: LeaseId);
     fn close_leased(&self, lease: LeaseId);
     fn is_leased(&self, lease: LeaseId) -> bool;
+    fn add_node(&self, address: Address, ip: Option<String>) -> usize;
+    fn is_connected(&self, node: usize) -> bool;
+    fn set_ip(&self, node: usize, ip: Option<String>);
+    fn change(&self, joining: &[usize], leaving: &[usize]);
 }
 
 impl<W: Waiter> Nodes for Cluster<W> {
@@ -83,6 +87,22 @@ impl<W: Waiter> Nodes for Cluster<W> {
 
     fn is_leased(&self, lease: LeaseId) -> bool {
         self.pool(0).is_leased(lease)
+    }
+
+    fn add_node(&self, address: Address, ip: Option<String>) -> usize {
+        self.add_node(address, ip)
+    }
+
+    fn is_connected(&self, node: usize) -> bool {
+        self.pool(node).is_connected()
+    }
+
+    fn set_ip(&self, node: usize, ip: Option<String>) {
+        self.pool(node).set_ip(ip);
+    }
+
+    fn change(&self, joining: &[usize], leaving: &[usize]) {
+        self.change(joining, leaving);
     }
 }
 
@@ -323,6 +343,34 @@ impl Session {
 
     pub fn metrics(&self, py: Python<'_>, node: usize) -> PyResult<Metrics> {
         self.ask(py, move |nodes| nodes.metrics(node))
+    }
+
+    /// See [`Cluster::add_node`].
+    pub fn add_node(
+        &self,
+        py: Python<'_>,
+        address: Address,
+        ip: Option<String>,
+    ) -> PyResult<usize> {
+        let index = self.ask(py, move |nodes| nodes.add_node(address, ip))?;
+        self.driver.settle(py)?;
+        Ok(index)
+    }
+
+    pub fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
+        self.ask(py, move |nodes| nodes.is_connected(node))
+    }
+
+    /// See [`crate::pool::Pool::set_ip`].
+    pub fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
+        self.ask(py, move |nodes| nodes.set_ip(node, ip))?;
+        self.driver.settle(py)
+    }
+
+    /// See [`Cluster::change`].
+    pub fn change(&self, py: Python<'_>, joining: Vec<usize>, leaving: Vec<usize>) -> PyResult<()> {
+        self.ask(py, move |nodes| nodes.change(&joining, &leaving))?;
+        self.driver.settle(py)
     }
 
     fn ask<T: Send + 'static>(

@@ -1,5 +1,5 @@
 //! The nodes of a client, their order, and the node for each key.
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::{Rc, Weak};
 
@@ -48,7 +48,10 @@ impl<W: Waiter> Clone for Cluster<W> {
 }
 
 struct Shared<W: Waiter> {
-    nodes: Vec<Node<W>>,
+    context: Rc<Context>,
+    config: PoolConfig,
+    /// All that ever were, by their index; those that left are closed.
+    nodes: RefCell<Vec<Node<W>>>,
     purge_unhealthy_nodes: bool,
     order: RefCell<Order>,
     on_health: Box<dyn Fn(HealthChange)>,
@@ -57,6 +60,8 @@ struct Shared<W: Waiter> {
 struct Node<W: Waiter> {
     ring: RingNode,
     pool: Pool<W>,
+    /// Whether it is one that keys can belong to.
+    is_member: Cell<bool>,
 }
 
 /// Indexes of nodes. A node that changes goes to the end of its new list: ties between nodes are
@@ -68,6 +73,14 @@ struct Order {
 }
 
 impl Order {
+    /// The node that all keys belong to, if there is but one.
+    fn only(&self) -> Option<usize> {
+        match (self.healthy.as_slice(), self.unhealthy.as_slice()) {
+            ([node], []) | ([], [node]) => Some(*node),
+            _ => None,
+        }
+    }
+
     fn routed(&self, purge: bool) -> impl ExactSizeIterator<Item = usize> {
         let unhealthy = if purge { [].as_slice() } else { &self.unhealthy };
         let all = self.healthy.len() + unhealthy.len();
@@ -87,47 +100,78 @@ impl<W: Waiter> Cluster<W> {
         config: &ClusterConfig,
         on_health: impl Fn(HealthChange) + 'static,
     ) -> Self {
-        let nodes: Vec<Node<W>> = addresses
-            .into_iter()
-            .map(|address| Node {
-                ring: RingNode::new(ring_id(&address)),
-                pool: Pool::new(context, address, config.pool.clone()),
-            })
-            .collect();
-        let order = Order { healthy: (0..nodes.len()).collect(), unhealthy: Vec::new() };
-        let shared = Rc::new(Shared {
-            nodes,
+        let order = Order { healthy: (0..addresses.len()).collect(), unhealthy: Vec::new() };
+        let cluster = Self(Rc::new(Shared {
+            context: context.clone(),
+            config: config.pool.clone(),
+            nodes: RefCell::default(),
             purge_unhealthy_nodes: config.purge_unhealthy_nodes,
             order: RefCell::new(order),
             on_health: Box::new(on_health),
-        });
-        for (index, node) in shared.nodes.iter().enumerate() {
-            let cluster = Rc::downgrade(&shared);
-            node.pool.on_health(move |healthy| health_changed(&cluster, index, healthy));
+        }));
+        for address in addresses {
+            cluster.add(address, None, true);
         }
-        Self(shared)
+        cluster
     }
 
-    /// The pool of the node that `key` belongs to.
-    pub fn pool_for(&self, key: Key<'_>) -> Result<&Pool<W>, ClusterError> {
-        self.index_for(key).map(|index| &self.0.nodes[index].pool)
+    /// Connects to a further node, which gets no keys before [`Self::change`]. Its index is new.
+    ///
+    /// `ip`: where to look for it before its name is resolved.
+    pub fn add_node(&self, address: Address, ip: Option<String>) -> usize {
+        self.add(address, ip, false)
+    }
+
+    fn add(&self, address: Address, ip: Option<String>, is_member: bool) -> usize {
+        let ring = RingNode::new(ring_id(&address));
+        let pool = Pool::new(&self.0.context, address, self.0.config.clone());
+        pool.set_ip(ip);
+        let index = self.0.nodes.borrow().len();
+        let cluster = Rc::downgrade(&self.0);
+        pool.on_health(move |healthy| health_changed(&cluster, index, healthy));
+        self.0.nodes.borrow_mut().push(Node { ring, pool, is_member: Cell::new(is_member) });
+        index
+    }
+
+    /// From one call to the next, nodes get keys and others get none any more. What these were asked is
+    /// answered before they are closed.
+    pub fn change(&self, joining: &[usize], leaving: &[usize]) {
+        let nodes = self.0.nodes.borrow();
+        let mut order = self.0.order.borrow_mut();
+        order.healthy.retain(|node| !leaving.contains(node));
+        order.unhealthy.retain(|node| !leaving.contains(node));
+        for &node in joining {
+            nodes[node].is_member.set(true);
+            if nodes[node].pool.is_healthy() {
+                order.healthy.push(node);
+            } else {
+                order.unhealthy.push(node);
+                (self.0.on_health)(HealthChange { node, healthy: false });
+            }
+        }
+        drop(order);
+        for &node in leaving {
+            nodes[node].is_member.set(false);
+            nodes[node].pool.retire();
+        }
     }
 
     pub fn index_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
-        if let [_] = self.0.nodes.as_slice()
+        let order = self.0.order.borrow();
+        if let Some(only) = order.only()
             && !self.0.purge_unhealthy_nodes
         {
-            return Ok(0);
+            return Ok(only);
         }
-        let order = self.0.order.borrow();
+        let nodes = self.0.nodes.borrow();
         let routed = order.routed(self.0.purge_unhealthy_nodes);
-        let rings = order.routed(self.0.purge_unhealthy_nodes).map(|n| &self.0.nodes[n].ring);
+        let rings = order.routed(self.0.purge_unhealthy_nodes).map(|n| &nodes[n].ring);
         let at = pick(key.as_bytes(), rings).ok_or(ClusterError::NoAvailableNodes)?;
         routed.into_iter().nth(at).ok_or(ClusterError::NoAvailableNodes)
     }
 
-    pub fn pool(&self, index: usize) -> &Pool<W> {
-        &self.0.nodes[index].pool
+    pub fn pool(&self, index: usize) -> Pool<W> {
+        self.0.nodes.borrow()[index].pool.clone()
     }
 
     /// Splits keys into lines: for each node in order of first use, the positions of its keys in the
@@ -166,8 +210,9 @@ impl<W: Waiter> Cluster<W> {
     }
 
     pub fn close(&self) {
-        for node in &self.0.nodes {
-            node.pool.close();
+        let pools: Vec<_> = self.0.nodes.borrow().iter().map(|node| node.pool.clone()).collect();
+        for pool in pools {
+            pool.close();
         }
     }
 }
@@ -184,6 +229,9 @@ fn ring_id(address: &Address) -> String {
 
 fn health_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, healthy: bool) {
     let Some(cluster) = cluster.upgrade() else { return };
+    if !cluster.nodes.borrow().get(node).is_some_and(|node| node.is_member.get()) {
+        return;
+    }
     let order = &mut *cluster.order.borrow_mut();
     order.healthy.retain(|n| *n != node);
     order.unhealthy.retain(|n| *n != node);

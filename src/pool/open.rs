@@ -30,12 +30,13 @@ pub enum Phase {
 pub(super) async fn open(
     context: &Context,
     address: &Address,
+    ip: Option<&str>,
     security: &Security,
     limit: Option<Duration>,
     phase: &Cell<Phase>,
 ) -> Result<Box<dyn Io>, Cause> {
     phase.set(Phase::Connect);
-    let mut stream = connect(context, address, limit).await.map_err(Cause::of_io)?;
+    let mut stream = connect(context, address, ip, limit).await.map_err(Cause::of_io)?;
     if let Some(tls) = &security.tls {
         phase.set(Phase::Tls);
         stream = tls.handshake(stream, address).await?;

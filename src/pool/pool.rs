@@ -20,7 +20,7 @@ use super::metrics::{ConnectLatencies, Metrics};
 use super::open::{Phase, Security};
 use super::queue::{LeaseQueue, Outgoing, Queue, Queued};
 use super::state::{Entry, State};
-use super::tasks::{dial, drive, purge_unused};
+use super::tasks::{dial, drive, part, purge_unused, retire};
 use super::transport::Io;
 use crate::protocol::{LARGE_VALUE_LEN, NEVER, OwnedRequest, Request, Sink, Tick};
 
@@ -71,6 +71,8 @@ pub(super) struct Shared<W: Waiter> {
     /// For tasks that sleep: a pool that was closed must not wait for them to be forgotten.
     pub closing: Rc<Notify>,
     pub on_health: RefCell<Option<HealthListener>>,
+    /// Where the node is known to be, to be tried before its name.
+    pub ip: RefCell<Option<String>>,
     /// How far the dial has come that is under way.
     pub phase: Rc<Cell<Phase>>,
     pub state: RefCell<State<W>>,
@@ -85,6 +87,7 @@ impl<W: Waiter> Pool<W> {
             unflushed: Cell::new(false),
             closing: Rc::default(),
             on_health: RefCell::new(None),
+            ip: RefCell::default(),
             phase: Rc::default(),
             state: RefCell::new(State {
                 connections: Vec::new(),
@@ -116,6 +119,37 @@ impl<W: Waiter> Pool<W> {
 
     pub fn address(&self) -> &Arc<Address> {
         &self.0.address
+    }
+
+    pub fn is_healthy(&self) -> bool {
+        self.0.state.borrow().health.is_healthy()
+    }
+
+    pub fn is_connected(&self) -> bool {
+        !self.0.state.borrow().connections.is_empty()
+    }
+
+    /// Dials go to this address first from now on. If it is another than before, the node was replaced:
+    /// its connections take nothing more and end when they are answered.
+    pub fn set_ip(&self, ip: Option<String>) {
+        let before = self.0.ip.replace(ip.clone());
+        if before.is_none() || ip.is_none() || before == ip {
+            return;
+        }
+        let mut state = self.0.state.borrow_mut();
+        for entry in &mut state.connections {
+            entry.is_leaving = true;
+        }
+        let patience = self.0.last_answer_within();
+        self.0.context.spawn(part(Rc::downgrade(&self.0), patience));
+    }
+
+    /// Closes when everything is answered, or when nothing will be.
+    pub fn retire(&self) {
+        self.0.on_health.borrow_mut().take();
+        let pool = self.clone();
+        let patience = self.0.last_answer_within();
+        self.0.context.spawn(retire(pool, patience));
     }
 
     pub fn metrics(&self) -> Metrics {
@@ -286,6 +320,11 @@ impl<W: Waiter> Shared<W> {
         Some(self.error(ErrorKind::Saturated { what, limit }, None))
     }
 
+    /// When what was asked is answered or never will be.
+    fn last_answer_within(&self) -> Duration {
+        self.config.timeout.unwrap_or(PATIENCE).max(Duration::from_secs(1))
+    }
+
     pub fn dial_if_wanted(self: &Rc<Self>) {
         if self.state.borrow().wants_dial(&self.config, NEVER) {
             self.dial();
@@ -309,8 +348,16 @@ impl<W: Waiter> Shared<W> {
         let connection = Connection::new(stream, self.config.max_merged_keys);
         let now = self.context.now();
         let (opened, last_used, looked_at) = (now, now, now);
-        let (lease, is_watched) = (None, false);
-        let entry = Entry { id, connection, opened, last_used, looked_at, lease, is_watched };
+        let entry = Entry {
+            id,
+            connection,
+            opened,
+            last_used,
+            looked_at,
+            lease: None,
+            is_watched: false,
+            is_leaving: false,
+        };
         state.connections.push(entry);
         state.wants_own = false;
         state.metrics.connections_created += 1;

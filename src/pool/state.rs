@@ -53,6 +53,8 @@ pub(super) struct Entry<W> {
     pub lease: Option<LeaseId>,
     /// Whether [`super::tasks::end_if_stuck`] looks after it.
     pub is_watched: bool,
+    /// Whether it goes to where the node is no more: it takes nothing.
+    pub is_leaving: bool,
 }
 
 impl<W: Waiter> State<W> {
@@ -132,7 +134,7 @@ impl<W: Waiter> State<W> {
 
 impl<W: Waiter> Entry<W> {
     pub fn is_free(&self) -> bool {
-        self.lease.is_none() && !self.connection.is_broken()
+        self.lease.is_none() && !self.is_leaving && !self.connection.is_broken()
     }
 
     pub fn takes_more(&self) -> bool {

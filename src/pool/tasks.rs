@@ -15,7 +15,7 @@ use super::context::{Context, caught};
 use super::error::Cause;
 use super::health::ticks;
 use super::open::open;
-use super::pool::{Shared, Waiter};
+use super::pool::{Pool, Shared, Waiter};
 use super::state::Entry;
 use super::transport::Io;
 use crate::protocol::{
@@ -94,6 +94,7 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
     let Some(strong) = pool.upgrade() else { return };
     let mut delay = strong.state().health.next_dial_after(strong.context.now());
     let (context, address) = (strong.context.clone(), strong.address.clone());
+    let ip = strong.ip.borrow().clone();
     let (limit, security) = (strong.config.connection_timeout, strong.config.security.clone());
     let (phase, closing) = (strong.phase.clone(), strong.closing.clone());
     drop(strong);
@@ -103,7 +104,7 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
         }
         let started = Instant::now();
         let dialled = caught(async {
-            let stream = open(&context, &address, &security, limit, &phase).await?;
+            let stream = open(&context, &address, ip.as_deref(), &security, limit, &phase).await?;
             // Kernels take connections for servers that are stopped or full: only an answer is a sign of
             // life.
             if !pool.upgrade().is_some_and(|pool| pool.state().health.wants_proof()) {
@@ -212,6 +213,52 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
             return;
         }
     }
+}
+
+/// How often it is looked whether the last answer has come.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Closes the connections that are leaving, each when it is answered, and all after a while.
+pub(super) async fn part<W: Waiter>(pool: Weak<Shared<W>>, patience: Duration) {
+    let Some((context, closing)) = context_of(&pool) else { return };
+    let until = Instant::now() + patience;
+    loop {
+        {
+            let Some(pool) = pool.upgrade() else { return };
+            let mut state = pool.state();
+            let is_over = |entry: &Entry<W>| {
+                entry.is_leaving && entry.lease.is_none() && entry.connection.in_flight() == 0
+            };
+            while let Some(at) = state.connections.iter().position(is_over) {
+                state.purge(at);
+            }
+            let mut left = state.connections.iter_mut().filter(|entry| entry.is_leaving).peekable();
+            let is_done = left.peek().is_none();
+            if Instant::now() >= until {
+                left.for_each(|entry| entry.connection.give_up(Cause::NoAnswer));
+            }
+            drop(state);
+            pool.dial_if_wanted();
+            if is_done || Instant::now() >= until {
+                return;
+            }
+        }
+        if before(&closing, context.sleep(LOOK_EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Closes the pool when it is answered, or after a while.
+pub(super) async fn retire<W: Waiter>(pool: Pool<W>, patience: Duration) {
+    let (context, closing) = (pool.0.context.clone(), pool.0.closing.clone());
+    let until = Instant::now() + patience;
+    while pool.in_flight() > 0 && Instant::now() < until {
+        if before(&closing, context.sleep(LOOK_EVERY)).await.is_none() {
+            return;
+        }
+    }
+    pool.close();
 }
 
 /// Ends a connection on which answers were left to come, if none comes: whoever gets it next would wait

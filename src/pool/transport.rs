@@ -1,5 +1,6 @@
 //! Dialling a node: TCP and unix sockets.
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -20,19 +21,29 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// Sent data may stay unacknowledged this long before the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Opens a connection; a name is resolved anew each time and its addresses tried in order.
+/// Opens a connection: to `ip`, where the node was last said to be, or else to an address of its name,
+/// which is resolved anew each time.
 ///
 /// # Cancel safety
 /// Dropping the future closes what was opened.
 pub async fn connect(
     context: &Context,
     address: &Address,
+    ip: Option<&str>,
     limit: Option<Duration>,
 ) -> io::Result<Box<dyn Io>> {
     match address {
         Address::Tcp { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            let candidates: Vec<_> = lookup_host((host.as_str(), *port)).await?.collect();
+            let known = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
+            let mut candidates: Vec<_> =
+                known.map(|ip| SocketAddr::new(ip, *port)).into_iter().collect();
+            match lookup_host((host.as_str(), *port)).await {
+                Ok(named) => candidates.extend(named.filter(|named| Some(named.ip()) != known)),
+                // A name that cannot be resolved now is no loss while the address is known.
+                Err(error) if candidates.is_empty() => return Err(error),
+                Err(_) => {}
+            }
             // One that swallows everything must leave time for the others.
             let share = limit.zip(u32::try_from(candidates.len()).ok()).map(|(all, n)| all / n);
             let last_at = candidates.len().saturating_sub(1);

@@ -11,6 +11,9 @@ pub const MAX_REPLY_LINE_LEN: usize = 2048;
 /// memcached refuses item sizes of 1 GiB and more (`-I`).
 pub const MAX_VALUE_LEN: u64 = (1 << 30) - 1;
 
+/// Room for ten thousand nodes.
+const MAX_CONFIG_LEN: u64 = 1024 * 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// One item of a retrieval; more follow, or the end.
@@ -65,6 +68,9 @@ impl Decoder {
             self.header = Some(item_header(line, word.len(), shape)?);
         }
         let Some(header) = self.header else { return Ok(None) };
+        if shape == Shape::Config {
+            return self.config_frame(buf, header);
+        }
         let frame_end = header.value_end + 2;
         if buf.len() < frame_end {
             return Ok(None);
@@ -80,6 +86,40 @@ impl Decoder {
             cas: header.cas,
             value: &buf[header.value_start..header.value_end],
         };
+        Ok(Some((Frame::Item(item), frame_end)))
+    }
+
+    /// The list of nodes is framed by its length where that is right, and else ends before `END`: services
+    /// and their imitations were seen to count wrongly.
+    fn config_frame<'b>(
+        &mut self,
+        buf: &'b [u8],
+        header: Header,
+    ) -> Result<Option<(Frame<'b>, usize)>, ProtocolError> {
+        let Header { value_start, value_end, .. } = header;
+        let is_right = buf.get(value_end..).is_some_and(|rest| rest.starts_with(b"\r\nEND\r\n"));
+        let (value_end, frame_end) = if is_right {
+            (value_end, value_end + 2)
+        } else {
+            let from = self.scanned.max(value_start);
+            let Some(at) = memchr::memmem::find(&buf[from..], b"\nEND\r\n") else {
+                // Where the mark may have begun.
+                self.scanned = buf.len().saturating_sub(6).max(value_start);
+                let len = (buf.len() - value_start) as u64;
+                let is_bounded = len <= MAX_CONFIG_LEN;
+                return if is_bounded {
+                    Ok(None)
+                } else {
+                    Err(ProtocolError::ValueTooLong { len })
+                };
+            };
+            (from + at + 1, from + at + 1)
+        };
+        self.header = None;
+        self.scanned = 0;
+        let key = &buf[header.key_start..header.key_end];
+        let item =
+            ItemRef { key, flags: header.flags, cas: None, value: &buf[value_start..value_end] };
         Ok(Some((Frame::Item(item), frame_end)))
     }
 
@@ -257,6 +297,25 @@ mod tests {
         let (frame, n) = decoder.next(&wire, get).unwrap().unwrap();
         assert_eq!(frame, Frame::Item(ItemRef { key: b"k", flags: 7, cas: None, value }));
         assert_eq!(decoder.next(&wire[n..], get), Ok(Some((Frame::Reply(Reply::End), 5))));
+    }
+
+    #[test]
+    fn a_list_of_nodes_may_be_counted_wrongly() {
+        for (len, payload) in [(8, "1\nh|i|1\n"), (3, "1\nh|i|1\n"), (900, "1\nh|i|1\n"), (0, "")] {
+            let wire = format!("CONFIG cluster 0 {len}\r\n{payload}\r\nEND\r\n");
+            for cut in 0..=wire.len() {
+                let mut decoder = Decoder::default();
+                let early = decoder.next(&wire.as_bytes()[..cut], Shape::Config).unwrap();
+                let (frame, used) = match early {
+                    Some(whole) => whole,
+                    None => decoder.next(wire.as_bytes(), Shape::Config).unwrap().unwrap(),
+                };
+                let Frame::Item(item) = frame else { panic!("{frame:?}") };
+                assert_eq!(item.value.trim_ascii(), payload.trim_end().as_bytes(), "{len} {cut}");
+                let end = decoder.next(&wire.as_bytes()[used..], Shape::Config).unwrap();
+                assert_eq!(end, Some((Frame::Reply(Reply::End), 5)));
+            }
+        }
     }
 
     #[test]
