@@ -78,7 +78,6 @@ async def refusal(ask, address, **options) -> str:
     started = time.monotonic()
     with pytest.raises(emcache.ConnectionFailedError) as raised:
         await ask(address, **options)
-    # Three dials: those of what stalls are `HASTY`.
     assert time.monotonic() - started < PATIENT["connection_timeout"]
     assert raised.value.node == address_text(address)
     return str(raised.value)
