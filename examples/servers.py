@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import emcache
@@ -15,7 +15,9 @@ Address = emcache.MemcachedHostAddress | emcache.MemcachedUnixSocketPath
 
 
 @contextlib.contextmanager
-def memcached_cluster(tcp: int, unix: int = 0, memory_mib: int = 64) -> Iterator[list[Address]]:
+def memcached_cluster(
+    tcp: int, unix: int = 0, memory_mib: int = 64, options: Sequence[str] = ()
+) -> Iterator[list[Address]]:
     """Run servers and give their addresses."""
     processes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -24,7 +26,7 @@ def memcached_cluster(tcp: int, unix: int = 0, memory_mib: int = 64) -> Iterator
         addresses += [emcache.MemcachedHostAddress("127.0.0.1", _free_port()) for _ in range(tcp)]
         addresses += [emcache.MemcachedUnixSocketPath(f"{folder}/{n}.sock") for n in range(unix)]
         try:
-            processes += [_start(address, memory_mib) for address in addresses]
+            processes += [_start(address, memory_mib, options) for address in addresses]
             for address in addresses:
                 _wait(address)
             yield addresses
@@ -35,14 +37,17 @@ def memcached_cluster(tcp: int, unix: int = 0, memory_mib: int = 64) -> Iterator
                 process.wait()
 
 
-def _start(address: Address, memory_mib: int) -> subprocess.Popen[bytes]:
+def _start(address: Address, memory_mib: int, options: Sequence[str]) -> subprocess.Popen[bytes]:
     match address:
         case emcache.MemcachedUnixSocketPath(path):
             where = ["-s", path, "-a", "777"]
         case emcache.MemcachedHostAddress(host, port):
             where = ["-l", host, "-p", str(port)]
     as_root = ["-u", "nobody"] if os.geteuid() == 0 else []
-    return subprocess.Popen(["memcached", *where, *as_root, "-m", str(memory_mib), "-c", "4096"])
+    limits = ["-m", str(memory_mib), "-c", "4096"]
+    # With TLS it complains of connections that end before their handshake, as those of `_wait`.
+    quiet = subprocess.DEVNULL if "-Z" in options else None
+    return subprocess.Popen(["memcached", *where, *as_root, *limits, *options], stderr=quiet)
 
 
 def _wait(address: Address) -> None:

@@ -42,6 +42,9 @@ def login_arguments(
     for name, value in (("username", username), ("password", password)):
         if value is not None and not isinstance(value, str):
             raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+        if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
+            # Said here: an encoding error would show it.
+            raise ValueError(f"{name} cannot be encoded as UTF-8")
     if auth not in (None, "ascii", "sasl"):
         raise ValueError("auth must be 'ascii', 'sasl' or None")
     if bool(username) != bool(password):

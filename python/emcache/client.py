@@ -82,6 +82,8 @@ class _Client(CoreOwner, Client):
         self, discovery: Discovery, current: Topology, interval: float, patience: float | None
     ) -> None:
         """Follow the nodes of a cluster."""
+        for index, node in enumerate(current.nodes):
+            self._core.set_ip(index, node.ip)
         client = weakref.ref(self)
 
         async def apply(topology: Topology) -> None:

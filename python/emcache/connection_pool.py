@@ -404,6 +404,7 @@ class Connection:
 
     async def auth_command(self, username: str, password: str) -> bytearray | None:
         """Log in as to ``memcached -Y``: ``STORED``, or why not (that ends the connection)."""
+        login_arguments(username, password, None)
         return await self._core.auth(username, password)
 
     async def auth(self, username: str, password: str) -> None:

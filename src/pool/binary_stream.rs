@@ -20,16 +20,22 @@ pub(super) struct BinaryStream {
     /// Received and translated.
     text: BytesMut,
     received: Box<[u8]>,
+    /// Told by the next poll, after what was accepted or translated before it: who is told that bytes
+    /// were not taken sends them elsewhere.
+    failed: Option<io::Error>,
 }
 
 impl BinaryStream {
     pub fn new(inner: Box<dyn Io>) -> Self {
         let (out, text) = (BytesMut::new(), BytesMut::new());
         let received = vec![0; SHARE].into_boxed_slice();
-        Self { inner, translator: Translator::default(), out, text, received }
+        Self { inner, translator: Translator::default(), out, text, received, failed: None }
     }
 
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         while !self.out.is_empty() {
             match ready!(Pin::new(&mut self.inner).poll_write(cx, &self.out))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -39,11 +45,10 @@ impl BinaryStream {
         Poll::Ready(Ok(()))
     }
 
-    /// As far as it goes now; the rest is for the next poll.
-    fn try_out(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.poll_out(cx) {
-            Poll::Ready(sent) => sent,
-            Poll::Pending => Ok(()),
+    /// As far as it goes now; the rest, and what is wrong, is for the next poll.
+    fn try_out(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Err(error)) = self.poll_out(cx) {
+            self.failed = Some(error);
         }
     }
 }
@@ -54,13 +59,13 @@ impl AsyncWrite for BinaryStream {
         cx: &mut Context<'_>,
         text: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.out.len() >= SHARE {
+        if self.failed.is_some() || self.out.len() >= SHARE {
             ready!(self.poll_out(cx))?;
         }
         let this = &mut *self;
         let taken = text.len().min(SHARE);
         this.translator.request(&text[..taken], &mut this.out);
-        this.try_out(cx)?;
+        this.try_out(cx);
         Poll::Ready(Ok(taken))
     }
 
@@ -83,14 +88,17 @@ impl AsyncRead for BinaryStream {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.text.is_empty() {
+            if let Some(error) = this.failed.take() {
+                return Poll::Ready(Err(error));
+            }
             let mut received = ReadBuf::new(&mut this.received);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut received))?;
             if received.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            this.translator
-                .reply(received.filled(), &mut this.text)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if let Err(error) = this.translator.reply(received.filled(), &mut this.text) {
+                this.failed = Some(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
         }
         let taken = this.text.len().min(buf.remaining());
         buf.put_slice(&this.text[..taken]);

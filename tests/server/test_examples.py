@@ -24,6 +24,10 @@ def run(name, *args):
         ("cas.py", "5 members after"),
         ("many.py", "1000 of 1000 items, from 3 nodes"),
         ("pool.py", "found: 20 of 21"),
+        ("tls.py", "hello over TLS"),
+        ("tls.py", "without the CA: the server's certificate is not trusted"),
+        ("login.py", "hello, app"),
+        ("login.py", "refused: "),
     ],
 )
 def test_example(name, says):

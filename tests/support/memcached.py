@@ -28,6 +28,9 @@ class Memcached:
     path: str | None = None
     args: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    environment: dict[str, str] = field(default_factory=dict)
+    login: dict[str, str] = field(default_factory=dict)
+    """What a client has to say to be let in."""
 
     @property
     def address(self) -> emcache.MemcachedHostAddress | emcache.MemcachedUnixSocketPath:
@@ -56,7 +59,9 @@ class Memcached:
             else ["-l", "127.0.0.1", "-p", str(self.port)]
         )
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        self.process = subprocess.Popen([binary, *where, *user, *self.args])
+        self.process = subprocess.Popen(
+            [binary, *where, *user, *self.args], env=os.environ | self.environment
+        )
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -100,9 +105,15 @@ class Memcached:
 
 
 @contextlib.contextmanager
-def memcached(*args: str, unix: bool = False, directory: Path | None = None) -> Iterator[Memcached]:
-    """Run a server of its own for one test."""
-    server = Memcached(args=args)
+def memcached(
+    *args: str,
+    unix: bool = False,
+    directory: Path | None = None,
+    server: Memcached | None = None,
+) -> Iterator[Memcached]:
+    """Run a server of its own for one test; `server` is one of another kind to be started."""
+    server = server or Memcached()
+    server.args = args
     if unix:
         assert directory is not None
         directory.chmod(0o777)

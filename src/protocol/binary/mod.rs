@@ -315,6 +315,11 @@ impl Translator {
             b"version" => self.simple(Asked::Version, opcode::VERSION, &[], None, out),
             b"stats" => {
                 let args = line.strip_prefix(b"stats ").unwrap_or_default();
+                if args.starts_with(b"reset") && args != b"reset" {
+                    // Would be done: servers compare no more than the beginning.
+                    self.local("ERROR\r\n", out);
+                    return;
+                }
                 let done = match args {
                     b"reset" => "RESET\r\n",
                     b"detail on" | b"detail off" => "OK\r\n",
@@ -371,7 +376,8 @@ impl Translator {
         let is_cas = name == b"cas";
         let code = match name {
             b"add" => opcode::ADD,
-            b"replace" => opcode::REPLACE,
+            // As a SET, one that is too large would remove an item whatever its token.
+            b"replace" | b"cas" => opcode::REPLACE,
             b"append" => opcode::APPEND,
             b"prepend" => opcode::PREPEND,
             _ => opcode::SET,
@@ -476,6 +482,9 @@ impl Translator {
             Asked::Retrieval { .. } if is_last => is_ok.then_some("END\r\n"),
             Asked::Retrieval { cas, error } => {
                 if is_ok {
+                    if key.iter().any(|&b| b <= b' ' || b == 0x7f) {
+                        return Err(ProtocolError::ForeignKey(Excerpt::of_key(key)));
+                    }
                     let flags = flags_of(head, &header).ok_or_else(unexpected)?;
                     value_head(b"VALUE", key, flags, len, cas.then_some(header.cas), out);
                     self.reading = Reading::Value { left: len, is_wanted: true, tail: "\r\n" };

@@ -1,0 +1,40 @@
+"""Logins: `memcached -Y` with its file of users, and what a wrong password does.
+
+Without TLS (examples/tls.py) the password can be read on the way.
+
+Usage: python examples/login.py
+"""
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+
+import emcache
+from servers import Address, memcached_cluster
+
+
+async def main(node: Address, password: str) -> None:
+    # For a server with SASL (`memcached -S`, MemCachier): also auth="sasl".
+    async with emcache.create_client([node], username="app", password=password) as client:
+        await client.set(b"greeting", b"hello, app")
+        item = await client.get(b"greeting")
+        print(item.value.decode() if item else "missed")
+
+    async with emcache.create_client([node], username="app", password="guessed") as client:
+        try:
+            await client.get(b"greeting")
+        except emcache.AuthenticationError as error:
+            print("refused:", error)
+
+
+if __name__ == "__main__":
+    # Real programs have it from their environment, or from a file.
+    secret = os.environ.get("MEMCACHED_PASSWORD", "correct-horse-battery-staple")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        users = Path(folder) / "users"
+        users.write_text(f"app:{secret}\n")
+        users.chmod(0o644)  # memcached runs as another user; give it a group instead
+        with memcached_cluster(tcp=1, options=("-Y", str(users))) as nodes:
+            asyncio.run(main(nodes[0], secret))
