@@ -33,6 +33,7 @@ from .default_values import (
     DEFAULT_SSL_VERIFY,
     DEFAULT_TIMEOUT,
 )
+from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 from .version import __version__
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "ArithmeticCommandError",
     "AuthenticationError",
+    "CallableDiscovery",
     "Client",
     "ClientClosedError",
     "ClusterEvents",
@@ -57,7 +59,10 @@ __all__ = [
     "ConnectionFailedError",
     "ConnectionPool",
     "ConnectionPoolMetrics",
+    "DiscoveredNode",
+    "Discovery",
     "DiscoveryError",
+    "DnsDiscovery",
     "EmcacheError",
     "InvalidKeyError",
     "Item",
@@ -70,6 +75,7 @@ __all__ = [
     "OverloadedError",
     "ProtocolError",
     "StorageCommandError",
+    "Topology",
     "__version__",
     "create_client",
 ]

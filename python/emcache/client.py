@@ -78,8 +78,8 @@ class _Client(CoreOwner, Client):
         self._core = make_core(on_health)
         self._management.attach(self._core)
 
-    def watch(
-        self, discovery: Discovery, current: Topology, interval: float, patience: float | None
+    def _watch(
+        self, discovery: Discovery, current: Topology, interval: float, patience: float
     ) -> None:
         """Follow the nodes of a cluster."""
         for index, node in enumerate(current.nodes):
@@ -103,7 +103,7 @@ class _Client(CoreOwner, Client):
 
         weakref.finalize(self, end).atexit = False
 
-    async def _apply(self, topology: Topology, patience: float | None) -> None:
+    async def _apply(self, topology: Topology, patience: float) -> None:
         old = {self._addresses[index]: index for index in self._management.members()}
         new = {node.address: node for node in topology.nodes}
         joining = []
@@ -425,7 +425,10 @@ async def _create_client(
         lambda on_health: CoreClient(endpoints, on_health=on_health, **options),
     )
     if topology is not None and not isinstance(how, bool):
-        client.watch(how, topology, interval, options["connection_timeout"])
+        patience = options["connection_timeout"]
+        # A node that cannot be connected must not keep the others waiting for ever.
+        patience = DEFAULT_CONNECTION_TIMEOUT if patience is None else patience
+        client._watch(how, topology, interval, patience)
     return client
 
 

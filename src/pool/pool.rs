@@ -102,6 +102,7 @@ impl<W: Waiter> Pool<W> {
                 health: Health::default(),
                 large_keys: LargeKeys::default(),
                 wants_own: false,
+                has_moved: false,
                 metrics: Metrics::default(),
                 latencies: ConnectLatencies::default(),
             }),
@@ -130,18 +131,22 @@ impl<W: Waiter> Pool<W> {
     }
 
     /// Dials go to this address first from now on. If it is another than before, the node was replaced:
-    /// its connections take nothing more and end when they are answered.
+    /// when there is a connection to the new one, the others take nothing more and end when they are answered.
     pub fn set_ip(&self, ip: Option<String>) {
         let before = self.0.ip.replace(ip.clone());
         if before.is_none() || ip.is_none() || before == ip {
             return;
         }
         let mut state = self.0.state.borrow_mut();
-        for entry in &mut state.connections {
+        state.has_moved = true;
+        let is_full = state.connections.len() >= self.0.config.max_connections;
+        if let Some(entry) = state.connections.last_mut().filter(|_| is_full) {
+            // To make room.
             entry.is_leaving = true;
         }
-        let patience = self.0.last_answer_within();
-        self.0.context.spawn(part(Rc::downgrade(&self.0), patience));
+        drop(state);
+        self.0.part();
+        self.0.dial_if_wanted();
     }
 
     /// Closes when everything is answered, or when nothing will be.
@@ -325,6 +330,11 @@ impl<W: Waiter> Shared<W> {
         self.config.timeout.unwrap_or(PATIENCE).max(Duration::from_secs(1))
     }
 
+    /// Sees to it that connections that are leaving end.
+    fn part(self: &Rc<Self>) {
+        self.context.spawn(part(Rc::downgrade(self), self.last_answer_within()));
+    }
+
     pub fn dial_if_wanted(self: &Rc<Self>) {
         if self.state.borrow().wants_dial(&self.config, NEVER) {
             self.dial();
@@ -358,6 +368,10 @@ impl<W: Waiter> Shared<W> {
             is_watched: false,
             is_leaving: false,
         };
+        let has_moved = std::mem::take(&mut state.has_moved);
+        for older in state.connections.iter_mut().filter(|_| has_moved) {
+            older.is_leaving = true;
+        }
         state.connections.push(entry);
         state.wants_own = false;
         state.metrics.connections_created += 1;
@@ -378,6 +392,9 @@ impl<W: Waiter> Shared<W> {
         }
         if recovered {
             self.tell_health(true);
+        }
+        if has_moved {
+            self.part();
         }
         self.dial_if_wanted();
     }

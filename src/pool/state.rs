@@ -22,7 +22,7 @@ const UNWELCOME_WITHIN: Duration = Duration::from_secs(1);
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
 
-#[allow(clippy::struct_excessive_bools, reason = "four facts that are independent")]
+#[allow(clippy::struct_excessive_bools, reason = "facts that are independent")]
 pub(super) struct State<W> {
     pub connections: Vec<Entry<W>>,
     pub next_id: u64,
@@ -39,6 +39,8 @@ pub(super) struct State<W> {
     pub large_keys: LargeKeys,
     /// A large transfer found none but the first connection.
     pub wants_own: bool,
+    /// The node was replaced, and no connection is to the new one yet.
+    pub has_moved: bool,
     pub metrics: Metrics,
     pub latencies: ConnectLatencies,
 }
@@ -98,6 +100,7 @@ impl<W: Waiter> State<W> {
                 || !self.health.is_healthy()
                 || (connections == 0 && self.health.login_refusal().is_some())
                 || self.wants_own
+                || self.has_moved
                 || self.are_all_held_up(deadline))
     }
 

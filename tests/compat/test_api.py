@@ -158,6 +158,7 @@ EXCEPTIONS = {
     "ConnectionFailedError": "EmcacheError ConnectionError TimeoutError OSError",
     "NodeUnavailableError": "ConnectionFailedError ConnectionError TimeoutError",
     "ProtocolError": "ConnectionFailedError ConnectionError TimeoutError",
+    "DiscoveryError": "ConnectionFailedError ConnectionError TimeoutError",
 }
 
 
@@ -680,16 +681,6 @@ class TestCreateClient:
     async def test_type_error(self, options):
         with pytest.raises(TypeError):
             await emcache.create_client(**{"node_addresses": [NODE]} | options)
-
-    @pytest.mark.parametrize(
-        "options",
-        [{"autodiscovery": True}],
-        ids=["autodiscovery"],
-    )
-    async def test_not_implemented(self, options):
-        with pytest.raises(NotImplementedError, match=next(iter(options))) as raised:
-            await emcache.create_client([NODE], **options)
-        assert "secret" not in str(raised.value)
 
     async def test_node_addresses_only_is_positional(self):
         with pytest.raises(TypeError):

@@ -339,6 +339,21 @@ class TestTheBeginning:
             await discovering(nodes[0], **options)
 
 
+async def test_a_node_that_cannot_be_connected_gets_its_keys_all_the_same(nodes):
+    """All clients must agree on which node has which key."""
+    async with (
+        endpoint(listed(nodes[0])) as source,
+        discovering(source, connection_timeout=0.3, timeout=2.0) as client,
+    ):
+        source.change(listed(nodes[0]), "127.0.0.1|127.0.0.1|1")
+        await until(lambda: len(nodes_of(client)) == 2)
+        dead = emcache.MemcachedHostAddress("127.0.0.1", 1)
+        assert client.cluster_managment().unhealthy_nodes() == [dead]
+        key = next(key for n in range(100) if client.node_for(key := b"k:%d" % n) == dead)
+        with pytest.raises(emcache.NodeUnavailableError):
+            await client.get(key)
+
+
 class TestSources:
     async def test_a_node_is_asked_when_the_endpoint_is_gone(self, nodes):
         """As on AWS, where the endpoint is one of the nodes."""

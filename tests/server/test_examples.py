@@ -23,6 +23,7 @@ def run(name, *args):
         ("basic.py", "visits: 42"),
         ("cas.py", "5 members after"),
         ("many.py", "1000 of 1000 items, from 3 nodes"),
+        ("discovery.py", "moved to the new node: True"),
         ("pool.py", "found: 20 of 21"),
         ("tls.py", "hello over TLS"),
         ("tls.py", "without the CA: the server's certificate is not trusted"),

@@ -204,6 +204,44 @@ async def test_events(node: MemcachedHostAddress) -> None:
         ClusterEvents()  # type: ignore[abstract]
 
 
+class Told(Recorder):
+    async def on_topology_change(
+        self,
+        cluster_managment: ClusterManagment,
+        old: list[Address],
+        new: list[Address],
+        version: int | None,
+    ) -> None:
+        self.seen += new
+
+
+class Fixed:
+    """A discovery without a base class."""
+
+    def __init__(self, node: MemcachedHostAddress) -> None:
+        self.node = node
+
+    async def discover(self) -> emcache.Topology:
+        return emcache.Topology((emcache.DiscoveredNode(self.node, ip="127.0.0.1"),), version=1)
+
+
+async def test_discoveries(node: MemcachedHostAddress) -> None:
+    async def later() -> list[MemcachedHostAddress]:
+        return [node]
+
+    discoveries: list[bool | emcache.Discovery] = [
+        Fixed(node),
+        emcache.CallableDiscovery(lambda: [node]),
+        emcache.CallableDiscovery(later),
+        emcache.DnsDiscovery("127.0.0.1", node.port),
+    ]
+    for discovery in discoveries:
+        options = emcache.create_client([], autodiscovery=discovery, cluster_events=Told())
+        async with options as client:
+            assert_type(client, Client)
+            assert client.cluster_managment().nodes() == [node]
+
+
 async def test_errors(client: Client, key: bytes) -> None:
     try:
         await client.increment(key, 1)
