@@ -59,7 +59,7 @@ impl Decoder {
         shape: Shape,
     ) -> Result<Option<(Frame<'b>, usize)>, ProtocolError> {
         if self.header.is_none() {
-            let Some(line_end) = self.find_line_end(buf)? else { return Ok(None) };
+            let Some(line_end) = self.find_line_end(buf, shape)? else { return Ok(None) };
             let line = &buf[..line_end - 2];
             let Some(word) = item_word(shape).filter(|word| line.starts_with(word)) else {
                 self.scanned = 0;
@@ -128,20 +128,26 @@ impl Decoder {
         self.header.map_or(0, |h| h.value_end + 2)
     }
 
-    fn find_line_end(&mut self, buf: &[u8]) -> Result<Option<usize>, ProtocolError> {
+    fn find_line_end(&mut self, buf: &[u8], shape: Shape) -> Result<Option<usize>, ProtocolError> {
         let limit = buf.len().min(MAX_REPLY_LINE_LEN);
-        let Some(at) = memchr::memchr(b'\n', &buf[self.scanned..limit]) else {
-            self.scanned = limit;
-            if limit == MAX_REPLY_LINE_LEN {
-                return Err(ProtocolError::LineTooLong);
+        loop {
+            let Some(at) = memchr::memchr(b'\n', &buf[self.scanned..limit]) else {
+                self.scanned = limit;
+                if limit == MAX_REPLY_LINE_LEN {
+                    return Err(ProtocolError::LineTooLong);
+                }
+                return Ok(None);
+            };
+            let lf = self.scanned + at;
+            if lf > 0 && buf[lf - 1] == b'\r' {
+                return Ok(Some(lf + 1));
             }
-            return Ok(None);
-        };
-        let lf = self.scanned + at;
-        if lf == 0 || buf[lf - 1] != b'\r' {
-            return Err(ProtocolError::UnexpectedLine(Excerpt::of(&buf[..lf])));
+            // `stats conns` shows what memory holds in place of the addresses of unix sockets.
+            if shape != Shape::Stats || lf == 0 {
+                return Err(ProtocolError::UnexpectedLine(Excerpt::of(&buf[..lf])));
+            }
+            self.scanned = lf + 1;
         }
-        Ok(Some(lf + 1))
     }
 }
 
@@ -297,6 +303,18 @@ mod tests {
         let (frame, n) = decoder.next(&wire, get).unwrap().unwrap();
         assert_eq!(frame, Frame::Item(ItemRef { key: b"k", flags: 7, cas: None, value }));
         assert_eq!(decoder.next(&wire[n..], get), Ok(Some((Frame::Reply(Reply::End), 5))));
+    }
+
+    #[test]
+    fn a_statistic_may_hold_a_line_feed() {
+        let wire = b"STAT 26:addr unix:\n\x7f\n\r\nEND\r\n";
+        for cut in 0..20 {
+            let mut decoder = Decoder::default();
+            assert_eq!(decoder.next(&wire[..cut], Shape::Stats), Ok(None));
+            let (frame, used) = decoder.next(wire, Shape::Stats).unwrap().unwrap();
+            let Frame::Stat(stat) = frame else { panic!("{frame:?}") };
+            assert_eq!((stat.name, stat.value, used), (&b"26:addr"[..], &b"unix:\n\x7f\n"[..], 23));
+        }
     }
 
     #[test]
