@@ -38,13 +38,13 @@ def parse(payload: bytes) -> Topology:
     Source: the documentation of ElastiCache, "Adding auto discovery to your client library".
 
     Raises:
-        ValueError: it is none; one bad node makes a bad list.
+        ValueError: it is none; one bad node makes a bad list. (One without nodes is a list.)
     """
     lines = [line.strip() for line in re.split(r"\r?\n", payload.decode()) if line.strip()]
-    if len(lines) != 2 or not re.fullmatch("[0-9]{1,18}", lines[0]):
+    if len(lines) not in (1, 2) or not re.fullmatch("[0-9]{1,18}", lines[0]):
         raise ValueError("a list of nodes must be a version and a line of nodes")
     nodes = []
-    for text in lines[1].split():
+    for text in " ".join(lines[1:]).split():
         # IPv6 addresses have colons, and nothing has bars.
         host, _, rest = text.partition("|")
         ip, bar, port = rest.rpartition("|")
@@ -53,6 +53,4 @@ def parse(payload: bytes) -> Topology:
         address = MemcachedHostAddress(host or ip, int(port))
         endpoint(address)
         nodes.append(DiscoveredNode(address, ip or None))
-    if not nodes:
-        raise ValueError("a list without nodes")
     return Topology(tuple(nodes), int(lines[0]))

@@ -126,7 +126,7 @@ class _Client(CoreOwner, Client):
             self._dispatcher.topology_changed(list(old), list(new), topology.version)
 
     def __repr__(self) -> str:
-        nodes = ", ".join(address_text(address) for address in self._management.nodes())
+        nodes = ", ".join(address_text(address) for address in self._management.known())
         return f"<emcache.Client {'closed' if self.closed else 'open'} nodes=[{nodes}]>"
 
     def _node(self, address: Address) -> int:
@@ -147,7 +147,8 @@ class _Client(CoreOwner, Client):
         try:
             await self._drain()
         finally:
-            self._management.members()
+            # What it is to tell of its nodes from now on.
+            self._management.known()
             self._core.close()
             self._dispatcher.close()
 

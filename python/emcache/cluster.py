@@ -1,6 +1,7 @@
 """The nodes of a client as its user sees them."""
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,13 @@ class _ClusterManagment(ClusterManagment):
         if self._core is not None and not self._core.closed:
             self._last = self._core.health()
         return self._last
+
+    def known(self) -> list[Address]:
+        """Give the nodes from wherever that is asked: as they were last seen, where the core is not."""
+        with contextlib.suppress(RuntimeError):
+            self._health()
+        healthy, unhealthy = self._last
+        return [self._addresses[index] for index in healthy + unhealthy]
 
     def members(self) -> list[int]:
         """Give the indexes of the nodes, those that left not among them."""

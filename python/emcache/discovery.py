@@ -118,7 +118,7 @@ class ConfigDiscovery:
                 payload = await self._read(connection)
         finally:
             await pool.close()
-        return parse(payload)
+        return checked(parse(payload))
 
     async def _read(self, connection: Connection) -> bytes:
         if not self._asks_by_key:
