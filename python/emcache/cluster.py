@@ -35,7 +35,7 @@ class _ClusterManagment(ClusterManagment):
         return self._last
 
     def known(self) -> list[Address]:
-        """Give the nodes from wherever that is asked: as they were last seen, where the core is not."""
+        """Give the nodes to whoever asks: as they were last seen, where the core is not."""
         with contextlib.suppress(RuntimeError):
             self._health()
         healthy, unhealthy = self._last
