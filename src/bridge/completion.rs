@@ -126,7 +126,7 @@ pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
             break;
         }
         let future = future.as_ref().map(|future| future.bind(py));
-        if !future.is_some_and(is_loop_closed) {
+        if !future.is_some_and(|f| f.try_borrow().is_ok_and(|f| f.is_loop_closed(py))) {
             error.write_unraisable(py, future.map(Bound::as_any));
         }
     }
@@ -179,13 +179,4 @@ fn items_dict(py: Python<'_>, lines: Vec<Line>, flags: bool) -> PyResult<Py<PyAn
         }
     }
     Ok(items.into_any().unbind())
-}
-
-/// The tasks of a loop that was closed can be woken no more.
-fn is_loop_closed(future: &Bound<'_, OpFuture>) -> bool {
-    future
-        .call_method0("get_loop")
-        .and_then(|event_loop| event_loop.call_method0("is_closed"))
-        .and_then(|closed| closed.is_truthy())
-        .unwrap_or(true)
 }

@@ -13,7 +13,7 @@ use pyo3::sync::PyOnceLock;
 
 use super::completion;
 use super::exit;
-use super::future::{OpFuture, Wake};
+use super::future::{OpFuture, Parking, Wake};
 use super::loop_driver::LoopEngine;
 use super::registry;
 use super::session::Session;
@@ -38,6 +38,7 @@ pub enum Engine {
 pub struct PythonLoop {
     pub event_loop: Py<PyAny>,
     is_running: Py<PyAny>,
+    parking: Py<Parking>,
     pub call_soon: Py<PyAny>,
     pub turn: Py<PyAny>,
     pub timer: Py<PyAny>,
@@ -92,6 +93,7 @@ impl Driver {
         let python = PythonLoop {
             event_loop: event_loop.clone().unbind(),
             is_running: event_loop.getattr(intern!(py, "is_running"))?.unbind(),
+            parking: Parking::new(event_loop)?,
             call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
             turn: callbacks.getattr(intern!(py, "turn"))?.unbind(),
             timer: callbacks.getattr(intern!(py, "timer"))?.unbind(),
@@ -160,7 +162,7 @@ impl Driver {
     }
 
     pub fn create_future(&self, py: Python<'_>) -> PyResult<Py<OpFuture>> {
-        OpFuture::new(py, &self.python.event_loop)
+        OpFuture::new(py, &self.python.parking)
     }
 
     pub fn event_loop(&self, py: Python<'_>) -> Py<PyAny> {
@@ -233,7 +235,7 @@ impl Driver {
             Engine::Thread(engine) => engine.collect(),
         }
         self.turning.set(true);
-        let delivered = completion::deliver(py, Wake::Now(&self.python.event_loop));
+        let delivered = completion::deliver(py, Wake::Now(&self.python.parking));
         self.turning.set(false);
         registry::close_abandoned(py);
         // Each is done whatever becomes of the others: nobody may call again.

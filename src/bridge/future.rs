@@ -1,28 +1,30 @@
-//! The awaitable that a call returns: what asyncio's tasks need of a future, and a shorter way back.
+//! What a call returns, to be awaited once: a place for the answer, and how its task is woken.
 //!
-//! `asyncio.Future` wakes its task through `call_soon`: a handle, and another round of the loop with
-//! its poll. A turn is itself a callback of the loop, so it may step the waiting tasks right there; they
-//! ask for more, and what they ask leaves with the same turn. Measured in docs/design/seam.md.
-use std::sync::Arc;
+//! A task that has to wait is given a future of asyncio's own, because tasks know those without calling
+//! any of their methods. It is never finished, only borrowed: when the answer is there, the task's
+//! wake-up is taken off it and called by the turn itself, and the future serves the next call. So a call
+//! costs neither a future nor the round of the loop (`call_soon`) in which asyncio would wake its task.
+//! What differs from a plain future, and why nobody can see it:
+//!
+//! - A future goes back to the [`Parking`] only if nobody else holds it.
+//! - Where anything but one task's wake-up waits on it (whoever drives a coroutine by hand), it is finished
+//!   in asyncio's way.
+//! - A task that is cancelled cancels the future as always; that one is not used again.
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
-use pyo3::{import_exception, intern};
-
-import_exception!(asyncio, CancelledError);
-import_exception!(asyncio, InvalidStateError);
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyTuple, PyType};
 
 #[pyclass(module = "emcache._emcache", freelist = 1024)]
 pub struct OpFuture {
-    event_loop: Py<PyAny>,
+    parking: Py<Parking>,
     state: State,
-    callbacks: Callbacks,
-    /// Part of the protocol between a future and a task: set when the future is yielded, cleared by
-    /// the task that saw it.
-    #[pyo3(get, set, name = "_asyncio_future_blocking")]
-    blocking: bool,
+    /// What the task waits on.
+    parked: Option<Py<PyAny>>,
     /// Set when nobody waits any more, for whoever cannot look at the state.
     abandoned: Option<Arc<AtomicBool>>,
 }
@@ -31,49 +33,68 @@ enum State {
     Pending,
     Value(Py<PyAny>),
     Error(PyErr),
-    Cancelled(Option<Py<PyAny>>),
+    /// Given to who waited, or nobody waits any more.
+    Over,
 }
 
-struct Callback {
-    function: Py<PyAny>,
-    context: Py<PyAny>,
+pub enum Step<'py> {
+    Wait(Bound<'py, PyAny>),
+    Return(Bound<'py, PyAny>),
 }
 
-/// Nearly always one: the task that awaits.
-#[derive(Default)]
-struct Callbacks {
-    first: Option<Callback>,
-    others: Vec<Callback>,
-}
-
-impl Callbacks {
-    fn push(&mut self, callback: Callback) {
-        if self.first.is_none() {
-            self.first = Some(callback);
-        } else {
-            self.others.push(callback);
-        }
-    }
-
-    fn take(&mut self) -> impl Iterator<Item = Callback> + use<> {
-        self.first.take().into_iter().chain(std::mem::take(&mut self.others))
-    }
-}
-
-/// How callbacks are called.
+/// How tasks are woken.
 #[derive(Clone, Copy)]
 pub enum Wake<'l> {
-    /// Here and now, if the future is of this loop: only in a callback of it, where no task is running.
-    Now(&'l Py<PyAny>),
+    /// Here and now, if they are of this loop: only in a callback of it, where no task is running.
+    Now(&'l Py<Parking>),
     /// By the loop, in its next iteration.
     Soon,
 }
 
+/// The futures of one loop that no task waits on.
+#[pyclass(frozen, module = "emcache._emcache")]
+pub struct Parking {
+    event_loop: Py<PyAny>,
+    create_future: Py<PyAny>,
+    spare: Mutex<Vec<Py<PyAny>>>,
+    /// A finished future: what tasks are woken with. They ask it only whether the wait ended well.
+    answered: Py<PyAny>,
+}
+
+/// Tasks beyond these make futures of their own.
+const MAX_SPARE: usize = 1024;
+
+impl Parking {
+    pub fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Py<Self>> {
+        let py = event_loop.py();
+        let create_future = event_loop.getattr(intern!(py, "create_future"))?.unbind();
+        let event_loop = event_loop.clone().unbind();
+        let answered = create_future.call0(py)?;
+        answered.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+        Py::new(py, Self { event_loop, create_future, spare: Mutex::default(), answered })
+    }
+
+    fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.map_or_else(|| self.create_future.call0(py), Ok)
+    }
+
+    #[allow(deprecated, reason = "that nobody else holds it is all that is asked")]
+    fn give_back(&self, py: Python<'_>, future: Py<PyAny>) {
+        if future.get_refcnt(py) != 1 {
+            return;
+        }
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MAX_SPARE {
+            spare.push(future);
+        }
+    }
+}
+
 impl OpFuture {
-    pub fn new(py: Python<'_>, event_loop: &Py<PyAny>) -> PyResult<Py<Self>> {
-        let event_loop = event_loop.clone_ref(py);
-        let (state, callbacks) = (State::Pending, Callbacks::default());
-        Py::new(py, Self { event_loop, state, callbacks, blocking: false, abandoned: None })
+    pub fn new(py: Python<'_>, parking: &Py<Parking>) -> PyResult<Py<Self>> {
+        let parking = parking.clone_ref(py);
+        Py::new(py, Self { parking, state: State::Pending, parked: None, abandoned: None })
     }
 
     /// A flag that another thread may look at.
@@ -81,18 +102,25 @@ impl OpFuture {
         self.abandoned.get_or_insert_default().clone()
     }
 
+    /// The tasks of a loop that was closed can be woken no more.
+    pub fn is_loop_closed(&self, py: Python<'_>) -> bool {
+        let event_loop = &self.parking.get().event_loop;
+        let closed = event_loop.call_method0(py, intern!(py, "is_closed"));
+        closed.and_then(|closed| closed.is_truthy(py)).unwrap_or(true)
+    }
+
     pub fn is_pending(&self) -> bool {
         matches!(self.state, State::Pending)
     }
 
-    /// Gives the result, unless the future was cancelled, and wakes who waits. An error is that of a
-    /// callback.
+    /// Gives the result, unless nobody waits any more, and wakes who does. An error is that of the task.
     pub fn resolve(
         slf: &Bound<'_, Self>,
         result: PyResult<Py<PyAny>>,
         wake: Wake<'_>,
     ) -> PyResult<()> {
-        let callbacks = {
+        let py = slf.py();
+        let (parked, parking) = {
             let mut future = slf.try_borrow_mut()?;
             if !future.is_pending() {
                 return Ok(());
@@ -101,57 +129,67 @@ impl OpFuture {
                 Ok(value) => State::Value(value),
                 Err(error) => State::Error(error),
             };
-            future.callbacks.take()
+            let Some(parked) = future.parked.take() else { return Ok(()) };
+            (parked, future.parking.clone_ref(py))
         };
-        Self::call(slf, callbacks, wake)
-    }
-
-    fn call(
-        slf: &Bound<'_, Self>,
-        callbacks: impl Iterator<Item = Callback>,
-        wake: Wake<'_>,
-    ) -> PyResult<()> {
-        let here = match wake {
-            Wake::Now(event_loop) => slf.try_borrow()?.event_loop.is(event_loop),
-            Wake::Soon => false,
-        };
-        let mut first = Ok(());
-        for callback in callbacks {
-            let called = if here { callback.call_now(slf) } else { callback.call_soon(slf) };
-            first = first.and(called);
+        let is_here = matches!(wake, Wake::Now(here) if here.is(&parking));
+        if let Some((wake_up, context)) = is_here.then(|| wake_up_of(parked.bind(py))).transpose()?.flatten() {
+            parked.call_method1(py, intern!(py, "remove_done_callback"), (&wake_up,))?;
+            context.call_method1(intern!(py, "run"), (wake_up, &parking.get().answered))?;
+            parking.get().give_back(py, parked);
+        } else if !parked.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
+            parked.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
         }
-        first
+        Ok(())
     }
 
-    fn outcome(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match &self.state {
-            State::Pending => Err(InvalidStateError::new_err("Result is not set.")),
-            State::Value(value) => Ok(value.clone_ref(py)),
-            State::Error(error) => Err(error.clone_ref(py)),
-            State::Cancelled(None) => Err(CancelledError::new_err(())),
-            State::Cancelled(Some(message)) => {
-                Err(CancelledError::new_err((message.clone_ref(py),)))
-            }
+    /// What an `await` does with it, first and again when it was woken.
+    pub fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Step<'py>> {
+        let py = slf.py();
+        let mut future = slf.try_borrow_mut()?;
+        match std::mem::replace(&mut future.state, State::Over) {
+            State::Value(value) => return Ok(Step::Return(value.into_bound(py))),
+            State::Error(error) => return Err(error),
+            State::Over => return Err(PyRuntimeError::new_err("cannot be awaited again")),
+            State::Pending => future.state = State::Pending,
+        }
+        let (parked, parking) = (future.parked.take(), future.parking.clone_ref(py));
+        drop(future);
+        let parked = parked.map_or_else(|| parking.get().take(py), Ok)?.into_bound(py);
+        parked.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+        slf.try_borrow_mut()?.parked = Some(parked.clone().unbind());
+        Ok(Step::Wait(parked))
+    }
+
+    fn abandon(&mut self) {
+        self.state = State::Over;
+        if let Some(abandoned) = &self.abandoned {
+            abandoned.store(true, Ordering::Relaxed);
         }
     }
 }
 
-impl Callback {
-    fn call_now(&self, future: &Bound<'_, OpFuture>) -> PyResult<()> {
-        let py = future.py();
-        self.context.call_method1(py, intern!(py, "run"), (&self.function, future))?;
-        Ok(())
-    }
+type WakeUp<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
 
-    fn call_soon(&self, future: &Bound<'_, OpFuture>) -> PyResult<()> {
-        let py = future.py();
-        let event_loop = future.try_borrow()?.event_loop.clone_ref(py);
-        let options = PyDict::new(py);
-        options.set_item(intern!(py, "context"), &self.context)?;
-        let call_soon = event_loop.getattr(py, intern!(py, "call_soon"))?;
-        call_soon.call(py, (&self.function, future), Some(&options))?;
-        Ok(())
+/// The wake-up of the task that waits on `future`, and the context to call it in; `None`: it is not one
+/// task that waits.
+fn wake_up_of<'py>(future: &Bound<'py, PyAny>) -> PyResult<Option<WakeUp<'py>>> {
+    let py = future.py();
+    let callbacks = future.getattr(intern!(py, "_callbacks"))?;
+    let Ok(callbacks) = callbacks.cast_into::<PyList>() else { return Ok(None) };
+    if callbacks.len() != 1 {
+        return Ok(None);
     }
+    let callback = callbacks.get_item(0)?;
+    let Ok(callback) = callback.cast_into::<PyTuple>() else { return Ok(None) };
+    let (function, context) = (callback.get_item(0)?, callback.get_item(1)?);
+    let Some(owner) = function.getattr_opt(intern!(py, "__self__"))? else { return Ok(None) };
+    Ok(owner.is_instance(task_type(py)?)?.then_some((function, context)))
+}
+
+fn task_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static TASK: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    TASK.import(py, "asyncio", "Task")
 }
 
 #[pymethods]
@@ -164,111 +202,36 @@ impl OpFuture {
         slf
     }
 
-    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        let mut future = slf.try_borrow_mut()?;
-        if !future.is_pending() {
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        match Self::step(slf)? {
+            Step::Wait(parked) => Ok(parked),
             // In a tuple of its own: one that is the result would be taken for the arguments.
-            return Err(PyStopIteration::new_err((future.outcome(slf.py())?,)));
-        }
-        if std::mem::replace(&mut future.blocking, true) {
-            return Err(PyRuntimeError::new_err("await wasn't used with future"));
-        }
-        Ok(slf.clone())
-    }
-
-    fn done(&self) -> bool {
-        !self.is_pending()
-    }
-
-    fn cancelled(&self) -> bool {
-        matches!(self.state, State::Cancelled(_))
-    }
-
-    fn result(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.outcome(py)
-    }
-
-    fn exception(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match &self.state {
-            State::Value(_) => Ok(py.None()),
-            State::Error(error) => Ok(error.clone_ref(py).into_value(py).into_any()),
-            State::Pending | State::Cancelled(_) => self.outcome(py),
+            Step::Return(value) => Err(PyStopIteration::new_err((value.unbind(),))),
         }
     }
 
-    /// The request that belongs to it stays in the pipeline; its answer is dropped when it comes.
-    #[pyo3(signature = (msg = None))]
-    fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
-        let callbacks = {
-            let mut future = slf.try_borrow_mut()?;
-            future.blocking = false;
-            if !future.is_pending() {
-                return Ok(false);
-            }
-            future.state = State::Cancelled(msg);
-            if let Some(abandoned) = &future.abandoned {
-                abandoned.store(true, Ordering::Relaxed);
-            }
-            future.callbacks.take()
-        };
-        Self::call(slf, callbacks, Wake::Soon)?;
-        Ok(true)
+    /// Nobody waits any more: the request that belongs to it stays in the pipeline, and its answer is
+    /// dropped when it comes.
+    #[pyo3(signature = (error, value = None, _traceback = None))]
+    fn throw(
+        &mut self,
+        error: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        _traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyErr {
+        self.abandon();
+        PyErr::from_value(value.unwrap_or(error))
     }
 
-    #[pyo3(signature = (function, *, context = None))]
-    fn add_done_callback(
-        slf: &Bound<'_, Self>,
-        function: Py<PyAny>,
-        context: Option<Py<PyAny>>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let context = match context {
-            Some(context) => context,
-            None => py.import("contextvars")?.call_method0("copy_context")?.unbind(),
-        };
-        let callback = Callback { function, context };
-        let mut future = slf.try_borrow_mut()?;
-        if future.is_pending() {
-            future.callbacks.push(callback);
-            return Ok(());
-        }
-        drop(future);
-        callback.call_soon(slf)
-    }
-
-    fn remove_done_callback(slf: &Bound<'_, Self>, function: &Bound<'_, PyAny>) -> PyResult<usize> {
-        // Comparing may run code of the callbacks' owners: not while the future is borrowed.
-        let callbacks: Vec<Callback> = slf.try_borrow_mut()?.callbacks.take().collect();
-        let before = callbacks.len();
-        let mut kept = Vec::new();
-        for callback in callbacks {
-            if !callback.function.bind(slf.py()).eq(function)? {
-                kept.push(callback);
-            }
-        }
-        let removed = before - kept.len();
-        let mut future = slf.try_borrow_mut()?;
-        for callback in kept {
-            future.callbacks.push(callback);
-        }
-        Ok(removed)
-    }
-
-    fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
-        self.event_loop.clone_ref(py)
-    }
-
-    #[getter]
-    fn _callbacks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let callbacks = self.callbacks.first.iter().chain(&self.callbacks.others);
-        PyList::new(py, callbacks.map(|c| (&c.function, &c.context)).collect::<Vec<_>>())
+    /// As `throw`.
+    fn close(&mut self) {
+        self.abandon();
     }
 
     fn __repr__(&self) -> &'static str {
         match self.state {
             State::Pending => "<emcache request pending>",
-            State::Value(_) | State::Error(_) => "<emcache request finished>",
-            State::Cancelled(_) => "<emcache request cancelled>",
+            State::Value(_) | State::Error(_) | State::Over => "<emcache request finished>",
         }
     }
 }
