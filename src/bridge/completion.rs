@@ -3,7 +3,9 @@
 //! A waiter is told its answer while the core is borrowed, and then nothing of Python's may run. So it
 //! only leaves the result here; [`deliver`] gives it to the future when the core is free again.
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -73,16 +75,16 @@ enum Completion {
 
 // Never dropped, as the cores are not: see `registry`.
 thread_local! {
-    static COMPLETIONS: ManuallyDrop<RefCell<Vec<Completion>>> =
-        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    static COMPLETIONS: ManuallyDrop<RefCell<VecDeque<Completion>>> =
+        const { ManuallyDrop::new(RefCell::new(VecDeque::new())) };
 }
 
 pub fn complete(future: Py<OpFuture>, outcome: Outcome) {
-    COMPLETIONS.with(|all| all.borrow_mut().push(Completion::Answer { future, outcome }));
+    COMPLETIONS.with(|all| all.borrow_mut().push_back(Completion::Answer { future, outcome }));
 }
 
 pub fn health_changed(session: u64, change: HealthChange) {
-    COMPLETIONS.with(|all| all.borrow_mut().push(Completion::Health { session, change }));
+    COMPLETIONS.with(|all| all.borrow_mut().push_back(Completion::Health { session, change }));
 }
 
 pub fn is_pending() -> bool {
@@ -90,7 +92,7 @@ pub fn is_pending() -> bool {
 }
 
 pub fn close(session: u64) {
-    COMPLETIONS.with(|all| all.borrow_mut().push(Completion::Close { session }));
+    COMPLETIONS.with(|all| all.borrow_mut().push_back(Completion::Close { session }));
 }
 
 /// Leaves them to nobody: they are of the process that this one was forked from.
@@ -98,48 +100,53 @@ pub fn forget_all() {
     std::mem::forget(COMPLETIONS.with(|all| all.take()));
 }
 
-/// Resolves the futures of what was completed on this thread until now. What the woken tasks complete
-/// in their turn (a call that fails at once) stays for the next time, or they could keep the loop from
-/// ever going on.
+/// The loop is kept no longer than this by what is delivered at a time, and by the step of one task.
+const SHARE: Duration = Duration::from_micros(500);
+/// So many are delivered between two looks at the clock.
+const LOOK_EVERY: usize = 16;
+
+/// Resolves the futures of what was completed on this thread until now, or of as many as a share of time
+/// allows. The others, and what the woken tasks complete in their turn (a call that fails at once), stay
+/// for the next time, or they could keep the loop from ever going on.
 ///
 /// An error is one that must stop the loop, such as `KeyboardInterrupt`.
 pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
-    let mut batch = COMPLETIONS.with(|all| all.take());
-    let mut stopped = Ok(());
-    let mut delivering = batch.drain(..);
-    for completion in delivering.by_ref() {
-        let (told, future) = match completion {
-            Completion::Answer { future, outcome } => {
-                (resolve(future.bind(py), outcome, wake), Some(future))
-            }
-            Completion::Health { session, change } => {
-                (registry::tell_health(py, session, change), None)
-            }
-            Completion::Close { session } => {
-                registry::close_session(py, session);
-                (Ok(()), None)
-            }
-        };
-        let Err(error) = told else { continue };
-        if !error.is_instance_of::<PyException>(py) {
-            stopped = Err(error);
+    let count = COMPLETIONS.with(|all| all.borrow().len());
+    let until = (count > LOOK_EVERY).then(|| Instant::now() + SHARE);
+    for delivered in 1..=count {
+        let next = COMPLETIONS.with(|all| all.borrow_mut().pop_front());
+        let Some(completion) = next else { break };
+        deliver_one(py, completion, wake)?;
+        let is_late = || until.is_some_and(|until| Instant::now() >= until);
+        if delivered % LOOK_EVERY == 0 && is_late() {
             break;
         }
-        let future = future.as_ref().map(|future| future.bind(py));
-        if !future.is_some_and(|f| f.try_borrow().is_ok_and(|f| f.is_loop_closed(py))) {
-            error.write_unraisable(py, future.map(Bound::as_any));
-        }
     }
-    let rest: Vec<Completion> = delivering.collect();
-    COMPLETIONS.with(|all| {
-        let mut completions = all.borrow_mut();
-        if completions.is_empty() && rest.is_empty() {
-            *completions = batch;
-        } else {
-            completions.splice(0..0, rest);
+    Ok(())
+}
+
+fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResult<()> {
+    let (told, future) = match completion {
+        Completion::Answer { future, outcome } => {
+            (resolve(future.bind(py), outcome, wake), Some(future))
         }
-    });
-    stopped
+        Completion::Health { session, change } => {
+            (registry::tell_health(py, session, change), None)
+        }
+        Completion::Close { session } => {
+            registry::close_session(py, session);
+            return Ok(());
+        }
+    };
+    let Err(error) = told else { return Ok(()) };
+    if !error.is_instance_of::<PyException>(py) {
+        return Err(error);
+    }
+    let future = future.as_ref().map(|future| future.bind(py));
+    if !future.is_some_and(|f| f.try_borrow().is_ok_and(|f| f.is_loop_closed(py))) {
+        error.write_unraisable(py, future.map(Bound::as_any));
+    }
+    Ok(())
 }
 
 /// Resolves all of them without a turn: the loop may not call again.

@@ -59,6 +59,8 @@ pub struct Parking {
     spare: Mutex<Vec<Py<PyAny>>>,
     /// A finished future: what tasks are woken with. They ask it only whether the wait ended well.
     answered: Py<PyAny>,
+    /// From 3.14 on a future knows by whom it is awaited, and this makes it forget.
+    leave: Option<Py<PyAny>>,
 }
 
 /// Tasks beyond these make futures of their own.
@@ -71,12 +73,27 @@ impl Parking {
         let event_loop = event_loop.clone().unbind();
         let answered = create_future.call0(py)?;
         answered.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
-        Py::new(py, Self { event_loop, create_future, spare: Mutex::default(), answered })
+        let leave = py.import("asyncio")?.getattr_opt("future_discard_from_awaited_by")?;
+        let leave = leave.map(Bound::unbind);
+        Py::new(py, Self { event_loop, create_future, spare: Mutex::default(), answered, leave })
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         spare.map_or_else(|| self.create_future.call0(py), Ok)
+    }
+
+    /// Wakes the task that waits on `future`, which is then free for another.
+    fn end(&self, wait: Wait<'_>, future: Py<PyAny>) -> PyResult<()> {
+        let Wait { task, wake_up, context } = wait;
+        let py = task.py();
+        future.call_method1(py, intern!(py, "remove_done_callback"), (&wake_up,))?;
+        if let Some(leave) = &self.leave {
+            leave.call1(py, (&future, task))?;
+        }
+        context.call_method1(intern!(py, "run"), (wake_up, &self.answered))?;
+        self.give_back(py, future);
+        Ok(())
     }
 
     #[allow(deprecated, reason = "that nobody else holds it is all that is asked")]
@@ -132,12 +149,12 @@ impl OpFuture {
             let Some(parked) = future.parked.take() else { return Ok(()) };
             (parked, future.parking.clone_ref(py))
         };
-        let is_here = matches!(wake, Wake::Now(here) if here.is(&parking));
-        if let Some((wake_up, context)) = is_here.then(|| wake_up_of(parked.bind(py))).transpose()?.flatten() {
-            parked.call_method1(py, intern!(py, "remove_done_callback"), (&wake_up,))?;
-            context.call_method1(intern!(py, "run"), (wake_up, &parking.get().answered))?;
-            parking.get().give_back(py, parked);
-        } else if !parked.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
+        if matches!(wake, Wake::Now(here) if here.is(&parking))
+            && let Some(wait) = Wait::on(parked.bind(py))?
+        {
+            return parking.get().end(wait, parked);
+        }
+        if !parked.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
             parked.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
         }
         Ok(())
@@ -161,30 +178,40 @@ impl OpFuture {
         Ok(Step::Wait(parked))
     }
 
-    fn abandon(&mut self) {
-        self.state = State::Over;
-        if let Some(abandoned) = &self.abandoned {
+    /// Nobody waits any more: the request that belongs to it stays in the pipeline, and its answer is
+    /// dropped when it comes.
+    fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let mut future = slf.try_borrow_mut()?;
+        // Dropped after the borrow: a leased connection is given back with its last owner.
+        let _gone = (std::mem::replace(&mut future.state, State::Over), future.parked.take());
+        if let Some(abandoned) = &future.abandoned {
             abandoned.store(true, Ordering::Relaxed);
         }
+        drop(future);
+        Ok(())
     }
 }
 
-type WakeUp<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+/// One task, and nobody else, waits on a future.
+struct Wait<'py> {
+    task: Bound<'py, PyAny>,
+    wake_up: Bound<'py, PyAny>,
+    context: Bound<'py, PyAny>,
+}
 
-/// The wake-up of the task that waits on `future`, and the context to call it in; `None`: it is not one
-/// task that waits.
-fn wake_up_of<'py>(future: &Bound<'py, PyAny>) -> PyResult<Option<WakeUp<'py>>> {
-    let py = future.py();
-    let callbacks = future.getattr(intern!(py, "_callbacks"))?;
-    let Ok(callbacks) = callbacks.cast_into::<PyList>() else { return Ok(None) };
-    if callbacks.len() != 1 {
-        return Ok(None);
+impl<'py> Wait<'py> {
+    fn on(future: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+        let py = future.py();
+        let callbacks = future.getattr(intern!(py, "_callbacks"))?;
+        let Ok(callbacks) = callbacks.cast_into::<PyList>() else { return Ok(None) };
+        if callbacks.len() != 1 {
+            return Ok(None);
+        }
+        let Ok(callback) = callbacks.get_item(0)?.cast_into::<PyTuple>() else { return Ok(None) };
+        let (wake_up, context) = (callback.get_item(0)?, callback.get_item(1)?);
+        let Some(task) = wake_up.getattr_opt(intern!(py, "__self__"))? else { return Ok(None) };
+        Ok(task.is_instance(task_type(py)?)?.then_some(Self { task, wake_up, context }))
     }
-    let callback = callbacks.get_item(0)?;
-    let Ok(callback) = callback.cast_into::<PyTuple>() else { return Ok(None) };
-    let (function, context) = (callback.get_item(0)?, callback.get_item(1)?);
-    let Some(owner) = function.getattr_opt(intern!(py, "__self__"))? else { return Ok(None) };
-    Ok(owner.is_instance(task_type(py)?)?.then_some((function, context)))
 }
 
 fn task_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
@@ -210,22 +237,21 @@ impl OpFuture {
         }
     }
 
-    /// Nobody waits any more: the request that belongs to it stays in the pipeline, and its answer is
-    /// dropped when it comes.
+    /// Called when the task is cancelled, with what `await` is to raise.
     #[pyo3(signature = (error, value = None, _traceback = None))]
     fn throw(
-        &mut self,
+        slf: &Bound<'_, Self>,
         error: Bound<'_, PyAny>,
         value: Option<Bound<'_, PyAny>>,
         _traceback: Option<Bound<'_, PyAny>>,
-    ) -> PyErr {
-        self.abandon();
-        PyErr::from_value(value.unwrap_or(error))
+    ) -> PyResult<()> {
+        Self::abandon(slf)?;
+        Err(PyErr::from_value(value.unwrap_or(error)))
     }
 
-    /// As `throw`.
-    fn close(&mut self) {
-        self.abandon();
+    /// Called when the coroutine that awaits is closed.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::abandon(slf)
     }
 
     fn __repr__(&self) -> &'static str {

@@ -1,13 +1,13 @@
-//! `am_send` for [`OpFuture`]: how CPython 3.11 resumes what is awaited. PyO3 has only `__next__`, which
+//! `am_send` for [`OpFuture`]: how `CPython` 3.11 resumes what is awaited. `PyO3` has only `__next__`, which
 //! must make an exception to return a value. (Later versions call `__next__` whatever there is.)
 #![allow(unsafe_code)]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
+use pyo3::PyTypeInfo;
 use pyo3::exceptions::PySystemError;
 use pyo3::ffi::{PyObject, PySendResult};
 use pyo3::prelude::*;
-use pyo3::PyTypeInfo;
 
 use super::future::{OpFuture, Step};
 
@@ -24,7 +24,7 @@ pub fn install(py: Python<'_>) {
 }
 
 /// # Safety
-/// As CPython calls it: attached, `this` an `OpFuture`, `result` a place to write to.
+/// As `CPython` calls it: attached, `this` an `OpFuture`, `result` a place to write to.
 unsafe extern "C" fn send(
     this: *mut PyObject,
     _value: *mut PyObject,
