@@ -82,7 +82,7 @@ def main():
     table = []
     with Servers(args.server_threads) as servers:
         runner = Runner(servers, args.peers, args.seconds)
-        clients = [name for name in CLIENTS if name in chosen and runner.knows(name)]
+        clients = [name for name in CLIENTS if name in chosen and runner.has(name)]
         for row in chosen_rows(args):
             results = measure(args, runner, clients, row)
             show(row, results)

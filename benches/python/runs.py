@@ -1,10 +1,12 @@
 """One run is one process; rounds of runs; what the rounds come to."""
 
+import functools
 import json
 import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,21 +33,25 @@ class Run:
     """"turns", "memory" or "quantiles": measured besides, in runs of their own, as it costs."""
     seconds: float = 1.0
     """Multiplies the time that each run is given."""
+    warm: float = 0.1
+    """Seconds to warm up, if a fifth of the run is less."""
 
 
 class Runner:
     """Knows where the clients and the servers are."""
 
     def __init__(self, servers, peers, seconds):
-        import sys
-
         self.pythons = {"own": sys.executable, "peers": peers}
         self.servers = servers
         self.seconds = seconds
 
-    def knows(self, client):
-        environment, _ = CLIENTS[client]
-        return bool(self.pythons[environment])
+    @functools.cache  # noqa: B019, there is one runner
+    def has(self, client):
+        """Whether the client is installed."""
+        python = self.pythons[CLIENTS[client][0]]
+        module = "asyncio" if client == "floor" else client.split()[0]
+        command = [python, "-c", f"import {module}"]
+        return bool(python) and not subprocess.run(command, capture_output=True).returncode
 
     def command(self, run, **more):
         """The command of a run, and its environment."""

@@ -40,7 +40,11 @@ async def idle(settle, seconds):
     before, cpu = switches(), time.process_time()
     await asyncio.sleep(seconds)
     used = (time.process_time() - cpu) * 1e3
-    return {"wakeups": switches() - before, "cpu_ms": used, "threads": len(os.listdir("/proc/self/task"))}
+    return {
+        "wakeups": switches() - before,
+        "cpu_ms": used,
+        "threads": len(os.listdir("/proc/self/task")),
+    }
 
 
 class Turns:

@@ -99,7 +99,7 @@ async def measure(client, spec):
     await load.prepare()
     gc.collect()
     watcher = watchers(spec)
-    await load.run(spec["seconds"] / 5)
+    await load.run(max(spec["warm"], spec["seconds"] / 5))
     gc.collect()
     if spec["watch"] == "turns":
         watcher.clear()
