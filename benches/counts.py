@@ -16,7 +16,7 @@ BASELINE = Path(__file__).parent / "counts.txt"
 TOLERANCE = 1.1
 FEW, MANY = 100, 300
 HEAD = """\
-# Per operation, in steady state: instructions and heap allocations of the core (counts.py, counts.rs).
+# Per operation, in steady state: what the core needs (counts.py, counts.rs).
 # `make counts` checks, `make counts-update` rewrites. Counted with {rustc}
 # instructions  allocations  operation
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clients import CLIENTS, SYNCHRONOUS
 from runs import Run, Runner, about, summarise
+
 from servers import Servers
 
 ALL_CASES = ["get", "miss", "set", "get_many", "mixed"]

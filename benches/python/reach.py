@@ -11,8 +11,9 @@ from pathlib import Path
 
 import extras
 from runs import Runner, about, finish, is_good, medians, summarise
-from servers import Servers
 from targets import in_rounds, of_idle
+
+from servers import Servers
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,7 +1,7 @@
 """What is to be reached: design.md section 7 and the table of issue 6, row by row.
 
-A row compares runs of one round, and is reached if the figure made of the medians of all rounds is on
-the right side of its limit.
+A row compares runs of one round, and is reached if the figure made of the medians of all rounds is
+on the right side of its limit.
 """
 
 from collections.abc import Callable

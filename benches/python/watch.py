@@ -1,7 +1,6 @@
 """What a process can see of itself: memory, wake-ups, and how long callbacks hold the loop."""
 
 import asyncio
-import os
 import time
 from array import array
 from pathlib import Path
@@ -28,10 +27,13 @@ class Memory:
         return {"peak_kib": status("VmHWM") - self.before}
 
 
+def threads():
+    return list(Path("/proc/self/task").iterdir())
+
+
 def switches():
     """How often the threads of this process went to sleep, and so were woken."""
-    threads = Path("/proc/self/task").iterdir()
-    return sum(status("voluntary_ctxt_switches", thread / "status") for thread in threads)
+    return sum(status("voluntary_ctxt_switches", thread / "status") for thread in threads())
 
 
 async def idle(settle, seconds):
@@ -43,7 +45,7 @@ async def idle(settle, seconds):
     return {
         "wakeups": switches() - before,
         "cpu_ms": used,
-        "threads": len(os.listdir("/proc/self/task")),
+        "threads": len(threads()),
     }
 
 

@@ -6,6 +6,7 @@ Usage: worker.py '{"client": "emcache", "case": "get", "tasks": 32, ...}', see `
 import asyncio
 import gc
 import json
+import os
 import random
 import resource
 import subprocess
@@ -94,6 +95,15 @@ def watchers(spec):
     return watch.Turns() if spec["watch"] == "turns" else watch.Memory()
 
 
+async def start_profiler(spec):
+    """Started by who is profiled, so that it sees all of the run and nothing before."""
+    if "profiler" not in spec:
+        return None
+    profiler = subprocess.Popen([word.format(pid=os.getpid()) for word in spec["profiler"]])
+    await asyncio.sleep(1)
+    return profiler
+
+
 async def measure(client, spec):
     load = Load(client, spec)
     await load.prepare()
@@ -103,7 +113,7 @@ async def measure(client, spec):
     gc.collect()
     if spec["watch"] == "turns":
         watcher.clear()
-    profiler = subprocess.Popen(spec["profiler"]) if "profiler" in spec else None
+    profiler = await start_profiler(spec)
     latencies, wall, cpu = await load.run(spec["seconds"])
     if profiler:
         profiler.wait()

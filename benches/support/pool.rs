@@ -10,6 +10,7 @@ use _emcache::pool::{Address, Context, Error, Host, LocalFuture, Pool, PoolConfi
 use _emcache::protocol::{ItemRef, Reply, Sink, StatLine};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use super::with_get;
@@ -27,8 +28,14 @@ impl Host for BedHost {
     }
 }
 
+#[derive(Default)]
+struct Burst {
+    left: Cell<usize>,
+    done: Notify,
+}
+
 struct Awaited {
-    left: Rc<Cell<usize>>,
+    burst: Rc<Burst>,
 }
 
 impl Sink for Awaited {
@@ -38,7 +45,10 @@ impl Sink for Awaited {
     fn stat(&mut self, _stat: &StatLine<'_>) {}
     fn restart(&mut self) {}
     fn reply(self, _reply: &Reply<'_>) {
-        self.left.set(self.left.get() - 1);
+        self.burst.left.set(self.burst.left.get() - 1);
+        if self.burst.left.get() == 0 {
+            self.burst.done.notify_one();
+        }
     }
 }
 
@@ -53,7 +63,7 @@ pub struct Bed {
     tasks: LocalSet,
     context: Rc<Context>,
     pool: Pool<Awaited>,
-    left: Rc<Cell<usize>>,
+    burst: Rc<Burst>,
 }
 
 impl Bed {
@@ -76,23 +86,21 @@ impl Bed {
             }
             (context, pool)
         }));
-        Self { runtime, tasks, context, pool, left: Rc::default() }
+        Self { runtime, tasks, context, pool, burst: Rc::default() }
     }
 
     /// Gets of `keys` in one burst, with a deadline.
     pub fn gets(&self, keys: &[String]) {
         self.runtime.block_on(self.tasks.run_until(async {
-            self.left.set(keys.len());
+            self.burst.left.set(keys.len());
             for key in keys {
                 // Far enough that no count depends on how fast the counting is.
                 let deadline = self.context.deadline_after(Some(Duration::from_secs(3600)));
-                let waiter = Awaited { left: self.left.clone() };
+                let waiter = Awaited { burst: self.burst.clone() };
                 with_get(key, |request| self.pool.submit(request, waiter, deadline));
             }
             self.context.flush();
-            while self.left.get() > 0 {
-                yield_now().await;
-            }
+            self.burst.done.notified().await;
         }));
     }
 }
