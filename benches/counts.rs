@@ -44,8 +44,9 @@ static VALUE: [u8; 100] = [b'v'; 100];
 
 /// How many operations a call is, and the call.
 type Case = (usize, Box<dyn FnMut()>);
+type Make = fn() -> Case;
 
-const CASES: [(&str, fn() -> Case); 13] = [
+const CASES: [(&str, Make); 13] = [
     ("key", key),
     ("decode an item of 100", decode),
     ("get, pipeline, merged by 32", || pipeline_gets(32)),
@@ -138,12 +139,18 @@ fn main() {
     let (name, times) = (words.next(), words.next());
     let chosen = CASES.iter().find(|(known, _)| Some(*known) == name.as_deref());
     let (Some((_, make)), Some(times)) = (chosen, times) else {
-        CASES.iter().for_each(|(name, _)| println!("{name}"));
+        for (name, _) in CASES {
+            println!("{name}");
+        }
         return;
     };
     let (each, mut call) = make();
-    (0..WARM_UP).for_each(|_| call());
+    for _ in 0..WARM_UP {
+        call();
+    }
     let before = ALLOCATIONS.load(Ordering::Relaxed);
-    (0..times.parse().unwrap()).for_each(|_| call());
+    for _ in 0..times.parse().unwrap() {
+        call();
+    }
     println!("{each} {}", ALLOCATIONS.load(Ordering::Relaxed) - before);
 }
