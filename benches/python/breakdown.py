@@ -6,7 +6,6 @@ hardware events be counted. A sample counts for the shared object that it hit.
 
 import argparse
 import collections
-import json
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runs import Run, Runner, about
+from runs import Run, Runner, about, write
 
 from servers import Servers
 
@@ -96,7 +95,7 @@ def main():
                     show(rows[-1])
     made = {"about": about(1, args.seconds, args.server_threads), "rows": rows}
     if args.json:
-        Path(args.json).write_text(json.dumps(made, indent=1) + "\n")
+        write(args.json, made)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ See README.md beside this file for the method, and `--help` for what can be chos
 """
 
 import argparse
-import json
 import sys
-from pathlib import Path
 
 from clients import CLIENTS, SYNCHRONOUS
-from runs import Run, Runner, about, summarise
+from runs import Run, Runner, about, summarise, write
 
 from servers import Servers
 
@@ -91,8 +89,7 @@ def main():
             table.append(row | {"results": results})
             if args.json:
                 made = about(args.rounds, args.seconds, args.server_threads)
-                text = json.dumps({"about": made, "rows": table}, indent=1)
-                Path(args.json).write_text(text + "\n")
+                write(args.json, {"about": made, "rows": table})
 
 
 if __name__ == "__main__":

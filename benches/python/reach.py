@@ -4,13 +4,12 @@ Each round makes every run that a row needs, once; runs that several rows need a
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 import extras
-from runs import Runner, about, finish, is_good, medians, summarise
+from runs import Runner, about, finish, is_good, medians, summarise, write
 from targets import in_rounds, of_idle
 
 from servers import Servers
@@ -21,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--rows", default="", help="only those whose title has one of these, comma-separated"
+        "--rows", default="", help="only those whose title has one of these, separated by ;"
     )
     parser.add_argument("--loops", default="asyncio,uvloop")
     parser.add_argument("--rounds", type=int, default=7)
@@ -34,7 +33,7 @@ def arguments():
 
 
 def is_chosen(args, title, loop="asyncio"):
-    wanted = args.rows.lower().split(",")
+    wanted = args.rows.lower().split(";")
     return loop in args.loops.split(",") and any(part in title.lower() for part in wanted)
 
 
@@ -104,7 +103,7 @@ def markdown(lines):
         yield f"{head}| {figure}{spread}{lost} | {'yes' if line['reached'] else '**no**'} |"
 
 
-def write(args, lines, results):
+def keep(args, lines, results):
     name = time.strftime("table-%Y%m%dT%H%M%SZ.json", time.gmtime())
     path = Path(args.json) if args.json else RESULTS / name
     runs = [vars(run) | {"results": summarise(made)} for run, made in results.items()]
@@ -113,7 +112,7 @@ def write(args, lines, results):
         "rows": lines,
         "runs": runs,
     }
-    path.write_text(json.dumps(made, indent=1) + "\n")
+    write(path, made)
     print(f"written to {path}", file=sys.stderr)
 
 
@@ -133,7 +132,7 @@ def main():
         lines += [judge(row, results) for row in rows + idle]
         if not args.no_extras:
             lines += [line for line in extras.lines(runner) if is_chosen(args, line["work"])]
-    write(args, lines, results)
+    keep(args, lines, results)
     print("\n".join(markdown(lines)))
     reached = sum(line["reached"] is True for line in lines)
     print(f"\n{reached} of {len(lines)} rows reached")

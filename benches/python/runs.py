@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -138,3 +139,10 @@ def about(rounds, seconds, server_threads):
         "seconds": seconds,
         "when": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
     }
+
+
+def write(path, data):
+    """As JSON, with lists of numbers on one line."""
+    text = json.dumps(data, indent=1)
+    text = re.sub(r"\[([-\d.,\s]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    Path(path).write_text(text + "\n")

@@ -166,6 +166,8 @@ def of_idle():
     ours, floor = Run(OURS, "idle"), (Run(FLOOR, "idle"),)
     work = "idle for 10 s: wake-ups"
     yield Row(work, "a sleep", ours, floor, beyond("wakeups"), 0)
+    work = "steady state: threads that could wait for a lock"
+    yield Row(work, "the loop's own", ours, (), own("threads"), 1)
 
 
 def in_rounds():

@@ -134,7 +134,7 @@ def figures(latencies, wall, cpu, spec):
     }
     if spec["watch"] == "quantiles":
         result["quantiles_us"] = [
-            latencies[min(ops - 1, ops * at // QUANTILES)] / 1e3 for at in range(QUANTILES)
+            round(latencies[ops * at // QUANTILES] / 1e3, 1) for at in range(QUANTILES)
         ]
     return result
 
