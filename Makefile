@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread lint fmt types bench bench-rust bench-compare clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,11 +77,37 @@ types: build  ## mypy --strict, and the stub against the extension
 bench: build memcached  ## Our own numbers, in a minute
 	$(BIN)/python benches/python/compare.py --clients emcache,floor --cases get,set,get_many --tasks 1,32,256 --loops asyncio --rounds 3 --seconds 0.7
 
-bench-rust: ## The core's hot functions (criterion)
-	cargo bench -q --no-default-features
+# What `make bench-rust SAVE=1` kept is what the others are compared with.
+bench-rust:  ## The core's hot functions (criterion), against what SAVE=1 kept
+	cargo bench -q --no-default-features --bench codec --bench pipeline --bench connection --bench routing -- --noplot \
+		$(if $(SAVE),--save-baseline kept,--baseline-lenient kept) $(ARGS)
 
 bench-compare: build memcached $(PEERS_VENV)/.installed  ## Against other clients, interleaved (ARGS=... see --help)
 	$(BIN)/python benches/python/compare.py --peers $(PEERS_VENV)/bin/python $(ARGS)
+
+bench-table: build $(PEERS_VENV)/.installed  ## The table of what is to be reached, 12 minutes (ARGS=... see --help)
+	@tools/install-memcached valgrind
+	$(BIN)/python benches/python/reach.py --peers $(PEERS_VENV)/bin/python $(ARGS)
+
+CURVES := --cases get --tasks 1,8,32,128,256,1024 --quantiles --rounds 5 --seconds 0.5
+bench-data: build memcached $(PEERS_VENV)/.installed  ## What the figures of docs/performance.md are made of, 10 minutes
+	$(BIN)/python benches/python/compare.py --peers $(PEERS_VENV)/bin/python $(CURVES) --json benches/python/results/curves.json $(ARGS)
+	$(BIN)/python benches/python/breakdown.py --json benches/python/results/breakdown.json
+
+bench-report: $(VENV)/.bench-tools  ## Remakes the figures of docs/performance.md from the results
+	$(BIN)/python benches/python/report.py docs/performance
+
+$(VENV)/.bench-tools: $(VENV)/.tools
+	$(BIN)/python -m pip install -q --group bench
+	touch $@
+
+counts:  ## Instructions and allocations of the core's operations, against benches/counts.txt
+	@tools/install-memcached valgrind
+	$(PYTHON) benches/counts.py
+
+counts-update:  ## Takes what is counted now for benches/counts.txt
+	@tools/install-memcached valgrind
+	$(PYTHON) benches/counts.py --update
 
 clean:  ## Remove what was built
 	rm -rf target $(VENV) $(PEERS_VENV) dist

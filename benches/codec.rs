@@ -1,24 +1,43 @@
-//! Encoding requests and decoding replies.
+//! Checking keys, encoding requests and decoding replies.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
-use std::fmt::Write;
+mod support;
+
 use std::hint::black_box;
 
-use _emcache::protocol::{Command, Decoder, Key, Shape, StorageVerb, encode};
+use _emcache::protocol::{Decoder, Key, NEVER, Pipeline, Shape, encode};
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::{Counting, answer, keys, set, with_get};
+
+fn bench_key(c: &mut Criterion) {
+    let mut group = c.benchmark_group("key");
+    for len in [16, 250] {
+        let text = vec![b'k'; len];
+        group.bench_function(format!("{len} bytes"), |b| b.iter(|| Key::parse(black_box(&text))));
+    }
+    group.finish();
+}
 
 fn bench_encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
     let mut out = BytesMut::with_capacity(1 << 20);
+    group.bench_function("get", |b| {
+        // Pipelines encode gets; this one is not let grow.
+        b.iter(|| {
+            let mut pipeline = Pipeline::new(1);
+            out.clear();
+            let name = black_box("bench:000001:key");
+            with_get(name, |get| pipeline.push(get, Counting::default(), NEVER, &mut out));
+            out.len()
+        });
+    });
     for size in [100, 10_000] {
         let value = vec![b'v'; size];
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(format!("set {size}"), |b| {
             b.iter(|| {
                 out.clear();
-                let key = Key::parse(black_box(b"bench:000001:key")).unwrap();
-                let (verb, flags, exptime) = (StorageVerb::Set, 0, 60);
-                encode(&Command::Storage { verb, key, flags, exptime, value: &value }, &mut out);
+                encode(&set(black_box("bench:000001:key"), &value), &mut out);
                 out.len()
             });
         });
@@ -29,13 +48,8 @@ fn bench_encode(c: &mut Criterion) {
 fn bench_decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("decode");
     for (size, count) in [(100, 32), (10_000, 32)] {
-        let value = "v".repeat(size);
-        let mut wire = String::new();
-        for i in 0..count {
-            let _ = write!(wire, "VALUE bench:{i:06}:key 0 {size}\r\n{value}\r\n");
-        }
-        wire.push_str("END\r\n");
-        group.throughput(Throughput::Elements(count));
+        let wire = answer(&keys(count), count, size);
+        group.throughput(Throughput::Elements(count as u64));
         group.bench_function(format!("{count} items of {size}"), |b| {
             let mut decoder = Decoder::default();
             let shape = Shape::Retrieval { cas: false };
@@ -52,5 +66,5 @@ fn bench_decode(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench_encode, bench_decode);
+criterion_group!(benches, bench_key, bench_encode, bench_decode);
 criterion_main!(benches);

@@ -1,59 +1,56 @@
-//! A burst of gets through the pipeline: push, encode, decode, match.
+//! A burst through the pipeline: push, encode, decode, match.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
-use std::fmt::Write;
+mod support;
+
 use std::hint::black_box;
 
-use _emcache::protocol::{
-    ItemRef, Key, NEVER, Pipeline, Reply, Request, RetrievalVerb, Sink, StatLine,
-};
+use _emcache::protocol::{NEVER, Pipeline, Request};
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::{Counting, answer, keys, set, with_get};
 
-/// Counts what arrives.
-struct Counting(u64);
-
-impl Sink for Counting {
-    fn item(&mut self, _index: usize, item: &ItemRef<'_>) {
-        self.0 += item.value.len() as u64;
-    }
-    fn stat(&mut self, _stat: &StatLine<'_>) {}
-    fn restart(&mut self) {}
-    fn reply(self, reply: &Reply<'_>) {
-        black_box((self.0, reply));
-    }
-}
-
-fn bench_burst(c: &mut Criterion) {
+fn bench_gets(c: &mut Criterion) {
     let mut group = c.benchmark_group("pipeline");
-    let keys: Vec<String> = (0..256).map(|i| format!("bench:{i:06}:key")).collect();
-    let value = "v".repeat(100);
+    group.throughput(Throughput::Elements(256));
+    let keys = keys(256);
     for (name, merged) in [("merged by 32", 32), ("one line each", 1)] {
-        let mut answer = String::new();
-        for (i, key) in keys.iter().enumerate() {
-            let _ = write!(answer, "VALUE {key} 0 100\r\n{value}\r\n");
-            if (i + 1) % merged as usize == 0 {
-                answer.push_str("END\r\n");
-            }
-        }
-        group.throughput(Throughput::Elements(256));
+        let text = answer(&keys, merged as usize, 100);
         group.bench_function(format!("256 gets, {name}"), |b| {
             let mut pipeline = Pipeline::new(merged);
             let mut out = BytesMut::with_capacity(1 << 16);
             b.iter(|| {
                 out.clear();
                 for key in &keys {
-                    let key = Key::parse(key.as_bytes()).unwrap();
-                    let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
-                    pipeline.push(&request, Counting(0), NEVER, &mut out);
+                    with_get(key, |get| pipeline.push(get, Counting::default(), NEVER, &mut out));
                 }
                 pipeline.close_line(&mut out);
-                let used = pipeline.feed(black_box(answer.as_bytes()), u64::MAX).unwrap();
-                assert_eq!(used, answer.len());
+                let used = pipeline.feed(black_box(text.as_bytes()), u64::MAX).unwrap();
+                assert_eq!(used, text.len());
             });
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, bench_burst);
+fn bench_sets(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pipeline");
+    group.throughput(Throughput::Elements(256));
+    let (keys, value, text) = (keys(256), [b'v'; 100], "STORED\r\n".repeat(256));
+    group.bench_function("256 sets of 100", |b| {
+        let mut pipeline = Pipeline::new(32);
+        let mut out = BytesMut::with_capacity(1 << 16);
+        b.iter(|| {
+            out.clear();
+            for key in &keys {
+                let request = Request::Command(set(key, &value));
+                pipeline.push(&request, Counting::default(), NEVER, &mut out);
+            }
+            let used = pipeline.feed(black_box(text.as_bytes()), u64::MAX).unwrap();
+            assert_eq!(used, text.len());
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bench_gets, bench_sets);
 criterion_main!(benches);

@@ -16,6 +16,9 @@ class Emcache:
         if connections is not None:
             self.options["max_connections"] = connections
 
+    def use_tls(self, ca):
+        self.options |= {"ssl": True, "ssl_extra_ca": ca}
+
     async def connect(self, ports):
         import emcache
 

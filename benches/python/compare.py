@@ -4,73 +4,20 @@ See README.md beside this file for the method, and `--help` for what can be chos
 """
 
 import argparse
-import json
-import os
-import platform
-import shutil
-import socket
-import statistics
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 from clients import CLIENTS, SYNCHRONOUS
+from runs import Run, Runner, about, summarise, write
 
-HERE = Path(__file__).parent
+from servers import Servers
+
 ALL_CASES = ["get", "miss", "set", "get_many", "mixed"]
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def start_memcached(threads):
-    port = free_port()
-    command = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-t", str(threads)]
-    command += ["-m", "1024", "-c", "4096", "-I", "2m"]
-    if os.geteuid() == 0:
-        command += ["-u", "nobody"]
-    process = subprocess.Popen(command)
-    for _ in range(100):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return process, port
-    raise RuntimeError("memcached did not start")
-
-
-def run_once(pythons, spec):
-    environment, _ = CLIENTS[spec["client"]]
-    command = [pythons[environment], str(HERE / "worker.py"), json.dumps(spec)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1:]}
-    return json.loads(done.stdout)
-
-
-def summarise(runs):
-    good = [run for run in runs if "error" not in run]
-    if not good:
-        return {"error": runs[0]["error"]}
-    summary = {}
-    for name in good[0]:
-        values = sorted(run[name] for run in good)
-        summary[name] = statistics.median(values)
-        summary[name + "_spread"] = [values[0], values[-1]]
-    return summary | {"runs": len(good), "failed": len(runs) - len(good)}
-
-
-def show(row, clients, results):
-    case, tasks, loop, size = row
-    print(f"\n{case}, {tasks} tasks, {loop}, {size} bytes")
+def show(row, results):
+    print(f"\n{row['case']}, {row['tasks']} tasks, {row['loop']}, {row['size']} bytes")
     base = results.get("emcache")
-    for client in clients:
-        result = results[client]
+    for client, result in results.items():
         if "error" in result:
             print(f"  {client:30} failed: {result['error']}")
             continue
@@ -94,6 +41,9 @@ def arguments():
     parser.add_argument("--tasks", default="1,32,256,1024")
     parser.add_argument("--loops", default="asyncio,uvloop")
     parser.add_argument("--sizes", default="100")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--many", type=int, default=100, help="keys of a get_many")
+    parser.add_argument("--quantiles", action="store_true", help="write those of the latency too")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--server-threads", type=int, default=2)
@@ -107,55 +57,39 @@ def chosen_rows(args):
         for case in args.cases.split(","):
             for tasks in map(int, args.tasks.split(",")):
                 for loop in args.loops.split(","):
-                    yield case, tasks, loop, size
+                    yield {"case": case, "tasks": tasks, "loop": loop, "size": size}
+
+
+def measure(args, runner, clients, row):
+    more = {"nodes": args.nodes, "many": args.many}
+    more |= {"watch": "quantiles"} if args.quantiles else {}
+    runs = {
+        client: Run(client, **row, **more)
+        for client in clients
+        if row["tasks"] == 1 or client not in SYNCHRONOUS
+    }
+    results = {client: [] for client in runs}
+    for _ in range(args.rounds):
+        for client, run in runs.items():
+            results[client].append(runner.once(run))
+    return {client: summarise(result) for client, result in results.items()}
 
 
 def main():
     args = arguments()
-    pythons = {"own": sys.executable, "peers": args.peers}
-    clients = [
-        name
-        for name, (environment, _) in CLIENTS.items()
-        if (name in args.clients.split(",") if args.clients else True) and pythons[environment]
-    ]
-    if shutil.which("memcached") is None:
-        sys.exit("memcached is not installed (Debian: apt-get install memcached)")
-    server, port = start_memcached(args.server_threads)
+    chosen = args.clients.split(",") if args.clients else CLIENTS
     table = []
-    try:
-        for case, tasks, loop, size in chosen_rows(args):
-            row_clients = [c for c in clients if tasks == 1 or c not in SYNCHRONOUS]
-            runs = {client: [] for client in row_clients}
-            for _ in range(args.rounds):
-                for client in row_clients:
-                    spec = {"client": client, "case": case, "tasks": tasks, "loop": loop}
-                    spec |= {"size": size, "seconds": args.seconds, "ports": [port]}
-                    runs[client].append(run_once(pythons, spec))
-            results = {client: summarise(runs[client]) for client in row_clients}
-            show((case, tasks, loop, size), row_clients, results)
+    with Servers(args.server_threads) as servers:
+        runner = Runner(servers, args.peers, args.seconds)
+        clients = [name for name in CLIENTS if name in chosen and runner.has(name)]
+        for row in chosen_rows(args):
+            results = measure(args, runner, clients, row)
+            show(row, results)
             sys.stdout.flush()
-            row = {"case": case, "tasks": tasks, "loop": loop, "size": size, "results": results}
-            table.append(row)
+            table.append(row | {"results": results})
             if args.json:
-                write(args, table)
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def write(args, table):
-    version = subprocess.run(["memcached", "-V"], capture_output=True, text=True, check=True)
-    about = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "memcached": version.stdout.strip(),
-        "server_threads": args.server_threads,
-        "rounds": args.rounds,
-        "seconds": args.seconds,
-        "when": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-    Path(args.json).write_text(json.dumps({"about": about, "rows": table}, indent=1) + "\n")
+                made = about(args.rounds, args.seconds, args.server_threads)
+                write(args.json, {"about": made, "rows": table})
 
 
 if __name__ == "__main__":

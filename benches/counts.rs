@@ -1,0 +1,156 @@
+//! Operations to be counted: instructions by callgrind, allocations by this program itself.
+//!
+//! `counts` lists the cases. `counts CASE N` does a case N times, and before that often enough that
+//! all buffers have grown; it prints how many operations a time was, and the allocations of the N.
+//! counts.py runs it and compares.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for developers")]
+#![allow(unsafe_code, reason = "an allocator is unsafe to write")]
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use _emcache::cluster::rendezvous::{RingNode, pick};
+use _emcache::protocol::{Decoder, Key, NEVER, Pipeline, Request, Shape};
+use bytes::BytesMut;
+use support::{Counting, Wire, answer, keys, pool::Bed, set, with_get};
+
+struct CountingAllocator;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is left to `System`; counting allocates nothing.
+unsafe impl GlobalAlloc for CountingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(memory, layout) }
+    }
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+const WARM_UP: usize = 50;
+const BURST: usize = 32;
+static VALUE: [u8; 100] = [b'v'; 100];
+
+/// How many operations a call is, and the call.
+type Case = (usize, Box<dyn FnMut()>);
+type Make = fn() -> Case;
+
+const CASES: [(&str, Make); 13] = [
+    ("key", key),
+    ("decode an item of 100", decode),
+    ("get, pipeline, merged by 32", || pipeline_gets(32)),
+    ("get, pipeline, one line each", || pipeline_gets(1)),
+    ("set of 100, pipeline", pipeline_sets),
+    ("get, connection, alone", || connection_gets(1)),
+    ("get, connection, burst of 32", || connection_gets(BURST)),
+    ("set of 100, connection, burst of 32", connection_sets),
+    ("get, pool, alone", || pool_gets(1)),
+    ("get, pool, burst of 32", || pool_gets(BURST)),
+    ("route among 5 nodes", || route(5)),
+    ("route among 64 nodes", || route(64)),
+    ("route among 256 nodes", || route(256)),
+];
+
+fn key() -> Case {
+    (1, Box::new(|| assert!(Key::parse(black_box(b"bench:000001:key")).is_ok())))
+}
+
+fn decode() -> Case {
+    let text = answer(&keys(BURST), BURST, VALUE.len());
+    let mut decoder = Decoder::default();
+    let call = move || {
+        let (mut pos, buf) = (0, black_box(text.as_bytes()));
+        let shape = Shape::Retrieval { cas: false };
+        while let Ok(Some((frame, len))) = decoder.next(&buf[pos..], shape) {
+            black_box(frame);
+            pos += len;
+        }
+        assert_eq!(pos, buf.len());
+    };
+    (BURST, Box::new(call))
+}
+
+fn pipeline_gets(merged: u32) -> Case {
+    let keys = keys(BURST);
+    let text = answer(&keys, merged as usize, VALUE.len());
+    let (mut pipeline, mut out) = (Pipeline::new(merged), BytesMut::with_capacity(1 << 16));
+    let call = move || {
+        out.clear();
+        for key in &keys {
+            with_get(key, |get| pipeline.push(get, Counting::default(), NEVER, &mut out));
+        }
+        pipeline.close_line(&mut out);
+        assert_eq!(pipeline.feed(black_box(text.as_bytes()), u64::MAX).unwrap(), text.len());
+    };
+    (BURST, Box::new(call))
+}
+
+fn pipeline_sets() -> Case {
+    let (keys, text) = (keys(BURST), "STORED\r\n".repeat(BURST));
+    let (mut pipeline, mut out) = (Pipeline::new(32), BytesMut::with_capacity(1 << 16));
+    let call = move || {
+        out.clear();
+        for key in &keys {
+            let request = Request::Command(set(key, &VALUE));
+            pipeline.push(&request, Counting::default(), NEVER, &mut out);
+        }
+        assert_eq!(pipeline.feed(black_box(text.as_bytes()), u64::MAX).unwrap(), text.len());
+    };
+    (BURST, Box::new(call))
+}
+
+fn connection_gets(count: usize) -> Case {
+    let keys = keys(count);
+    let text = answer(&keys, 32, VALUE.len());
+    let mut wire = Wire::new(32);
+    (count, Box::new(move || wire.gets(&keys, &text)))
+}
+
+fn connection_sets() -> Case {
+    let (keys, text) = (keys(BURST), "STORED\r\n".repeat(BURST));
+    let mut wire = Wire::new(32);
+    (BURST, Box::new(move || wire.sets(&keys, &VALUE, &text)))
+}
+
+fn pool_gets(count: usize) -> Case {
+    let keys = keys(count);
+    let bed = Bed::new(&VALUE);
+    (count, Box::new(move || bed.gets(&keys)))
+}
+
+fn route(count: usize) -> Case {
+    let nodes: Vec<_> = (0..count).map(|i| RingNode::new(format!("10.0.0.{i}11211"))).collect();
+    (1, Box::new(move || assert!(pick(black_box(b"bench:000001:key"), nodes.iter()).is_some())))
+}
+
+fn main() {
+    let mut words = std::env::args().skip(1);
+    let (name, times) = (words.next(), words.next());
+    let chosen = CASES.iter().find(|(known, _)| Some(*known) == name.as_deref());
+    let (Some((_, make)), Some(times)) = (chosen, times) else {
+        for (name, _) in CASES {
+            println!("{name}");
+        }
+        return;
+    };
+    let (each, mut call) = make();
+    for _ in 0..WARM_UP {
+        call();
+    }
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..times.parse().unwrap() {
+        call();
+    }
+    println!("{each} {}", ALLOCATIONS.load(Ordering::Relaxed) - before);
+}
