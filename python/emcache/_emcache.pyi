@@ -4,6 +4,8 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, final
 
 from ._arguments import LoginArguments, TlsArguments
 
+__version__: str
+
 _T = TypeVar("_T")
 
 # At runtime it is OpFuture, which is not exported and not generic.

@@ -1,5 +1,5 @@
-"""The version of the installed package."""
+"""The version of the package, as Cargo.toml has it."""
 
-from importlib.metadata import version
+from ._emcache import __version__
 
-__version__ = version("emcache")
+__all__ = ["__version__"]

@@ -25,6 +25,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // Cargo's `2.0.0-dev0` is Python's `2.0.0.dev0`.
+    module.add("__version__", env!("CARGO_PKG_VERSION").replace('-', "."))?;
     module.add_class::<client::CoreClient>()?;
     module.add_class::<lease::CoreLease>()?;
     module.add_class::<item::Item>()?;
