@@ -12,8 +12,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use _emcache::cluster::rendezvous::{RingNode, pick};
-use _emcache::protocol::{Decoder, Key, NEVER, Pipeline, Request, Shape};
-use bytes::BytesMut;
+use _emcache::protocol::{Decoder, Key, NEVER, Outgoing, Pipeline, Request, Shape};
+
 use support::{Counting, Wire, answer, keys, pool::Bed, set, with_get};
 
 struct CountingAllocator;
@@ -84,7 +84,7 @@ fn decode() -> Case {
 fn pipeline_gets(merged: u32) -> Case {
     let keys = keys(BURST);
     let text = answer(&keys, merged as usize, VALUE.len());
-    let (mut pipeline, mut out) = (Pipeline::new(merged), BytesMut::with_capacity(1 << 16));
+    let (mut pipeline, mut out) = (Pipeline::new(merged), Outgoing::default());
     let call = move || {
         out.clear();
         for key in &keys {
@@ -98,7 +98,7 @@ fn pipeline_gets(merged: u32) -> Case {
 
 fn pipeline_sets() -> Case {
     let (keys, text) = (keys(BURST), "STORED\r\n".repeat(BURST));
-    let (mut pipeline, mut out) = (Pipeline::new(32), BytesMut::with_capacity(1 << 16));
+    let (mut pipeline, mut out) = (Pipeline::new(32), Outgoing::default());
     let call = move || {
         out.clear();
         for key in &keys {

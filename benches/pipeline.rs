@@ -4,8 +4,8 @@ mod support;
 
 use std::hint::black_box;
 
-use _emcache::protocol::{NEVER, Pipeline, Request};
-use bytes::BytesMut;
+use _emcache::protocol::{NEVER, Outgoing, Pipeline, Request};
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{Counting, answer, keys, set, with_get};
 
@@ -17,7 +17,7 @@ fn bench_gets(c: &mut Criterion) {
         let text = answer(&keys, merged as usize, 100);
         group.bench_function(format!("256 gets, {name}"), |b| {
             let mut pipeline = Pipeline::new(merged);
-            let mut out = BytesMut::with_capacity(1 << 16);
+            let mut out = Outgoing::default();
             b.iter(|| {
                 out.clear();
                 for key in &keys {
@@ -38,7 +38,7 @@ fn bench_sets(c: &mut Criterion) {
     let (keys, value, text) = (keys(256), [b'v'; 100], "STORED\r\n".repeat(256));
     group.bench_function("256 sets of 100", |b| {
         let mut pipeline = Pipeline::new(32);
-        let mut out = BytesMut::with_capacity(1 << 16);
+        let mut out = Outgoing::default();
         b.iter(|| {
             out.clear();
             for key in &keys {

@@ -14,8 +14,10 @@ use super::registry::{self, Abandoned};
 use super::session::{Awaitable, Session, Target};
 use super::{convert, errors};
 use crate::cluster::ClusterConfig;
-use crate::pool::{Login, Mechanism, Metrics, PoolConfig, Security, Tls, TlsOptions};
-use crate::protocol::{ArithmeticVerb, Command, Key, RetrievalVerb, StatsArgs, StorageVerb};
+use crate::pool::{Login, Mechanism, Metrics, PoolConfig, Security, Submission, Tls, TlsOptions};
+use crate::protocol::{
+    ArithmeticVerb, Command, Key, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
+};
 
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
@@ -497,9 +499,14 @@ impl CoreClient {
         let verb = verb()?;
         let flags = convert::integer("flags", flags)?;
         let exptime = convert::integer("exptime", exptime)?;
+        let noreply = noreply.is_truthy()?;
+        if let Some(value) = convert::shared(&value) {
+            let request = OwnedRequest::storage(verb, key, flags, exptime, value);
+            return session.submit(py, Target::Key(key), Submission::Owned(request), noreply);
+        }
         let value = value.as_bytes();
         let command = Command::Storage { verb, key, flags, exptime, value };
-        session.command(py, Target::Key(key), command, noreply.is_truthy()?)
+        session.command(py, Target::Key(key), command, noreply)
     }
 
     fn count(

@@ -1,6 +1,8 @@
 //! Arguments from Python: checked here, before anything is sent.
+use bytes::Bytes;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyMemoryView};
 
 use super::errors::InvalidKeyError;
@@ -39,6 +41,17 @@ pub fn value<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         )));
     }
     Ok(bytes)
+}
+
+/// Shorter values are copied: that is cheaper than to look after them.
+const SHARED_FROM: usize = 32 * 1024;
+
+/// The value itself, to be sent from where it is; `None`: it is to be copied. Not of a subclass, whose end
+/// may run anybody's code while the core is borrowed.
+pub fn shared(value: &Bound<'_, PyBytes>) -> Option<Bytes> {
+    let is_shared =
+        value.as_bytes().len() >= SHARED_FROM && value.is_exact_instance_of::<PyBytes>();
+    is_shared.then(|| Bytes::from_owner(PyBackedBytes::from(value.clone())))
 }
 
 /// An integer of exactly the range of `T`; a `bool` is none.

@@ -17,7 +17,7 @@ use super::future::{OpFuture, Wake};
 use super::thread_driver::{Route, ThreadEngine};
 use super::waiter::{Gather, Line, NoReplies, PyWaiter, RawItems};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
-use crate::pool::{Address, Context, LeaseId, Metrics, Waiter, owned};
+use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter, owned};
 use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick};
 
 /// With more unanswered commands that nobody waits for, the next one is waited for after all: the
@@ -177,7 +177,8 @@ impl Session {
         let target = self.route(Target::Key(key))?;
         let future = self.driver.create_future(py)?;
         let waiter = PyWaiter::One { future: future.clone_ref(py), flags, item: None };
-        self.send(py, target, &Request::Retrieval { verb, keys: &[key] }, waiter)?;
+        let request = Request::Retrieval { verb, keys: &[key] };
+        self.send(py, target, Submission::Borrowed(&request), waiter)?;
         Ok(future)
     }
 
@@ -240,14 +241,25 @@ impl Session {
         command: Command<'_>,
         noreply: bool,
     ) -> Awaitable {
+        self.submit(py, target, Submission::Borrowed(&Request::Command(command)), noreply)
+    }
+
+    /// Any command.
+    pub fn submit(
+        &self,
+        py: Python<'_>,
+        target: Target<'_>,
+        submission: Submission<'_>,
+        noreply: bool,
+    ) -> Awaitable {
         let target = self.route(target)?;
         let future = self.driver.create_future(py)?;
         let waiter = if noreply {
             self.no_reply_waiter(py, &future)?
         } else {
-            PyWaiter::Command { future: future.clone_ref(py), verb: command.verb() }
+            PyWaiter::Command { future: future.clone_ref(py), verb: submission.verb() }
         };
-        self.send(py, target, &Request::Command(command), waiter)?;
+        self.send(py, target, submission, waiter)?;
         Ok(future)
     }
 
@@ -255,7 +267,7 @@ impl Session {
         let future = self.driver.create_future(py)?;
         let waiter = PyWaiter::Stats { future: future.clone_ref(py), stats: Vec::new() };
         let request = Request::Command(Command::Stats { args });
-        self.send(py, Target::Node(node), &request, waiter)?;
+        self.send(py, Target::Node(node), Submission::Borrowed(&request), waiter)?;
         Ok(future)
     }
 
@@ -272,7 +284,8 @@ impl Session {
         }
         let (future, verb) = (self.driver.create_future(py)?, command.verb());
         let waiter = PyWaiter::RawReply { future: future.clone_ref(py), verb, text: Vec::new() };
-        self.send(py, Target::Lease(lease), &Request::Command(command), waiter)?;
+        let request = Request::Command(command);
+        self.send(py, Target::Lease(lease), Submission::Borrowed(&request), waiter)?;
         Ok(future)
     }
 
@@ -288,7 +301,8 @@ impl Session {
         let future = self.driver.create_future(py)?;
         let items = Box::new(RawItems::of(objects));
         let waiter = PyWaiter::RawItems { future: future.clone_ref(py), items };
-        self.send(py, Target::Lease(lease), &Request::Retrieval { verb, keys }, waiter)?;
+        let request = Request::Retrieval { verb, keys };
+        self.send(py, Target::Lease(lease), Submission::Borrowed(&request), waiter)?;
         Ok(future)
     }
 
@@ -406,16 +420,23 @@ impl Session {
         &self,
         py: Python<'_>,
         target: Target<'_>,
-        request: &Request<'_>,
+        submission: Submission<'_>,
         waiter: PyWaiter,
     ) -> PyResult<()> {
         match &self.core {
             Core::Here { context, cluster } => {
                 let deadline = self.deadline(context);
                 match target {
-                    Target::Node(node) => cluster.pool(node).submit(request, waiter, deadline),
+                    Target::Node(node) => {
+                        cluster.pool(node).submit_any(submission, waiter, deadline);
+                    }
                     Target::Lease(lease) => {
-                        cluster.pool(0).submit_leased(lease, owned(request), waiter, deadline);
+                        cluster.pool(0).submit_leased(
+                            lease,
+                            submission.into_owned(),
+                            waiter,
+                            deadline,
+                        );
                     }
                     Target::Key(_) => waiter.fail_with(Outcome::Internal),
                 }
@@ -427,7 +448,7 @@ impl Session {
                     Target::Lease(lease) => Route::Lease(lease),
                 };
                 let deadline = self.deadline_instant();
-                engine.submit(self.id, route, owned(request), waiter, deadline);
+                engine.submit(self.id, route, submission.into_owned(), waiter, deadline);
             }
         }
         self.driver.settle(py)

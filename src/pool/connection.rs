@@ -3,7 +3,7 @@
 //! It is polled by a task of its own and pushed to by anybody on the same thread. A push may write at
 //! once; what the socket does not take then is written by the task. Generic over the stream only
 //! through [`Io`], so tests and benches drive it over a `tokio::io::duplex`.
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::error::Cause;
 use super::transport::Io;
 use crate::protocol::{
-    Expired, LARGE_VALUE_LEN, Orphan, OwnedRequest, Pipeline, Request, Sink, Tick, Verb,
+    Expired, LARGE_VALUE_LEN, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tick, Verb,
 };
 
 /// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
@@ -24,6 +24,8 @@ const READ_AHEAD: usize = 1024 * 1024;
 /// waiting; and less of a long transfer, whose parts nobody waits for.
 const SHARE: usize = 256 * 1024;
 const TRANSFER_SHARE: usize = 64 * 1024;
+/// Pieces in one write.
+const MAX_SLICES: usize = 8;
 /// With this much to write a request does not wait for others to go with it.
 const WRITE_AT_ONCE: usize = 64 * 1024;
 /// Buffers that grew beyond this are given back when they are empty.
@@ -33,7 +35,7 @@ pub struct Connection<S> {
     stream: Box<dyn Io>,
     pipeline: Pipeline<S>,
     read_buf: BytesMut,
-    write_buf: BytesMut,
+    write_buf: Outgoing,
     written: u64,
     read: u64,
     /// Requests since the last flush, and in the one before.
@@ -53,7 +55,7 @@ impl<S: Sink> Connection<S> {
             stream,
             pipeline: Pipeline::new(max_merged_keys),
             read_buf: BytesMut::new(),
-            write_buf: BytesMut::new(),
+            write_buf: Outgoing::default(),
             written: 0,
             read: 0,
             batch: 0,
@@ -231,8 +233,11 @@ impl<S: Sink> Connection<S> {
                 self.has_more = true;
                 break;
             }
-            let some = &self.write_buf[..self.write_buf.len().min(SHARE)];
-            match std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, some)) {
+            let mut pieces = [&[][..]; MAX_SLICES];
+            let filled = self.write_buf.fill(&mut pieces, SHARE);
+            let slices = pieces.map(IoSlice::new);
+            let stream = Pin::new(&mut self.stream);
+            match std::task::ready!(stream.poll_write_vectored(cx, &slices[..filled])) {
                 Ok(0) => self.broken = Some(Cause::Io(Arc::new(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
                     self.write_buf.advance(n);
@@ -250,9 +255,7 @@ impl<S: Sink> Connection<S> {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if self.write_buf.is_empty() && self.write_buf.capacity() > KEEP_CAPACITY {
-            self.write_buf = BytesMut::new();
-        }
+        self.write_buf.shrink_to(KEEP_CAPACITY);
         match &self.broken {
             Some(cause) => Poll::Ready(cause.clone()),
             None => Poll::Pending,

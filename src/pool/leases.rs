@@ -3,7 +3,7 @@ use std::rc::Rc;
 
 use super::error::{Cause, ErrorKind};
 use super::pool::{LeaseId, PATIENCE, Pool, Shared, Waiter};
-use super::queue::Outgoing;
+use super::queue::Submission;
 use super::state::{Entry, State};
 use super::tasks::end_if_stuck;
 use crate::protocol::{OwnedRequest, Reply, Tick};
@@ -45,7 +45,7 @@ impl<W: Waiter> Pool<W> {
         match at {
             Ok(at) => {
                 let (entry, health) = (&mut state.connections[at], &mut state.health);
-                shared.send(entry, health, Outgoing::Owned(request), waiter, deadline);
+                shared.send(entry, health, Submission::Owned(request), waiter, deadline);
                 drop(guard);
                 shared.context.arm(deadline);
             }

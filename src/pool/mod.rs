@@ -30,6 +30,6 @@ pub use login::{InvalidCredentials, Login, Mechanism, flaw as credentials_flaw};
 pub use metrics::{ConnectLatency, Metrics};
 pub use open::{Phase, Security};
 pub use pool::{LeaseId, Pool, PoolConfig, Waiter};
-pub use queue::owned;
+pub use queue::{Submission, owned};
 pub use tls::{Tls, TlsConfigError, TlsOptions};
 pub use transport::{Io, connect};

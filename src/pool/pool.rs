@@ -18,7 +18,7 @@ use super::health::Health;
 use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::open::{Phase, Security};
-use super::queue::{LeaseQueue, Outgoing, Queue, Queued};
+use super::queue::{LeaseQueue, Queue, Queued, Submission};
 use super::state::{Entry, State};
 use super::tasks::{dial, drive, part, purge_unused, retire};
 use super::transport::Io;
@@ -101,6 +101,7 @@ impl<W: Waiter> Pool<W> {
                 closed: false,
                 health: Health::default(),
                 large_keys: LargeKeys::default(),
+                small_lately: 0,
                 wants_own: false,
                 has_moved: false,
                 metrics: Metrics::default(),
@@ -183,15 +184,16 @@ impl<W: Waiter> Pool<W> {
 
     /// Sends a request or queues it; the waiter is told exactly once, maybe before this returns.
     pub fn submit(&self, request: &Request<'_>, waiter: W, deadline: Tick) {
-        self.submit_any(Outgoing::Borrowed(request), waiter, deadline);
+        self.submit_any(Submission::Borrowed(request), waiter, deadline);
     }
 
     /// As [`Self::submit`].
     pub fn submit_owned(&self, request: OwnedRequest, waiter: W, deadline: Tick) {
-        self.submit_any(Outgoing::Owned(request), waiter, deadline);
+        self.submit_any(Submission::Owned(request), waiter, deadline);
     }
 
-    fn submit_any(&self, outgoing: Outgoing<'_>, waiter: W, deadline: Tick) {
+    /// As [`Self::submit`].
+    pub fn submit_any(&self, outgoing: Submission<'_>, waiter: W, deadline: Tick) {
         let shared = &self.0;
         let mut guard = shared.state.borrow_mut();
         let state = &mut *guard;
@@ -251,7 +253,7 @@ impl<W: Waiter> Shared<W> {
         self: &Rc<Self>,
         entry: &mut Entry<W>,
         health: &mut Health,
-        outgoing: Outgoing<'_>,
+        outgoing: Submission<'_>,
         waiter: W,
         deadline: Tick,
     ) {

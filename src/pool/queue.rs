@@ -8,12 +8,19 @@ use super::pool::{LeaseId, Waiter};
 use crate::protocol::{NEVER, OwnedRequest, Reply, Request, Sink, Tick, Verb, encode};
 
 /// A request on its way into the pool.
-pub(super) enum Outgoing<'a> {
+pub enum Submission<'a> {
     Borrowed(&'a Request<'a>),
     Owned(OwnedRequest),
 }
 
-impl Outgoing<'_> {
+impl Submission<'_> {
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Borrowed(request) => request.verb(),
+            Self::Owned(request) => request.verb(),
+        }
+    }
+
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Borrowed(request) => request.payload_len(),
@@ -39,7 +46,7 @@ impl Outgoing<'_> {
         }
     }
 
-    fn into_owned(self) -> OwnedRequest {
+    pub fn into_owned(self) -> OwnedRequest {
         match self {
             Self::Borrowed(request) => owned(request),
             Self::Owned(request) => request,
@@ -92,7 +99,7 @@ impl<W: Waiter> Queue<W> {
         self.bytes
     }
 
-    pub fn push_back(&mut self, outgoing: Outgoing<'_>, waiter: W, deadline: Tick) {
+    pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, deadline: Tick) {
         let request = outgoing.into_owned();
         self.bytes += request.payload_len();
         self.waiting.push_back(Queued { request, waiter, deadline, retried: false });

@@ -19,6 +19,8 @@ const BUSY_REQUESTS: usize = 2048;
 const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 /// A connection that ends unasked this soon after it was made was not wanted by the server.
 const UNWELCOME_WITHIN: Duration = Duration::from_secs(1);
+/// Large requests in a row after which there are no small ones to be kept out of the way of.
+const LATELY: u8 = 64;
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
 
@@ -37,6 +39,8 @@ pub(super) struct State<W> {
     pub closed: bool,
     pub health: Health,
     pub large_keys: LargeKeys,
+    /// Above 0 if one of the last requests was small.
+    pub small_lately: u8,
     /// A large transfer found none but the first connection.
     pub wants_own: bool,
     /// The node was replaced, and no connection is to the new one yet.
@@ -73,13 +77,16 @@ impl<W: Waiter> State<W> {
 
     /// The connection for the next request. Small ones meet on the first that nothing is in the way of,
     /// so that they share its lines; large ones go to another if there is one.
-    pub fn pick(&self, is_large: bool, deadline: Tick) -> Option<usize> {
+    pub fn pick(&mut self, is_large: bool, deadline: Tick) -> Option<usize> {
+        self.small_lately = if is_large { self.small_lately.saturating_sub(1) } else { LATELY };
         if !self.queue.is_empty() {
             return None;
         }
         let usable = || self.connections.iter().enumerate().filter(|(_, entry)| entry.takes_more());
         let (at, _) = if is_large {
-            usable().skip(1).min_by_key(|(_, entry)| entry.load()).or_else(|| usable().next())
+            // The first is kept for small ones, if there are any.
+            let kept = usize::from(self.small_lately > 0);
+            usable().skip(kept).min_by_key(|(_, entry)| entry.load()).or_else(|| usable().next())
         } else {
             usable()
                 .find(|(_, entry)| !entry.is_held_up(deadline))

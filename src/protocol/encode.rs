@@ -2,6 +2,7 @@
 //! request is ruled out by its types.
 use bytes::BytesMut;
 
+use super::key::Key;
 use super::request::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
 
 /// Room for a command line without its key and value: names, five numbers, spaces, two CRLF.
@@ -21,17 +22,8 @@ const LINE_OVERHEAD: usize = 128;
 pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
     match *command {
         Command::Storage { verb, key, flags, exptime, value } => {
-            let key = key.as_bytes();
-            out.reserve(LINE_OVERHEAD + key.len() + value.len());
-            word(out, verb.verb().name());
-            out.extend_from_slice(key);
-            number(out, flags);
-            number(out, exptime);
-            number(out, value.len());
-            if let StorageVerb::Cas { token } = verb {
-                number(out, token);
-            }
-            out.extend_from_slice(b"\r\n");
+            out.reserve(LINE_OVERHEAD + key.as_bytes().len() + value.len());
+            storage_head(verb, key, flags, exptime, value.len(), out);
             out.extend_from_slice(value);
         }
         Command::Delete { key } => {
@@ -82,6 +74,26 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// The line of a storage command; the value and CRLF follow.
+pub(super) fn storage_head(
+    verb: StorageVerb,
+    key: Key<'_>,
+    flags: u32,
+    exptime: i32,
+    len: usize,
+    out: &mut BytesMut,
+) {
+    word(out, verb.verb().name());
+    out.extend_from_slice(key.as_bytes());
+    number(out, flags);
+    number(out, exptime);
+    number(out, len);
+    if let StorageVerb::Cas { token } = verb {
+        number(out, token);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Begins a retrieval line; keys follow, each after a space, and CRLF ends it.
 ///
 /// # Format
@@ -108,7 +120,7 @@ fn number(out: &mut BytesMut, value: impl itoa::Integer) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Key, StatsArgs};
+    use crate::protocol::StatsArgs;
 
     fn encoded(command: Command<'_>) -> String {
         let mut out = BytesMut::new();

@@ -6,12 +6,14 @@
 //! | `request`, `encode` | "Storage commands", "Retrieval command", "Deletion", "Increment/Decrement", "Touch", "Get And Touch", "Statistics", "Other commands" |
 //! | `reply`, `decode` | the answers to these, "Error strings" |
 //! | `binary` | doc/protocol-binary.txt, below the text |
+//! | `outgoing` | what is to be written |
 //! | `pipeline` | the order of answers: one connection answers in the order it was asked |
 pub mod binary;
 mod decode;
 mod encode;
 mod error;
 mod key;
+mod outgoing;
 mod pipeline;
 mod reply;
 mod request;
@@ -20,6 +22,7 @@ pub use decode::{Decoder, Frame, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
 pub use encode::encode;
 pub use error::{Excerpt, ProtocolError};
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
+pub use outgoing::Outgoing;
 pub use pipeline::{
     CONNECTION_REFUSED, Expired, LARGE_VALUE_LEN, MAX_LINE_LEN, NEVER, Orphan, OwnedRequest,
     Pipeline, Sink, Tick,

@@ -18,11 +18,12 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::decode::{Decoder, Frame};
-use super::encode::{encode, retrieval_head};
+use super::encode::{encode, retrieval_head, storage_head};
 use super::error::{Excerpt, ProtocolError};
 use super::key::Key;
+use super::outgoing::Outgoing;
 use super::reply::{ErrorKind, ItemRef, Reply, Shape, StatLine};
-use super::request::{Request, RetrievalVerb, Verb};
+use super::request::{Request, RetrievalVerb, StorageVerb, Verb};
 use keys::KeyFifo;
 
 /// The longest retrieval line, CRLF included: some servers and proxies refuse longer ones.
@@ -58,8 +59,20 @@ pub trait Sink {
 /// A request that owns its bytes, for when there is no connection to encode it to.
 #[derive(Clone, Debug)]
 pub enum OwnedRequest {
-    Retrieval { verb: RetrievalVerb, keys: Vec<Bytes> },
-    Encoded { verb: Verb, wire: Bytes },
+    Retrieval {
+        verb: RetrievalVerb,
+        keys: Vec<Bytes>,
+    },
+    Encoded {
+        verb: Verb,
+        wire: Bytes,
+    },
+    /// A storage command whose value is not copied.
+    Storage {
+        verb: Verb,
+        head: Bytes,
+        value: Bytes,
+    },
 }
 
 /// A slot of a connection that died.
@@ -86,10 +99,22 @@ pub struct Expired<S> {
 }
 
 impl OwnedRequest {
+    pub fn storage(
+        verb: StorageVerb,
+        key: Key<'_>,
+        flags: u32,
+        exptime: i32,
+        value: Bytes,
+    ) -> Self {
+        let mut head = BytesMut::new();
+        storage_head(verb, key, flags, exptime, value.len(), &mut head);
+        Self::Storage { verb: verb.verb(), head: head.freeze(), value }
+    }
+
     pub fn verb(&self) -> Verb {
         match self {
             Self::Retrieval { verb, .. } => verb.verb(),
-            Self::Encoded { verb, .. } => *verb,
+            Self::Encoded { verb, .. } | Self::Storage { verb, .. } => *verb,
         }
     }
 
@@ -98,6 +123,7 @@ impl OwnedRequest {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().map(|key| key.len() + 1).sum(),
             Self::Encoded { wire, .. } => wire.len(),
+            Self::Storage { head, value, .. } => head.len() + value.len(),
         }
     }
 }
@@ -240,7 +266,7 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Encodes a request to `out` and waits for its answer.
-    pub fn push(&mut self, request: &Request<'_>, sink: S, deadline: Tick, out: &mut BytesMut) {
+    pub fn push(&mut self, request: &Request<'_>, sink: S, deadline: Tick, out: &mut Outgoing) {
         match request {
             Request::Retrieval { verb, keys: [key] } => {
                 self.push_key(*verb, *key, sink, deadline, false, out);
@@ -249,19 +275,9 @@ impl<S: Sink> Pipeline<S> {
                 self.push_keys(*verb, keys.iter().copied(), sink, deadline, false, out);
             }
             Request::Command(command) => {
-                self.close_line(out);
-                let start = self.encoded;
-                let before = out.len();
-                encode(command, out);
-                self.encoded += (out.len() - before) as u64;
                 let verb = command.verb();
-                self.slots.push_back(Slot {
-                    sink: Some(sink),
-                    verb,
-                    keys: 0,
-                    retried: false,
-                    deadline,
-                    start,
+                self.push_encoded(verb, sink, deadline, false, out, |out| {
+                    encode(command, out.tail());
                 });
             }
         }
@@ -274,7 +290,7 @@ impl<S: Sink> Pipeline<S> {
         sink: S,
         deadline: Tick,
         retried: bool,
-        out: &mut BytesMut,
+        out: &mut Outgoing,
     ) {
         match request {
             OwnedRequest::Retrieval { verb, keys } => match keys.as_slice() {
@@ -287,20 +303,35 @@ impl<S: Sink> Pipeline<S> {
                 }
             },
             OwnedRequest::Encoded { verb, wire } => {
-                self.close_line(out);
-                let start = self.encoded;
-                out.extend_from_slice(wire);
-                self.encoded += wire.len() as u64;
-                self.slots.push_back(Slot {
-                    sink: Some(sink),
-                    verb: *verb,
-                    keys: 0,
-                    retried,
-                    deadline,
-                    start,
+                self.push_encoded(*verb, sink, deadline, retried, out, |out| {
+                    out.tail().extend_from_slice(wire);
+                });
+            }
+            OwnedRequest::Storage { verb, head, value } => {
+                self.push_encoded(*verb, sink, deadline, retried, out, |out| {
+                    out.tail().extend_from_slice(head);
+                    out.push_shared(value.clone());
+                    out.tail().extend_from_slice(b"\r\n");
                 });
             }
         }
+    }
+
+    fn push_encoded(
+        &mut self,
+        verb: Verb,
+        sink: S,
+        deadline: Tick,
+        retried: bool,
+        out: &mut Outgoing,
+        write: impl FnOnce(&mut Outgoing),
+    ) {
+        self.close_line(out);
+        let (start, before) = (self.encoded, out.len());
+        write(out);
+        self.encoded += (out.len() - before) as u64;
+        let sink = Some(sink);
+        self.slots.push_back(Slot { sink, verb, keys: 0, retried, deadline, start });
     }
 
     fn push_key(
@@ -310,7 +341,7 @@ impl<S: Sink> Pipeline<S> {
         sink: S,
         deadline: Tick,
         retried: bool,
-        out: &mut BytesMut,
+        out: &mut Outgoing,
     ) {
         let key = key.as_bytes();
         let seen = seen_bit(key);
@@ -350,7 +381,7 @@ impl<S: Sink> Pipeline<S> {
         sink: S,
         deadline: Tick,
         retried: bool,
-        out: &mut BytesMut,
+        out: &mut Outgoing,
     ) {
         self.close_line(out);
         let start = self.encoded;
@@ -400,9 +431,9 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// The line before must be closed.
-    fn begin_line(&mut self, verb: RetrievalVerb, out: &mut BytesMut) {
+    fn begin_line(&mut self, verb: RetrievalVerb, out: &mut Outgoing) {
         let before = out.len();
-        retrieval_head(verb, out);
+        retrieval_head(verb, out.tail());
         let len = out.len() - before;
         self.encoded += len as u64;
         self.open = Some(OpenLine { len, seen: 0 });
@@ -413,10 +444,11 @@ impl<S: Sink> Pipeline<S> {
         self.lines.push_back(Line { verb, slots: 0, keys: 0, aliases: false, keys_start });
     }
 
-    fn append_key(&mut self, key: &[u8], out: &mut BytesMut) {
-        out.reserve(key.len() + 1);
-        out.extend_from_slice(b" ");
-        out.extend_from_slice(key);
+    fn append_key(&mut self, key: &[u8], out: &mut Outgoing) {
+        let tail = out.tail();
+        tail.reserve(key.len() + 1);
+        tail.extend_from_slice(b" ");
+        tail.extend_from_slice(key);
         self.encoded += key.len() as u64 + 1;
         if let Some(open) = &mut self.open {
             open.len += key.len() + 1;
@@ -424,9 +456,9 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Ends the line that keys could still be added to. `out` must not be written before.
-    pub fn close_line(&mut self, out: &mut BytesMut) {
+    pub fn close_line(&mut self, out: &mut Outgoing) {
         if self.open.take().is_some() {
-            out.extend_from_slice(b"\r\n");
+            out.tail().extend_from_slice(b"\r\n");
             self.encoded += 2;
         }
     }
@@ -606,7 +638,7 @@ impl<S: Sink> Pipeline<S> {
 
     /// Empties the pipeline of a connection that died. `unsent` are the encoded bytes that were not
     /// written, `written` is how many were.
-    pub fn drain(&mut self, unsent: &[u8], written: u64) -> Vec<Orphan<S>> {
+    pub fn drain(&mut self, unsent: &Outgoing, written: u64) -> Vec<Orphan<S>> {
         let mut orphans = Vec::with_capacity(self.slots.len());
         let mut position = self.lines.front().map_or(0, |line| line.keys_start);
         let mut verbs = std::mem::take(&mut self.lines)
@@ -624,12 +656,9 @@ impl<S: Sink> Pipeline<S> {
                 verbs.next().map(|verb| OwnedRequest::Retrieval { verb, keys })
             } else {
                 let end = slots.peek().map_or(self.encoded, |next| next.start);
-                unsent_range(slot.start, end, written).and_then(|range| unsent.get(range)).map(
-                    |wire| OwnedRequest::Encoded {
-                        verb: slot.verb,
-                        wire: Bytes::copy_from_slice(wire),
-                    },
-                )
+                unsent_range(slot.start, end, written)
+                    .and_then(|(start, end)| unsent.copy(start, end))
+                    .map(|wire| OwnedRequest::Encoded { verb: slot.verb, wire })
             };
             let Slot { sink, verb, deadline, retried, start, .. } = slot;
             let sent = start < written;
@@ -643,10 +672,10 @@ impl<S: Sink> Pipeline<S> {
 }
 
 /// Where the bytes `start..end` of all that was encoded lie in what was not written.
-fn unsent_range(start: u64, end: u64, written: u64) -> Option<std::ops::Range<usize>> {
+fn unsent_range(start: u64, end: u64, written: u64) -> Option<(usize, usize)> {
     let start = usize::try_from(start.checked_sub(written)?).ok()?;
     let end = usize::try_from(end.checked_sub(written)?).ok()?;
-    Some(start..end)
+    Some((start, end))
 }
 
 /// One of 64 bits for a key: cheap, and different for keys that differ in their last bytes.

@@ -1,0 +1,136 @@
+//! Bytes on their way to a socket: small ones are copied together, large ones are shared with whoever
+//! brought them.
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Invariant: `shared_len == sum(chunk.len())`; the chunks go before the tail.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    chunks: VecDeque<Bytes>,
+    shared_len: usize,
+    tail: BytesMut,
+}
+
+impl Outgoing {
+    /// Where to append.
+    pub fn tail(&mut self) -> &mut BytesMut {
+        &mut self.tail
+    }
+
+    /// Appends bytes without a copy.
+    pub fn push_shared(&mut self, bytes: Bytes) {
+        for chunk in [self.tail.split().freeze(), bytes] {
+            if !chunk.is_empty() {
+                self.shared_len += chunk.len();
+                self.chunks.push_back(chunk);
+            }
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.advance(self.len());
+    }
+
+    pub fn len(&self) -> usize {
+        self.shared_len + self.tail.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `slices` with what goes first, at most `limit` bytes, and says how many it filled.
+    pub fn fill<'a>(&'a self, slices: &mut [&'a [u8]], mut limit: usize) -> usize {
+        let mut filled = 0;
+        let all = self.chunks.iter().map(|chunk| &chunk[..]).chain([&self.tail[..]]);
+        for (slice, bytes) in slices.iter_mut().zip(all.filter(|bytes| !bytes.is_empty())) {
+            let taken = bytes.len().min(limit);
+            if taken == 0 {
+                break;
+            }
+            *slice = &bytes[..taken];
+            limit -= taken;
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Forgets the first `count` bytes, which must be there.
+    pub fn advance(&mut self, mut count: usize) {
+        while let Some(chunk) = self.chunks.front_mut() {
+            let taken = count.min(chunk.len());
+            chunk.advance(taken);
+            self.shared_len -= taken;
+            count -= taken;
+            if !chunk.is_empty() {
+                return;
+            }
+            self.chunks.pop_front();
+        }
+        self.tail.advance(count);
+    }
+
+    /// A copy of the bytes from `start` to `end`; `None`: they are not all here.
+    pub fn copy(&self, start: usize, end: usize) -> Option<Bytes> {
+        if start > end || end > self.len() {
+            return None;
+        }
+        let mut copy = BytesMut::with_capacity(end - start);
+        let mut at = 0;
+        for bytes in self.chunks.iter().map(|chunk| &chunk[..]).chain([&self.tail[..]]) {
+            let (from, to) = (start.clamp(at, at + bytes.len()), end.clamp(at, at + bytes.len()));
+            copy.extend_from_slice(&bytes[from - at..to - at]);
+            at += bytes.len();
+        }
+        Some(copy.freeze())
+    }
+
+    /// Gives room back that is not likely to be needed again.
+    pub fn shrink_to(&mut self, capacity: usize) {
+        if self.is_empty() && self.tail.capacity() > capacity {
+            self.tail = BytesMut::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(out: &mut Outgoing, at_once: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !out.is_empty() {
+            let mut slices = [&[][..]; 3];
+            let filled = out.fill(&mut slices, at_once);
+            let taken = slices[..filled].concat();
+            assert!(!taken.is_empty() && taken.len() <= at_once);
+            out.advance(taken.len());
+            all.extend(taken);
+        }
+        all
+    }
+
+    #[test]
+    fn keeps_the_order_whatever_is_taken_at_once() {
+        for at_once in 1..30 {
+            let mut out = Outgoing::default();
+            let mut expected = Vec::new();
+            for n in 0..5u8 {
+                out.tail().extend_from_slice(&[n; 3]);
+                out.push_shared(Bytes::from(vec![100 + n; usize::from(n)]));
+                expected.extend([vec![n; 3], vec![100 + n; usize::from(n)]].concat());
+            }
+            out.tail().extend_from_slice(b"end");
+            expected.extend(b"end");
+            assert_eq!(out.len(), expected.len());
+            for start in 0..=expected.len() {
+                for end in start..=expected.len() {
+                    assert_eq!(out.copy(start, end).unwrap(), expected[start..end]);
+                }
+            }
+            assert_eq!(out.copy(0, expected.len() + 1), None);
+            assert_eq!(written(&mut out, at_once), expected);
+        }
+    }
+}
