@@ -14,16 +14,15 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::error::Cause;
 use super::transport::Io;
 use crate::protocol::{
-    Expired, LARGE_VALUE_LEN, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tick, Verb,
+    Expired, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tick, Verb,
 };
 
 /// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
 const READ_CHUNK: usize = 64 * 1024;
 const READ_AHEAD: usize = 1024 * 1024;
 /// One poll reads no more than this, and writes no more, so that a fast peer does not keep all others
-/// waiting; and less of a long transfer, whose parts nobody waits for.
+/// waiting.
 const SHARE: usize = 256 * 1024;
-const TRANSFER_SHARE: usize = 64 * 1024;
 /// Pieces in one write.
 const MAX_SLICES: usize = 8;
 /// With this much to write a request does not wait for others to go with it.
@@ -192,14 +191,12 @@ impl<S: Sink> Connection<S> {
     fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         let before = self.read;
         loop {
-            let in_transfer = self.pipeline.frame_len() >= LARGE_VALUE_LEN;
-            let share = if in_transfer { TRANSFER_SHARE } else { SHARE };
-            self.has_more = self.read - before >= share as u64;
+            self.has_more = self.read - before >= SHARE as u64;
             if self.has_more {
                 return Poll::Pending;
             }
             self.make_room();
-            let mut room = (&mut self.read_buf).limit(share);
+            let mut room = (&mut self.read_buf).limit(SHARE);
             let read = pin!(self.stream.read_buf(&mut room)).poll(cx);
             match std::task::ready!(read) {
                 Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
