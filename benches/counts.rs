@@ -11,7 +11,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use _emcache::cluster::rendezvous::{RingNode, pick};
+use _emcache::cluster::rendezvous::Ring;
 use _emcache::protocol::{Decoder, Key, NEVER, Outgoing, Pipeline, Request, Shape};
 
 use support::{Counting, Wire, answer, keys, pool::Bed, set, with_get};
@@ -130,8 +130,8 @@ fn pool_gets(count: usize) -> Case {
 }
 
 fn route(count: usize) -> Case {
-    let nodes: Vec<_> = (0..count).map(|i| RingNode::new(format!("10.0.0.{i}11211"))).collect();
-    (1, Box::new(move || assert!(pick(black_box(b"bench:000001:key"), nodes.iter()).is_some())))
+    let ring = Ring::new((0..count).map(|i| format!("10.0.0.{i}11211").into_bytes().into()));
+    (1, Box::new(move || assert!(ring.pick(black_box(b"bench:000001:key")).is_some())))
 }
 
 fn main() {

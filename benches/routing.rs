@@ -1,20 +1,55 @@
 //! Routing one key among many nodes.
 use std::hint::black_box;
+use std::rc::Rc;
+use std::time::Duration;
 
-use _emcache::cluster::rendezvous::{RingNode, pick};
-use criterion::{Criterion, criterion_group, criterion_main};
+use _emcache::cluster::rendezvous::Ring;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
-fn bench_pick(c: &mut Criterion) {
-    let mut group = c.benchmark_group("pick");
-    for count in [1, 5, 16, 64, 256] {
-        let nodes: Vec<RingNode> =
-            (0..count).map(|i| RingNode::new(format!("10.0.0.{i}11211"))).collect();
-        group.bench_function(format!("{count} nodes"), |b| {
-            b.iter(|| pick(black_box(b"bench:000001:key"), nodes.iter()));
-        });
-    }
-    group.finish();
+const NODE_COUNTS: [usize; 4] = [1, 5, 64, 256];
+const KEY_LENS: [usize; 4] = [8, 20, 60, 250];
+
+fn short_ids(count: usize) -> Vec<Rc<[u8]>> {
+    (0..count).map(|i| format!("10.0.0.{i}11211").into_bytes().into()).collect()
 }
 
-criterion_group!(benches, bench_pick);
+/// As autodiscovery has them.
+fn long_ids(count: usize) -> Vec<Rc<[u8]>> {
+    let host = |i| format!("sessions.fnjyzo.{i:04}.use1.cache.amazonaws.com11211");
+    (0..count).map(|i| host(i).into_bytes().into()).collect()
+}
+
+fn bench_pick(c: &mut Criterion) {
+    for (name, ids) in [("pick", short_ids as fn(usize) -> _), ("pick, long ids", long_ids)] {
+        let mut group = c.benchmark_group(name);
+        for count in NODE_COUNTS {
+            let ring = Ring::new(ids(count));
+            for len in KEY_LENS {
+                let key = vec![b'k'; len];
+                group.bench_function(BenchmarkId::new(format!("{count} nodes"), len), |b| {
+                    b.iter(|| ring.pick(black_box(&key)));
+                });
+            }
+        }
+    }
+}
+
+/// The first key of a client, or after a change of its nodes.
+fn bench_first(c: &mut Criterion) {
+    let mut group = c.benchmark_group("first key");
+    for count in NODE_COUNTS {
+        let ids = short_ids(count);
+        group.bench_function(format!("{count} nodes"), |b| {
+            b.iter(|| Ring::new(ids.iter().cloned()).pick(black_box(b"bench:000001:key")));
+        });
+    }
+}
+
+fn config() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group!(name = benches; config = config(); targets = bench_pick, bench_first);
 criterion_main!(benches);

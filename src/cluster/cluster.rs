@@ -1,9 +1,9 @@
 //! The nodes of a client, their order, and the node for each key.
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::rc::{Rc, Weak};
 
-use super::rendezvous::{RingNode, pick};
+use super::rendezvous::Ring;
 use crate::pool::{Address, Context, Pool, PoolConfig, Waiter};
 use crate::protocol::{Key, MAX_LINE_LEN};
 
@@ -52,13 +52,13 @@ struct Shared<W: Waiter> {
     config: PoolConfig,
     /// All that ever were, by their index; those that left are closed.
     nodes: RefCell<Vec<Node<W>>>,
-    purge_unhealthy_nodes: bool,
     order: RefCell<Order>,
     on_health: Box<dyn Fn(HealthChange)>,
 }
 
 struct Node<W: Waiter> {
-    ring: RingNode,
+    /// What its share of the keys depends on.
+    id: Rc<[u8]>,
     pool: Pool<W>,
     /// Whether it is one that keys can belong to.
     is_member: Cell<bool>,
@@ -66,28 +66,37 @@ struct Node<W: Waiter> {
 
 /// Indexes of nodes. A node that changes goes to the end of its new list: ties between nodes are
 /// decided by this order, and it is the order of emcache 1.3.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Order {
     healthy: Vec<usize>,
     unhealthy: Vec<usize>,
+    purge_unhealthy_nodes: bool,
+    /// Of the nodes that get keys; made for the first key after a change.
+    ring: OnceCell<Ring>,
 }
 
 impl Order {
-    /// The node that all keys belong to, if there is but one.
-    fn only(&self) -> Option<usize> {
-        match (self.healthy.as_slice(), self.unhealthy.as_slice()) {
-            ([node], []) | ([], [node]) => Some(*node),
-            _ => None,
-        }
+    fn remove(&mut self, nodes: &[usize]) {
+        self.healthy.retain(|node| !nodes.contains(node));
+        self.unhealthy.retain(|node| !nodes.contains(node));
+        self.ring.take();
     }
 
-    fn routed(&self, purge: bool) -> impl ExactSizeIterator<Item = usize> {
-        let unhealthy = if purge { [].as_slice() } else { &self.unhealthy };
-        let all = self.healthy.len() + unhealthy.len();
-        (0..all).map(move |at| match self.healthy.get(at) {
-            Some(node) => *node,
-            None => unhealthy[at - self.healthy.len()],
-        })
+    fn append(&mut self, node: usize, healthy: bool) {
+        let list = if healthy { &mut self.healthy } else { &mut self.unhealthy };
+        list.push(node);
+        self.ring.take();
+    }
+
+    /// The nodes that get keys.
+    fn routed(&self) -> impl Iterator<Item = usize> {
+        let unhealthy = if self.purge_unhealthy_nodes { [].as_slice() } else { &self.unhealthy };
+        self.healthy.iter().chain(unhealthy).copied()
+    }
+
+    fn pick(&self, key: &[u8], id: impl Fn(usize) -> Rc<[u8]>) -> Option<usize> {
+        let ring = self.ring.get_or_init(|| Ring::new(self.routed().map(id)));
+        self.routed().nth(ring.pick(key)?)
     }
 }
 
@@ -100,12 +109,15 @@ impl<W: Waiter> Cluster<W> {
         config: &ClusterConfig,
         on_health: impl Fn(HealthChange) + 'static,
     ) -> Self {
-        let order = Order { healthy: (0..addresses.len()).collect(), unhealthy: Vec::new() };
+        let order = Order {
+            healthy: (0..addresses.len()).collect(),
+            purge_unhealthy_nodes: config.purge_unhealthy_nodes,
+            ..Order::default()
+        };
         let cluster = Self(Rc::new(Shared {
             context: context.clone(),
             config: config.pool.clone(),
             nodes: RefCell::default(),
-            purge_unhealthy_nodes: config.purge_unhealthy_nodes,
             order: RefCell::new(order),
             on_health: Box::new(on_health),
         }));
@@ -123,13 +135,13 @@ impl<W: Waiter> Cluster<W> {
     }
 
     fn add(&self, address: Address, ip: Option<String>, is_member: bool) -> usize {
-        let ring = RingNode::new(ring_id(&address));
+        let id = id_of(&address);
         let pool = Pool::new(&self.0.context, address, self.0.config.clone());
         pool.set_ip(ip);
         let index = self.0.nodes.borrow().len();
         let cluster = Rc::downgrade(&self.0);
         pool.on_health(move |healthy| health_changed(&cluster, index, healthy));
-        self.0.nodes.borrow_mut().push(Node { ring, pool, is_member: Cell::new(is_member) });
+        self.0.nodes.borrow_mut().push(Node { id, pool, is_member: Cell::new(is_member) });
         index
     }
 
@@ -138,14 +150,12 @@ impl<W: Waiter> Cluster<W> {
     pub fn change(&self, joining: &[usize], leaving: &[usize]) {
         let nodes = self.0.nodes.borrow();
         let mut order = self.0.order.borrow_mut();
-        order.healthy.retain(|node| !leaving.contains(node));
-        order.unhealthy.retain(|node| !leaving.contains(node));
+        order.remove(leaving);
         for &node in joining {
             nodes[node].is_member.set(true);
-            if nodes[node].pool.is_healthy() {
-                order.healthy.push(node);
-            } else {
-                order.unhealthy.push(node);
+            let healthy = nodes[node].pool.is_healthy();
+            order.append(node, healthy);
+            if !healthy {
                 (self.0.on_health)(HealthChange { node, healthy: false });
             }
         }
@@ -157,17 +167,10 @@ impl<W: Waiter> Cluster<W> {
     }
 
     pub fn index_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
-        let order = self.0.order.borrow();
-        if let Some(only) = order.only()
-            && !self.0.purge_unhealthy_nodes
-        {
-            return Ok(only);
-        }
         let nodes = self.0.nodes.borrow();
-        let routed = order.routed(self.0.purge_unhealthy_nodes);
-        let rings = order.routed(self.0.purge_unhealthy_nodes).map(|n| &nodes[n].ring);
-        let at = pick(key.as_bytes(), rings).ok_or(ClusterError::NoAvailableNodes)?;
-        routed.into_iter().nth(at).ok_or(ClusterError::NoAvailableNodes)
+        let order = self.0.order.borrow();
+        let chosen = order.pick(key.as_bytes(), |node| nodes[node].id.clone());
+        chosen.ok_or(ClusterError::NoAvailableNodes)
     }
 
     pub fn pool(&self, index: usize) -> Pool<W> {
@@ -220,10 +223,10 @@ impl<W: Waiter> Cluster<W> {
 /// `gats`, a space, the longest exptime, CRLF.
 const LINE_HEAD_LEN: usize = 4 + 1 + 11 + 2;
 
-fn ring_id(address: &Address) -> String {
+fn id_of(address: &Address) -> Rc<[u8]> {
     match address {
-        Address::Tcp { host, port } => format!("{host}{port}"),
-        Address::Unix { path } => path.clone(),
+        Address::Tcp { host, port } => format!("{host}{port}").into_bytes().into(),
+        Address::Unix { path } => path.as_bytes().into(),
     }
 }
 
@@ -233,9 +236,40 @@ fn health_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, healthy: bo
         return;
     }
     let order = &mut *cluster.order.borrow_mut();
-    order.healthy.retain(|n| *n != node);
-    order.unhealthy.retain(|n| *n != node);
-    let list = if healthy { &mut order.healthy } else { &mut order.unhealthy };
-    list.push(node);
+    order.remove(&[node]);
+    order.append(node, healthy);
     (cluster.on_health)(HealthChange { node, healthy });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::rendezvous::plain;
+    use super::*;
+
+    proptest! {
+        /// Nodes leave, join and change their health between keys.
+        #[test]
+        fn keys_follow_the_order(
+            purge_unhealthy_nodes: bool,
+            ids in vec("[a-z0-9.-]{0,60}", 64),
+            count in 2..=64_usize,
+            steps in vec((0..64_usize, 0..3, vec(any::<u8>(), 0..=250)), 1..60),
+        ) {
+            let healthy = (0..count).collect();
+            let mut order = Order { healthy, purge_unhealthy_nodes, ..Order::default() };
+            for (node, change, key) in steps {
+                let chosen = order.pick(&key, |node| ids[node].as_bytes().into());
+                let routed: Vec<usize> = order.routed().collect();
+                let routed_ids: Vec<_> = routed.iter().map(|node| &ids[*node]).collect();
+                prop_assert_eq!(chosen, plain::pick(&key, &routed_ids).map(|at| routed[at]));
+                order.remove(&[node]);
+                if change > 0 {
+                    order.append(node, change == 1);
+                }
+            }
+        }
+    }
 }

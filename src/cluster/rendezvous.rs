@@ -1,59 +1,150 @@
 //! Which node a key belongs to: the rule of emcache 1.3 bit for bit, its defect included, because the
 //! keys that are in people's caches were put there by it. See docs/design/routing.md.
+use std::array;
+use std::cell::OnceCell;
+use std::cmp::Reverse;
+use std::rc::Rc;
 
-/// A node as the rule sees it.
-#[derive(Clone, Debug)]
-pub struct RingNode {
-    id: Vec<u8>,
-    score: u32,
-}
-
-impl RingNode {
-    /// A TCP node's id is its host and port with nothing between, a unix node's its path.
-    pub fn new(id: impl Into<Vec<u8>>) -> Self {
-        let id = id.into();
-        let score = score_of(&[], &id);
-        Self { id, score }
-    }
-}
-
-/// The index of the node for `key`; `None` if there are no nodes.
+/// The nodes that keys belong to, in their order.
 ///
-/// Highest score of key and node id; among equals the highest score of the node id alone; among those
-/// the first. The 640 scores that exist make ties a matter of routine.
-pub fn pick<'n>(key: &[u8], nodes: impl ExactSizeIterator<Item = &'n RingNode>) -> Option<usize> {
-    if nodes.len() <= 1 {
-        return nodes.len().checked_sub(1);
-    }
-    // The blocks that lie wholly within the key are the same for every node.
-    let (whole, rest) = key.split_at(key.len() - key.len() % 16);
-    let start = Murmur::default().blocks(whole);
-    let mut tail = Vec::with_capacity(128);
-    tail.extend_from_slice(rest);
-    let mut best: Option<(usize, u32, u32)> = None;
-    for (index, node) in nodes.enumerate() {
-        tail.truncate(rest.len());
-        tail.extend_from_slice(&node.id);
-        let score = fold(start.finish(&tail, whole.len()));
-        if best.is_none_or(|(_, high, node_high)| (score, node.score) > (high, node_high)) {
-            best = Some((index, score, node.score));
-        }
-    }
-    best.map(|(index, _, _)| index)
+/// What the ids add to the hash is worked out when a key first asks for it: a client of few nodes or few
+/// keys pays little, one of a single node nothing.
+#[derive(Debug)]
+pub struct Ring {
+    /// By their rank among nodes with equal scores for a key, lowest first.
+    nodes: Vec<RingNode>,
+    /// By how many bytes of a key its whole blocks leave over.
+    tables: [OnceCell<Table>; BLOCK_LEN],
 }
 
-fn score_of(key: &[u8], id: &[u8]) -> u32 {
-    fold(Murmur::default().finish(&[key, id].concat(), 0))
+#[derive(Debug)]
+struct RingNode {
+    id: Rc<[u8]>,
+    /// In the list.
+    position: usize,
+}
+
+impl Ring {
+    /// A TCP node's id is its host and port with nothing between, a unix node's its path.
+    pub fn new(ids: impl IntoIterator<Item = Rc<[u8]>>) -> Self {
+        let numbered = ids.into_iter().enumerate();
+        let mut nodes: Vec<_> = numbered.map(|(position, id)| RingNode { id, position }).collect();
+        if nodes.len() > 1 {
+            nodes.sort_by_cached_key(|node| (score_of(&node.id), Reverse(node.position)));
+        }
+        Self { nodes, tables: Default::default() }
+    }
+
+    /// The position of the node for `key`; `None` if there are no nodes.
+    ///
+    /// Highest score of key and node id; among equals the highest score of the node id alone; among
+    /// those the first. The 640 scores that exist make ties a matter of routine.
+    pub fn pick(&self, key: &[u8]) -> Option<usize> {
+        if self.nodes.len() <= 1 {
+            return self.nodes.len().checked_sub(1);
+        }
+        // The blocks that lie wholly within the key are the same for every node.
+        let (start, rest) = Murmur::start(key);
+        let table = self.tables[rest.len()].get_or_init(|| Table::new(&self.nodes, rest.len()));
+        let best = table.best(start, scaled(padded(rest)), key.len() as u64)?;
+        self.nodes.get(best).map(|node| node.position)
+    }
+}
+
+/// What the ids add to the hash for keys that leave over equally many bytes.
+///
+/// These bytes and the id are hashed in blocks that begin in the same place for every key, so what is
+/// known of each block beforehand is all but the key's share in the first.
+#[derive(Debug)]
+struct Table {
+    batches: Vec<Batch>,
+}
+
+/// Nodes that take equally many blocks, a row each in the order of their ranks:
+///
+/// ```text
+/// id length << 32 | rank, first block, other blocks
+/// ```
+///
+/// A block is two words: of the first block scaled ones, of the others mixed ones. The last block is
+/// never whole, and empty if need be.
+#[derive(Debug)]
+struct Batch {
+    row_len: usize,
+    rows: Vec<u64>,
+}
+
+const RANK: u64 = 0xffff_ffff;
+
+impl Table {
+    fn new(nodes: &[RingNode], rest_len: usize) -> Self {
+        let mut batches: Vec<Batch> = Vec::new();
+        let mut bytes = Vec::new();
+        for (rank, node) in nodes.iter().enumerate() {
+            bytes.clear();
+            bytes.resize(rest_len, 0);
+            bytes.extend_from_slice(&node.id);
+            let (whole, last) = bytes.as_chunks();
+            let mut blocks = whole.iter().map(words).chain([padded(last)]);
+            let row_len = 1 + 2 * (whole.len() + 1);
+            let at = batches.iter().position(|batch| batch.row_len == row_len);
+            let at = at.unwrap_or_else(|| {
+                batches.push(Batch { row_len, rows: Vec::new() });
+                batches.len() - 1
+            });
+            let rows = &mut batches[at].rows;
+            rows.push((node.id.len() as u64) << 32 | rank as u64);
+            rows.extend(blocks.next().into_iter().flat_map(scaled));
+            rows.extend(blocks.map(scaled).flat_map(mixed));
+        }
+        for batch in &mut batches {
+            batch.rows.shrink_to_fit();
+        }
+        Self { batches }
+    }
+
+    /// The rank of the node; `rest` is what the key leaves over, scaled.
+    fn best(&self, start: Murmur, rest: [u64; 2], key_len: u64) -> Option<usize> {
+        let best = self.batches.iter().map(|batch| batch.best(start, rest, key_len)).max()?;
+        usize::try_from(best & RANK).ok()
+    }
+}
+
+impl Batch {
+    /// The greatest `score << 32 | rank`. Rows do not wait for each other: the processor has several in work.
+    fn best(&self, start: Murmur, rest: [u64; 2], key_len: u64) -> u64 {
+        let mut best = 0;
+        for row in self.rows.chunks_exact(self.row_len) {
+            let [head, k1, k2, others @ ..] = row else { continue };
+            let mut state = start;
+            // The key's bytes and the id's are in different places, so adding joins them, and may be
+            // done after the multiplication.
+            let mut block = mixed([rest[0].wrapping_add(*k1), rest[1].wrapping_add(*k2)]);
+            for next in others.as_chunks().0 {
+                state = state.block(block);
+                block = *next;
+            }
+            let score = fold(state.finish(block, key_len + (head >> 32)));
+            best = best.max(u64::from(score) << 32 | head & RANK);
+        }
+        best
+    }
+}
+
+fn score_of(id: &[u8]) -> u32 {
+    let (start, rest) = Murmur::start(id);
+    fold(start.finish(mixed(scaled(padded(rest))), id.len() as u64))
 }
 
 /// What 1.3 makes of the digest's first four bytes: each is widened with its sign, its own low bits
 /// are masked away where they should have been shifted up, and the four are joined.
+///
+/// So the lowest byte stays, and the first of the four that is negative sets the bits from its place up.
 fn fold(digest: u64) -> u32 {
-    let signed = |byte: u64| i32::from(((byte & 0xff) as u8).cast_signed()).cast_unsigned();
-    signed(digest)
-        | signed(digest >> 8) & 0xffff_ff00
-        | signed(digest >> 16) & 0xffff_0000
-        | signed(digest >> 24) & 0xff00_0000
+    let bytes = (digest & 0xffff_ffff) as u32;
+    let signs = (bytes >> 7) & 0x0101_0101;
+    let from_first_up = signs | signs.wrapping_neg();
+    from_first_up & 0xffff_ff00 | bytes & 0xff
 }
 
 /// `MurmurHash3` x64 128 with seed 0, of which only the first half is wanted.
@@ -63,54 +154,53 @@ struct Murmur {
     h2: u64,
 }
 
+const BLOCK_LEN: usize = 16;
 const C1: u64 = 0x87c3_7b91_1142_53d5;
 const C2: u64 = 0x4cf5_ad43_2745_937f;
 
 impl Murmur {
-    fn blocks(mut self, bytes: &[u8]) -> Self {
-        for block in bytes.chunks_exact(16) {
-            let (k1, k2) = (word(&block[..8]), word(&block[8..]));
-            self.h1 ^= mix_k1(k1);
-            self.h1 = self.h1.rotate_left(27).wrapping_add(self.h2);
-            self.h1 = self.h1.wrapping_mul(5).wrapping_add(0x52dc_e729);
-            self.h2 ^= mix_k2(k2);
-            self.h2 = self.h2.rotate_left(31).wrapping_add(self.h1);
-            self.h2 = self.h2.wrapping_mul(5).wrapping_add(0x3849_5ab5);
-        }
+    /// After the whole blocks; and the bytes that they leave over.
+    fn start(bytes: &[u8]) -> (Self, &[u8]) {
+        let (blocks, rest) = bytes.as_chunks();
+        let mixed = blocks.iter().map(words).map(scaled).map(mixed);
+        (mixed.fold(Self::default(), Self::block), rest)
+    }
+
+    fn block(mut self, [k1, k2]: [u64; 2]) -> Self {
+        self.h1 = (self.h1 ^ k1).rotate_left(27).wrapping_add(self.h2);
+        self.h1 = self.h1.wrapping_mul(5).wrapping_add(0x52dc_e729);
+        self.h2 = (self.h2 ^ k2).rotate_left(31).wrapping_add(self.h1);
+        self.h2 = self.h2.wrapping_mul(5).wrapping_add(0x3849_5ab5);
         self
     }
 
-    /// The first half of the digest after these last bytes; `before` more went into `self`.
-    fn finish(self, bytes: &[u8], before: usize) -> u64 {
-        let (whole, tail) = bytes.split_at(bytes.len() - bytes.len() % 16);
-        let Self { mut h1, mut h2 } = self.blocks(whole);
-        if tail.len() > 8 {
-            h2 ^= mix_k2(word(&tail[8..]));
-        }
-        if !tail.is_empty() {
-            h1 ^= mix_k1(word(&tail[..tail.len().min(8)]));
-        }
-        let len = (before + bytes.len()) as u64;
-        h1 ^= len;
-        h2 ^= len;
-        h1 = h1.wrapping_add(h2);
-        h2 = h2.wrapping_add(h1);
-        avalanche(h1).wrapping_add(avalanche(h2))
+    /// The first half of the digest, of `len` bytes in all. The zeros that the last block is padded with
+    /// stay zeros when mixed, and change nothing.
+    fn finish(self, [k1, k2]: [u64; 2], len: u64) -> u64 {
+        let h2 = self.h2 ^ k2 ^ len;
+        let h1 = (self.h1 ^ k1 ^ len).wrapping_add(h2);
+        avalanche(h1).wrapping_add(avalanche(h1.wrapping_add(h2)))
     }
 }
 
-fn word(bytes: &[u8]) -> u64 {
-    let mut padded = [0; 8];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(padded)
+fn padded(rest: &[u8]) -> [u64; 2] {
+    let mut block = [0; BLOCK_LEN];
+    block[..rest.len()].copy_from_slice(rest);
+    words(&block)
 }
 
-fn mix_k1(k: u64) -> u64 {
-    k.wrapping_mul(C1).rotate_left(31).wrapping_mul(C2)
+fn words(block: &[u8; BLOCK_LEN]) -> [u64; 2] {
+    [0, 8].map(|from| u64::from_le_bytes(array::from_fn(|at| block[from + at])))
 }
 
-fn mix_k2(k: u64) -> u64 {
-    k.wrapping_mul(C2).rotate_left(33).wrapping_mul(C1)
+/// The first step of mixing.
+fn scaled([k1, k2]: [u64; 2]) -> [u64; 2] {
+    [k1.wrapping_mul(C1), k2.wrapping_mul(C2)]
+}
+
+/// The other steps.
+fn mixed([k1, k2]: [u64; 2]) -> [u64; 2] {
+    [k1.rotate_left(31).wrapping_mul(C2), k2.rotate_left(33).wrapping_mul(C1)]
 }
 
 fn avalanche(mut h: u64) -> u64 {
@@ -121,39 +211,107 @@ fn avalanche(mut h: u64) -> u64 {
     h ^ (h >> 33)
 }
 
+/// The rule as it is written down, one node at a time.
+#[cfg(test)]
+pub(super) mod plain {
+    pub fn pick(key: &[u8], ids: &[impl AsRef<[u8]>]) -> Option<usize> {
+        let scores = |id: &[u8]| (score_of(&[key, id].concat()), score_of(id));
+        let mut best: Option<(usize, (u32, u32))> = None;
+        for (at, id) in ids.iter().enumerate() {
+            let scores = scores(id.as_ref());
+            if best.is_none_or(|(_, high)| scores > high) {
+                best = Some((at, scores));
+            }
+        }
+        best.map(|(at, _)| at)
+    }
+
+    pub fn score_of(bytes: &[u8]) -> u32 {
+        fold(murmur(bytes))
+    }
+
+    pub fn fold(digest: u64) -> u32 {
+        let [b0, b1, b2, b3, ..] = digest.to_le_bytes();
+        let signed = |byte: u8| i32::from(byte.cast_signed()).cast_unsigned();
+        signed(b0) | signed(b1) & 0xffff_ff00 | signed(b2) & 0xffff_0000 | signed(b3) & 0xff00_0000
+    }
+
+    const C1: u64 = 0x87c3_7b91_1142_53d5;
+    const C2: u64 = 0x4cf5_ad43_2745_937f;
+
+    pub fn murmur(bytes: &[u8]) -> u64 {
+        let word = |at: usize| {
+            (at..bytes.len().min(at + 8)).rev().fold(0, |word, at| word << 8 | u64::from(bytes[at]))
+        };
+        let mix_k1 = |k: u64| k.wrapping_mul(C1).rotate_left(31).wrapping_mul(C2);
+        let mix_k2 = |k: u64| k.wrapping_mul(C2).rotate_left(33).wrapping_mul(C1);
+        let (mut h1, mut h2) = (0_u64, 0_u64);
+        let tail = bytes.len() - bytes.len() % 16;
+        for at in (0..tail).step_by(16) {
+            h1 ^= mix_k1(word(at));
+            h1 = h1.rotate_left(27).wrapping_add(h2).wrapping_mul(5).wrapping_add(0x52dc_e729);
+            h2 ^= mix_k2(word(at + 8));
+            h2 = h2.rotate_left(31).wrapping_add(h1).wrapping_mul(5).wrapping_add(0x3849_5ab5);
+        }
+        if bytes.len() > tail + 8 {
+            h2 ^= mix_k2(word(tail + 8));
+        }
+        if bytes.len() > tail {
+            h1 ^= mix_k1(word(tail));
+        }
+        h1 ^= bytes.len() as u64;
+        h2 ^= bytes.len() as u64;
+        h1 = h1.wrapping_add(h2);
+        h2 = h2.wrapping_add(h1);
+        super::avalanche(h1).wrapping_add(super::avalanche(h2))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn ring(ids: &[impl AsRef<[u8]>]) -> Ring {
+        Ring::new(ids.iter().map(|id| id.as_ref().into()))
+    }
 
     #[test]
     fn the_scores_that_are_known() {
-        assert_eq!(score_of(b"", b""), 0);
-        assert_eq!(score_of(b"foo", b""), 0xffff_0061);
-        assert_eq!(score_of(b"fo", b"o"), 0xffff_0061);
+        for score in [score_of, plain::score_of] {
+            assert_eq!(score(b""), 0);
+            assert_eq!(score(b"foo"), 0xffff_0061);
+        }
     }
 
     #[test]
     fn the_digest_is_murmur() {
         // MurmurHash3_x64_128("hello, world", 0), first half: a published vector of the algorithm.
-        assert_eq!(Murmur::default().finish(b"hello, world", 0), 0x342f_ac62_3a5e_bc8e);
+        assert_eq!(plain::murmur(b"hello, world"), 0x342f_ac62_3a5e_bc8e);
     }
 
     /// Selections that were recorded from emcache 1.3.3.
     #[test]
     fn the_recorded_selections() {
-        let mut nodes: Vec<RingNode> = Vec::new();
+        let mut ids: Vec<&str> = Vec::new();
+        let mut nodes = ring(&ids);
         let mut checked = 0;
         for line in include_str!("../../tests/compat/routing_vectors.txt").lines().skip(1) {
             let (key, chosen) = line.split_once(' ').unwrap();
             if key == "nodes" {
-                nodes = chosen.split(',').map(RingNode::new).collect();
+                ids = chosen.split(',').collect();
+                nodes = ring(&ids);
                 continue;
             }
             let key: Vec<u8> = (0..key.len())
                 .step_by(2)
                 .map(|at| u8::from_str_radix(&key[at..at + 2], 16).unwrap())
                 .collect();
-            assert_eq!(pick(&key, nodes.iter()), Some(chosen.parse().unwrap()), "{line}");
+            let chosen = Some(chosen.parse().unwrap());
+            assert_eq!(nodes.pick(&key), chosen, "{line}");
+            assert_eq!(plain::pick(&key, &ids), chosen, "{line}");
             checked += 1;
         }
         assert!(checked >= 2000, "{checked}");
@@ -161,13 +319,52 @@ mod tests {
 
     #[test]
     fn no_node_and_one_node() {
-        assert_eq!(pick(b"k", [].iter()), None);
-        assert_eq!(pick(b"k", [RingNode::new("a")].iter()), Some(0));
+        assert_eq!(ring(&[""; 0]).pick(b"k"), None);
+        assert_eq!(ring(&["a"]).pick(b"k"), Some(0));
     }
 
     #[test]
     fn equal_ids_go_to_the_first() {
-        let twins = [RingNode::new("cache-11211"), RingNode::new("cache-11211")];
-        assert!((0..100).all(|i| pick(format!("k{i}").as_bytes(), twins.iter()) == Some(0)));
+        let twins = ring(&["cache-11211", "cache-11211"]);
+        assert!((0..100).all(|i| twins.pick(format!("k{i}").as_bytes()) == Some(0)));
+    }
+
+    /// Every length of key and id, where blocks begin and end.
+    #[test]
+    fn each_length_is_as_plain() {
+        for id_len in 0..=50 {
+            let ids: Vec<_> = (0..8).map(|i| vec![b'a' + i; id_len + usize::from(i) % 3]).collect();
+            let nodes = ring(&ids);
+            for key_len in 0..=50 {
+                let key = vec![0xff; key_len];
+                assert_eq!(nodes.pick(&key), plain::pick(&key, &ids), "{key_len} {id_len}");
+            }
+        }
+    }
+
+    fn an_id() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            4 => "10\\.0\\.[0-9]{1,3}\\.[0-9]{1,3}11211".prop_map(String::into_bytes),
+            4 => vec(any::<u8>(), 0..=60),
+            1 => vec(any::<u8>(), 61..=4000),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_pick_is_as_plain(
+            ids in vec(an_id(), 2..=64), keys in vec(vec(any::<u8>(), 0..=250), 1..40)
+        ) {
+            let nodes = ring(&ids);
+            for key in keys {
+                prop_assert_eq!(nodes.pick(&key), plain::pick(&key, &ids));
+            }
+        }
+
+        #[test]
+        fn any_score_is_as_plain(digest in any::<u64>(), id in an_id()) {
+            prop_assert_eq!(fold(digest), plain::fold(digest));
+            prop_assert_eq!(score_of(&id), plain::score_of(&id));
+        }
     }
 }
