@@ -90,7 +90,7 @@ impl<W: Waiter> Nodes for Cluster<W> {
     }
 
     fn add_node(&self, address: Address, ip: Option<String>) -> usize {
-        self.add_node(address, ip)
+        self.add_node(address, ip.as_deref())
     }
 
     fn is_connected(&self, node: usize) -> bool {
@@ -98,7 +98,7 @@ impl<W: Waiter> Nodes for Cluster<W> {
     }
 
     fn set_ip(&self, node: usize, ip: Option<String>) {
-        self.pool(node).set_ip(ip);
+        self.pool(node).set_ip(ip.as_deref());
     }
 
     fn change(&self, joining: &[usize], leaving: &[usize]) {

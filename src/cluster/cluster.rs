@@ -130,11 +130,11 @@ impl<W: Waiter> Cluster<W> {
     /// Connects to a further node, which gets no keys before [`Self::change`]. Its index is new.
     ///
     /// `ip`: where to look for it before its name is resolved.
-    pub fn add_node(&self, address: Address, ip: Option<String>) -> usize {
+    pub fn add_node(&self, address: Address, ip: Option<&str>) -> usize {
         self.add(address, ip, false)
     }
 
-    fn add(&self, address: Address, ip: Option<String>, is_member: bool) -> usize {
+    fn add(&self, address: Address, ip: Option<&str>, is_member: bool) -> usize {
         let id = id_of(&address);
         let pool = Pool::new(&self.0.context, address, self.0.config.clone());
         pool.set_ip(ip);

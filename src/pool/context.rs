@@ -4,7 +4,7 @@
 //! when it has to run next.
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
@@ -110,7 +110,7 @@ impl Context {
     ) -> Option<T> {
         let Some(limit) = limit else { return Some(future.await) };
         let (mut future, mut sleep) = (pin!(future), pin!(self.sleep(limit)));
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             if let Poll::Ready(done) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
             }
@@ -196,9 +196,22 @@ impl Drop for Wakeup<'_> {
 /// As safe as `future`.
 pub async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
-    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(polled) => polled.map(Some),
         Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+/// The future's result, or `None` if `news` come before: all that are told from the call on.
+///
+/// # Cancel safety
+/// As safe as `future`.
+pub(super) async fn before<T>(news: &Notify, future: impl Future<Output = T>) -> Option<T> {
+    let (mut told, mut future) = (pin!(news.notified()), pin!(future));
+    poll_fn(|cx| match told.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(None),
+        Poll::Pending => future.as_mut().poll(cx).map(Some),
     })
     .await
 }
@@ -234,7 +247,7 @@ async fn expire_members(context: Weak<Context>) {
 /// drivers, and a driven host may not come to one.)
 async fn after_the_others() {
     let mut yielded = false;
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }

@@ -39,6 +39,8 @@ pub enum ErrorKind {
     LeaseLost,
     /// The client was closed.
     Closed,
+    /// The node left the cluster, and had not answered within this.
+    Left { patience: Duration },
 }
 
 /// What happened to the connection.
@@ -64,6 +66,8 @@ pub enum Cause {
     Tls(Arc<str>),
     /// The server refused the head of a storage command, so its value may have been run.
     StorageRefused,
+    /// The node is elsewhere now, and where it was did not answer in time.
+    Moved,
     /// Whoever leased the connection closed it.
     ClosedByHolder,
     /// The server does not take the credentials, or none at all; with its answer.
@@ -160,6 +164,11 @@ impl fmt::Display for Error {
             }
             ErrorKind::LeaseLost => write!(f, "the leased connection to {node} has ended")?,
             ErrorKind::Closed => write!(f, "client closed before the reply from {node}")?,
+            ErrorKind::Left { patience } => write!(
+                f,
+                "{node} left the cluster and did not reply within {:?} s",
+                patience.as_secs_f64()
+            )?,
         }
         match &self.cause {
             Some(cause) => write!(f, ": {cause}"),
@@ -199,6 +208,7 @@ impl fmt::Display for Cause {
             }),
             Self::Tls(why) => write!(f, "TLS: {why}"),
             Self::StorageRefused => write!(f, "a storage command was refused before its value"),
+            Self::Moved => write!(f, "the node moved, and its old address did not answer in time"),
             Self::ClosedByHolder => write!(f, "it was closed by its holder"),
             Self::LoginRefused(answer) => write!(f, "the server refused the login: {answer}"),
             Self::Panicked => write!(f, "an internal error of emcache, please report it"),

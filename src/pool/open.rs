@@ -1,13 +1,12 @@
 //! What becomes of a dial before anybody gets the connection: connect, TLS, login, in this order.
 use std::cell::Cell;
-use std::time::Duration;
+use std::net::IpAddr;
 
-use super::address::Address;
 use super::context::Context;
 use super::error::Cause;
 use super::login::Login;
 use super::tls::Tls;
-use super::transport::{Io, connect};
+use super::transport::{Io, Way, connect};
 
 /// What connections to a node are secured with.
 #[derive(Debug, Default)]
@@ -29,21 +28,19 @@ pub enum Phase {
 /// Dropping the future closes what was opened.
 pub(super) async fn open(
     context: &Context,
-    address: &Address,
-    ip: Option<&str>,
+    way: &Way<'_>,
     security: &Security,
-    limit: Option<Duration>,
     phase: &Cell<Phase>,
-) -> Result<Box<dyn Io>, Cause> {
+) -> Result<(Box<dyn Io>, Option<IpAddr>), Cause> {
     phase.set(Phase::Connect);
-    let mut stream = connect(context, address, ip, limit).await.map_err(Cause::of_io)?;
+    let (mut stream, peer) = connect(context, way).await.map_err(Cause::of_io)?;
     if let Some(tls) = &security.tls {
         phase.set(Phase::Tls);
-        stream = tls.handshake(stream, address).await?;
+        stream = tls.handshake(stream, way.address).await?;
     }
     if let Some(login) = &security.login {
         phase.set(Phase::Login);
         stream = login.perform(stream).await?;
     }
-    Ok(stream)
+    Ok((stream, peer))
 }

@@ -1,6 +1,7 @@
 //! The connections to one node: who gets which request, when to dial, what waits meanwhile.
 //!
-//! Invariants: `connections.len() + dialling <= max_connections`; while a connection is there that takes
+//! Invariants: `connections.len() + dialling <= max_connections` (one more where the node has moved, see
+//! [`super::moves`]); while a connection is there that takes
 //! more, no request waits (`queue` is first come, first served); a leased connection gets only what its
 //! holder sends.
 use std::cell::{Cell, RefCell, RefMut};
@@ -13,15 +14,16 @@ use tokio::sync::Notify;
 use super::address::Address;
 use super::connection::Connection;
 use super::context::{Context, Member};
+use super::dial::{Dialled, dial};
 use super::error::{Cause, Error, ErrorKind};
 use super::health::Health;
 use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
+use super::moves::{Place, retire};
 use super::open::{Phase, Security};
 use super::queue::{LeaseQueue, Queue, Queued, Submission};
 use super::state::{Entry, State};
-use super::tasks::{dial, drive, part, purge_unused, retire};
-use super::transport::Io;
+use super::tasks::{drive, purge_unused};
 use crate::protocol::{LARGE_VALUE_LEN, NEVER, OwnedRequest, Request, Sink, Tick};
 
 /// Who waits for an answer, or for why there is none.
@@ -71,8 +73,8 @@ pub(super) struct Shared<W: Waiter> {
     /// For tasks that sleep: a pool that was closed must not wait for them to be forgotten.
     pub closing: Rc<Notify>,
     pub on_health: RefCell<Option<HealthListener>>,
-    /// Where the node is known to be, to be tried before its name.
-    pub ip: RefCell<Option<String>>,
+    /// For dials that go, or wait to go, to where the node is no more.
+    pub relocated: Rc<Notify>,
     /// How far the dial has come that is under way.
     pub phase: Rc<Cell<Phase>>,
     pub state: RefCell<State<W>>,
@@ -87,7 +89,7 @@ impl<W: Waiter> Pool<W> {
             unflushed: Cell::new(false),
             closing: Rc::default(),
             on_health: RefCell::new(None),
-            ip: RefCell::default(),
+            relocated: Rc::default(),
             phase: Rc::default(),
             state: RefCell::new(State {
                 connections: Vec::new(),
@@ -103,7 +105,7 @@ impl<W: Waiter> Pool<W> {
                 large_keys: LargeKeys::default(),
                 small_lately: 0,
                 wants_own: false,
-                has_moved: false,
+                place: Place::default(),
                 metrics: Metrics::default(),
                 latencies: ConnectLatencies::default(),
             }),
@@ -129,25 +131,6 @@ impl<W: Waiter> Pool<W> {
 
     pub fn is_connected(&self) -> bool {
         !self.0.state.borrow().connections.is_empty()
-    }
-
-    /// Dials go to this address first from now on. If it is another than before, the node was replaced:
-    /// when there is a connection to the new one, the others take nothing more and end when they are answered.
-    pub fn set_ip(&self, ip: Option<String>) {
-        let before = self.0.ip.replace(ip.clone());
-        if before.is_none() || ip.is_none() || before == ip {
-            return;
-        }
-        let mut state = self.0.state.borrow_mut();
-        state.has_moved = true;
-        let is_full = state.connections.len() >= self.0.config.max_connections;
-        if let Some(entry) = state.connections.last_mut().filter(|_| is_full) {
-            // To make room.
-            entry.is_leaving = true;
-        }
-        drop(state);
-        self.0.part();
-        self.0.dial_if_wanted();
     }
 
     /// Closes when everything is answered, or when nothing will be.
@@ -225,15 +208,27 @@ impl<W: Waiter> Pool<W> {
 
     /// Fails all requests and closes all connections, once and for all.
     pub fn close(&self) {
+        self.end(ErrorKind::Closed);
+    }
+
+    /// As [`Self::close`], for a node that was given up after `patience`.
+    pub(super) fn leave(&self, patience: Duration) {
+        self.end(ErrorKind::Left { patience });
+    }
+
+    fn end(&self, why: ErrorKind) {
         self.0.on_health.borrow_mut().take();
         self.0.closing.notify_waiters();
         let mut state = self.0.state.borrow_mut();
         state.closed = true;
+        // A cluster keeps the pools of nodes that left.
+        state.latencies = ConnectLatencies::default();
+        state.large_keys = LargeKeys::default();
         let orphans = state.take_connections();
         let mut waiting: Vec<W> = state.queue.drain().collect();
         waiting.extend(state.leases.drain());
         drop(state);
-        let error = Error::new(ErrorKind::Closed, &self.0.address, None);
+        let error = Error::new(why, &self.0.address, None);
         for waiter in orphans.into_iter().map(|(waiter, _)| waiter).chain(waiting) {
             waiter.fail(&error);
         }
@@ -328,13 +323,8 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// When what was asked is answered or never will be.
-    fn last_answer_within(&self) -> Duration {
+    pub fn last_answer_within(&self) -> Duration {
         self.config.timeout.unwrap_or(PATIENCE).max(Duration::from_secs(1))
-    }
-
-    /// Sees to it that connections that are leaving end.
-    fn part(self: &Rc<Self>) {
-        self.context.spawn(part(Rc::downgrade(self), self.last_answer_within()));
     }
 
     pub fn dial_if_wanted(self: &Rc<Self>) {
@@ -348,10 +338,9 @@ impl<W: Waiter> Shared<W> {
         self.context.spawn(dial(Rc::downgrade(self)));
     }
 
-    /// `is_proved`: it was asked something and answered.
-    pub fn connected(self: &Rc<Self>, stream: Box<dyn Io>, took: Duration, is_proved: bool) {
+    pub fn connected(self: &Rc<Self>, dialled: Dialled) {
+        let Dialled { stream, peer, took, is_proved } = dialled;
         let mut state = self.state.borrow_mut();
-        state.dialling = false;
         if state.closed {
             return;
         }
@@ -363,17 +352,14 @@ impl<W: Waiter> Shared<W> {
         let entry = Entry {
             id,
             connection,
+            peer,
             opened,
             last_used,
             looked_at,
             lease: None,
             is_watched: false,
-            is_leaving: false,
+            leaves_by: None,
         };
-        let has_moved = std::mem::take(&mut state.has_moved);
-        for older in state.connections.iter_mut().filter(|_| has_moved) {
-            older.is_leaving = true;
-        }
         state.connections.push(entry);
         state.wants_own = false;
         state.metrics.connections_created += 1;
@@ -395,9 +381,7 @@ impl<W: Waiter> Shared<W> {
         if recovered {
             self.tell_health(true);
         }
-        if has_moved {
-            self.part();
-        }
+        self.follow();
         self.dial_if_wanted();
     }
 }

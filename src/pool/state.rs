@@ -1,11 +1,15 @@
 //! What a pool consists of, and what follows from it: which connection takes a request, whether to grow.
+use std::net::IpAddr;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::error::Cause;
 use super::health::{Health, ticks};
 use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
+use super::moves::Place;
 use super::pool::{LeaseId, PoolConfig, Waiter};
 use super::queue::{LeaseQueue, Queue};
 use crate::protocol::{NEVER, Tick, Verb};
@@ -43,8 +47,7 @@ pub(super) struct State<W> {
     pub small_lately: u8,
     /// A large transfer found none but the first connection.
     pub wants_own: bool,
-    /// The node was replaced, and no connection is to the new one yet.
-    pub has_moved: bool,
+    pub place: Place,
     pub metrics: Metrics,
     pub latencies: ConnectLatencies,
 }
@@ -52,6 +55,8 @@ pub(super) struct State<W> {
 pub(super) struct Entry<W> {
     pub id: u64,
     pub connection: Connection<W>,
+    /// Where it leads; `None`: not over IP.
+    pub peer: Option<IpAddr>,
     pub opened: Tick,
     pub last_used: Tick,
     /// When its task last read from it.
@@ -59,8 +64,8 @@ pub(super) struct Entry<W> {
     pub lease: Option<LeaseId>,
     /// Whether [`super::tasks::end_if_stuck`] looks after it.
     pub is_watched: bool,
-    /// Whether it goes to where the node is no more: it takes nothing.
-    pub is_leaving: bool,
+    /// It leads to where the node is no more: it takes nothing, and ends when it is answered, or now.
+    pub leaves_by: Option<Instant>,
 }
 
 impl<W: Waiter> State<W> {
@@ -100,15 +105,27 @@ impl<W: Waiter> State<W> {
         let connections = self.connections.len();
         !self.dialling
             && !self.closed
-            && connections < config.max_connections
+            && self.has_room(config.max_connections)
             && (connections < config.min_connections
                 || !self.queue.is_empty()
                 || self.leases.len() > self.idle()
                 || !self.health.is_healthy()
                 || (connections == 0 && self.health.login_refusal().is_some())
                 || self.wants_own
-                || self.has_moved
                 || self.are_all_held_up(deadline))
+    }
+
+    /// For one more. Those that only wait for their last answers do not keep out the first of those that
+    /// take their place.
+    fn has_room(&self, max_connections: usize) -> bool {
+        let connections = self.connections.len();
+        connections < max_connections
+            || (connections == max_connections && self.connections.iter().all(Entry::is_leaving))
+    }
+
+    /// Whether a new connection must show that it is answered before anybody gets it.
+    pub fn wants_proof(&self) -> bool {
+        self.health.wants_proof() || self.is_behind()
     }
 
     /// Those that are leased neither help nor ask for help.
@@ -144,7 +161,11 @@ impl<W: Waiter> State<W> {
 
 impl<W: Waiter> Entry<W> {
     pub fn is_free(&self) -> bool {
-        self.lease.is_none() && !self.is_leaving && !self.connection.is_broken()
+        self.lease.is_none() && !self.is_leaving() && !self.connection.is_broken()
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaves_by.is_some()
     }
 
     pub fn takes_more(&self) -> bool {
@@ -160,7 +181,7 @@ impl<W: Waiter> Entry<W> {
     /// sends its errors to everybody, is not to be dialled at once.
     pub fn is_a_failure(&self, cause: &Cause, now: Tick) -> bool {
         match cause {
-            Cause::ClosedByHolder => false,
+            Cause::ClosedByHolder | Cause::Moved => false,
             Cause::NoAnswer => true,
             _ => {
                 let is_young = now.saturating_sub(self.opened) < ticks(UNWELCOME_WITHIN);

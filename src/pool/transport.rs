@@ -6,9 +6,13 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::Instant;
 
 use super::address::Address;
 use super::context::Context;
+
+/// Of a known address, where a dial has no limit.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connected byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin {}
@@ -21,44 +25,75 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// Sent data may stay unacknowledged this long before the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Opens a connection: to `ip`, where the node was last said to be, or else to an address of its name,
-/// which is resolved anew each time.
+/// To a node.
+pub struct Way<'a> {
+    pub address: &'a Address,
+    /// Where it was last said to be.
+    pub ip: Option<IpAddr>,
+    /// What its name may lead to, and shall not.
+    pub avoid: &'a [IpAddr],
+    /// Within which whoever calls wants to know.
+    pub limit: Option<Duration>,
+}
+
+/// Opens a connection to the node's known address, or else to one of its name, which is resolved only then,
+/// and anew each time. The IP address that was reached is given too.
 ///
 /// # Cancel safety
 /// Dropping the future closes what was opened.
-pub async fn connect(
+pub(super) async fn connect(
     context: &Context,
-    address: &Address,
-    ip: Option<&str>,
-    limit: Option<Duration>,
-) -> io::Result<Box<dyn Io>> {
-    match address {
-        Address::Tcp { host, port } => {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            let known = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
-            let mut candidates: Vec<_> =
-                known.map(|ip| SocketAddr::new(ip, *port)).into_iter().collect();
-            match lookup_host((host.as_str(), *port)).await {
-                Ok(named) => candidates.extend(named.filter(|named| Some(named.ip()) != known)),
-                // A name that cannot be resolved now is no loss while the address is known.
-                Err(error) if candidates.is_empty() => return Err(error),
-                Err(_) => {}
-            }
-            // One that swallows everything must leave time for the others.
-            let share = limit.zip(u32::try_from(candidates.len()).ok()).map(|(all, n)| all / n);
-            let last_at = candidates.len().saturating_sub(1);
-            for (at, candidate) in candidates.into_iter().enumerate() {
-                let share = share.filter(|_| at < last_at);
-                match context.timeout(share, TcpStream::connect(candidate)).await {
-                    Some(Ok(stream)) => return prepare(stream),
-                    Some(Err(error)) => last = error,
-                    None => last = io::ErrorKind::TimedOut.into(),
-                }
-            }
-            Err(last)
+    way: &Way<'_>,
+) -> io::Result<(Box<dyn Io>, Option<IpAddr>)> {
+    let (host, port) = match way.address {
+        Address::Unix { path } => return Ok((Box::new(UnixStream::connect(path).await?), None)),
+        Address::Tcp { host, port } => (host.as_str(), *port),
+    };
+    let until = way.limit.map(|limit| Instant::now() + limit);
+    // A host that is this address already leads nowhere else.
+    let known = way.ip.filter(|ip| host.parse() != Ok(*ip)).map(|ip| SocketAddr::new(ip, port));
+    let mut failure = None;
+    if let Some(known) = known {
+        // One that swallows everything must leave time for the others.
+        let share = way.limit.map_or(KNOWN_WITHIN, |limit| limit / 2);
+        match reach(context, known, Some(share)).await {
+            Ok(reached) => return Ok(reached),
+            Err(error) => failure = Some(error),
         }
-        Address::Unix { path } => Ok(Box::new(UnixStream::connect(path).await?)),
     }
+    let is_other = |named: &SocketAddr| {
+        Some(*named) != known && !way.avoid.contains(&named.ip().to_canonical())
+    };
+    let mut candidates: Vec<_> = match lookup_host((host, port)).await {
+        Ok(named) => named.filter(is_other).collect(),
+        Err(error) if failure.is_none() => return Err(error),
+        Err(_) => Vec::new(),
+    };
+    if failure.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+        candidates.extend(known);
+    }
+    let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = failure.unwrap_or_else(nowhere);
+    let mut left = u32::try_from(candidates.len()).unwrap_or(u32::MAX);
+    for candidate in candidates {
+        let rest = until.filter(|_| left > 1).map(|until| until - Instant::now());
+        match reach(context, candidate, rest.map(|rest| rest / left)).await {
+            Ok(reached) => return Ok(reached),
+            Err(error) => last = error,
+        }
+        left -= 1;
+    }
+    Err(last)
+}
+
+async fn reach(
+    context: &Context,
+    at: SocketAddr,
+    within: Option<Duration>,
+) -> io::Result<(Box<dyn Io>, Option<IpAddr>)> {
+    let connected = context.timeout(within, TcpStream::connect(at)).await;
+    let stream = connected.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))?;
+    Ok((prepare(stream)?, Some(at.ip().to_canonical())))
 }
 
 fn prepare(stream: TcpStream) -> io::Result<Box<dyn Io>> {

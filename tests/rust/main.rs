@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 mod connection;
 mod layering;
+mod moves;
 mod pool;
 mod support;

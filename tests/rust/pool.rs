@@ -1,62 +1,10 @@
 //! A pool against a scripted server on a real socket.
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use _emcache::pool::{Address, Context, LocalSetHost, Pool, PoolConfig, owned};
+use _emcache::pool::PoolConfig;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::oneshot::Receiver;
 
-use crate::support::{Listener, NO_DEADLINE, Outcome, Told, config, run, with_get, with_set};
-
-struct Bed {
-    context: Rc<Context>,
-    pool: Pool<Told>,
-}
-
-impl Bed {
-    fn new(address: &Address, config: PoolConfig) -> Self {
-        let context = LocalSetHost::context();
-        let pool = Pool::new(&context, address.clone(), config);
-        Self { context, pool }
-    }
-
-    fn get(&self, name: &str) -> Receiver<Outcome> {
-        self.get_within(name, None)
-    }
-
-    fn get_within(&self, name: &str, limit: Option<Duration>) -> Receiver<Outcome> {
-        let (waiter, told) = Told::new();
-        let deadline = self.context.deadline_after(limit);
-        with_get(name, |request| self.pool.submit(request, waiter, deadline));
-        told
-    }
-
-    /// Waits until the pool has as many.
-    async fn connections(&self, count: u64) {
-        while self.pool.metrics().cur_connections != count {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    fn lease(&self, lease: u64) -> Receiver<Outcome> {
-        let (waiter, told) = Told::new();
-        self.pool.lease(lease, waiter, NO_DEADLINE);
-        told
-    }
-
-    fn get_leased(&self, lease: u64, name: &str) -> Receiver<Outcome> {
-        let (waiter, told) = Told::new();
-        let request = with_get(name, owned);
-        self.pool.submit_leased(lease, request, waiter, NO_DEADLINE);
-        told
-    }
-
-    fn set(&self, name: &str, value: &[u8]) -> Receiver<Outcome> {
-        let (waiter, told) = Told::new();
-        with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
-        told
-    }
-}
+use crate::support::{Bed, Listener, Told, config, run};
 
 #[test]
 fn requests_wait_for_the_first_connection_in_order() {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use _emcache::pool::{Address, Error, PoolConfig, Waiter};
+use _emcache::pool::{Address, Context, Error, LocalSetHost, Pool, PoolConfig, Waiter, owned};
 use _emcache::protocol::{Command, Tick};
 use _emcache::protocol::{
     ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb,
@@ -92,6 +92,57 @@ pub fn run(test: impl Future<Output = ()>) {
     done.expect("the test hangs");
 }
 
+/// A pool, and what is asked of it.
+pub struct Bed {
+    pub context: Rc<Context>,
+    pub pool: Pool<Told>,
+}
+
+impl Bed {
+    pub fn new(address: &Address, config: PoolConfig) -> Self {
+        let context = LocalSetHost::context();
+        let pool = Pool::new(&context, address.clone(), config);
+        Self { context, pool }
+    }
+
+    pub fn get(&self, name: &str) -> oneshot::Receiver<Outcome> {
+        self.get_within(name, None)
+    }
+
+    pub fn get_within(&self, name: &str, limit: Option<Duration>) -> oneshot::Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        let deadline = self.context.deadline_after(limit);
+        with_get(name, |request| self.pool.submit(request, waiter, deadline));
+        told
+    }
+
+    /// Waits until the pool has as many.
+    pub async fn connections(&self, count: u64) {
+        while self.pool.metrics().cur_connections != count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub fn lease(&self, lease: u64) -> oneshot::Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        self.pool.lease(lease, waiter, NO_DEADLINE);
+        told
+    }
+
+    pub fn get_leased(&self, lease: u64, name: &str) -> oneshot::Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        let request = with_get(name, owned);
+        self.pool.submit_leased(lease, request, waiter, NO_DEADLINE);
+        told
+    }
+
+    pub fn set(&self, name: &str, value: &[u8]) -> oneshot::Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
+        told
+    }
+}
+
 /// One accepted connection of a scripted server.
 pub struct Peer {
     pub stream: BufReader<TcpStream>,
@@ -119,10 +170,22 @@ pub struct Listener {
 
 impl Listener {
     pub async fn bind() -> Self {
-        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::bind_at("127.0.0.1", 0).await
+    }
+
+    pub async fn bind_at(host: &str, port: u16) -> Self {
+        let socket = tokio::net::TcpListener::bind((host, port)).await.unwrap();
         let port = socket.local_addr().unwrap().port();
-        let address = Address::Tcp { host: "127.0.0.1".into(), port };
+        let address = Address::Tcp { host: host.into(), port };
         Self { socket, address, accepted: Rc::default() }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.socket.local_addr().unwrap().port()
+    }
+
+    pub fn host(&self) -> String {
+        self.socket.local_addr().unwrap().ip().to_string()
     }
 
     pub async fn accept(&self) -> Peer {

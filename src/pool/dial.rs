@@ -1,0 +1,166 @@
+//! The one task of a pool that dials because a connection is needed, and what every dial does.
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::address::Address;
+use super::context::{Context, before, caught};
+use super::error::Cause;
+use super::open::{Phase, Security, open};
+use super::pool::{Shared, Waiter};
+use super::transport::{Io, Way};
+use crate::protocol::{
+    CONNECTION_REFUSED, Decoder, ErrorKind, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape,
+};
+
+/// A probe that is not answered is given up after this, if there is no `connection_timeout`.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+const PROBE: &[u8] = b"get emcache:probe\r\n";
+
+/// A new connection.
+pub(super) struct Dialled {
+    pub stream: Box<dyn Io>,
+    /// Where it leads; `None`: not over IP.
+    pub peer: Option<IpAddr>,
+    pub took: Duration,
+    /// Whether it was asked something and answered.
+    pub is_proved: bool,
+}
+
+/// All that a dial needs to know of its pool.
+pub(super) struct Dialler {
+    pub context: Rc<Context>,
+    address: Arc<Address>,
+    limit: Option<Duration>,
+    security: Arc<Security>,
+    /// How far the dial has come that is under way.
+    phase: Rc<Cell<Phase>>,
+}
+
+impl Dialler {
+    pub fn of<W: Waiter>(pool: &Shared<W>) -> Self {
+        let (context, address) = (pool.context.clone(), pool.address.clone());
+        let (limit, security) = (pool.config.connection_timeout, pool.config.security.clone());
+        Self { context, address, limit, security, phase: Rc::default() }
+    }
+
+    /// Dials once: `ip` first, then what the name leads to, but for what is to be avoided.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    pub async fn dial<W: Waiter>(
+        &self,
+        pool: &Weak<Shared<W>>,
+        ip: Option<IpAddr>,
+        avoid: &[IpAddr],
+    ) -> Result<Dialled, Cause> {
+        let Self { context, address, limit, security, phase } = self;
+        let started = Instant::now();
+        let way = Way { address, ip, avoid, limit: *limit };
+        let dialled = caught(async {
+            let (stream, peer) = open(context, &way, security, phase).await?;
+            // Kernels take connections for servers that are stopped or full: only an answer is a sign of
+            // life.
+            if !pool.upgrade().is_some_and(|pool| pool.state().wants_proof()) {
+                return Ok((stream, peer, false));
+            }
+            let limit = limit.unwrap_or(PROBE_TIMEOUT);
+            let proved = context.timeout(Some(limit), probe(stream)).await;
+            proved.unwrap_or(Err(Cause::NoAnswer)).map(|stream| (stream, peer, true))
+        });
+        match context.timeout(*limit, dialled).await {
+            Some(Some(Ok((stream, peer, is_proved)))) => {
+                Ok(Dialled { stream, peer, took: started.elapsed(), is_proved })
+            }
+            Some(Some(Err(cause))) => Err(cause),
+            Some(None) => Err(Cause::Panicked),
+            None => {
+                let (limit, phase) = (limit.unwrap_or_default(), phase.get());
+                Err(Cause::ConnectTimeout { limit, phase })
+            }
+        }
+    }
+}
+
+/// Dials until there is a connection or nobody needs one.
+pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
+    let Some(strong) = pool.upgrade() else { return };
+    let mut delay = strong.state().health.next_dial_after(strong.context.now());
+    let dialler = Dialler { phase: strong.phase.clone(), ..Dialler::of(&strong) };
+    let (closing, relocated) = (strong.closing.clone(), strong.relocated.clone());
+    drop(strong);
+    loop {
+        if delay > Duration::ZERO {
+            // News of where the node is end the wait too.
+            let slept = before(&relocated, dialler.context.sleep(delay));
+            if before(&closing, slept).await.is_none() {
+                return;
+            }
+        }
+        let Some(ip) = pool.upgrade().map(|pool| pool.state().place.ip) else { return };
+        let dialling = pin!(dialler.dial(&pool, ip, &[]));
+        let dialling = before(&relocated, dialling);
+        let Some(outcome) = before(&closing, dialling).await else { return };
+        let Some(pool) = pool.upgrade() else { return };
+        delay = match outcome {
+            // It is elsewhere.
+            None => Duration::ZERO,
+            Some(Ok(new)) => {
+                pool.state().dialling = false;
+                pool.connected(new);
+                return;
+            }
+            Some(Err(cause)) => match pool.connect_failed(&cause) {
+                Some(next) => next,
+                None => return,
+            },
+        };
+    }
+}
+
+/// Asks for a key, which every server and proxy knows how to answer, and wants an answer that is given to
+/// those who are served, or would be after a login.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+async fn probe(mut stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
+    let protocol_cause = |error| Cause::of(error);
+    stream.write_all(PROBE).await.map_err(Cause::of_io)?;
+    stream.flush().await.map_err(Cause::of_io)?;
+    let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
+    loop {
+        let next =
+            decoder.next(&answer, Shape::Retrieval { cas: false }).map_err(protocol_cause)?;
+        let Some((frame, used)) = next else {
+            if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 {
+                return Err(Cause::Eof);
+            }
+            continue;
+        };
+        let is_alive = match frame {
+            Frame::Reply(Reply::End) => true,
+            Frame::Reply(Reply::Error(ErrorLine { line: CONNECTION_REFUSED, .. })) => {
+                return Err(Cause::TooManyConnections);
+            }
+            Frame::Reply(Reply::Error(ErrorLine { kind, line })) => {
+                kind == ErrorKind::Client || line == b"ERROR"
+            }
+            _ => {
+                answer.advance(used);
+                continue;
+            }
+        };
+        return match &answer[used..] {
+            [] if is_alive => Ok(stream),
+            [] => Err(Cause::of(ProtocolError::UnexpectedLine(Excerpt::of(&answer)))),
+            surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of(surplus)))),
+        };
+    }
+}
