@@ -724,6 +724,8 @@ class TestNodeCommands:
             (("slabs",), "active_slabs"),
             (("sizes",), "sizes_status"),
             (("items",), "items:"),
+            (("settings", "of", "all"), "maxbytes"),
+            (("slabs", "x"), "active_slabs"),
             (("conns",), "state"),
             (("detail", "dump"), None),
         ],
@@ -743,7 +745,21 @@ class TestNodeCommands:
         assert len(stats) > 200
 
     @pytest.mark.parametrize(
-        "args", [("unknown",), ("reset",), ("detail", "on"), ("detail", "off")], ids=" ".join
+        "args",
+        [
+            ("unknown",),
+            ("reset",),
+            ("detail", "on"),
+            ("detail", "off"),
+            # Words that only begin as those that are known.
+            ("settingsfoo",),
+            ("resetting",),
+            ("details",),
+            ("detail", "onward"),
+            ("detail", "dumped"),
+            ("detail",),
+        ],
+        ids=" ".join,
     )
     async def test_stats_without_stats(self, own_server, own, args):
         """The server does some of them, but 1.3 raises all the same."""

@@ -314,24 +314,35 @@ impl Translator {
             }
             b"version" => self.simple(Asked::Version, opcode::VERSION, &[], None, out),
             b"stats" => {
-                let args = line.strip_prefix(b"stats ").unwrap_or_default();
-                if args.starts_with(b"reset") && args != b"reset" {
-                    // Would be done: servers compare no more than the beginning.
-                    self.local("ERROR\r\n", out);
-                    return;
-                }
-                let done = match args {
-                    b"reset" => "RESET\r\n",
-                    b"detail on" | b"detail off" => "OK\r\n",
-                    _ => "END\r\n",
-                };
-                self.simple(Asked::Stats { done }, opcode::STAT, &[], Some(args), out);
+                self.stats(line.strip_prefix(b"stats ").unwrap_or_default(), out);
             }
             b"config" => self.local("ERROR\r\n", out),
             // `verbosity` and `config` have an opcode each that memcached does not know; it reads the body of
             // what it does not know twice, and so loses its place (1.6.18).
             _ => self.local(NOT_IN_BINARY, out),
         }
+    }
+
+    /// What follows the words that are known is ignored, as servers do in text. In binary they compare no more
+    /// than the beginning of some words, and would do what was not asked.
+    fn stats(&mut self, args: &[u8], out: &mut BytesMut) {
+        let mut words = args.split(|&b| b == b' ');
+        let (word, of) = (words.next().unwrap_or_default(), words.next());
+        let (key, done): (&[u8], _) = match (word, of) {
+            (b"reset", _) => (word, "RESET\r\n"),
+            (b"settings", _) => (word, "END\r\n"),
+            (b"detail", Some(b"on")) => (b"detail on", "OK\r\n"),
+            (b"detail", Some(b"off")) => (b"detail off", "OK\r\n"),
+            (b"detail", Some(b"dump")) => (b"detail dump", "END\r\n"),
+            (b"detail", _) => {
+                return self.local("CLIENT_ERROR usage: stats detail on|off|dump\r\n", out);
+            }
+            _ if [&b"reset"[..], b"settings", b"detail"].iter().any(|w| word.starts_with(w)) => {
+                return self.local("ERROR\r\n", out);
+            }
+            _ => (word, "END\r\n"),
+        };
+        self.simple(Asked::Stats { done }, opcode::STAT, &[], Some(key), out);
     }
 
     /// A no-op stands for it, so that its answer comes in its turn.
@@ -635,8 +646,8 @@ pub fn sasl_plain(username: &str, password: &str, out: &mut BytesMut) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SaslAnswer {
     /// For the first of them, the mechanisms.
-    Ok(String),
-    Refused(String),
+    Ok(Vec<u8>),
+    Refused(Vec<u8>),
     /// It has no SASL.
     Unknown,
 }
@@ -655,9 +666,9 @@ pub fn sasl_answer(bytes: &[u8]) -> Result<Option<(SaslAnswer, usize)>, Protocol
     let len = HEADER_LEN + header.body_len;
     let Some(body) = bytes.get(len - header.value_len()..len) else { return Ok(None) };
     let answer = match header.status {
-        status::OK => SaslAnswer::Ok(printable(body)),
+        status::OK => SaslAnswer::Ok(body.to_vec()),
         status::UNKNOWN_COMMAND => SaslAnswer::Unknown,
-        _ => SaslAnswer::Refused(printable(body)),
+        _ => SaslAnswer::Refused(body.to_vec()),
     };
     Ok(Some((answer, len)))
 }

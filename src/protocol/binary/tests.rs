@@ -52,6 +52,10 @@ fn the_frames_of_every_family() {
         ("delete k\r\n", opcode::DELETE, "", "k", ""),
         ("flush_all\r\n", opcode::FLUSH, "00000000", "", ""),
         ("stats detail on\r\n", opcode::STAT, "", "detail on", ""),
+        ("stats detail off at once\r\n", opcode::STAT, "", "detail off", ""),
+        ("stats items of all\r\n", opcode::STAT, "", "items", ""),
+        ("stats settingsfoo\r\n", opcode::NOOP, "", "", ""),
+        ("stats detail onward\r\n", opcode::NOOP, "", "", ""),
         ("version\r\n", opcode::VERSION, "", "", ""),
     ] {
         let (_, sent) = asked(text);
@@ -172,7 +176,7 @@ fn a_login_is_answered() {
     for cut in 0..refusal.len() {
         assert_eq!(sasl_answer(&refusal[..cut]), Ok(None));
     }
-    let refused = SaslAnswer::Refused("Auth failure.".to_owned());
+    let refused = SaslAnswer::Refused(b"Auth failure.".to_vec());
     assert_eq!(sasl_answer(&refusal), Ok(Some((refused, refusal.len()))));
     assert!(sasl_answer(b"ERROR\r\n").is_err());
 }
