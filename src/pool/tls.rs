@@ -309,8 +309,11 @@ fn flaw(error: &CertificateError) -> String {
             )
         }
         C::NotValidForNameContext { expected, presented } => {
-            // `DnsName("…")`
-            let bare = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
+            // `DnsName("…")`, `IpAddress(…)`
+            let bare = |name: &String| {
+                let bare = name.split_once('(').and_then(|(_, name)| name.strip_suffix(')'));
+                bare.unwrap_or(name).trim_matches('"').to_owned()
+            };
             let names: Vec<_> = presented.iter().map(bare).collect();
             format!("is not valid for '{}', only for {}", expected.to_str(), names.join(", "))
         }
