@@ -15,7 +15,8 @@ from pathlib import Path
 from .memcached import Memcached, memcached
 
 USER = "user"
-PASSWORD = "correct-horse-battery"
+# Without a "-", which memcached may find past the end of a number that it increments, where the password was.
+PASSWORD = "correct.horse.battery"
 HEADER = struct.Struct(">BBHBBHIIQ")
 STAT, SASL_AUTH = 0x10, 0x21
 
