@@ -94,6 +94,7 @@ def tls_arguments(
     is_local = any(isinstance(address, MemcachedUnixSocketPath) for address in addresses)
     if is_local and ssl_verify and not ssl_server_hostname:
         raise ValueError("TLS over a unix socket needs ssl_server_hostname, or ssl_verify=False")
+    extra_ca = None if ssl_extra_ca is None else _pem("ssl_extra_ca", ssl_extra_ca)
     client = None
     if ssl_certfile is not None:
         certificate = _pem("ssl_certfile", ssl_certfile)
@@ -102,7 +103,7 @@ def tls_arguments(
             client = certificate, _pem("ssl_keyfile", ssl_keyfile)
     return {
         "verify": bool(ssl_verify),
-        "extra_ca": None if ssl_extra_ca is None else _pem("ssl_extra_ca", ssl_extra_ca),
+        "extra_ca": extra_ca,
         "client": client,
         "server_name": ssl_server_hostname,
         "only_1_3": ssl_min_version == "TLSv1.3",
@@ -114,6 +115,9 @@ def _pem(name: str, source: Pem) -> bytes:
         return source
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"{name} must be a path or bytes, not {type(source).__name__}")
+    if "-----BEGIN" in str(source) or "\n" in str(source):
+        # Said here: as a path that is not there it would be shown.
+        raise TypeError(f"{name}: PEM data must be bytes, a str is the path of a file with it")
     return Path(source).read_bytes()
 
 

@@ -32,6 +32,12 @@ class Item:
     def __setstate__(self, state: dict[str, Any]) -> None: ...
 
 @final
+class Security:
+    def __new__(cls, tls: TlsArguments | None, login: LoginArguments | None) -> Self: ...
+    @staticmethod
+    def refusal(words: bytes, password: str) -> str: ...
+
+@final
 class CoreClient:
     def __new__(
         cls,
@@ -44,8 +50,7 @@ class CoreClient:
         connection_timeout: float | None,
         purge_unhealthy_nodes: bool,
         max_merged_keys: int,
-        tls: TlsArguments | None,
-        login: LoginArguments | None,
+        security: Security,
         on_health: Callable[[int, bool], object],
     ) -> Self: ...
     @property

@@ -21,7 +21,7 @@ from ._arguments import (
     login_arguments,
     tls_arguments,
 )
-from ._emcache import CoreClient
+from ._emcache import CoreClient, Security
 from ._errors import AuthenticationError, ClientClosedError, DiscoveryError
 from ._owner import CoreOwner
 from ._topology import Topology
@@ -410,7 +410,7 @@ async def _create_client(
     endpoints = [endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
-    options |= {"login": login(), "tls": tls(addresses)}
+    options["security"] = Security(tls(addresses), login())
     topology = None
     if how:
         check_seconds("autodiscovery_poll_interval", interval)
@@ -438,7 +438,7 @@ async def _discovered(
 ) -> tuple[bool | Discovery, Topology | None]:
     """Give who is to be asked, and what it said first; None: these addresses are all there is."""
     if isinstance(how, bool):
-        shared = ("connection_timeout", "tls", "login")
+        shared = ("connection_timeout", "security")
         asked = {name: options[name] for name in shared}
         how = ConfigDiscovery(addresses, lambda a: ConnectionPool._to_ask(a, limit, **asked), limit)
     elif not isinstance(how, Discovery):

@@ -9,9 +9,7 @@ from typing import Literal
 
 from ._address import Address, MemcachedHostAddress
 from ._arguments import (
-    LoginArguments,
     Pem,
-    TlsArguments,
     Value,
     address_text,
     check_limits,
@@ -19,7 +17,7 @@ from ._arguments import (
     login_arguments,
     tls_arguments,
 )
-from ._emcache import CoreClient, CoreLease
+from ._emcache import CoreClient, CoreLease, Security
 from ._errors import AuthenticationError
 from ._owner import CoreOwner
 from ._topology import parse
@@ -156,16 +154,19 @@ class ConnectionPool(CoreOwner):
     ) -> None:
         check_limits(min_connections, max_connections)
         endpoint(address)
-        login = login_arguments(username, password, auth)
-        tls = tls_arguments(
-            ssl,
-            ssl_verify,
-            ssl_extra_ca,
-            ssl_certfile,
-            ssl_keyfile,
-            ssl_server_hostname,
-            ssl_min_version,
-            [address],
+        # Never in a frame by parts: it holds the password, and the key.
+        security = Security(
+            tls_arguments(
+                ssl,
+                ssl_verify,
+                ssl_extra_ca,
+                ssl_certfile,
+                ssl_keyfile,
+                ssl_server_hostname,
+                ssl_min_version,
+                [address],
+            ),
+            login_arguments(username, password, auth),
         )
         limits = (min_connections, max_connections)
         self._open(
@@ -174,8 +175,7 @@ class ConnectionPool(CoreOwner):
             timeout,
             purge_unused_connections_after,
             connection_timeout,
-            tls,
-            login,
+            security,
             on_healthy_status_change_cb,
         )
 
@@ -186,8 +186,7 @@ class ConnectionPool(CoreOwner):
         timeout: float | None,
         purge_after: float | None,
         connection_timeout: float | None,
-        tls: TlsArguments | None,
-        login: LoginArguments | None,
+        security: Security,
         on_healthy_status_change_cb: Callable[[bool], object] | None,
     ) -> None:
         self._address = address
@@ -211,8 +210,7 @@ class ConnectionPool(CoreOwner):
             connection_timeout=connection_timeout,
             purge_unhealthy_nodes=False,
             max_merged_keys=1,
-            tls=tls,
-            login=login,
+            security=security,
             on_health=tell,
         )
 
@@ -223,12 +221,11 @@ class ConnectionPool(CoreOwner):
         timeout: float,
         *,
         connection_timeout: float | None,
-        tls: TlsArguments | None,
-        login: LoginArguments | None,
+        security: Security,
     ) -> "ConnectionPool":
         """Make one for a question or two, with what was checked before."""
         pool = cls.__new__(cls)
-        pool._open(address, (0, 1), timeout, None, connection_timeout, tls, login, None)
+        pool._open(address, (0, 1), timeout, None, connection_timeout, security, None)
         return pool
 
     def __repr__(self) -> str:
@@ -414,8 +411,11 @@ class Connection:
             AuthenticationError: the server refused it, or asks for no login.
         """
         reply = await self.auth_command(username, password)
-        if bytes(reply or b"") != b"STORED":
-            raise AuthenticationError(f"the server answered {bytes(reply or b'')!r} to a login")
+        if (words := bytes(reply or b"")) != b"STORED":
+            refusal = Security.refusal(words, password)
+            # Not in this frame: the server may have repeated the password.
+            del reply, words
+            raise AuthenticationError(f"the server refused the login: {refusal}")
 
     async def autodiscovery(self) -> tuple[bool, int, list[tuple[str, str, int]]]:
         """Ask a hosted cluster for its nodes: ``(True, version, [(host, ip, port), ...])``.

@@ -11,10 +11,11 @@ use pyo3::types::PyDict;
 use super::driver::running_loop;
 use super::future::{OpFuture, Wake};
 use super::registry::{self, Abandoned};
+use super::security::PySecurity;
 use super::session::{Awaitable, Session, Target};
 use super::{convert, errors};
 use crate::cluster::ClusterConfig;
-use crate::pool::{Login, Mechanism, Metrics, PoolConfig, Security, Submission, Tls, TlsOptions};
+use crate::pool::{Metrics, PoolConfig, Submission};
 use crate::protocol::{
     ArithmeticVerb, Command, Key, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
 };
@@ -40,7 +41,7 @@ impl CoreClient {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
-        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes, max_merged_keys, tls, login, on_health))]
+        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes, max_merged_keys, security, on_health))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -51,8 +52,7 @@ impl CoreClient {
         connection_timeout: Option<f64>,
         purge_unhealthy_nodes: bool,
         max_merged_keys: u32,
-        tls: Option<TlsArguments>,
-        login: Option<(String, String, String)>,
+        security: &PySecurity,
         on_health: Py<PyAny>,
     ) -> PyResult<Self> {
         let event_loop =
@@ -70,10 +70,7 @@ impl CoreClient {
                 connection_timeout: seconds("connection_timeout", connection_timeout)?,
                 timeout,
                 max_merged_keys,
-                security: Arc::new(Security {
-                    tls: tls.map(TlsArguments::into_tls).transpose()?,
-                    login: login.map(login_of).transpose()?,
-                }),
+                security: security.0.clone(),
             },
             purge_unhealthy_nodes,
         };
@@ -536,35 +533,6 @@ pub fn session_here(py: Python<'_>, id: u64, forks: u64) -> PyResult<Rc<Session>
         _ if forks != registry::forks() => Err(errors::forked()),
         _ => Err(errors::foreign()),
     }
-}
-
-/// PEM texts, and what else `create_client` takes for TLS.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-pub struct TlsArguments {
-    verify: bool,
-    extra_ca: Option<Vec<u8>>,
-    client: Option<(Vec<u8>, Vec<u8>)>,
-    server_name: Option<String>,
-    only_1_3: bool,
-}
-
-impl TlsArguments {
-    fn into_tls(self) -> PyResult<Tls> {
-        let Self { verify, extra_ca, client, server_name, only_1_3 } = self;
-        let options = TlsOptions { verify, extra_ca, client, server_name, only_1_3 };
-        Tls::new(options).map_err(|error| PyValueError::new_err(error.to_string()))
-    }
-}
-
-/// Of mechanism, username and password.
-fn login_of((mechanism, username, password): (String, String, String)) -> PyResult<Login> {
-    let mechanism = match mechanism.as_str() {
-        "sasl" => Mechanism::Sasl,
-        _ => Mechanism::Ascii,
-    };
-    Login::new(mechanism, username, password)
-        .map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {

@@ -16,6 +16,7 @@ mod loop_driver;
 mod recorder;
 mod registry;
 mod runtime;
+mod security;
 mod send;
 mod session;
 mod thread_driver;
@@ -30,6 +31,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::CoreClient>()?;
     module.add_class::<lease::CoreLease>()?;
     module.add_class::<item::Item>()?;
+    module.add_class::<security::PySecurity>()?;
     send::install(module.py());
     // While the interpreter still runs: afterwards nothing of Python's can be touched.
     let close_all = wrap_pyfunction!(registry::close_all, module)?;

@@ -112,22 +112,66 @@ impl Login {
     /// Dropping the future closes the connection.
     pub(super) async fn perform(&self, stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
         let password = self.password.expose_secret();
-        let performed = match self.mechanism {
-            Mechanism::Ascii => {
-                let words = [self.username.as_str(), password];
-                ascii(stream, &Zeroizing::new(words.join(" "))).await
-            }
+        match self.mechanism {
+            Mechanism::Ascii => ascii(stream, &self.username, password).await,
             Mechanism::Sasl => sasl(stream, &self.username, password).await,
-        };
-        match performed {
-            // A server may repeat what it does not like.
-            Err(Cause::LoginRefused(words)) if !password.is_empty() => {
-                Err(Cause::LoginRefused(words.replace(password, "***").into()))
-            }
-            other => other,
         }
     }
 }
+
+/// What may be shown of the words with which a server refuses a login: it may repeat the password, plain,
+/// encoded, cut or in pieces, so only those remain that servers are known to say.
+pub fn refusal(words: &[u8], password: &str) -> String {
+    let mut shown: Vec<&str> = Vec::new();
+    for word in words.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
+        let word = std::str::from_utf8(word).unwrap_or_default();
+        let bare = word.trim_matches(|c| "'\".,:;!()".contains(c));
+        let is_known = WORDS.iter().chain(MECHANISMS).any(|known| known.eq_ignore_ascii_case(bare));
+        let is_secret = password.split_whitespace().any(|part| part.eq_ignore_ascii_case(bare));
+        if is_known && !is_secret {
+            shown.push(word);
+        } else if shown.last() != Some(&"…") {
+            shown.push("…");
+        }
+    }
+    shown.join(" ")
+}
+
+const MECHANISMS: &[&str] = &[
+    "PLAIN",
+    "LOGIN",
+    "ANONYMOUS",
+    "EXTERNAL",
+    "CRAM-MD5",
+    "DIGEST-MD5",
+    "NTLM",
+    "OTP",
+    "SRP",
+    "GSSAPI",
+    "GSS-SPNEGO",
+    "GS2-KRB5",
+    "GS2-IAKERB",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-256-PLUS",
+    "SCRAM-SHA-512",
+    "OAUTHBEARER",
+    "XOAUTH2",
+];
+
+#[rustfmt::skip]
+const WORDS: &[&str] = &[
+    "ERROR", "CLIENT_ERROR", "SERVER_ERROR", "STORED", "NOT_STORED", "OK", "END",
+    "access", "account", "allowed", "and", "auth", "authenticate", "authenticated", "authentication",
+    "authorization", "authorized", "bad", "busy", "cache", "chunk", "command", "connection", "connections",
+    "credentials", "data", "denied", "disabled", "error", "exceeded", "expired", "fail", "failed", "failure",
+    "for", "format", "in", "incorrect", "internal", "invalid", "is", "large", "length", "limit", "limited", "line",
+    "locked", "long", "many", "mechanism", "memory", "missing", "no", "not", "object", "of", "open", "or", "out",
+    "password", "permission", "quota", "rate", "refused", "rejected", "request", "required", "sasl", "server",
+    "storing", "supported", "temporarily", "temporary", "token", "too", "try", "again", "later",
+    "unauthenticated", "unauthorized", "unavailable", "unknown", "unsupported", "user", "username", "wrong",
+];
 
 /// What is wrong with a name and a password that are to be a line, divided by a space.
 pub fn flaw(username: &str, password: &str) -> Option<&'static str> {
@@ -146,7 +190,12 @@ pub fn flaw(username: &str, password: &str) -> Option<&'static str> {
 /// ```text
 /// set _ _ _ <bytes>\r\n<user> <password>\r\n   ->   STORED\r\n
 /// ```
-async fn ascii(mut stream: Box<dyn Io>, credentials: &str) -> Result<Box<dyn Io>, Cause> {
+async fn ascii(
+    mut stream: Box<dyn Io>,
+    username: &str,
+    password: &str,
+) -> Result<Box<dyn Io>, Cause> {
+    let credentials = Zeroizing::new([username, password].join(" "));
     let mut line = BytesMut::with_capacity(credentials.len() + 64);
     encode(&Command::Auth { credentials: credentials.as_bytes() }, &mut line);
     let sent = async {
@@ -170,7 +219,7 @@ async fn ascii(mut stream: Box<dyn Io>, credentials: &str) -> Result<Box<dyn Io>
             Frame::Reply(Reply::Error(ErrorLine { line, .. })) => {
                 return Err(match Cause::of_line(line) {
                     Some(cause) => cause,
-                    None => Cause::LoginRefused(String::from_utf8_lossy(line).into()),
+                    None => Cause::LoginRefused(refusal(line, password).into()),
                 });
             }
             _ => return Err(Cause::of(ProtocolError::UnexpectedLine(Excerpt::of(&answer)))),
@@ -178,7 +227,7 @@ async fn ascii(mut stream: Box<dyn Io>, credentials: &str) -> Result<Box<dyn Io>
         answer.advance(used);
         return match &answer[..] {
             [] => Ok(stream),
-            surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of(surplus)))),
+            surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of_secret(surplus)))),
         };
     }
 }
@@ -189,22 +238,23 @@ async fn sasl(
     username: &str,
     password: &str,
 ) -> Result<Box<dyn Io>, Cause> {
-    let refused = |why: &str| Cause::LoginRefused(why.into());
+    let refused = |why: &str| Err(Cause::LoginRefused(why.into()));
     let mut request = BytesMut::with_capacity(64 + username.len() + password.len());
     binary::sasl_mechanisms(&mut request);
     match answer_to(&mut stream, &mut request).await? {
-        SaslAnswer::Ok(mechanisms) if mechanisms.split_whitespace().any(|m| m == "PLAIN") => {}
-        SaslAnswer::Ok(mechanisms) => {
-            return Err(refused(&format!("it offers '{mechanisms}' and not PLAIN")));
+        SaslAnswer::Ok(offered) if offered.split(|&b| b == b' ').any(|m| m == b"PLAIN") => {}
+        SaslAnswer::Ok(offered) => {
+            let offered = refusal(&offered, password);
+            return refused(&format!("it offers '{offered}' and not PLAIN"));
         }
-        SaslAnswer::Refused(words) => return Err(refused(&words)),
-        SaslAnswer::Unknown => return Err(refused("it has no SASL")),
+        SaslAnswer::Refused(words) => return refused(&refusal(&words, password)),
+        SaslAnswer::Unknown => return refused("it has no SASL"),
     }
     binary::sasl_plain(username, password, &mut request);
     match answer_to(&mut stream, &mut request).await? {
         SaslAnswer::Ok(_) => Ok(Box::new(BinaryStream::new(stream))),
-        SaslAnswer::Refused(words) => Err(refused(&words)),
-        SaslAnswer::Unknown => Err(refused("it has no SASL")),
+        SaslAnswer::Refused(words) => refused(&refusal(&words, password)),
+        SaslAnswer::Unknown => refused("it has no SASL"),
     }
 }
 
@@ -223,7 +273,7 @@ async fn answer_to(stream: &mut Box<dyn Io>, request: &mut BytesMut) -> Result<S
         match binary::sasl_answer(&answer).map_err(Cause::of)? {
             Some((said, len)) if len == answer.len() => return Ok(said),
             Some((_, len)) => {
-                let surplus = Excerpt::of(&answer[len..]);
+                let surplus = Excerpt::of_secret(&answer[len..]);
                 return Err(Cause::of(ProtocolError::Unsolicited(surplus)));
             }
             None if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 => {
@@ -250,6 +300,26 @@ mod tests {
         assert!(Login::new(Mechanism::Ascii, "user".into(), "a secret: with spaces é".into()).is_ok());
         assert!(Login::new(Mechanism::Sasl, "flush_all me".into(), "\r\n".into()).is_ok());
         assert!(Login::new(Mechanism::Sasl, "a".into(), "b\0c".into()).is_err());
+    }
+
+    #[test]
+    fn of_a_refusal_only_known_words_are_shown() {
+        for (words, password, shown) in [
+            (
+                &b"CLIENT_ERROR authentication failure"[..],
+                "hunter2",
+                "CLIENT_ERROR authentication failure",
+            ),
+            (b"Auth failure.", "hunter2", "Auth failure."),
+            (b"CLIENT_ERROR bad login u hunter2", "hunter2", "CLIENT_ERROR bad login …"),
+            (b"no such user: hunt\ner2", "hunt\ner2", "no … user: …"),
+            (b"wrong aHVudGVyMg== hunt", "hunter2", "wrong …"),
+            (b"wrong password: Denied access", "access denied", "wrong password: …"),
+            (b"CRAM-MD5 DIGEST-MD5", "hunter2", "CRAM-MD5 DIGEST-MD5"),
+            (b"\xff\xfe", "hunter2", "…"),
+        ] {
+            assert_eq!(refusal(words, password), shown);
+        }
     }
 
     #[test]

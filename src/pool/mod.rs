@@ -28,7 +28,9 @@ pub use address::Address;
 pub use connection::Connection;
 pub use context::{Context, Host, LocalFuture, LocalSetHost};
 pub use error::{Cause, Error, ErrorKind};
-pub use login::{InvalidCredentials, Login, Mechanism, flaw as credentials_flaw};
+pub use login::{
+    InvalidCredentials, Login, Mechanism, flaw as credentials_flaw, refusal as login_refusal,
+};
 pub use metrics::{ConnectLatency, Metrics};
 pub use open::{Phase, Security};
 pub use pool::{LeaseId, Pool, PoolConfig, Waiter};

@@ -60,8 +60,13 @@ impl Excerpt {
         } else if Self::WORDS.contains(&word) {
             format!("{} …", word.escape_ascii())
         } else {
-            format!("{} unknown bytes", bytes.len())
+            return Self::of_secret(bytes);
         })
+    }
+
+    /// Nothing of them.
+    pub fn of_secret(bytes: &[u8]) -> Self {
+        Self(format!("{} unknown bytes", bytes.len()))
     }
 
     /// A key, shortened.
