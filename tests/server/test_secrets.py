@@ -110,6 +110,29 @@ async def echo_in_a_frame(connection):
     await hold(connection)
 
 
+def refusing(words):
+    """A server that offers PLAIN, and refuses the login with these words, in a frame."""
+
+    async def refuse(connection):
+        await connection.reader.read(65536)
+        await connection.send(b"\x81\x20\0\0\0\0\0\0" + (5).to_bytes(4) + bytes(12) + b"PLAIN")
+        await connection.reader.read(65536)
+        size = len(words).to_bytes(4)
+        await connection.send(b"\x81\x21\0\0\0\0\0\x20" + size + bytes(12) + words)
+        await hold(connection)
+
+    return refuse
+
+
+SAID = {
+    "whole": b"no such user: " + SECRET.encode(),
+    "at the end of the line": b"." * 190 + SECRET.encode(),
+    "cut": b"unknown password " + SECRET.encode()[:-4],
+    "with control characters": b"".join(bytes([byte, 1]) for byte in SECRET.encode()),
+    "encoded": base64.b64encode(b"\0" + USER.encode() + b"\0" + SECRET.encode()),
+}
+
+
 async def close(connection):
     await connection.reader.read(1)
 
@@ -192,6 +215,23 @@ class TestFailures:
         check(said)
 
     @within(20)
+    async def test_of_discovery(self, caplog, auth):
+        """Nobody listens, a server that refuses, and one that repeats what it is told."""
+        gone = emcache.MemcachedHostAddress("127.0.0.1", 1)
+        refused = (emcache.DiscoveryError, emcache.AuthenticationError)
+        async with scripted(echo) as echoing, scripted(echo_in_a_frame) as framed:
+            with listening(caplog) as said:
+                for address in (gone, echoing.address, framed.address):
+                    # Not a call: its frame would be the caller's own.
+                    options = OPTIONS | {"auth": auth, "autodiscovery": True}
+                    creating = emcache.create_client([address], **options)
+                    del options
+                    with pytest.raises(refused) as raised:
+                        await creating
+                    said += texts_of(raised.value)
+        check(said)
+
+    @within(20)
     async def test_dropped_without_close(self, caplog, auth):
         wrong = sasl_memcached(username=USER, password="other")
         with wrong as server, listening(caplog) as said:
@@ -202,6 +242,48 @@ class TestFailures:
             await asyncio.sleep(0.05)
         assert "close" in "".join(said)
         check(said)
+
+
+@pytest.mark.parametrize("case", SAID)
+@within(20)
+async def test_a_server_that_repeats_it_in_its_own_words(caplog, case):
+    async with scripted(refusing(SAID[case])) as peer:
+        with listening(caplog) as said:
+            said += await use(peer.address, "sasl")
+    assert "refused the login" in "".join(said)
+    check(said)
+
+
+async def test_known_words_of_a_refusal_are_told():
+    async with (
+        scripted(refusing(b"Auth failure.")) as peer,
+        emcache.create_client([peer.address], **OPTIONS, auth="sasl") as client,
+    ):
+        with pytest.raises(emcache.AuthenticationError, match=r"login: Auth failure\."):
+            await client.get(b"k")
+
+
+async def test_a_login_by_hand_that_is_repeated():
+    async with scripted(echo) as peer:
+        pool = emcache.ConnectionPool(peer.address)
+        async with pool.create_connection_context() as connection:
+            [error] = await outcomes(connection.auth(USER, SECRET))
+        await pool.close()
+    assert isinstance(error, emcache.AuthenticationError)
+    assert "CLIENT_ERROR" in str(error)
+    check([str(error), repr(error), repr(error.args)])
+
+
+@pytest.mark.parametrize("name", ["ssl_extra_ca", "ssl_certfile", "ssl_keyfile"])
+async def test_a_key_that_is_taken_for_a_path(server, name):
+    pem = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
+    options = {"ssl": True, "ssl_certfile": b"", name: pem}
+    with pytest.raises(TypeError, match=f"{name}: PEM data must be bytes") as of_client:
+        await emcache.create_client([server.address], **options)
+    with pytest.raises(TypeError, match=f"{name}: PEM data must be bytes") as of_pool:
+        emcache.ConnectionPool(server.address, **options)
+    for error in (of_client.value, of_pool.value):
+        check([str(error), repr(error), "".join(traceback.format_exception(error))])
 
 
 @pytest.mark.parametrize(

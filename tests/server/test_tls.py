@@ -355,7 +355,7 @@ class TestUnixSockets:
 
 # What only the error of this flaw says.
 FLAWS = {
-    "wrong_host": "only for",
+    "wrong_host": "only for memcached.example, 192.0.2.1",
     "expired": "expired",
     "self_signed": "self-signed",
     "no_san": "subjectAltName",

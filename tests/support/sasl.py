@@ -15,7 +15,7 @@ from pathlib import Path
 from .memcached import Memcached, memcached
 
 USER = "user"
-# Without a "-", which memcached may find past the end of a number that it increments, where the password was.
+# Without a "-": memcached looks for one past the end of numbers, where the password has been.
 PASSWORD = "correct.horse.battery"
 HEADER = struct.Struct(">BBHBBHIIQ")
 STAT, SASL_AUTH = 0x10, 0x21

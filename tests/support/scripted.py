@@ -83,8 +83,10 @@ async def settled() -> None:
 
 
 @contextlib.asynccontextmanager
-async def scripted(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Scripted]:
-    """Serve `script` on a free port; a failing script fails the test."""
+async def scripted(
+    script: Script, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Scripted]:
+    """Serve `script`, on a free port if none is given; a failing script fails the test."""
     server = Scripted()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -104,7 +106,7 @@ async def scripted(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIt
             writer.close()
             tasks.discard(task)
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    listener = await asyncio.start_server(serve, host, port, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
