@@ -326,7 +326,8 @@ def create_client(
         node_addresses: the nodes, at least one. Their order and spelling decide which node gets
             which key: all clients of a cluster must agree on them.
         timeout: seconds from a call to its reply, with the wait for a connection; None: no limit.
-        max_connections: at most this many connections to each node, >= 1.
+        max_connections: at most this many connections to each node, >= 1; one more while a node
+            that was replaced is followed to its new address.
         min_connections: this many are opened at once and kept, 0 <= min <= max.
         purge_unused_connections_after: seconds after which an unused connection above the minimum
             is closed; None: never.

@@ -137,27 +137,11 @@ pub fn refusal(words: &[u8], password: &str) -> String {
     shown.join(" ")
 }
 
+#[rustfmt::skip]
 const MECHANISMS: &[&str] = &[
-    "PLAIN",
-    "LOGIN",
-    "ANONYMOUS",
-    "EXTERNAL",
-    "CRAM-MD5",
-    "DIGEST-MD5",
-    "NTLM",
-    "OTP",
-    "SRP",
-    "GSSAPI",
-    "GSS-SPNEGO",
-    "GS2-KRB5",
-    "GS2-IAKERB",
-    "SCRAM-SHA-1",
-    "SCRAM-SHA-1-PLUS",
-    "SCRAM-SHA-256",
-    "SCRAM-SHA-256-PLUS",
-    "SCRAM-SHA-512",
-    "OAUTHBEARER",
-    "XOAUTH2",
+    "PLAIN", "LOGIN", "ANONYMOUS", "EXTERNAL", "CRAM-MD5", "DIGEST-MD5", "NTLM", "OTP", "SRP", "GSSAPI", "GSS-SPNEGO",
+    "GS2-KRB5", "GS2-IAKERB", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS",
+    "SCRAM-SHA-512", "OAUTHBEARER", "XOAUTH2",
 ];
 
 #[rustfmt::skip]
