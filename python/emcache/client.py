@@ -25,6 +25,7 @@ from ._emcache import CoreClient
 from ._errors import AuthenticationError, ClientClosedError, DiscoveryError
 from ._owner import CoreOwner
 from ._topology import Topology
+from ._watcher import Watcher, first
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
 from .cluster import EventDispatcher, _ClusterManagment
 from .connection_pool import ConnectionPool
@@ -43,7 +44,7 @@ from .default_values import (
     DEFAULT_STARTUP_WAIT_AUTODISCOVERY,
     DEFAULT_TIMEOUT,
 )
-from .discovery import ConfigDiscovery, Discovery, NoDiscoveryError, Watcher, first
+from .discovery import ConfigDiscovery, Discovery, NoDiscoveryError
 
 logger = logging.getLogger("emcache")
 

@@ -6,19 +6,15 @@ again, and its nodes come and go without a failed call.
 
 import asyncio
 import inspect
-import logging
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from ._arguments import endpoint
 from ._errors import AuthenticationError, CommandError, EmcacheError
-from ._topology import DiscoveredNode, Topology, parse
+from ._topology import DiscoveredNode, Topology, checked, parse
 from .connection_pool import Connection, ConnectionPool
-
-logger = logging.getLogger("emcache")
 
 
 @runtime_checkable
@@ -160,117 +156,6 @@ def _hosts(addresses: Iterable[Address]) -> set[str]:
 
 def _is_refusal(payload: bytes) -> bool:
     return payload in (b"END", b"") or payload.startswith((b"ERROR", b"CLIENT_ERROR"))
-
-
-def checked(topology: Topology) -> Topology:
-    """Refuse what cannot be the nodes of a client.
-
-    Raises:
-        ValueError: there are none, or one twice.
-        TypeError: something in it is no address.
-    """
-    if not isinstance(topology, Topology):
-        raise TypeError(f"discover() must give a Topology, not {type(topology).__name__}")
-    if not topology.nodes:
-        raise ValueError("discovery found no nodes")
-    addresses = [node.address for node in topology.nodes]
-    for address in addresses:
-        endpoint(address)
-    if len(set(addresses)) < len(addresses):
-        raise ValueError("discovery found a node twice")
-    return topology
-
-
-class Watcher:
-    """Asks a :class:`Discovery` again and again, and tells of each list that is to be applied."""
-
-    _STALE_BEFORE_TRUSTED = 5
-    """Of lists in a row: a cluster that was made anew counts from 1."""
-    _EARLIEST = 1.0
-    """Seconds between two polls at least, whatever happens to nodes."""
-
-    def __init__(
-        self,
-        discovery: Discovery,
-        current: Topology,
-        interval: float,
-        apply: Callable[[Topology], Awaitable[None]],
-    ) -> None:
-        self._discovery = discovery
-        self._current = current
-        self._interval = interval
-        self._apply = apply
-        self._stale = 0
-        self._failures = 0
-        self._hurry = asyncio.Event()
-
-    def hurry(self) -> None:
-        """Ask soon: something happened to a node."""
-        self._hurry.set()
-
-    async def run(self) -> None:
-        """Poll until cancelled."""
-        while True:
-            await self._pause()
-            try:
-                topology = checked(await self._discovery.discover())
-                if self._is_news(topology):
-                    await self._apply(topology)
-                    self._current = topology
-            except Exception as error:
-                self._failed(error)
-                continue
-            if self._failures:
-                logger.info("autodiscovery works again")
-                self._failures = 0
-
-    async def _pause(self) -> None:
-        # Failures are tried again sooner, clients do not ask together.
-        pause = self._interval * random.uniform(0.9, 1.1)
-        if self._failures:
-            pause = min(pause, 2.0 ** min(self._failures, 16) * random.uniform(0.5, 1.0))
-        earliest = min(self._EARLIEST * random.uniform(1.0, 1.5), pause)
-        await asyncio.sleep(earliest)
-        try:
-            async with asyncio.timeout(pause - earliest):
-                await self._hurry.wait()
-        except TimeoutError:
-            pass
-        self._hurry.clear()
-
-    def _failed(self, error: Exception) -> None:
-        self._failures += 1
-        if self._failures == 1:
-            logger.warning("autodiscovery failed, the nodes stay as they are: %s", error)
-
-    def _is_news(self, topology: Topology) -> bool:
-        new, current = topology.version, self._current.version
-        if new is None or current is None:
-            return topology.nodes != self._current.nodes
-        if new >= current:
-            self._stale = 0
-            return new > current
-        self._stale += 1
-        if self._stale < self._STALE_BEFORE_TRUSTED:
-            return False
-        logger.warning("autodiscovery goes back from version %d to %d", current, new)
-        self._stale = 0
-        return True
-
-
-async def first(discovery: Discovery, within: float) -> Topology:
-    """Give the list that a client begins with; three tries, half a second apart."""
-    async with asyncio.timeout(within):
-        for wait in (0.5, 0.5, None):
-            try:
-                return checked(await discovery.discover())
-            except (AuthenticationError, NoDiscoveryError):
-                raise
-            except Exception:
-                if wait is None:
-                    raise
-                await asyncio.sleep(wait)
-    raise AssertionError("not reached")
 
 
 __all__ = [

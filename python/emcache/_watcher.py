@@ -1,0 +1,104 @@
+"""How a discovery is asked: at first, and again and again."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from ._errors import AuthenticationError
+from ._topology import Topology, checked
+from .discovery import Discovery, NoDiscoveryError
+
+logger = logging.getLogger("emcache")
+
+
+class Watcher:
+    """Asks a :class:`Discovery` again and again, and tells of each list that is to be applied."""
+
+    _STALE_BEFORE_TRUSTED = 5
+    """Of lists in a row: a cluster that was made anew counts from 1."""
+    _EARLIEST = 1.0
+    """Seconds between two polls at least, whatever happens to nodes."""
+
+    def __init__(
+        self,
+        discovery: Discovery,
+        current: Topology,
+        interval: float,
+        apply: Callable[[Topology], Awaitable[None]],
+    ) -> None:
+        self._discovery = discovery
+        self._current = current
+        self._interval = interval
+        self._apply = apply
+        self._stale = 0
+        self._failures = 0
+        self._hurry = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Ask soon: something happened to a node."""
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            await self._pause()
+            try:
+                topology = checked(await self._discovery.discover())
+                if self._is_news(topology):
+                    await self._apply(topology)
+                    self._current = topology
+            except Exception as error:
+                self._failed(error)
+                continue
+            if self._failures:
+                logger.info("autodiscovery works again")
+                self._failures = 0
+
+    async def _pause(self) -> None:
+        # Failures are tried again sooner, clients do not ask together.
+        pause = self._interval * random.uniform(0.9, 1.1)
+        if self._failures:
+            pause = min(pause, 2.0 ** min(self._failures, 16) * random.uniform(0.5, 1.0))
+        earliest = min(self._EARLIEST * random.uniform(1.0, 1.5), pause)
+        await asyncio.sleep(earliest)
+        try:
+            async with asyncio.timeout(pause - earliest):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+        self._hurry.clear()
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            logger.warning("autodiscovery failed, the nodes stay as they are: %s", error)
+
+    def _is_news(self, topology: Topology) -> bool:
+        new, current = topology.version, self._current.version
+        if new is None or current is None:
+            return topology.nodes != self._current.nodes
+        if new >= current:
+            self._stale = 0
+            return new > current
+        self._stale += 1
+        if self._stale < self._STALE_BEFORE_TRUSTED:
+            return False
+        logger.warning("autodiscovery goes back from version %d to %d", current, new)
+        self._stale = 0
+        return True
+
+
+async def first(discovery: Discovery, within: float) -> Topology:
+    """Give the list that a client begins with; three tries, half a second apart."""
+    async with asyncio.timeout(within):
+        for wait in (0.5, 0.5, None):
+            try:
+                return checked(await discovery.discover())
+            except (AuthenticationError, NoDiscoveryError):
+                raise
+            except Exception:
+                if wait is None:
+                    raise
+                await asyncio.sleep(wait)
+    raise AssertionError("not reached")
