@@ -83,7 +83,9 @@ async def settled() -> None:
 
 
 @contextlib.asynccontextmanager
-async def scripted(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Scripted]:
+async def scripted(
+    script: Script, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[Scripted]:
     """Serve `script` on a free port; a failing script fails the test."""
     server = Scripted()
     tasks: set[asyncio.Task[None]] = set()
@@ -104,7 +106,7 @@ async def scripted(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIt
             writer.close()
             tasks.discard(task)
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    listener = await asyncio.start_server(serve, host, 0, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
