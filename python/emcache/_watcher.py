@@ -15,8 +15,11 @@ logger = logging.getLogger("emcache")
 class Watcher:
     """Asks a :class:`Discovery` again and again, and tells of each list that is to be applied."""
 
-    _STALE_BEFORE_TRUSTED = 5
-    """Of lists in a row: a cluster that was made anew counts from 1."""
+    _STALE_POLLS = 5
+    """A cluster that was made anew counts from 1: so many smaller versions in a row are believed,
+    if they went on for as many intervals too, and for"""
+    _STALE_SECONDS = 60.0
+    """at least."""
     _EARLIEST = 1.0
     """Seconds between two polls at least, whatever happens to nodes."""
 
@@ -32,6 +35,7 @@ class Watcher:
         self._interval = interval
         self._apply = apply
         self._stale = 0
+        self._stale_since = 0.0
         self._failures = 0
         self._hurry = asyncio.Event()
 
@@ -81,8 +85,12 @@ class Watcher:
         if new >= current:
             self._stale = 0
             return new > current
+        now = asyncio.get_running_loop().time()
+        if self._stale == 0:
+            self._stale_since = now
         self._stale += 1
-        if self._stale < self._STALE_BEFORE_TRUSTED:
+        seconds = max(self._STALE_SECONDS, self._STALE_POLLS * self._interval)
+        if self._stale < self._STALE_POLLS or now - self._stale_since < seconds:
             return False
         logger.warning("autodiscovery goes back from version %d to %d", current, new)
         self._stale = 0

@@ -10,6 +10,7 @@ import random
 import pytest
 
 import emcache
+from emcache._watcher import Watcher
 from emcache.discovery import CallableDiscovery, DiscoveredNode, DnsDiscovery, Topology
 from support.discovery import SOON, discovering, endpoint, listed, nodes_of, polls, until
 from support.memcached import memcached
@@ -150,10 +151,11 @@ async def test_only_a_greater_version_counts(nodes):
         assert nodes_of(client) == [nodes[1].address]
 
 
-async def test_a_cluster_made_anew_counts_from_1(nodes, caplog):
+async def test_a_cluster_made_anew_counts_from_1(nodes, caplog, monkeypatch):
     async with endpoint(listed(nodes[0])) as source:
         source.version = 7
         async with discovering(source) as client:
+            monkeypatch.setattr(Watcher, "_STALE_SECONDS", 0.5)
             source.version, source.nodes = 1, [listed(nodes[1])]
             await until(lambda: nodes_of(client) == [nodes[1].address], seconds=20)
             assert source.asked >= 5

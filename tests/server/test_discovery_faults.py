@@ -7,6 +7,7 @@ import time
 import pytest
 
 import emcache
+from emcache._watcher import Watcher
 from emcache.discovery import DnsDiscovery, Topology
 from support.discovery import SOON, discovering, endpoint, listed, nodes_of, polls, until
 from support.memcached import memcached
@@ -135,3 +136,28 @@ class TestWhoIsAsked:
                 assert {node.address.address.count(":") for node in found.nodes} == {colons}
         with pytest.raises(OSError):
             await DnsDiscovery("127.0.0.1", port, family=socket.AF_INET6).discover()
+
+
+class TestOlderLists:
+    async def test_for_a_moment(self, nodes):
+        async with endpoint(listed(nodes[1])) as source:
+            source.version = 5
+            async with discovering(source) as client:
+                source.version, source.nodes = 4, [listed(nodes[0])]
+                await polls(source, 10)
+                assert nodes_of(client) == [nodes[1].address]
+                source.change(listed(nodes[2]))
+                source.version = 6
+                await until(lambda: nodes_of(client) == [nodes[2].address])
+
+    async def test_of_a_node(self, nodes, monkeypatch):
+        """Only the endpoint can take a client back."""
+        monkeypatch.setattr(Watcher, "_STALE_SECONDS", 0.2)
+        async with endpoint() as other, endpoint() as first:
+            first.version, first.nodes = 5, [first.listed, other.listed, listed(nodes[0])]
+            other.version, other.nodes = 4, [first.listed, other.listed]
+            async with discovering(first) as client:
+                before = nodes_of(client)
+                first.reply = lambda: b"SERVER_ERROR gone\r\n"
+                await polls(other, 10)
+                assert nodes_of(client) == before
