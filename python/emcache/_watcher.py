@@ -1,15 +1,20 @@
 """How a discovery is asked: at first, and again and again."""
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
-from ._errors import AuthenticationError
+from ._address import Address
+from ._errors import AuthenticationError, DiscoveryError
 from ._topology import Topology, checked
-from .discovery import Discovery, NoDiscoveryError
+from .discovery import Discovery, NoDiscoveryError, within
 
 logger = logging.getLogger("emcache")
+
+_PAUSES = (0.5, 0.5, 0.0)
+"""Seconds after each try for a first list."""
 
 
 class Watcher:
@@ -48,7 +53,7 @@ class Watcher:
         while True:
             await self._pause()
             try:
-                topology = checked(await self._discovery.discover())
+                topology = await self._discovery.discover()
                 if self._is_news(topology):
                     await self._apply(topology)
                     self._current = topology
@@ -97,16 +102,45 @@ class Watcher:
         return True
 
 
-async def first(discovery: Discovery, within: float) -> Topology:
-    """Give the list that a client begins with; three tries, half a second apart."""
-    async with asyncio.timeout(within):
-        for wait in (0.5, 0.5, None):
-            try:
-                return checked(await discovery.discover())
-            except (AuthenticationError, NoDiscoveryError):
+class Bounded:
+    """What others wrote: it cannot hang, nor end the task that asks it, nor give nonsense."""
+
+    def __init__(
+        self, discovery: Discovery, limit: float, check: Callable[[Iterable[Address]], None] | None
+    ) -> None:
+        self._discovery = discovery
+        self._limit = limit
+        self._check = check
+
+    async def discover(self) -> Topology:
+        """Ask it."""
+        try:
+            async with within(self._limit, "discover()"):
+                topology = checked(await self._discovery.discover())
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
-            except Exception:
-                if wait is None:
+            raise DiscoveryError("discover() was cancelled") from None
+        if self._check is not None:
+            self._check(node.address for node in topology.nodes)
+        return topology
+
+
+async def first(discovery: Discovery, limit: float) -> Topology:
+    """Give the list that a client begins with; three tries.
+
+    Raises what the last of them did.
+    """
+    failure: Exception = TimeoutError(f"no answer within {limit} s")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit):
+            for pause in _PAUSES:
+                try:
+                    return await discovery.discover()
+                except (AuthenticationError, NoDiscoveryError):
                     raise
-                await asyncio.sleep(wait)
-    raise AssertionError("not reached")
+                except Exception as error:
+                    failure = error
+                    await asyncio.sleep(pause)
+    raise failure

@@ -8,9 +8,11 @@ import pytest
 
 import emcache
 from emcache._watcher import Watcher
-from emcache.discovery import DnsDiscovery, Topology
+from emcache.discovery import CallableDiscovery, DnsDiscovery, Topology
 from support.discovery import SOON, discovering, endpoint, listed, nodes_of, polls, until
 from support.memcached import memcached
+from support.sasl import sasl_memcached
+from support.scripted import hold, scripted
 
 OFTEN = {"autodiscovery_poll_interval": SOON, "autodiscovery_timeout": 0.2}
 
@@ -24,7 +26,7 @@ def nodes():
 @pytest.fixture
 def one_try(monkeypatch):
     """At the beginning, and not three."""
-    monkeypatch.setattr("emcache.client.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.4)
+    monkeypatch.setattr("emcache._watcher._PAUSES", (0.0,))
 
 
 class Own:
@@ -51,6 +53,55 @@ async def cancelled():
     task = asyncio.ensure_future(hanging())
     task.cancel()
     await task
+
+
+class TestOnesOwn:
+    @pytest.mark.parametrize("fault", [hanging, cancelled])
+    async def test_a_question_that_does_not_end_well_is_not_the_last(self, nodes, fault):
+        own = Own(*nodes[:2], 2, fault)
+        async with emcache.create_client([], autodiscovery=own, **OFTEN) as client:
+            assert nodes_of(client) == [nodes[0].address]
+            await until(lambda: nodes_of(client) == [nodes[1].address])
+
+    @pytest.mark.parametrize("fault", [hanging, cancelled])
+    async def test_nor_is_the_first(self, nodes, fault):
+        own = Own(*nodes[:2], 1, fault)
+        async with emcache.create_client([], autodiscovery=own, **OFTEN) as client:
+            assert nodes_of(client) == [nodes[0].address]
+
+    async def test_the_client_that_asks_is_cancelled(self):
+        own = CallableDiscovery(hanging)
+        task = asyncio.ensure_future(emcache.create_client([], autodiscovery=own))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+
+    async def test_an_object_is_asked_whatever_its_length(self, nodes):
+        class Empty(Own):
+            def __len__(self):
+                return 0
+
+        own = Empty(*nodes[:2], 0, hanging)
+        async with emcache.create_client([], autodiscovery=own) as client:
+            assert nodes_of(client) == [nodes[0].address]
+
+    async def test_none_is_no_discovery(self, nodes):
+        with pytest.raises(ValueError, match="At least one"):
+            await emcache.create_client([], autodiscovery=None)
+        async with emcache.create_client([nodes[0].address], autodiscovery=None) as client:
+            assert nodes_of(client) == [nodes[0].address]
+
+    @pytest.mark.usefixtures("one_try")
+    async def test_a_socket_has_no_name_for_tls(self, nodes):
+        own = CallableDiscovery(lambda: [emcache.MemcachedUnixSocketPath("/tmp/of-nobody.sock")])
+        with pytest.raises(emcache.DiscoveryError, match="needs ssl_server_hostname"):
+            await emcache.create_client([], autodiscovery=own, ssl=True)
+        async with emcache.create_client(
+            [], autodiscovery=own, ssl=True, ssl_server_hostname="memcached.example"
+        ) as client:
+            assert len(nodes_of(client)) == 1
 
 
 class TestWhoIsAsked:
@@ -161,3 +212,54 @@ class TestOlderLists:
                 first.reply = lambda: b"SERVER_ERROR gone\r\n"
                 await polls(other, 10)
                 assert nodes_of(client) == before
+
+
+@pytest.mark.usefixtures("one_try")
+class TestWhatIsSaid:
+    """The limit that ended a question, and what it waited for."""
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({}, "within 0.2 s"),
+            ({"ssl": True}, "TLS"),
+            ({"ssl": True, "connection_timeout": None}, "TLS"),
+            ({"username": "user", "password": "secret"}, "login"),
+            ({"username": "user", "password": "secret", "auth": "sasl"}, "login"),
+        ],
+        ids=["plain", "TLS", "TLS without a limit", "login", "SASL"],
+    )
+    async def test_a_silent_endpoint(self, options, said):
+        async with scripted(hold) as silent:
+            with pytest.raises(emcache.DiscoveryError) as raised:
+                await discovering(silent, autodiscovery_timeout=0.2, **options)
+        text = str(raised.value)
+        assert said in text
+        assert f"127.0.0.1:{silent.port}" in text
+
+    async def test_a_server_of_sasl_alone(self):
+        with (
+            sasl_memcached() as server,
+            pytest.raises(emcache.DiscoveryError, match=r"within 0\.2 s"),
+        ):
+            await discovering(server, autodiscovery_timeout=0.2)
+
+    async def test_the_whole_time(self, monkeypatch):
+        monkeypatch.setattr("emcache.client.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.2)
+        async with scripted(hold) as silent:
+            with pytest.raises(emcache.DiscoveryError, match=r"no answer within 0\.2 s"):
+                await discovering(silent)
+
+    async def test_the_last_cause(self, monkeypatch):
+        monkeypatch.setattr("emcache.client.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.3)
+        monkeypatch.setattr("emcache._watcher._PAUSES", (0.0, 60.0))
+        async with endpoint() as source:
+            source.reply = lambda: b"SERVER_ERROR busy\r\n"
+            with pytest.raises(emcache.DiscoveryError, match="busy"):
+                await discovering(source)
+
+    async def test_no_list_yet(self):
+        async with endpoint() as source:
+            source.reply = lambda: b"END\r\n"
+            with pytest.raises(emcache.DiscoveryError, match="no list of nodes yet"):
+                await discovering(source)
