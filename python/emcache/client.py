@@ -352,7 +352,8 @@ def create_client(
             what to begin with if that fails, and may be empty.
         autodiscovery_poll_interval: seconds between two questions, give or take a tenth. After a
             failure, or when a node turns unhealthy, the next comes sooner.
-        autodiscovery_timeout: seconds for each question, with its connection.
+        autodiscovery_timeout: seconds for each question, with its connection; connecting has nine
+            tenths of it.
         ssl_certfile: the client's own certificate, with those that it needs up to its CA: a path
             or PEM data.
         ssl_keyfile: its key, unencrypted; None: it is in ``ssl_certfile`` too.

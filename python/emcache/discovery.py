@@ -26,7 +26,8 @@ class Discovery(Protocol):
     async def discover(self) -> Topology:
         """Give the nodes as they are now.
 
-        Whatever is raised, and a list without nodes, leaves the client with the nodes it has.
+        Whatever is raised, a list without nodes, and none within ``autodiscovery_timeout`` leaves
+        the client with the nodes it has.
         """
 
 
