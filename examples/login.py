@@ -1,6 +1,7 @@
 """Logins: `memcached -Y` with its file of users, and what a wrong password does.
 
-Without TLS (examples/tls.py) the password can be read on the way.
+For servers with SASL see examples/sasl.py. Without TLS (examples/tls.py) the password can be read
+on the way.
 
 Usage: python examples/login.py
 """
@@ -15,7 +16,6 @@ from servers import Address, memcached_cluster
 
 
 async def main(node: Address, password: str) -> None:
-    # For a server with SASL (`memcached -S`, MemCachier): also auth="sasl".
     async with emcache.create_client([node], username="app", password=password) as client:
         await client.set(b"greeting", b"hello, app")
         item = await client.get(b"greeting")

@@ -91,9 +91,8 @@ def tls_arguments(
         raise TypeError(f"ssl_server_hostname must be a str, not {kind}")
     if ssl_keyfile is not None and ssl_certfile is None:
         raise ValueError("ssl_keyfile needs ssl_certfile")
-    is_local = any(isinstance(address, MemcachedUnixSocketPath) for address in addresses)
-    if is_local and ssl_verify and not ssl_server_hostname:
-        raise ValueError("TLS over a unix socket needs ssl_server_hostname, or ssl_verify=False")
+    if ssl_verify and not ssl_server_hostname:
+        refuse_sockets(addresses)
     extra_ca = None if ssl_extra_ca is None else _pem("ssl_extra_ca", ssl_extra_ca)
     client = None
     if ssl_certfile is not None:
@@ -108,6 +107,12 @@ def tls_arguments(
         "server_name": ssl_server_hostname,
         "only_1_3": ssl_min_version == "TLSv1.3",
     }
+
+
+def refuse_sockets(addresses: Iterable[Address]) -> None:
+    """Refuse nodes without a name that a certificate could be for."""
+    if any(isinstance(address, MemcachedUnixSocketPath) for address in addresses):
+        raise ValueError("TLS over a unix socket needs ssl_server_hostname, or ssl_verify=False")
 
 
 def _pem(name: str, source: Pem) -> bytes:

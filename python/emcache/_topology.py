@@ -54,3 +54,22 @@ def parse(payload: bytes) -> Topology:
         endpoint(address)
         nodes.append(DiscoveredNode(address, ip or None))
     return Topology(tuple(nodes), int(lines[0]))
+
+
+def checked(topology: Topology) -> Topology:
+    """Refuse what cannot be the nodes of a client.
+
+    Raises:
+        ValueError: there are none, or one twice.
+        TypeError: something in it is no address.
+    """
+    if not isinstance(topology, Topology):
+        raise TypeError(f"discover() must give a Topology, not {type(topology).__name__}")
+    if not topology.nodes:
+        raise ValueError("discovery found no nodes")
+    addresses = [node.address for node in topology.nodes]
+    for address in addresses:
+        endpoint(address)
+    if len(set(addresses)) < len(addresses):
+        raise ValueError("discovery found a node twice")
+    return topology

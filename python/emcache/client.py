@@ -19,12 +19,14 @@ from ._arguments import (
     check_seconds,
     endpoint,
     login_arguments,
+    refuse_sockets,
     tls_arguments,
 )
 from ._emcache import CoreClient, Security
 from ._errors import AuthenticationError, ClientClosedError, DiscoveryError
 from ._owner import CoreOwner
 from ._topology import Topology
+from ._watcher import Bounded, Watcher, first
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
 from .cluster import EventDispatcher, _ClusterManagment
 from .connection_pool import ConnectionPool
@@ -43,7 +45,7 @@ from .default_values import (
     DEFAULT_STARTUP_WAIT_AUTODISCOVERY,
     DEFAULT_TIMEOUT,
 )
-from .discovery import ConfigDiscovery, Discovery, NoDiscoveryError, Watcher, first
+from .discovery import ConfigDiscovery, Discovery, NoDiscoveryError
 
 logger = logging.getLogger("emcache")
 
@@ -351,7 +353,8 @@ def create_client(
             what to begin with if that fails, and may be empty.
         autodiscovery_poll_interval: seconds between two questions, give or take a tenth. After a
             failure, or when a node turns unhealthy, the next comes sooner.
-        autodiscovery_timeout: seconds for each question, with its connection.
+        autodiscovery_timeout: seconds for each question, with its connection; connecting has nine
+            tenths of it.
         ssl_certfile: the client's own certificate, with those that it needs up to its CA: a path
             or PEM data.
         ssl_keyfile: its key, unencrypted; None: it is in ``ssl_certfile`` too.
@@ -374,6 +377,7 @@ def create_client(
             node_addresses,
             cluster_events,
             discovery=(autodiscovery, autodiscovery_poll_interval, autodiscovery_timeout),
+            needs_names=bool(ssl and ssl_verify and not ssl_server_hostname),
             login=lambda: login_arguments(username, password, auth),
             tls=lambda addresses: tls_arguments(
                 ssl,
@@ -399,24 +403,33 @@ def create_client(
 async def _create_client(
     node_addresses: Sequence[Address],
     cluster_events: ClusterEvents | None,
-    discovery: tuple[bool | Discovery, float, float],
+    discovery: tuple[bool | Discovery | None, float, float],
+    needs_names: bool,
     login: Callable[[], LoginArguments | None],
     tls: Callable[[list[Address]], TlsArguments | None],
     **options: Any,
 ) -> Client:
     addresses = list(node_addresses)
     how, interval, limit = discovery
-    if not addresses and isinstance(how, bool):
+    if not (how is None or isinstance(how, bool | Discovery)):
+        raise TypeError("autodiscovery must be a bool, or have a method discover()")
+    if not addresses and not isinstance(how, Discovery):
         raise ValueError("At least one memcached hosts needs to be provided")
     endpoints = [endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
     options["security"] = Security(tls(addresses), login())
-    topology = None
-    if how:
+    source, topology = None, None
+    # An object is no bool, whatever its length or truth.
+    if how is True or isinstance(how, Discovery):
         check_seconds("autodiscovery_poll_interval", interval)
         check_seconds("autodiscovery_timeout", limit)
-        how, topology = await _discovered(how, addresses, limit, options)
+        source = (
+            Bounded(how, limit, refuse_sockets if needs_names else None)
+            if isinstance(how, Discovery)
+            else _hosted(addresses, limit, options)
+        )
+        topology = await _discovered(source, addresses)
         if topology is not None:
             addresses = [node.address for node in topology.nodes]
             endpoints = [endpoint(address) for address in addresses]
@@ -426,34 +439,36 @@ async def _create_client(
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
         lambda on_health: CoreClient(endpoints, on_health=on_health, **options),
     )
-    if topology is not None and not isinstance(how, bool):
+    if source is not None and topology is not None:
         patience = options["connection_timeout"]
         # A node that cannot be connected must not keep the others waiting for ever.
         patience = DEFAULT_CONNECTION_TIMEOUT if patience is None else patience
-        client._watch(how, topology, interval, patience)
+        client._watch(source, topology, interval, patience)
     return client
 
 
-async def _discovered(
-    how: bool | Discovery, addresses: list[Address], limit: float, options: dict[str, Any]
-) -> tuple[bool | Discovery, Topology | None]:
-    """Give who is to be asked, and what it said first; None: these addresses are all there is."""
-    if isinstance(how, bool):
-        shared = ("connection_timeout", "security")
-        asked = {name: options[name] for name in shared}
-        how = ConfigDiscovery(addresses, lambda a: ConnectionPool._to_ask(a, limit, **asked), limit)
-    elif not isinstance(how, Discovery):
-        raise TypeError("autodiscovery must be a bool, or have a method discover()")
+def _hosted(addresses: list[Address], limit: float, options: dict[str, Any]) -> ConfigDiscovery:
+    asked = {name: options[name] for name in ("connection_timeout", "security")}
+    # Ends before the question does, and so says where it stood.
+    connecting = limit * 0.9
+    if asked["connection_timeout"] is not None:
+        connecting = min(asked["connection_timeout"], connecting)
+    asked["connection_timeout"] = connecting
+    return ConfigDiscovery(addresses, lambda a: ConnectionPool._to_ask(a, limit, **asked), limit)
+
+
+async def _discovered(source: Discovery, addresses: list[Address]) -> Topology | None:
+    """Give what it says first; None: these addresses are all there is."""
     try:
-        return how, await first(how, DEFAULT_STARTUP_WAIT_AUTODISCOVERY)
+        return await first(source, DEFAULT_STARTUP_WAIT_AUTODISCOVERY)
     except AuthenticationError:
         raise
     except NoDiscoveryError as error:
         logger.warning("no autodiscovery at %s: %s; it is used as a node", addresses, error)
-        return False, None
+        return None
     except Exception as error:
-        if addresses and not isinstance(how, ConfigDiscovery):
-            logger.warning("autodiscovery failed, to begin with there is %s: %s", addresses, error)
-            return how, Topology.of(addresses)
-        what = str(error) or f"no answer within {DEFAULT_STARTUP_WAIT_AUTODISCOVERY} s"
+        what = str(error) or type(error).__name__
+        if addresses and not isinstance(source, ConfigDiscovery):
+            logger.warning("autodiscovery failed, to begin with there is %s: %s", addresses, what)
+            return Topology.of(addresses)
         raise DiscoveryError(f"autodiscovery failed: {what}") from error

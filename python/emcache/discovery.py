@@ -5,20 +5,18 @@ again, and its nodes come and go without a failed call.
 """
 
 import asyncio
+import contextlib
 import inspect
-import logging
 import random
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from ._arguments import endpoint
+from ._arguments import address_text
 from ._errors import AuthenticationError, CommandError, EmcacheError
-from ._topology import DiscoveredNode, Topology, parse
+from ._topology import DiscoveredNode, Topology, checked, parse
 from .connection_pool import Connection, ConnectionPool
-
-logger = logging.getLogger("emcache")
 
 
 @runtime_checkable
@@ -28,7 +26,8 @@ class Discovery(Protocol):
     async def discover(self) -> Topology:
         """Give the nodes as they are now.
 
-        Whatever is raised, and a list without nodes, leaves the client with the nodes it has.
+        Whatever is raised, a list without nodes, and none within ``autodiscovery_timeout`` leaves
+        the client with the nodes it has.
         """
 
 
@@ -38,16 +37,23 @@ class DnsDiscovery:
     Args:
         host: the name; every address of it is a node.
         port: the port of all.
+        family: ``socket.AF_INET`` or ``socket.AF_INET6``: addresses of one version alone. Where
+            each node has one of both, it is two nodes otherwise.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, family: int = socket.AF_UNSPEC) -> None:
         self._host = host
         self._port = port
+        self._family = family
 
     async def discover(self) -> Topology:
         """Resolve the name, with the resolver of the system."""
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        # Of both versions: those that this host has an address of, too.
+        flags = 0 if self._family else socket.AI_ADDRCONFIG
+        found = await loop.getaddrinfo(
+            self._host, self._port, family=self._family, type=socket.SOCK_STREAM, flags=flags
+        )
         addresses = sorted({str(sockaddr[0]) for *_, sockaddr in found})
         return Topology.of(MemcachedHostAddress(address, self._port) for address in addresses)
 
@@ -89,65 +95,87 @@ class ConfigDiscovery:
         self._endpoints = endpoints
         self._open_pool = open_pool
         self._timeout = timeout
-        self._known: tuple[DiscoveredNode, ...] = ()
+        self._known: list[Address] = []
+        """Who else is asked: nodes, on AWS."""
+        self._version = 0
+        """Of the last list. A node with an older one lags."""
         self._asks_by_key = False
 
     async def discover(self) -> Topology:
-        """Ask the endpoint, or else a node."""
-        failure: Exception | None = None
-        nodes = [node.address for node in self._known]
+        """Ask the endpoint, or else a node.
+
+        Raises:
+            AuthenticationError: one of them refused the login, and none gave a list.
+            NoDiscoveryError: none of them keeps a list.
+        """
+        failures: list[Exception] = []
+        nodes = [address for address in self._known if address not in self._endpoints]
         for source in (*self._endpoints, *random.sample(nodes, len(nodes))):
             try:
-                async with asyncio.timeout(self._timeout):
-                    topology = await self._ask(source)
-            except (AuthenticationError, NoDiscoveryError):
-                raise
+                topology = await self._ask(source)
             except Exception as error:
-                failure = failure or error
-            else:
-                has_lists = await self._are_nodes(self._endpoints, topology)
-                self._known = topology.nodes if has_lists else ()
-                return topology
-        assert failure is not None
-        raise failure
+                failures.append(error)
+                continue
+            self._version = topology.version or 0
+            # What was AWS once stays so: its endpoint may leave the list, or not be resolved.
+            if self._known or await self._is_a_node(topology):
+                self._known = [node.address for node in topology.nodes]
+            return topology
+        raise min(failures, key=_rank)
 
     async def _ask(self, source: Address) -> Topology:
         pool = self._open_pool(source)
         try:
-            async with pool.create_connection_context() as connection:
+            async with (
+                within(self._timeout, address_text(source)),
+                pool.create_connection_context() as connection,
+            ):
                 payload = await self._read(connection)
         finally:
             await pool.close()
-        return checked(parse(payload))
+        topology = checked(parse(payload))
+        if source not in self._endpoints and (topology.version or 0) < self._version:
+            raise ValueError(f"{address_text(source)} has an older list")
+        return topology
 
     async def _read(self, connection: Connection) -> bytes:
-        if not self._asks_by_key:
-            payload = bytes(await connection.config_command())
-            if not _is_refusal(payload):
-                return payload
+        if self._asks_by_key and (payload := await self._by_key(connection)):
+            return payload
+        self._asks_by_key = False
+        said = bytes(await connection.config_command())
+        if said.startswith(b"SERVER_ERROR"):
+            raise CommandError(f"the server answered {said!r}")
+        if said not in (b"END", b"") and not said.startswith((b"ERROR", b"CLIENT_ERROR")):
+            return said
         # Engines before 1.4.14 keep it under a key.
-        _, values, *_, error = await connection.fetch_command(b"get", [_LEGACY_KEY])
-        if values:
+        if payload := await self._by_key(connection):
             self._asks_by_key = True
-            return bytes(values[0])
-        if error:
-            raise CommandError(f"the server answered {bytes(error)!r}")
+            return payload
+        if said in (b"END", b""):
+            raise CommandError("the server has no list of nodes yet")
         raise NoDiscoveryError("the server keeps no list of nodes")
 
-    async def _are_nodes(self, endpoints: Sequence[Address], topology: Topology) -> bool:
+    async def _by_key(self, connection: Connection) -> bytes | None:
+        _, values, *_, error = await connection.fetch_command(b"get", [_LEGACY_KEY])
+        if error:
+            raise CommandError(f"the server answered {bytes(error)!r}")
+        return bytes(values[0]) if values else None
+
+    async def _is_a_node(self, topology: Topology) -> bool:
         """Whether an endpoint is one of the nodes, and so they have lists too."""
         known = _hosts(node.address for node in topology.nodes)
         known |= {node.ip for node in topology.nodes if node.ip is not None}
-        for source in endpoints:
+        for source in self._endpoints:
             if not isinstance(source, MemcachedHostAddress):
                 continue
-            try:
-                found = await DnsDiscovery(source.address, source.port).discover()
-            except OSError:
-                continue
-            ips = _hosts(node.address for node in found.nodes)
-            if source.address in known or known & ips:
+            if source.address in known:
                 return True
+            # Failing at this must not cost the list.
+            with contextlib.suppress(OSError, UnicodeError):
+                async with asyncio.timeout(self._timeout):
+                    found = await DnsDiscovery(source.address, source.port).discover()
+                if known & _hosts(node.address for node in found.nodes):
+                    return True
         return False
 
 
@@ -158,119 +186,24 @@ def _hosts(addresses: Iterable[Address]) -> set[str]:
     return {a.address for a in addresses if isinstance(a, MemcachedHostAddress)}
 
 
-def _is_refusal(payload: bytes) -> bool:
-    return payload in (b"END", b"") or payload.startswith((b"ERROR", b"CLIENT_ERROR"))
+def _rank(failure: Exception) -> int:
+    """Which of several failures is told: a refused login, or else anything but `no lists here`."""
+    if isinstance(failure, AuthenticationError):
+        return 0
+    return 2 if isinstance(failure, NoDiscoveryError) else 1
 
 
-def checked(topology: Topology) -> Topology:
-    """Refuse what cannot be the nodes of a client.
-
-    Raises:
-        ValueError: there are none, or one twice.
-        TypeError: something in it is no address.
-    """
-    if not isinstance(topology, Topology):
-        raise TypeError(f"discover() must give a Topology, not {type(topology).__name__}")
-    if not topology.nodes:
-        raise ValueError("discovery found no nodes")
-    addresses = [node.address for node in topology.nodes]
-    for address in addresses:
-        endpoint(address)
-    if len(set(addresses)) < len(addresses):
-        raise ValueError("discovery found a node twice")
-    return topology
-
-
-class Watcher:
-    """Asks a :class:`Discovery` again and again, and tells of each list that is to be applied."""
-
-    _STALE_BEFORE_TRUSTED = 5
-    """Of lists in a row: a cluster that was made anew counts from 1."""
-    _EARLIEST = 1.0
-    """Seconds between two polls at least, whatever happens to nodes."""
-
-    def __init__(
-        self,
-        discovery: Discovery,
-        current: Topology,
-        interval: float,
-        apply: Callable[[Topology], Awaitable[None]],
-    ) -> None:
-        self._discovery = discovery
-        self._current = current
-        self._interval = interval
-        self._apply = apply
-        self._stale = 0
-        self._failures = 0
-        self._hurry = asyncio.Event()
-
-    def hurry(self) -> None:
-        """Ask soon: something happened to a node."""
-        self._hurry.set()
-
-    async def run(self) -> None:
-        """Poll until cancelled."""
-        while True:
-            await self._pause()
-            try:
-                topology = checked(await self._discovery.discover())
-                if self._is_news(topology):
-                    await self._apply(topology)
-                    self._current = topology
-            except Exception as error:
-                self._failed(error)
-                continue
-            if self._failures:
-                logger.info("autodiscovery works again")
-                self._failures = 0
-
-    async def _pause(self) -> None:
-        # Failures are tried again sooner, clients do not ask together.
-        pause = self._interval * random.uniform(0.9, 1.1)
-        if self._failures:
-            pause = min(pause, 2.0 ** min(self._failures, 16) * random.uniform(0.5, 1.0))
-        earliest = min(self._EARLIEST * random.uniform(1.0, 1.5), pause)
-        await asyncio.sleep(earliest)
-        try:
-            async with asyncio.timeout(pause - earliest):
-                await self._hurry.wait()
-        except TimeoutError:
-            pass
-        self._hurry.clear()
-
-    def _failed(self, error: Exception) -> None:
-        self._failures += 1
-        if self._failures == 1:
-            logger.warning("autodiscovery failed, the nodes stay as they are: %s", error)
-
-    def _is_news(self, topology: Topology) -> bool:
-        new, current = topology.version, self._current.version
-        if new is None or current is None:
-            return topology.nodes != self._current.nodes
-        if new >= current:
-            self._stale = 0
-            return new > current
-        self._stale += 1
-        if self._stale < self._STALE_BEFORE_TRUSTED:
-            return False
-        logger.warning("autodiscovery goes back from version %d to %d", current, new)
-        self._stale = 0
-        return True
-
-
-async def first(discovery: Discovery, within: float) -> Topology:
-    """Give the list that a client begins with; three tries, half a second apart."""
-    async with asyncio.timeout(within):
-        for wait in (0.5, 0.5, None):
-            try:
-                return checked(await discovery.discover())
-            except (AuthenticationError, NoDiscoveryError):
-                raise
-            except Exception:
-                if wait is None:
-                    raise
-                await asyncio.sleep(wait)
-    raise AssertionError("not reached")
+@contextlib.asynccontextmanager
+async def within(seconds: float, who: str) -> AsyncIterator[None]:
+    """As ``asyncio.timeout``, and say who did not answer."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"{who} did not answer within {seconds} s") from error
 
 
 __all__ = [

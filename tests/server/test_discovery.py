@@ -10,14 +10,13 @@ import random
 import pytest
 
 import emcache
+from emcache._watcher import Watcher
 from emcache.discovery import CallableDiscovery, DiscoveredNode, DnsDiscovery, Topology
-from support.discovery import endpoint, listed
+from support.discovery import SOON, discovering, endpoint, listed, nodes_of, polls, until
 from support.memcached import memcached
 from support.oracle import value_of
 from support.scripted import scripted
 
-SOON = 0.05
-"""An interval."""
 CHURN = float(os.environ.get("EMCACHE_TEST_CHURN", "4"))
 """Seconds for which nodes come and go under load."""
 
@@ -41,32 +40,6 @@ class Events(emcache.ClusterEvents):
     async def on_topology_change(self, cluster_managment, old, new, version):
         assert cluster_managment.nodes() == new
         self.seen.append((old, new, version))
-
-
-def discovering(source, **options):
-    defaults = {
-        "autodiscovery": True,
-        "autodiscovery_poll_interval": SOON,
-        "autodiscovery_timeout": 2.0,
-    }
-    return emcache.create_client([source.address], **(defaults | options))
-
-
-def nodes_of(client):
-    return client.cluster_managment().nodes()
-
-
-async def until(condition, seconds=8.0):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-async def polls(source, count):
-    """Wait for so many more questions, and for what follows from them."""
-    wanted = source.asked + count
-    await until(lambda: source.asked >= wanted, seconds=3.0 * count + 5)
-    await asyncio.sleep(0.1)
 
 
 async def test_a_client_has_the_nodes_of_the_list(nodes):
@@ -178,10 +151,11 @@ async def test_only_a_greater_version_counts(nodes):
         assert nodes_of(client) == [nodes[1].address]
 
 
-async def test_a_cluster_made_anew_counts_from_1(nodes, caplog):
+async def test_a_cluster_made_anew_counts_from_1(nodes, caplog, monkeypatch):
     async with endpoint(listed(nodes[0])) as source:
         source.version = 7
         async with discovering(source) as client:
+            monkeypatch.setattr(Watcher, "_STALE_SECONDS", 0.5)
             source.version, source.nodes = 1, [listed(nodes[1])]
             await until(lambda: nodes_of(client) == [nodes[1].address], seconds=20)
             assert source.asked >= 5
@@ -218,13 +192,7 @@ async def test_a_list_that_is_split_at_every_byte(nodes):
 async def test_an_old_engine_has_it_under_a_key(nodes):
     async with endpoint(listed(nodes[0])) as source:
         source.reply = lambda: b"ERROR\r\n"
-
-        def by_key():
-            payload = source.payload()
-            key = b"AmazonElastiCache:cluster"
-            return b"VALUE %b 0 %d\r\n%b\r\nEND\r\n" % (key, len(payload), payload)
-
-        source.by_key = by_key
+        source.by_key = source.under_key
         async with discovering(source) as client:
             asked = source.asked
             source.change(listed(nodes[1]))

@@ -27,8 +27,12 @@ def run(name, *args):
         ("pool.py", "found: 20 of 21"),
         ("tls.py", "hello over TLS"),
         ("tls.py", "without the CA: the server's certificate is not trusted"),
+        ("kubernetes.py", "hello, pods"),
+        ("proxy.py", "100 of 100 items"),
         ("login.py", "hello, app"),
         ("login.py", "refused: "),
+        ("sasl.py", "hello over SASL"),
+        ("sasl.py", "refused: "),
     ],
 )
 def test_example(name, says):
@@ -37,3 +41,8 @@ def test_example(name, says):
 
 def test_basic_on_a_server_that_runs(server):
     assert "visits: 42" in run("basic.py", f"127.0.0.1:{server.port}")
+
+
+@pytest.mark.parametrize("name", ["proxy.py", "kubernetes.py"])
+def test_what_is_named(server, name):
+    assert "hello" in run(name, f"localhost:{server.port}")
