@@ -12,6 +12,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use tokio::time::Instant;
 
+use super::completion;
 use super::driver::PythonLoop;
 use super::runtime::{Inbox, Postponed, TurnRuntime};
 use crate::pool::{Context, Host, LocalFuture};
@@ -22,7 +23,12 @@ pub struct LoopEngine {
     wants_flush: Rc<Cell<bool>>,
     flush_scheduled: Cell<bool>,
     timer: RefCell<Option<(Instant, Py<PyAny>)>>,
+    /// Turns in a row that did not ask Tokio's drivers.
+    short_cuts: Cell<u32>,
 }
+
+/// So many turns in a row may leave out Tokio's drivers.
+const SHORT_CUTS: u32 = 8;
 
 /// What the core may ask of this driver.
 struct LoopHost {
@@ -70,6 +76,7 @@ impl LoopEngine {
             wants_flush,
             flush_scheduled: Cell::new(false),
             timer: RefCell::new(None),
+            short_cuts: Cell::new(0),
         })
     }
 
@@ -99,9 +106,21 @@ impl LoopEngine {
     pub fn timer_fired(&self) {
         // Maybe a little early: the turn asks for another if it is still wanted.
         self.timer.take();
+        self.short_cuts.set(SHORT_CUTS);
     }
 
+    /// Something came, and most often it is an answer to the only request under way: then it is read without
+    /// asking Tokio's epoll first. Not always, or what else is there would wait for ever.
     pub fn turn(&self) {
+        let short_cuts = self.short_cuts.get();
+        if short_cuts < SHORT_CUTS && !self.runtime.wants_turn() && self.context.wake_waiting() {
+            self.short_cuts.set(short_cuts + 1);
+            self.runtime.run_woken();
+            if completion::is_pending() {
+                return;
+            }
+        }
+        self.short_cuts.set(0);
         self.runtime.turn();
     }
 

@@ -119,6 +119,16 @@ impl TurnRuntime {
         self.turning.set(false);
     }
 
+    /// Runs the tasks that were woken, without a look at what epoll and the timers have.
+    pub fn run_woken(&self) {
+        let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
+        let Some(Engine { runtime, tasks }) = engine.as_mut() else { return };
+        self.turning.set(true);
+        let _entered = runtime.enter();
+        let _: Poll<()> = self.run_tasks(tasks);
+        self.turning.set(false);
+    }
+
     fn run_tasks(&self, tasks: &mut LocalSet) -> Poll<()> {
         let mut cx = TaskContext::from_waker(&self.waker);
         loop {

@@ -53,6 +53,8 @@ impl BinaryStream {
     }
 }
 
+impl Io for BinaryStream {}
+
 impl AsyncWrite for BinaryStream {
     fn poll_write(
         mut self: Pin<&mut Self>,

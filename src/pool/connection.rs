@@ -4,21 +4,22 @@
 //! once; what the socket does not take then is written by the task. Generic over the stream only
 //! through [`Io`], so tests and benches drive it over a `tokio::io::duplex`.
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::Cause;
+use super::read_buffer::ReadBuffer;
 use super::transport::Io;
 use crate::protocol::{
     Expired, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tick, Verb,
 };
 
-/// Room for one read; a longer frame in progress makes its own room, up to this much at a time.
-const READ_CHUNK: usize = 64 * 1024;
+/// Room for one read, at least; a longer frame in progress makes its own room, up to this much at a time.
+const MIN_READ: usize = 16 * 1024;
 const READ_AHEAD: usize = 1024 * 1024;
 /// One poll reads no more than this, and writes no more, so that a fast peer does not keep all others
 /// waiting.
@@ -33,7 +34,7 @@ const KEEP_CAPACITY: usize = 256 * 1024;
 pub struct Connection<S> {
     stream: Box<dyn Io>,
     pipeline: Pipeline<S>,
-    read_buf: BytesMut,
+    read_buf: ReadBuffer,
     write_buf: Outgoing,
     written: u64,
     read: u64,
@@ -46,14 +47,16 @@ pub struct Connection<S> {
     is_flushed: bool,
     waker: Waker,
     broken: Option<Cause>,
+    reads_at_once: bool,
 }
 
 impl<S: Sink> Connection<S> {
     pub fn new(stream: Box<dyn Io>, max_merged_keys: u32) -> Self {
+        let reads_at_once = stream.reads_at_once();
         Self {
             stream,
             pipeline: Pipeline::new(max_merged_keys),
-            read_buf: BytesMut::new(),
+            read_buf: ReadBuffer::default(),
             write_buf: Outgoing::default(),
             written: 0,
             read: 0,
@@ -63,6 +66,7 @@ impl<S: Sink> Connection<S> {
             is_flushed: true,
             waker: Waker::noop().clone(),
             broken: None,
+            reads_at_once,
         }
     }
 
@@ -82,6 +86,11 @@ impl<S: Sink> Connection<S> {
     /// Whether to poll again although nothing else will wake the task.
     pub fn has_more(&self) -> bool {
         self.has_more
+    }
+
+    /// Whether its task is worth a poll before anybody says that there is something to read.
+    pub fn may_be_answered(&self) -> bool {
+        self.reads_at_once && self.pipeline.in_flight() > 0
     }
 
     /// The task of the connection.
@@ -195,30 +204,29 @@ impl<S: Sink> Connection<S> {
             if self.has_more {
                 return Poll::Pending;
             }
-            self.make_room();
-            let mut room = (&mut self.read_buf).limit(SHARE);
-            let read = pin!(self.stream.read_buf(&mut room)).poll(cx);
-            match std::task::ready!(read) {
-                Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
-                Ok(n) => self.read += n as u64,
-                Err(error) => return Poll::Ready(Cause::of_io(error)),
+            let missing = self.pipeline.frame_len().saturating_sub(self.read_buf.len());
+            let room = self.read_buf.room(missing.clamp(MIN_READ, READ_AHEAD));
+            let len = room.len().min(SHARE);
+            let mut room = ReadBuf::new(&mut room[..len]);
+            if let Err(error) =
+                std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))
+            {
+                return Poll::Ready(Cause::of_io(error));
             }
-            match self.pipeline.feed(&self.read_buf, self.written) {
-                Ok(used) => self.read_buf.advance(used),
+            let read = room.filled().len();
+            if read == 0 {
+                return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof));
+            }
+            self.read += read as u64;
+            self.read_buf.add(read);
+            match self.pipeline.feed(self.read_buf.filled(), self.written) {
+                Ok(used) => self.read_buf.consume(used),
                 Err(error) => return Poll::Ready(Cause::of(error)),
             }
             if self.pipeline.must_close().is_some() {
                 return Poll::Ready(Cause::StorageRefused);
             }
         }
-    }
-
-    fn make_room(&mut self) {
-        if self.read_buf.is_empty() && self.read_buf.capacity() > KEEP_CAPACITY {
-            self.read_buf = BytesMut::new();
-        }
-        let missing = self.pipeline.frame_len().saturating_sub(self.read_buf.len());
-        self.read_buf.reserve(missing.clamp(READ_CHUNK, READ_AHEAD));
     }
 
     /// Ready only when the connection is over.
@@ -232,9 +240,12 @@ impl<S: Sink> Connection<S> {
             }
             let mut pieces = [&[][..]; MAX_SLICES];
             let filled = self.write_buf.fill(&mut pieces, SHARE);
-            let slices = pieces.map(IoSlice::new);
             let stream = Pin::new(&mut self.stream);
-            match std::task::ready!(stream.poll_write_vectored(cx, &slices[..filled])) {
+            let polled = match pieces[..filled] {
+                [piece] => stream.poll_write(cx, piece),
+                _ => stream.poll_write_vectored(cx, &pieces.map(IoSlice::new)[..filled]),
+            };
+            match std::task::ready!(polled) {
                 Ok(0) => self.broken = Some(Cause::Io(Arc::new(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
                     self.write_buf.advance(n);

@@ -31,9 +31,17 @@ pub trait Host {
 /// Who has requests with deadlines and bytes to write.
 pub(super) trait Member {
     fn flush(&self);
+    /// How many connections there are whose task may find an answer before anybody says so.
+    fn waiting(&self) -> usize;
+    /// Wakes these tasks.
+    fn wake_waiting(&self);
     /// Ends what is due and says when the next is.
     fn expire(self: Rc<Self>, now: Tick) -> Tick;
 }
+
+/// With more it is cheaper to ask which of them it is.
+const FEW_MEMBERS: usize = 4;
+const FEW_CONNECTIONS: usize = 2;
 
 pub struct Context {
     host: Box<dyn Host>,
@@ -144,6 +152,22 @@ impl Context {
         if unflushed.len() == 1 {
             self.host.wants_flush();
         }
+    }
+
+    /// Wakes the tasks that wait for an answer and read without asking the drivers, if they are few: for a
+    /// host that knows that something came, and not what.
+    pub fn wake_waiting(&self) -> bool {
+        let members = self.members.borrow();
+        let upgraded = || members.iter().filter_map(Weak::upgrade);
+        if members.len() > FEW_MEMBERS {
+            return false;
+        }
+        let waiting: usize = upgraded().map(|member| member.waiting()).sum();
+        let are_few = (1..=FEW_CONNECTIONS).contains(&waiting);
+        if are_few {
+            upgraded().for_each(|member| member.wake_waiting());
+        }
+        are_few
     }
 
     pub(super) fn wake_later(&self, waker: &Waker) {

@@ -162,6 +162,18 @@ impl<W: Waiter> Member for Shared<W> {
         }
     }
 
+    fn waiting(&self) -> usize {
+        self.state.borrow().connections.iter().filter(|e| e.connection.may_be_answered()).count()
+    }
+
+    fn wake_waiting(&self) {
+        for entry in &self.state.borrow().connections {
+            if entry.connection.may_be_answered() {
+                entry.connection.waker().wake_by_ref();
+            }
+        }
+    }
+
     fn expire(self: Rc<Self>, now: Tick) -> Tick {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;

@@ -19,6 +19,8 @@ mod open;
 #[allow(clippy::module_inception, reason = "the pool of this layer")]
 mod pool;
 mod queue;
+mod read_buffer;
+mod socket;
 mod state;
 mod tasks;
 mod tls;

@@ -20,6 +20,8 @@ use super::address::Address;
 use super::error::Cause;
 use super::transport::Io;
 
+impl Io for tokio_rustls::client::TlsStream<Box<dyn Io>> {}
+
 /// What a user says about TLS. PEM texts, not paths.
 #[derive(Default)]
 pub struct TlsOptions {

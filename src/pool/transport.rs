@@ -4,19 +4,26 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::Instant;
 
 use super::address::Address;
 use super::context::Context;
+use super::socket;
 
 /// Of a known address, where a dial has no limit.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connected byte stream.
-pub trait Io: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin {
+    /// Whether a poll reads although Tokio's driver was not asked: see [`super::socket`].
+    fn reads_at_once(&self) -> bool {
+        false
+    }
+}
+
+impl Io for DuplexStream {}
 
 /// A peer that vanished without a word is noticed after idle + interval * retries.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -46,7 +53,9 @@ pub(super) async fn connect(
     way: &Way<'_>,
 ) -> io::Result<(Box<dyn Io>, Option<IpAddr>)> {
     let (host, port) = match way.address {
-        Address::Unix { path } => return Ok((Box::new(UnixStream::connect(path).await?), None)),
+        Address::Unix { path } => {
+            return Ok((socket::unix(UnixStream::connect(path).await?)?, None));
+        }
         Address::Tcp { host, port } => (host.as_str(), *port),
     };
     let until = way.limit.map(|limit| Instant::now() + limit);
@@ -106,5 +115,5 @@ fn prepare(stream: TcpStream) -> io::Result<Box<dyn Io>> {
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(Box::new(stream))
+    socket::tcp(stream)
 }

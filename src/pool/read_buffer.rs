@@ -1,0 +1,94 @@
+//! Bytes that were read and not understood yet.
+
+/// Invariant: `start <= end <= data.len()`; what is behind `end` is room.
+#[derive(Debug, Default)]
+pub(super) struct ReadBuffer {
+    data: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+const MIN_CAPACITY: usize = 64 * 1024;
+/// A buffer that grew beyond this is given back when it is empty.
+const KEEP_CAPACITY: usize = 256 * 1024;
+
+impl ReadBuffer {
+    pub fn filled(&self) -> &[u8] {
+        &self.data[self.start..self.end]
+    }
+
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The first `count` bytes are done with.
+    pub fn consume(&mut self, count: usize) {
+        self.start += count;
+        debug_assert!(self.start <= self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.data.capacity() > KEEP_CAPACITY {
+                self.data = Vec::new();
+            }
+        }
+    }
+
+    /// Room for at least so many bytes.
+    pub fn room(&mut self, wanted: usize) -> &mut [u8] {
+        if self.data.len() - self.end < wanted {
+            let len = self.len();
+            if self.data.len() - len >= wanted {
+                self.data.copy_within(self.start..self.end, 0);
+            } else {
+                let mut data = vec![0; MIN_CAPACITY.max(len + wanted)];
+                data[..len].copy_from_slice(self.filled());
+                self.data = data;
+            }
+            (self.start, self.end) = (0, len);
+        }
+        &mut self.data[self.end..]
+    }
+
+    /// So many bytes were written to the room.
+    pub fn add(&mut self, count: usize) {
+        self.end += count;
+        debug_assert!(self.end <= self.data.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_what_is_not_consumed() {
+        let mut buffer = ReadBuffer::default();
+        let (mut written, mut read) = (0, 0);
+        for step in 0..10_000usize {
+            let room = buffer.room(1 + step % 700);
+            let count = room.len().min(step * 7 % 900);
+            for place in &mut room[..count] {
+                *place = u8::try_from(written % 251).unwrap();
+                written += 1;
+            }
+            buffer.add(count);
+            let consumed = buffer.len().min(step * 11 % 900);
+            for byte in &buffer.filled()[..consumed] {
+                assert_eq!(usize::from(*byte), read % 251);
+                read += 1;
+            }
+            buffer.consume(consumed);
+        }
+        assert_eq!(buffer.len(), written - read);
+    }
+
+    #[test]
+    fn gives_a_large_buffer_back() {
+        let mut buffer = ReadBuffer::default();
+        buffer.room(1024 * 1024);
+        buffer.add(1);
+        buffer.consume(1);
+        assert_eq!(buffer.data.capacity(), 0);
+        assert_eq!(buffer.room(1).len(), MIN_CAPACITY);
+    }
+}
