@@ -24,6 +24,9 @@ const READ_AHEAD: usize = 1024 * 1024;
 /// One poll reads no more than this, and writes no more, so that a fast peer does not keep all others
 /// waiting.
 const SHARE: usize = 256 * 1024;
+/// With more the answers come in several pieces, and whoever is not so quick to read the first gets more of
+/// them at a time.
+const FEW_REQUESTS: usize = 4;
 /// Pieces in one write.
 const MAX_SLICES: usize = 8;
 /// With this much to write a request does not wait for others to go with it.
@@ -90,7 +93,7 @@ impl<S: Sink> Connection<S> {
 
     /// Whether its task is worth a poll before anybody says that there is something to read.
     pub fn may_be_answered(&self) -> bool {
-        self.reads_at_once && self.pipeline.in_flight() > 0
+        self.reads_at_once && (1..=FEW_REQUESTS).contains(&self.pipeline.in_flight())
     }
 
     /// The task of the connection.
