@@ -84,7 +84,7 @@ async def settled() -> None:
 
 @contextlib.asynccontextmanager
 async def scripted(
-    script: Script, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0
+    script: Script, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
 ) -> AsyncIterator[Scripted]:
     """Serve `script`, on a free port if none is given; a failing script fails the test."""
     server = Scripted()
