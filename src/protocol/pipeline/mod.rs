@@ -386,12 +386,15 @@ impl<S: Sink> Pipeline<S> {
         self.close_line(out);
         let start = self.encoded;
         self.begin_line(verb, out);
+        let tail = out.tail();
+        let before = tail.len();
         let mut count = 0;
         for key in keys {
-            self.append_key(key.as_bytes(), out);
+            put_key(key.as_bytes(), tail);
             self.keys.push(key.as_bytes(), false);
             count += 1;
         }
+        self.encoded += (tail.len() - before) as u64;
         if let Some(line) = self.lines.back_mut() {
             line.slots = 1;
             line.keys = count;
@@ -445,10 +448,7 @@ impl<S: Sink> Pipeline<S> {
     }
 
     fn append_key(&mut self, key: &[u8], out: &mut Outgoing) {
-        let tail = out.tail();
-        tail.reserve(key.len() + 1);
-        tail.extend_from_slice(b" ");
-        tail.extend_from_slice(key);
+        put_key(key, out.tail());
         self.encoded += key.len() as u64 + 1;
         if let Some(open) = &mut self.open {
             open.len += key.len() + 1;
@@ -475,9 +475,15 @@ impl<S: Sink> Pipeline<S> {
                     _ => ProtocolError::Unsolicited(Excerpt::of(rest)),
                 });
             };
-            let Some((frame, len)) = self.decoder.next(&buf[pos..], front.verb.shape())? else {
-                break;
-            };
+            let shape = front.verb.shape();
+            if front.keys > 0
+                && let Some((item, len)) = self.decoder.plain_item(&buf[pos..], shape)
+            {
+                self.assign(&item)?;
+                pos += len;
+                continue;
+            }
+            let Some((frame, len)) = self.decoder.next_of_any(&buf[pos..], shape)? else { break };
             match frame {
                 // A retrieval has keys; what else has an item has one, for whoever asked.
                 Frame::Item(item) if front.keys == 0 => {
@@ -512,16 +518,23 @@ impl<S: Sink> Pipeline<S> {
             return Err(ProtocolError::ForeignKey(Excerpt::of_key(item.key)));
         };
         let (keys, aliases) = (line.keys, line.aliases);
-        let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
         if self.assigned.is_empty() {
             self.assigned.resize(keys.div_ceil(64) as usize, 0);
         }
-        let found = self
-            .find(self.cursor, keys, item.key, false)
-            .or_else(|| self.find(line_start, self.cursor.ordinal, item.key, false))
-            .ok_or_else(|| ProtocolError::ForeignKey(Excerpt::of_key(item.key)))?;
-        self.deliver(found, item);
-        self.cursor = self.after(found);
+        let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
+        let next = if let Some(next) = self.expected(keys, item.key) {
+            let next = self.step(self.cursor, next);
+            self.deliver(self.cursor, item);
+            next
+        } else {
+            let found = self
+                .find(self.cursor, keys, item.key, false)
+                .or_else(|| self.find(line_start, self.cursor.ordinal, item.key, false))
+                .ok_or_else(|| ProtocolError::ForeignKey(Excerpt::of_key(item.key)))?;
+            self.deliver(found, item);
+            self.after(found)
+        };
+        self.cursor = next;
         if aliases {
             let mut from = self.cursor;
             while let Some(alias) = self.find(from, keys, item.key, true) {
@@ -530,6 +543,17 @@ impl<S: Sink> Pipeline<S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether `key` is the one that [`Self::find`] looks at first: then where the one after it begins.
+    fn expected(&self, keys: u32, key: &[u8]) -> Option<u64> {
+        let Cursor { ordinal, position, .. } = self.cursor;
+        if ordinal >= keys {
+            return None;
+        }
+        let entry = self.keys.at(position);
+        let is_it = entry.key == key && !entry.alias && !self.is_assigned(ordinal);
+        is_it.then_some(entry.next)
     }
 
     /// The first key in `from.ordinal..to` that equals `key` and has no item yet.
@@ -669,6 +693,12 @@ impl<S: Sink> Pipeline<S> {
         *self = Self::new(self.max_merged_keys);
         orphans
     }
+}
+
+fn put_key(key: &[u8], out: &mut BytesMut) {
+    out.reserve(key.len() + 1);
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(key);
 }
 
 /// Where the bytes `start..end` of all that was encoded lie in what was not written.
