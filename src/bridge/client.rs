@@ -17,7 +17,7 @@ use super::{convert, errors};
 use crate::cluster::ClusterConfig;
 use crate::pool::{Metrics, PoolConfig, Submission};
 use crate::protocol::{
-    ArithmeticVerb, Command, Key, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
+    ArithmeticVerb, Command, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
 };
 
 #[pyclass(frozen, module = "emcache._emcache")]
@@ -465,18 +465,13 @@ impl CoreClient {
     ) -> Awaitable {
         self.session(py)?;
         // None counts as no keys, as any false value does in 1.3.
-        let objects = if keys.is_truthy()? {
-            keys.try_iter()?.collect::<PyResult<Vec<_>>>()?
-        } else {
-            Vec::new()
-        };
+        let objects = if keys.is_truthy()? { convert::objects(keys)? } else { Vec::new() };
         let flags = return_flags.is_truthy()?;
         // Asked again: what was called up to here is the user's code and may have closed the client.
         let session = self.session(py)?;
-        let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
+        let keys = convert::keys(objects)?;
         let verb = if keys.is_empty() { RetrievalVerb::Get } else { verb()? };
-        let objects = objects.iter().map(convert::exact_bytes).collect();
-        session.fetch_many(py, &keys, objects, verb, flags)
+        session.fetch_many(py, keys, verb, flags)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the command's own")]

@@ -5,18 +5,19 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict};
+use pyo3::types::IntoPyDict;
 
 use super::errors;
 use super::future::{OpFuture, Wake};
 use super::item::RawItem;
 use super::lease::CoreLease;
 use super::registry;
-use super::waiter::{Line, RawItems, Stats};
+use super::waiter::{Gather, RawItems, Stats};
 use crate::cluster::{ClusterError, HealthChange};
 use crate::pool::{self, LeaseId};
 use crate::protocol::{ErrorKind, Verb};
@@ -27,10 +28,7 @@ pub enum Outcome {
         item: RawItem,
         flags: bool,
     },
-    Items {
-        lines: Vec<Line>,
-        flags: bool,
-    },
+    Items(Rc<Gather>),
     Stats(Stats),
     /// `NOT_STORED` and `EXISTS`.
     NotStored,
@@ -162,7 +160,7 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> Py
     let result = match outcome {
         Outcome::Value(value) => Ok(value),
         Outcome::Item { item, flags } => item.into_item(future.py(), flags).map(Py::into_any),
-        Outcome::Items { lines, flags } => items_dict(future.py(), lines, flags),
+        Outcome::Items(gather) => gather.into_dict(future.py()),
         Outcome::Stats(stats) => stats.into_py_dict(future.py()).map(|d| d.into_any().unbind()),
         Outcome::NotStored => Err(errors::not_stored()),
         Outcome::NotFound { verb } => Err(errors::not_found(verb)),
@@ -176,14 +174,4 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> Py
         Outcome::Nobody => return Ok(()),
     };
     OpFuture::resolve(future, result, wake)
-}
-
-fn items_dict(py: Python<'_>, lines: Vec<Line>, flags: bool) -> PyResult<Py<PyAny>> {
-    let items = PyDict::new(py);
-    for line in lines {
-        for (index, item) in line.items {
-            items.set_item(&line.keys[index], item.into_item(py, flags)?)?;
-        }
-    }
-    Ok(items.into_any().unbind())
 }

@@ -3,7 +3,7 @@ use bytes::Bytes;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyMemoryView};
+use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyMemoryView};
 
 use super::errors::InvalidKeyError;
 use crate::pool::Address;
@@ -11,17 +11,39 @@ use crate::protocol::{Key, MAX_VALUE_LEN};
 
 pub fn key<'a>(object: &'a Bound<'_, PyAny>) -> PyResult<Key<'a>> {
     let bytes = object.cast::<PyBytes>().map_err(|_| wrong_type("key", "bytes", object))?;
-    Key::parse(bytes.as_bytes()).map_err(|error| InvalidKeyError::new_err(error.to_string()))
+    checked(bytes.as_bytes())
 }
 
-/// The key as the result's dict will hold it.
-pub fn exact_bytes(object: &Bound<'_, PyAny>) -> Py<PyBytes> {
-    if let Ok(bytes) = object.cast_exact::<PyBytes>() {
-        return bytes.clone().unbind();
+fn checked(bytes: &[u8]) -> PyResult<Key<'_>> {
+    Key::parse(bytes).map_err(|error| InvalidKeyError::new_err(error.to_string()))
+}
+
+/// All that an iterable gives.
+pub fn objects<'py>(iterable: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    match iterable.cast_exact::<PyList>() {
+        Ok(list) => Ok(list.iter().collect()),
+        Err(_) => iterable.try_iter()?.collect(),
     }
-    // A subclass may bring a `__hash__` of its own; what the server has is plain bytes.
-    let bytes = object.cast::<PyBytes>().map(PyBytesMethods::as_bytes).unwrap_or_default();
-    PyBytes::new(object.py(), bytes).unbind()
+}
+
+/// Keys as the result's dict will hold them.
+pub fn keys(objects: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<Py<PyBytes>>> {
+    objects
+        .into_iter()
+        .map(|object| match object.cast_into_exact::<PyBytes>() {
+            Ok(bytes) => checked(bytes.as_bytes()).map(drop).map(|()| bytes.unbind()),
+            // A subclass may bring a `__hash__` of its own; what the server has is plain bytes.
+            Err(other) => {
+                let other = other.into_inner();
+                key(&other).map(|key| PyBytes::new(other.py(), key.as_bytes()).unbind())
+            }
+        })
+        .collect()
+}
+
+/// Keys that were checked before.
+pub fn trusted<'a>(py: Python<'_>, keys: &'a [Py<PyBytes>]) -> Vec<Key<'a>> {
+    keys.iter().map(|key| Key::trusted(key.as_bytes(py))).collect()
 }
 
 /// The value as `bytes`: itself if it is, a copy of any other bytes-like object (which may change

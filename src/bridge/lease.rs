@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use super::client::session_here;
 use super::registry::{self, Abandoned};
 use super::session::{Awaitable, Session};
 use super::{convert, errors};
 use crate::pool::{LeaseId, credentials_flaw};
-use crate::protocol::{ArithmeticVerb, Command, Key, RetrievalVerb, StatsArgs, StorageVerb};
+use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StatsArgs, StorageVerb};
 
 /// Gives the connection back when it is released, or dropped.
 #[pyclass(frozen, module = "emcache._emcache")]
@@ -81,13 +80,11 @@ impl CoreLease {
     }
 
     fn retrieve(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Awaitable {
-        let objects = keys.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-        let keys = objects.iter().map(convert::key).collect::<PyResult<Vec<Key<'_>>>>()?;
+        let keys = convert::keys(convert::objects(keys)?)?;
         if keys.is_empty() {
             return Err(PyValueError::new_err("keys must not be empty"));
         }
-        let objects: Vec<Py<PyBytes>> = objects.iter().map(convert::exact_bytes).collect();
-        self.session(py)?.raw_fetch(py, self.lease, &keys, objects, verb)
+        self.session(py)?.raw_fetch(py, self.lease, keys, verb)
     }
 }
 

@@ -11,6 +11,7 @@ use pyo3::types::{PyBytes, PyDict};
 use tokio::time::Instant;
 
 use super::completion::{self, Outcome};
+use super::convert;
 use super::driver::{Driver, Engine};
 use super::errors;
 use super::future::{OpFuture, Wake};
@@ -182,12 +183,11 @@ impl Session {
         Ok(future)
     }
 
-    /// `objects` are the keys as the result will hold them.
+    /// `keys` were checked.
     pub fn fetch_many(
         &self,
         py: Python<'_>,
-        keys: &[Key<'_>],
-        objects: Vec<Py<PyBytes>>,
+        keys: Vec<Py<PyBytes>>,
         verb: RetrievalVerb,
         flags: bool,
     ) -> Awaitable {
@@ -197,36 +197,43 @@ impl Session {
             OpFuture::resolve(future.bind(py), Ok(nothing), Wake::Soon)?;
             return Ok(future);
         }
-        let gather = |lines| {
-            Rc::new(Gather {
-                future: future.clone_ref(py),
-                flags,
-                verb: verb.verb(),
-                lines: RefCell::default(),
-                missing_lines: Cell::new(lines),
-                failed: Cell::new(false),
-            })
-        };
-        let line_of = |keys: Vec<Py<PyBytes>>| {
-            let items = Vec::with_capacity(keys.len());
-            Line { keys, items }
+        let gather = Rc::new(Gather {
+            future: future.clone_ref(py),
+            flags,
+            verb: verb.verb(),
+            keys,
+            lines: RefCell::default(),
+            missing_lines: Cell::new(1),
+            failed: Cell::new(false),
+        });
+        let keys = convert::trusted(py, &gather.keys);
+        let waiter = |positions, keys| {
+            let line = Line { positions, items: Vec::with_capacity(keys) };
+            PyWaiter::Line { gather: gather.clone(), line }
         };
         match &self.core {
             Core::Here { context, cluster } => {
-                let lines = cluster.lines_for(keys).map_err(errors::no_nodes)?;
-                let gather = gather(lines.len());
+                let lines = cluster.lines_for(&keys).map_err(errors::no_nodes)?;
+                gather.missing_lines.set(lines.len());
                 let deadline = self.deadline(context);
+                let mut some = Vec::new();
                 for (node, positions) in lines {
-                    let line: Vec<Key<'_>> = positions.iter().map(|at| keys[*at]).collect();
-                    let objects = positions.iter().map(|at| objects[*at].clone_ref(py)).collect();
-                    let request = Request::Retrieval { verb, keys: &line };
-                    let waiter = PyWaiter::Line { gather: gather.clone(), line: line_of(objects) };
+                    let keys = match &positions {
+                        None => &keys,
+                        Some(positions) => {
+                            some.clear();
+                            some.extend(positions.iter().map(|at| keys[*at]));
+                            &some
+                        }
+                    };
+                    let waiter = waiter(positions, keys.len());
+                    let request = Request::Retrieval { verb, keys };
                     cluster.pool(node).submit(&request, waiter, deadline);
                 }
             }
             Core::There(engine) => {
-                let waiter = PyWaiter::Line { gather: gather(1), line: line_of(objects) };
-                let request = owned(&Request::Retrieval { verb, keys });
+                let waiter = waiter(None, keys.len());
+                let request = owned(&Request::Retrieval { verb, keys: &keys });
                 engine.submit(self.id, Route::Keys, request, waiter, self.deadline_instant());
             }
         }
@@ -294,14 +301,13 @@ impl Session {
         &self,
         py: Python<'_>,
         lease: LeaseId,
-        keys: &[Key<'_>],
-        objects: Vec<Py<PyBytes>>,
+        keys: Vec<Py<PyBytes>>,
         verb: RetrievalVerb,
     ) -> Awaitable {
         let future = self.driver.create_future(py)?;
-        let items = Box::new(RawItems::of(objects));
+        let items = Box::new(RawItems::of(keys.iter().map(|key| key.clone_ref(py)).collect()));
         let waiter = PyWaiter::RawItems { future: future.clone_ref(py), items };
-        let request = Request::Retrieval { verb, keys };
+        let request = Request::Retrieval { verb, keys: &convert::trusted(py, &keys) };
         self.send(py, Target::Lease(lease), Submission::Borrowed(&request), waiter)?;
         Ok(future)
     }

@@ -372,8 +372,11 @@ fn send(
             let lines = cluster.lines_for(&all)?;
             record.expect_lines(lines.len());
             for (node, positions) in lines {
-                let keys = positions.iter().map(|at| keys[*at].clone()).collect();
-                let line = record.line(Some(positions));
+                let keys = match &positions {
+                    Some(positions) => positions.iter().map(|at| keys[*at].clone()).collect(),
+                    None => keys.clone(),
+                };
+                let line = record.line(positions);
                 let request = OwnedRequest::Retrieval { verb, keys };
                 cluster.pool(node).submit_owned(request, line, deadline);
             }

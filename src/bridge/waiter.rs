@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString};
 
 use super::completion::{self, Outcome};
 use super::future::OpFuture;
@@ -63,9 +63,10 @@ pub enum PyWaiter {
     },
 }
 
-/// The keys that were asked for in one line, and what came.
+/// What was asked for in one line, and what came.
 pub struct Line {
-    pub keys: Vec<Py<PyBytes>>,
+    /// Where its keys stand among those of the call; `None`: it has all, in order.
+    pub positions: Option<Vec<usize>>,
     pub items: Vec<(usize, RawItem)>,
 }
 
@@ -100,6 +101,8 @@ pub struct Gather {
     pub future: Py<OpFuture>,
     pub flags: bool,
     pub verb: Verb,
+    /// As the result will hold them.
+    pub keys: Vec<Py<PyBytes>>,
     pub lines: RefCell<Vec<Line>>,
     pub missing_lines: Cell<usize>,
     pub failed: Cell<bool>,
@@ -117,15 +120,28 @@ pub struct NoReplies {
 }
 
 impl Gather {
-    fn line_done(&self, py: Python<'_>, line: Line) {
+    fn line_done(self: Rc<Self>, py: Python<'_>, line: Line) {
         self.lines.borrow_mut().push(line);
         self.missing_lines.set(self.missing_lines.get() - 1);
+        let future = self.future.clone_ref(py);
         let outcome = if self.missing_lines.get() == 0 && !self.failed.get() {
-            Outcome::Items { lines: self.lines.take(), flags: self.flags }
+            Outcome::Items(self)
         } else {
             Outcome::Nobody
         };
-        completion::complete(self.future.clone_ref(py), outcome);
+        completion::complete(future, outcome);
+    }
+
+    /// May start a garbage collection: not while the core is borrowed.
+    pub fn into_dict(self: Rc<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let dict = PyDict::new(py);
+        for Line { positions, items } in self.lines.take() {
+            for (index, item) in items {
+                let at = positions.as_ref().map_or(index, |positions| positions[index]);
+                dict.set_item(&self.keys[at], item.into_item(py, self.flags)?)?;
+            }
+        }
+        Ok(dict.into_any().unbind())
     }
 
     fn line_failed(&self, py: Python<'_>, outcome: Outcome) {

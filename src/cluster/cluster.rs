@@ -38,6 +38,9 @@ impl fmt::Display for ClusterError {
 
 impl std::error::Error for ClusterError {}
 
+/// A node, and which of the keys are for it.
+pub type NodeLine = (usize, Option<Vec<usize>>);
+
 /// A handle; clones share the cluster.
 pub struct Cluster<W: Waiter>(Rc<Shared<W>>);
 
@@ -177,33 +180,39 @@ impl<W: Waiter> Cluster<W> {
         self.0.nodes.borrow()[index].pool.clone()
     }
 
-    /// Splits keys into lines: for each node in order of first use, the positions of its keys in the
-    /// order given, in groups that fit a retrieval line.
-    pub fn lines_for(&self, keys: &[Key<'_>]) -> Result<Vec<(usize, Vec<usize>)>, ClusterError> {
-        let mut nodes: Vec<(usize, Vec<usize>)> = Vec::new();
-        for (position, key) in keys.iter().enumerate() {
-            let index = self.index_for(*key)?;
-            match nodes.iter_mut().find(|(node, _)| *node == index) {
-                Some((_, positions)) => positions.push(position),
-                None => nodes.push((index, vec![position])),
-            }
+    /// Splits keys into lines that fit, each for one node: the positions of its keys in the order given,
+    /// or `None` where one line has all of them.
+    pub fn lines_for(&self, keys: &[Key<'_>]) -> Result<Vec<NodeLine>, ClusterError> {
+        let len = keys.iter().map(|key| key.as_bytes().len() + 1).sum::<usize>();
+        if len <= MAX_LINE_LEN - LINE_HEAD_LEN
+            && let Some(node) = self.only()
+        {
+            return Ok(vec![(node, None)]);
         }
-        let mut lines = Vec::with_capacity(nodes.len());
-        for (node, positions) in nodes {
-            let mut line = Vec::with_capacity(positions.len());
-            let mut len = LINE_HEAD_LEN;
-            for position in positions {
-                let key_len = keys[position].as_bytes().len() + 1;
-                if len + key_len > MAX_LINE_LEN {
-                    lines.push((node, std::mem::take(&mut line)));
-                    len = LINE_HEAD_LEN;
+        let mut lines: Vec<NodeLine> = Vec::new();
+        // For each node its last line so far, and how long that is.
+        let mut last = vec![(usize::MAX, 0); self.0.nodes.borrow().len()];
+        for (position, key) in keys.iter().enumerate() {
+            let node = self.index_for(*key)?;
+            let key_len = key.as_bytes().len() + 1;
+            let (at, len) = &mut last[node];
+            *len += key_len;
+            match lines.get_mut(*at) {
+                Some((_, Some(positions))) if *len <= MAX_LINE_LEN => positions.push(position),
+                _ => {
+                    (*at, *len) = (lines.len(), LINE_HEAD_LEN + key_len);
+                    lines.push((node, Some(vec![position])));
                 }
-                len += key_len;
-                line.push(position);
             }
-            lines.push((node, line));
         }
         Ok(lines)
+    }
+
+    /// The node that all keys belong to, if there is but one.
+    fn only(&self) -> Option<usize> {
+        let order = self.0.order.borrow();
+        let mut routed = order.routed();
+        routed.next().filter(|_| routed.next().is_none())
     }
 
     /// Indexes of the healthy and of the unhealthy nodes, each in routing order.

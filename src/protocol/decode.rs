@@ -89,6 +89,29 @@ impl Decoder {
         Ok(Some((Frame::Item(item), frame_end)))
     }
 
+    /// The next frame, if it is the item of `key`, written as servers write it, and lies whole at the start
+    /// of `buf`: what answers to retrievals of many keys consist of. Read in one pass; `None` says nothing,
+    /// [`Self::next`] sees what it is.
+    pub(super) fn item_of<'b>(
+        &self,
+        key: &[u8],
+        buf: &'b [u8],
+        shape: Shape,
+    ) -> Option<(ItemRef<'b>, usize)> {
+        let Shape::Retrieval { cas } = shape else { return None };
+        if self.scanned > 0 || self.header.is_some() {
+            return None;
+        }
+        let Header { key_start, key_end, flags, cas, value_start, value_end } =
+            header_of(key, buf, cas)?;
+        let frame_end = value_end + 2;
+        if buf.get(value_end..frame_end)? != b"\r\n" {
+            return None;
+        }
+        let (key, value) = (&buf[key_start..key_end], &buf[value_start..value_end]);
+        Some((ItemRef { key, flags, cas, value }, frame_end))
+    }
+
     /// The list of nodes is framed by its length where that is right, and else ends before `END`: services
     /// and their imitations were seen to count wrongly.
     fn config_frame<'b>(
@@ -148,6 +171,48 @@ impl Decoder {
             }
             self.scanned = lf + 1;
         }
+    }
+}
+
+/// The header of an item with this key, which may go on the wire. `None`: it is for [`item_header`] to
+/// say what this is.
+///
+/// # Format
+/// ```text
+/// VALUE <key> <flags> <bytes>[ <cas>]\r\n
+/// ```
+fn header_of(key: &[u8], buf: &[u8], cas: bool) -> Option<Header> {
+    const WORD: &[u8] = b"VALUE ";
+    let mut rest = buf.strip_prefix(WORD)?.strip_prefix(key)?;
+    let flags = u32::try_from(plain_number(&mut rest)?).ok()?;
+    let len = plain_number(&mut rest)?;
+    let cas = if cas { Some(plain_number(&mut rest)?) } else { None };
+    let value = rest.strip_prefix(b"\r\n")?;
+    if len > MAX_VALUE_LEN {
+        return None;
+    }
+    let (key_start, value_start) = (WORD.len(), buf.len() - value.len());
+    let value_end = value_start + usize::try_from(len).ok()?;
+    Some(Header { key_start, key_end: key_start + key.len(), flags, cas, value_start, value_end })
+}
+
+/// Takes a space and a number off the front of `rest`, which goes on after it with anything but a digit.
+#[inline]
+fn plain_number(rest: &mut &[u8]) -> Option<u64> {
+    let digits = rest.strip_prefix(b" ")?;
+    let (mut at, mut number) = (0, 0);
+    loop {
+        let digit = digits.get(at)?.wrapping_sub(b'0');
+        if digit > 9 {
+            *rest = &digits[at..];
+            return (at > 0).then_some(number);
+        }
+        // So many digits are no number that overflows.
+        if at == 19 {
+            return None;
+        }
+        number = number * 10 + u64::from(digit);
+        at += 1;
     }
 }
 
@@ -332,6 +397,99 @@ mod tests {
                 assert_eq!(item.value.trim_ascii(), payload.trim_end().as_bytes(), "{len} {cut}");
                 let end = decoder.next(&wire.as_bytes()[used..], Shape::Config).unwrap();
                 assert_eq!(end, Some((Frame::Reply(Reply::End), 5)));
+            }
+        }
+    }
+
+    /// What both ways to read a header say of the one of `key` at the start of `wire`.
+    fn headers(key: &str, wire: &[u8], cas: bool) -> (Option<String>, Option<String>) {
+        let shape = Shape::Retrieval { cas };
+        let line_end = Decoder::default().find_line_end(wire, shape).ok().flatten();
+        let reference = line_end
+            .map(|end| &wire[..end - 2])
+            .filter(|line| line.starts_with(b"VALUE "))
+            .and_then(|line| item_header(line, 6, shape).ok());
+        let text = |header| format!("{header:?}");
+        (header_of(key.as_bytes(), wire, cas).map(text), reference.map(text))
+    }
+
+    #[test]
+    fn the_header_of_an_expected_key_is_read_in_one_pass() {
+        for (key, wire, cas) in [
+            ("k", "VALUE k 0 1\r\nx\r\n", false),
+            ("k", "VALUE k 4294967295 1073741823\r\n", false),
+            ("some:key", "VALUE some:key 7 100 1844674407370955161\r\n", true),
+        ] {
+            let (header, reference) = headers(key, wire.as_bytes(), cas);
+            assert!(header.is_some() && header == reference, "{wire:?}");
+            assert_eq!(headers("som", wire.as_bytes(), cas).0, None, "{wire:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2048))]
+
+        // What the one does not take the other judges; what it takes it must take alike.
+        #[test]
+        fn both_ways_to_read_a_header_agree(
+            key in "[a-z]{1,2}",
+            words in "VALUE {1,2}[a-z]{1,2}[\r\n\0]? {0,2}[0-9]{0,21}( [0-9a\n]{0,11}){0,2}",
+            end in " {0,1}[0-9]{0,21} {0,1}(\r\n|\n|\r)?[a-z\r\n]{0,3}",
+            is_that_key: bool,
+            cas: bool,
+        ) {
+            let mut wire = words + &end;
+            if is_that_key {
+                wire.replace_range(6..8.min(wire.len()), &key);
+            }
+            for cut in 0..=wire.len() {
+                let (header, reference) = headers(&key, &wire.as_bytes()[..cut], cas);
+                proptest::prop_assert!(header.is_none() || header == reference);
+            }
+        }
+
+        #[test]
+        fn both_ways_agree_on_what_is_nearly_right(
+            key in "[!-~]{1,250}", flags: u32, len in 0u64..=1 << 30, unique: u64, cas: bool,
+            at in 0usize..300, byte: u8, change: bool,
+        ) {
+            let unique = if cas { format!(" {unique}") } else { String::new() };
+            let mut wire = format!("VALUE {key} {flags} {len}{unique}\r\nx").into_bytes();
+            if change && at < wire.len() {
+                wire[at] = byte;
+            }
+            for cut in 0..=wire.len() {
+                let (header, reference) = headers(&key, &wire[..cut], cas);
+                proptest::prop_assert!(header.is_none() || header == reference);
+                let is_plain = !change && len < 1 << 30 && unique.len() <= 20;
+                proptest::prop_assert!(!is_plain || header == reference);
+            }
+        }
+
+        #[test]
+        fn both_ways_to_read_an_item_agree(
+            key in "[a-z]{1,9}", flags: u32, value: Vec<u8>, change in 0usize..200, byte: u8, is_changed: bool,
+        ) {
+            let shape = Shape::Retrieval { cas: false };
+            let mut wire = format!("VALUE {key} {flags} {}\r\n", value.len()).into_bytes();
+            wire.extend_from_slice(&value);
+            wire.extend_from_slice(b"\r\nEND\r\n");
+            if is_changed && change < wire.len() {
+                wire[change] = byte;
+            }
+            for cut in 0..=wire.len() {
+                let mut decoder = Decoder::default();
+                let quick = decoder.item_of(key.as_bytes(), &wire[..cut], shape);
+                let reference = decoder.next(&wire[..cut], shape);
+                if let Some((item, len)) = quick {
+                    proptest::prop_assert_eq!(reference, Ok(Some((Frame::Item(item), len))));
+                } else if let Ok(Some((Frame::Item(item), _))) = reference {
+                    proptest::prop_assert!(is_changed || item.key != key.as_bytes());
+                }
+                // In the middle of a frame it keeps out.
+                if decoder.scanned > 0 || decoder.header.is_some() {
+                    proptest::prop_assert!(decoder.item_of(key.as_bytes(), &wire, shape).is_none());
+                }
             }
         }
     }

@@ -386,12 +386,15 @@ impl<S: Sink> Pipeline<S> {
         self.close_line(out);
         let start = self.encoded;
         self.begin_line(verb, out);
+        let tail = out.tail();
+        let before = tail.len();
         let mut count = 0;
         for key in keys {
-            self.append_key(key.as_bytes(), out);
+            put_key(key.as_bytes(), tail);
             self.keys.push(key.as_bytes(), false);
             count += 1;
         }
+        self.encoded += (tail.len() - before) as u64;
         if let Some(line) = self.lines.back_mut() {
             line.slots = 1;
             line.keys = count;
@@ -445,10 +448,7 @@ impl<S: Sink> Pipeline<S> {
     }
 
     fn append_key(&mut self, key: &[u8], out: &mut Outgoing) {
-        let tail = out.tail();
-        tail.reserve(key.len() + 1);
-        tail.extend_from_slice(b" ");
-        tail.extend_from_slice(key);
+        put_key(key, out.tail());
         self.encoded += key.len() as u64 + 1;
         if let Some(open) = &mut self.open {
             open.len += key.len() + 1;
@@ -468,16 +468,23 @@ impl<S: Sink> Pipeline<S> {
     pub fn feed(&mut self, buf: &[u8], written: u64) -> Result<usize, ProtocolError> {
         let mut pos = 0;
         while pos < buf.len() && self.must_close.is_none() {
-            let Some(front) = self.slots.front_mut().filter(|slot| slot.start < written) else {
+            let Some(front) = self.slots.front().filter(|slot| slot.start < written) else {
                 let rest = &buf[pos..];
                 return Err(match rest.strip_prefix(CONNECTION_REFUSED) {
                     Some(b"\r\n") => ProtocolError::TooManyConnections,
                     _ => ProtocolError::Unsolicited(Excerpt::of(rest)),
                 });
             };
-            let Some((frame, len)) = self.decoder.next(&buf[pos..], front.verb.shape())? else {
-                break;
-            };
+            let shape = front.verb.shape();
+            if let Some((key, next)) = self.expected()
+                && let Some((item, len)) = self.decoder.item_of(key, &buf[pos..], shape)
+            {
+                self.give(self.cursor, next, &item);
+                pos += len;
+                continue;
+            }
+            let Some((frame, len)) = self.decoder.next(&buf[pos..], shape)? else { break };
+            let Some(front) = self.slots.front_mut() else { break };
             match frame {
                 // A retrieval has keys; what else has an item has one, for whoever asked.
                 Frame::Item(item) if front.keys == 0 => {
@@ -502,34 +509,50 @@ impl<S: Sink> Pipeline<S> {
         Ok(pos)
     }
 
+    /// The key whose item comes next if the answer is in order and nothing is missing, and where the key
+    /// after it begins.
+    fn expected(&self) -> Option<(&[u8], u64)> {
+        let Cursor { ordinal, position, .. } = self.cursor;
+        let is_key = self.slots.front()?.keys > 0 && ordinal < self.lines.front()?.keys;
+        if !is_key || self.is_assigned(ordinal) {
+            return None;
+        }
+        let entry = self.keys.at(position);
+        (!entry.alias).then_some((entry.key, entry.next))
+    }
+
     /// Finds who asked for the item's key: in order first, among the others of the line after that (a
     /// proxy may answer in another order).
     fn assign(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
+        let foreign = || ProtocolError::ForeignKey(Excerpt::of_key(item.key));
+        let line = self.lines.front().ok_or_else(foreign)?;
+        let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
+        let found = self
+            .find(self.cursor, line.keys, item.key, false)
+            .or_else(|| self.find(line_start, self.cursor.ordinal, item.key, false))
+            .ok_or_else(foreign)?;
+        self.give(found, self.keys.at(found.position).next, item);
+        Ok(())
+    }
+
+    /// Gives an item to who asked for it at `found`, behind which `next` begins, and to those who share it.
+    fn give(&mut self, found: Cursor, next: u64, item: &ItemRef<'_>) {
+        let Some(&Line { keys, aliases, .. }) = self.lines.front() else { return };
         if item.value.len() >= LARGE_VALUE_LEN {
             self.large_keys.push(Bytes::copy_from_slice(item.key));
         }
-        let Some(line) = self.lines.front() else {
-            return Err(ProtocolError::ForeignKey(Excerpt::of_key(item.key)));
-        };
-        let (keys, aliases) = (line.keys, line.aliases);
-        let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
         if self.assigned.is_empty() {
             self.assigned.resize(keys.div_ceil(64) as usize, 0);
         }
-        let found = self
-            .find(self.cursor, keys, item.key, false)
-            .or_else(|| self.find(line_start, self.cursor.ordinal, item.key, false))
-            .ok_or_else(|| ProtocolError::ForeignKey(Excerpt::of_key(item.key)))?;
         self.deliver(found, item);
-        self.cursor = self.after(found);
+        self.cursor = self.step(found, next);
         if aliases {
             let mut from = self.cursor;
             while let Some(alias) = self.find(from, keys, item.key, true) {
                 self.deliver(alias, item);
-                from = self.after(alias);
+                from = self.step(alias, self.keys.at(alias.position).next);
             }
         }
-        Ok(())
     }
 
     /// The first key in `from.ordinal..to` that equals `key` and has no item yet.
@@ -543,10 +566,6 @@ impl<S: Sink> Pipeline<S> {
             cursor = self.step(cursor, entry.next);
         }
         None
-    }
-
-    fn after(&self, cursor: Cursor) -> Cursor {
-        self.step(cursor, self.keys.at(cursor.position).next)
     }
 
     fn step(&self, cursor: Cursor, position: u64) -> Cursor {
@@ -669,6 +688,12 @@ impl<S: Sink> Pipeline<S> {
         *self = Self::new(self.max_merged_keys);
         orphans
     }
+}
+
+fn put_key(key: &[u8], out: &mut BytesMut) {
+    out.reserve(key.len() + 1);
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(key);
 }
 
 /// Where the bytes `start..end` of all that was encoded lie in what was not written.
