@@ -1,0 +1,122 @@
+"""Values that are sent from where they are, without a copy."""
+
+import asyncio
+import gc
+import sys
+
+import pytest
+
+import emcache
+from support.calls import client_of, within
+from support.scripted import hold, scripted
+
+SIZES = [32 * 1024 - 1, 32 * 1024, 32 * 1024 + 1, 300_000, 1_000_000]
+
+
+def value_of(size):
+    return bytes(range(256)) * (size // 256) + b"\r\nset x 0 0 1\r\n"[: size % 256].ljust(
+        size % 256, b"."
+    )
+
+
+class Subclass(bytes):
+    """Its end may run anything, so it is copied."""
+
+
+@within(20)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, Subclass])
+async def test_round_trip(server, key, size, kind):
+    async with client_of(server) as client:
+        value = value_of(size)
+        await asyncio.gather(
+            client.set(key, kind(value)),
+            client.set(key + b":small", b"small"),
+            client.add(key + b":other", kind(value)),
+            client.get(key + b":none"),
+        )
+        items = await client.get_many([key, key + b":small", key + b":other"])
+        assert [item.value for item in items.values()] == [value, b"small", value]
+        token = (await client.gets(key)).cas
+        await client.cas(key, kind(value[::-1]), token, noreply=True)
+        assert (await client.get(key)).value == value[::-1]
+
+
+@within(20)
+async def test_a_buffer_that_changes_after_the_call(server, key):
+    async with client_of(server) as client:
+        value = bytearray(b"a" * 100_000)
+        stored = asyncio.create_task(client.set(key, value))
+        await asyncio.sleep(0)
+        value[:] = b"b" * 100_000
+        await stored
+        assert (await client.get(key)).value == b"a" * 100_000
+
+
+async def released(value, before):
+    # One is this function's own.
+    async with asyncio.timeout(5):
+        while sys.getrefcount(value) > before + 1:
+            gc.collect()
+            await asyncio.sleep(0.01)
+
+
+@within(20)
+async def test_a_value_is_not_kept_when_it_is_stored(server, key):
+    value = value_of(500_000)
+    before = sys.getrefcount(value)
+    async with client_of(server) as client:
+        for _ in range(10):
+            await asyncio.gather(*(client.set(key + b":%d" % n, value) for n in range(10)))
+        await released(value, before)
+
+
+@within(20)
+async def test_a_value_is_not_kept_when_nobody_takes_it():
+    """Some are in the socket, some in the connection, some in the queue: none stays."""
+    value = value_of(1_000_000)
+    before = sys.getrefcount(value)
+    async with scripted(hold) as server, client_of(server, timeout=0.3) as client:
+        results = await asyncio.gather(
+            *(client.set(b"key:%d" % n, value) for n in range(30)), return_exceptions=True
+        )
+        assert {type(result) for result in results} == {emcache.OperationTimeoutError}
+        tasks = [asyncio.create_task(client.set(b"key:%d" % n, value)) for n in range(10)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # With their tracebacks.
+        del tasks, task, results
+    await released(value, before)
+
+
+@within(20)
+async def test_what_was_not_sent_is_sent_elsewhere_whole(server, key):
+    """The first connection ends within one of twelve large values."""
+    values = [value_of(1_000_000 + n) for n in range(12)]
+    accepted = 0
+
+    async def script(connection):
+        nonlocal accepted
+        accepted += 1
+        if accepted == 1:
+            await connection.line()
+            await asyncio.sleep(0.05)
+            return
+        while line := await connection.line():
+            size = int(line.split()[4])
+            got = await connection.reader.readexactly(size + 2)
+            assert got == values[int(line.split()[1][4:])] + b"\r\n"
+            await connection.send(b"STORED\r\n")
+
+    async with scripted(script) as peer, client_of(peer, timeout=5.0) as client:
+        results = await asyncio.gather(
+            *(client.set(b"key:%d" % n, value) for n, value in enumerate(values)),
+            return_exceptions=True,
+        )
+        # Of those at the front a part was sent: only the server knows.
+        lost = [result for result in results if result is not None]
+        assert 1 <= len(lost) < len(values)
+        assert {type(error) for error in lost} == {emcache.ConnectionFailedError}
+        assert results == lost + [None] * (len(values) - len(lost))
