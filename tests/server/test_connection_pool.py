@@ -2095,13 +2095,15 @@ async def main():
         patient = asyncio.create_task(get(pool))
         await asyncio.sleep(0.01)
         await give_up(pool, 40_000)
-        before = resident()
-        await give_up(pool, 60_000)
-        grown = resident() - before
+        grown = []
+        for _ in range(3):
+            before = resident()
+            await give_up(pool, 30_000)
+            grown.append(resident() - before)
     await patient
     await pool.close()
-    # Half of what they cost when they are kept.
-    assert grown < 8e6, grown
+    # Half of what they cost when they are kept, which is each time; a thread that lags behind costs once.
+    assert min(grown) < 4e6, grown
 
 run(main())
 """,
