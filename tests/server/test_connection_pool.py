@@ -2102,7 +2102,7 @@ async def main():
             grown.append(resident() - before)
     await patient
     await pool.close()
-    # Half of what they cost when they are kept, which is each time; a thread that lags behind costs once.
+    # Half of what they cost when they are kept, and that is each time: a thread lags behind once.
     assert min(grown) < 4e6, grown
 
 run(main())
