@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
 
 use super::transport::Io;
 
@@ -22,6 +23,8 @@ pub struct Socket<T: AsRawFd> {
     inner: AsyncFd<T>,
     /// Its descriptor once more, while a write waits for room.
     room: Option<AsyncFd<OwnedFd>>,
+    /// Writes may begin outside of it.
+    runtime: Handle,
     /// The last read took all that was there: the next poll of the same task need not try again.
     is_drained: bool,
 }
@@ -45,7 +48,7 @@ fn watch<T: AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
 impl<T: AsRawFd + AsFd> Socket<T> {
     fn new(socket: T) -> io::Result<Self> {
         let inner = watch(socket, Interest::READABLE)?;
-        Ok(Self { inner, room: None, is_drained: false })
+        Ok(Self { inner, room: None, runtime: Handle::current(), is_drained: false })
     }
 
     /// To be called right after a read that took all there was: what Tokio was told before it says nothing
@@ -61,6 +64,7 @@ impl<T: AsRawFd + AsFd> Socket<T> {
         if self.room.is_none() {
             // Under another number: an epoll instance watches each only once.
             let other = self.inner.get_ref().as_fd().try_clone_to_owned()?;
+            let _entered = self.runtime.enter();
             self.room = Some(watch(other, Interest::WRITABLE)?);
         }
         let Some(room) = &self.room else { return Poll::Ready(Ok(())) };
