@@ -60,7 +60,8 @@ class Runner:
         spec = asdict(run) | {"seconds": run.seconds * self.seconds, "ports": ports, "ca": ca}
         environment, _ = CLIENTS[run.client]
         command = [self.pythons[environment], str(HERE / "worker.py"), json.dumps(spec | more)]
-        return command, os.environ | {"EMCACHE_DRIVER": run.driver}
+        # Compiled once, as installed packages are: an empty value is none.
+        return command, os.environ | {"EMCACHE_DRIVER": run.driver, "PYTHONDONTWRITEBYTECODE": ""}
 
     def start(self, run, **more):
         command, environment = self.command(run, **more)

@@ -1,5 +1,7 @@
 """The memcached client for asyncio."""
 
+import typing
+
 from ._address import MemcachedHostAddress, MemcachedUnixSocketPath
 from ._errors import (
     ArithmeticCommandError,
@@ -33,8 +35,10 @@ from .default_values import (
     DEFAULT_SSL_VERIFY,
     DEFAULT_TIMEOUT,
 )
-from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 from .version import __version__
+
+if typing.TYPE_CHECKING:
+    from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 
 __all__ = [
     "DEFAULT_AUTOBATCHING_ENABLED",
@@ -79,3 +83,14 @@ __all__ = [
     "__version__",
     "create_client",
 ]
+
+_OF_DISCOVERY = {"CallableDiscovery", "DiscoveredNode", "Discovery", "DnsDiscovery", "Topology"}
+
+
+def __getattr__(name: str) -> object:
+    """Import what only autodiscovery needs when somebody asks for it."""
+    if name in _OF_DISCOVERY:
+        from . import discovery
+
+        return getattr(discovery, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import logging
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._address import Address
 from ._arguments import (
@@ -23,13 +22,10 @@ from ._arguments import (
     tls_arguments,
 )
 from ._emcache import CoreClient, Security
-from ._errors import AuthenticationError, ClientClosedError, DiscoveryError
+from ._errors import ClientClosedError
 from ._owner import CoreOwner
-from ._topology import Topology
-from ._watcher import Bounded, Watcher, first
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
 from .cluster import EventDispatcher, _ClusterManagment
-from .connection_pool import ConnectionPool
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,
     DEFAULT_AUTOBATCHING_MAX_KEYS,
@@ -42,12 +38,14 @@ from .default_values import (
     DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
     DEFAULT_SSL,
     DEFAULT_SSL_VERIFY,
-    DEFAULT_STARTUP_WAIT_AUTODISCOVERY,
     DEFAULT_TIMEOUT,
 )
-from .discovery import ConfigDiscovery, Discovery, NoDiscoveryError
 
-logger = logging.getLogger("emcache")
+# Only those who ask for autodiscovery pay for its import.
+if TYPE_CHECKING:
+    from ._topology import Topology
+    from ._watcher import Watcher
+    from .discovery import Discovery
 
 _LOOK_EVERY = 0.01
 """Seconds between two looks whether new nodes are connected."""
@@ -81,14 +79,16 @@ class _Client(CoreOwner, Client):
         self._management.attach(self._core)
 
     def _watch(
-        self, discovery: Discovery, current: Topology, interval: float, patience: float
+        self, discovery: "Discovery", current: "Topology", interval: float, patience: float
     ) -> None:
         """Follow the nodes of a cluster."""
         for index, node in enumerate(current.nodes):
             self._core.set_ip(index, node.ip)
         client = weakref.ref(self)
 
-        async def apply(topology: Topology) -> None:
+        from ._watcher import Watcher
+
+        async def apply(topology: "Topology") -> None:
             if (alive := client()) is not None:
                 await alive._apply(topology, patience)
 
@@ -105,7 +105,7 @@ class _Client(CoreOwner, Client):
 
         weakref.finalize(self, end).atexit = False
 
-    async def _apply(self, topology: Topology, patience: float) -> None:
+    async def _apply(self, topology: "Topology", patience: float) -> None:
         old = {self._addresses[index]: index for index in self._management.members()}
         new = {node.address: node for node in topology.nodes}
         joining = []
@@ -309,7 +309,7 @@ def create_client(
     ssl_extra_ca: Pem | None = None,
     username: str | None = None,
     password: str | None = None,
-    autodiscovery: bool | Discovery = False,
+    autodiscovery: "bool | Discovery" = False,
     autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,
     autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,
     ssl_certfile: Pem | None = None,
@@ -403,7 +403,7 @@ def create_client(
 async def _create_client(
     node_addresses: Sequence[Address],
     cluster_events: ClusterEvents | None,
-    discovery: tuple[bool | Discovery | None, float, float],
+    discovery: "tuple[bool | Discovery | None, float, float]",
     needs_names: bool,
     login: Callable[[], LoginArguments | None],
     tls: Callable[[list[Address]], TlsArguments | None],
@@ -411,25 +411,24 @@ async def _create_client(
 ) -> Client:
     addresses = list(node_addresses)
     how, interval, limit = discovery
-    if not (how is None or isinstance(how, bool | Discovery)):
+    # An object is no bool, whatever its length or truth.
+    is_object = how is not None and not isinstance(how, bool)
+    if is_object and not hasattr(how, "discover"):
         raise TypeError("autodiscovery must be a bool, or have a method discover()")
-    if not addresses and not isinstance(how, Discovery):
+    if not addresses and not is_object:
         raise ValueError("At least one memcached hosts needs to be provided")
     endpoints = [endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
     options["security"] = Security(tls(addresses), login())
     source, topology = None, None
-    # An object is no bool, whatever its length or truth.
-    if how is True or isinstance(how, Discovery):
+    if how is True or is_object:
+        from ._following import begin
+
         check_seconds("autodiscovery_poll_interval", interval)
         check_seconds("autodiscovery_timeout", limit)
-        source = (
-            Bounded(how, limit, refuse_sockets if needs_names else None)
-            if isinstance(how, Discovery)
-            else _hosted(addresses, limit, options)
-        )
-        topology = await _discovered(source, addresses)
+        refuse = refuse_sockets if needs_names else None
+        source, topology = await begin(how, addresses, limit, options, refuse)
         if topology is not None:
             addresses = [node.address for node in topology.nodes]
             endpoints = [endpoint(address) for address in addresses]
@@ -445,30 +444,3 @@ async def _create_client(
         patience = DEFAULT_CONNECTION_TIMEOUT if patience is None else patience
         client._watch(source, topology, interval, patience)
     return client
-
-
-def _hosted(addresses: list[Address], limit: float, options: dict[str, Any]) -> ConfigDiscovery:
-    asked = {name: options[name] for name in ("connection_timeout", "security")}
-    # Ends before the question does, and so says where it stood.
-    connecting = limit * 0.9
-    if asked["connection_timeout"] is not None:
-        connecting = min(asked["connection_timeout"], connecting)
-    asked["connection_timeout"] = connecting
-    return ConfigDiscovery(addresses, lambda a: ConnectionPool._to_ask(a, limit, **asked), limit)
-
-
-async def _discovered(source: Discovery, addresses: list[Address]) -> Topology | None:
-    """Give what it says first; None: these addresses are all there is."""
-    try:
-        return await first(source, DEFAULT_STARTUP_WAIT_AUTODISCOVERY)
-    except AuthenticationError:
-        raise
-    except NoDiscoveryError as error:
-        logger.warning("no autodiscovery at %s: %s; it is used as a node", addresses, error)
-        return None
-    except Exception as error:
-        what = str(error) or type(error).__name__
-        if addresses and not isinstance(source, ConfigDiscovery):
-            logger.warning("autodiscovery failed, to begin with there is %s: %s", addresses, what)
-            return Topology.of(addresses)
-        raise DiscoveryError(f"autodiscovery failed: {what}") from error

@@ -245,13 +245,13 @@ class TestWhatIsSaid:
             await discovering(server, autodiscovery_timeout=0.2)
 
     async def test_the_whole_time(self, monkeypatch):
-        monkeypatch.setattr("emcache.client.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.2)
+        monkeypatch.setattr("emcache._following.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.2)
         async with scripted(hold) as silent:
             with pytest.raises(emcache.DiscoveryError, match=r"no answer within 0\.2 s"):
                 await discovering(silent)
 
     async def test_the_last_cause(self, monkeypatch):
-        monkeypatch.setattr("emcache.client.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.3)
+        monkeypatch.setattr("emcache._following.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.3)
         monkeypatch.setattr("emcache._watcher._PAUSES", (0.0, 60.0))
         async with endpoint() as source:
             source.reply = lambda: b"SERVER_ERROR busy\r\n"
