@@ -91,20 +91,22 @@ impl Parking {
         if let Some(leave) = &self.leave {
             leave.call1(py, (&future, task))?;
         }
-        context.call_method1(intern!(py, "run"), (wake_up, &self.answered))?;
-        self.give_back(py, future);
-        Ok(())
+        let stepped = context.call_method1(intern!(py, "run"), (wake_up, &self.answered));
+        self.give_back(py, future)?;
+        stepped.map(drop)
     }
 
+    /// Somebody else who holds it may wait on it, too: then it is finished, and nobody's any more.
     #[allow(deprecated, reason = "that nobody else holds it is all that is asked")]
-    fn give_back(&self, py: Python<'_>, future: Py<PyAny>) {
+    fn give_back(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         if future.get_refcnt(py) != 1 {
-            return;
+            return finish(py, &future);
         }
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < MAX_SPARE {
             spare.push(future);
         }
+        Ok(())
     }
 }
 
@@ -150,32 +152,38 @@ impl OpFuture {
             (parked, future.parking.clone_ref(py))
         };
         if matches!(wake, Wake::Now(here) if here.is(&parking))
-            && let Some(wait) = Wait::on(parked.bind(py))?
+            // A loop may make futures of its own kind, of which nothing is known but what all have.
+            && let Some(wait) = Wait::on(parked.bind(py)).unwrap_or_default()
         {
             return parking.get().end(wait, parked);
         }
-        if !parked.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
-            parked.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
-        }
-        Ok(())
+        finish(py, &parked)
     }
 
     /// What an `await` does with it, first and again when it was woken.
     pub fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Step<'py>> {
         let py = slf.py();
-        let mut future = slf.try_borrow_mut()?;
-        match std::mem::replace(&mut future.state, State::Over) {
-            State::Value(value) => return Ok(Step::Return(value.into_bound(py))),
-            State::Error(error) => return Err(error),
-            State::Over => return Err(PyRuntimeError::new_err("cannot be awaited again")),
-            State::Pending => future.state = State::Pending,
+        let mut spare = None;
+        loop {
+            let mut future = slf.try_borrow_mut()?;
+            match std::mem::replace(&mut future.state, State::Over) {
+                State::Value(value) => return Ok(Step::Return(value.into_bound(py))),
+                State::Error(error) => return Err(error),
+                State::Over => return Err(PyRuntimeError::new_err("cannot be awaited again")),
+                State::Pending => future.state = State::Pending,
+            }
+            if let Some(parked) = spare.take().or_else(|| future.parked.take()) {
+                let parked: Bound<'py, PyAny> = Py::into_bound(parked, py);
+                future.parked = Some(parked.clone().unbind());
+                drop(future);
+                parked.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+                return Ok(Step::Wait(parked));
+            }
+            let parking = future.parking.clone_ref(py);
+            drop(future);
+            // May run Python, and by that the answer may come: looked at again.
+            spare = Some(parking.get().take(py)?);
         }
-        let (parked, parking) = (future.parked.take(), future.parking.clone_ref(py));
-        drop(future);
-        let parked = parked.map_or_else(|| parking.get().take(py), Ok)?.into_bound(py);
-        parked.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
-        slf.try_borrow_mut()?.parked = Some(parked.clone().unbind());
-        Ok(Step::Wait(parked))
     }
 
     /// Nobody waits any more: the request that belongs to it stays in the pipeline, and its answer is
@@ -190,6 +198,14 @@ impl OpFuture {
         drop(future);
         Ok(())
     }
+}
+
+/// In asyncio's way: who waits is woken in the next iteration.
+fn finish(py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
+    if !future.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
+        future.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+    }
+    Ok(())
 }
 
 /// One task, and nobody else, waits on a future.

@@ -40,7 +40,9 @@ impl ReadBuffer {
             if self.data.len() - len >= wanted {
                 self.data.copy_within(self.start..self.end, 0);
             } else {
-                let mut data = vec![0; MIN_CAPACITY.max(len + wanted)];
+                // Twice what it was, or a long value would be moved once for each part of it.
+                let capacity = MIN_CAPACITY.max(len + wanted).max(2 * self.data.len());
+                let mut data = vec![0; capacity];
                 data[..len].copy_from_slice(self.filled());
                 self.data = data;
             }
@@ -80,6 +82,18 @@ mod tests {
             buffer.consume(consumed);
         }
         assert_eq!(buffer.len(), written - read);
+    }
+
+    #[test]
+    fn a_long_value_is_moved_a_few_times() {
+        let (mut buffer, mut moves, mut at) = (ReadBuffer::default(), 0, std::ptr::null());
+        while buffer.len() < 64 * 1024 * 1024 {
+            let read = buffer.room(1024 * 1024).len().min(256 * 1024);
+            buffer.add(read);
+            moves += u32::from(buffer.data.as_ptr() != at);
+            at = buffer.data.as_ptr();
+        }
+        assert!(moves <= 10, "{moves}");
     }
 
     #[test]

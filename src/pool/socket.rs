@@ -4,10 +4,11 @@
 //! Tokio's own streams read only what its driver was told of by `epoll_wait`. A host that has a reason to
 //! believe that an answer is there (asyncio just said so) may poll the task instead, and saves that call.
 //! Only reading is watched, so that such an answer, once read, leaves no event behind: epoll forgets what is
-//! not ready any more. Whether there is room to write is watched while a write waits for it.
+//! not ready any more. Whether there is room to write is watched while a write waits for it, and
+//! only then.
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -20,13 +21,14 @@ use tokio::runtime::Handle;
 use super::transport::Io;
 
 pub struct Socket<T: AsRawFd> {
-    inner: AsyncFd<T>,
-    /// Its descriptor once more, while a write waits for room.
-    room: Option<AsyncFd<OwnedFd>>,
-    /// Writes may begin outside of it.
-    runtime: Handle,
+    /// `None` after it could not be watched any more.
+    inner: Option<AsyncFd<T>>,
+    /// Whether a write waits for room, and that is watched too.
+    wants_room: bool,
     /// The last read took all that was there: the next poll of the same task need not try again.
     is_drained: bool,
+    /// Writes may begin outside of it.
+    runtime: Handle,
 }
 
 pub fn tcp(stream: TcpStream) -> io::Result<Box<dyn Io>> {
@@ -45,46 +47,60 @@ fn watch<T: AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
 }
 
-impl<T: AsRawFd + AsFd> Socket<T> {
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+impl<T: AsRawFd> Socket<T> {
     fn new(socket: T) -> io::Result<Self> {
-        let inner = watch(socket, Interest::READABLE)?;
-        Ok(Self { inner, room: None, runtime: Handle::current(), is_drained: false })
+        let inner = Some(watch(socket, Interest::READABLE)?);
+        Ok(Self { inner, wants_room: false, is_drained: false, runtime: Handle::current() })
     }
 
-    /// To be called right after a read that took all there was: what Tokio was told before it says nothing
-    /// any more. (That the peer is gone stays true, and the next read tells it.)
-    fn forget_readable(&self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.inner.poll_read_ready(cx) {
-            Poll::Ready(told) => told.map(|mut told| told.clear_ready()),
-            Poll::Pending => Ok(()),
+    /// Watches anew, for more or for less: what is ready at this moment is told again.
+    fn watch_room(&mut self, cx: &mut Context<'_>, wants_room: bool) -> io::Result<()> {
+        let _entered = self.runtime.enter();
+        let socket = self.inner.take().ok_or_else(gone)?.into_inner();
+        let also = if wants_room { Interest::WRITABLE } else { Interest::READABLE };
+        let inner = watch(socket, Interest::READABLE | also)?;
+        // Who waits to read waited on what is not watched any more.
+        if inner.poll_read_ready(cx).is_ready() {
+            cx.waker().wake_by_ref();
         }
-    }
-
-    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.room.is_none() {
-            // Under another number: an epoll instance watches each only once.
-            let other = self.inner.get_ref().as_fd().try_clone_to_owned()?;
-            let _entered = self.runtime.enter();
-            self.room = Some(watch(other, Interest::WRITABLE)?);
-        }
-        let Some(room) = &self.room else { return Poll::Ready(Ok(())) };
-        ready!(room.poll_write_ready(cx))?.clear_ready();
-        Poll::Ready(Ok(()))
+        self.inner = Some(inner);
+        (self.wants_room, self.is_drained) = (wants_room, false);
+        Ok(())
     }
 
     fn poll_with(
         &mut self,
         cx: &mut Context<'_>,
+        len: usize,
         write: impl Fn(&T) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            match write(self.inner.get_ref()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.poll_writable(cx))?;
-                }
+            let inner = self.inner.as_ref().ok_or_else(gone)?;
+            let mut told = match self.wants_room.then(|| inner.poll_write_ready(cx)) {
+                Some(told) => Some(ready!(told)?),
+                None => None,
+            };
+            match write(inner.get_ref()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut told {
+                    Some(told) => told.clear_ready(),
+                    None => self.watch_room(cx, true)?,
+                },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(written) if written < len => {
+                    // What the socket has no room for now waits for what is told next.
+                    if let Some(told) = &mut told {
+                        told.clear_ready();
+                    }
+                    return Poll::Ready(Ok(written));
+                }
                 done => {
-                    self.room = None;
+                    if self.wants_room && done.is_ok() {
+                        self.watch_room(cx, false)?;
+                    }
                     return Poll::Ready(done);
                 }
             }
@@ -92,34 +108,46 @@ impl<T: AsRawFd + AsFd> Socket<T> {
     }
 }
 
-impl<T: AsRawFd + AsFd + Unpin> AsyncRead for Socket<T>
+impl<T: AsRawFd + Unpin> AsyncRead for Socket<T>
 where
     for<'a> &'a T: Read,
 {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if std::mem::take(&mut self.is_drained) {
-            let _told = ready!(self.inner.poll_read_ready(cx))?;
-        }
+        let this = self.get_mut();
         loop {
+            let inner = this.inner.as_ref().ok_or_else(gone)?;
+            // Taken before the read: what comes after it is never forgotten with it.
+            let mut told = match inner.poll_read_ready(cx) {
+                Poll::Ready(told) => Some(told?),
+                Poll::Pending => None,
+            };
+            if std::mem::take(&mut this.is_drained) && told.is_none() {
+                return Poll::Pending;
+            }
             let room = buf.initialize_unfilled();
             let len = room.len();
-            match self.inner.get_ref().read(room) {
+            match inner.get_ref().read(room) {
                 Ok(n) => {
                     buf.advance(n);
-                    self.is_drained = 0 < n && n < len;
-                    if self.is_drained {
-                        self.forget_readable(cx)?;
+                    this.is_drained = 0 < n && n < len;
+                    if this.is_drained
+                        && let Some(told) = &mut told
+                    {
+                        told.clear_ready();
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.forget_readable(cx)?;
-                    let _told = ready!(self.inner.poll_read_ready(cx))?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut told {
+                    Some(told) => {
+                        told.clear_ready();
+                        this.is_drained = true;
+                    }
+                    None => return Poll::Pending,
+                },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -136,7 +164,7 @@ where
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_with(cx, |mut socket| socket.write(bytes))
+        self.poll_with(cx, bytes.len(), |mut socket| socket.write(bytes))
     }
 
     fn poll_write_vectored(
@@ -144,7 +172,8 @@ where
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_with(cx, |mut socket| socket.write_vectored(pieces))
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        self.poll_with(cx, len, |mut socket| socket.write_vectored(pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -156,7 +185,8 @@ where
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(self.inner.get_ref()).shutdown(Shutdown::Write))
+        let inner = self.inner.as_ref().ok_or_else(gone)?;
+        Poll::Ready(SockRef::from(inner.get_ref()).shutdown(Shutdown::Write))
     }
 }
 

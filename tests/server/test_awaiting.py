@@ -197,3 +197,59 @@ async def test_the_loop_goes_on_while_thousands_are_woken(client):
     await asyncio.gather(tick(), *(get(number) for number in range(5000)))
     woken = [n for n, what in enumerate(order) if what == "tick"]
     assert sum(a + 4000 < b for a, b in itertools.pairwise(woken)) == 0
+
+
+async def await_what_is_yielded(coroutine):
+    """As a library would whose tasks are asyncio's: they wait for the future itself."""
+    while True:
+        try:
+            yielded = coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
+        yielded._asyncio_future_blocking = False
+        await yielded
+
+
+@within(10)
+async def test_a_task_that_awaits_what_a_coroutine_yields(client):
+    for _ in range(5):
+        assert (await await_what_is_yielded(client.get(b"awaiting"))).value == b"v"
+        assert (await client.get(b"awaiting")).value == b"v"
+
+
+class OwnFuture:
+    """What a loop may give for a future: the methods, and nothing of asyncio's inside."""
+
+    def __init__(self, loop):
+        self._loop, self._future = loop, asyncio.Future(loop=loop)
+        self._asyncio_future_blocking = False
+
+    def get_loop(self):
+        return self._loop
+
+    def __getattr__(self, name):
+        if name == "_callbacks":
+            raise AttributeError(name)
+        return getattr(self._future, name)
+
+    def __await__(self):
+        if not self.done():
+            self._asyncio_future_blocking = True
+            yield self
+        return self.result()
+
+
+class LoopOfOwnFutures(asyncio.SelectorEventLoop):
+    def create_future(self):
+        return OwnFuture(self)
+
+
+def test_a_loop_that_makes_futures_of_its_own(server):
+    async def main():
+        async with emcache.create_client([server.address]) as client:
+            await client.set(b"awaiting", b"v")
+            for _ in range(5):
+                assert (await client.get(b"awaiting")).value == b"v"
+
+    with asyncio.Runner(loop_factory=LoopOfOwnFutures) as runner:
+        runner.run(main())
