@@ -87,13 +87,17 @@ impl Parking {
     fn end(&self, wait: Wait<'_>, future: Py<PyAny>) -> PyResult<()> {
         let Wait { task, wake_up, context } = wait;
         let py = task.py();
-        future.call_method1(py, intern!(py, "remove_done_callback"), (&wake_up,))?;
-        if let Some(leave) = &self.leave {
-            leave.call1(py, (&future, task))?;
+        if let Err(error) =
+            future.call_method1(py, intern!(py, "remove_done_callback"), (&wake_up,))
+        {
+            finish(py, &future)?;
+            return Err(error);
         }
+        // Whatever becomes of it, the task is woken: nobody else will do that any more.
+        let left = self.leave.as_ref().map(|leave| leave.call1(py, (&future, task))).transpose();
         let stepped = context.call_method1(intern!(py, "run"), (wake_up, &self.answered));
         self.give_back(py, future)?;
-        stepped.map(drop)
+        stepped.map(drop).and(left.map(drop))
     }
 
     /// Somebody else who holds it may wait on it, too: then it is finished, and nobody's any more.
