@@ -1,0 +1,1 @@
+"""What plugs emcache into other libraries; each module needs that library."""
