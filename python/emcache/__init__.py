@@ -38,6 +38,7 @@ from .default_values import (
 from .version import __version__
 
 if typing.TYPE_CHECKING:
+    from ._many import ManyResult, PartialResult
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "EmcacheError",
     "InvalidKeyError",
     "Item",
+    "ManyResult",
     "MemcachedHostAddress",
     "MemcachedUnixSocketPath",
     "NodeUnavailableError",
@@ -77,6 +79,7 @@ __all__ = [
     "NotStoredStorageCommandError",
     "OperationTimeoutError",
     "OverloadedError",
+    "PartialResult",
     "ProtocolError",
     "StorageCommandError",
     "Topology",
@@ -85,10 +88,15 @@ __all__ = [
 ]
 
 _OF_DISCOVERY = {"CallableDiscovery", "DiscoveredNode", "Discovery", "DnsDiscovery", "Topology"}
+_OF_MANY = {"ManyResult", "PartialResult"}
 
 
 def __getattr__(name: str) -> object:
-    """Import what only autodiscovery needs when somebody asks for it."""
+    """Import what few programs need when somebody asks for it."""
+    if name in _OF_MANY:
+        from . import _many
+
+        return getattr(_many, name)
     if name in _OF_DISCOVERY:
         from . import discovery
 

@@ -320,7 +320,7 @@ impl Translator {
                 let (key, mode) = (words.next(), words.next());
                 let is_incr = mode == Some(b"MI".as_slice());
                 let code = if is_incr { opcode::INCREMENT } else { opcode::DECREMENT };
-                let mut token = || words.next().map(|word| &word[1..]);
+                let mut token = || words.next().and_then(|word| word.get(1..));
                 let (exptime, initial, delta) = (expiration(token()), token(), token());
                 let extras = arithmetic(number(delta), number(initial), exptime);
                 self.simple(Asked::Arithmetic { is_meta: true }, code, &extras, key, out);
