@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ._address import Address
 from ._arguments import (
+    Changed,
     Exptime,
     LoginArguments,
     OnError,
@@ -45,7 +46,6 @@ from .default_values import (
 
 # Only those who use these pay for their import.
 if TYPE_CHECKING:
-    from ._emcache import Changed
     from ._many import ManyResult, PartialResult
     from ._topology import Topology
     from ._watcher import Watcher
@@ -426,7 +426,7 @@ class _Client(CoreOwner, Client):
         await self._core.cache_memlimit(self._node(memcached_host_address), value, noreply)
 
 
-def _many(told: "Changed | None") -> "ManyResult":
+def _many(told: Changed | None) -> "ManyResult":
     from ._many import ManyResult
 
     return ManyResult(*(told or ([], [], {})))
