@@ -137,13 +137,13 @@ class TestAllNodes:
             for node in cluster:
                 assert stats[node.address]["pid"] == str(node.process.pid)
                 assert stats[node.address].keys() == (await client.stats(node.address)).keys()
-            settings = await client.stats(None, "settings")
+            settings = await client.stats(emcache.ALL_NODES, "settings")
             assert all("maxbytes" in of_node for of_node in settings.values())
-            unknown = await client.stats(None, "nonsense")
+            unknown = await client.stats(emcache.ALL_NODES, "nonsense")
             assert unknown == {}
             assert {type(e) for e in unknown.errors.values()} == {emcache.CommandError}
             with pytest.raises(ValueError, match="stats arguments"):
-                await client.stats(None, "a\r\nflush_all")
+                await client.stats(emcache.ALL_NODES, "a\r\nflush_all")
 
     @within(20)
     async def test_stats_without_a_node(self, half):
@@ -163,6 +163,8 @@ class TestAllNodes:
                     assert await client.flush_all(**options) is None
                     assert await client.get_many(items) == {}
                 await client.set_many(items)
+                with pytest.raises(ValueError, match="None can not be found"):
+                    await client.flush_all(None)
                 await client.flush_all(a.address)
                 left = await client.get_many(items)
                 assert {client.node_for(k) for k in left} == {b.address}

@@ -319,7 +319,9 @@ async def test_all_nodes(client: Client, node: MemcachedHostAddress) -> None:
     assert_type(await client.wait_ready(5, min_nodes=1), None)
     assert_type(await client.stats(node), dict[str, str])
     assert_type(await client.stats(), PartialResult[Address, dict[str, str]])
-    assert_type(await client.stats(None, "settings"), PartialResult[Address, dict[str, str]])
+    assert_type(
+        await client.stats(emcache.ALL_NODES, "settings"), PartialResult[Address, dict[str, str]]
+    )
     await client.set(b"typing", b"", exptime=datetime.now(UTC) + timedelta(days=90))
     with pytest.raises(TypeError):
         await client.touch(b"typing", "60")  # type: ignore[arg-type]
