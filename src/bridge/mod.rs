@@ -12,6 +12,7 @@ mod errors;
 mod exit;
 mod future;
 mod item;
+mod kept;
 mod lease;
 mod loop_driver;
 mod recorder;
