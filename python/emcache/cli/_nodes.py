@@ -1,0 +1,175 @@
+"""ping, version, node-for, flush."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Generic, TypeVar
+
+import click
+
+from .._address import Address
+from .._arguments import address_text
+from .._errors import EmcacheError
+from ..base import Client
+from ..version import __version__
+from ._commands import Command, runs
+from ._exits import code_of, text_of
+from ._output import Output, bytes_fields, bytes_text, plain_table, printable
+from ._settings import Settings
+from ._values import KEY
+
+T = TypeVar("T")
+
+
+class Answer(Generic[T]):
+    """What one node said: ``value``, or ``error``."""
+
+    def __init__(self, node: Address, value: T | None, error: EmcacheError | None) -> None:
+        self.node = address_text(node)
+        self.value = value
+        self.error = error
+
+    def failure(self) -> str:
+        """Say what went wrong, with the node's name."""
+        text = "" if self.error is None else text_of(self.error)
+        return text if self.node in text else f"{self.node}: {text}"
+
+    def fields(self) -> dict[str, object]:
+        """Give what JSON says of every node."""
+        return {
+            "node": self.node,
+            "ok": self.error is None,
+            "error": None if self.error is None else text_of(self.error),
+        }
+
+
+async def ask_all(client: Client, ask: Callable[[Address], Awaitable[T]]) -> list[Answer[T]]:
+    """Ask all nodes at once; one that fails does not hide the others."""
+
+    async def one(node: Address) -> Answer[T]:
+        try:
+            return Answer(node, await ask(node), None)
+        except EmcacheError as error:
+            return Answer(node, None, error)
+
+    nodes = client.cluster_managment().nodes()
+    answers = await asyncio.gather(*map(one, nodes))
+    return sorted(answers, key=lambda answer: answer.node)
+
+
+def worst_code(errors: Iterable[EmcacheError | None]) -> int:
+    """Give one exit code for all nodes."""
+    return max((code_of(error) or 0 for error in errors if error is not None), default=0)
+
+
+async def _pings(client: Client, node: Address, count: int) -> list[float]:
+    await client.version(node)  # connects; that is not what is measured
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        await client.version(node)
+        times.append((time.perf_counter() - begin) * 1000)
+    return sorted(times)
+
+
+@click.command("ping", cls=Command)
+@click.option("--count", "-c", type=click.IntRange(1, 100_000), default=3, show_default=True)
+@runs
+async def ping(settings: Settings, output: Output, count: int) -> int:
+    """Ask every node, and say how long the answer took."""
+    async with await settings.client() as client:
+        answers = await ask_all(client, lambda node: _pings(client, node, count))
+    if output.as_json:
+        nodes = [{**a.fields(), **_times(a.value)} for a in answers]
+        output.document({"nodes": nodes})
+    else:
+        for answer in answers:
+            if (times := answer.value) is None:
+                output.line(f"{answer.node}  down  {_why(answer)}", "red")
+            else:
+                text = f"{answer.node}  up  {times[len(times) // 2]:.2f} ms"
+                output.line(text + (f" ({times[0]:.2f} to {times[-1]:.2f})" if count > 1 else ""))
+    return worst_code([answer.error for answer in answers])
+
+
+def _why(answer: Answer[T]) -> str:
+    assert answer.error is not None
+    return text_of(answer.error).removeprefix(f"{answer.node} is down: ")
+
+
+def _times(times: list[float] | None) -> dict[str, float | None]:
+    if times is None:
+        return {"ms_min": None, "ms_p50": None, "ms_max": None}
+    values = {"ms_min": times[0], "ms_p50": times[len(times) // 2], "ms_max": times[-1]}
+    return {name: round(value, 3) for name, value in values.items()}
+
+
+@click.command("version", cls=Command)
+@runs
+async def version(settings: Settings, output: Output) -> int:
+    """Print the versions of all servers."""
+    async with await settings.client() as client:
+        answers = await ask_all(client, client.version)
+    if output.as_json:
+        nodes = [{**a.fields(), "version": a.value} for a in answers]
+        output.document({"emcache": __version__, "nodes": nodes})
+    else:
+        output.line(f"emcache  {__version__}")
+        for answer in answers:
+            if answer.error is None:
+                output.line(f"{answer.node}  {printable(answer.value or '?')}")
+            else:
+                output.line(f"{answer.node}  down  {_why(answer)}", "red")
+    return worst_code([answer.error for answer in answers])
+
+
+@click.command("node-for", cls=Command)
+@click.argument("keys", metavar="KEY...", type=KEY, nargs=-1, required=True)
+@runs
+async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) -> None:
+    """Print the node that each KEY belongs to. Nothing is sent."""
+    async with await settings.client(min_connections=0) as client:
+        nodes = [address_text(client.node_for(key)) for key in keys]
+    pairs = list(zip(keys, nodes, strict=True))
+    if output.as_json:
+        found = [{**bytes_fields("key", key), "node": node} for key, node in pairs]
+        output.document({"keys": found})
+    elif len(pairs) == 1:
+        output.line(nodes[0])
+    else:
+        table = plain_table("key", "node")
+        for key, node in pairs:
+            table.add_row(bytes_text(key), node)
+        output.table(table)
+
+
+@click.command("flush", cls=Command)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--delay", type=click.IntRange(0, 2_592_000), default=0, help="In so many seconds.")
+@runs
+async def flush(settings: Settings, output: Output, yes: bool, delay: int) -> int:
+    """Invalidate ALL items of all nodes."""
+    async with await settings.client() as client:
+        nodes = sorted(map(address_text, client.cluster_managment().nodes()))
+        if not yes:
+            _confirm(nodes)
+        answers = await ask_all(client, lambda node: client.flush_all(node, delay))
+    if output.as_json:
+        output.document({"nodes": [answer.fields() for answer in answers]})
+    else:
+        for answer in answers:
+            failed = answer.error is not None
+            output.line(
+                f"{answer.node}  " + (_why(answer) if failed else "flushed"), "red" * failed
+            )
+    return worst_code([answer.error for answer in answers])
+
+
+def _confirm(nodes: list[str]) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("flush asks first, and there is nobody to ask: say --yes")
+    click.confirm(f"Invalidate all items of {', '.join(nodes)}?", abort=True, err=True)
+
+
+COMMANDS = [ping, version, node_for, flush]
