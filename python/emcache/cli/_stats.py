@@ -15,11 +15,32 @@ Stats = dict[str, str]
 
 _OF_ONE = re.compile(r"(?:items:)?([0-9]+):(\w+)")
 _COLUMNS = {
-    "items": ("number", "age", "mem_requested", "evicted", "evicted_time", "outofmemory"),
-    "slabs": ("chunk_size", "total_pages", "used_chunks", "free_chunks", "cmd_set", "get_hits"),
-    "conns": ("addr", "listen_addr", "state", "secs_since_last_cmd"),
+    "items": {
+        "number": "items",
+        "mem_requested": "bytes",
+        "age": "age s",
+        "evicted": "evicted",
+        "evicted_time": "evicted age s",
+        "outofmemory": "no memory",
+    },
+    "slabs": {
+        "chunk_size": "chunk",
+        "total_pages": "pages",
+        "used_chunks": "used",
+        "free_chunks": "free",
+        "cmd_set": "sets",
+        "get_hits": "get hits",
+    },
+    "conns": {
+        "addr": "client",
+        "secs_since_last_cmd": "idle s",
+        "state": "state",
+        "listen_addr": "server",
+    },
 }
-"""What people are shown of each slab class or connection; pipes and JSON have all."""
+"""What people are shown of each slab class or connection, as far as it fits, and how it is called.
+Pipes and JSON have all of it."""
+_GAP = 2
 
 
 @click.command("stats", cls=Command)
@@ -74,24 +95,40 @@ def _for_people(output: Output, answers: list[Answer[Stats]], what: str) -> None
         elif not answer.value:
             output.line("  nothing", "dim")
         else:
-            output.table(_table(answer.value, what))
+            output.table(_table(answer.value, what, output.console.width))
 
 
-def _table(found: Stats, what: str) -> Table:
+def _table(found: Stats, what: str, room: int) -> Table:
     rows = _by_number(found) if what in _COLUMNS else {}
     if not rows:
         table = plain_table("name", "value")
         for name, value in found.items():
             table.add_row(printable(name), printable(value))
         return table
-    columns = [name for name in _COLUMNS[what] if any(name in row for row in rows.values())]
-    numbers = what != "conns"
-    table = plain_table(
-        "fd" if what == "conns" else "class", *(f">{name}" if numbers else name for name in columns)
-    )
+    first = "fd" if what == "conns" else "class"
+    names = _fitting(_COLUMNS[what], rows, room - len(first))
+    headers = [_COLUMNS[what][name] for name in names]
+    table = plain_table(f">{first}", *(_as_numbers(header, what) for header in headers))
     for number, row in rows.items():
-        table.add_row(number, *(printable(row.get(name, "")) for name in columns))
+        table.add_row(number, *(printable(row.get(name, "")) for name in names))
     return table
+
+
+def _as_numbers(header: str, what: str) -> str:
+    return header if what == "conns" and header != "idle s" else f">{header}"
+
+
+def _fitting(columns: dict[str, str], rows: dict[str, Stats], room: int) -> list[str]:
+    """Give the first of the columns, as many as there is room for."""
+    names = []
+    for name, header in columns.items():
+        room -= _GAP + max(
+            len(header), *(len(printable(row.get(name, ""))) for row in rows.values())
+        )
+        if room < 0:
+            break
+        names.append(name)
+    return names
 
 
 def _by_number(found: Stats) -> dict[str, Stats]:

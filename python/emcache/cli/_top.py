@@ -127,7 +127,7 @@ def _print_lines(rows: list[Row]) -> None:
 async def _live(nodes: Nodes, output: Output, interval: float) -> None:
     console = output.console
     rows: list[Row] = []
-    footer = f"every {interval:g} s, q ends"
+    footer = f"every {interval:g} s; p50, p99: ping in ms; q ends"
 
     with (
         _end_on_signals() as ended,

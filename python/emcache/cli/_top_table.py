@@ -15,7 +15,9 @@ _NODE_MIN = 12
 
 
 def number(value: float | None) -> str:
-    """Write a number in at most six characters: 950, 12.3k, 4.56M."""
+    """Write a number in at most six characters: 9500, 12.3k, 4.56M."""
+    if value is not None and value == int(value) < 10_000:
+        return str(int(value))
     return _scaled(value, 1000.0, ("", "k", "M", "G", "T", "P"))
 
 
@@ -80,8 +82,8 @@ COLUMNS = (
     Column("limit", 8, lambda row: size(row.bytes_limit)),
     Column("items", 9, lambda row: number(row.items)),
     Column("conns", 6, lambda row: number(row.connections)),
-    Column("p50 ms", 4, lambda row: milliseconds(row.ping_ms_p50)),
-    Column("p99 ms", 4, lambda row: milliseconds(row.ping_ms_p99)),
+    Column("p50", 4, lambda row: milliseconds(row.ping_ms_p50)),
+    Column("p99", 4, lambda row: milliseconds(row.ping_ms_p99)),
     Column("uptime", 10, lambda row: duration(row.uptime)),
     Column("version", 11, lambda row: printable(row.version or _UNKNOWN)),
 )
