@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._arguments import address_text
 from .._errors import AuthenticationError, CommandError, EmcacheError
 from ..connection_pool import ConnectionPool
 from ..discovery import ConfigDiscovery, NoDiscoveryError
@@ -20,7 +19,7 @@ from ._exits import NEGATIVE, text_of
 from ._finding import Finding, doubt, fault, found
 from ._output import Output, printable
 from ._server_checks import check_all
-from ._settings import Settings
+from ._settings import Settings, node_name
 from ._tls_check import check_tls
 from ._versions import version_findings
 
@@ -43,7 +42,7 @@ async def doctor(settings: Settings, output: Output) -> int:
         findings.append(about)
     results = await asyncio.gather(*(_node(settings, address) for address in addresses))
     for address, of_node in zip(addresses, results, strict=True):
-        name = address_text(address)
+        name = node_name(address)
         findings += [dataclasses.replace(finding, node=name) for finding in of_node]
     findings += _differences(findings)
     if output.as_json:
@@ -79,7 +78,7 @@ async def _discovered(
         text = printable(str(error)) or type(error).__name__
         return fault("discovery", text, "see what is said of the endpoint below"), endpoints
     nodes = [node.address for node in topology.nodes]
-    names = ", ".join(map(address_text, nodes))
+    names = ", ".join(map(node_name, nodes))
     return found("discovery", f"version {topology.version}, {len(nodes)} nodes: {names}"), nodes
 
 
@@ -98,7 +97,7 @@ async def _node(settings: Settings, address: Address) -> list[Finding]:
 async def _reachable(settings: Settings, address: Address) -> list[Finding]:
     match address:
         case MemcachedUnixSocketPath(path):
-            return [await _connect(settings, address_text(address), path)]
+            return [await _connect(settings, node_name(address), path)]
         case MemcachedHostAddress(host, port):
             try:
                 async with asyncio.timeout(settings.timeout):
@@ -163,7 +162,7 @@ async def _asked(settings: Settings, address: Address) -> list[Finding]:
             text = text_of(error)
             return [fault("login", text, "username, password, --auth, the server's users?")]
         except EmcacheError as error:
-            return [fault("answers", text_of(error), _what_to_try(settings))]
+            return [_no_answer(settings, text_of(error))]
         here = time.time()
         try:
             stats, server = await client.stats(address), await client.stats(address, "settings")
@@ -179,10 +178,15 @@ async def _asked(settings: Settings, address: Address) -> list[Finding]:
     return [*version_findings(version, server), *check_all(stats, server, settings, here)]
 
 
-def _what_to_try(settings: Settings) -> str:
+def _no_answer(settings: Settings, text: str) -> Finding:
+    if "unauthenticated" in text:
+        return fault("login", text, "give --username, and the password in EMCACHE_PASSWORD")
+    if "TLS:" in text:
+        return fault("tls", text, "see docs/security.md")
     if settings.uses_tls:
-        return "does it want a client certificate (--cert)? A login (--username)?"
-    return "does it want TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
+        return fault("answers", text, "does it want a login (--username)? Is it memcached?")
+    advice = "does it want TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
+    return fault("answers", text, advice)
 
 
 def _differences(findings: list[Finding]) -> list[Finding]:

@@ -23,6 +23,16 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
+_OPTIONS = {
+    "ssl_extra_ca": "--ca",
+    "ssl_certfile": "--cert",
+    "ssl_keyfile": "--key",
+    "ssl_server_hostname": "--server-name",
+    "ssl_verify=False": "--no-verify",
+    "ssl=True": "--tls",
+}
+
+
 class ServerLacksError(CommandError):
     """The server does not have, or does not allow, what a command needs."""
 
@@ -59,7 +69,14 @@ def text_of(error: BaseException) -> str:
         return "the key does not exist"
     if isinstance(error, NotStoredStorageCommandError):
         return "not stored: the key exists (--add), or does not (--replace)"
-    return printable(str(error)) or type(error).__name__
+    return _with_options(printable(str(error))) or type(error).__name__
+
+
+def _with_options(text: str) -> str:
+    """Name options of the command line in place of arguments of the client."""
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
+    return text
 
 
 def nobody_reads() -> int:

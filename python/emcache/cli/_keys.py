@@ -12,14 +12,13 @@ from urllib.parse import unquote_to_bytes
 import click
 
 from .._address import Address
-from .._arguments import address_text
 from .._errors import CommandError, EmcacheError, ProtocolError
 from ._commands import Command, runs
 from ._exits import ServerLacksError, text_of
 from ._nodes import worst_code
 from ._output import Output, bytes_fields, bytes_text
 from ._raw import RawConnection, raw_connection
-from ._settings import Settings
+from ._settings import Settings, node_name
 from ._values import KEY
 
 _BUSY_PAUSE = 0.2
@@ -81,7 +80,7 @@ async def listed(settings: Settings, node: Address) -> AsyncGenerator[Listed, No
                     return
             if time.monotonic() > deadline:
                 raise ServerLacksError(
-                    f"{address_text(node)} is busy with another list of keys; try again later"
+                    f"{node_name(node)} is busy with another list of keys; try again later"
                 )
             await asyncio.sleep(_BUSY_PAUSE)
 
@@ -97,7 +96,7 @@ async def _until_end(connection: RawConnection) -> AsyncGenerator[bytes, None]:
 
 
 def _item(line: bytes, node: Address) -> Listed:
-    where = address_text(node)
+    where = node_name(node)
     if line.startswith(b"key="):
         try:
             return parse(line)
@@ -213,7 +212,7 @@ async def keys(
 
 
 async def _print(printer: _Printer, settings: Settings, node: Address, prefix: bytes) -> None:
-    name = address_text(node)
+    name = node_name(node)
     async with aclosing(listed(settings, node)) as items:
         async for item in items:
             if item.key.startswith(prefix):
@@ -224,7 +223,7 @@ async def _print(printer: _Printer, settings: Settings, node: Address, prefix: b
 
 def _outcome(node: Address, error: EmcacheError | None) -> dict[str, object]:
     return {
-        "node": address_text(node),
+        "node": node_name(node),
         "ok": error is None,
         "error": None if error is None else text_of(error),
     }

@@ -9,14 +9,13 @@ from typing import Generic, TypeVar
 import click
 
 from .._address import Address
-from .._arguments import address_text
 from .._errors import EmcacheError
 from ..base import Client
 from ..version import __version__
 from ._commands import Command, runs
 from ._exits import code_of, text_of
 from ._output import Output, bytes_fields, bytes_text, plain_table, printable
-from ._settings import Settings
+from ._settings import Settings, node_name
 from ._values import KEY
 
 T = TypeVar("T")
@@ -26,7 +25,7 @@ class Answer(Generic[T]):
     """What one node said: ``value``, or ``error``."""
 
     def __init__(self, node: Address, value: T | None, error: EmcacheError | None) -> None:
-        self.node = address_text(node)
+        self.node = node_name(node)
         self.value = value
         self.error = error
 
@@ -84,18 +83,31 @@ async def ping(settings: Settings, output: Output, count: int) -> int:
         nodes = [{**a.fields(), **_times(a.value)} for a in answers]
         output.document({"nodes": nodes})
     else:
-        for answer in answers:
-            if (times := answer.value) is None:
-                output.line(f"{answer.node}  down  {_why(answer)}", "red")
-            else:
-                text = f"{answer.node}  up  {times[len(times) // 2]:.2f} ms"
-                output.line(text + (f" ({times[0]:.2f} to {times[-1]:.2f})" if count > 1 else ""))
+        _print_lines(output, answers, _times_text)
     return worst_code([answer.error for answer in answers])
+
+
+def _print_lines(
+    output: Output, answers: list[Answer[T]], text_for: Callable[[T | None], str]
+) -> None:
+    width = max((len(answer.node) for answer in answers), default=0)
+    for answer in answers:
+        node = answer.node.ljust(width)
+        if answer.error is None:
+            output.line(f"{node}  {text_for(answer.value)}")
+        else:
+            output.line(f"{node}  down  {_why(answer)}", "red")
 
 
 def _why(answer: Answer[T]) -> str:
     assert answer.error is not None
     return text_of(answer.error).removeprefix(f"{answer.node} is down: ")
+
+
+def _times_text(times: list[float] | None) -> str:
+    assert times
+    text = f"up  {times[len(times) // 2]:.2f} ms"
+    return text if len(times) == 1 else f"{text} ({times[0]:.2f} to {times[-1]:.2f})"
 
 
 def _times(times: list[float] | None) -> dict[str, float | None]:
@@ -116,11 +128,7 @@ async def version(settings: Settings, output: Output) -> int:
         output.document({"emcache": __version__, "nodes": nodes})
     else:
         output.line(f"emcache  {__version__}")
-        for answer in answers:
-            if answer.error is None:
-                output.line(f"{answer.node}  {printable(answer.value or '?')}")
-            else:
-                output.line(f"{answer.node}  down  {_why(answer)}", "red")
+        _print_lines(output, answers, lambda text: printable(text or "?"))
     return worst_code([answer.error for answer in answers])
 
 
@@ -130,7 +138,7 @@ async def version(settings: Settings, output: Output) -> int:
 async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) -> None:
     """Print the node that each KEY belongs to. Nothing is sent."""
     async with await settings.client(min_connections=0) as client:
-        nodes = [address_text(client.node_for(key)) for key in keys]
+        nodes = [node_name(client.node_for(key)) for key in keys]
     pairs = list(zip(keys, nodes, strict=True))
     if output.as_json:
         found = [{**bytes_fields("key", key), "node": node} for key, node in pairs]
@@ -151,18 +159,14 @@ async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) 
 async def flush(settings: Settings, output: Output, yes: bool, delay: int) -> int:
     """Invalidate ALL items of all nodes."""
     async with await settings.client() as client:
-        nodes = sorted(map(address_text, client.cluster_managment().nodes()))
+        nodes = sorted(map(node_name, client.cluster_managment().nodes()))
         if not yes:
             _confirm(nodes)
         answers = await ask_all(client, lambda node: client.flush_all(node, delay))
     if output.as_json:
         output.document({"nodes": [answer.fields() for answer in answers]})
     else:
-        for answer in answers:
-            failed = answer.error is not None
-            output.line(
-                f"{answer.node}  " + (_why(answer) if failed else "flushed"), "red" * failed
-            )
+        _print_lines(output, answers, lambda _: "flushed")
     return worst_code([answer.error for answer in answers])
 
 

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._arguments import address_text
 from .._errors import (
     AuthenticationError,
     ConnectionFailedError,
@@ -14,7 +13,7 @@ from .._errors import (
     OperationTimeoutError,
 )
 from ._exits import ServerLacksError
-from ._settings import Settings
+from ._settings import Settings, node_name
 
 _CHUNK = 64 * 1024
 
@@ -22,6 +21,8 @@ _CHUNK = 64 * 1024
 def tls_context(settings: Settings, *, verify: bool | None = None) -> ssl.SSLContext:
     """Make what Python's TLS needs, of the same options that the client takes."""
     context = ssl.create_default_context()
+    # As the client does: a common name is no name.
+    context.hostname_checks_common_name = False
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.ca is not None:
         context.load_verify_locations(settings.ca)
@@ -44,7 +45,7 @@ def server_name(settings: Settings, address: Address) -> str:
 @contextlib.contextmanager
 def node_errors(address: Address, seconds: float) -> Iterator[None]:
     """Make what sockets raise into the errors of this package."""
-    node = address_text(address)
+    node = node_name(address)
     try:
         yield
     except EmcacheError as error:
@@ -159,4 +160,4 @@ async def _log_in(connection: RawConnection, settings: Settings) -> None:
     connection.send(b"set _ _ _ %d\r\n%b\r\n" % (len(credentials), credentials))
     if await connection.line() != b"STORED":
         # What it said may repeat the password.
-        raise AuthenticationError(f"{address_text(connection.address)} refused the login")
+        raise AuthenticationError(f"{node_name(connection.address)} refused the login")

@@ -7,10 +7,10 @@ from collections import deque
 from dataclasses import asdict, dataclass
 
 from .._address import Address
-from .._arguments import address_text
 from .._errors import EmcacheError
 from ..base import Client
 from ._exits import text_of
+from ._settings import node_name
 
 _PINGS_KEPT = 200
 ALL = "all"
@@ -117,7 +117,7 @@ class Sampler:
 
     async def sample(self) -> Row:
         """Ask the node how it is."""
-        name = address_text(self._node)
+        name = node_name(self._node)
         last, self._last = self._last, None
         try:
             now = Counters(await self._client.stats(self._node))

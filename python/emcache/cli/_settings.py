@@ -12,6 +12,7 @@ from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from .._arguments import endpoint
 from ..base import Client
 from ..client import create_client
+from ._output import printable
 
 DEFAULT_PORT = 11211
 DEFAULT_SERVER = f"127.0.0.1:{DEFAULT_PORT}"
@@ -104,6 +105,15 @@ class Settings:
         """Make a client of some nodes; it is to be closed."""
         options |= {"timeout": self.timeout, "connection_timeout": self.timeout}
         return await create_client(addresses, **options, **self.security())
+
+
+def node_name(address: Address) -> str:
+    """Name a node, as it can be given to ``--servers``."""
+    match address:
+        case MemcachedUnixSocketPath(path):
+            return printable(path)
+        case MemcachedHostAddress(host, port):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_servers(texts: Iterable[str]) -> list[Address]:

@@ -87,9 +87,9 @@ def _expiry(check: str, certificate: Certificate) -> Finding:
     left = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY
     text = f"{_subject(certificate)}, by {_common_name(certificate.get('issuer'))}"
     if left < 0:
-        return fault(check, f"{text}, expired {-left:.0f} days ago", "renew it")
+        return fault(check, f"{text}, expired {-left:.1f} days ago", "renew it")
     if left < SOON:
-        return doubt(check, f"{text}, expires in {left:.0f} days", "renew it now")
+        return doubt(check, f"{text}, expires in {left:.1f} days", "renew it now")
     return found(check, f"{text}, {left:.0f} days left")
 
 
@@ -142,7 +142,7 @@ async def _refused(
         async with _session(settings, address, tls_context(settings, verify=False)) as session:
             encoded = session.getpeercert(binary_form=True)
         details = await _certificate(settings, address, encoded)
-    text = error.verify_message
+    text = error.verify_message.rstrip(".")
     if details is not None:
         text += f": it is {_subject(details)}, by {_common_name(details.get('issuer'))}"
         text += f", until {details['notAfter']}"
