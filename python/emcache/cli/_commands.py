@@ -1,8 +1,11 @@
 """How commands are made: connection options before or after the command, results as exit codes."""
 
 import asyncio
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Concatenate, ParamSpec
 
 import click
@@ -168,6 +171,20 @@ class Group(click.Group):
         except BaseException as error:
             code = exit_code_of(error)
         raise SystemExit(code or 0)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end what blocks the loop: by itself asyncio waits for the loop to go on."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 Body = Callable[Concatenate[Settings, Output, P], Coroutine[Any, Any, int | None]]

@@ -42,7 +42,7 @@ def code_of(error: BaseException) -> int | None:
     match error:
         case click.exceptions.Exit():
             return error.exit_code
-        case click.Abort() if isinstance(error.__cause__, KeyboardInterrupt):
+        case click.Abort() if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
             return INTERRUPTED
         case NotFoundCommandError() | NotStoredStorageCommandError() | click.Abort():
             return NEGATIVE

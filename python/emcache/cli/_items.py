@@ -7,7 +7,7 @@ import click
 
 from .._errors import NotFoundCommandError
 from ..base import Client
-from ._commands import Command, runs
+from ._commands import Command, interruptible, runs
 from ._exits import NEGATIVE
 from ._output import Output, bytes_fields, bytes_text
 from ._settings import Settings
@@ -76,7 +76,8 @@ async def set_(
     verb: str | None,
 ) -> None:
     """Store VALUE under KEY; - reads it from stdin."""
-    data = _value(value, file)
+    with interruptible():
+        data = _value(value, file)
     async with await settings.client() as client:
         store = getattr(client, verb or "set")
         await store(key, data, flags=flags, exptime=exptime)

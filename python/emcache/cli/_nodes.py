@@ -12,7 +12,7 @@ from .._address import Address
 from .._errors import EmcacheError
 from ..base import Client
 from ..version import __version__
-from ._commands import Command, runs
+from ._commands import Command, interruptible, runs
 from ._exits import code_of, text_of
 from ._output import Output, bytes_fields, bytes_text, plain_table, printable
 from ._settings import Settings, node_name
@@ -173,7 +173,8 @@ async def flush(settings: Settings, output: Output, yes: bool, delay: int) -> in
 def _confirm(nodes: list[str]) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("flush asks first, and there is nobody to ask: say --yes")
-    click.confirm(f"Invalidate all items of {', '.join(nodes)}?", abort=True, err=True)
+    with interruptible():
+        click.confirm(f"Invalidate all items of {', '.join(nodes)}?", abort=True, err=True)
 
 
 COMMANDS = [ping, version, node_for, flush]
