@@ -1,8 +1,10 @@
 """get, set, delete, touch, incr, decr."""
 
 import base64
+import fcntl
 import json
 import os
+import termios
 import time
 
 import pytest
@@ -176,8 +178,10 @@ def test_a_value_that_does_not_come(server, name, tmp_path):
     """Ctrl-C ends it, although it waits for its input."""
     os.mkfifo(tmp_path / "fifo")
     with Terminal("set", name, "--file", str(tmp_path / "fifo"), *named(server)) as terminal:
-        # Waits until it is opened for reading.
-        with (tmp_path / "fifo").open("wb"):
+        with (tmp_path / "fifo").open("wb", buffering=0) as fifo:
+            fifo.write(b"half")
+            while fcntl.ioctl(fifo, termios.FIONREAD, bytes(4)) != bytes(4):
+                time.sleep(0.01)
             assert terminal.end(press=b"\x03") == 130
         assert "Traceback" not in terminal.text
     assert invoke("get", name, *named(server)).exit_code == 1

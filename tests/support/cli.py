@@ -144,8 +144,9 @@ class Terminal:
             assert time.monotonic() < deadline, f"it goes on: {self.text!r}"
             if press:
                 self.press(press)
-            for _ in range(4):
-                self._read()
+            for _ in range(20 if press else 1):
+                if self.process.poll() is None:
+                    self._read()
         while select.select([self._ours], [], [], 0)[0]:
             self._read()
         return self.process.returncode

@@ -13,7 +13,14 @@ from ..version import __version__
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit code; ``arguments`` are those of the process if None."""
-    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        # While it was starting, or already ending.
+        return 130
+
+
+def _main(given: list[str]) -> int:
     if given in (["--version"], ["-V"]):
         sys.stdout.write(f"emcache {__version__}\n")
         return 0

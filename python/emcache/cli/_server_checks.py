@@ -7,7 +7,7 @@ from ._top_table import duration, number, size
 
 Stats = dict[str, str]
 
-CLOCK_DOUBT = 2.0
+CLOCK_DOUBT = 3.0
 CLOCK_FAULT = 60.0
 
 
