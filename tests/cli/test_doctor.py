@@ -1,5 +1,6 @@
 """doctor: what is wrong, and what to do."""
 
+import contextlib
 import time
 
 import pytest
@@ -175,14 +176,13 @@ def test_nodes_that_differ(server):
 
 def test_a_server_that_is_full_of_connections():
     with memcached("-c", "64", "-t", "1") as server:
-        sockets = [server.connect() for _ in range(55)]
-        for sock in sockets:
-            sock.sendall(b"version\r\n")
-            sock.recv(100)
-        states, text = findings(*named(server), code=0)["connections"]
-        for sock in sockets:
-            sock.close()
-        assert (states[0], "of 64 are used" in text) == ("warn", True)
+        with contextlib.ExitStack() as stack:
+            for _ in range(55):
+                sock = stack.enter_context(server.connect())
+                sock.sendall(b"version\r\n")
+                sock.recv(100)
+            states, text = findings(*named(server), code=1)["connections"]
+        assert (states, "raise -c" in text) == (["fail"], True)
 
 
 def states_of(*lists):

@@ -18,7 +18,7 @@ from ._commands import Command, runs
 from ._exits import NEGATIVE, text_of
 from ._finding import Finding, doubt, fault, found
 from ._output import Output, printable
-from ._server_checks import check_all
+from ._server_checks import MORE_CONNECTIONS, check_all
 from ._settings import Settings, node_name
 from ._tls_check import check_tls
 from ._versions import version_findings
@@ -183,6 +183,8 @@ def _no_answer(settings: Settings, text: str) -> Finding:
         return fault("login", text, "give --username, and the password in EMCACHE_PASSWORD")
     if "TLS:" in text:
         return fault("tls", text, "see docs/security.md")
+    if "too many open connections" in text:
+        return fault("connections", text, MORE_CONNECTIONS)
     if settings.uses_tls:
         return fault("answers", text, "does it want a login (--username)? Is it memcached?")
     advice = "does it want TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"

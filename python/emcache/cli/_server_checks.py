@@ -9,6 +9,7 @@ Stats = dict[str, str]
 
 CLOCK_DOUBT = 3.0
 CLOCK_FAULT = 60.0
+MORE_CONNECTIONS = "look for clients that are made for each request; or raise -c"
 
 
 def _int(stats: Stats, name: str) -> int | None:
@@ -80,9 +81,9 @@ def check_connections(stats: Stats) -> list[Finding]:
     text = f"{used} of {limit} are used"
     findings = []
     if stats.get("accepting_conns") == "0" or used >= limit:
-        findings.append(fault("connections", f"{text}: no more are let in", _MORE_CONNECTIONS))
+        findings.append(fault("connections", f"{text}: no more are let in", MORE_CONNECTIONS))
     elif used > 0.8 * limit:
-        findings.append(doubt("connections", text, _MORE_CONNECTIONS))
+        findings.append(doubt("connections", text, MORE_CONNECTIONS))
     else:
         findings.append(found("connections", text))
     times = (_int(stats, "listen_disabled_num") or 0) + (_int(stats, "rejected_connections") or 0)
@@ -91,13 +92,10 @@ def check_connections(stats: Stats) -> list[Finding]:
             doubt(
                 "connections",
                 f"the limit was hit {number(times)} times in {duration(_int(stats, 'uptime'))}",
-                _MORE_CONNECTIONS,
+                MORE_CONNECTIONS,
             )
         )
     return findings
-
-
-_MORE_CONNECTIONS = "look for clients that are made for each request; or raise -c"
 
 
 def check_clock(stats: Stats, here: float) -> list[Finding]:
