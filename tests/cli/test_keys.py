@@ -159,6 +159,25 @@ async def test_a_crawler_that_is_busy_for_a_while():
         assert (result.exit_code, result.stdout, asked) == (0, "a\n", 3)
 
 
+@pytest.mark.parametrize("said", [b"BADCLASS invalid class id\r\n", b"END\r\n"])
+async def test_a_server_that_lists_by_age_alone(said):
+    """An old one, or one whose table of keys grows just now."""
+
+    async def script(connection):
+        while line := await connection.line():
+            if line == b"version":
+                await connection.send(b"VERSION 1.5.0\r\n")
+            elif line == b"lru_crawler metadump hash":
+                await connection.send(said)
+            else:
+                assert line == b"lru_crawler metadump all"
+                await connection.send(b"key=a exp=-1\r\nEND\r\n")
+
+    async with scripted(script) as server:
+        result = await invoke_beside("keys", "-s", f"127.0.0.1:{server.port}")
+        assert (result.exit_code, result.stdout) == (0, "a\n")
+
+
 @pytest.mark.driver_independent
 def test_a_line():
     item = parse(b"key=a%20b%ff exp=1700000100 la=1700000000 cas=1 fetch=no cls=1 size=61")

@@ -65,24 +65,39 @@ async def listed(settings: Settings, node: Address) -> AsyncGenerator[Listed, No
     Raises:
         ServerLacksError: the server has no such list, does not give it, or is busy with another.
     """
-    deadline = time.monotonic() + settings.timeout
     async with raw_connection(settings, node) as connection:
-        while True:
-            connection.send(b"lru_crawler metadump all\r\n")
-            async with aclosing(_until_end(connection)) as lines:
-                first = await anext(lines, None)
-                if first is None:
-                    return
-                if not first.startswith(b"BUSY"):
-                    yield _item(first, node)
-                    async for line in lines:
-                        yield _item(line, node)
-                    return
-            if time.monotonic() > deadline:
-                raise ServerLacksError(
-                    f"{node_name(node)} is busy with another list of keys; try again later"
-                )
-            await asyncio.sleep(_BUSY_PAUSE)
+        # By its hash table a server finds each item once; of the lists by age, which older ones
+        # have alone, items move while they are read. While the table grows it gives nothing.
+        for what in (b"hash", b"all"):
+            is_empty = True
+            async with aclosing(_dump(connection, what, settings.timeout)) as lines:
+                async for line in lines:
+                    is_empty = False
+                    yield _item(line, node)
+            if not is_empty:
+                return
+
+
+async def _dump(
+    connection: RawConnection, what: bytes, patience: float
+) -> AsyncGenerator[bytes, None]:
+    """Ask until the server is not busy; nothing comes of what it does not know."""
+    deadline = time.monotonic() + patience
+    while True:
+        connection.send(b"lru_crawler metadump %b\r\n" % what)
+        async with aclosing(_until_end(connection)) as lines:
+            first = await anext(lines, None)
+            if first is None or first.startswith(b"BADCLASS"):
+                return
+            if not first.startswith(b"BUSY"):
+                yield first
+                async for line in lines:
+                    yield line
+                return
+        if time.monotonic() > deadline:
+            name = node_name(connection.address)
+            raise ServerLacksError(f"{name} is busy with another list of keys; try again later")
+        await asyncio.sleep(_BUSY_PAUSE)
 
 
 async def _until_end(connection: RawConnection) -> AsyncGenerator[bytes, None]:
@@ -91,7 +106,7 @@ async def _until_end(connection: RawConnection) -> AsyncGenerator[bytes, None]:
             if line == b"END":
                 return
             yield line
-            if line.startswith(b"BUSY"):
+            if line.startswith((b"BUSY", b"BADCLASS")):
                 return
 
 
