@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -22,9 +23,12 @@ from ._settings import Settings, node_name
 from ._values import KEY
 
 _BUSY_PAUSE = 0.2
+_LINE = re.compile(
+    rb"key=(\S+)(?:.*? exp=(-?[0-9]{1,18}))?(?:.*? la=([0-9]{1,18}))?(?:.*? size=([0-9]{1,18}))?"
+)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Listed:
     """One item of a list of keys."""
 
@@ -42,25 +46,20 @@ def parse(line: bytes) -> Listed:
     Raises:
         ValueError: it is none.
     """
-    fields = dict(word.partition(b"=")[::2] for word in line.split(b" "))
-    if not fields.get(b"key"):
+    match = _LINE.match(line)
+    if match is None:
         raise ValueError("a line of a list of keys must begin with key=")
-    expires = _number(fields, b"exp")
+    key, expires, last_access, size = match.groups()
     return Listed(
-        unquote_to_bytes(fields[b"key"]),
-        expires if expires is not None and expires > 0 else None,
-        _number(fields, b"la"),
-        _number(fields, b"size"),
+        unquote_to_bytes(key),
+        None if expires is None or expires.startswith(b"-") else int(expires),
+        None if last_access is None else int(last_access),
+        None if size is None else int(size),
     )
 
 
-def _number(fields: dict[bytes, bytes], name: bytes) -> int | None:
-    text = fields.get(name, b"")
-    return int(text) if text.lstrip(b"-").isdigit() else None
-
-
-async def listed(settings: Settings, node: Address) -> AsyncGenerator[Listed, None]:
-    """List the items of one node as they come; a bounded part of them is in memory.
+async def listed(settings: Settings, node: Address) -> AsyncGenerator[list[Listed], None]:
+    """List the items of one node, some at a time as they come: never all are in memory.
 
     Raises:
         ServerLacksError: the server has no such list, does not give it, or is busy with another.
@@ -70,29 +69,29 @@ async def listed(settings: Settings, node: Address) -> AsyncGenerator[Listed, No
         # have alone, items move while they are read. While the table grows it gives nothing.
         for what in (b"hash", b"all"):
             is_empty = True
-            async with aclosing(_dump(connection, what, settings.timeout)) as lines:
-                async for line in lines:
+            async with aclosing(_dump(connection, what, settings.timeout)) as parts:
+                async for lines in parts:
                     is_empty = False
-                    yield _item(line, node)
+                    yield [_item(line, node) for line in lines]
             if not is_empty:
                 return
 
 
 async def _dump(
     connection: RawConnection, what: bytes, patience: float
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[list[bytes], None]:
     """Ask until the server is not busy; nothing comes of what it does not know."""
     deadline = time.monotonic() + patience
     while True:
         connection.send(b"lru_crawler metadump %b\r\n" % what)
-        async with aclosing(_until_end(connection)) as lines:
-            first = await anext(lines, None)
-            if first is None or first.startswith(b"BADCLASS"):
+        async with aclosing(_until_end(connection)) as parts:
+            first = await anext(parts, None)
+            if first is None or first[0].startswith(b"BADCLASS"):
                 return
-            if not first.startswith(b"BUSY"):
+            if not first[0].startswith(b"BUSY"):
                 yield first
-                async for line in lines:
-                    yield line
+                async for lines in parts:
+                    yield lines
                 return
         if time.monotonic() > deadline:
             name = node_name(connection.address)
@@ -100,13 +99,16 @@ async def _dump(
         await asyncio.sleep(_BUSY_PAUSE)
 
 
-async def _until_end(connection: RawConnection) -> AsyncGenerator[bytes, None]:
-    async with aclosing(connection.lines()) as lines:
-        async for line in lines:
-            if line == b"END":
+async def _until_end(connection: RawConnection) -> AsyncGenerator[list[bytes], None]:
+    async with aclosing(connection.lines()) as parts:
+        async for lines in parts:
+            if lines[-1] == b"END":
+                lines.pop()
+                if lines:
+                    yield lines
                 return
-            yield line
-            if line.startswith((b"BUSY", b"BADCLASS")):
+            yield lines
+            if lines[0].startswith((b"BUSY", b"BADCLASS")):
                 return
 
 
@@ -228,12 +230,13 @@ async def keys(
 
 async def _print(printer: _Printer, settings: Settings, node: Address, prefix: bytes) -> None:
     name = node_name(node)
-    async with aclosing(listed(settings, node)) as items:
-        async for item in items:
-            if item.key.startswith(prefix):
-                printer.item(item, name)
-                if printer.is_full:
-                    return
+    async with aclosing(listed(settings, node)) as parts:
+        async for items in parts:
+            for item in items:
+                if item.key.startswith(prefix):
+                    printer.item(item, name)
+                    if printer.is_full:
+                        return
 
 
 def _outcome(node: Address, error: EmcacheError | None) -> dict[str, object]:

@@ -100,8 +100,8 @@ class RawConnection:
             raise EOFError("the connection was closed")
         return line.rstrip(b"\r\n")
 
-    async def lines(self) -> AsyncGenerator[bytes, None]:
-        """Read lines without end, many with each wait."""
+    async def lines(self) -> AsyncGenerator[list[bytes], None]:
+        """Read lines without end, those together that came together."""
         rest = b""
         while True:
             async with asyncio.timeout(self._seconds):
@@ -109,8 +109,8 @@ class RawConnection:
             if not chunk:
                 raise EOFError("the connection was closed")
             *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                yield line.removesuffix(b"\r")
+            if whole:
+                yield [line.removesuffix(b"\r") for line in whole]
 
     def close(self) -> None:
         """Close it at once, with whatever is unread."""
