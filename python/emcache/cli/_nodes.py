@@ -136,7 +136,10 @@ async def version(settings: Settings, output: Output) -> int:
 @click.argument("keys", metavar="KEY...", type=KEY, nargs=-1, required=True)
 @runs
 async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) -> None:
-    """Print the node that each KEY belongs to. Nothing is sent."""
+    """Print the node that each KEY belongs to.
+
+    Nothing is sent to it. Of more than one KEY these are lines of key and node, with a tab between.
+    """
     async with await settings.client(min_connections=0) as client:
         nodes = [node_name(client.node_for(key)) for key in keys]
     pairs = list(zip(keys, nodes, strict=True))
@@ -145,6 +148,9 @@ async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) 
         output.document({"keys": found})
     elif len(pairs) == 1:
         output.line(nodes[0])
+    elif not output.is_terminal:
+        for key, node in pairs:
+            click.echo(f"{bytes_text(key)}\t{node}")
     else:
         table = plain_table("key", "node")
         for key, node in pairs:
