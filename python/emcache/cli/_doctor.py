@@ -35,7 +35,9 @@ async def doctor(settings: Settings, output: Output) -> int:
     Each line is ok, warn or fail. The exit code is 1 if one failed.
     """
     addresses = settings.addresses()
-    settings.security()
+    # Files and options that no client takes are told before anything is asked.
+    async with await settings.client_of(addresses, min_connections=0):
+        pass
     findings = []
     if settings.discovery is not None:
         about, addresses = await _discovered(settings, addresses)

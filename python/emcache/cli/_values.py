@@ -12,7 +12,8 @@ _RELATIVE_MAX = 30 * 86400
 _MAX = 2**31 - 1
 
 
-class Key(click.ParamType[bytes]):
+# Not generic at runtime before click 8.4.
+class Key(click.ParamType):  # type: ignore[type-arg]
     """A key, byte for byte as the shell gives it."""
 
     name = "key"
@@ -22,7 +23,7 @@ class Key(click.ParamType[bytes]):
         return value if isinstance(value, bytes) else os.fsencode(value)
 
 
-class Exptime(click.ParamType[int]):
+class Exptime(click.ParamType):  # type: ignore[type-arg]
     """Seconds, ``10m``, ``2h``, ``7d``, or a Unix time; 0 never expires."""
 
     name = "exptime"
