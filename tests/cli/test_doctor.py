@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from emcache.cli._doctor import _any_of
+from emcache.cli._finding import fault, found
 from emcache.cli._server_checks import (
     check_clock,
     check_connections,
@@ -15,7 +17,7 @@ from emcache.cli._server_checks import (
 )
 from emcache.cli._settings import Settings
 from emcache.cli._versions import parse, version_findings
-from support.cli import Terminal, document, invoke, invoke_beside, named
+from support.cli import Terminal, document, invoke, invoke_beside, named, one_loop
 from support.memcached import memcached
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
 from support.scripted import hold, scripted
@@ -86,6 +88,7 @@ def test_every_address_of_a_name(server):
     assert "127.0.0.1" in found["names"][1]
 
 
+@one_loop
 async def test_who_accepts_and_says_nothing():
     async with scripted(hold) as silent:
         where = ["-s", f"127.0.0.1:{silent.port}", "--timeout", "0.4"]
@@ -96,6 +99,7 @@ async def test_who_accepts_and_says_nothing():
         assert "no answer to the handshake -> does it speak TLS" in result.stdout
 
 
+@one_loop
 async def test_what_is_no_memcached():
     async def script(connection):
         await connection.line()
@@ -183,6 +187,16 @@ def test_a_server_that_is_full_of_connections():
                 sock.recv(100)
             states, text = findings(*named(server), code=1)["connections"]
         assert (states, "raise -c" in text) == (["fail"], True)
+
+
+@pytest.mark.driver_independent
+def test_one_address_of_a_name_will_do():
+    good, bad = (
+        found("connects", "127.0.0.1 in 1 ms"),
+        fault("connects", "::1: refused", "start it"),
+    )
+    assert [finding.state for finding in _any_of([good, bad])] == ["ok", "warn"]
+    assert [finding.state for finding in _any_of([bad, bad])] == ["fail", "fail"]
 
 
 def states_of(*lists):

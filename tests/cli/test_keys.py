@@ -5,7 +5,7 @@ import json
 import pytest
 
 from emcache.cli._keys import parse
-from support.cli import document, invoke, invoke_beside, named, run, start
+from support.cli import document, invoke, invoke_beside, named, one_loop, run, start
 from support.memcached import memcached
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
 from support.scripted import scripted
@@ -124,6 +124,7 @@ def test_after_a_login():
         ([b"key=a exp=-1\r\n"], 3, "did not answer within 0.5 s"),
     ],
 )
+@one_loop
 async def test_what_servers_say(answers, code, says):
     async def script(connection):
         while line := await connection.line():
@@ -141,6 +142,7 @@ async def test_what_servers_say(answers, code, says):
         assert says in result.output
 
 
+@one_loop
 async def test_a_crawler_that_is_busy_for_a_while():
     asked = 0
 
@@ -160,6 +162,7 @@ async def test_a_crawler_that_is_busy_for_a_while():
 
 
 @pytest.mark.parametrize("said", [b"BADCLASS invalid class id\r\n", b"END\r\n"])
+@one_loop
 async def test_a_server_that_lists_by_age_alone(said):
     """An old one, or one whose table of keys grows just now."""
 

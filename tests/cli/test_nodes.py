@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import emcache
-from support.cli import Terminal, document, invoke, invoke_beside, named
+from support.cli import Terminal, document, invoke, invoke_beside, named, one_loop
 from support.discovery import endpoint, listed
 from support.memcached import memcached
 
@@ -85,6 +85,7 @@ def test_tables_fit_the_terminal(server, what, columns, dropped):
     assert dropped is None or dropped not in lines[1]
 
 
+@one_loop
 async def test_node_for_is_that_of_the_client(cluster):
     async with emcache.create_client([server.address for server in cluster]) as client:
         expected = {f"k{n}": client.node_for(b"k%d" % n).port for n in range(20)}
@@ -123,6 +124,7 @@ def test_flush_asks(server, typed, code):
         assert "Traceback" not in terminal.text
 
 
+@one_loop
 async def test_discovery(cluster):
     async with endpoint(*map(listed, cluster)) as source:
         where = ["--discovery", f"127.0.0.1:{source.port}"]
@@ -134,6 +136,7 @@ async def test_discovery(cluster):
         assert "ok\tall\tdiscovery\tversion 1, 3 nodes: " in checked.stdout
 
 
+@one_loop
 async def test_discovery_of_a_server_without_a_list(server):
     where = ["--discovery", f"127.0.0.1:{server.port}"]
     result = await invoke_beside("ping", *where)
@@ -141,6 +144,7 @@ async def test_discovery_of_a_server_without_a_list(server):
     assert "warn\tall\tdiscovery\t" in (await invoke_beside("doctor", *where)).stdout
 
 
+@one_loop
 async def test_an_endpoint_that_has_no_list_yet(cluster):
     async with endpoint() as source:
         where = ["--discovery", f"127.0.0.1:{source.port}", "--timeout", "1"]

@@ -1,6 +1,7 @@
 """The command line, in this process or as one of its own."""
 
 import asyncio
+import functools
 import json
 import os
 import pty
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from fcntl import ioctl
 from typing import Any
 
@@ -50,6 +51,16 @@ def invoke(*arguments: str, input: bytes | None = None, **variables: str) -> Res
 async def invoke_beside(*arguments: str, **variables: str) -> Result:
     """Run it while this loop goes on."""
     return await asyncio.to_thread(invoke, *arguments, **variables)
+
+
+def one_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test in a loop of its own, and so once: the command line has its own loop anyway."""
+
+    @functools.wraps(test)
+    def run_it(*arguments: Any, **options: Any) -> None:
+        asyncio.run(test(*arguments, **options))
+
+    return run_it
 
 
 def document(*arguments: str, code: int = 0, **variables: str) -> Any:
