@@ -48,7 +48,6 @@ class Run:
         self._client = client
         self._load = load
         self.prefix = f"emcache-bench:{os.urandom(6).hex()}:"
-        self._keys = [f"{self.prefix}{number}".encode() for number in range(load.keys)]
         self._value = random.randbytes(load.size)
         self.gets = Latencies()
         self.sets = Latencies()
@@ -56,6 +55,9 @@ class Run:
         self.errors: Counter[str] = Counter()
         self.is_refused = False
         self.seconds = 0.0
+
+    def _key(self, number: int) -> bytes:
+        return f"{self.prefix}{number}".encode()
 
     async def fill(self) -> None:
         """Store every key once; the first failure ends it."""
@@ -78,14 +80,14 @@ class Run:
         return left
 
     async def _for_all(self, act: Callable[[bytes], Awaitable[None]]) -> None:
-        waiting = iter(self._keys)
+        waiting = iter(range(self._load.keys))
 
         async def work() -> None:
-            for key in waiting:
-                await act(key)
+            for number in waiting:
+                await act(self._key(number))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(_AT_ONCE, len(self._keys))):
+            for _ in range(min(_AT_ONCE, self._load.keys)):
                 group.create_task(work())
 
     async def go(self) -> None:
@@ -102,7 +104,7 @@ class Run:
     async def _task(self, chance: random.Random, end: float) -> None:
         now = time.perf_counter()
         while now < end:
-            key = self._keys[int(chance.random() * len(self._keys))]
+            key = self._key(int(chance.random() * self._load.keys))
             is_get = chance.random() < self._load.get_ratio
             try:
                 if is_get:
