@@ -75,7 +75,7 @@ def test_what_is_typed(shell):
             assert code == 0, line
             if "top" in line or "stats" in line or "node-for" in line:
                 # What there is depends on the ports, and so on where keys are.
-                assert len(text.splitlines()) > 1
+                assert text.startswith(("1", "2", "user"))
             elif "keys" in line:
                 assert sorted(map(shape, text.splitlines())) == sorted(
                     map(shape, printed.splitlines())

@@ -2,143 +2,23 @@
 
 import asyncio
 import contextlib
-import os
-import random
 import sys
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._address import Address
-from .._errors import CommandError, EmcacheError, NotFoundCommandError
 from ..base import Client
 from ._commands import Command, runs
-from ._exits import NODE, SERVER
-from ._latency import Latencies
+from ._load import EXPTIME, Load, Run, unwrapped
 from ._output import Output, plain_table
 from ._settings import Settings
 from ._top_table import milliseconds, size
 
-_EXPTIME = 900
-"""Seconds after which keys are gone that could not be deleted."""
-_AT_ONCE = 64
 _REFRESH = 0.1
-
-
-@dataclass(frozen=True)
-class Load:
-    """What is to be done."""
-
-    get_ratio: float
-    size: int
-    tasks: int
-    seconds: float
-    keys: int
-
-
-class Run:
-    """One run: its keys, and what came of it."""
-
-    def __init__(self, client: Client, load: Load) -> None:
-        self._client = client
-        self._load = load
-        self.prefix = f"emcache-bench:{os.urandom(6).hex()}:"
-        self._value = random.randbytes(load.size)
-        self.gets = Latencies()
-        self.sets = Latencies()
-        self.misses = 0
-        self.errors: Counter[str] = Counter()
-        self.is_refused = False
-        self.seconds = 0.0
-
-    def _key(self, number: int) -> bytes:
-        return f"{self.prefix}{number}".encode()
-
-    async def fill(self) -> None:
-        """Store every key once; the first failure ends it."""
-        await self._for_all(lambda key: self._client.set(key, self._value, exptime=_EXPTIME))
-
-    async def clean_up(self) -> int:
-        """Delete the keys, and give how many could not be."""
-        left = 0
-
-        async def delete(key: bytes) -> None:
-            nonlocal left
-            try:
-                await self._client.delete(key)
-            except NotFoundCommandError:
-                pass
-            except EmcacheError:
-                left += 1
-
-        await self._for_all(delete)
-        return left
-
-    async def _for_all(self, act: Callable[[bytes], Awaitable[None]]) -> None:
-        waiting = iter(range(self._load.keys))
-
-        async def work() -> None:
-            for number in waiting:
-                await act(self._key(number))
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(_AT_ONCE, self._load.keys)):
-                group.create_task(work())
-
-    async def go(self) -> None:
-        """Run the load for its time."""
-        begin = time.perf_counter()
-        end = begin + self._load.seconds
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number in range(self._load.tasks):
-                    group.create_task(self._task(random.Random(number), end))
-        finally:
-            self.seconds = time.perf_counter() - begin
-
-    async def _task(self, chance: random.Random, end: float) -> None:
-        now = time.perf_counter()
-        while now < end:
-            key = self._key(int(chance.random() * self._load.keys))
-            is_get = chance.random() < self._load.get_ratio
-            try:
-                if is_get:
-                    self.misses += await self._client.get(key) is None
-                else:
-                    await self._client.set(key, self._value, exptime=_EXPTIME)
-            except EmcacheError as error:
-                self.errors[type(error).__name__] += 1
-                self.is_refused |= isinstance(error, CommandError)
-                # What fails at once would be all that is done.
-                await asyncio.sleep(0.01)
-                now = time.perf_counter()
-                continue
-            before, now = now, time.perf_counter()
-            (self.gets if is_get else self.sets).add(now - before)
-
-    def document(self) -> dict[str, object]:
-        """Give what JSON says of it."""
-        both = self.gets + self.sets
-        return {
-            "load": {**vars(self._load)},
-            "seconds": round(self.seconds, 3),
-            "ops_per_second": round(both.count / self.seconds, 1) if self.seconds else 0.0,
-            "all": both.fields(),
-            "get": {**self.gets.fields(), "misses": self.misses},
-            "set": self.sets.fields(),
-            "errors": dict(self.errors),
-        }
-
-    def exit_code(self) -> int:
-        """Say how it went: errors are no success."""
-        if not self.errors:
-            return 0
-        return SERVER if self.is_refused else NODE
 
 
 @click.command("bench", cls=Command)
@@ -186,15 +66,15 @@ async def bench(
             await _check_room(client, load)
         run = Run(client, load)
         try:
-            with _bar(run, output) as bar:
-                await _unwrapped(run.fill())
+            with _bar(run, load, output) as bar:
+                await unwrapped(run.fill())
                 bar.start()
-                await _unwrapped(run.go())
+                await unwrapped(run.go())
         finally:
             if left := await asyncio.shield(run.clean_up()):
                 click.echo(
                     f"emcache: {left} keys {run.prefix}* were not deleted; they expire within "
-                    f"{_EXPTIME // 60} minutes",
+                    f"{EXPTIME // 60} minutes",
                     err=True,
                 )
         nodes = len(client.cluster_managment().nodes())
@@ -203,16 +83,6 @@ async def bench(
     else:
         _print(output, run, load, nodes)
     return run.exit_code()
-
-
-async def _unwrapped(work: Awaitable[None]) -> None:
-    try:
-        await work
-    except* EmcacheError as errors:
-        failures = errors.exceptions
-    else:
-        return
-    raise failures[0]
 
 
 async def _check_room(client: Client, load: Load) -> None:
@@ -258,17 +128,17 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _bar(run: Run, output: Output) -> Iterator[_Bar]:
+def _bar(run: Run, load: Load, output: Output) -> Iterator[_Bar]:
     console = Console(stderr=True)
     if output.as_json or not console.is_terminal or console.is_dumb_terminal:
-        yield _Bar(run, run._load, None)
+        yield _Bar(run, load, None)
         return
     columns = (BarColumn(bar_width=None), TextColumn("{task.description}"), TimeRemainingColumn())
     progress = Progress(
         *columns, console=console, auto_refresh=False, transient=True, redirect_stdout=False
     )
     with progress:
-        bar = _Bar(run, run._load, progress)
+        bar = _Bar(run, load, progress)
 
         async def draw() -> None:
             while True:
