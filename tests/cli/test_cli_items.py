@@ -11,7 +11,7 @@ import pytest
 
 from emcache.cli._output import bytes_text, printable
 from emcache.cli._values import EXPTIME
-from support.cli import Terminal, document, invoke, named, run
+from support.cli import Terminal, document, environment, invoke, named, run
 
 BINARY = bytes(range(256)) * 4
 
@@ -183,3 +183,12 @@ def test_a_value_that_does_not_come(server, name, tmp_path):
             assert terminal.end(press=b"\x03") == 130
         assert "Traceback" not in terminal.text
     assert invoke("get", name, *named(server)).exit_code == 1
+
+
+def test_an_output_of_few_letters(server, name):
+    server.ask(f"set {name} 0 0 8\r\n\u03bb\U0001f600ab\r\n".encode())
+    variables = environment(PYTHONIOENCODING="ascii", EMCACHE_SERVERS=named(server)[1])
+    done = run("get", name, "--json", env=variables)
+    assert json.loads(done.stdout)["value"] == "\u03bb\U0001f600ab"
+    assert run("node-for", "\u03bb", "k", env=variables).returncode == 0
+    assert run("get", "\u03bb", env=variables).returncode == 1

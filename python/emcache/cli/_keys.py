@@ -1,7 +1,6 @@
 """The keys that servers hold: ``lru_crawler metadump``."""
 
 import asyncio
-import json
 import re
 import sys
 import time
@@ -17,7 +16,7 @@ from .._errors import CommandError, EmcacheError, ProtocolError
 from ._commands import Command, runs
 from ._exits import ServerLacksError, text_of
 from ._nodes import worst_code
-from ._output import Output, bytes_fields, bytes_text
+from ._output import Output, bytes_fields, bytes_text, json_text
 from ._raw import RawConnection, raw_connection
 from ._settings import Settings, node_name
 from ._values import KEY
@@ -156,7 +155,7 @@ class _Printer:
     def item(self, item: Listed, node: str) -> None:
         if self._output.as_json:
             self._stdout.write(",\n" if self._count else "\n")
-            self._stdout.write(json.dumps(_fields(item, node), ensure_ascii=False))
+            self._stdout.write(json_text(_fields(item, node)))
         elif self._is_long:
             self._stdout.write(
                 f"{_expiry(item):>10}  {item.size or 0:>9}  {bytes_text(item.key)}\n"
@@ -169,7 +168,7 @@ class _Printer:
 
     def end(self, nodes: list[dict[str, object]]) -> None:
         if self._output.as_json:
-            rest = json.dumps({"limited": self.is_full, "nodes": nodes}, ensure_ascii=False)
+            rest = json_text({"limited": self.is_full, "nodes": nodes})
             self._stdout.write("\n], " + rest[1:] + "\n")
         self._stdout.flush()
         self._bytes.flush()

@@ -36,6 +36,12 @@ def bytes_fields(name: str, data: bytes | None) -> dict[str, str | None]:
         return {name: base64.b64encode(data).decode(), f"{name}_encoding": "base64"}
 
 
+def json_text(document: Any, indent: int | None = None) -> str:
+    """Write JSON, in ASCII where the output knows no more."""
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(document, ensure_ascii=not is_utf8, indent=indent)
+
+
 class Output:
     """Where a command prints.
 
@@ -45,7 +51,7 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False)
         self._is_told = False
 
     @property
@@ -56,15 +62,15 @@ class Output:
     def document(self, document: Any) -> None:
         """Print the JSON document."""
         self._is_told = True
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2 if self.is_terminal else None))
+        click.echo(json_text(document, indent=2 if self.is_terminal else None))
 
     def line(self, text: str, style: str = "") -> None:
         """Print one line."""
-        self.console.print(Text(text, style))
+        self.console.print(Text(text, style), soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """Print a table, as wide as the terminal at most."""
-        self.console.print(table, soft_wrap=False)
+        self.console.print(table)
 
     def raw(self, data: bytes) -> None:
         """Print bytes as they are."""

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import datetime
-import json
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from .._address import Address
 from ..base import Client
 from ._commands import Command, runs
 from ._exits import NODE
-from ._output import Output, printable
+from ._output import Output, json_text, printable
 from ._sampling import Row, Sampler, total
 from ._settings import Settings
 from ._top_table import plain_line, table_of
@@ -101,7 +100,7 @@ async def _once(nodes: Nodes, output: Output, interval: float) -> int:
     if output.as_json:
         output.document(_document(rows, interval))
     elif output.is_terminal:
-        output.console.print(_screen(rows, output.console.width, ""), soft_wrap=False)
+        output.console.print(_screen(rows, output.console.width, ""))
     else:
         _print_lines(rows)
     return 0 if all(row.up for row in rows) else NODE
@@ -112,7 +111,7 @@ async def _lines(nodes: Nodes, output: Output, interval: float) -> None:
         await _next(nodes, ended, 0)
         while (rows := await _next(nodes, ended, interval)) is not None:
             if output.as_json:
-                click.echo(json.dumps(_document(rows, interval), ensure_ascii=False))
+                click.echo(json_text(_document(rows, interval)))
             else:
                 _print_lines(rows)
 
