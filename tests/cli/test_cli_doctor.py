@@ -189,6 +189,20 @@ def test_a_server_that_is_full_of_connections():
         assert (states, "raise -c" in text) == (["fail"], True)
 
 
+@one_loop
+async def test_a_hosted_service_that_tells_little():
+    async def script(connection):
+        while line := await connection.line():
+            known = {b"version": b"VERSION 1.6.22\r\n", b"stats": b"STAT uptime 5\r\nEND\r\n"}
+            await connection.send(known.get(line, b"ERROR\r\n"))
+
+    async with scripted(script) as server:
+        result = await invoke_beside("doctor", "-s", f"127.0.0.1:{server.port}")
+        assert result.exit_code == 0
+        assert "warn\t" in result.stdout
+        assert "does not answer stats settings," in result.stdout
+
+
 @pytest.mark.driver_independent
 def test_one_address_of_a_name_will_do():
     good, bad = (
@@ -244,6 +258,8 @@ def test_what_is_turned_on_and_off():
     open_to_all = {"inter": "NULL", "auth_enabled_ascii": "no"}
     assert states_of(check_login(open_to_all, Settings())) == ["warn"]
     assert states_of(check_login({"inter": "127.0.0.1"}, Settings())) == ["ok"]
+    socket = open_to_all | {"domain_socket": "/run/sock"}
+    assert states_of(check_login(socket, Settings())) == ["ok"]
     wants = open_to_all | {"ssl_enabled": "yes", "ssl_verify_mode": "2"}
     assert states_of(check_login(wants, Settings())) == ["ok"]
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from .._errors import AuthenticationError, CommandError, EmcacheError
+from ..base import Client
 from ..connection_pool import ConnectionPool
 from ..discovery import ConfigDiscovery, NoDiscoveryError
 from ._commands import Command, runs
@@ -165,19 +166,32 @@ async def _asked(settings: Settings, address: Address) -> list[Finding]:
             return [fault("login", text, "username, password, --auth, the server's users?")]
         except EmcacheError as error:
             return [_no_answer(settings, text_of(error))]
-        here = time.time()
         try:
-            stats, server = await client.stats(address), await client.stats(address, "settings")
-        except CommandError as error:
-            text = f"no statistics: {text_of(error)}"
-            return [
-                *version_findings(version, {}),
-                doubt("limits", text, "a proxy or a hosted service? Its limits are not checked"),
-            ]
+            stats, here = await _stats(client, address), time.time()
+            server = await _stats(client, address, "settings")
         except EmcacheError as error:
             return [fault("answers", text_of(error), "look at its load")]
-        here = (here + time.time()) / 2
-    return [*version_findings(version, server), *check_all(stats, server, settings, here)]
+    return [
+        *version_findings(version, server),
+        *check_all(stats, server, settings, here),
+        *_not_told(stats, server),
+    ]
+
+
+async def _stats(client: Client, address: Address, *what: str) -> dict[str, str]:
+    """Ask for statistics; none from a server that has none."""
+    try:
+        return await client.stats(address, *what)
+    except CommandError:
+        return {}
+
+
+def _not_told(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:
+    missing = [name for name, told in (("stats", stats), ("stats settings", server)) if not told]
+    if not missing:
+        return []
+    text = f"the server does not answer {' and '.join(missing)}, so not all was checked"
+    return [doubt("limits", text, "a proxy, or a hosted service? Then see its own console")]
 
 
 def _no_answer(settings: Settings, text: str) -> Finding:

@@ -30,7 +30,9 @@ def check_login(server: Stats, asked: Settings) -> list[Finding]:
             )
     elif wants:
         findings.append(found("login", "let in without a login, though it has users"))
-    elif server.get("inter") in ("NULL", "0.0.0.0", "::") and not _wants_certificate(server):
+    elif not server:
+        findings.append(found("login", "none was needed"))
+    elif _is_open(server) and not _wants_certificate(server):
         findings.append(
             doubt(
                 "login",
@@ -41,6 +43,12 @@ def check_login(server: Stats, asked: Settings) -> list[Finding]:
     else:
         findings.append(found("login", "none is asked for"))
     return findings
+
+
+def _is_open(server: Stats) -> bool:
+    """Whether it listens on all interfaces."""
+    is_socket = server.get("domain_socket", "NULL") != "NULL"
+    return not is_socket and server.get("inter") in ("NULL", "0.0.0.0", "::")
 
 
 def _wants_certificate(server: Stats) -> bool:
