@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._address import Address
+from .._errors import CommandError
 from ..base import Client
 from ._commands import Command, runs
 from ._load import EXPTIME, Load, Run, unwrapped
@@ -91,7 +92,10 @@ async def _check_room(client: Client, load: Load) -> None:
     needed = load.keys * (load.size + 120) / len(nodes)
 
     async def room(node: Address) -> None:
-        stats = await client.stats(node)
+        try:
+            stats = await client.stats(node)
+        except CommandError:
+            return  # a proxy: nobody knows
         limit, used = int(stats.get("limit_maxbytes", 0)), int(stats.get("bytes", 0))
         if limit and needed > limit - used:
             raise click.UsageError(
