@@ -19,6 +19,7 @@ from ._errors import (
     OperationTimeoutError,
     OverloadedError,
     ProtocolError,
+    SerializationError,
     StorageCommandError,
 )
 from .base import Client, ClusterEvents, ClusterManagement, ClusterManagment, Item
@@ -38,6 +39,7 @@ from .default_values import (
 from .version import __version__
 
 if typing.TYPE_CHECKING:
+    from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "ArithmeticCommandError",
     "AuthenticationError",
+    "Cache",
     "CallableDiscovery",
     "Client",
     "ClientClosedError",
@@ -78,19 +81,30 @@ __all__ = [
     "OperationTimeoutError",
     "OverloadedError",
     "ProtocolError",
+    "SerializationError",
     "StorageCommandError",
     "Topology",
     "__version__",
+    "cached",
     "create_client",
 ]
 
-_OF_DISCOVERY = {"CallableDiscovery", "DiscoveredNode", "Discovery", "DnsDiscovery", "Topology"}
+_LATER = {
+    "Cache": "cache",
+    "cached": "cache",
+    "CallableDiscovery": "discovery",
+    "DiscoveredNode": "discovery",
+    "Discovery": "discovery",
+    "DnsDiscovery": "discovery",
+    "Topology": "discovery",
+}
+"""What not everybody needs, and the module that has it."""
 
 
 def __getattr__(name: str) -> object:
-    """Import what only autodiscovery needs when somebody asks for it."""
-    if name in _OF_DISCOVERY:
-        from . import discovery
+    """Import what not everybody needs when somebody asks for it."""
+    if name in _LATER:
+        from importlib import import_module
 
-        return getattr(discovery, name)
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
