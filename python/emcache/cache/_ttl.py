@@ -4,6 +4,8 @@ import math
 import time
 from datetime import datetime, timedelta
 
+from .._arguments import check_between
+
 Ttl = int | timedelta | datetime
 
 MONTH = 30 * 24 * 3600
@@ -17,6 +19,7 @@ def exptime(ttl: Ttl) -> int:
             raise ValueError("a datetime needs a time zone")
         ttl = ttl - datetime.now(ttl.tzinfo)
     if not isinstance(ttl, timedelta):
+        check_between("ttl", ttl, -LATEST - 1, LATEST)
         return ttl
     seconds = math.ceil(ttl.total_seconds())
     if seconds <= 0:
