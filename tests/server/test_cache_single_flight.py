@@ -423,7 +423,7 @@ async def test_a_result_that_cannot_be_stored_is_a_result(cache, caplog):
             assert len(await cache.get_or_set("l", too_large)) == 2_000_000
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
-    assert "a set cannot be stored" in said[0]
+    assert "of type set, cannot be stored" in said[0]
     assert "too large" in said[1]
     with pytest.raises(emcache.SerializationError):
         await cache.get_or_set("k", a_set, on_error="raise")

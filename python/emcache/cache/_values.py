@@ -49,8 +49,8 @@ class Values(Generic[T]):
                 return data, flags
             packed = await self._compress(self._writes, data)
         except Exception as error:
-            what = f"a {type(value).__name__} cannot be stored as the value of {shown(key)}"
-            _fail(what, error)
+            kind = type(value).__name__
+            _fail(f"the value of {shown(key)}, of type {kind}, cannot be stored", error)
         if len(packed) >= len(data):
             return data, flags
         return packed, flags | self._writes.flag
