@@ -82,7 +82,9 @@ async def test_round_trips(client, key, serializer, values):
 )
 async def test_what_cannot_be_stored(client, key, serializer, value):
     cache = Cache(client, serializer=serializer)
-    with pytest.raises(SerializationError, match=f"of type {type(value).__name__}, cannot be stored") as raised:
+    with pytest.raises(
+        SerializationError, match=f"of type {type(value).__name__}, cannot be stored"
+    ) as raised:
         await cache.set(key, value)
     assert isinstance(raised.value, ValueError)
     assert isinstance(raised.value.__cause__, Exception)
