@@ -18,10 +18,12 @@ class Compression(Protocol):
     @property
     def flag(self) -> int:
         """The one bit that is set in the flags of values that it made smaller."""
+        ...
 
     @property
     def min_size(self) -> int:
         """Values of fewer bytes stay as they are."""
+        ...
 
     def compress(self, data: bytes) -> bytes:
         """Give what to store; it is only kept when it is smaller."""
