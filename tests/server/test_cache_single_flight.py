@@ -236,6 +236,7 @@ async def test_an_exception_that_nobody_waits_for(cache):
     caller.cancel()
     assert isinstance((await outcomes(caller))[0], asyncio.CancelledError)
     del caller
+    await asyncio.sleep(0)
     gc.collect()
     assert complaints == []
 
