@@ -1,9 +1,11 @@
 """One computation for all who ask at the same time, on every path."""
 
 import asyncio
+import collections
 import contextvars
 import gc
 import logging
+import random
 import weakref
 
 import pytest
@@ -490,3 +492,49 @@ async def test_the_hit_makes_no_task(cache):
     assert len(asyncio.all_tasks()) == before
     assert factory.calls == 0
     assert isinstance(cache._values._serializer, Json)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@within(20)
+async def test_a_storm(cache, seed):
+    """Whatever happens to whom: each caller ends, and has a value of its key, or a reason."""
+    chance = random.Random(seed)
+    running = collections.Counter()
+
+    async def compute(name):
+        assert running[name] >= 0
+        running[name] += 1
+        try:
+            await asyncio.sleep(chance.random() * 0.003)
+            if chance.random() < 0.1:
+                raise LookupError(name)
+            return f"value of {name}"
+        finally:
+            running[name] -= 1
+
+    async def caller():
+        name = f"k{chance.randrange(4)}"
+        value = f"value of {name}"
+        await asyncio.sleep(chance.random() * 0.05)
+        match chance.randrange(10):
+            case 0:
+                await cache.delete(name)
+            case 1:
+                await cache.set(name, value)
+            case 2:
+                assert await cache.renew(name, lambda: compute(name)) == value
+            case 3:
+                async with asyncio.timeout(chance.random() * 0.004):
+                    assert await cache.get_or_set(name, lambda: compute(name)) == value
+            case _:
+                assert await cache.get_or_set(name, lambda: compute(name)) == value
+
+    before = asyncio.all_tasks()
+    callers = [asyncio.create_task(caller()) for _ in range(600)]
+    for task in chance.sample(callers, 150):
+        asyncio.get_running_loop().call_later(chance.random() * 0.06, task.cancel)
+    for result in await outcomes(*callers):
+        reasons = LookupError, TimeoutError, asyncio.CancelledError
+        assert result is None or isinstance(result, reasons), repr(result)
+    assert not any(running.values())
+    assert asyncio.all_tasks() == before
