@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from .._errors import (
     EmcacheError,
-    InvalidKeyError,
     NotFoundCommandError,
     NotStoredStorageCommandError,
     SerializationError,
@@ -15,9 +14,10 @@ from .._errors import (
 from ..base import Client, Item
 from ._complaints import complain
 from ._compression import Compression
-from ._flights import MISSING, Flight, _Missing, flights_of
+from ._flights import MISSING, Missing, flights_of
 from ._keys import Key, KeyPolicy, Keys
 from ._serializers import Json, Serializer
+from ._store import OnError, Store
 from ._ttl import Ttl, exptime
 from ._values import Values
 
@@ -26,8 +26,6 @@ D = TypeVar("D")
 K = TypeVar("K", bound=Key)
 
 MAX_SIZE = 64 * 1024 * 1024
-
-OnError = Literal["miss", "raise"]
 
 
 class Cache(Generic[T]):
@@ -131,7 +129,7 @@ class Cache(Generic[T]):
     def _exptime(self, ttl: Ttl | None) -> int:
         return exptime(self._ttl if ttl is None else ttl)
 
-    async def _read(self, key: bytes, item: Item | None) -> T | _Missing:
+    async def _read(self, key: bytes, item: Item | None) -> T | Missing:
         if item is None:
             return MISSING
         try:
@@ -150,14 +148,14 @@ class Cache(Generic[T]):
         """Get a value; ``default`` on a miss."""
         name = self._keys.wire(key)
         found = await self._read(name, await self._client.get(name, return_flags=True))
-        return default if isinstance(found, _Missing) else found
+        return default if isinstance(found, Missing) else found
 
     async def get_with_cas(self, key: Key) -> tuple[T, int] | None:
         """Get a value and the token for :meth:`cas`; None on a miss."""
         name = self._keys.wire(key)
         item = await self._client.gets(name, return_flags=True)
         found = await self._read(name, item)
-        if isinstance(found, _Missing) or item is None or item.cas is None:
+        if isinstance(found, Missing) or item is None or item.cas is None:
             return None
         return found, item.cas
 
@@ -170,7 +168,7 @@ class Cache(Generic[T]):
         name = self._keys.wire(key)
         item = await self._client.gat(exptime(ttl), name, return_flags=True)
         found = await self._read(name, item)
-        return default if isinstance(found, _Missing) else found
+        return default if isinstance(found, Missing) else found
 
     async def get_many(self, keys: Iterable[K]) -> dict[K, T]:
         """Get many values, by the keys as they were given; misses are absent."""
@@ -179,7 +177,7 @@ class Cache(Generic[T]):
         values: dict[K, T] = {}
         for key, name in names.items():
             found = await self._read(name, items.get(name))
-            if not isinstance(found, _Missing):
+            if not isinstance(found, Missing):
                 values[key] = found
         return values
 
@@ -346,9 +344,10 @@ class Cache(Generic[T]):
                 if it cannot be stored, with a warning to the logger ``emcache`` once a minute.
                 ``"raise"``: errors of the cache are raised. A bad key or ``ttl`` raises always.
         """
-        name, expires = self._keys.wire(key), self._exptime(ttl)
-        store = _Store(self, name, expires, store_if, _quiet(on_error))
-        return await self._flights.fetch(name, store.look, lambda f: store.compute(f, factory))
+        name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
+        return await self._flights.fetch(
+            name, lambda: store.look(name), lambda flight: store.compute(flight, name, factory)
+        )
 
     async def renew(
         self,
@@ -363,15 +362,14 @@ class Cache(Generic[T]):
 
         Callers of :meth:`get_or_set` who come meanwhile share the result.
         """
-        name, expires = self._keys.wire(key), self._exptime(ttl)
-        store = _Store(self, name, expires, store_if, _quiet(on_error))
-        return await self._flights.renew(name, lambda f: store.compute(f, factory))
+        name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
+        return await self._flights.renew(name, lambda flight: store.compute(flight, name, factory))
 
-
-def _quiet(on_error: OnError) -> bool:
-    if on_error not in ("miss", "raise"):
-        raise ValueError("on_error must be 'miss' or 'raise'")
-    return on_error == "miss"
+    def _store(
+        self, ttl: Ttl | None, store_if: Callable[[T], bool] | None, on_error: OnError
+    ) -> Store[T]:
+        expires = self._exptime(ttl)
+        return Store(self._client, self._read, self._values, expires, store_if, on_error)
 
 
 async def _errors_of(calls: Mapping[K, Awaitable[Any]]) -> dict[K, EmcacheError]:
@@ -383,57 +381,3 @@ async def _errors_of(calls: Mapping[K, Awaitable[Any]]) -> dict[K, EmcacheError]
         elif isinstance(result, BaseException):
             raise result
     return errors
-
-
-class _Store(Generic[T]):
-    """What one call of ``get_or_set`` does with the cache."""
-
-    def __init__(
-        self,
-        cache: Cache[T],
-        name: bytes,
-        expires: int,
-        store_if: Callable[[T], bool] | None,
-        quiet: bool,
-    ) -> None:
-        self._cache = cache
-        self._name = name
-        self._expires = expires
-        self._store_if = store_if
-        self._quiet = quiet
-        self._reachable = True
-
-    async def look(self) -> T | _Missing:
-        try:
-            item = await self._cache._client.get(self._name, return_flags=True)
-            return await self._cache._read(self._name, item)
-        except EmcacheError as error:
-            if not self._quiet or isinstance(error, InvalidKeyError):
-                raise
-            complain("the cache cannot be read, which counts as a miss", error)
-            # Nobody shall wait for a dead cache twice. An unreadable value is to be replaced.
-            self._reachable = isinstance(error, SerializationError)
-            return MISSING
-
-    async def compute(self, flight: Flight, factory: Callable[[], Awaitable[T]]) -> T:
-        value = await factory()
-        if flight.stale or not self._reachable:
-            return value
-        if self._store_if is None or self._store_if(value):
-            try:
-                await self._store(flight, value)
-            except EmcacheError as error:
-                if not self._quiet:
-                    raise
-                complain("a computed value cannot be stored", error)
-        return value
-
-    async def _store(self, flight: Flight, value: T) -> None:
-        client = self._cache._client
-        data, flags = await self._cache._values.pack(self._name, value)
-        if flight.stale:
-            return
-        await client.set(self._name, data, flags=flags, exptime=self._expires)
-        if flight.stale:
-            # Whoever wrote or deleted it meanwhile may have come first.
-            await self._cache._changed(self._name, client.delete(self._name), forget=False)

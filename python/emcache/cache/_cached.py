@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from ._cache import Cache, OnError, _quiet
+from ._cache import Cache
 from ._naming import KeyOf, key_of
+from ._store import OnError, check_on_error
 from ._ttl import Ttl, exptime
 
 P = ParamSpec("P")
@@ -147,5 +148,5 @@ def cached(
         raise TypeError(f"cache must be an emcache.Cache or give one, not {type(cache).__name__}")
     if ttl is not None:
         exptime(ttl)
-    _quiet(on_error)
+    check_on_error(on_error)
     return _Decorator(cache, key, {"ttl": ttl, "store_if": store_if, "on_error": on_error})

@@ -10,11 +10,11 @@ from ..base import Client
 R = TypeVar("R")
 
 
-class _Missing:
-    pass
+class Missing:
+    """The kind of :data:`MISSING`, for type checkers."""
 
 
-MISSING: Final = _Missing()
+MISSING: Final = Missing()
 
 
 class Flight:
@@ -50,14 +50,14 @@ class Flights:
             flight.stale = True
 
     async def fetch(
-        self, key: bytes, look: Callable[[], Awaitable[R | _Missing]], compute: Compute[R]
+        self, key: bytes, look: Callable[[], Awaitable[R | Missing]], compute: Compute[R]
     ) -> R:
         """Give what is found, or what the first of those who miss computes for all."""
         flight = self._enter(key)
         try:
             if flight.task is None:
                 found = await look()
-                if not isinstance(found, _Missing):
+                if not isinstance(found, Missing):
                     return found
             return await self._share(key, flight, compute)
         finally:
