@@ -39,6 +39,7 @@ from .default_values import (
 from .version import __version__
 
 if typing.TYPE_CHECKING:
+    from ._many import ManyResult, PartialResult
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 
@@ -73,6 +74,7 @@ __all__ = [
     "EmcacheError",
     "InvalidKeyError",
     "Item",
+    "ManyResult",
     "MemcachedHostAddress",
     "MemcachedUnixSocketPath",
     "NodeUnavailableError",
@@ -80,6 +82,7 @@ __all__ = [
     "NotStoredStorageCommandError",
     "OperationTimeoutError",
     "OverloadedError",
+    "PartialResult",
     "ProtocolError",
     "SerializationError",
     "StorageCommandError",
@@ -96,13 +99,15 @@ _LATER = {
     "DiscoveredNode": "discovery",
     "Discovery": "discovery",
     "DnsDiscovery": "discovery",
+    "ManyResult": "_many",
+    "PartialResult": "_many",
     "Topology": "discovery",
 }
-"""What not everybody needs, and the module that has it."""
+"""What few programs need, and the module that has it."""
 
 
 def __getattr__(name: str) -> object:
-    """Import what not everybody needs when somebody asks for it."""
+    """Import what few programs need when somebody asks for it."""
     if name in _LATER:
         from importlib import import_module
 
