@@ -8,7 +8,7 @@ import pytest
 
 import emcache
 from emcache import Cache
-from emcache.cache import Json, MsgPack, Utf8
+from emcache.cache import Json, MsgPack, Utf8, Zlib
 from support.memcached import memcached
 
 
@@ -163,6 +163,29 @@ async def test_a_failing_key_hides_no_other(client, key):
     assert await cache.get_many(["a", "large", "wrong", "b"]) == {"a": "1", "b": "2"}
 
 
+async def test_an_unreadable_value_hides_no_other(client, cache, key):
+    await cache.set_many({"a": 1, "b": 2})
+    await client.set(cache.wire_key("b"), b"2", flags=1)
+    with pytest.raises(emcache.SerializationError):
+        await cache.get_many(["a", "b", "c"])
+    found = await cache.get_many(["a", "b", "c"], on_error="partial")
+    assert found == {"a": 1}
+    assert found.errors.keys() == {"b"}
+    assert isinstance(found.errors["b"], emcache.SerializationError)
+    quiet = Cache(client, prefix=key + b":", on_unreadable="miss")
+    found = await quiet.get_many(["a", "b", "c"], on_error="partial")
+    assert (found, found.errors) == ({"a": 1}, {})
+    with pytest.raises(ValueError, match="on_error"):
+        await cache.get_many(["a"], on_error="ignore")
+
+
+async def test_many_with_different_flags(client, key):
+    cache = Cache(client, serializer=Utf8(), compression=Zlib(), prefix=key)
+    values = {"small": "s", "large": "l" * 5000, "other": "o"}
+    assert await cache.set_many(values) == {}
+    assert await cache.get_many(values) == values
+
+
 async def test_a_dead_node_hides_no_other_key(server, key):
     with memcached() as other:
         nodes = [server.address, other.address]
@@ -175,6 +198,11 @@ async def test_a_dead_node_hides_no_other_key(server, key):
             errors = await cache.set_many(dict.fromkeys(names, 2))
             assert errors.keys() == on_dead
             assert 0 < len(on_dead) < 40
+            found = await cache.get_many(names, on_error="partial")
+            assert dict(found) == dict.fromkeys(set(names) - on_dead, 2)
+            assert found.errors.keys() == on_dead
+            with pytest.raises(emcache.ConnectionFailedError):
+                await cache.get_many(names)
             assert (await cache.delete_many(names)).keys() == on_dead
 
 

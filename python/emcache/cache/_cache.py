@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from .._errors import (
-    EmcacheError,
     NotFoundCommandError,
     NotStoredStorageCommandError,
     SerializationError,
     StorageCommandError,
 )
+from .._many import PartialResult
 from ..base import Client, Item
 from ._complaints import complain
 from ._compression import Compression
@@ -170,13 +170,48 @@ class Cache(Generic[T]):
         found = await self._read(name, item)
         return default if isinstance(found, Missing) else found
 
-    async def get_many(self, keys: Iterable[K]) -> dict[K, T]:
-        """Get many values, by the keys as they were given; misses are absent."""
+    @overload
+    async def get_many(
+        self, keys: Iterable[K], *, on_error: Literal["raise"] = ...
+    ) -> dict[K, T]: ...
+    @overload
+    async def get_many(
+        self, keys: Iterable[K], *, on_error: Literal["partial"]
+    ) -> PartialResult[K, T]: ...
+    async def get_many(
+        self, keys: Iterable[K], *, on_error: Literal["raise", "partial"] = "raise"
+    ) -> dict[K, T]:
+        """Get many values, by the keys as they were given; misses are absent.
+
+        Args:
+            keys: see :class:`Cache`.
+            on_error: with ``"raise"`` one failing node, or one value that cannot be read, fails
+                the call. With ``"partial"`` what could be read is returned as an
+                :class:`emcache.PartialResult`, whose ``errors`` hold the exceptions of the others.
+        """
         names = {key: self._keys.wire(key) for key in keys}
-        items = await self._client.get_many(names.values(), return_flags=True)
+        wanted = names.values()
+        if on_error == "raise":
+            return await self._read_many(names, await self._client.get_many(wanted, True), None)
+        items = await self._client.get_many(wanted, True, on_error=on_error)
+        errors = {key: items.errors[name] for key, name in names.items() if name in items.errors}
+        return PartialResult(await self._read_many(names, items, errors), errors)
+
+    async def _read_many(
+        self,
+        names: Mapping[K, bytes],
+        items: Mapping[bytes, Item],
+        errors: dict[K, Exception] | None,
+    ) -> dict[K, T]:
         values: dict[K, T] = {}
         for key, name in names.items():
-            found = await self._read(name, items.get(name))
+            try:
+                found = await self._read(name, items.get(name))
+            except SerializationError as error:
+                if errors is None:
+                    raise
+                errors[key] = error
+                continue
             if not isinstance(found, Missing):
                 values[key] = found
         return values
@@ -243,26 +278,37 @@ class Cache(Generic[T]):
 
     async def set_many(
         self, values: Mapping[K, T], *, ttl: Ttl | None = None
-    ) -> dict[K, EmcacheError]:
-        """Store many values at once.
+    ) -> dict[K, Exception]:
+        """Store many values, at all their nodes at once.
 
         Returns:
-            The errors by key, empty if all were stored. One failing key hides no other, and the
-            others are stored.
+            The errors by key, empty if all were stored. A failing key keeps no other from being
+            stored, and raises nothing.
         """
-        names = {key: self._keys.wire(key) for key in values}
-        self._exptime(ttl)
-        calls = {key: self.set(key, values[key], ttl=ttl) for key in names}
-        return await _errors_of(calls)
+        names, expires = {key: self._keys.wire(key) for key in values}, self._exptime(ttl)
+        packed, errors = await self._values.pack_many(
+            (key, name, values[key]) for key, name in names.items()
+        )
+        for name in names.values():
+            self._flights.forget(name)
+        set_many = self._client.set_many
+        results = await asyncio.gather(
+            *(set_many(items, flags=flags, exptime=expires) for flags, items in packed.items())
+        )
+        failed = {name: error for result in results for name, error in result.errors.items()}
+        return errors | {key: failed[name] for key, name in names.items() if name in failed}
 
-    async def delete_many(self, keys: Iterable[K]) -> dict[K, EmcacheError]:
-        """Delete many values at once; that one did not exist is no error.
+    async def delete_many(self, keys: Iterable[K]) -> dict[K, Exception]:
+        """Delete many values, at all their nodes at once; that one did not exist is no error.
 
         Returns:
             The errors by key, empty if none exists any more.
         """
         names = {key: self._keys.wire(key) for key in keys}
-        return await _errors_of({key: self.delete(key) for key in names})
+        for name in names.values():
+            self._flights.forget(name)
+        failed = (await self._client.delete_many(names.values())).errors
+        return {key: failed[name] for key, name in names.items() if name in failed}
 
     async def increment(
         self, key: Key, delta: int = 1, *, initial: int | None = None, ttl: Ttl | None = None
@@ -370,14 +416,3 @@ class Cache(Generic[T]):
     ) -> Store[T]:
         expires = self._exptime(ttl)
         return Store(self._client, self._read, self._values, expires, store_if, on_error)
-
-
-async def _errors_of(calls: Mapping[K, Awaitable[Any]]) -> dict[K, EmcacheError]:
-    results = await asyncio.gather(*calls.values(), return_exceptions=True)
-    errors: dict[K, EmcacheError] = {}
-    for key, result in zip(calls, results, strict=True):
-        if isinstance(result, EmcacheError):
-            errors[key] = result
-        elif isinstance(result, BaseException):
-            raise result
-    return errors

@@ -1,6 +1,7 @@
 """Values on their way: serialized, compressed, and back."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Generic, NoReturn, TypeVar
 
 from .._errors import SerializationError
@@ -9,6 +10,7 @@ from ._keys import shown
 from ._presets import Preset
 from ._serializers import Serializer
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 COMPRESS_IN_LOOP = 64 * 1024
@@ -54,6 +56,21 @@ class Values(Generic[T]):
         if len(packed) >= len(data):
             return data, flags
         return packed, flags | self._writes.flag
+
+    async def pack_many(
+        self, named: Iterable[tuple[K, bytes, T]]
+    ) -> tuple[dict[int, dict[bytes, bytes]], dict[K, Exception]]:
+        """Give what to store, by flags and name, and why the rest cannot be stored."""
+        packed: dict[int, dict[bytes, bytes]] = {}
+        errors: dict[K, Exception] = {}
+        for key, name, value in named:
+            try:
+                data, flags = await self.pack(name, value)
+            except SerializationError as error:
+                errors[key] = error
+            else:
+                packed.setdefault(flags, {})[name] = data
+        return packed, errors
 
     def _check(self, flags: int) -> None:
         if flags & self._bits:
