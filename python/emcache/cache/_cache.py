@@ -27,6 +27,8 @@ K = TypeVar("K", bound=Key)
 
 MAX_SIZE = 64 * 1024 * 1024
 
+_ROUNDS = 8
+
 
 class Cache(Generic[T]):
     """Values of one type under keys that may be text, on top of a :class:`emcache.Client`.
@@ -345,7 +347,7 @@ class Cache(Generic[T]):
     ) -> int | None:
         name, expires = self._keys.wire(key), self._exptime(ttl)
         first = None if initial is None else await self._number(name, initial)
-        while True:
+        for _ in range(_ROUNDS):
             self._flights.forget(name)
             try:
                 return await count(name, delta)
@@ -357,6 +359,7 @@ class Cache(Generic[T]):
             added = self._client.add(name, data, flags=flags, exptime=expires)
             if await self._changed(name, added):
                 return initial
+        raise NotFoundCommandError(f"the number was created and deleted {_ROUNDS} times by others")
 
     async def _number(self, name: bytes, initial: int) -> tuple[bytes, int]:
         data, flags = await self._values.pack(name, initial)  # type: ignore[arg-type]
