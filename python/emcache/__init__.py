@@ -2,7 +2,7 @@
 
 import typing
 
-from ._address import MemcachedHostAddress, MemcachedUnixSocketPath
+from ._address import ALL_NODES, MemcachedHostAddress, MemcachedUnixSocketPath
 from ._errors import (
     ArithmeticCommandError,
     AuthenticationError,
@@ -44,6 +44,7 @@ if typing.TYPE_CHECKING:
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 
 __all__ = [
+    "ALL_NODES",
     "DEFAULT_AUTOBATCHING_ENABLED",
     "DEFAULT_AUTOBATCHING_MAX_KEYS",
     "DEFAULT_CONNECTION_TIMEOUT",

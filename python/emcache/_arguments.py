@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Value = bytes | bytearray | memoryview
 Exptime: TypeAlias = "int | timedelta | datetime"
 OnError = Literal["raise", "partial"]
+Changed = tuple[list[bytes], list[bytes], dict[bytes, Exception]]
+"""The keys that were changed, those that the server said no to, and errors by key."""
 Pem = str | os.PathLike[str] | bytes
 """PEM data, or the path of a file with it."""
 

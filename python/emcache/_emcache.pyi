@@ -2,7 +2,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import Field
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, final
 
-from ._arguments import Exptime, LoginArguments, TlsArguments, Value
+from ._arguments import Changed, Exptime, LoginArguments, TlsArguments, Value
 
 __version__: str
 
@@ -11,8 +11,6 @@ _T = TypeVar("_T")
 # At runtime it is OpFuture, which is not exported and not generic.
 class _Future(Generic[_T]):
     def __await__(self) -> Generator[Any, None, _T]: ...
-
-Changed = tuple[list[bytes], list[bytes], dict[bytes, Exception]]
 
 _Fetched = tuple[list[bytes], list[bytes], list[int], list[int | None], bytearray]
 

@@ -36,10 +36,15 @@ def in_seconds(exptime: object) -> int:
 def _of_duration(duration: timedelta) -> int:
     if duration <= timedelta(0):
         return GONE
-    seconds = -(-duration // _SECOND)
+    seconds = _whole(duration)
     if seconds <= THIRTY_DAYS:
         return seconds
     return min(math.ceil(time.time()) + seconds, LAST)
+
+
+def _whole(duration: timedelta) -> int:
+    seconds, rest = divmod(duration, _SECOND)
+    return seconds + bool(rest)
 
 
 def _of_moment(moment: datetime) -> int:
@@ -47,7 +52,7 @@ def _of_moment(moment: datetime) -> int:
         raise ValueError(
             "exptime is a datetime without a time zone: say datetime.now(UTC), or use astimezone()"
         )
-    seconds = -(-(moment - _EPOCH) // _SECOND)
+    seconds = _whole(moment - _EPOCH)
     if seconds <= time.time():
         return GONE
     return min(seconds, LAST)

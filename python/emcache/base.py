@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
-from ._address import Address
+from ._address import ALL_NODES, Address, AllNodes
 from ._arguments import Exptime, OnError, Value
 from ._emcache import Item as Item
 from .connection_pool import ConnectionPoolMetrics
@@ -585,7 +585,7 @@ class Client(metaclass=ABCMeta):
     @abstractmethod
     async def flush_all(
         self,
-        memcached_host_address: Address | None = None,
+        memcached_host_address: Address | AllNodes = ALL_NODES,
         delay: int = 0,
         *,
         noreply: bool = False,
@@ -593,7 +593,7 @@ class Client(metaclass=ABCMeta):
         """Invalidate all items of one node, or of all nodes.
 
         Args:
-            memcached_host_address: one of the client's nodes; None: all of them at once.
+            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
             delay: in seconds, from now; above 2,592,000 the server reads it as Unix time. 0 to
                 2**32 - 1.
             noreply: see :class:`Client`.
@@ -621,17 +621,17 @@ class Client(metaclass=ABCMeta):
     @overload
     @abstractmethod
     async def stats(
-        self, memcached_host_address: None = None, *args: str
+        self, memcached_host_address: AllNodes = ALL_NODES, *args: str
     ) -> "PartialResult[Address, dict[str, str]]": ...
 
     @abstractmethod
     async def stats(
-        self, memcached_host_address: Address | None = None, *args: str
+        self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
     ) -> "dict[str, str] | PartialResult[Address, dict[str, str]]":
         """Return statistics by name, of one node or of all.
 
         Args:
-            memcached_host_address: one of the client's nodes; None: all of them at once.
+            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
             *args: none for the general ones, or words such as ``"settings"`` or ``"items"``.
 
         Returns:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, S
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._address import Address
+from ._address import ALL_NODES, Address, AllNodes
 from ._arguments import (
+    Changed,
     Exptime,
     LoginArguments,
     OnError,
@@ -45,7 +46,6 @@ from .default_values import (
 
 # Only those who use these pay for their import.
 if TYPE_CHECKING:
-    from ._emcache import Changed
     from ._many import ManyResult, PartialResult
     from ._topology import Topology
     from ._watcher import Watcher
@@ -389,12 +389,12 @@ class _Client(CoreOwner, Client):
 
     async def flush_all(
         self,
-        memcached_host_address: Address | None = None,
+        memcached_host_address: Address | AllNodes = ALL_NODES,
         delay: int = 0,
         *,
         noreply: bool = False,
     ) -> None:
-        if memcached_host_address is not None:
+        if memcached_host_address is not ALL_NODES:
             await self._core.flush_all(self._node(memcached_host_address), delay, noreply)
             return
         from ._nodes import ask_all
@@ -407,9 +407,9 @@ class _Client(CoreOwner, Client):
         return await self._core.version(self._node(memcached_host_address))
 
     async def stats(  # type: ignore[override] # as above
-        self, memcached_host_address: Address | None = None, *args: str
+        self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
     ) -> "dict[str, str] | PartialResult[Address, dict[str, str]]":
-        if memcached_host_address is not None:
+        if memcached_host_address is not ALL_NODES:
             return await self._core.stats(self._node(memcached_host_address), " ".join(args))
         from ._nodes import ask_all
 
@@ -426,7 +426,7 @@ class _Client(CoreOwner, Client):
         await self._core.cache_memlimit(self._node(memcached_host_address), value, noreply)
 
 
-def _many(told: "Changed | None") -> "ManyResult":
+def _many(told: Changed | None) -> "ManyResult":
     from ._many import ManyResult
 
     return ManyResult(*(told or ([], [], {})))
