@@ -384,7 +384,7 @@ impl CoreClient {
         self.change_many(py, action, keys, noreply)
     }
 
-    /// Adds (`by` is `incr`) or subtracts; what is missing is created as `initial`. Gives the number, or below
+    /// Adds (`verb` is `incr`) or subtracts (`decr`); what is missing is created as `initial`. Gives the number, or below
     /// 0 why nothing was done: see [`super::waiter::NoMeta`].
     fn count_from(
         &self,
