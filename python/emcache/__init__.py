@@ -19,6 +19,7 @@ from ._errors import (
     OperationTimeoutError,
     OverloadedError,
     ProtocolError,
+    SerializationError,
     StorageCommandError,
 )
 from .base import Client, ClusterEvents, ClusterManagement, ClusterManagment, Item
@@ -39,6 +40,7 @@ from .version import __version__
 
 if typing.TYPE_CHECKING:
     from ._many import ManyResult, PartialResult
+    from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "ArithmeticCommandError",
     "AuthenticationError",
+    "Cache",
     "CallableDiscovery",
     "Client",
     "ClientClosedError",
@@ -82,24 +85,32 @@ __all__ = [
     "OverloadedError",
     "PartialResult",
     "ProtocolError",
+    "SerializationError",
     "StorageCommandError",
     "Topology",
     "__version__",
+    "cached",
     "create_client",
 ]
 
-_OF_DISCOVERY = {"CallableDiscovery", "DiscoveredNode", "Discovery", "DnsDiscovery", "Topology"}
-_OF_MANY = {"ManyResult", "PartialResult"}
+_LATER = {
+    "Cache": "cache",
+    "cached": "cache",
+    "CallableDiscovery": "discovery",
+    "DiscoveredNode": "discovery",
+    "Discovery": "discovery",
+    "DnsDiscovery": "discovery",
+    "ManyResult": "_many",
+    "PartialResult": "_many",
+    "Topology": "discovery",
+}
+"""What few programs need, and the module that has it."""
 
 
 def __getattr__(name: str) -> object:
     """Import what few programs need when somebody asks for it."""
-    if name in _OF_MANY:
-        from . import _many
+    if name in _LATER:
+        from importlib import import_module
 
-        return getattr(_many, name)
-    if name in _OF_DISCOVERY:
-        from . import discovery
-
-        return getattr(discovery, name)
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

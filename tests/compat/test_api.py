@@ -163,6 +163,7 @@ EXCEPTIONS = {
     "ArithmeticCommandError": "CommandError ValueError",
     "ClusterNoAvailableNodes": "EmcacheError",
     "InvalidKeyError": "EmcacheError ValueError",
+    "SerializationError": "EmcacheError ValueError",
     "ClientClosedError": "EmcacheError RuntimeError",
     "OverloadedError": "EmcacheError",
     "OperationTimeoutError": "EmcacheError TimeoutError",
