@@ -1,0 +1,382 @@
+"""A real memcached for tests: started on a port of its own, and ended with its test."""
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from .._address import MemcachedHostAddress, MemcachedUnixSocketPath
+from ._login import AuthFile, SaslDatabase, ascii_login, binary_flush, binary_stats, sasl_login
+from ._process import MemcachedStartError, Process, find_memcached, private_folder
+from ._tls import Tls, made
+
+_START_WITHIN = 10.0
+_ANSWER_WITHIN = 5.0
+
+
+class MemcachedServer:
+    """A memcached on 127.0.0.1 or a unix socket; it starts in about 10 ms.
+
+    Example::
+
+        with MemcachedServer("-m", "64") as server:
+            async with emcache.create_client([server.address]) as client:
+                await client.set(b"key", b"value")
+                server.restart()
+
+    The methods block for the milliseconds that they take, in asynchronous tests too. Run as root,
+    it starts memcached with ``-u nobody``. However the process of the tests ends, and be it by
+    SIGKILL, the servers end with it.
+
+    Args:
+        args: options of memcached, as ``"-m", "64"``.
+        port: the TCP port; None: a free one, which stays this server's until :meth:`close`.
+        unix: listen on a unix socket instead, at ``path``.
+        tls: speak TLS, with certificates made for ``localhost`` and ``127.0.0.1`` (this needs
+            ``cryptography``), or as told.
+        users: passwords by name; nobody else is let in.
+        auth: ``"ascii"`` (``-Y``) or ``"sasl"`` (``-S``: PLAIN over the binary protocol; needs
+            ``saslpasswd2``).
+        binary: the program; None: what the variable ``MEMCACHED`` names, else ``memcached``.
+        environment: variables for memcached besides those of this process.
+
+    Raises:
+        ValueError: ``unix`` with ``port``, ``auth`` without ``users``, or ``users`` that is empty.
+        ModuleNotFoundError: ``tls=True`` without `cryptography`.
+    """
+
+    process: "subprocess.Popen[bytes] | None"
+    """The process; None before the start. A server that was killed still has its last one."""
+
+    def __init__(
+        self,
+        *args: str,
+        port: int | None = None,
+        unix: bool = False,
+        tls: Tls | bool = False,
+        users: Mapping[str, str] | None = None,
+        auth: Literal["ascii", "sasl"] | None = None,
+        binary: str | os.PathLike[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        if unix and port is not None:
+            raise ValueError("a server has a port or a unix socket, not both")
+        if users is None and auth is not None:
+            raise ValueError("auth needs users")
+        if users is not None and not users:
+            raise ValueError("users must name somebody")
+        self.args = args
+        self.process = None
+        self.environment: dict[str, str] = dict(environment or {})
+        self.login: dict[str, str] = {}
+        """What a client says to be let in: options of `create_client`."""
+        self.path: str | None = None
+        """The unix socket; None on TCP."""
+        self.port: int | None = port
+        """The TCP port; None on a unix socket."""
+        self._binary = binary
+        self._process: Process | None = None
+        self._holder: socket.socket | None = None
+        self._log: IO[bytes] | None = None
+        self._folder: Path | None = None
+        self._users: AuthFile | SaslDatabase | None = None
+        self._tls: Tls | None = None
+        try:
+            self._set_up(unix, tls, users or {}, auth)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(
+        self, unix: bool, tls: Tls | bool, users: Mapping[str, str], auth: str | None
+    ) -> None:
+        if unix:
+            self.path = str(self._own_folder() / "memcached.sock")
+        elif self.port is None:
+            self._holder = _reserved()
+            self.port = self._holder.getsockname()[1]
+        if tls:
+            self._tls = made(self._own_folder()) if tls is True else tls
+        if users:
+            kind = SaslDatabase if auth == "sasl" else AuthFile
+            self._users = kind(self._own_folder())
+            self._users.allow(users)
+            username, password = next(iter(users.items()))
+            self.login = {"username": username, "password": password}
+            self.login |= {"auth": auth} if auth else {}
+            self.environment |= self._users.environment
+
+    def _own_folder(self) -> Path:
+        if self._folder is None:
+            self._folder = Path(private_folder())
+        return self._folder
+
+    def __repr__(self) -> str:
+        where = self.path if self.path is not None else f"127.0.0.1:{self.port}"
+        how = "not running" if not self.running else "paused" if self.paused else "running"
+        return f"<MemcachedServer {where} {how}>"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- for clients -----------------------------------------------------------------------------
+
+    @property
+    def address(self) -> MemcachedHostAddress | MemcachedUnixSocketPath:
+        """Where it listens."""
+        if self.path is not None:
+            return MemcachedUnixSocketPath(self.path)
+        if self.port is None:
+            raise RuntimeError("the server is closed")
+        return MemcachedHostAddress("127.0.0.1", self.port)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """What `create_client` needs besides the address: TLS and the login, if there are."""
+        return (self._tls._client_options() if self._tls else {}) | self.login
+
+    # -- the process -----------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, paused or not."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def paused(self) -> bool:
+        """Whether :meth:`pause` holds it."""
+        return self.running and self._process is not None and self._process.paused
+
+    @property
+    def log(self) -> str:
+        """What memcached wrote to its standard error since the first start; see ``-v``."""
+        if self._log is None:
+            return ""
+        return os.pread(self._log.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    def start(self) -> None:
+        """Start it and wait until it listens.
+
+        Raises:
+            MemcachedNotFoundError: there is no memcached.
+            MemcachedStartError: it ended, or did not listen within 10 s.
+            RuntimeError: it runs already.
+        """
+        if self.running:
+            raise RuntimeError(f"{self!r} was started already")
+        binary = find_memcached(self._binary)
+        if self._log is None:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        # One that ended by itself.
+        self.kill()
+        if self._holder is not None and sys.platform != "linux":
+            self._holder.close()
+        folder = str(self._folder) if self._folder else ""
+        self._process = Process(self._command(binary), self.environment, folder, self._log)
+        self.process = self._process.popen
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _command(self, binary: str) -> list[str]:
+        where = ["-l", "127.0.0.1", "-p", str(self.port)]
+        if self.path is not None:
+            where = ["-s", self.path, "-a", "700" if os.geteuid() else "777"]
+        tls = self._tls._arguments() if self._tls else []
+        users = self._users.arguments if self._users else []
+        as_root = [] if os.geteuid() else ["-u", "nobody"]
+        return [binary, *where, *as_root, *tls, *users, *self.args]
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_WITHIN
+        while self.running:
+            try:
+                self.connect().close()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise MemcachedStartError(
+                        f"memcached does not listen: {error}; it said: {self.log.strip()!r}"
+                    ) from error
+                time.sleep(0.002)
+            else:
+                return
+        status = self.process.returncode if self.process else None
+        raise MemcachedStartError(f"memcached ended ({status}) and said: {self.log.strip()!r}")
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Ask it to end (SIGTERM), which takes it up to a second; after ``timeout`` s kill it.
+
+        ``start`` starts it again, empty, at the same address.
+        """
+        if self.running and self._process:
+            self._process.terminate(timeout)
+            self._process = None
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL): its connections are closed. Does nothing if it is not running.
+
+        ``start`` starts it again, empty, at the same address.
+        """
+        if self._process:
+            self._process.kill()
+            self._process = None
+
+    def restart(self) -> None:
+        """Kill and start it: same address, no items."""
+        self.kill()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop it (SIGSTOP): connections stay open, new ones open too, and nothing answers.
+
+        Raises:
+            RuntimeError: it is not running.
+        """
+        if self._process is None or not self.running:
+            raise RuntimeError(f"{self!r} was not started, or has ended")
+        self._process.pause()
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`. Does nothing if the server has ended."""
+        if self._process is not None and self.running:
+            self._process.resume()
+
+    def close(self) -> None:
+        """Kill it, and give up its port and its files. Does nothing the second time."""
+        self.kill()
+        if self._holder is not None:
+            self._holder.close()
+            self._holder = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    # -- past the client -------------------------------------------------------------------------
+
+    @property
+    def _is_binary(self) -> bool:
+        return isinstance(self._users, SaslDatabase)
+
+    def allow(self, **users: str) -> None:
+        """Let in these users from now on, and nobody else; connections that are open stay.
+
+        Raises:
+            RuntimeError: the server was made without ``users``.
+        """
+        if self._users is None:
+            raise RuntimeError(f"{self!r} lets in everybody: it was made without users")
+        self._users.allow(users)
+        if self.running and self.process and isinstance(self._users, AuthFile):
+            self.process.send_signal(signal.SIGHUP)
+
+    def connect(self) -> socket.socket:
+        """Open a connection; over TLS, which verifies nothing, if the server speaks it."""
+        sock = socket.socket(socket.AF_INET if self.path is None else socket.AF_UNIX)
+        sock.settimeout(_ANSWER_WITHIN)
+        try:
+            sock.connect(self.path if self.path is not None else ("127.0.0.1", self.port))
+            return self._secured(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _secured(self, sock: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return sock
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if self._tls.client:
+            context.load_cert_chain(self._tls.client.certificate, self._tls.client.key)
+        return context.wrap_socket(sock)
+
+    def command(self, command: bytes) -> bytes:
+        r"""Give the whole answer to commands, without the client, after a login if there is one.
+
+        Example::
+
+            assert server.command(b"get key\r\n") == b"END\r\n"
+
+        Args:
+            command: one or more commands as they go over the wire, each with its CRLF.
+
+        Raises:
+            TimeoutError: no answer within 5 s.
+            RuntimeError: the server speaks only the binary protocol (``auth="sasl"``).
+        """
+        if self._is_binary:
+            raise RuntimeError(f"{self!r} speaks only the binary protocol")
+        with self._logged_in() as sock:
+            # What answers it comes after everything else.
+            sock.sendall(command + b"mn\r\n")
+            answer = b""
+            while not answer.endswith(b"MN\r\n") and (chunk := sock.recv(65536)):
+                answer += chunk
+        return answer.removesuffix(b"MN\r\n")
+
+    def _logged_in(self) -> socket.socket:
+        sock = self.connect()
+        try:
+            if self.login:
+                log_in = sasl_login if self._is_binary else ascii_login
+                log_in(sock, self.login["username"], self.login["password"])
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def stats(self) -> dict[str, str]:
+        """Read the server's own counters."""
+        if self._is_binary:
+            with self._logged_in() as sock:
+                return binary_stats(sock)
+        lines = self.command(b"stats\r\n").decode().splitlines()
+        return dict(line.split(" ", 2)[1:] for line in lines if line.startswith("STAT "))
+
+    def flush(self) -> None:
+        """Remove all items."""
+        if self._is_binary:
+            with self._logged_in() as sock:
+                binary_flush(sock)
+        else:
+            self.command(b"flush_all\r\n")
+
+
+def _reserved() -> socket.socket:
+    """Bind a socket: its port is nobody else's, and connects to it are refused.
+
+    On Linux memcached can listen on the port all the same, as both set SO_REUSEADDR and this one
+    does not listen.
+    """
+    sock = socket.socket()
+    if sys.platform == "linux":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock
