@@ -142,6 +142,7 @@ class FaultProxy:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._listener: socket.socket | None = None
+        self._healed = asyncio.Event()
         self._serving: dict[asyncio.Task[None], socket.socket] = {}
 
     def __repr__(self) -> str:
@@ -222,10 +223,10 @@ class FaultProxy:
         self.requests.stall_after = self.answers.stall_after = 0
 
     def heal(self) -> None:
-        """Clear `requests` and `answers`, and listen. What was held back goes on its way."""
+        """Clear `requests` and `answers`, and listen. What is held back goes on its way at once."""
         self.requests.clear()
         self.answers.clear()
-        self.listen()
+        self._do(self._heal())
 
     def _do(self, coroutine: Coroutine[Any, Any, None]) -> None:
         if self._loop is None or self._loop.is_closed():
@@ -241,6 +242,11 @@ class FaultProxy:
         listener.listen(128)
         # Not `sock_accept`: cancelled at the wrong time it loses what it accepted.
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    async def _heal(self) -> None:
+        self._healed.set()
+        self._healed = asyncio.Event()
+        await self._listen()
 
     async def _refuse(self) -> None:
         if self._listener is not None:
@@ -344,7 +350,9 @@ class FaultProxy:
         if faults.rate:
             pause += size / faults.rate
         if pause:
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._healed.wait()
 
     async def _read(self, faults: Faults, source: socket.socket) -> bytes:
         loop = asyncio.get_running_loop()

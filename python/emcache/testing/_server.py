@@ -39,7 +39,8 @@ class MemcachedServer:
 
     Args:
         args: options of memcached, as ``"-m", "64"``.
-        port: the TCP port; None: a free one, which stays this server's until :meth:`close`.
+        port: the TCP port, if it is free at the start; None: a free one, which stays this server's
+            until :meth:`close`.
         unix: listen on a unix socket instead, at ``path``.
         tls: speak TLS, with certificates made for ``localhost`` and ``127.0.0.1`` (this needs
             ``cryptography``), or as told.
@@ -181,7 +182,7 @@ class MemcachedServer:
 
         Raises:
             MemcachedNotFoundError: there is no memcached.
-            MemcachedStartError: it ended, or did not listen within 10 s.
+            MemcachedStartError: it ended, or did not listen within 10 s, or its port is taken.
             RuntimeError: it runs already.
         """
         if self.running:
@@ -191,8 +192,7 @@ class MemcachedServer:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115
         # One that ended by itself.
         self.kill()
-        if self._holder is not None and sys.platform != "linux":
-            self._holder.close()
+        self._check_port()
         folder = str(self._folder) if self._folder else ""
         self._process = Process(self._command(binary), self.environment, folder, self._log)
         self.process = self._process.popen
@@ -201,6 +201,17 @@ class MemcachedServer:
         except BaseException:
             self.kill()
             raise
+
+    def _check_port(self) -> None:
+        """Whoever listens on the port would be taken for the server."""
+        if self._holder is not None:
+            if sys.platform != "linux":
+                self._holder.close()
+        elif self.port is not None:
+            try:
+                _reserved(self.port).close()
+            except OSError as error:
+                raise MemcachedStartError(f"port {self.port}: {error.strerror}") from error
 
     def _command(self, binary: str) -> list[str]:
         where = ["-l", "127.0.0.1", "-p", str(self.port)]
@@ -369,14 +380,18 @@ class MemcachedServer:
             self.command(b"flush_all\r\n")
 
 
-def _reserved() -> socket.socket:
+def _reserved(port: int = 0) -> socket.socket:
     """Bind a socket: its port is nobody else's, and connects to it are refused.
 
     On Linux memcached can listen on the port all the same, as both set SO_REUSEADDR and this one
     does not listen.
     """
     sock = socket.socket()
-    if sys.platform == "linux":
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", 0))
+    try:
+        if sys.platform == "linux":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        raise
     return sock
