@@ -31,7 +31,8 @@ def project(pytester, monkeypatch):
 
 def run(project, *arguments, mode="auto"):
     ini = [f"asyncio_mode={mode}", "asyncio_default_fixture_loop_scope=function"]
-    options = ["-p", "no:cacheprovider", "-W", "error", "-rsfE"]
+    # Without what takes its time to import, and is not asked for here.
+    options = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-W", "error", "-rsfE"]
     options += [word for line in ini for word in ("-o", line)]
     return project.runpytest_subprocess(*options, *arguments, timeout=50)
 
@@ -327,3 +328,10 @@ def test_the_examples_of_the_docs(project):
             tests += 1
     assert tests >= 8
     run(project).assert_outcomes(passed=tests)
+
+
+@independent
+def test_the_user_code_of_the_type_checkers(project):
+    code = ROOT / "tests" / "typing" / "user_code" / "with_fixtures.py"
+    project.makepyfile(code.read_text())
+    run(project).assert_outcomes(passed=6)
