@@ -122,19 +122,19 @@ class FaultProxy:
         self._upstream = upstream
         self._plan = plan
         self._rng = rng or random.Random()
-        self.requests = Faults()
+        self.requests: Faults = Faults()
         """What befalls requests on all connections, unless there is a plan."""
-        self.answers = Faults()
+        self.answers: Faults = Faults()
         """What befalls answers on all connections, unless there is a plan."""
-        self.accepted = 0
+        self.accepted: int = 0
         """Connections that came, up to now."""
-        self.open = 0
+        self.open: int = 0
         """Connections that are open now."""
-        self.most_open = 0
+        self.most_open: int = 0
         """The most that were open at the same time."""
-        self.request_bytes = 0
+        self.request_bytes: int = 0
         """Bytes of requests that came, on all connections."""
-        self.answer_bytes = 0
+        self.answer_bytes: int = 0
         """Bytes of answers that came, on all connections."""
         # Keeps the port ours while nobody listens, and connects to it refused.
         self._holder = _bound(0)
