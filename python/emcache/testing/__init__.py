@@ -3,8 +3,9 @@
 pytest has it as fixtures, see :mod:`emcache.testing.plugin`; the classes do without pytest too.
 """
 
-from ._faults import FaultProxy, Faults, Link
+from ._faults import Faults, Link
 from ._process import MemcachedNotFoundError, MemcachedStartError
+from ._proxy import FaultProxy
 from ._server import MemcachedServer
 from ._tls import CertificateAuthority, Identity, Tls
 

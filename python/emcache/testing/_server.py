@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -12,18 +11,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Literal, Self
 
-from .._address import MemcachedHostAddress, MemcachedUnixSocketPath
-from ._login import AuthFile, SaslDatabase, ascii_login, binary_flush, binary_stats, sasl_login
+from ._login import AuthFile, SaslDatabase
 from ._process import MemcachedStartError, Process, find_memcached, private_folder
 from ._tls import Tls, made
+from ._wire import Reachable
 
 _START_WITHIN = 10.0
 _ANSWER_WITHIN = 5.0
 
 
-class MemcachedServer:
+class MemcachedServer(Reachable):
     """A memcached on 127.0.0.1 or a unix socket; it starts in about 10 ms.
 
     Example::
@@ -78,19 +77,16 @@ class MemcachedServer:
         self.args = args
         self.process = None
         self.environment: dict[str, str] = dict(environment or {})
-        self.login: dict[str, str] = {}
-        """What a client says to be let in: options of `create_client`."""
-        self.path: str | None = None
-        """The unix socket; None on TCP."""
-        self.port: int | None = port
-        """The TCP port; None on a unix socket."""
+        self.login = {}
+        self.path = None
+        self.port = port
         self._binary = binary
         self._process: Process | None = None
         self._holder: socket.socket | None = None
         self._log: IO[bytes] | None = None
         self._folder: Path | None = None
-        self._users: AuthFile | SaslDatabase | None = None
-        self._tls: Tls | None = None
+        self._users = None
+        self._tls = None
         try:
             self._set_up(unix, tls, users or {}, auth)
         except BaseException:
@@ -141,22 +137,6 @@ class MemcachedServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    # -- for clients -----------------------------------------------------------------------------
-
-    @property
-    def address(self) -> MemcachedHostAddress | MemcachedUnixSocketPath:
-        """Where it listens."""
-        if self.path is not None:
-            return MemcachedUnixSocketPath(self.path)
-        if self.port is None:
-            raise RuntimeError("the server is closed")
-        return MemcachedHostAddress("127.0.0.1", self.port)
-
-    @property
-    def client_options(self) -> dict[str, Any]:
-        """What `create_client` needs besides the address: TLS and the login, if there are."""
-        return (self._tls._client_options() if self._tls else {}) | self.login
 
     # -- the process -----------------------------------------------------------------------------
 
@@ -289,12 +269,6 @@ class MemcachedServer:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    # -- past the client -------------------------------------------------------------------------
-
-    @property
-    def _is_binary(self) -> bool:
-        return isinstance(self._users, SaslDatabase)
-
     def allow(self, **users: str) -> None:
         """Let in these users from now on, and nobody else; connections that are open stay.
 
@@ -306,78 +280,6 @@ class MemcachedServer:
         self._users.allow(users)
         if self.running and self.process and isinstance(self._users, AuthFile):
             self.process.send_signal(signal.SIGHUP)
-
-    def connect(self) -> socket.socket:
-        """Open a connection; over TLS, which verifies nothing, if the server speaks it."""
-        sock = socket.socket(socket.AF_INET if self.path is None else socket.AF_UNIX)
-        sock.settimeout(_ANSWER_WITHIN)
-        try:
-            sock.connect(self.path if self.path is not None else ("127.0.0.1", self.port))
-            return self._secured(sock)
-        except BaseException:
-            sock.close()
-            raise
-
-    def _secured(self, sock: socket.socket) -> socket.socket:
-        if self._tls is None:
-            return sock
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        if self._tls.client:
-            context.load_cert_chain(self._tls.client.certificate, self._tls.client.key)
-        return context.wrap_socket(sock)
-
-    def command(self, command: bytes) -> bytes:
-        r"""Give the whole answer to commands, without the client, after a login if there is one.
-
-        Example::
-
-            assert server.command(b"get key\r\n") == b"END\r\n"
-
-        Args:
-            command: one or more commands as they go over the wire, each with its CRLF.
-
-        Raises:
-            TimeoutError: no answer within 5 s.
-            RuntimeError: the server speaks only the binary protocol (``auth="sasl"``).
-        """
-        if self._is_binary:
-            raise RuntimeError(f"{self!r} speaks only the binary protocol")
-        with self._logged_in() as sock:
-            # What answers it comes after everything else.
-            sock.sendall(command + b"mn\r\n")
-            answer = b""
-            while not answer.endswith(b"MN\r\n") and (chunk := sock.recv(65536)):
-                answer += chunk
-        return answer.removesuffix(b"MN\r\n")
-
-    def _logged_in(self) -> socket.socket:
-        sock = self.connect()
-        try:
-            if self.login:
-                log_in = sasl_login if self._is_binary else ascii_login
-                log_in(sock, self.login["username"], self.login["password"])
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def stats(self) -> dict[str, str]:
-        """Read the server's own counters."""
-        if self._is_binary:
-            with self._logged_in() as sock:
-                return binary_stats(sock)
-        lines = self.command(b"stats\r\n").decode().splitlines()
-        return dict(line.split(" ", 2)[1:] for line in lines if line.startswith("STAT "))
-
-    def flush(self) -> None:
-        """Remove all items."""
-        if self._is_binary:
-            with self._logged_in() as sock:
-                binary_flush(sock)
-        else:
-            self.command(b"flush_all\r\n")
 
 
 def _reserved(port: int = 0) -> socket.socket:
