@@ -175,12 +175,13 @@ def _running(config: pytest.Config, *args: str, **options: Any) -> "Iterator[Mem
 def _binary(config: pytest.Config) -> str:
     from emcache.testing._process import MemcachedNotFoundError, find_memcached
 
-    named = config.getoption("--memcached") or config.getini("memcached")
+    named = config.getoption("--memcached") or os.environ.get("MEMCACHED")
+    named = named or config.getini("memcached")
     try:
         return find_memcached(named)
     except MemcachedNotFoundError as error:
         # What is named is meant to be there.
-        if named or os.environ.get("MEMCACHED"):
+        if named:
             pytest.fail(str(error), pytrace=False)
         _missing(config, str(error))
 

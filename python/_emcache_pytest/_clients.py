@@ -4,6 +4,8 @@
 then, and both plugins may be installed.
 """
 
+import contextlib
+import inspect
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,9 +26,14 @@ def plugins() -> Iterator[types.ModuleType]:
     yield _module("anyio", {"anyio": pytest.fixture})
     # Imported by now, if it is to run tests.
     if asyncio := sys.modules.get("pytest_asyncio"):
-        yield _module(
-            "asyncio", {scope: _in_loop(asyncio.fixture, scope) for scope in _LOOP_SCOPES}
-        )
+        yield _module("asyncio", _decorators(asyncio.fixture))
+
+
+def _decorators(fixture: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    # Before pytest-asyncio 0.24 a fixture's loop was told by other means.
+    if "loop_scope" not in inspect.signature(fixture).parameters:
+        return {"function": fixture}
+    return {scope: _in_loop(fixture, scope) for scope in _LOOP_SCOPES}
 
 
 def _in_loop(fixture: Callable[..., Any], scope: str) -> Callable[..., Any]:
@@ -56,12 +63,18 @@ def _client() -> Callable[..., AsyncIterator["Client"]]:
     return client
 
 
+def _default_scope(config: pytest.Config) -> str:
+    with contextlib.suppress(KeyError, ValueError):  # of older ones
+        return str(config.getini("asyncio_default_test_loop_scope"))
+    return "function"
+
+
 def fixture_for(request: pytest.FixtureRequest) -> str:
     """Give the name of the fixture for the test that asks, skip it, or say why there is none."""
     node = request.node
     if (marker := node.get_closest_marker("asyncio")) and "pytest_asyncio" in sys.modules:
         scope = marker.kwargs.get("loop_scope") or marker.kwargs.get("scope")
-        return f"{_NAME}{scope or request.config.getini('asyncio_default_test_loop_scope')}"
+        return f"{_NAME}{scope or _default_scope(request.config)}"
     if "anyio_backend" in node.fixturenames:
         if request.getfixturevalue("anyio_backend_name") != "asyncio":
             pytest.skip("emcache runs on asyncio alone")

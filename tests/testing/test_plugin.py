@@ -269,13 +269,14 @@ def test_no_memcached_though_it_is_required(project, monkeypatch, how):
 
 @independent
 def test_named(project, monkeypatch):
-    """In the ini file, then in the environment. What is named and is not there is an error."""
+    """In the environment rather than in the ini file. What is named and not there is an error."""
     project.makepyfile(LOADED)
     binary = shutil.which("memcached")
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("MEMCACHED", "/nowhere/memcached")
-    run(project, "-o", f"memcached={binary}").assert_outcomes(passed=1)
-    result = run(project)
+    monkeypatch.setenv("MEMCACHED", binary)
+    run(project, "-o", "memcached=/nowhere/memcached").assert_outcomes(passed=1)
+    monkeypatch.delenv("MEMCACHED")
+    result = run(project, "-o", "memcached=/nowhere/memcached")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*/nowhere/memcached is no program that can be run*"])
 

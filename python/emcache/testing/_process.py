@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import IO
@@ -82,8 +83,12 @@ class Process:
 
     def pause(self) -> None:
         self.popen.send_signal(signal.SIGSTOP)
-        # The signal takes its time, above all with several threads. What ended stays for `wait`.
-        os.waitid(os.P_PID, self.popen.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        # The signal takes its time, above all with several threads.
+        if sys.platform == "darwin":
+            os.waitpid(self.popen.pid, os.WUNTRACED)
+        else:
+            # One that ended instead stays for `wait`.
+            os.waitid(os.P_PID, self.popen.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         self.paused = True
 
     def resume(self) -> None:

@@ -19,7 +19,6 @@ from ._tls import Tls, made
 from ._wire import Reachable
 
 _START_WITHIN = 10.0
-_ANSWER_WITHIN = 5.0
 
 
 class MemcachedServer(Reachable):
@@ -77,9 +76,9 @@ class MemcachedServer(Reachable):
         self.args = args
         self.process = None
         self.environment: dict[str, str] = dict(environment or {})
-        self.login = {}
-        self.path = None
-        self.port = port
+        self.login: dict[str, str] = {}
+        self.path: str | None = None
+        self.port: int | None = port
         self._binary = binary
         self._process: Process | None = None
         self._holder: socket.socket | None = None
