@@ -74,13 +74,16 @@ class Reachable:
         """
         if self._is_binary:
             raise RuntimeError(f"{self!r} speaks only the binary protocol")
+        # What answers `mn` comes after everything else.
+        return self._ask(command + b"mn\r\n", b"MN\r\n").removesuffix(b"MN\r\n")
+
+    def _ask(self, command: bytes, end: bytes) -> bytes:
+        answer = b""
         with self._logged_in() as sock:
-            # What answers it comes after everything else.
-            sock.sendall(command + b"mn\r\n")
-            answer = b""
-            while not answer.endswith(b"MN\r\n") and (chunk := sock.recv(65536)):
+            sock.sendall(command)
+            while not answer.endswith(end) and (chunk := sock.recv(65536)):
                 answer += chunk
-        return answer.removesuffix(b"MN\r\n")
+        return answer
 
     def _logged_in(self) -> socket.socket:
         sock = self.connect()
@@ -98,7 +101,7 @@ class Reachable:
         if self._is_binary:
             with self._logged_in() as sock:
                 return binary_stats(sock)
-        lines = self.command(b"stats\r\n").decode().splitlines()
+        lines = self._ask(b"stats\r\n", b"END\r\n").decode().splitlines()
         return dict(line.split(" ", 2)[1:] for line in lines if line.startswith("STAT "))
 
     def flush(self) -> None:
