@@ -76,7 +76,7 @@ def test_stats(server):
     [("items", 60, None), ("slabs", 60, None), ("conns", 60, "server"), ("settings", 60, None)],
 )
 def test_tables_fit_the_terminal(server, what, columns, dropped):
-    server.ask(b"set tables 0 0 1\r\nx\r\n")
+    server.command(b"set tables 0 0 1\r\nx\r\n")
     with Terminal("stats", what, *named(server), columns=columns) as terminal:
         assert terminal.end() == 0
         lines = terminal.text.splitlines()
@@ -103,7 +103,7 @@ def test_node_for_needs_no_server():
 
 def test_flush():
     with memcached() as server:
-        server.ask(b"set k 0 0 1\r\nx\r\n")
+        server.command(b"set k 0 0 1\r\nx\r\n")
         refused = invoke("flush", *named(server))
         assert (refused.exit_code, "--yes" in refused.stderr) == (2, True)
         assert invoke("get", "k", *named(server)).exit_code == 0
