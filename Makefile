@@ -76,8 +76,10 @@ fmt: $(VENV)/.tools  ## Format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only -q .
 
-types: build  ## mypy --strict, and the stub against the extension
+types: build  ## mypy --strict, pyright, and the stub against the extension
 	$(BIN)/mypy
+	$(BIN)/pyright
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/pyright --verifytypes emcache --ignoreexternal
 	cd python && ../$(BIN)/python -m mypy.stubtest emcache._emcache --allowlist ../tests/typing/stubtest-allowlist.txt
 
 bench: build memcached  ## Our own numbers, in a minute
