@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-django lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ test-churn: build memcached  ## Nodes come and go under load, for a minute
 		EMCACHE_DRIVER=$$driver EMCACHE_TEST_CHURN=60 $(BIN)/python -m pytest -q -o timeout=120 \
 			tests/server/test_discovery.py -k under_load || exit 1; \
 	done
+
+test-django: build memcached  ## Django's own cache tests on emcache.contrib.django (pip downloads them)
+	$(BIN)/python tools/test-django $(ARGS)
 
 lint: $(VENV)/.tools  ## Formatting and lints
 	cargo fmt --check
