@@ -13,8 +13,6 @@
 """
 
 import asyncio
-import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,29 +31,12 @@ from ..base import Client, Item, Value
 from ..client import create_client
 from ._addresses import DEFAULT_PORT, parse_nodes
 from ._exptime import exptime_of
+from ._keys import safe_key
 from ._options import CLIENT_OPTIONS, of_text
 from .loops import ClientPerLoop
 
-_LONGEST_KEY = 250
-_UNSAFE = re.compile(rb"[\x00-\x20\x7f]")
-_READABLE = _LONGEST_KEY - 1 - 64
-"""Bytes of a key that are kept before its digest."""
 _READS_ONE = {"get", "gets", "gat", "gats"}
 _READS_MANY = {f"{command}_many" for command in _READS_ONE}
-
-
-def safe_key(key: str | bytes) -> bytes:
-    """Give a key as memcached takes it.
-
-    Keys of up to 250 bytes without whitespace and control characters stay as they are, in UTF-8.
-    Of others the first 185 bytes are kept, what memcached does not take in them as ``_``, with
-    ``:`` and the SHA-256 of the whole key in hexadecimal behind.
-    """
-    raw = key.encode() if isinstance(key, str) else bytes(key)
-    if 0 < len(raw) <= _LONGEST_KEY and not _UNSAFE.search(raw):
-        return raw
-    digest = hashlib.sha256(raw).hexdigest().encode()
-    return _UNSAFE.sub(b"_", raw[:_READABLE]) + b":" + digest
 
 
 class EmcacheCache(BaseCache):  # type: ignore[misc]
@@ -161,11 +142,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         if _cas_token is None:
             await client.set(name, raw, exptime=exptime)
             return True
-        try:
-            await client.cas(name, raw, _cas_token, exptime=exptime)
-        except (_errors.NotStoredStorageCommandError, _errors.NotFoundCommandError):
-            return False
-        return True
+        return await _swap(client, name, raw, _cas_token, exptime)
 
     async def _multi_set(
         self,
@@ -264,11 +241,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         item = await client.gets(name)
         if item is None or item.cas is None or item.value != _raw(value):
             return 0
-        try:
-            await client.cas(name, b"", item.cas, exptime=-1)
-        except (_errors.NotStoredStorageCommandError, _errors.NotFoundCommandError):
-            return 0
-        return 1
+        return int(await _swap(client, name, b"", item.cas, -1))
 
     async def _close(self, *_: object, _conn: object = None, **__: object) -> None:
         await self._clients.close()
@@ -294,6 +267,18 @@ def _nodes(
         return [MemcachedUnixSocketPath(path)]
 
     return [MemcachedHostAddress(endpoint or "127.0.0.1", int(port or DEFAULT_PORT))]
+
+
+async def _swap(client: Client, name: bytes, raw: Value, cas: int, exptime: int) -> bool:
+    try:
+        await client.cas(name, raw, cas, exptime=exptime)
+    except _errors.StorageCommandError as error:
+        # That the key is gone has no class of its own, as in 1.3.
+        is_gone = str(error).startswith("key not found")
+        if is_gone or isinstance(error, _errors.NotStoredStorageCommandError):
+            return False
+        raise
+    return True
 
 
 def _exptime(ttl: float | None) -> int:
