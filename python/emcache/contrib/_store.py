@@ -45,11 +45,10 @@ class Store:
     async def add(self, name: bytes, stored: Stored, exptime: int) -> bool:
         """Store a value if there is none; whether it was."""
         value, flags = stored
-        try:
-            await self._call(lambda c: c.add(name, value, flags=flags, exptime=exptime), None)
-        except _errors.NotStoredStorageCommandError:
-            return False
-        return True
+        return await self._succeeds(
+            lambda c: c.add(name, value, flags=flags, exptime=exptime),
+            _errors.NotStoredStorageCommandError,
+        )
 
     async def get(self, name: bytes) -> Item | None:
         """Get an item with its flags."""
@@ -80,11 +79,11 @@ class Store:
 
     async def touch(self, name: bytes, exptime: int) -> bool:
         """Set a value's time anew; whether there is one."""
-        return await self._found(lambda c: c.touch(name, exptime))
+        return await self._succeeds(lambda c: c.touch(name, exptime), _errors.NotFoundCommandError)
 
     async def delete(self, name: bytes) -> bool:
         """Delete a value; whether there was one."""
-        return await self._found(lambda c: c.delete(name))
+        return await self._succeeds(lambda c: c.delete(name), _errors.NotFoundCommandError)
 
     async def delete_many(self, names: Iterable[bytes]) -> None:
         """Delete those that there are."""
@@ -119,14 +118,16 @@ class Store:
             self._forgive(error)
             return otherwise
 
-    async def _found(self, command: Callable[[Client], Awaitable[None]]) -> bool:
-        async def found(client: Client) -> bool:
+    async def _succeeds(
+        self, command: Callable[[Client], Awaitable[None]], unless: type[Exception]
+    ) -> bool:
+        async def succeeds(client: Client) -> bool:
             await command(client)
             return True
 
         try:
-            return await self._call(found, False)
-        except _errors.NotFoundCommandError:
+            return await self._call(succeeds, False)
+        except unless:
             return False
 
     def _forgive(self, error: Exception) -> None:
