@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-
-pytest.importorskip("aiocache")
-
 from aiocache import Cache, cached, caches, multi_cached
 from aiocache.lock import OptimisticLock, OptimisticLockError, RedLock
 from aiocache.plugins import HitMissRatioPlugin

@@ -8,9 +8,6 @@ import sys
 import time
 
 import pytest
-
-pytest.importorskip("django")
-
 from django.core.cache import CacheHandler, InvalidCacheKey
 from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation

@@ -9,9 +9,6 @@ import time
 
 import pytest
 import pytest_asyncio
-
-pytest.importorskip("limits")
-
 from limits import parse
 from limits.aio.storage import MemcachedStorage
 from limits.aio.strategies import (
