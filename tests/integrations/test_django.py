@@ -16,7 +16,7 @@ import emcache
 from emcache.contrib import _store
 from emcache.contrib.django import EmcacheCache
 from support.isolated import run_silent
-from support.memcached import memcached
+from support.memcached import free_port, memcached
 
 
 @pytest.fixture
@@ -341,6 +341,24 @@ def test_errors_are_ignored(call, cache, caplog, monkeypatch):
     ours = [record for record in caplog.records if record.name == "emcache.contrib.django"]
     assert [record.levelno for record in ours] == [logging.WARNING]
     assert f"127.0.0.1:{server.port}" in ours[0].getMessage()
+
+
+async def test_discovery_that_fails(caplog, monkeypatch):
+    monkeypatch.setattr(_store, "_complaints", _store._Complaints())
+    options = {"autodiscovery": True, "autodiscovery_timeout": 0.02}
+    location = f"127.0.0.1:{free_port()}"
+    strict = EmcacheCache(location, {"OPTIONS": options})
+    lenient = EmcacheCache(location, {"OPTIONS": options | {"ignore_errors": True}})
+    results = await asyncio.gather(
+        strict.aget("k"),
+        lenient.aget("k", "default"),
+        lenient.aset_many({"a": 1}),
+        lenient.adelete_many(["a"]),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], emcache.DiscoveryError)
+    assert results[1:] == ["default", ["a"], None]
+    assert "cannot be reached" in caplog.text
 
 
 # -- loops, threads, processes ---------------------------------------------------------------------

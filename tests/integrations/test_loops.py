@@ -38,6 +38,15 @@ async def test_one_client_for_a_loop(clients):
     assert not third.closed
 
 
+async def test_a_client_that_somebody_closed_is_replaced(clients):
+    first = await clients.get()
+    await first.close()
+    second, third = await asyncio.gather(clients.get(), clients.get())
+    assert second is third is await clients.get()
+    assert not second.closed
+    await clients.close()
+
+
 def test_a_client_ends_with_its_loop(clients, key):
     async def use():
         client = await clients.get()
@@ -85,6 +94,24 @@ async def test_asked_while_another_is_creating(server):
     await asyncio.wait([one])
     go.set()
     assert await two is await clients.get()
+    assert len(made) == 2
+    await clients.close()
+
+
+async def test_who_waits_for_what_fails_fails_with_it(server):
+    made = []
+
+    async def create():
+        made.append(1)
+        await asyncio.sleep(0.01)
+        if len(made) == 1:
+            raise emcache.DiscoveryError("no list")
+        return await emcache.create_client([server.address])
+
+    clients = ClientPerLoop(create)
+    results = await asyncio.gather(*(clients.get() for _ in range(20)), return_exceptions=True)
+    assert {type(result) for result in results} == {emcache.DiscoveryError}
+    assert not (await clients.get()).closed
     assert len(made) == 2
     await clients.close()
 

@@ -66,13 +66,7 @@ class Store:
 
     async def set_many(self, values: Mapping[bytes, Stored], exptime: int) -> list[bytes]:
         """Store values; the names of those that could not be."""
-        client = await self._clients.get()
-
-        async def store(name: bytes) -> None:
-            value, flags = values[name]
-            await client.set(name, value, flags=flags, exptime=exptime)
-
-        failed = await _each(store, values)
+        failed = await self._call(lambda c: _set_each(c, values, exptime), dict.fromkeys(values))
         if unreachable := [error for error in failed.values() if isinstance(error, _UNREACHABLE)]:
             _complaints.log(unreachable[0])
         return list(failed)
@@ -87,8 +81,8 @@ class Store:
 
     async def delete_many(self, names: Iterable[bytes]) -> None:
         """Delete those that there are."""
-        client = await self._clients.get()
-        failed = await _each(client.delete, names)
+        nothing: dict[bytes, Exception] = {}
+        failed = await self._call(lambda c: _each(c.delete, names), nothing)
         for error in failed.values():
             if not isinstance(error, _errors.NotFoundCommandError):
                 self._forgive(error)
@@ -111,9 +105,8 @@ class Store:
         await self._clients.close()
 
     async def _call(self, command: Callable[[Client], Awaitable[T]], otherwise: T) -> T:
-        client = await self._clients.get()
         try:
-            return await command(client)
+            return await command(await self._clients.get())
         except _UNREACHABLE as error:
             self._forgive(error)
             return otherwise
@@ -151,6 +144,16 @@ async def _each(
             elif isinstance(result, BaseException):
                 raise result
     return failed
+
+
+async def _set_each(
+    client: Client, values: Mapping[bytes, Stored], exptime: int
+) -> dict[bytes, Exception | None]:
+    async def store(name: bytes) -> None:
+        value, flags = values[name]
+        await client.set(name, value, flags=flags, exptime=exptime)
+
+    return {**await _each(store, values)}
 
 
 async def _flush(client: Client) -> None:

@@ -47,26 +47,35 @@ class ClientPerLoop:
         """
         loop = asyncio.get_running_loop()
         entry = self._entries.get(loop)
-        if entry is None:
-            await self._forget_closed_loops()
-            entry = self._entries.setdefault(loop, _Entry())
-        if (client := entry.client) is None:
-            client = await entry.open(lambda: _lifetime(self._create, self._forget(loop)))
-        return client
+        if entry is not None and entry.client is not None:
+            if not entry.client.closed:
+                return entry.client
+            # By whoever was handed it.
+            await self._end(loop, entry)
+        await self._forget_closed_loops()
+        entry = self._entries.setdefault(loop, _Entry())
+        return await entry.open(lambda: _lifetime(self._create, self._forget(loop)))
 
     async def close(self) -> None:
         """Close the running loop's client, if there is one; :meth:`get` creates another."""
-        entry = self._entries.pop(asyncio.get_running_loop(), None)
-        if entry is not None:
+        loop = asyncio.get_running_loop()
+        if (entry := self._entries.get(loop)) is not None:
+            await self._end(loop, entry)
+
+    async def _end(self, loop: asyncio.AbstractEventLoop, entry: "_Entry") -> None:
+        if self._entries.get(loop) is entry:
+            del self._entries[loop]
             await entry.close()
 
-    def _forget(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> Callable[[Client], None]:
         # Held by what the entry holds: a cycle would keep clients that nobody can reach.
         this = weakref.ref(self)
 
-        def forget() -> None:
-            if (alive := this()) is not None:
-                alive._entries.pop(loop, None)
+        def forget(client: Client) -> None:
+            if (alive := this()) is None or (entry := alive._entries.get(loop)) is None:
+                return
+            if entry.client is client:
+                del alive._entries[loop]
 
         return forget
 
@@ -82,15 +91,28 @@ class _Entry:
         self.client: Client | None = None
         self._lifetime: AsyncGenerator[Client] | None = None
         self._opening = asyncio.Lock()
+        self._failures: list[Exception] = []
 
     async def open(self, begin: Callable[[], AsyncGenerator[Client]]) -> Client:
-        # Discovery takes time, and others may ask meanwhile.
+        # Discovery takes time. Who waits for it fails with it: to try one after the other would
+        # take each the longer, the more there are.
+        failures = self._failures
         async with self._opening:
             if self.client is None:
-                lifetime = begin()
-                self.client = await anext(lifetime)
-                self._lifetime = lifetime
+                if failures:
+                    raise failures[0]
+                await self._begin(begin())
+            assert self.client is not None
             return self.client
+
+    async def _begin(self, lifetime: AsyncGenerator[Client]) -> None:
+        try:
+            self.client = await anext(lifetime)
+        except Exception as error:
+            self._failures.append(error)
+            self._failures = []
+            raise
+        self._lifetime = lifetime
 
     async def close(self) -> None:
         async with self._opening:
@@ -104,14 +126,14 @@ class _Entry:
 
 
 async def _lifetime(
-    create: Callable[[], Awaitable[Client]], forget: Callable[[], None]
+    create: Callable[[], Awaitable[Client]], forget: Callable[[Client], None]
 ) -> AsyncGenerator[Client]:
     """Hold a client. Loops close the generators that were begun in them when they end."""
     client = await create()
     try:
         yield client
     finally:
-        forget()
+        forget(client)
         await client.close()
 
 
