@@ -1,4 +1,4 @@
-"""aiocache on emcache: its commands, serializers, decorators and locks."""
+"""aiocache on emcache; its own tests run by `make test-aiocache`."""
 
 import asyncio
 import subprocess

@@ -1,6 +1,6 @@
 """limits (slowapi, Flask-Limiter's async kin) on emcache: `implementation="emcache"`.
 
-Its own tests of this storage were run by hand; these are of the same behaviour.
+Its own tests of this storage run by `make test-limits`.
 """
 
 import asyncio
