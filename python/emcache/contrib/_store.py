@@ -98,7 +98,7 @@ class Store:
 
     async def flush(self) -> None:
         """Remove all that the servers hold."""
-        await self._call(_flush, None)
+        await self._call(flush_nodes, None)
 
     async def close(self) -> None:
         """Close the client; the next command has another."""
@@ -156,7 +156,8 @@ async def _set_each(
     return {**await _each(store, values)}
 
 
-async def _flush(client: Client) -> None:
+async def flush_nodes(client: Client) -> None:
+    """Remove all that the servers hold; tries all of them before it raises."""
     nodes = client.cluster_managment().nodes()
     results = await asyncio.gather(*map(client.flush_all, nodes), return_exceptions=True)
     for result in results:

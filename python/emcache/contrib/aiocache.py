@@ -33,6 +33,7 @@ from ._addresses import DEFAULT_PORT, parse_nodes
 from ._exptime import exptime_of
 from ._keys import safe_key
 from ._options import CLIENT_OPTIONS, of_text
+from ._store import flush_nodes
 from .loops import ClientPerLoop
 
 _READS_ONE = {"get", "gets", "gat", "gats"}
@@ -89,9 +90,9 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         if client_timeout is not None:
             chosen["timeout"] = float(client_timeout)
         super().__init__(serializer=serializer or JsonSerializer(), **options)
-        self.nodes = _nodes(endpoint, port, nodes, path)
+        self.nodes = addresses = _nodes(endpoint, port, nodes, path)
         client_options = of_text(chosen)
-        self._clients = ClientPerLoop(lambda: create_client(self.nodes, **client_options))
+        self._clients = ClientPerLoop(lambda: create_client(addresses, **client_options))
 
     @classmethod
     def parse_uri_path(cls, path: str) -> dict[str, str]:
@@ -209,9 +210,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     async def _clear(self, namespace: str | None = None, _conn: object = None) -> bool:
         if namespace:
             raise ValueError("memcached cannot list keys, so a namespace cannot be cleared")
-        client = await self.client()
-        nodes = client.cluster_managment().nodes()
-        await asyncio.gather(*(client.flush_all(node) for node in nodes))
+        await flush_nodes(await self.client())
         return True
 
     async def _raw(

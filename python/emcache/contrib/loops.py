@@ -144,7 +144,8 @@ class BackgroundLoop:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Signal handlers come in anywhere, and may use it too.
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
@@ -182,12 +183,13 @@ class BackgroundLoop:
                 return
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop.set)
-            thread.join(_PATIENCE)
+            if thread is not threading.current_thread():
+                thread.join(_PATIENCE)
 
     def _begin_anew(self) -> None:
         # What belongs to a thread that a fork left behind is left alone: closing its loop would
         # take the parent's descriptors out of the selector that both share.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread = None
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
