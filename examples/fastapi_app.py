@@ -28,7 +28,8 @@ def nodes() -> list[emcache.MemcachedHostAddress]:
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Each worker process has its own event loop, and so its own client.
-    async with emcache.create_client(nodes(), timeout=0.5) as client:
+    timeout = float(os.environ.get("MEMCACHED_TIMEOUT", "0.5"))
+    async with emcache.create_client(nodes(), timeout=timeout) as client:
         app.state.memcached = client
         yield
 

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-import time
 from enum import Enum
 from pathlib import Path
 
@@ -25,10 +24,14 @@ import emcache
 from emcache.contrib.aiocache import EmcacheCache
 from support.memcached import memcached
 
+PATIENT = {"timeout": 60, "client_timeout": 30}
+"""The machine may be busy."""
+
 
 @pytest_asyncio.fixture
 async def cache(server, key):
-    async with EmcacheCache(port=server.port, namespace=f"{key.decode()}:") as cache:
+    namespace = f"{key.decode()}:"
+    async with EmcacheCache(port=server.port, namespace=namespace, **PATIENT) as cache:
         yield cache
 
 
@@ -84,7 +87,7 @@ async def test_increments_of_a_key_that_many_create(cache):
 
 @pytest.mark.parametrize(
     ("ttl", "seconds"),
-    [(None, -1), (0, -1), (1, 1), (99.5, 100), (2592000, 2592000), (31536000, 31536000)],
+    [(None, -1), (0, -1), (10, 10), (99.5, 100), (2592000, 2592000), (31536000, 31536000)],
 )
 async def test_times_to_live(server, cache, ttl, seconds):
     key = cache.build_key("k")
@@ -94,13 +97,13 @@ async def test_times_to_live(server, cache, ttl, seconds):
         cache.expire("k", ttl),
     ):
         assert await write is True
-        assert seconds - 2 <= ttl_of(server, key) <= seconds + 1
+        assert seconds - 5 <= ttl_of(server, key) <= seconds + 1
 
 
 async def test_a_default_time_to_live(server, key):
     async with EmcacheCache(port=server.port, ttl=50) as cache:
         await cache.set(key.decode(), 1)
-        assert 48 <= ttl_of(server, key) <= 50
+        assert 45 <= ttl_of(server, key) <= 50
 
 
 async def test_expire(cache):
@@ -303,7 +306,7 @@ async def test_usable_after_close(cache):
 
 async def test_nothing_answers():
     with memcached() as server:
-        async with EmcacheCache(port=server.port, client_timeout=0.3) as cache:
+        async with EmcacheCache(port=server.port, **PATIENT) as cache:
             await cache.set("k", 1)
             server.kill()
             with pytest.raises(emcache.ConnectionFailedError):
@@ -312,17 +315,16 @@ async def test_nothing_answers():
                 await cache.multi_set([("a", 1), ("b", 2)])
 
 
-async def test_aiocache_own_timeout(cache, server):
+async def test_aiocache_own_timeout():
     with memcached() as silent:
-        async with EmcacheCache(port=silent.port, timeout=0.05) as cache:
+        async with EmcacheCache(port=silent.port, client_timeout=30) as cache:
             await cache.set("k", 1)
             silent.stop()
-            begun = time.monotonic()
-            with pytest.raises(asyncio.TimeoutError):
-                await cache.get("k")
-            assert time.monotonic() - begun < 0.9
+            with pytest.raises(asyncio.TimeoutError) as raised:
+                await cache.get("k", timeout=0.01)
+            assert not isinstance(raised.value, emcache.OperationTimeoutError)
             silent.resume()
-            assert await cache.get("k", timeout=5) == 1
+            assert await cache.get("k") == 1
 
 
 async def test_a_unix_socket():

@@ -21,7 +21,8 @@ from support.memcached import free_port, memcached
 
 @pytest.fixture
 def cache(server, key):
-    return EmcacheCache([f"127.0.0.1:{server.port}"], {"KEY_PREFIX": key.decode()})
+    params = {"KEY_PREFIX": key.decode(), "OPTIONS": {"timeout": 30}}
+    return EmcacheCache([f"127.0.0.1:{server.port}"], params)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -209,9 +210,9 @@ def test_timeouts(server, cache, call, timeout, seconds):
     for write in (("set", "k", 1), ("touch", "k"), ("delete", "k"), ("add", "k", 1)):
         call(*write, *([timeout] if write[0] != "delete" else []))
         if write[0] != "delete":
-            assert seconds - 2 <= ttl_of(server, name) <= seconds + 1
+            assert seconds - 5 <= ttl_of(server, name) <= seconds + 1
     call("set_many", {"k": 2}, timeout)
-    assert seconds - 2 <= ttl_of(server, name) <= seconds + 1
+    assert seconds - 5 <= ttl_of(server, name) <= seconds + 1
 
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.5])
@@ -227,9 +228,12 @@ def test_timeouts_that_are_over(call, timeout):
 
 @pytest.mark.parametrize(("params", "seconds"), [({}, 300), ({"TIMEOUT": None}, -1)])
 def test_default_timeouts(server, key, params, seconds):
-    cache = EmcacheCache(f"127.0.0.1:{server.port}", {"KEY_PREFIX": key.decode(), **params})
+    cache = EmcacheCache(
+        f"127.0.0.1:{server.port}",
+        {"OPTIONS": {"timeout": 30}, "KEY_PREFIX": key.decode(), **params},
+    )
     cache.set("k", 1)
-    assert seconds - 2 <= ttl_of(server, cache.make_key("k")) <= seconds
+    assert seconds - 5 <= ttl_of(server, cache.make_key("k")) <= seconds
 
 
 @pytest.mark.parametrize("key_", ["with space", "new\nline", "k" * 250, "ü" * 120])
@@ -287,7 +291,7 @@ def test_the_options_of_the_client():
         cache = EmcacheCache(server.address, {"OPTIONS": options})
         with pytest.raises(emcache.ConnectionFailedError, match="TLS"):
             cache.set("k", 1)
-        cache = EmcacheCache(server.address, {"OPTIONS": {"max_connections": 1}})
+        cache = EmcacheCache(server.address, {"OPTIONS": {"timeout": 30, "max_connections": 1}})
         cache.set("k", "x" * 1_500_000)
         assert len(cache.get("k")) == 1_500_000
         cache.clear()
@@ -295,7 +299,7 @@ def test_the_options_of_the_client():
 
 
 def test_clear_on_all_nodes(cluster):
-    cache = EmcacheCache([node.address for node in cluster], {})
+    cache = EmcacheCache([node.address for node in cluster], {"OPTIONS": {"timeout": 30}})
     many = {f"k{n}": n for n in range(100)}
     cache.set_many(many)
     assert all(int(node.stats()["curr_items"]) > 10 for node in cluster)
@@ -308,7 +312,7 @@ def test_clear_on_all_nodes(cluster):
 
 def test_errors_are_raised(call, cache):
     with memcached() as server:
-        cache._store = EmcacheCache(server.address, {})._store
+        cache._store = EmcacheCache(server.address, {"OPTIONS": {"timeout": 30}})._store
         call("set", "k", 1)
         server.kill()
         for name, *args in [("get", "k"), ("set", "k", 2), ("delete", "k"), ("get_many", ["k"])]:
@@ -322,7 +326,9 @@ def test_errors_are_raised(call, cache):
 def test_errors_are_ignored(call, cache, caplog, monkeypatch):
     monkeypatch.setattr(_store, "_complaints", _store._Complaints())
     with memcached() as server:
-        cache._store = EmcacheCache(server.address, {"OPTIONS": {"ignore_errors": True}})._store
+        cache._store = EmcacheCache(
+            server.address, {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
+        )._store
         call("set", "k", 1)
         assert call("get", "k") == 1
         server.kill()
@@ -377,6 +383,7 @@ def test_sync_calls_beside_a_running_loop(cache):
 def test_backends_of_a_loop_share_a_client():
     with memcached() as server:
         settings = {"BACKEND": "emcache.contrib.django.EmcacheCache", "LOCATION": server.address}
+        settings |= {"OPTIONS": {"timeout": 30}}
 
         async def requests():
             for _ in range(20):
@@ -392,7 +399,7 @@ def test_backends_of_a_loop_share_a_client():
 
 def test_a_client_ends_with_its_loop():
     with memcached() as server:
-        cache = EmcacheCache(server.address, {})
+        cache = EmcacheCache(server.address, {"OPTIONS": {"timeout": 30}})
         asyncio.run(cache.aset("k", 1))
         deadline = time.monotonic() + 5
         while int(server.stats()["curr_connections"]) > 2 and time.monotonic() < deadline:
@@ -405,7 +412,8 @@ def test_a_preloaded_server_that_forks(server):
         """
         from emcache.contrib.django import EmcacheCache
 
-        cache = EmcacheCache(f"127.0.0.1:{port}", {"KEY_PREFIX": "fork"})
+        params = {"KEY_PREFIX": "fork", "OPTIONS": {"timeout": 30}}
+        cache = EmcacheCache(f"127.0.0.1:{port}", params)
         cache.set("k", "preloaded")
         for number in range(3):
             if os.fork() == 0:
@@ -438,6 +446,7 @@ def test_views_sessions_and_the_cache_middleware(server):
                     "BACKEND": "emcache.contrib.django.EmcacheCache",
                     "LOCATION": [f"127.0.0.1:{port}"],
                     "KEY_PREFIX": "views",
+                    "OPTIONS": {"timeout": 30},
                 }
             },
             SESSION_ENGINE="django.contrib.sessions.backends.cache",

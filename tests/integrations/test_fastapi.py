@@ -18,6 +18,11 @@ from support.memcached import free_port, memcached
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    monkeypatch.setenv("MEMCACHED_TIMEOUT", "30")
+
+
 @pytest_asyncio.fixture
 async def app(monkeypatch):
     """The application in its lifespan, and its server."""

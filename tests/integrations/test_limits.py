@@ -33,7 +33,9 @@ async def close(storage):
 async def storage(request, server, cluster):
     nodes = [server] if request.param == "one" else cluster
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-    storage = storage_from_string(f"async+memcached://{hosts}", implementation="emcache")
+    storage = storage_from_string(
+        f"async+memcached://{hosts}", implementation="emcache", timeout=30
+    )
     assert isinstance(storage, MemcachedStorage)
     yield storage
     await close(storage)
@@ -147,14 +149,14 @@ async def test_a_login(tmp_path):
         folder.chmod(0o755)
     with memcached("-Y", str(users)) as server:
         uri = f"async+memcached://app:secret@127.0.0.1:{server.port}"
-        storage = storage_from_string(uri, implementation="emcache")
+        storage = storage_from_string(uri, implementation="emcache", timeout=30)
         assert await storage.incr("k", 60) == 1
         await close(storage)
 
 
 async def test_what_the_server_refuses_is_wrapped(server, name):
     uri = f"async+memcached://127.0.0.1:{server.port}"
-    storage = storage_from_string(uri, implementation="emcache", wrap_exceptions=True)
+    storage = storage_from_string(uri, implementation="emcache", timeout=30, wrap_exceptions=True)
     await (await storage.bridge.get_storage()).set(name.encode(), b"no number")
     with pytest.raises(StorageError) as raised:
         await storage.incr(name, 60)
@@ -177,7 +179,11 @@ async def test_a_dead_server():
     with memcached() as server:
         uri = f"async+memcached://127.0.0.1:{server.port}"
         storage = storage_from_string(
-            uri, implementation="emcache", wrap_exceptions=True, purge_unhealthy_nodes=True
+            uri,
+            implementation="emcache",
+            timeout=30,
+            wrap_exceptions=True,
+            purge_unhealthy_nodes=True,
         )
         assert await storage.incr("k", 60) == 1
         server.kill()
@@ -203,7 +209,7 @@ class EmcacheStorage(MemcachedStorage):
 async def test_a_dead_server_by_the_recipe():
     with memcached() as server:
         uri = f"async+emcache://127.0.0.1:{server.port}"
-        storage = storage_from_string(uri, wrap_exceptions=True, timeout=0.5)
+        storage = storage_from_string(uri, wrap_exceptions=True, timeout=30)
         assert isinstance(storage, EmcacheStorage)
         assert await storage.incr("k", 60) == 1
         server.kill()

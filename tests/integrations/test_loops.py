@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 @pytest.fixture
 def clients(server):
-    return ClientPerLoop(lambda: emcache.create_client([server.address]))
+    return ClientPerLoop(lambda: emcache.create_client([server.address], timeout=30))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_loop_that_is_just_closed_is_forgotten(clients):
 
 
 async def test_clients_that_nobody_holds_are_closed(server):
-    clients = ClientPerLoop(lambda: emcache.create_client([server.address]))
+    clients = ClientPerLoop(lambda: emcache.create_client([server.address], timeout=30))
     client = await clients.get()
     del clients
     gc.collect()
@@ -85,7 +85,7 @@ async def test_asked_while_another_is_creating(server):
     async def create():
         made.append(begun.set())
         await go.wait()
-        return await emcache.create_client([server.address])
+        return await emcache.create_client([server.address], timeout=30)
 
     clients = ClientPerLoop(create)
     one, two = (asyncio.create_task(clients.get()) for _ in range(2))
@@ -106,7 +106,7 @@ async def test_who_waits_for_what_fails_fails_with_it(server):
         await asyncio.sleep(0.01)
         if len(made) == 1:
             raise emcache.DiscoveryError("no list")
-        return await emcache.create_client([server.address])
+        return await emcache.create_client([server.address], timeout=30)
 
     clients = ClientPerLoop(create)
     results = await asyncio.gather(*(clients.get() for _ in range(20)), return_exceptions=True)
