@@ -349,6 +349,20 @@ def test_errors_are_ignored(call, cache, caplog, monkeypatch):
     assert f"127.0.0.1:{server.port}" in ours[0].getMessage()
 
 
+def test_errors_of_one_node_are_ignored(call, cache):
+    with memcached() as one, memcached() as two:
+        params = {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
+        cache._store = EmcacheCache([one.address, two.address], params)._store
+        many = {f"k{n}": n for n in range(100)}
+        assert call("set_many", many) == []
+        held = int(one.stats()["curr_items"])
+        two.kill()
+        assert 0 < len(call("get_many", many)) == held < 100
+        lost = call("set_many", many)
+        assert len(lost) == 100 - held
+        assert call("get_many", many) == {key: many[key] for key in many if key not in lost}
+
+
 async def test_discovery_that_fails(caplog, monkeypatch):
     monkeypatch.setattr(_store, "_complaints", _store._Complaints())
     options = {"autodiscovery": True, "autodiscovery_timeout": 0.02}

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
 from .. import _errors
+from .._address import Address
 from ..base import Client, Item
 from .loops import ClientPerLoop
 
@@ -57,7 +58,23 @@ class Store:
     async def get_many(self, names: Iterable[bytes]) -> dict[bytes, Item]:
         """Get the items that there are."""
         nothing: dict[bytes, Item] = {}
+        if self._ignore_errors:
+            return await self._call(lambda c: self._get_each_node(c, names), nothing)
         return await self._call(lambda c: c.get_many(names, return_flags=True), nothing)
+
+    async def _get_each_node(self, client: Client, names: Iterable[bytes]) -> dict[bytes, Item]:
+        """Get what the nodes have that can be reached."""
+        of_node: dict[Address, list[bytes]] = {}
+        for name in names:
+            of_node.setdefault(client.node_for(name), []).append(name)
+        gets = [client.get_many(part, return_flags=True) for part in of_node.values()]
+        found: dict[bytes, Item] = {}
+        for result in await asyncio.gather(*gets, return_exceptions=True):
+            if isinstance(result, Exception):
+                self._forgive(result)
+            elif isinstance(result, dict):
+                found |= result
+        return found
 
     async def set(self, name: bytes, stored: Stored, exptime: int) -> None:
         """Store a value."""
