@@ -24,8 +24,9 @@ def _by_async(name):
     return call
 
 
-_NAMES = ["add", "get", "set", "touch", "delete", "incr", "decr", "clear", "get_or_set", "has_key"]
-_NAMES += ["get_many", "set_many", "delete_many", "incr_version", "decr_version"]
+# The others are Django's own, of these.
+_NAMES = ["add", "get", "set", "touch", "delete", "incr", "clear", "get_or_set"]
+_NAMES += ["get_many", "set_many", "delete_many"]
 for _name in _NAMES:
     setattr(AsyncEmcacheCache, _name, _by_async(_name))
 
