@@ -1,4 +1,4 @@
-"""limits (slowapi, Flask-Limiter's async kin) on emcache: `implementation="emcache"`.
+"""The async half of limits on emcache: `implementation="emcache"`.
 
 Its own tests of this storage run by `make test-limits`.
 """
