@@ -5,7 +5,9 @@ Its own tests of this storage run by `make test-limits`.
 
 import asyncio
 import itertools
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -142,16 +144,16 @@ async def test_moving_windows_are_not_for_memcached(storage):
 # -- logins and failures ---------------------------------------------------------------------------
 
 
-async def test_a_login(tmp_path):
-    users = tmp_path / "users"
-    users.write_text("app:secret\n")
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    with memcached("-Y", str(users)) as server:
-        uri = f"async+memcached://app:secret@127.0.0.1:{server.port}"
-        storage = storage_from_string(uri, implementation="emcache", timeout=30)
-        assert await storage.incr("k", 60) == 1
-        await close(storage)
+async def test_a_login():
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        users = Path(directory) / "users"
+        users.write_text("app:secret\n")
+        with memcached("-Y", str(users)) as server:
+            uri = f"async+memcached://app:secret@127.0.0.1:{server.port}"
+            storage = storage_from_string(uri, implementation="emcache", timeout=30)
+            assert await storage.incr("k", 60) == 1
+            await close(storage)
 
 
 async def test_what_the_server_refuses_is_wrapped(server, name):
