@@ -321,7 +321,8 @@ async def test_aiocache_own_timeout():
             await cache.set("k", 1)
             silent.stop()
             with pytest.raises(asyncio.TimeoutError) as raised:
-                await cache.get("k", timeout=0.01)
+                while True:  # it stops when the machine gets to it
+                    await cache.get("k", timeout=0.01)
             assert not isinstance(raised.value, emcache.OperationTimeoutError)
             silent.resume()
             assert await cache.get("k") == 1
