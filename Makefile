@@ -87,7 +87,7 @@ fmt: $(VENV)/.tools  ## Format everything
 types: build  ## mypy --strict, pyright, and the stub against the extension
 	$(BIN)/mypy
 	$(BIN)/pyright
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/pyright --verifytypes emcache --ignoreexternal
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python tools/verify-types
 	cd python && ../$(BIN)/python -m mypy.stubtest emcache._emcache --allowlist ../tests/typing/stubtest-allowlist.txt
 
 bench: build memcached  ## Our own numbers, in a minute
