@@ -52,11 +52,12 @@ test-rust: $(VENV)/.tools  ## The core without Python
 test-python: build memcached  ## The package on real servers: both drivers, asyncio and uvloop
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-loop test-thread
 
+WORKERS := -n 2 --dist worksteal
 test-loop: build memcached
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-thread: build memcached
-	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q -m 'not driver_independent'
+	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q $(WORKERS) -m 'not driver_independent'
 
 test-churn: build memcached  ## Nodes come and go under load, for a minute
 	for driver in loop thread; do \
