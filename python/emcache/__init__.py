@@ -39,6 +39,7 @@ from .version import __version__
 
 if typing.TYPE_CHECKING:
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
+    from .metrics import ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
 
 __all__ = [
     "DEFAULT_AUTOBATCHING_ENABLED",
@@ -55,11 +56,13 @@ __all__ = [
     "CallableDiscovery",
     "Client",
     "ClientClosedError",
+    "ClientMetrics",
     "ClusterEvents",
     "ClusterManagement",
     "ClusterManagment",
     "ClusterNoAvailableNodes",
     "CommandError",
+    "CommandMetrics",
     "ConnectionFailedError",
     "ConnectionPool",
     "ConnectionPoolMetrics",
@@ -70,8 +73,10 @@ __all__ = [
     "EmcacheError",
     "InvalidKeyError",
     "Item",
+    "LatencyHistogram",
     "MemcachedHostAddress",
     "MemcachedUnixSocketPath",
+    "NodeMetrics",
     "NodeUnavailableError",
     "NotFoundCommandError",
     "NotStoredStorageCommandError",
@@ -85,12 +90,17 @@ __all__ = [
 ]
 
 _OF_DISCOVERY = {"CallableDiscovery", "DiscoveredNode", "Discovery", "DnsDiscovery", "Topology"}
+_OF_METRICS = {"ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"}
 
 
 def __getattr__(name: str) -> object:
-    """Import what only autodiscovery needs when somebody asks for it."""
+    """Import what not everybody needs when somebody asks for it."""
     if name in _OF_DISCOVERY:
         from . import discovery
 
         return getattr(discovery, name)
+    if name in _OF_METRICS:
+        from . import metrics
+
+        return getattr(metrics, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

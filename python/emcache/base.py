@@ -4,12 +4,15 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ._address import Address
 from ._arguments import Value
 from ._emcache import Item as Item
 from .connection_pool import ConnectionPoolMetrics
+
+if TYPE_CHECKING:
+    from .metrics import ClientMetrics
 
 
 @dataclass
@@ -119,6 +122,16 @@ class Client(metaclass=ABCMeta):
 
     def node_for(self, key: bytes) -> Address:
         """Return the node that a key belongs to as things stand; nothing is sent."""
+        raise NotImplementedError
+
+    def metrics(self) -> "ClientMetrics":
+        """Return what was counted since the client was made: a snapshot that does not change.
+
+        Nothing is sent. May be called from any thread. On the client's loop the counts are of now. On
+        another thread this waits for the loop, at most 1 s; of a loop that is blocked for longer, or
+        not running, it returns the last snapshot that was taken (``taken`` says when, 0.0 that there
+        is none). So it does for a client that was closed: the counts when that happened.
+        """
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:

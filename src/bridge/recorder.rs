@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::completion::Outcome;
 use super::thread_driver::Outbox;
 use super::waiter::PyWaiter;
-use crate::cluster::{ClusterError, HealthChange};
+use crate::cluster::{ClusterError, NodeChange};
 use crate::pool::{Error, Waiter};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine};
 
@@ -38,7 +38,7 @@ pub struct Record {
 /// What crosses.
 pub enum Message {
     Ended { ticket: Ticket, events: Vec<Event>, end: End },
-    Health { session: u64, change: HealthChange },
+    Changed { session: u64, change: NodeChange },
     Close { session: u64 },
 }
 

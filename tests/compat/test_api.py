@@ -484,6 +484,9 @@ class TestMetrics:
             "protocol_errors",
             "bytes_read",
             "bytes_written",
+            "connections_idle",
+            "reconnects",
+            "keys_shared",
         ]
 
     def test_is_a_mutable_value(self):

@@ -24,6 +24,7 @@ use super::key::Key;
 use super::outgoing::Outgoing;
 use super::reply::{ErrorKind, ItemRef, Reply, Shape, StatLine};
 use super::request::{Request, RetrievalVerb, StorageVerb, Verb};
+use super::tally::{Asked, Tally};
 use keys::KeyFifo;
 
 /// The longest retrieval line, CRLF included: some servers and proxies refuse longer ones.
@@ -39,6 +40,20 @@ pub const LARGE_VALUE_LEN: usize = 64 * 1024;
 pub type Tick = u64;
 /// A deadline that does not come.
 pub const NEVER: Tick = Tick::MAX;
+
+/// When a request was made, and until when its caller waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    pub made: Tick,
+    pub deadline: Tick,
+}
+
+/// For those who do not ask how long it took.
+impl From<Tick> for Term {
+    fn from(deadline: Tick) -> Self {
+        Self { made: 0, deadline }
+    }
+}
 
 /// Who waits for an answer. A sink must not call back into the pipeline that feeds it.
 pub trait Sink {
@@ -79,7 +94,7 @@ pub enum OwnedRequest {
 #[derive(Debug)]
 pub struct Orphan<S> {
     pub sink: S,
-    pub verb: Verb,
+    pub asked: Asked,
     pub deadline: Tick,
     pub retried: bool,
     /// Whether a byte of it may have been sent.
@@ -93,7 +108,7 @@ pub struct Orphan<S> {
 #[derive(Debug)]
 pub struct Expired<S> {
     pub sink: S,
-    pub verb: Verb,
+    pub asked: Asked,
     /// Whether a byte of it was sent.
     pub sent: bool,
 }
@@ -118,6 +133,14 @@ impl OwnedRequest {
         }
     }
 
+    /// How many keys are asked for; 0: it is no retrieval.
+    pub fn keys(&self) -> u32 {
+        match self {
+            Self::Retrieval { keys, .. } => u32::try_from(keys.len()).unwrap_or(u32::MAX),
+            Self::Encoded { .. } | Self::Storage { .. } => 0,
+        }
+    }
+
     /// The bytes that it keeps.
     pub fn payload_len(&self) -> usize {
         match self {
@@ -136,9 +159,21 @@ struct Slot<S> {
     /// How many keys of the line are this slot's; 0 for a command.
     keys: u32,
     retried: bool,
-    deadline: Tick,
+    term: Term,
     /// Where its bytes, from the start of its line, begin in all that was ever encoded.
     start: u64,
+}
+
+impl<S> Slot<S> {
+    fn asked(&self) -> Asked {
+        Asked { verb: self.verb, keys: self.keys, made: self.term.made }
+    }
+}
+
+/// What is needed to count an answer.
+struct Book<'a> {
+    tally: &'a mut Tally,
+    now: Tick,
 }
 
 #[derive(Debug)]
@@ -182,6 +217,7 @@ pub struct Pipeline<S> {
     answered_late: u64,
     refused: u64,
     large_keys: Vec<Bytes>,
+    shared_keys: u64,
     max_merged_keys: u32,
     must_close: Option<ErrorKind>,
 }
@@ -202,6 +238,7 @@ impl<S: Sink> Pipeline<S> {
             answered_late: 0,
             refused: 0,
             large_keys: Vec::new(),
+            shared_keys: 0,
             max_merged_keys,
             must_close: None,
         }
@@ -230,12 +267,12 @@ impl<S: Sink> Pipeline<S> {
     /// The deadline of the request that is answered next, if its caller was told already that its time
     /// is up.
     pub fn overdue_since(&self) -> Option<Tick> {
-        self.slots.front().filter(|slot| slot.sink.is_none()).map(|slot| slot.deadline)
+        self.slots.front().filter(|slot| slot.sink.is_none()).map(|slot| slot.term.deadline)
     }
 
     /// The deadline of the request that is answered next; [`NEVER`] if there is none.
     pub fn front_deadline(&self) -> Tick {
-        self.slots.front().map_or(NEVER, |slot| slot.deadline)
+        self.slots.front().map_or(NEVER, |slot| slot.term.deadline)
     }
 
     /// Slots whose answers nobody waits for any more. Looks at each.
@@ -244,14 +281,19 @@ impl<S: Sink> Pipeline<S> {
         self.slots.iter().filter(gone).count()
     }
 
+    /// Keys that another request of the same line asks for too: the server is asked once.
+    pub fn shared_keys(&self) -> u64 {
+        self.shared_keys
+    }
+
     /// Keys whose values were large, since the last call.
     pub fn take_large_keys(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.large_keys)
     }
 
     /// Those who wait, of a pipeline that cannot be trusted any more.
-    pub fn into_sinks(self) -> impl Iterator<Item = (S, Verb)> {
-        self.slots.into_iter().filter_map(|slot| slot.sink.map(|sink| (sink, slot.verb)))
+    pub fn into_sinks(self) -> impl Iterator<Item = (S, Asked)> {
+        self.slots.into_iter().filter_map(|mut slot| Some((slot.sink.take()?, slot.asked())))
     }
 
     /// The length of the frame that is being read, where it is known.
@@ -266,17 +308,24 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Encodes a request to `out` and waits for its answer.
-    pub fn push(&mut self, request: &Request<'_>, sink: S, deadline: Tick, out: &mut Outgoing) {
+    pub fn push(
+        &mut self,
+        request: &Request<'_>,
+        sink: S,
+        term: impl Into<Term>,
+        out: &mut Outgoing,
+    ) {
+        let term = term.into();
         match request {
             Request::Retrieval { verb, keys: [key] } => {
-                self.push_key(*verb, *key, sink, deadline, false, out);
+                self.push_key(*verb, *key, sink, term, false, out);
             }
             Request::Retrieval { verb, keys } => {
-                self.push_keys(*verb, keys.iter().copied(), sink, deadline, false, out);
+                self.push_keys(*verb, keys.iter().copied(), sink, term, false, out);
             }
             Request::Command(command) => {
                 let verb = command.verb();
-                self.push_encoded(verb, sink, deadline, false, out, |out| {
+                self.push_encoded(verb, sink, term, false, out, |out| {
                     encode(command, out.tail());
                 });
             }
@@ -288,27 +337,28 @@ impl<S: Sink> Pipeline<S> {
         &mut self,
         request: &OwnedRequest,
         sink: S,
-        deadline: Tick,
+        term: impl Into<Term>,
         retried: bool,
         out: &mut Outgoing,
     ) {
+        let term = term.into();
         match request {
             OwnedRequest::Retrieval { verb, keys } => match keys.as_slice() {
                 [key] => {
-                    self.push_key(*verb, Key::trusted(key), sink, deadline, retried, out);
+                    self.push_key(*verb, Key::trusted(key), sink, term, retried, out);
                 }
                 keys => {
                     let keys = keys.iter().map(|key| Key::trusted(key));
-                    self.push_keys(*verb, keys, sink, deadline, retried, out);
+                    self.push_keys(*verb, keys, sink, term, retried, out);
                 }
             },
             OwnedRequest::Encoded { verb, wire } => {
-                self.push_encoded(*verb, sink, deadline, retried, out, |out| {
+                self.push_encoded(*verb, sink, term, retried, out, |out| {
                     out.tail().extend_from_slice(wire);
                 });
             }
             OwnedRequest::Storage { verb, head, value } => {
-                self.push_encoded(*verb, sink, deadline, retried, out, |out| {
+                self.push_encoded(*verb, sink, term, retried, out, |out| {
                     out.tail().extend_from_slice(head);
                     out.push_shared(value.clone());
                     out.tail().extend_from_slice(b"\r\n");
@@ -321,7 +371,7 @@ impl<S: Sink> Pipeline<S> {
         &mut self,
         verb: Verb,
         sink: S,
-        deadline: Tick,
+        term: Term,
         retried: bool,
         out: &mut Outgoing,
         write: impl FnOnce(&mut Outgoing),
@@ -331,7 +381,7 @@ impl<S: Sink> Pipeline<S> {
         write(out);
         self.encoded += (out.len() - before) as u64;
         let sink = Some(sink);
-        self.slots.push_back(Slot { sink, verb, keys: 0, retried, deadline, start });
+        self.slots.push_back(Slot { sink, verb, keys: 0, retried, term, start });
     }
 
     fn push_key(
@@ -339,7 +389,7 @@ impl<S: Sink> Pipeline<S> {
         verb: RetrievalVerb,
         key: Key<'_>,
         sink: S,
-        deadline: Tick,
+        term: Term,
         retried: bool,
         out: &mut Outgoing,
     ) {
@@ -359,6 +409,7 @@ impl<S: Sink> Pipeline<S> {
             self.append_key(key, out);
         }
         self.keys.push(key, alias);
+        self.shared_keys += u64::from(alias);
         let Some(line) = self.lines.back_mut() else { return };
         line.slots += 1;
         line.keys += 1;
@@ -368,7 +419,7 @@ impl<S: Sink> Pipeline<S> {
             open.seen |= seen;
         }
         let verb = verb.verb();
-        self.slots.push_back(Slot { sink: Some(sink), verb, keys: 1, retried, deadline, start });
+        self.slots.push_back(Slot { sink: Some(sink), verb, keys: 1, retried, term, start });
         if full {
             self.close_line(out);
         }
@@ -379,7 +430,7 @@ impl<S: Sink> Pipeline<S> {
         verb: RetrievalVerb,
         keys: impl Iterator<Item = Key<'k>>,
         sink: S,
-        deadline: Tick,
+        term: Term,
         retried: bool,
         out: &mut Outgoing,
     ) {
@@ -400,14 +451,7 @@ impl<S: Sink> Pipeline<S> {
             line.keys = count;
         }
         let verb = verb.verb();
-        self.slots.push_back(Slot {
-            sink: Some(sink),
-            verb,
-            keys: count,
-            retried,
-            deadline,
-            start,
-        });
+        self.slots.push_back(Slot { sink: Some(sink), verb, keys: count, retried, term, start });
         self.close_line(out);
     }
 
@@ -464,8 +508,16 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Gives the answers in `buf` to their sinks and says how many bytes were used. The rest must be
-    /// given again, with what came after it. `written`: how many of the encoded bytes were sent.
-    pub fn feed(&mut self, buf: &[u8], written: u64) -> Result<usize, ProtocolError> {
+    /// given again, with what came after it. `written`: how many of the encoded bytes were sent; `now`: when
+    /// `buf` was read, for the `tally`.
+    pub fn feed(
+        &mut self,
+        buf: &[u8],
+        written: u64,
+        now: Tick,
+        tally: &mut Tally,
+    ) -> Result<usize, ProtocolError> {
+        let mut book = Book { tally, now };
         let mut pos = 0;
         while pos < buf.len() && self.must_close.is_none() {
             let Some(front) = self.slots.front().filter(|slot| slot.start < written) else {
@@ -502,7 +554,7 @@ impl<S: Sink> Pipeline<S> {
                 Frame::Reply(Reply::Error(error)) if error.line == CONNECTION_REFUSED => {
                     return Err(ProtocolError::TooManyConnections);
                 }
-                Frame::Reply(reply) => self.finish(&reply),
+                Frame::Reply(reply) => self.finish(&reply, &mut book),
             }
             pos += len;
         }
@@ -586,10 +638,10 @@ impl<S: Sink> Pipeline<S> {
         self.assigned.get(ordinal as usize / 64).is_some_and(|w| w & (1 << (ordinal % 64)) != 0)
     }
 
-    fn finish(&mut self, reply: &Reply<'_>) {
+    fn finish(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
         let is_retrieval = self.slots.front().is_some_and(|slot| slot.keys > 0);
         if is_retrieval {
-            self.finish_line(reply);
+            self.finish_line(reply, book);
             return;
         }
         let Some(slot) = self.slots.pop_front() else { return };
@@ -598,10 +650,10 @@ impl<S: Sink> Pipeline<S> {
         {
             self.must_close = Some(error.kind);
         }
-        self.resolve(slot.sink, reply);
+        self.resolve(slot, reply, 0, book);
     }
 
-    fn finish_line(&mut self, reply: &Reply<'_>) {
+    fn finish_line(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
         let Some(line) = self.lines.pop_front() else { return };
         if self.lines.is_empty() {
             // It was answered, so it was written, so it had been closed.
@@ -610,12 +662,11 @@ impl<S: Sink> Pipeline<S> {
         let mut ordinal = 0;
         for _ in 0..line.slots {
             let Some(slot) = self.slots.pop_front() else { break };
-            let slot_keys = ordinal..ordinal + slot.keys;
+            let found = self.found(ordinal, slot.keys);
             ordinal += slot.keys;
             // After an error the items that came are whole; only who misses one is told.
-            let complete = matches!(reply, Reply::Error(_))
-                && slot_keys.into_iter().all(|key| self.is_assigned(key));
-            self.resolve(slot.sink, if complete { &Reply::End } else { reply });
+            let complete = matches!(reply, Reply::Error(_)) && found == slot.keys;
+            self.resolve(slot, if complete { &Reply::End } else { reply }, found, book);
         }
         self.assigned.clear();
         let next = match self.lines.front() {
@@ -626,11 +677,22 @@ impl<S: Sink> Pipeline<S> {
         self.cursor = Cursor { position: next, ..Cursor::default() };
     }
 
-    fn resolve(&mut self, sink: Option<S>, reply: &Reply<'_>) {
+    /// How many of the keys of the slot that begins at `ordinal` have their item. A slot of many keys has its
+    /// line for itself.
+    fn found(&self, ordinal: u32, keys: u32) -> u32 {
+        match keys {
+            1 => u32::from(self.is_assigned(ordinal)),
+            _ => self.assigned.iter().map(|word| word.count_ones()).sum(),
+        }
+    }
+
+    fn resolve(&mut self, slot: Slot<S>, reply: &Reply<'_>, found: u32, book: &mut Book<'_>) {
         let is_error = matches!(reply, Reply::Error(_));
         self.answered += u64::from(!is_error);
-        match sink {
+        let asked = slot.asked();
+        match slot.sink {
             Some(sink) => {
+                book.tally.answered(asked, reply, found, book.now);
                 self.refused += u64::from(is_error);
                 sink.reply(reply);
             }
@@ -646,10 +708,10 @@ impl<S: Sink> Pipeline<S> {
             if slot.sink.is_none() {
                 continue;
             }
-            if slot.deadline > now {
-                next = next.min(slot.deadline);
+            if slot.term.deadline > now {
+                next = next.min(slot.term.deadline);
             } else if let Some(sink) = slot.sink.take() {
-                expired(Expired { sink, verb: slot.verb, sent: slot.start < written });
+                expired(Expired { sink, asked: slot.asked(), sent: slot.start < written });
             }
         }
         next
@@ -679,10 +741,10 @@ impl<S: Sink> Pipeline<S> {
                     .and_then(|(start, end)| unsent.copy(start, end))
                     .map(|wire| OwnedRequest::Encoded { verb: slot.verb, wire })
             };
-            let Slot { sink, verb, deadline, retried, start, .. } = slot;
-            let sent = start < written;
+            let (asked, sent) = (slot.asked(), slot.start < written);
+            let Slot { sink, term: Term { deadline, .. }, retried, .. } = slot;
             if let Some(sink) = sink {
-                orphans.push(Orphan { sink, verb, deadline, retried, sent, again });
+                orphans.push(Orphan { sink, asked, deadline, retried, sent, again });
             }
         }
         *self = Self::new(self.max_merged_keys);

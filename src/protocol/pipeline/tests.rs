@@ -5,7 +5,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::{ArithmeticVerb, Command, StorageVerb};
+use crate::protocol::{ArithmeticVerb, Command, StorageVerb, Tally};
 
 /// Writes what it was told into a log that the test reads.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Bed {
         for &cut in cuts.iter().chain([&wire.len()]) {
             buf.extend_from_slice(&wire[from..cut]);
             from = cut;
-            let used = self.pipeline.feed(&buf, u64::MAX)?;
+            let used = self.pipeline.feed(&buf, u64::MAX, 0, &mut Tally::default())?;
             assert!(used <= buf.len());
             buf.drain(..used);
         }
@@ -212,7 +212,10 @@ fn a_foreign_or_surplus_answer_is_an_error() {
 fn an_answer_to_what_was_not_written_is_an_error() {
     let mut bed = Bed::new(32);
     bed.gets(&["a"]);
-    assert!(matches!(bed.pipeline.feed(b"END\r\n", 0), Err(ProtocolError::Unsolicited(_))));
+    assert!(matches!(
+        bed.pipeline.feed(b"END\r\n", 0, 0, &mut Tally::default()),
+        Err(ProtocolError::Unsolicited(_))
+    ));
 }
 
 #[test]
@@ -239,7 +242,7 @@ fn a_refused_storage_head_ends_the_connection() {
         let mut bed = Bed::new(32);
         bed.set("s", b"flush_all").gets(&["a"]);
         let answer = format!("{error}\r\nOK\r\n");
-        let fed = bed.pipeline.feed(answer.as_bytes(), u64::MAX);
+        let fed = bed.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut Tally::default());
         assert_eq!(bed.pipeline.must_close().is_some(), closes, "{error}");
         // The surplus answer is not given to the get behind.
         assert_eq!(fed.is_ok(), closes, "{fed:?}");
@@ -256,7 +259,7 @@ fn an_expired_request_leaves_its_slot() {
         bed.pipeline.push(&request, sink, deadline, &mut bed.out);
     }
     let mut expired = Vec::new();
-    let next = bed.pipeline.expire(20, 0, |gone| expired.push((gone.sink.name, gone.verb)));
+    let next = bed.pipeline.expire(20, 0, |gone| expired.push((gone.sink.name, gone.asked.verb)));
     assert_eq!(next, 30);
     assert_eq!(expired, [("a".to_owned(), Verb::Get), ("b".to_owned(), Verb::Get)]);
     assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (3, 2));
@@ -294,7 +297,7 @@ fn a_dead_connection_gives_back_what_may_be_asked_again() {
                 Some(OwnedRequest::Retrieval { keys, .. }) => reads.push(keys.concat()),
                 Some(OwnedRequest::Encoded { wire, .. }) => writes.push(wire),
                 Some(OwnedRequest::Storage { .. }) => unreachable!("an orphan's bytes are copied"),
-                None => assert_eq!(orphan.verb, Verb::Set),
+                None => assert_eq!(orphan.asked.verb, Verb::Set),
             }
         }
         assert_eq!(reads, [b"a".as_slice(), b"b", b"cd", b"e"]);
