@@ -176,7 +176,7 @@ async def test_each_request_ends_once(server, key):
                 await outcomes(client.set(b"k", b"1"))
             assert results(client, "set")["unavailable"] >= 3
             counted = client.metrics()
-        assert counted.nodes[0].pool.connections_created_with_error >= 3
+        assert counted.nodes[0].pool.connections_created_with_error >= 2
 
 
 async def test_a_connection_that_is_lost():
@@ -265,9 +265,11 @@ class TestFromAnotherThread:
         client = await client_of(server)
         alive = weakref.ref(client)
         client.metrics()
+        clients = [client]
+        del client
         with pytest.warns(ResourceWarning, match="unclosed"):
-            del client
-            gc.collect()
+            clients.clear()
+        gc.collect()
         assert alive() is None
 
     @pytest.mark.driver_independent

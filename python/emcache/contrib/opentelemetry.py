@@ -79,11 +79,22 @@ _RETRIEVALS = {
 }
 _OF_KEYS = {
     name: _Operation({"increment": "incr", "decrement": "decr"}.get(name, name), "key")
-    for name in "set add replace append prepend cas delete increment decrement touch".split()
+    for name in [
+        "set",
+        "add",
+        "replace",
+        "append",
+        "prepend",
+        "cas",
+        "delete",
+        "increment",
+        "decrement",
+        "touch",
+    ]
 }
 _OF_NODES = {
     name: _Operation(name, "node", 0, "memcached_host_address")
-    for name in "flush_all version stats verbosity cache_memlimit".split()
+    for name in ["flush_all", "version", "stats", "verbosity", "cache_memlimit"]
 }
 _BATCHES = {
     name: _Operation(name.removesuffix("_many"), "keys", 0, argument, is_batch=True)
@@ -227,7 +238,7 @@ def _attributes(
 
 
 def _address(client: _Client, operation: _Operation, subject: Any) -> Address | None:
-    """The one node that is asked; None: several are, or what is wrong will be said by the call."""
+    """Give the one node that is asked; None: several, or the call will say what is wrong."""
     with contextlib.suppress(Exception):
         if operation.of == "key":
             return client.node_for(subject)
@@ -273,7 +284,7 @@ _STATUS = re.compile("the server answered '([A-Z_]+)")
 
 
 def _failure(error: BaseException, attributes: Attributes) -> Attributes:
-    """What is told of an exception: nothing that may hold a key."""
+    """Say of an exception what cannot hold a key."""
     if isinstance(error, NotStoredStorageCommandError):
         return {"db.response.status_code": "NOT_STORED"}
     if isinstance(error, NotFoundCommandError):

@@ -183,5 +183,5 @@ def _cumulative(latency: LatencyHistogram) -> list[tuple[str, float]]:
     so_far = 0
     for bound, count in zip((*latency.bounds, math.inf), latency.counts, strict=True):
         so_far += count
-        buckets.append((floatToGoString(bound), so_far))
+        buckets.append((str(floatToGoString(bound)), so_far))  # type: ignore[no-untyped-call]
     return buckets
