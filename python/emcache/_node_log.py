@@ -1,6 +1,7 @@
 """What the logger ``emcache`` says of nodes: changes, each once, and not too many."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -49,7 +50,10 @@ class NodeLog:
         node.last = what, why
         if node.timer is None:
             later = max(0.0, WINDOW - (now - node.said[0]))
-            node.timer = asyncio.get_running_loop().call_later(later, self._catch_up, name)
+            # A loop that is over tells no more.
+            with contextlib.suppress(RuntimeError):
+                loop = asyncio.get_running_loop()
+                node.timer = loop.call_later(later, self._catch_up, name)
 
     def _catch_up(self, name: str) -> None:
         """Nobody is left with what was true a while ago."""

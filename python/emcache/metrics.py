@@ -140,7 +140,8 @@ def pools_added_up(pools: Sequence[ConnectionPoolMetrics]) -> dict[str, int]:
 
 def metrics_of_client(client: "_Client", wait: float = WAIT) -> ClientMetrics:
     """Do what :meth:`emcache.Client.metrics` says, and wait so many seconds for the loop."""
-    if not client.closed:
+    # In the child of a fork its loop seems to run, and does not.
+    if not client.closed and not client._core.forked:
         if _is_in(client._loop):
             client._count()
         elif client._loop.is_running():

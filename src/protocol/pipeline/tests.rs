@@ -5,7 +5,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::{ArithmeticVerb, Command, StorageVerb, Tally};
+use crate::protocol::{ArithmeticVerb, Command, CommandTally, StorageVerb};
 
 /// Writes what it was told into a log that the test reads.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ struct Bed {
     pipeline: Pipeline<Logged>,
     out: Outgoing,
     log: Rc<RefCell<Vec<String>>>,
+    tally: Tally,
 }
 
 fn key(bytes: &str) -> Key<'_> {
@@ -46,7 +47,8 @@ fn key(bytes: &str) -> Key<'_> {
 impl Bed {
     fn new(max_merged_keys: u32) -> Self {
         let log = Rc::default();
-        Self { pipeline: Pipeline::new(max_merged_keys), out: Outgoing::default(), log }
+        let (pipeline, out) = (Pipeline::new(max_merged_keys), Outgoing::default());
+        Self { pipeline, out, log, tally: Tally::default() }
     }
 
     fn sink(&self, name: &str) -> Logged {
@@ -89,13 +91,22 @@ impl Bed {
         for &cut in cuts.iter().chain([&wire.len()]) {
             buf.extend_from_slice(&wire[from..cut]);
             from = cut;
-            let used = self.pipeline.feed(&buf, u64::MAX, 0, &mut Tally::default())?;
+            let used = self.pipeline.feed(&buf, u64::MAX, 0, &mut self.tally)?;
             assert!(used <= buf.len());
             buf.drain(..used);
         }
         assert!(buf.is_empty() || self.pipeline.in_flight() > 0);
         Ok(self.log.take())
     }
+}
+
+/// What was counted.
+fn counted(tally: &Tally) -> String {
+    let of_command = |(verb, command): (Verb, &CommandTally)| {
+        let outcomes: Vec<_> = command.outcomes().map(|(name, n)| format!("{name} {n}")).collect();
+        format!("{}: {}", verb.name(), outcomes.join(", "))
+    };
+    tally.commands().map(of_command).collect::<Vec<_>>().join("; ")
 }
 
 /// Some of everything, and its answer.
@@ -233,6 +244,28 @@ fn an_error_line_reaches_who_misses_something() {
 }
 
 #[test]
+fn every_answer_is_counted_once_wherever_it_is_split() {
+    let expected = "get: hit 5, miss 2; gets: hit 1; gat: miss 1; set: stored 1; \
+        delete: not_found 1; incr: ok 1; touch: touched 1; flush_all: ok 1; version: ok 1; stats: ok 1";
+    let (_, answer, _) = mixed();
+    for cut in 0..answer.len() {
+        let (mut bed, answer, _) = mixed();
+        bed.answer(&answer, &[cut]).unwrap();
+        assert_eq!(counted(&bed.tally), expected, "{cut}");
+        assert_eq!(bed.pipeline.shared_keys(), 1);
+    }
+}
+
+#[test]
+fn an_error_counts_for_the_keys_that_miss_their_item() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]).gets(&["b"]).gets(&["m1", "m2", "m3"]);
+    let answer = b"VALUE a 0 1\r\n1\r\nSERVER_ERROR x\r\nVALUE m1 0 1\r\n1\r\nSERVER_ERROR x\r\n";
+    bed.answer(answer, &[]).unwrap();
+    assert_eq!(counted(&bed.tally), "get: hit 1, server_error 4");
+}
+
+#[test]
 fn a_refused_storage_head_ends_the_connection() {
     for (error, closes) in [
         ("ERROR", true),
@@ -266,6 +299,8 @@ fn an_expired_request_leaves_its_slot() {
     let answer = b"VALUE a 0 1\r\n1\r\nVALUE b 0 1\r\n2\r\nVALUE c 0 1\r\n3\r\nEND\r\n";
     assert_eq!(bed.answer(answer, &[]).unwrap(), [r#"c ["0:c=3 0 None"] End"#]);
     assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (0, 0));
+    // Late answers are of requests that were counted when they expired.
+    assert_eq!(counted(&bed.tally), "get: hit 1");
 }
 
 #[test]

@@ -1,0 +1,30 @@
+"""The examples of docs/observability.md run as they stand, but for the port."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+SAYS = [
+    "get {'hit': 1, 'miss': 1}",
+    'result="miss"} 1.0',
+    '"db.operation.batch.size": 2',
+    "",
+]
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(("example", "says"), list(zip(EXAMPLES, SAYS, strict=True)))
+def test_example(server, tmp_path, example, says):
+    script = tmp_path / "example.py"
+    script.write_text(example.replace("11211", str(server.port)))
+    server.ask(b"delete user:42\r\nversion\r\nstats\r\n")
+    command = [sys.executable, "-W", "error", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
+    assert "Traceback" not in done.stderr
