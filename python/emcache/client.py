@@ -156,7 +156,7 @@ class _Client(CoreOwner, Client):
         finally:
             # What it is to tell of its nodes from now on.
             self._management.known()
-            self._count()
+            self._take_counts()
             self._core.close()
             self._dispatcher.close()
 
@@ -168,7 +168,7 @@ class _Client(CoreOwner, Client):
 
         return metrics_of_client(self)
 
-    def _count(self) -> None:
+    def _take_counts(self) -> None:
         """Take a snapshot, if there is still something to take it of."""
         with contextlib.suppress(RuntimeError):
             self._counted = time.time(), self._core.snapshot()

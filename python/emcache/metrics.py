@@ -143,7 +143,7 @@ def metrics_of_client(client: "_Client", wait: float = WAIT) -> ClientMetrics:
     # In the child of a fork its loop seems to run, and does not.
     if not client.closed and not client._core.forked:
         if _is_in(client._loop):
-            client._count()
+            client._take_counts()
         elif client._loop.is_running():
             _count_there(client, wait)
     if client._counted is None:
@@ -163,7 +163,7 @@ def _count_there(client: "_Client", wait: float) -> None:
     done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def count() -> None:
-        client._count()
+        client._take_counts()
         done.set_result(None)
 
     # A loop that was closed just now refuses; one that is blocked does not answer in time.

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import emcache
 from emcache.client import _Client
-from emcache.contrib.opentelemetry import EmcacheInstrumentor
+from emcache.contrib.opentelemetry import EmcacheInstrumentor, _partial_failure
 from support.calls import client_of, frozen, outcomes
 from support.memcached import memcached
 from support.scripted import scripted
@@ -224,6 +224,19 @@ class TestErrors:
             with pytest.raises(emcache.ProtocolError, match="somebodys-key"):
                 await client.get(b"k")
             assert "somebodys-key" not in instrumented.span().to_json()
+
+
+@pytest.mark.driver_independent
+def test_errors_that_are_results():
+    """Of calls that change many keys, and of those that give what came."""
+
+    class Many:
+        errors = {b"key": emcache.OperationTimeoutError("..."), b"other": ValueError()}
+
+    assert _partial_failure(Many, {}) == {"error.type": "OperationTimeoutError"}
+    Many.errors = {}
+    for result in (Many, {}, None, 3):
+        assert _partial_failure(result, {}) == {}
 
 
 async def test_a_call_that_is_cancelled(instrumented, key):

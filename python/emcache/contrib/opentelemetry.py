@@ -197,8 +197,11 @@ def _traced(original: Call, operation: _Operation, tracer: Tracer, meters: Meter
         meters.add(self)
         if operation.of == "keys":
             args, kwargs = _sized(operation, args, kwargs)
-        with _span(tracer, meters, _attributes(self, operation, args, kwargs)):
-            return await original(self, *args, **kwargs)
+        attributes = _attributes(self, operation, args, kwargs)
+        with _span(tracer, meters, attributes) as failure:
+            result = await original(self, *args, **kwargs)
+            failure |= _partial_failure(result, attributes)
+            return result
 
     return call
 
@@ -251,16 +254,17 @@ def _address(client: _Client, operation: _Operation, subject: Any) -> Address | 
 
 
 @contextlib.contextmanager
-def _span(tracer: Tracer, meters: Meters, attributes: Attributes) -> Iterator[None]:
+def _span(tracer: Tracer, meters: Meters, attributes: Attributes) -> Iterator[Attributes]:
+    """Give what is to be told of a failure, to be filled in."""
     name = str(attributes["db.operation.name"])
     span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
     token = _is_inside.set(True)
     started = time.perf_counter()
     failure: Attributes = {}
     try:
-        yield
+        yield failure
     except BaseException as error:
-        failure = _failure(error, attributes)
+        failure |= _failure(error, attributes)
         raise
     finally:
         took = time.perf_counter() - started
@@ -278,6 +282,14 @@ def _end(span: Span, failure: Attributes) -> None:
     if "error.type" in failure:
         span.set_status(StatusCode.ERROR)
     span.end()
+
+
+def _partial_failure(result: object, attributes: Attributes) -> Attributes:
+    """Say why the first of many keys, or nodes, failed in a call that gives errors as results."""
+    errors = getattr(result, "errors", None)
+    if not isinstance(errors, dict) or not errors:
+        return {}
+    return _failure(next(iter(errors.values())), attributes)
 
 
 _STATUS = re.compile("the server answered '([A-Z_]+)")
