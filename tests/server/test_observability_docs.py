@@ -28,3 +28,16 @@ def test_example(server, tmp_path, example, says):
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("module", "library", "extra"),
+    [("prometheus", "prometheus_client", "prometheus"), ("opentelemetry", "opentelemetry", "otel")],
+)
+def test_a_library_that_is_missing_is_named(module, library, extra):
+    program = f"import sys; sys.modules[{library!r}] = None; import emcache.contrib.{module}"
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 1
+    assert f"pip install 'emcache[{extra}]'" in done.stderr.splitlines()[-1]

@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import emcache
 from emcache.client import _Client
-from emcache.contrib.opentelemetry import EmcacheInstrumentor, _partial_failure
+from emcache.contrib._otel_calls import _partial_failure
+from emcache.contrib.opentelemetry import EmcacheInstrumentor
 from support.calls import client_of, frozen, outcomes
 from support.memcached import memcached
 from support.scripted import scripted
