@@ -35,7 +35,16 @@ except ImportError as error:
 
 from .._arguments import address_text
 from ..base import Client
-from ..metrics import ClientMetrics, LatencyHistogram, NodeMetrics, added_up, pools_added_up
+from ..client import _Client
+from ..metrics import (
+    WAIT,
+    ClientMetrics,
+    LatencyHistogram,
+    NodeMetrics,
+    added_up,
+    metrics_of_client,
+    pools_added_up,
+)
 
 __all__ = ["EmcacheCollector"]
 
@@ -62,7 +71,7 @@ class EmcacheCollector(Collector):
         if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", namespace):
             raise ValueError(f"namespace must be letters, digits and underscores: {namespace!r}")
         self._namespace = namespace
-        self._clients: dict[str, weakref.ref[Client]] = {}
+        self._clients: dict[str, weakref.ref[_Client]] = {}
         self._lock = threading.Lock()
         if client is not None:
             self.add(client, name)
@@ -72,10 +81,10 @@ class EmcacheCollector(Collector):
 
         Raises:
             ValueError: a client that is open has this name.
-            TypeError: not a client.
+            TypeError: not a client of :func:`emcache.create_client`.
         """
-        if not isinstance(client, Client):
-            raise TypeError(f"client must be an emcache.Client, not {type(client).__name__}")
+        if not isinstance(client, _Client):
+            raise TypeError(f"client must be one of create_client(), not {type(client).__name__}")
         with self._lock:
             known = self._clients[name]() if name in self._clients else None
             if known is not None and known is not client and not known.closed:
@@ -94,11 +103,14 @@ class EmcacheCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Take snapshots of all clients."""
         families = _Families(self._namespace)
+        # Together they wait no longer than one alone: most are of the same loop.
+        until = time.monotonic() + WAIT
         for name, client in self._open():
-            families.add_client(name, client.metrics())
+            left = max(0.0, until - time.monotonic())
+            families.add_client(name, metrics_of_client(client, left))
         yield from families.all()
 
-    def _open(self) -> list[tuple[str, Client]]:
+    def _open(self) -> list[tuple[str, _Client]]:
         with self._lock:
             alive = [(name, client()) for name, client in self._clients.items()]
         return [(name, client) for name, client in alive if client and not client.closed]
