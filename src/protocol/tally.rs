@@ -40,9 +40,30 @@ pub struct Latency {
     pub sum: Tick,
 }
 
+/// The first bucket for times of so many bits. No two bounds have the same number, so the right one is it or
+/// the next.
+const FIRST_BUCKETS: [u8; 65] = {
+    let mut first = [0; 65];
+    let (mut bits, mut at) = (1, 0);
+    while bits < first.len() {
+        while at < LATENCY_BOUNDS.len() && LATENCY_BOUNDS[at] < 1 << (bits - 1) {
+            at += 1;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "there are few")]
+        {
+            first[bits] = at as u8;
+        }
+        bits += 1;
+    }
+    first
+};
+
 impl Latency {
+    #[inline]
     pub fn record(&mut self, took: Tick) {
-        let at = LATENCY_BOUNDS.partition_point(|bound| *bound < took);
+        let bits = Tick::BITS - took.leading_zeros();
+        let first = usize::from(FIRST_BUCKETS[bits as usize]);
+        let at = first + usize::from(LATENCY_BOUNDS.get(first).is_some_and(|bound| *bound < took));
         self.buckets[at] += 1;
         self.sum = self.sum.saturating_add(took);
     }
@@ -158,6 +179,25 @@ impl CommandTally {
         Outcome::NAMES.into_iter().zip(self.outcomes).filter(|(_, count)| *count > 0)
     }
 
+    /// A request that is no retrieval was answered.
+    pub fn answered(&mut self, reply: &Reply<'_>, took: Tick) {
+        self.latency.record(took);
+        self.add(Outcome::of(reply), 1);
+    }
+
+    /// Keys were answered with and without an item.
+    pub fn retrieved(&mut self, hits: u32, misses: u32) {
+        self.add(Outcome::Hit, u64::from(hits));
+        self.add(Outcome::Miss, u64::from(misses));
+    }
+
+    /// Keys were answered with an error.
+    pub fn refused(&mut self, reply: &Reply<'_>, keys: u32) {
+        if keys > 0 {
+            self.add(Outcome::of(reply), u64::from(keys));
+        }
+    }
+
     fn add(&mut self, outcome: Outcome, count: u64) {
         self.outcomes[outcome as usize] += count;
     }
@@ -168,20 +208,8 @@ impl CommandTally {
 pub struct Tally([Option<Box<CommandTally>>; Verb::COUNT]);
 
 impl Tally {
-    fn of(&mut self, verb: Verb) -> &mut CommandTally {
+    pub fn of(&mut self, verb: Verb) -> &mut CommandTally {
         self.0[verb as usize].get_or_insert_default()
-    }
-
-    /// A request was answered at `now`; `found`: how many items came.
-    pub fn answered(&mut self, asked: Asked, reply: &Reply<'_>, found: u32, now: Tick) {
-        let command = self.of(asked.verb);
-        command.latency.record(now.saturating_sub(asked.made));
-        if asked.keys > 0 && matches!(reply, Reply::End) {
-            command.add(Outcome::Hit, u64::from(found));
-            command.add(Outcome::Miss, u64::from(asked.keys - found.min(asked.keys)));
-        } else {
-            command.add(Outcome::of(reply), asked.weight());
-        }
     }
 
     /// A request ended at `now`, after it was waited for.
@@ -228,6 +256,19 @@ mod tests {
     }
 
     #[test]
+    fn every_time_has_the_bucket_of_its_bound() {
+        for bits in 0..64 {
+            for near in [-2, -1, 0, 1, 2] {
+                let took = (1_u64 << bits).saturating_add_signed(near);
+                let mut latency = Latency::default();
+                latency.record(took);
+                let at = LATENCY_BOUNDS.partition_point(|bound| *bound < took);
+                assert_eq!(latency.buckets[at], 1, "{took}");
+            }
+        }
+    }
+
+    #[test]
     fn the_ends_have_buckets_too() {
         let mut latency = Latency::default();
         latency.record(0);
@@ -240,23 +281,24 @@ mod tests {
     #[test]
     fn a_retrieval_counts_its_keys() {
         let mut tally = Tally::default();
-        tally.answered(GET, &Reply::End, 2, 200);
+        tally.of(Verb::Get).retrieved(2, 1);
+        tally.failed(GET, Outcome::Timeout, 200);
+        // A clock that went back is no time.
         tally.failed(GET, Outcome::Timeout, 50);
-        let error = ErrorLine { kind: ErrorKind::Server, line: b"SERVER_ERROR" };
-        tally.answered(GET, &Reply::Error(error), 2, 200);
-        let expected = [("hit", 2), ("miss", 1), ("server_error", 3), ("timeout", 3)];
+        let error = Reply::Error(ErrorLine { kind: ErrorKind::Server, line: b"SERVER_ERROR" });
+        tally.of(Verb::Get).refused(&error, 3);
+        let expected = [("hit", 2), ("miss", 1), ("server_error", 3), ("timeout", 6)];
         assert_eq!(outcomes(&tally, Verb::Get), expected);
         let (_, command) = tally.commands().next().unwrap();
-        // Of requests, and a clock that went back is no time.
-        assert_eq!((command.latency.buckets[0], command.latency.sum), (3, 200));
+        assert_eq!((command.latency.buckets[0], command.latency.sum), (2, 100));
     }
 
     #[test]
     fn other_commands_count_once() {
         let mut tally = Tally::default();
-        tally.answered(SET, &Reply::Stored, 0, 200);
+        tally.of(Verb::Set).answered(&Reply::Stored, 100);
         tally.ended(SET, Outcome::Overloaded);
-        tally.answered(Asked { verb: Verb::Stats, ..SET }, &Reply::End, 0, 200);
+        tally.of(Verb::Stats).answered(&Reply::End, 100);
         assert_eq!(outcomes(&tally, Verb::Set), [("stored", 1), ("overloaded", 1)]);
         assert_eq!(outcomes(&tally, Verb::Stats), [("ok", 1)]);
         assert_eq!(tally.commands().count(), 2);

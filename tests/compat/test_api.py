@@ -118,7 +118,7 @@ CLIENT = {
     "version": "(self, memcached_host_address)",
 }
 # What 1.3.3 does not have, and so must not be abstract: users write clients of their own for tests.
-NEW = {"node_for": "(self, key)"}
+NEW = {"metrics": "(self)", "node_for": "(self, key)"}
 CLUSTER_EVENTS = {
     "on_node_healthy": "(self, cluster_managment, host)",
     "on_node_unhealthy": "(self, cluster_managment, host)",

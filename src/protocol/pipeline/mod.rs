@@ -650,7 +650,11 @@ impl<S: Sink> Pipeline<S> {
         {
             self.must_close = Some(error.kind);
         }
-        self.resolve(slot, reply, 0, book);
+        if slot.sink.is_some() {
+            let took = book.now.saturating_sub(slot.term.made);
+            book.tally.of(slot.verb).answered(reply, took);
+        }
+        self.resolve(slot.sink, reply);
     }
 
     fn finish_line(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
@@ -659,14 +663,9 @@ impl<S: Sink> Pipeline<S> {
             // It was answered, so it was written, so it had been closed.
             debug_assert!(self.open.is_none());
         }
-        let mut ordinal = 0;
-        for _ in 0..line.slots {
-            let Some(slot) = self.slots.pop_front() else { break };
-            let found = self.found(ordinal, slot.keys);
-            ordinal += slot.keys;
-            // After an error the items that came are whole; only who misses one is told.
-            let complete = matches!(reply, Reply::Error(_)) && found == slot.keys;
-            self.resolve(slot, if complete { &Reply::End } else { reply }, found, book);
+        match reply {
+            Reply::Error(_) => self.refuse(&line, reply, book),
+            _ => self.complete(&line, reply, book),
         }
         self.assigned.clear();
         let next = match self.lines.front() {
@@ -675,6 +674,52 @@ impl<S: Sink> Pipeline<S> {
         };
         self.keys.release_to(next);
         self.cursor = Cursor { position: next, ..Cursor::default() };
+    }
+
+    fn complete(&mut self, line: &Line, reply: &Reply<'_>, book: &mut Book<'_>) {
+        let command = book.tally.of(line.verb.verb());
+        let mut keys = line.keys;
+        let mut hits: u32 = self.assigned.iter().map(|word| word.count_ones()).sum();
+        let mut ordinal = 0;
+        for _ in 0..line.slots {
+            let Some(slot) = self.slots.pop_front() else { break };
+            match slot.sink {
+                Some(sink) => {
+                    command.latency.record(book.now.saturating_sub(slot.term.made));
+                    sink.reply(reply);
+                }
+                // Counted when its time was up.
+                None => {
+                    self.answered_late += 1;
+                    keys -= slot.keys;
+                    hits -= self.found(ordinal, slot.keys);
+                }
+            }
+            ordinal += slot.keys;
+        }
+        self.answered += u64::from(line.slots);
+        command.retrieved(hits, keys - hits);
+    }
+
+    /// After an error the items that came are whole; only who misses one is told.
+    #[cold]
+    fn refuse(&mut self, line: &Line, error: &Reply<'_>, book: &mut Book<'_>) {
+        let command = book.tally.of(line.verb.verb());
+        let mut ordinal = 0;
+        for _ in 0..line.slots {
+            let Some(slot) = self.slots.pop_front() else { break };
+            let (keys, found) = (slot.keys, self.found(ordinal, slot.keys));
+            ordinal += keys;
+            if slot.sink.is_some() {
+                command.latency.record(book.now.saturating_sub(slot.term.made));
+                if found == keys {
+                    command.retrieved(keys, 0);
+                } else {
+                    command.refused(error, keys);
+                }
+            }
+            self.resolve(slot.sink, if found == keys { &Reply::End } else { error });
+        }
     }
 
     /// How many of the keys of the slot that begins at `ordinal` have their item. A slot of many keys has its
@@ -686,13 +731,11 @@ impl<S: Sink> Pipeline<S> {
         }
     }
 
-    fn resolve(&mut self, slot: Slot<S>, reply: &Reply<'_>, found: u32, book: &mut Book<'_>) {
+    fn resolve(&mut self, sink: Option<S>, reply: &Reply<'_>) {
         let is_error = matches!(reply, Reply::Error(_));
         self.answered += u64::from(!is_error);
-        let asked = slot.asked();
-        match slot.sink {
+        match sink {
             Some(sink) => {
-                book.tally.answered(asked, reply, found, book.now);
                 self.refused += u64::from(is_error);
                 sink.reply(reply);
             }
