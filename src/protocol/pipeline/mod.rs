@@ -792,17 +792,14 @@ impl<S: Sink> Pipeline<S> {
         let mut ordinal = 0;
         for _ in 0..line.slots {
             let Some(slot) = self.slots.pop_front() else { break };
-            match slot.sink {
-                Some(sink) => {
-                    command.latency.record(book.now.saturating_sub(slot.term.made));
-                    sink.reply(reply);
-                }
+            if let Some(sink) = slot.sink {
+                command.latency.record(book.now.saturating_sub(slot.term.made));
+                sink.reply(reply);
+            } else {
                 // Counted when its time was up.
-                None => {
-                    self.answered_late += 1;
-                    keys -= slot.keys;
-                    hits -= self.found(ordinal, slot.keys);
-                }
+                self.answered_late += 1;
+                keys -= slot.keys;
+                hits -= self.found(ordinal, slot.keys);
             }
             ordinal += slot.keys;
         }
