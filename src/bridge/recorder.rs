@@ -5,24 +5,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::completion::Outcome;
 use super::thread_driver::Outbox;
 use super::waiter::PyWaiter;
 use crate::cluster::{ClusterError, NodeChange};
-use crate::pool::{Error, Waiter};
+use crate::pool::{Error, Waiter, keep_in};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine};
 
 /// Names a request between the two threads.
-pub type Ticket = u64;
+pub type Ticket = usize;
 
 /// One line on the wire of one request.
 pub struct Recorder {
     record: Rc<Record>,
     /// Where the keys of the line stand among those of the request; `None`: all, in order.
     positions: Option<Vec<usize>>,
-    events: Vec<Event>,
+    events: Events,
 }
 
 /// One request: complete when all its lines are, failed when one is.
@@ -30,17 +31,20 @@ pub struct Record {
     ticket: Ticket,
     outbox: Arc<Outbox>,
     abandoned: Option<Arc<AtomicBool>>,
-    events: RefCell<Vec<Event>>,
+    events: RefCell<Events>,
     missing_lines: Cell<usize>,
     ended: Cell<bool>,
 }
 
 /// What crosses.
 pub enum Message {
-    Ended { ticket: Ticket, events: Vec<Event>, end: End },
+    Ended { ticket: Ticket, events: Events, end: End },
     Changed { session: u64, change: NodeChange },
     Close { session: u64 },
 }
+
+/// Mostly one.
+pub type Events = SmallVec<[Event; 1]>;
 
 pub enum Event {
     Item { index: usize, value: Bytes, flags: u32, cas: Option<u64> },
@@ -83,7 +87,7 @@ impl Record {
     }
 
     pub fn line(self: &Rc<Self>, positions: Option<Vec<usize>>) -> Recorder {
-        Recorder { record: self.clone(), positions, events: Vec::new() }
+        Recorder { record: self.clone(), positions, events: Events::new() }
     }
 
     pub fn end(&self, end: End) {
@@ -107,7 +111,7 @@ impl Sink for Recorder {
     fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Bytes>) {
         let index = self.positions.as_ref().map_or(index, |positions| positions[index]);
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = kept.cloned().unwrap_or_else(|| Bytes::copy_from_slice(value));
+        let value = kept.cloned().unwrap_or_else(|| keep(value));
         self.events.push(Event::Item { index, value, flags, cas });
     }
 
@@ -124,7 +128,13 @@ impl Sink for Recorder {
 
     fn reply(mut self, reply: &Reply<'_>) {
         let record = &self.record;
-        record.events.borrow_mut().append(&mut self.events);
+        let mut events = record.events.borrow_mut();
+        if events.is_empty() {
+            std::mem::swap(&mut *events, &mut self.events);
+        } else {
+            events.append(&mut self.events);
+        }
+        drop(events);
         record.missing_lines.set(record.missing_lines.get() - 1);
         if record.missing_lines.get() == 0 || !matches!(reply, Reply::End) {
             record.end(End::Reply(OwnedReply::of(reply)));
@@ -172,8 +182,17 @@ impl OwnedReply {
     }
 }
 
+thread_local! {
+    /// What short values share on their way.
+    static BLOCK: RefCell<BytesMut> = RefCell::default();
+}
+
+fn keep(value: &[u8]) -> Bytes {
+    BLOCK.with_borrow_mut(|block| keep_in(value, block))
+}
+
 /// Tells `waiter` what was recorded.
-pub fn play_back(events: Vec<Event>, end: End, mut waiter: PyWaiter) {
+pub fn play_back(events: Events, end: End, mut waiter: PyWaiter) {
     for event in events {
         match event {
             Event::Item { index, value, flags, cas } => {

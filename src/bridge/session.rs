@@ -18,7 +18,7 @@ use super::future::{OpFuture, Wake};
 use super::thread_driver::{Route, ThreadEngine};
 use super::waiter::{Gather, Line, NoReplies, PyWaiter, RawItems};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeMetrics};
-use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter, owned};
+use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter};
 use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick};
 
 /// With more unanswered commands that nobody waits for, the next one is waited for after all: the
@@ -241,7 +241,8 @@ impl Session {
             }
             Core::There(engine) => {
                 let waiter = waiter(None, keys.len());
-                let request = owned(&Request::Retrieval { verb, keys: &keys });
+                let request = Request::Retrieval { verb, keys: &keys };
+                let request = engine.own(Submission::Borrowed(&request));
                 engine.submit(self.id, Route::Keys, request, waiter, self.deadline_instant());
             }
         }
@@ -462,12 +463,13 @@ impl Session {
             }
             Core::There(engine) => {
                 let route = match target {
-                    Target::Key(key) => Route::Key(Bytes::copy_from_slice(key.as_bytes())),
+                    Target::Key(_) => Route::Key,
                     Target::Node(node) => Route::Node(node),
                     Target::Lease(lease) => Route::Lease(lease),
                 };
                 let deadline = self.deadline_instant();
-                engine.submit(self.id, route, submission.into_owned(), waiter, deadline);
+                let request = engine.own(submission);
+                engine.submit(self.id, route, request, waiter, deadline);
             }
         }
         self.driver.settle(py)
