@@ -249,6 +249,8 @@ pub struct Pipeline<S: Sink> {
     cursor: Cursor,
     /// Which keys of the front line have their item.
     assigned: Vec<u64>,
+    /// How many have.
+    found: u32,
     encoded: u64,
     answered: u64,
     answered_late: u64,
@@ -272,6 +274,7 @@ impl<S: Sink> Pipeline<S> {
             was_long: false,
             cursor: Cursor::default(),
             assigned: Vec::new(),
+            found: 0,
             encoded: 0,
             answered: 0,
             answered_late: 0,
@@ -748,6 +751,7 @@ impl<S: Sink> Pipeline<S> {
 
     fn deliver(&mut self, at: Cursor, item: &ItemRef<'_>, kept: Option<&S::Kept>) {
         self.assigned[at.ordinal as usize / 64] |= 1 << (at.ordinal % 64);
+        self.found += 1;
         if let Some(sink) = &mut self.slots[at.slot as usize].sink {
             sink.item(at.index as usize, item, kept);
         }
@@ -787,6 +791,7 @@ impl<S: Sink> Pipeline<S> {
             _ => self.complete(&line, reply, book),
         }
         self.assigned.clear();
+        self.found = 0;
         let next = match self.lines.front() {
             Some(next) => next.keys_start,
             None => self.keys.end(),
@@ -798,7 +803,7 @@ impl<S: Sink> Pipeline<S> {
     fn complete(&mut self, line: &Line, reply: &Reply<'_>, book: &mut Book<'_>) {
         let command = book.tally.of(line.verb.verb());
         let mut keys = line.keys;
-        let mut hits: u32 = self.assigned.iter().map(|word| word.count_ones()).sum();
+        let mut hits = self.found;
         let mut ordinal = 0;
         for _ in 0..line.slots {
             let Some(slot) = self.slots.pop_front() else { break };
@@ -843,7 +848,7 @@ impl<S: Sink> Pipeline<S> {
     fn found(&self, ordinal: u32, keys: u32) -> u32 {
         match keys {
             1 => u32::from(self.is_assigned(ordinal)),
-            _ => self.assigned.iter().map(|word| word.count_ones()).sum(),
+            _ => self.found,
         }
     }
 
