@@ -2,7 +2,7 @@
 
 import typing
 
-from ._address import MemcachedHostAddress, MemcachedUnixSocketPath
+from ._address import ALL_NODES, MemcachedHostAddress, MemcachedUnixSocketPath
 from ._errors import (
     ArithmeticCommandError,
     AuthenticationError,
@@ -19,6 +19,7 @@ from ._errors import (
     OperationTimeoutError,
     OverloadedError,
     ProtocolError,
+    SerializationError,
     StorageCommandError,
 )
 from .base import Client, ClusterEvents, ClusterManagement, ClusterManagment, Item
@@ -38,10 +39,13 @@ from .default_values import (
 from .version import __version__
 
 if typing.TYPE_CHECKING:
+    from ._many import ManyResult, PartialResult
+    from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
     from .metrics import ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
 
 __all__ = [
+    "ALL_NODES",
     "DEFAULT_AUTOBATCHING_ENABLED",
     "DEFAULT_AUTOBATCHING_MAX_KEYS",
     "DEFAULT_CONNECTION_TIMEOUT",
@@ -53,6 +57,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "ArithmeticCommandError",
     "AuthenticationError",
+    "Cache",
     "CallableDiscovery",
     "Client",
     "ClientClosedError",
@@ -74,6 +79,7 @@ __all__ = [
     "InvalidKeyError",
     "Item",
     "LatencyHistogram",
+    "ManyResult",
     "MemcachedHostAddress",
     "MemcachedUnixSocketPath",
     "NodeMetrics",
@@ -82,25 +88,38 @@ __all__ = [
     "NotStoredStorageCommandError",
     "OperationTimeoutError",
     "OverloadedError",
+    "PartialResult",
     "ProtocolError",
+    "SerializationError",
     "StorageCommandError",
     "Topology",
     "__version__",
+    "cached",
     "create_client",
 ]
 
-_OF_DISCOVERY = {"CallableDiscovery", "DiscoveredNode", "Discovery", "DnsDiscovery", "Topology"}
-_OF_METRICS = {"ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"}
+_LATER = {
+    "Cache": "cache",
+    "cached": "cache",
+    "CallableDiscovery": "discovery",
+    "ClientMetrics": "metrics",
+    "CommandMetrics": "metrics",
+    "DiscoveredNode": "discovery",
+    "Discovery": "discovery",
+    "DnsDiscovery": "discovery",
+    "LatencyHistogram": "metrics",
+    "ManyResult": "_many",
+    "NodeMetrics": "metrics",
+    "PartialResult": "_many",
+    "Topology": "discovery",
+}
+"""What few programs need, and the module that has it."""
 
 
 def __getattr__(name: str) -> object:
-    """Import what not everybody needs when somebody asks for it."""
-    if name in _OF_DISCOVERY:
-        from . import discovery
+    """Import what few programs need when somebody asks for it."""
+    if name in _LATER:
+        from importlib import import_module
 
-        return getattr(discovery, name)
-    if name in _OF_METRICS:
-        from . import metrics
-
-        return getattr(metrics, name)
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

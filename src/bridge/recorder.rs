@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use pyo3::Python;
 use smallvec::SmallVec;
 
 use super::completion::Outcome;
 use super::thread_driver::Outbox;
-use super::waiter::PyWaiter;
+use super::waiter::{NoMeta, PyWaiter, no_meta};
 use crate::cluster::{ClusterError, NodeChange};
 use crate::pool::{Error, Waiter, keep_in};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine};
@@ -26,13 +27,14 @@ pub struct Recorder {
     events: Events,
 }
 
-/// One request: complete when all its lines are, failed when one is.
+/// One request: complete when all its lines are, failed when one is (unless it is partial).
 pub struct Record {
     ticket: Ticket,
     outbox: Arc<Outbox>,
     abandoned: Option<Arc<AtomicBool>>,
     events: RefCell<Events>,
     missing_lines: Cell<usize>,
+    is_partial: Cell<bool>,
     ended: Cell<bool>,
 }
 
@@ -47,14 +49,29 @@ pub enum Message {
 pub type Events = SmallVec<[Event; 1]>;
 
 pub enum Event {
-    Item { index: usize, value: Bytes, flags: u32, cas: Option<u64> },
-    Stat { line: Bytes, name_start: usize, name_end: usize },
+    Item {
+        index: usize,
+        value: Bytes,
+        flags: u32,
+        cas: Option<u64>,
+    },
+    Stat {
+        line: Bytes,
+        name_start: usize,
+        name_end: usize,
+    },
+    /// A line of a partial request ended otherwise than well.
+    Failed {
+        positions: Option<Vec<usize>>,
+        end: End,
+    },
 }
 
 pub enum End {
     Reply(OwnedReply),
     Failed(Error),
     NoNodes(ClusterError),
+    NoMeta(NoMeta),
     Dropped,
 }
 
@@ -78,12 +95,18 @@ impl Record {
             abandoned,
             events: RefCell::default(),
             missing_lines,
+            is_partial: Cell::new(false),
             ended,
         })
     }
 
     pub fn expect_lines(&self, lines: usize) {
         self.missing_lines.set(lines);
+    }
+
+    /// From now on a line that fails does not end it.
+    pub fn keep_failures(&self) {
+        self.is_partial.set(true);
     }
 
     pub fn line(self: &Rc<Self>, positions: Option<Vec<usize>>) -> Recorder {
@@ -127,6 +150,9 @@ impl Sink for Recorder {
     }
 
     fn reply(mut self, reply: &Reply<'_>) {
+        if self.record.is_partial.get() && !matches!(reply, Reply::End) {
+            return self.failed(End::Reply(OwnedReply::of(reply)));
+        }
         let record = &self.record;
         let mut events = record.events.borrow_mut();
         if events.is_empty() {
@@ -149,7 +175,18 @@ impl Sink for Recorder {
 
 impl Waiter for Recorder {
     fn fail(self, error: &Error) {
+        if self.record.is_partial.get() {
+            return self.failed(End::Failed(error.clone()));
+        }
         self.record.end(End::Failed(error.clone()));
+    }
+}
+
+impl Recorder {
+    fn failed(mut self, end: End) {
+        let positions = self.positions.take();
+        self.events.push(Event::Failed { positions, end });
+        self.reply(&Reply::End);
     }
 }
 
@@ -203,12 +240,20 @@ pub fn play_back(events: Events, end: End, mut waiter: PyWaiter) {
                 let name = &line[name_start..name_end];
                 waiter.stat(&StatLine { line: &line, name, value });
             }
+            Event::Failed { positions, end: End::Reply(reply) } => {
+                waiter.keys_failed(positions, Ok(&reply.as_reply()));
+            }
+            Event::Failed { positions, end: End::Failed(error) } => {
+                waiter.keys_failed(positions, Err(error));
+            }
+            Event::Failed { .. } => {}
         }
     }
     match end {
         End::Reply(reply) => waiter.reply(&reply.as_reply()),
         End::Failed(error) => waiter.fail(&error),
         End::NoNodes(error) => waiter.fail_with(Outcome::NoNodes(error)),
+        End::NoMeta(why) => Python::attach(|py| waiter.fail_with(Outcome::Value(no_meta(py, why)))),
         End::Dropped => waiter.fail_with(Outcome::Internal),
     }
 }

@@ -25,10 +25,10 @@ use super::driver::PythonLoop;
 use super::errors;
 use super::exit;
 use super::recorder::{End, Message, Record, Recorder, Ticket, play_back};
-use super::waiter::PyWaiter;
+use super::waiter::{NoMeta, PyWaiter};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
 use crate::pool::{Address, LeaseId, Submission};
-use crate::protocol::{Key, OwnedRequest, Tick};
+use crate::protocol::{Key, OwnedRequest, Tick, Verb};
 
 pub struct ThreadEngine {
     background: RefCell<Option<Arc<Background>>>,
@@ -180,7 +180,9 @@ pub enum Route {
     /// To the node of its key.
     Key,
     /// To the nodes of its keys.
-    Keys,
+    Keys {
+        is_partial: bool,
+    },
     Node(usize),
     Lease(LeaseId),
 }
@@ -390,13 +392,22 @@ fn send(
 ) -> Result<(), ClusterError> {
     match (route, request) {
         (Route::Key, request) => {
-            let node = cluster.index_for(Key::trusted(request.key()))?;
-            cluster.pool(node).submit_owned(request, record.line(None), deadline);
+            let pool = cluster.pool(cluster.index_for(Key::trusted(request.key()))?);
+            if request.verb() == Verb::MetaArithmetic
+                && let Some(why) = NoMeta::of(pool.meta())
+            {
+                record.end(End::NoMeta(why));
+                return Ok(());
+            }
+            pool.submit_owned(request, record.line(None), deadline);
         }
-        (Route::Keys, OwnedRequest::Retrieval { verb, keys }) => {
+        (Route::Keys { is_partial }, OwnedRequest::Retrieval { verb, keys }) => {
             let all: Vec<Key<'_>> = keys.iter().map(|key| Key::trusted(key)).collect();
             let lines = cluster.lines_for(&all)?;
             record.expect_lines(lines.len());
+            if is_partial {
+                record.keep_failures();
+            }
             for (node, positions) in lines {
                 let keys = match &positions {
                     Some(positions) => positions.iter().map(|at| keys[*at].clone()).collect(),
@@ -407,7 +418,7 @@ fn send(
                 cluster.pool(node).submit_owned(request, line, deadline);
             }
         }
-        (Route::Keys, request) => {
+        (Route::Keys { .. }, request) => {
             cluster.pool(0).submit_owned(request, record.line(None), deadline);
         }
         (Route::Node(node), request) => {
