@@ -1,6 +1,7 @@
 """The examples of docs/observability.md run as they stand, but for the port."""
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,9 @@ SAYS = [
 def test_example(server, tmp_path, example, says):
     script = tmp_path / "example.py"
     script.write_text(example.replace("11211", str(server.port)))
-    server.ask(b"delete user:42\r\nversion\r\nstats\r\n")
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(b"delete user:42\r\n")
+        assert sock.recv(64)
     command = [sys.executable, "-W", "error", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
