@@ -21,6 +21,7 @@ mod runtime;
 mod security;
 mod send;
 mod session;
+mod snapshot;
 mod thread_driver;
 mod waiter;
 
@@ -30,6 +31,7 @@ use pyo3::types::PyDict;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Cargo's `2.0.0-dev0` is Python's `2.0.0.dev0`.
     module.add("__version__", env!("CARGO_PKG_VERSION").replace('-', "."))?;
+    module.add("LATENCY_BOUNDS", snapshot::latency_bounds(module.py())?)?;
     module.add_class::<client::CoreClient>()?;
     module.add_class::<lease::CoreLease>()?;
     module.add_class::<item::Item>()?;

@@ -30,6 +30,7 @@ pub use address::Address;
 pub use connection::Connection;
 pub use context::{Context, Host, LocalFuture, LocalSetHost};
 pub use error::{Cause, Error, ErrorKind};
+pub use health::Change;
 pub use login::{
     InvalidCredentials, Login, Mechanism, flaw as credentials_flaw, refusal as login_refusal,
 };
