@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::Instant;
 
 use super::address::Address;
@@ -54,7 +54,7 @@ pub(super) async fn connect(
 ) -> io::Result<(Box<dyn Io>, Option<IpAddr>)> {
     let (host, port) = match way.address {
         Address::Unix { path } => {
-            return Ok((socket::unix(UnixStream::connect(path).await?)?, None));
+            return Ok((socket::unix(path).await?, None));
         }
         Address::Tcp { host, port } => (host.as_str(), *port),
     };

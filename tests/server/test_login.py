@@ -449,14 +449,16 @@ class TestNothingIsInjected:
 
     @within(20)
     async def test_a_password_with_spaces(self):
-        """Memcached reads it up to the first of them: right for nobody, and never a command."""
+        """Never a command. Memcached 1.6.45 takes all of it, 1.6.38 reads up to the first space."""
         password = "x flush_all"
         with file_memcached(password=password) as server:
             server.allow(user=password, admin="admin")
+            takes_spaces = server.lets_in(USER, password)
+            refused = contextlib.nullcontext() if takes_spaces else pytest.raises(REFUSED)
             options = {"username": USER, "password": password} | PATIENT
             async with emcache.create_client([server.address], **options) as client:
-                with at_once(), pytest.raises(REFUSED):
-                    await client.get(b"k")
+                with at_once(), refused:
+                    assert await client.get(b"k") is None
             server.login = {"username": "admin", "password": "admin"}
             while (stats := await asyncio.to_thread(counters, server)) is None:
                 await asyncio.sleep(0.1)

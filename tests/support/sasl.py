@@ -109,13 +109,21 @@ class FileMemcached(Memcached):
         if self.process:
             self.process.send_signal(signal.SIGHUP)
 
+    def lets_in(self, username: str, password: str) -> bool:
+        """What the server says to this login."""
+        with self.connect() as sock:
+            return self._log_in(sock, username, password)
+
+    def _log_in(self, sock: socket.socket, username: str, password: str) -> bool:
+        credentials = f"{username} {password}".encode()
+        sock.settimeout(5)
+        sock.sendall(b"set _ _ _ %d\r\n%b\r\n" % (len(credentials), credentials))
+        return _exactly(sock, 8) == b"STORED\r\n"
+
     def ask(self, command: bytes) -> bytes:
         """Log in, then as without a login."""
-        credentials = " ".join((self.login["username"], self.login["password"])).encode()
         with self.connect() as sock:
-            sock.settimeout(5)
-            sock.sendall(b"set _ _ _ %d\r\n%b\r\n" % (len(credentials), credentials))
-            assert _exactly(sock, 8) == b"STORED\r\n"
+            assert self._log_in(sock, **self.login)
             sock.sendall(command)
             answer = b""
             while not answer.endswith((b"END\r\n", b"OK\r\n", b"STORED\r\n", b"ERROR\r\n")):
