@@ -258,7 +258,7 @@ def test_a_loop_that_makes_futures_of_its_own(server):
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="futures do not know who awaits them")
 class TestWhoAwaits:
-    """What `asyncio.print_call_graph` shows comes from what futures and tasks know of each other."""
+    """`asyncio.print_call_graph` shows what futures and tasks know of each other."""
 
     def test_a_borrowed_future_forgets_its_tasks(self, server):
         async def main():
