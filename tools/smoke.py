@@ -28,7 +28,8 @@ def check_files() -> None:
     missing = [name for name in FILES if not (folder / name).is_file()]
     assert not missing, f"{missing} not in {folder}"
     about = importlib.metadata.distribution("emcache")
-    assert any(path.name == "LICENSE" for path in about.files or ()), "no LICENSE"
+    names = {path.name for path in about.files or ()}
+    assert {"LICENSE", "THIRD-PARTY-LICENSES"} <= names, "licences are missing"
     assert about.version == emcache.__version__, (about.version, emcache.__version__)
     needed = [line for line in about.requires or () if "extra ==" not in line]
     assert not needed, f"the core needs nothing: {needed}"

@@ -271,7 +271,7 @@ class TestWhoAwaits:
 
                 tasks = [asyncio.create_task(some()) for _ in range(20)]
                 watched = [weakref.ref(task) for task in tasks]
-                await asyncio.gather(*tasks)
+                await asyncio.wait(tasks)
                 tasks.clear()
                 gc.collect()
                 futures = [future for made in loop.made if (future := made()) is not None]
