@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update wheels matrix workflows licenses deny clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update wheels matrix workflows licenses clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -131,9 +131,6 @@ workflows: $(VENV)/.dist-tools  ## Looks at .github/workflows: their schema, and
 
 licenses: $(VENV)/.tools  ## THIRD-PARTY-LICENSES: those of the crates in the wheels
 	$(BIN)/python tools/licenses.py
-
-deny:  ## Which licences the crates are under and where they come from (needs cargo-deny)
-	cargo deny --all-features check licenses bans sources
 
 clean:  ## Remove what was built
 	rm -rf target $(VENV) $(PEERS_VENV) dist
