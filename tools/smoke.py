@@ -45,6 +45,21 @@ def check_entry_points() -> list[str]:
     return [point.name for point in points]
 
 
+def check_command_line() -> None:
+    """Ask for the version, and for what needs an extra that is not here."""
+    version = run("--version")
+    assert version.stdout == f"emcache {emcache.__version__}\n", version
+    ping = run("ping")
+    assert ping.returncode == 2, ping
+    assert "emcache[cli]" in ping.stderr, ping
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m emcache``."""
+    command = [sys.executable, "-I", "-m", "emcache", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def free_port() -> int:
     """Return one that nobody listens on."""
     with socket.socket() as sock:
@@ -143,6 +158,7 @@ def main() -> None:
     """Try everything, with the driver that is chosen by itself and with the thread."""
     check_files()
     points = check_entry_points()
+    check_command_line()
     asyncio.run(find_nobody())
     # There is no memcached for Windows.
     server = "no server" if sys.platform == "win32" else with_server(("", "thread"))
