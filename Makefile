@@ -52,11 +52,12 @@ test-rust: $(VENV)/.tools  ## The core without Python
 test-python: build memcached  ## The package on real servers: both drivers, asyncio and uvloop
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-loop test-thread
 
+WORKERS := -n 2 --dist worksteal
 test-loop: build memcached
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-thread: build memcached
-	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q -m 'not driver_independent'
+	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q $(WORKERS) -m 'not driver_independent'
 
 test-churn: build memcached  ## Nodes come and go under load, for a minute
 	for driver in loop thread; do \
@@ -87,7 +88,7 @@ fmt: $(VENV)/.tools  ## Format everything
 types: build  ## mypy --strict, pyright, and the stub against the extension
 	$(BIN)/mypy
 	$(BIN)/pyright
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/pyright --verifytypes emcache --ignoreexternal
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python tools/verify-types
 	cd python && ../$(BIN)/python -m mypy.stubtest emcache._emcache --allowlist ../tests/typing/stubtest-allowlist.txt
 
 bench: build memcached  ## Our own numbers, in a minute
