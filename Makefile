@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update wheels matrix workflows licenses clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -125,6 +125,23 @@ counts:  ## Instructions and allocations of the core's operations, against bench
 counts-update:  ## Takes what is counted now for benches/counts.txt
 	@tools/install-memcached valgrind
 	$(PYTHON) benches/counts.py --update
+
+$(VENV)/.dist-tools: $(VENV)/.tools
+	$(BIN)/python -m pip install -q --group dist
+	touch $@
+
+wheels: $(VENV)/.dist-tools memcached  ## dist/: wheels and the source distribution, each tried (PYTHONS="python3.11 python3.13")
+	tools/wheels $(PYTHONS)
+
+matrix:  ## The suite on other Pythons and memcacheds, an hour and more (SUITES="trixie sid"; see tools/matrix)
+	tools/matrix $(SUITES)
+
+workflows: $(VENV)/.dist-tools  ## Looks at .github/workflows: their schema, and what is unsafe in them
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor -q --offline .github/workflows
+
+licenses: $(VENV)/.tools  ## THIRD-PARTY-LICENSES: those of the crates in the wheels
+	$(BIN)/python tools/licenses.py
 
 clean:  ## Remove what was built
 	rm -rf target $(VENV) $(PEERS_VENV) dist

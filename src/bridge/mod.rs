@@ -17,6 +17,7 @@ mod lease;
 mod loop_driver;
 mod recorder;
 mod registry;
+#[cfg_attr(not(unix), path = "no_turns.rs")]
 mod runtime;
 mod security;
 mod send;
@@ -40,9 +41,12 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // While the interpreter still runs: afterwards nothing of Python's can be touched.
     let close_all = wrap_pyfunction!(registry::close_all, module)?;
     module.py().import("atexit")?.call_method1("register", (close_all,))?;
-    let fork_hook = wrap_pyfunction!(registry::after_fork_in_child, module)?;
-    let hooks = PyDict::new(module.py());
-    hooks.set_item("after_in_child", fork_hook)?;
-    module.py().import("os")?.getattr("register_at_fork")?.call((), Some(&hooks))?;
+    // Windows has no fork.
+    if let Some(register) = module.py().import("os")?.getattr_opt("register_at_fork")? {
+        let fork_hook = wrap_pyfunction!(registry::after_fork_in_child, module)?;
+        let hooks = PyDict::new(module.py());
+        hooks.set_item("after_in_child", fork_hook)?;
+        register.call((), Some(&hooks))?;
+    }
     Ok(())
 }

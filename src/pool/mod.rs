@@ -20,6 +20,7 @@ mod open;
 mod pool;
 mod queue;
 mod read_buffer;
+#[cfg_attr(not(unix), path = "plain_socket.rs")]
 mod socket;
 mod state;
 mod tasks;
