@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from support.memcached import free_port, memcached
-from support.pages import ROOT, pages, ports, runnable, here
+from support.pages import ROOT, here, pages, ports, runnable
 
 pytestmark = pytest.mark.driver_independent
 
@@ -49,7 +50,7 @@ def test_runs(page, nodes, tmp_path):
     (tmp_path / "blocks.json").write_text(json.dumps([asdict(block) for block in found]))
     tmp_path.chmod(0o755)
     environment = os.environ | {
-        "PATH": os.pathsep.join([str(SHIM), os.path.dirname(sys.executable), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(SHIM), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PORT": str(where.get("11211", "")),
         "PYTHONPATH": str(ROOT / "python"),
         "PASSWORD": "correct-horse-battery-staple",

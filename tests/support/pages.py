@@ -12,7 +12,8 @@ _FENCE = re.compile(
 )
 _NOT_RUN = re.compile(r"<!-- not run: (?P<reason>[^\n]+) -->\n\s*\Z")
 _PORT = re.compile(r"\b1121[1-9]\b")
-RUNNABLE = ("python", "pycon", "sh", "console")
+_ELSEWHERE = re.compile(r"(?:\$ )?(?:pip|uv|apt-get|docker|kubectl|make|git|systemctl)\b")
+"""What installs, builds or deploys: no test of ours may do it."""
 
 
 @dataclass
@@ -35,7 +36,13 @@ def pages() -> list[Path]:
 
 
 def runnable(page: Path) -> list[Block]:
-    return [block for block in blocks(page.read_text()) if block.language in RUNNABLE]
+    return [block for block in blocks(page.read_text()) if _is_runnable(block)]
+
+
+def _is_runnable(block: Block) -> bool:
+    if block.language in ("sh", "console"):
+        return not any(_ELSEWHERE.match(line) for line in block.code.splitlines())
+    return block.language in ("python", "pycon")
 
 
 def blocks(text: str) -> list[Block]:

@@ -49,9 +49,9 @@ class Page:
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
         compiled = compile(code, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         if compiled.co_flags & inspect.CO_COROUTINE:
-            self.runner.run(eval(compiled, self.names))  # noqa: S307 - our own documentation
+            self.runner.run(eval(compiled, self.names))
         else:
-            exec(compiled, self.names)  # noqa: S102
+            exec(compiled, self.names)
         # The next block may have one of the same name.
         self.open += [value for value in self.names.values() if _is_open(value)]
 
@@ -75,7 +75,7 @@ def _is_open(value: object) -> bool:
 
 def shell(commands: str) -> None:
     done = subprocess.run(["sh", "-eu", "-c", commands], capture_output=True, text=True)
-    print(done.stdout, end="")
+    sys.stdout.write(done.stdout)
     assert done.returncode == 0, f"{commands}\n{done.stderr}"
 
 
@@ -103,7 +103,7 @@ def main() -> None:
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 page.run(block)
-            print(printed.getvalue(), end="")
+            sys.stdout.write(printed.getvalue())
             _check(block, printed.getvalue())
         page.close()
     if page.tests:

@@ -1,0 +1,78 @@
+"""What the site needs beyond Sphinx: links out of docs/, and names where users import them from."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils.nodes import Element, TextElement
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+import emcache
+
+ROOT = Path(__file__).parents[2]
+
+_OUTSIDE = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<path>(?:\.\./)+[^)#\s]+)\)")
+
+
+def link_outside(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Files of the repository: links on a forge; here a link to it, a download, or plain text."""
+    folder = Path(app.srcdir, docname).parent
+
+    def link(match: re.Match[str]) -> str:
+        path = (folder / match["path"]).resolve()
+        if path.is_relative_to(app.srcdir):
+            return match[0]
+        if app.config.repository:
+            return f"[{match['text']}]({app.config.repository}/{path.relative_to(ROOT)})"
+        return match[0] if path.is_file() and path.suffix != ".md" else match["text"]
+
+    source[0] = _OUTSIDE.sub(link, source[0])
+
+
+def resolve_public(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: TextElement
+) -> Element | None:
+    """Find what docstrings call by a private module, or by no module at all."""
+    if node.get("refdomain") != "py":
+        return None
+    for target in _public_names(node["reftarget"]):
+        found = env.get_domain("py").resolve_xref(
+            env, node["refdoc"], app.builder, "obj", target, node, content
+        )
+        if found is not None:
+            return found
+    return None
+
+
+def _public_names(target: str) -> list[str]:
+    parts = target.split(".")
+    return [
+        f"emcache.{'.'.join(parts[i:])}" for i, part in enumerate(parts) if part in emcache.__all__
+    ]
+
+
+def shown_signature(
+    _app: Sphinx, _what: str, name: str, _object: Any, _options: Any, arguments: str, _returns: str
+) -> tuple[str, str] | None:
+    """Say what `await create_client()` gives, not the helper that can be entered too."""
+    return (arguments, "~emcache.Client") if name == "emcache.create_client" else None
+
+
+def own_public_names(_app: Sphinx, _config: Any) -> None:
+    """Document public names under the name that users import."""
+    for name in emcache.__all__:
+        found = getattr(emcache, name)
+        if getattr(found, "__module__", "").startswith("emcache."):
+            found.__module__ = "emcache"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect what is above."""
+    app.add_config_value("repository", "", "env", [str])
+    app.connect("config-inited", own_public_names)
+    app.connect("source-read", link_outside)
+    app.connect("missing-reference", resolve_public)
+    app.connect("autodoc-process-signature", shown_signature)
+    return {"parallel_read_safe": True}
