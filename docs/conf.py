@@ -35,9 +35,9 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["tasklist"]
 
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 
@@ -45,7 +45,9 @@ html_theme = "furo"
 html_title = f"emcache {release}"
 html_static_path = ["_static"]
 html_css_files = ["emcache.css"]
+html_js_files = ["tables.js"]
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
+copybutton_selector = "div:not(.highlight-text) > div.highlight pre"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -8,6 +8,7 @@ from docutils.nodes import Element, TextElement
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 
 import emcache
 
@@ -62,10 +63,37 @@ def shown_signature(
 
 def own_public_names(_app: Sphinx, _config: Any) -> None:
     """Document public names under the name that users import."""
-    for name in emcache.__all__:
-        found = getattr(emcache, name)
-        if getattr(found, "__module__", "").startswith("emcache."):
+    analyzer = ModuleAnalyzer.for_module("emcache")
+    analyzer.analyze()
+    for found in (getattr(emcache, name) for name in emcache.__all__):
+        module = getattr(found, "__module__", None) or ""
+        if module.startswith("emcache."):
+            # Else what is written below attributes, and their order, would not be found.
+            _learn(analyzer, ModuleAnalyzer.for_module(module))
             found.__module__ = "emcache"
+
+
+def _learn(analyzer: ModuleAnalyzer, other: ModuleAnalyzer) -> None:
+    other.analyze()
+    for known in ("annotations", "attr_docs", "tagorder"):
+        getattr(analyzer, known).update(getattr(other, known))
+
+
+_written: dict[str, list[str]] = {}
+
+
+def keep_attribute(_app: Sphinx, what: str, name: str, _o: Any, _p: Any, lines: list[str]) -> None:
+    """Remember it as written: napoleon takes the words before a colon for a type."""
+    if what == "attribute":
+        _written[name] = list(lines)
+
+
+def restore_attribute(
+    _app: Sphinx, _what: str, name: str, _o: Any, _p: Any, lines: list[str]
+) -> None:
+    """Give it back as it was."""
+    if name in _written:
+        lines[:] = _written.pop(name)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -75,4 +103,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", link_outside)
     app.connect("missing-reference", resolve_public)
     app.connect("autodoc-process-signature", shown_signature)
+    app.connect("autodoc-process-docstring", keep_attribute, priority=400)
+    app.connect("autodoc-process-docstring", restore_attribute, priority=600)
     return {"parallel_read_safe": True}
