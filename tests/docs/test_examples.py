@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.memcached import free_port, memcached
-from support.pages import ROOT, here, pages, ports, runnable
+from support.pages import ROOT, Block, here, pages, ports, runnable
 
 pytestmark = pytest.mark.driver_independent
 
@@ -47,29 +48,51 @@ def test_runs(page, nodes, tmp_path):
         block.code = here(block.code, where)
         if block.output is not None:
             block.output = here(block.output, where)
-    (tmp_path / "blocks.json").write_text(json.dumps([asdict(block) for block in found]))
     tmp_path.chmod(0o755)
-    environment = os.environ | {
-        "PATH": os.pathsep.join([str(SHIM), str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PORT": str(where.get("11211", "")),
-        "PYTHONPATH": str(ROOT / "python"),
-        "PASSWORD": "correct-horse-battery-staple",
-    }
     try:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", str(RUNNER), page.name, "blocks.json"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=50,
-        )
+        done = run(page.name, found, tmp_path, str(where.get("11211", "")))
     finally:
         if (started := tmp_path / "memcached.pid").exists():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(started.read_text()), 9)
+                os.kill(int(started.read_text()), signal.SIGKILL)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
+
+
+def run(name, found, folder, port):
+    (folder / "blocks.json").write_text(json.dumps([asdict(block) for block in found]))
+    path = [str(SHIM), str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = os.environ | {
+        "PATH": os.pathsep.join(path),
+        "PORT": port,
+        "PYTHONPATH": str(ROOT / "python"),
+        "PASSWORD": "correct-horse-battery-staple",
+    }
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(RUNNER), name, "blocks.json"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        (Block(1, "python", "1 / 0\n"), "ZeroDivisionError"),
+        (Block(1, "python", "print(1)\n", output="2\n"), "prints"),
+        (Block(1, "sh", "echo no >&2; exit 1\n"), "no"),
+        (Block(1, "pycon", ">>> 1 + 1\n3\n"), "Expected"),
+        (Block(1, "python", "# test_app.py\ndef test_it():\n    assert False\n"), "test_it"),
+        (Block(1, "python", "import asyncio\nawait asyncio.sleep(0)\nawait 1\n"), "TypeError"),
+    ],
+)
+def test_what_is_wrong_is_noticed(block, says, tmp_path):
+    done = run("page.md", [block], tmp_path, "")
+    assert done.returncode != 0
+    assert says in done.stdout + done.stderr
 
 
 def test_few_are_not_run_and_each_says_why():

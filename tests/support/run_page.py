@@ -101,9 +101,11 @@ def main() -> None:
         page = Page(name, runner)
         for block in json.loads(Path(path).read_text()):
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                page.run(block)
-            sys.stdout.write(printed.getvalue())
+            try:
+                with contextlib.redirect_stdout(printed):
+                    page.run(block)
+            finally:
+                sys.stdout.write(printed.getvalue())
             _check(block, printed.getvalue())
         page.close()
     if page.tests:
