@@ -1,8 +1,8 @@
 """Runs the examples of one page in order, as somebody would who reads it; a program of its own.
 
 Reads the blocks as JSON. Python shares one namespace and one event loop, and may have `await` where
-it stands, as in `python -m asyncio`. A block that begins with a file's name is that file; tests
-among them are run by pytest at the end. Clients that are left open are closed.
+it stands, as in `python -m asyncio`. A block that begins with a file's name is that file. Tests are
+run by pytest at the end; a `conftest.py` is for the first of them. What is left open is closed.
 """
 
 import ast
@@ -28,21 +28,21 @@ class Page:
         self.runner = runner
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.open: list[Any] = []
-        self.tests: list[str] = []
+        self.tests: list[Path] = []
 
-    def run(self, block: dict[str, Any]) -> None:
-        code = block["code"]
-        if file := _FILE.match(code):
-            self.write(file["name"], code)
-        elif block["language"] in ("sh", "console"):
-            commands = code if block["language"] == "sh" else _commands(code)
-            shell(commands)
-        elif block["language"] == "pycon":
-            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-            test = doctest.DocTestParser().get_doctest(code, self.names, self.name, None, 0)
-            assert not runner.run(test, clear_globs=False).failed
+    def run(self, language: str, line: int, code: str) -> None:
+        if language == "sh":
+            _shell(code)
+        elif language == "console":
+            _shell(_commands(code))
+        elif language == "pycon":
+            self.session(code)
+        elif file := _FILE.match(code):
+            self.write(Path(file["name"]), line, code)
+        elif _has_tests(code):
+            self.write(Path(f"test_line_{line}.py"), line, code)
         else:
-            self.python(block["line"], code)
+            self.python(line, code)
 
     def python(self, line: int, code: str) -> None:
         name = f"{self.name}:{line}"
@@ -55,12 +55,23 @@ class Page:
         # The next block may have one of the same name.
         self.open += [value for value in self.names.values() if _is_open(value)]
 
-    def write(self, name: str, code: str) -> None:
-        path = Path(name)
+    def session(self, code: str) -> None:
+        session = doctest.DocTestParser().get_doctest(code, self.names, self.name, None, 0)
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+        assert not runner.run(session, clear_globs=False).failed
+
+    def write(self, path: Path, line: int, code: str) -> None:
+        if path.name == "conftest.py" and self.tests:
+            folder = Path(f"under_line_{line}")
+            folder.mkdir()
+            first = self.tests[0]
+            self.tests.append(folder / f"test_with_{first.name}")
+            self.tests[-1].write_text(first.read_text())
+            path = folder / path
+        elif _has_tests(code):
+            self.tests.append(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
-        if path.name.startswith("test_"):
-            self.tests.append(name)
 
     def close(self) -> None:
         for value in self.open:
@@ -68,12 +79,23 @@ class Page:
             if inspect.isawaitable(closing):
                 self.runner.run(closing)
 
+    def test(self) -> None:
+        options = ["-q", "-p", "emcache.testing.plugin", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", *options, "-o", "asyncio_mode=auto"]
+        subprocess.run([*command, *map(str, self.tests)], check=True)
+
 
 def _is_open(value: object) -> bool:
     return hasattr(value, "close") and not inspect.ismodule(value) and not inspect.isclass(value)
 
 
-def shell(commands: str) -> None:
+def _has_tests(code: str) -> bool:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    body = ast.parse(code).body
+    return any(isinstance(node, functions) and node.name.startswith("test_") for node in body)
+
+
+def _shell(commands: str) -> None:
     done = subprocess.run(["sh", "-eu", "-c", commands], capture_output=True, text=True)
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, f"{commands}\n{done.stderr}"
@@ -103,14 +125,13 @@ def main() -> None:
             printed = io.StringIO()
             try:
                 with contextlib.redirect_stdout(printed):
-                    page.run(block)
+                    page.run(block["language"], block["line"], block["code"])
             finally:
                 sys.stdout.write(printed.getvalue())
             _check(block, printed.getvalue())
         page.close()
     if page.tests:
-        command = [sys.executable, "-m", "pytest", "-q", *page.tests]
-        subprocess.run(command, check=True)
+        page.test()
 
 
 if __name__ == "__main__":
