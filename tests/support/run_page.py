@@ -81,8 +81,10 @@ class Page:
 
     def test(self) -> None:
         options = ["-q", "-p", "emcache.testing.plugin", "-p", "no:cacheprovider"]
-        command = [sys.executable, "-m", "pytest", *options, "-o", "asyncio_mode=auto"]
-        subprocess.run([*command, *map(str, self.tests)], check=True)
+        settings = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
+        options += [word for setting in settings for word in ("-o", setting)]
+        command = [sys.executable, "-m", "pytest", *options, *map(str, self.tests)]
+        subprocess.run(command, check=True)
 
 
 def _is_open(value: object) -> bool:
