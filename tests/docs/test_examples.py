@@ -18,7 +18,7 @@ pytestmark = pytest.mark.driver_independent
 
 PAGES = pages()
 RUNNER = ROOT / "tests/support/run_page.py"
-SHIM = ROOT / "tests/support/bin"
+SHIMS = ROOT / "tests/support/bin"
 
 MAY_NOT_RUN = 6
 """Examples that cannot run by their nature. It is meant to be hard to raise."""
@@ -31,13 +31,17 @@ def nodes():
         yield {str(11211 + i): stack.enter_context(memcached("-m", "64")) for i in range(3)}
 
 
+def starts_servers(found):
+    return any("memcached -" in block.code for block in found if block.language == "sh")
+
+
 def places(found, nodes):
     """Where the ports of a page lead to: the test's servers, or those that the page starts."""
-    if any("memcached -" in block.code for block in found if block.language == "sh"):
-        return {port: free_port() for port in ports(found) or ["11211"]}
+    if starts_servers(found):
+        return {port: free_port() for port in ["11211", *ports(found)]}
     for node in nodes.values():
         node.ask(b"flush_all\r\n")
-    return {port: nodes[port].port for port in ports(found)}
+    return {port: node.port for port, node in nodes.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
@@ -49,8 +53,9 @@ def test_runs(page, nodes, tmp_path):
         if block.output is not None:
             block.output = here(block.output, where)
     tmp_path.chmod(0o755)
+    shims = [SHIMS / "background", SHIMS] if starts_servers(found) else [SHIMS]
     try:
-        done = run(page.name, found, tmp_path, str(where.get("11211", "")))
+        done = run(page.name, found, tmp_path, where["11211"], shims)
     finally:
         if (started := tmp_path / "memcached.pid").exists():
             with contextlib.suppress(ProcessLookupError):
@@ -59,12 +64,13 @@ def test_runs(page, nodes, tmp_path):
     assert done.stderr == ""
 
 
-def run(name, found, folder, port):
+def run(name, found, folder, port=0, shims=()):
     (folder / "blocks.json").write_text(json.dumps([asdict(block) for block in found]))
-    path = [str(SHIM), str(Path(sys.executable).parent), os.environ["PATH"]]
+    path = [*map(str, shims), str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = os.environ | {
         "PATH": os.pathsep.join(path),
-        "PORT": port,
+        "PORT": str(port),
+        "EMCACHE_SERVERS": f"127.0.0.1:{port}",
         "PYTHONPATH": str(ROOT / "python"),
         "PASSWORD": "correct-horse-battery-staple",
     }
@@ -90,7 +96,7 @@ def run(name, found, folder, port):
     ],
 )
 def test_what_is_wrong_is_noticed(block, says, tmp_path):
-    done = run("page.md", [block], tmp_path, "")
+    done = run("page.md", [block], tmp_path)
     assert done.returncode != 0
     assert says in done.stdout + done.stderr
 
