@@ -26,9 +26,14 @@ extensions = [
 exclude_patterns = ["_extensions"]
 
 nitpicky = True
-# Nothing is fetched while it is built, so names of the standard library are not links.
+# Nothing is fetched while it is built, so names of other packages are not links.
 nitpick_ignore_regex = [
-    ("py:.*", r"(asyncio|collections|datetime|logging|os|ssl|socket|types|typing)\..*"),
+    (
+        "py:.*",
+        r"(asyncio|collections|datetime|logging|os|pathlib|random|ssl|socket|subprocess|types|typing)\..*",
+    ),
+    ("py:.*", r"(aiocache|django|opentelemetry|prometheus_client)\..*"),
+    ("py:.*", r"timedelta|datetime|(emcache\..*\.)?([A-Z]|_\w+)"),  # type variables, private
 ]
 
 myst_heading_anchors = 3

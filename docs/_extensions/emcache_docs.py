@@ -11,8 +11,11 @@ from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
 
 import emcache
+import emcache.cache
+import emcache.testing
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = (emcache, emcache.cache, emcache.testing)
 
 _OUTSIDE = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<path>(?:\.\./)+[^)#\s]+)\)")
 
@@ -50,7 +53,10 @@ def resolve_public(
 def _public_names(target: str) -> list[str]:
     parts = target.split(".")
     return [
-        f"emcache.{'.'.join(parts[i:])}" for i, part in enumerate(parts) if part in emcache.__all__
+        f"{package.__name__}.{'.'.join(parts[i:])}"
+        for i, part in enumerate(parts)
+        for package in PACKAGES
+        if part in package.__all__
     ]
 
 
@@ -63,14 +69,15 @@ def shown_signature(
 
 def own_public_names(_app: Sphinx, _config: Any) -> None:
     """Document public names under the name that users import."""
-    analyzer = ModuleAnalyzer.for_module("emcache")
-    analyzer.analyze()
-    for found in (getattr(emcache, name) for name in emcache.__all__):
-        module = getattr(found, "__module__", None) or ""
-        if module.startswith("emcache."):
-            # Else what is written below attributes, and their order, would not be found.
-            _learn(analyzer, ModuleAnalyzer.for_module(module))
-            found.__module__ = "emcache"
+    for package in PACKAGES:
+        analyzer = ModuleAnalyzer.for_module(package.__name__)
+        analyzer.analyze()
+        for found in (getattr(package, name) for name in package.__all__):
+            module = getattr(found, "__module__", None) or ""
+            if module.startswith(("emcache._", f"{package.__name__}.")):
+                # Else what is written below attributes, and their order, would not be found.
+                _learn(analyzer, ModuleAnalyzer.for_module(module))
+                found.__module__ = package.__name__
 
 
 def _learn(analyzer: ModuleAnalyzer, other: ModuleAnalyzer) -> None:
