@@ -29,12 +29,13 @@ class Page:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.open: list[Any] = []
         self.tests: list[Path] = []
+        self.exports = ""
 
     def run(self, language: str, line: int, code: str) -> None:
         if language == "sh":
-            _shell(code)
+            self.shell(code)
         elif language == "console":
-            _shell(_commands(code))
+            self.shell(_commands(code))
         elif language == "pycon":
             self.session(code)
         elif file := _FILE.match(code):
@@ -54,6 +55,15 @@ class Page:
             exec(compiled, self.names)
         # The next block may have one of the same name.
         self.open += [value for value in self.names.values() if _is_open(value)]
+
+    def shell(self, commands: str) -> None:
+        script = self.exports + commands
+        done = subprocess.run(["sh", "-eu", "-c", script], capture_output=True, text=True)
+        sys.stdout.write(done.stdout)
+        assert done.returncode == 0, f"{commands}\n{done.stderr}"
+        # As in one terminal.
+        lines = commands.splitlines(keepends=True)
+        self.exports += "".join(line for line in lines if line.startswith("export "))
 
     def session(self, code: str) -> None:
         session = doctest.DocTestParser().get_doctest(code, self.names, self.name, None, 0)
@@ -95,12 +105,6 @@ def _has_tests(code: str) -> bool:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     body = ast.parse(code).body
     return any(isinstance(node, functions) and node.name.startswith("test_") for node in body)
-
-
-def _shell(commands: str) -> None:
-    done = subprocess.run(["sh", "-eu", "-c", commands], capture_output=True, text=True)
-    sys.stdout.write(done.stdout)
-    assert done.returncode == 0, f"{commands}\n{done.stderr}"
 
 
 def _commands(code: str) -> str:
