@@ -35,7 +35,7 @@ class Page:
         if language == "sh":
             self.shell(code)
         elif language == "console":
-            self.shell(_commands(code))
+            self.terminal(code)
         elif language == "pycon":
             self.session(code)
         elif file := _FILE.match(code):
@@ -56,14 +56,21 @@ class Page:
         # The next block may have one of the same name.
         self.open += [value for value in self.names.values() if _is_open(value)]
 
-    def shell(self, commands: str) -> None:
+    def shell(self, commands: str, *fine: int) -> None:
         script = self.exports + commands
         done = subprocess.run(["sh", "-eu", "-c", script], capture_output=True, text=True)
         sys.stdout.write(done.stdout)
-        assert done.returncode == 0, f"{commands}\n{done.stderr}"
+        assert done.returncode in (0, *fine), f"{commands}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, f"{commands}\n{done.stderr}"
         # As in one terminal.
         lines = commands.splitlines(keepends=True)
         self.exports += "".join(line for line in lines if line.startswith("export "))
+
+    def terminal(self, code: str) -> None:
+        """Commands after a prompt; what follows them is what they print somewhere else."""
+        for command in re.findall(r"^\$ (.*(?:\n> .*)*)", code, re.MULTILINE):
+            # 1 is an answer: a miss, nothing to be found.
+            self.shell(command.replace("\n> ", "\n") + "\n", 1)
 
     def session(self, code: str) -> None:
         session = doctest.DocTestParser().get_doctest(code, self.names, self.name, None, 0)
@@ -105,10 +112,6 @@ def _has_tests(code: str) -> bool:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     body = ast.parse(code).body
     return any(isinstance(node, functions) and node.name.startswith("test_") for node in body)
-
-
-def _commands(code: str) -> str:
-    return "\n".join(line[2:] for line in code.splitlines() if line.startswith(("$ ", "> ")))
 
 
 def _check(block: dict[str, Any], printed: str) -> None:
