@@ -11,6 +11,7 @@ use _emcache::pool::Connection;
 use _emcache::protocol::{
     Command, ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb,
 };
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// Counts what arrives.
@@ -18,7 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 pub struct Counting(u64);
 
 impl Sink for Counting {
-    fn item(&mut self, _index: usize, item: &ItemRef<'_>) {
+    type Kept = Bytes;
+    fn item(&mut self, _index: usize, item: &ItemRef<'_>, _kept: Option<&Bytes>) {
         self.0 += item.value.len() as u64;
     }
     fn stat(&mut self, _stat: &StatLine<'_>) {}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use _emcache::pool::{Address, Context, Error, Host, LocalFuture, Pool, PoolConfig, Waiter};
 use _emcache::protocol::{ItemRef, Reply, Sink, StatLine};
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -39,7 +40,8 @@ struct Awaited {
 }
 
 impl Sink for Awaited {
-    fn item(&mut self, _index: usize, item: &ItemRef<'_>) {
+    type Kept = Bytes;
+    fn item(&mut self, _index: usize, item: &ItemRef<'_>, _kept: Option<&Bytes>) {
         std::hint::black_box(item);
     }
     fn stat(&mut self, _stat: &StatLine<'_>) {}

@@ -3,6 +3,7 @@ use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
+use super::kept::KeptBytes;
 use crate::protocol::ItemRef;
 
 #[pyclass(module = "emcache.base", get_all, set_all, subclass)]
@@ -13,7 +14,7 @@ pub struct Item {
 }
 
 /// What an [`Item`] is made of. Its value is copied once, from the read buffer to the `bytes` that the
-/// caller gets.
+/// caller gets; a long one is received there.
 pub struct RawItem {
     value: Py<PyBytes>,
     flags: u32,
@@ -21,9 +22,13 @@ pub struct RawItem {
 }
 
 impl RawItem {
-    pub fn new(py: Python<'_>, item: &ItemRef<'_>) -> Self {
+    pub fn new(py: Python<'_>, item: &ItemRef<'_>, kept: Option<&KeptBytes>) -> Self {
         let ItemRef { value, flags, cas, .. } = *item;
-        Self { value: PyBytes::new(py, value).unbind(), flags, cas }
+        let value = match kept {
+            Some(kept) => kept.share(py),
+            None => PyBytes::new(py, value).unbind(),
+        };
+        Self { value, flags, cas }
     }
 
     pub fn value(&self) -> &Py<PyBytes> {

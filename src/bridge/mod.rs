@@ -11,6 +11,7 @@ mod errors;
 mod exit;
 mod future;
 mod item;
+mod kept;
 mod lease;
 mod loop_driver;
 mod recorder;

@@ -102,10 +102,12 @@ impl Drop for Record {
 }
 
 impl Sink for Recorder {
-    fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+    type Kept = Bytes;
+
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Bytes>) {
         let index = self.positions.as_ref().map_or(index, |positions| positions[index]);
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = Bytes::copy_from_slice(value);
+        let value = kept.cloned().unwrap_or_else(|| Bytes::copy_from_slice(value));
         self.events.push(Event::Item { index, value, flags, cas });
     }
 
@@ -175,7 +177,7 @@ pub fn play_back(events: Vec<Event>, end: End, mut waiter: PyWaiter) {
     for event in events {
         match event {
             Event::Item { index, value, flags, cas } => {
-                waiter.item(index, &ItemRef { key: b"", flags, cas, value: &value });
+                waiter.item(index, &ItemRef { key: b"", flags, cas, value: &value }, None);
             }
             Event::Stat { line, name_start, name_end } => {
                 let value = line.get(name_end + 1..).unwrap_or_default();

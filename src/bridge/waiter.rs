@@ -14,6 +14,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString};
 use super::completion::{self, Outcome};
 use super::future::OpFuture;
 use super::item::RawItem;
+use super::kept::KeptBytes;
 use crate::pool::{Error, LeaseId, Waiter};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine, Verb};
 
@@ -169,11 +170,13 @@ impl NoReplies {
 }
 
 impl Sink for PyWaiter {
-    fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+    type Kept = KeptBytes;
+
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&KeptBytes>) {
         Python::attach(|py| match self {
-            Self::One { item: place, .. } => *place = Some(RawItem::new(py, item)),
-            Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item))),
-            Self::RawItems { items, .. } => items.items.push((index, RawItem::new(py, item))),
+            Self::One { item: place, .. } => *place = Some(RawItem::new(py, item, kept)),
+            Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item, kept))),
+            Self::RawItems { items, .. } => items.items.push((index, RawItem::new(py, item, kept))),
             // Of all other commands only `config get cluster` has an item.
             Self::RawReply { text, .. } => text.extend_from_slice(item.value),
             _ => {}

@@ -8,8 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 use super::error::Cause;
 use super::read_buffer::ReadBuffer;
@@ -24,6 +25,9 @@ const READ_AHEAD: usize = 1024 * 1024;
 /// One poll reads no more than this, and writes no more, so that a fast peer does not keep all others
 /// waiting.
 const SHARE: usize = 256 * 1024;
+/// Enough for the end of one answer and the header of the next: the rest of a long value is read into
+/// its place.
+const READ_BEFORE_LONG: usize = 2 * 1024;
 /// With more the answers come in several pieces, and whoever is not so quick to read the first gets more of
 /// them at a time.
 const FEW_REQUESTS: usize = 4;
@@ -34,7 +38,7 @@ const WRITE_AT_ONCE: usize = 64 * 1024;
 /// Buffers that grew beyond this are given back when they are empty.
 const KEEP_CAPACITY: usize = 256 * 1024;
 
-pub struct Connection<S> {
+pub struct Connection<S: Sink> {
     stream: Box<dyn Io>,
     pipeline: Pipeline<S>,
     read_buf: ReadBuffer,
@@ -79,7 +83,7 @@ impl<S: Sink> Connection<S> {
 
     /// Bytes that wait to be written, and those of a long value that is being read.
     pub fn backlog(&self) -> usize {
-        self.write_buf.len() + self.pipeline.frame_len().saturating_sub(self.read_buf.len())
+        self.write_buf.len() + self.pipeline.missing(self.read_buf.len())
     }
 
     pub fn is_broken(&self) -> bool {
@@ -207,21 +211,12 @@ impl<S: Sink> Connection<S> {
             if self.has_more {
                 return Poll::Pending;
             }
-            let missing = self.pipeline.frame_len().saturating_sub(self.read_buf.len());
-            let room = self.read_buf.room(missing.clamp(MIN_READ, READ_AHEAD));
-            let len = room.len().min(SHARE);
-            let mut room = ReadBuf::new(&mut room[..len]);
-            if let Err(error) =
-                std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))
-            {
-                return Poll::Ready(Cause::of_io(error));
-            }
-            let read = room.filled().len();
-            if read == 0 {
-                return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof));
-            }
+            let read = match std::task::ready!(self.poll_fill(cx)) {
+                Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
+                Ok(read) => read,
+                Err(error) => return Poll::Ready(Cause::of_io(error)),
+            };
             self.read += read as u64;
-            self.read_buf.add(read);
             match self.pipeline.feed(self.read_buf.filled(), self.written) {
                 Ok(used) => self.read_buf.consume(used),
                 Err(error) => return Poll::Ready(Cause::of(error)),
@@ -230,6 +225,23 @@ impl<S: Sink> Connection<S> {
                 return Poll::Ready(Cause::StorageRefused);
             }
         }
+    }
+
+    /// Reads into the place of the long value that is being read, or else into the buffer.
+    fn poll_fill(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.stream);
+        if let Some(rest) = self.pipeline.rest_of_value() {
+            return poll_read_buf(stream, cx, &mut rest.limit(SHARE));
+        }
+        let missing = self.pipeline.missing(self.read_buf.len());
+        let room = self.read_buf.room(missing.clamp(MIN_READ, READ_AHEAD));
+        let most = if self.pipeline.expects_long() { READ_BEFORE_LONG } else { SHARE };
+        let len = room.len().min(most);
+        let mut room = ReadBuf::new(&mut room[..len]);
+        std::task::ready!(stream.poll_read(cx, &mut room))?;
+        let read = room.filled().len();
+        self.read_buf.add(read);
+        Poll::Ready(Ok(read))
     }
 
     /// Ready only when the connection is over.

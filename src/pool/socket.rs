@@ -6,7 +6,7 @@
 //! Only reading is watched, so that such an answer, once read, leaves no event behind: epoll forgets what is
 //! not ready any more. Whether there is room to write is watched while a write waits for it, and
 //! only then.
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
@@ -45,6 +45,17 @@ fn watch<T: AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: such an owner keeps one descriptor open for as long as it lives, and it is moved into the
     // `AsyncFd`, which gives it out by shared reference only.
     Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
+}
+
+/// Memory that nobody has written yet is not written before the system does it.
+#[allow(unsafe_code)]
+fn receive(socket: &impl AsFd, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+    // SAFETY: `recv` only writes there.
+    let received = SockRef::from(socket).recv(unsafe { buf.unfilled_mut() })?;
+    // SAFETY: the system has written so many bytes from the start of what was unfilled.
+    unsafe { buf.assume_init(received) };
+    buf.advance(received);
+    Ok(received)
 }
 
 fn gone() -> io::Error {
@@ -108,10 +119,7 @@ impl<T: AsRawFd> Socket<T> {
     }
 }
 
-impl<T: AsRawFd + Unpin> AsyncRead for Socket<T>
-where
-    for<'a> &'a T: Read,
-{
+impl<T: AsRawFd + AsFd + Unpin> AsyncRead for Socket<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -128,11 +136,9 @@ where
             if std::mem::take(&mut this.is_drained) && told.is_none() {
                 return Poll::Pending;
             }
-            let room = buf.initialize_unfilled();
-            let len = room.len();
-            match inner.get_ref().read(room) {
+            let len = buf.remaining();
+            match receive(inner.get_ref(), buf) {
                 Ok(n) => {
-                    buf.advance(n);
                     this.is_drained = 0 < n && n < len;
                     if this.is_drained
                         && let Some(told) = &mut told
@@ -192,7 +198,7 @@ where
 
 impl<T: AsRawFd + AsFd + Unpin> Io for Socket<T>
 where
-    for<'a> &'a T: Read + Write,
+    for<'a> &'a T: Write,
 {
     fn reads_at_once(&self) -> bool {
         true

@@ -12,7 +12,7 @@ use super::metrics::{ConnectLatencies, Metrics};
 use super::moves::Place;
 use super::pool::{LeaseId, PoolConfig, Waiter};
 use super::queue::{LeaseQueue, Queue};
-use crate::protocol::{NEVER, Tick, Verb};
+use crate::protocol::{NEVER, Sink, Tick, Verb};
 
 /// A connection with more than this to write or to read of one value takes no more requests.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -29,7 +29,7 @@ const LATELY: u8 = 64;
 const STALE_AFTER: Duration = Duration::from_millis(900);
 
 #[allow(clippy::struct_excessive_bools, reason = "facts that are independent")]
-pub(super) struct State<W> {
+pub(super) struct State<W: Sink> {
     pub connections: Vec<Entry<W>>,
     pub next_id: u64,
     pub queue: Queue<W>,
@@ -52,7 +52,7 @@ pub(super) struct State<W> {
     pub latencies: ConnectLatencies,
 }
 
-pub(super) struct Entry<W> {
+pub(super) struct Entry<W: Sink> {
     pub id: u64,
     pub connection: Connection<W>,
     /// Where it leads; `None`: not over IP.

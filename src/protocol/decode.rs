@@ -146,6 +146,22 @@ impl Decoder {
         Ok(Some((Frame::Item(item), frame_end)))
     }
 
+    /// The item in progress at the start of `buf`, if at least `missing` bytes of its value are still to come:
+    /// with what there is of it. From then on the rest is the caller's.
+    pub(super) fn take_long<'b>(
+        &mut self,
+        buf: &'b [u8],
+        shape: Shape,
+        missing: usize,
+    ) -> Option<(ItemRef<'b>, usize)> {
+        let is_item = matches!(shape, Shape::Retrieval { .. });
+        let header = self.header.filter(|h| is_item && h.value_end >= buf.len() + missing)?;
+        let Header { key_start, key_end, flags, cas, value_start, value_end } = header;
+        *self = Self::default();
+        let (key, value) = (&buf[key_start..key_end], &buf[value_start..]);
+        Some((ItemRef { key, flags, cas, value }, value_end - value_start))
+    }
+
     /// The length of the frame in progress where it is known, else 0: how much the buffer must hold.
     pub fn frame_len(&self) -> usize {
         self.header.map_or(0, |h| h.value_end + 2)

@@ -12,6 +12,7 @@ pub mod binary;
 mod decode;
 mod encode;
 mod error;
+mod kept;
 mod key;
 mod outgoing;
 mod pipeline;
@@ -21,6 +22,7 @@ mod request;
 pub use decode::{Decoder, Frame, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
 pub use encode::encode;
 pub use error::{Excerpt, ProtocolError};
+pub use kept::Kept;
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use outgoing::Outgoing;
 pub use pipeline::{

@@ -10,6 +10,7 @@ use _emcache::protocol::{Command, Tick};
 use _emcache::protocol::{
     ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb,
 };
+use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -34,7 +35,8 @@ impl Told {
 }
 
 impl Sink for Told {
-    fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+    type Kept = Bytes;
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, _kept: Option<&Bytes>) {
         assert_ne!(item.key, Self::PANIC.as_bytes(), "a bug");
         self.items.push(format!("{index}={}", String::from_utf8_lossy(item.value)));
     }

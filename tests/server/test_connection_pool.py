@@ -230,7 +230,7 @@ class TestConstruction:
             {"username": "user", "password": "pass\r\nword"},
             {"username": "user", "password": b"password"},
         ],
-        ids=repr,
+        ids=" ".join,
     )
     async def test_bad_options_are_refused_as_by_create_client(self, server, options):
         with pytest.raises((ValueError, TypeError, OSError)) as of_client:

@@ -300,7 +300,7 @@ class TestTheBeginning:
             {"autodiscovery_timeout": float("nan")},
             {"autodiscovery": object()},
         ],
-        ids=repr,
+        ids=" ".join,
     )
     async def test_bad_options(self, nodes, options):
         with pytest.raises((ValueError, TypeError)):

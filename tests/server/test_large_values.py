@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import sys
+import tracemalloc
 
 import pytest
 
@@ -10,6 +12,7 @@ import emcache
 from support.calls import client_of, within
 from support.scripted import hold, scripted
 
+DRIVER = os.environ.get("EMCACHE_DRIVER")
 SIZES = [32 * 1024 - 1, 32 * 1024, 32 * 1024 + 1, 300_000, 1_000_000]
 
 
@@ -120,3 +123,72 @@ async def test_what_was_not_sent_is_sent_elsewhere_whole(server, key):
         assert 1 <= len(lost) < len(values)
         assert {type(error) for error in lost} == {emcache.ConnectionFailedError}
         assert results == lost + [None] * (len(values) - len(lost))
+
+
+@pytest.mark.skipif(DRIVER == "thread", reason="there a value is copied once more for each")
+@within(20)
+async def test_who_asks_at_once_shares_objects(server, key):
+    async with emcache.create_client([server.address], timeout=30) as client:
+        value = value_of(300_000)
+        await client.set(key, value)
+        items = await asyncio.gather(*(client.get(key) for _ in range(16)))
+        assert {item.value for item in items} == {value}
+        # The first leaves at once, the others share the lines of the two connections.
+        assert len({id(item.value) for item in items}) <= 4
+        # Equal items are no one item: each is its caller's own.
+        assert len({id(item) for item in items}) == 16
+
+
+@within(20)
+async def test_a_value_whose_connection_dies_within_it_is_asked_for_again():
+    value = value_of(500_000)
+    accepted = 0
+
+    async def script(connection):
+        nonlocal accepted
+        accepted += 1
+        while line := await connection.line():
+            key = line.split()[1].decode()
+            answer = f"VALUE {key} 7 {len(value)}\r\n".encode() + value + b"\r\nEND\r\n"
+            if accepted == 1:
+                await connection.send(answer[:200_000])
+                await asyncio.sleep(0.05)
+                return
+            await connection.send(answer)
+
+    async with scripted(script) as peer, client_of(peer, timeout=5.0) as client:
+        item = await client.get(b"key", return_flags=True)
+        assert (item.value, item.flags, accepted) == (value, 7, 2)
+
+
+@within(20)
+async def test_a_value_that_nobody_waits_for_any_more_is_not_kept(server, key):
+    """Half of it has come when its caller goes away; the rest comes, and belongs to nobody."""
+    value = value_of(900_000)
+    go_on = asyncio.Event()
+
+    async def script(connection):
+        while line := await connection.line():
+            key = line.split()[1].decode()
+            answer = f"VALUE {key} 0 {len(value)}\r\n".encode() + value + b"\r\nEND\r\n"
+            await connection.send(answer[:450_000])
+            await go_on.wait()
+            await connection.send(answer[450_000:])
+            del answer
+
+    async with scripted(script) as peer, client_of(peer, timeout=5.0) as client:
+        tracemalloc.start()
+        try:
+            task = asyncio.create_task(client.get(b"a"))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            del task
+            go_on.set()
+            assert (await client.get(b"b")).value == value
+            async with asyncio.timeout(5):
+                while tracemalloc.get_traced_memory()[0] > len(value) // 2:
+                    gc.collect()
+                    await asyncio.sleep(0.01)
+        finally:
+            tracemalloc.stop()

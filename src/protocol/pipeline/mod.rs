@@ -15,11 +15,13 @@ mod keys;
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::decode::{Decoder, Frame};
 use super::encode::{encode, retrieval_head, storage_head};
 use super::error::{Excerpt, ProtocolError};
+use super::kept::Kept;
 use super::key::Key;
 use super::outgoing::Outgoing;
 use super::reply::{ErrorKind, ItemRef, Reply, Shape, StatLine};
@@ -35,6 +37,13 @@ pub const CONNECTION_REFUSED: &[u8] = b"ERROR Too many open connections";
 /// Values from this length on are a transfer that others should not wait behind.
 pub const LARGE_VALUE_LEN: usize = 64 * 1024;
 
+/// A value of which so much is still to come is received where it is kept: that costs one read more and saves a
+/// copy. Little in tests, so that they split such values everywhere.
+const RECEIVED_FROM: usize = if cfg!(test) { 4 } else { 32 * 1024 };
+
+/// What is longer is not believed before it comes.
+const RECEIVED_TO: usize = 64 * 1024 * 1024;
+
 /// A point of the caller's clock, in nanoseconds; the pipeline only compares them.
 pub type Tick = u64;
 /// A deadline that does not come.
@@ -42,8 +51,12 @@ pub const NEVER: Tick = Tick::MAX;
 
 /// Who waits for an answer. A sink must not call back into the pipeline that feeds it.
 pub trait Sink {
-    /// The item for the key with this index within the request.
-    fn item(&mut self, index: usize, item: &ItemRef<'_>);
+    /// How it keeps values.
+    type Kept: Kept;
+
+    /// The item for the key with this index within the request. `kept`: its value, where others have it too
+    /// or it was received in its place.
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Self::Kept>);
     /// One line of `stats`.
     fn stat(&mut self, stat: &StatLine<'_>);
     /// The request is asked again on another connection: forget what came.
@@ -158,6 +171,18 @@ struct OpenLine {
     seen: u64,
 }
 
+/// An item whose value is received where it will be kept.
+struct Receiving<K: Kept> {
+    /// Who asked for it, and what is behind that.
+    found: Cursor,
+    next: u64,
+    key: Bytes,
+    flags: u32,
+    cas: Option<u64>,
+    /// `value.remaining_mut() == 0` when all of it has come.
+    value: Limit<K::Receiving>,
+}
+
 /// Where in the front line the next item is expected.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
@@ -167,13 +192,15 @@ struct Cursor {
     position: u64,
 }
 
-#[derive(Debug)]
-pub struct Pipeline<S> {
+pub struct Pipeline<S: Sink> {
     slots: VecDeque<Slot<S>>,
     lines: VecDeque<Line>,
     keys: KeyFifo,
     open: Option<OpenLine>,
     decoder: Decoder,
+    receiving: Option<Receiving<S::Kept>>,
+    /// Whether the last item was received in its place: the next may be like it.
+    was_long: bool,
     cursor: Cursor,
     /// Which keys of the front line have their item.
     assigned: Vec<u64>,
@@ -195,6 +222,8 @@ impl<S: Sink> Pipeline<S> {
             keys: KeyFifo::default(),
             open: None,
             decoder: Decoder::default(),
+            receiving: None,
+            was_long: false,
             cursor: Cursor::default(),
             assigned: Vec::new(),
             encoded: 0,
@@ -254,9 +283,25 @@ impl<S: Sink> Pipeline<S> {
         self.slots.into_iter().filter_map(|slot| slot.sink.map(|sink| (sink, slot.verb)))
     }
 
-    /// The length of the frame that is being read, where it is known.
-    pub fn frame_len(&self) -> usize {
-        self.decoder.frame_len()
+    /// How much of the frame that is being read is still to come, where that is known and `read` bytes are
+    /// in the buffer.
+    pub fn missing(&self, read: usize) -> usize {
+        match &self.receiving {
+            Some(receiving) => receiving.value.remaining_mut() + 2,
+            None => self.decoder.frame_len().saturating_sub(read),
+        }
+    }
+
+    /// Where the rest of the value that is being read belongs, if nothing else is to be read before.
+    pub fn rest_of_value(&mut self) -> Option<&mut impl BufMut> {
+        let value = self.receiving.as_mut().map(|receiving| &mut receiving.value);
+        value.filter(|value| value.remaining_mut() > 0)
+    }
+
+    /// Whether the next item is probably one that is received in its place, so that little should be read
+    /// before its header is known.
+    pub fn expects_long(&self) -> bool {
+        self.was_long
     }
 
     /// An answer after which the connection must not be used: the server refused the head of a
@@ -468,6 +513,14 @@ impl<S: Sink> Pipeline<S> {
     pub fn feed(&mut self, buf: &[u8], written: u64) -> Result<usize, ProtocolError> {
         let mut pos = 0;
         while pos < buf.len() && self.must_close.is_none() {
+            if self.receiving.is_some() {
+                let used = self.receive(&buf[pos..])?;
+                if used == 0 {
+                    break;
+                }
+                pos += used;
+                continue;
+            }
             let Some(front) = self.slots.front().filter(|slot| slot.start < written) else {
                 let rest = &buf[pos..];
                 return Err(match rest.strip_prefix(CONNECTION_REFUSED) {
@@ -479,17 +532,23 @@ impl<S: Sink> Pipeline<S> {
             if let Some((key, next)) = self.expected()
                 && let Some((item, len)) = self.decoder.item_of(key, &buf[pos..], shape)
             {
-                self.give(self.cursor, next, &item);
+                self.give(self.cursor, next, &item, None);
+                self.was_long = false;
                 pos += len;
                 continue;
             }
-            let Some((frame, len)) = self.decoder.next(&buf[pos..], shape)? else { break };
+            let Some((frame, len)) = self.decoder.next(&buf[pos..], shape)? else {
+                if self.begin_long(&buf[pos..], shape)? {
+                    pos = buf.len();
+                }
+                break;
+            };
             let Some(front) = self.slots.front_mut() else { break };
             match frame {
                 // A retrieval has keys; what else has an item has one, for whoever asked.
                 Frame::Item(item) if front.keys == 0 => {
                     if let Some(sink) = &mut front.sink {
-                        sink.item(0, &item);
+                        sink.item(0, &item, None);
                     }
                 }
                 Frame::Item(item) => self.assign(&item)?,
@@ -509,6 +568,49 @@ impl<S: Sink> Pipeline<S> {
         Ok(pos)
     }
 
+    /// Begins to receive the value of the item in progress in its place, if much of it is still to come.
+    fn begin_long(&mut self, buf: &[u8], shape: Shape) -> Result<bool, ProtocolError> {
+        let Some((item, len)) = self.decoder.take_long(buf, shape, RECEIVED_FROM) else {
+            return Ok(false);
+        };
+        let found = self.asked_for(item.key)?;
+        let room = if len <= RECEIVED_TO { S::Kept::receive(len) } else { None };
+        let Some(value) = room else { return Ok(false) };
+        let mut value = value.limit(len);
+        value.put_slice(item.value);
+        self.receiving = Some(Receiving {
+            found,
+            next: self.keys.at(found.position).next,
+            key: Bytes::copy_from_slice(item.key),
+            flags: item.flags,
+            cas: item.cas,
+            value,
+        });
+        Ok(true)
+    }
+
+    /// Takes what belongs to the value that is being received, and says how much; 0: more is needed.
+    fn receive(&mut self, buf: &[u8]) -> Result<usize, ProtocolError> {
+        let Some(receiving) = &mut self.receiving else { return Ok(0) };
+        let missing = receiving.value.remaining_mut();
+        if missing > 0 {
+            let len = missing.min(buf.len());
+            receiving.value.put_slice(&buf[..len]);
+            return Ok(len);
+        }
+        let Some(end) = buf.get(..2) else { return Ok(0) };
+        if end != b"\r\n" {
+            return Err(ProtocolError::ValueNotTerminated);
+        }
+        if let Some(Receiving { found, next, key, flags, cas, value }) = self.receiving.take() {
+            let kept = S::Kept::received(value.into_inner());
+            let item = ItemRef { key: &key, flags, cas, value: kept.as_bytes() };
+            self.give(found, next, &item, Some(&kept));
+            self.was_long = true;
+        }
+        Ok(2)
+    }
+
     /// The key whose item comes next if the answer is in order and nothing is missing, and where the key
     /// after it begins.
     fn expected(&self) -> Option<(&[u8], u64)> {
@@ -521,22 +623,27 @@ impl<S: Sink> Pipeline<S> {
         (!entry.alias).then_some((entry.key, entry.next))
     }
 
-    /// Finds who asked for the item's key: in order first, among the others of the line after that (a
-    /// proxy may answer in another order).
+    /// Gives an item to who asked for its key.
     fn assign(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
-        let foreign = || ProtocolError::ForeignKey(Excerpt::of_key(item.key));
-        let line = self.lines.front().ok_or_else(foreign)?;
-        let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
-        let found = self
-            .find(self.cursor, line.keys, item.key, false)
-            .or_else(|| self.find(line_start, self.cursor.ordinal, item.key, false))
-            .ok_or_else(foreign)?;
-        self.give(found, self.keys.at(found.position).next, item);
+        let found = self.asked_for(item.key)?;
+        self.give(found, self.keys.at(found.position).next, item, None);
+        self.was_long = false;
         Ok(())
     }
 
+    /// Who asked for the key: in order first, among the others of the line after that (a
+    /// proxy may answer in another order).
+    fn asked_for(&self, key: &[u8]) -> Result<Cursor, ProtocolError> {
+        let foreign = || ProtocolError::ForeignKey(Excerpt::of_key(key));
+        let line = self.lines.front().ok_or_else(foreign)?;
+        let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
+        self.find(self.cursor, line.keys, key, false)
+            .or_else(|| self.find(line_start, self.cursor.ordinal, key, false))
+            .ok_or_else(foreign)
+    }
+
     /// Gives an item to who asked for it at `found`, behind which `next` begins, and to those who share it.
-    fn give(&mut self, found: Cursor, next: u64, item: &ItemRef<'_>) {
+    fn give(&mut self, found: Cursor, next: u64, item: &ItemRef<'_>, kept: Option<&S::Kept>) {
         let Some(&Line { keys, aliases, .. }) = self.lines.front() else { return };
         if item.value.len() >= LARGE_VALUE_LEN {
             self.large_keys.push(Bytes::copy_from_slice(item.key));
@@ -544,12 +651,14 @@ impl<S: Sink> Pipeline<S> {
         if self.assigned.is_empty() {
             self.assigned.resize(keys.div_ceil(64) as usize, 0);
         }
-        self.deliver(found, item);
+        let copied = (aliases && kept.is_none()).then(|| S::Kept::of(item.value));
+        let kept = kept.or(copied.as_ref());
+        self.deliver(found, item, kept);
         self.cursor = self.step(found, next);
         if aliases {
             let mut from = self.cursor;
             while let Some(alias) = self.find(from, keys, item.key, true) {
-                self.deliver(alias, item);
+                self.deliver(alias, item, kept);
                 from = self.step(alias, self.keys.at(alias.position).next);
             }
         }
@@ -575,10 +684,10 @@ impl<S: Sink> Pipeline<S> {
         Cursor { ordinal: ordinal + 1, slot, index, position }
     }
 
-    fn deliver(&mut self, at: Cursor, item: &ItemRef<'_>) {
+    fn deliver(&mut self, at: Cursor, item: &ItemRef<'_>, kept: Option<&S::Kept>) {
         self.assigned[at.ordinal as usize / 64] |= 1 << (at.ordinal % 64);
         if let Some(sink) = &mut self.slots[at.slot as usize].sink {
-            sink.item(at.index as usize, item);
+            sink.item(at.index as usize, item, kept);
         }
     }
 

@@ -13,13 +13,19 @@ struct Logged {
     name: String,
     items: Vec<String>,
     log: Rc<RefCell<Vec<String>>>,
+    kept: Rc<RefCell<Vec<Bytes>>>,
 }
 
 impl Sink for Logged {
-    fn item(&mut self, index: usize, item: &ItemRef<'_>) {
+    type Kept = Bytes;
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Bytes>) {
         let ItemRef { key, flags, cas, value } = item;
         let (key, value) = (key.escape_ascii(), value.escape_ascii());
         self.items.push(format!("{index}:{key}={value} {flags} {cas:?}"));
+        if let Some(kept) = kept {
+            assert_eq!(kept.as_bytes(), item.value);
+            self.kept.borrow_mut().push(kept.clone());
+        }
     }
     fn stat(&mut self, stat: &StatLine<'_>) {
         let StatLine { name, value, .. } = stat;
@@ -35,8 +41,11 @@ impl Sink for Logged {
 
 struct Bed {
     pipeline: Pipeline<Logged>,
+    /// Whether long values are read into their place, or given to the pipeline as all else.
+    in_place: bool,
     out: Outgoing,
     log: Rc<RefCell<Vec<String>>>,
+    kept: Rc<RefCell<Vec<Bytes>>>,
 }
 
 fn key(bytes: &str) -> Key<'_> {
@@ -45,12 +54,18 @@ fn key(bytes: &str) -> Key<'_> {
 
 impl Bed {
     fn new(max_merged_keys: u32) -> Self {
-        let log = Rc::default();
-        Self { pipeline: Pipeline::new(max_merged_keys), out: Outgoing::default(), log }
+        let (log, kept) = (Rc::default(), Rc::default());
+        let pipeline = Pipeline::new(max_merged_keys);
+        Self { pipeline, in_place: true, out: Outgoing::default(), log, kept }
     }
 
     fn sink(&self, name: &str) -> Logged {
-        Logged { name: name.into(), items: Vec::new(), log: self.log.clone() }
+        Logged {
+            name: name.into(),
+            items: Vec::new(),
+            log: self.log.clone(),
+            kept: self.kept.clone(),
+        }
     }
 
     fn get(&mut self, verb: RetrievalVerb, keys: &[&str]) -> &mut Self {
@@ -87,6 +102,13 @@ impl Bed {
         let mut buf = Vec::new();
         let mut from = 0;
         for &cut in cuts.iter().chain([&wire.len()]) {
+            if self.in_place
+                && let Some(rest) = self.pipeline.rest_of_value()
+            {
+                let len = rest.remaining_mut().min(cut - from);
+                rest.put_slice(&wire[from..from + len]);
+                from += len;
+            }
             buf.extend_from_slice(&wire[from..cut]);
             from = cut;
             let used = self.pipeline.feed(&buf, u64::MAX)?;
@@ -142,7 +164,70 @@ fn every_split_gives_the_same_answers() {
         assert_eq!(mixed().0.answer(&answer, &[cut]).unwrap(), told, "cut at {cut}");
     }
     let every: Vec<usize> = (0..answer.len()).collect();
-    assert_eq!(mixed().0.answer(&answer, &every).unwrap(), told);
+    for in_place in [true, false] {
+        let (mut bed, ..) = mixed();
+        bed.in_place = in_place;
+        assert_eq!(bed.answer(&answer, &every).unwrap(), told);
+    }
+}
+
+#[test]
+fn a_value_that_comes_in_pieces_is_made_once_for_all_who_asked() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]).gets(&["b"]).gets(&["a"]).get(RetrievalVerb::Gets, &["g"]).gets(&["z"]);
+    let answer = b"VALUE b 7 9\r\n123456789\r\nVALUE a 0 8\r\nabcdefgh\r\nEND\r\n\
+        VALUE g 1 10 5\r\n1234567890\r\nEND\r\nEND\r\n";
+    let told = bed.answer(answer, &[15, 40, 70]).unwrap();
+    let a = r#"a ["0:a=abcdefgh 0 None"] End"#;
+    let g = r#"g ["0:g=1234567890 1 Some(5)"] End"#;
+    assert_eq!(told, [a, r#"b ["0:b=123456789 7 None"] End"#, a, g, "z [] End"]);
+    let kept = bed.kept.take();
+    let [b, first, second, g] = kept.as_slice() else { panic!("{kept:?}") };
+    assert_eq!(first.as_ptr(), second.as_ptr());
+    assert_eq!([&**b, &**g], [&b"123456789"[..], b"1234567890"]);
+}
+
+#[test]
+fn a_value_in_pieces_that_nobody_asked_for_or_that_goes_on_is_an_error() {
+    for (answer, error) in [
+        ("VALUE x 0 9\r\n123456789\r\nEND\r\n", "not asked for: 'x'"),
+        ("VALUE a 0 9\r\n1234567890\r\nEND\r\n", "not followed by CRLF"),
+    ] {
+        let mut bed = Bed::new(32);
+        bed.gets(&["a"]);
+        let told = bed.answer(answer.as_bytes(), &[15, 18]).unwrap_err().to_string();
+        assert!(told.contains(error), "{told}");
+    }
+}
+
+#[test]
+fn whoever_is_told_that_its_time_is_up_gets_no_rest_of_a_value() {
+    let mut bed = Bed::new(32);
+    let sink = bed.sink("late");
+    let keys = [key("a")];
+    let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
+    bed.pipeline.push(&request, sink, 5, &mut bed.out);
+    bed.gets(&["b"]).gets(&["a"]);
+    bed.pipeline.close_line(&mut bed.out);
+    assert_eq!(bed.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX).unwrap(), 15);
+    assert_eq!(bed.pipeline.missing(0), 9);
+    let mut expired = 0;
+    bed.pipeline.expire(5, u64::MAX, |_| expired += 1);
+    assert_eq!(expired, 1);
+    let told = bed.answer(b"3456789\r\nVALUE b 0 0\r\n\r\nEND\r\n", &[3]).unwrap();
+    assert_eq!(told, [r#"b ["0:b= 0 None"] End"#, r#"a ["0:a=123456789 0 None"] End"#]);
+}
+
+#[test]
+fn a_connection_that_dies_within_a_value_hands_its_requests_back() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]).gets(&["b"]);
+    bed.pipeline.close_line(&mut bed.out);
+    bed.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX).unwrap();
+    let orphans = bed.pipeline.drain(&bed.out, u64::MAX);
+    let asked: Vec<_> = orphans.iter().map(|orphan| orphan.again.is_some()).collect();
+    assert_eq!(asked, [true, true]);
+    assert!(bed.pipeline.rest_of_value().is_none());
 }
 
 #[test]

@@ -1,0 +1,44 @@
+"""The commands by name."""
+
+import io
+import sys
+from typing import Any
+
+import click
+
+from ..version import __version__
+from . import _bench, _doctor, _items, _keys, _nodes, _stats, _top
+from ._commands import CONTEXT, Group
+
+EPILOG = """Exit codes: 0 it worked; 1 a miss, or another no; 2 it was asked wrongly; 3 a node could
+not be reached or did not answer; 4 a server answered with an error, or refused the login."""
+
+
+@click.group(cls=Group, context_settings=CONTEXT, epilog=EPILOG)
+@click.version_option(
+    __version__, "--version", "-V", prog_name="emcache", message="%(prog)s %(version)s"
+)
+def app() -> None:
+    """Look at memcached servers, and work with what they keep.
+
+    Options of the connection may stand before the command or after it.
+    """
+
+
+for module in (_nodes, _stats, _items, _keys, _top, _bench, _doctor):
+    for command in module.COMMANDS:
+        app.add_command(command)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and give its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal has no letters for is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app.main(arguments, prog_name="emcache")
+    except SystemExit as end:
+        code: Any = end.code
+        return int(code or 0)
+    return 0

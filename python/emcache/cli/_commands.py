@@ -1,0 +1,214 @@
+"""How commands are made: connection options before or after the command, results as exit codes."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Concatenate, ParamSpec
+
+import click
+from click.core import ParameterSource
+
+from .._errors import EmcacheError
+from ._exits import exit_code_of, nobody_reads
+from ._output import Output
+from ._settings import DEFAULT_SERVER, Settings
+
+P = ParamSpec("P")
+_ENVIRONMENT = """They may be in the environment: EMCACHE_SERVERS, EMCACHE_CA and so on. The
+password is in EMCACHE_PASSWORD or a file, never an argument."""
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Options(dict[str, Any]):
+    """What was given so far, before the command and after it."""
+
+    def take(self, ctx: click.Context, name: str, value: Any) -> None:
+        """Keep an option; one that was typed goes before the environment."""
+        source = ctx.get_parameter_source(name)
+        if source is ParameterSource.COMMANDLINE:
+            typed = self.setdefault("typed", set())
+            if name == "servers" and name in typed:
+                value = (*self[name], *value)
+            typed.add(name)
+            self[name] = value
+        elif source is ParameterSource.ENVIRONMENT:
+            self.setdefault(name, value)
+
+    def settings(self) -> Settings:
+        """Give them with their defaults."""
+        return Settings(**{name: value for name, value in self.items() if name != "typed"})
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if parameter.name is not None:
+        ctx.ensure_object(Options).take(ctx, parameter.name, value)
+
+
+class Shared(click.Option):
+    """A connection option; the group has it and so has each command."""
+
+    def __init__(self, *declarations: str, variable: str | None = None, **options: Any) -> None:
+        super().__init__(
+            declarations,
+            callback=_remember,
+            expose_value=False,
+            envvar=variable,
+            **options,
+        )
+
+
+def shared_options() -> list[Shared]:
+    """Make the options that all commands share."""
+    file = click.Path(exists=True, dir_okay=False)
+    return [
+        Shared(
+            *("--servers", "-s"),
+            multiple=True,
+            metavar="ADDRESS[,...]",
+            variable="EMCACHE_SERVERS",
+            help="host:port, [ipv6]:port or unix:/path; may be repeated. "
+            f"[default: {DEFAULT_SERVER}]",
+        ),
+        Shared(
+            "--discovery",
+            metavar="HOST:PORT",
+            variable="EMCACHE_DISCOVERY",
+            help="Ask this configuration endpoint (AWS, GCP) for the nodes.",
+        ),
+        Shared("--tls/--no-tls", default=None, variable="EMCACHE_TLS", help="Speak TLS."),
+        Shared("--ca", type=file, variable="EMCACHE_CA", help="CAs to trust besides the system's."),
+        Shared("--cert", type=file, variable="EMCACHE_CERT", help="The client's certificate."),
+        Shared(
+            "--key",
+            "tls_key",
+            type=file,
+            variable="EMCACHE_KEY",
+            help="Its key, if in another file.",
+        ),
+        Shared("--no-verify", is_flag=True, help="Take any certificate. Only to find a fault."),
+        Shared(
+            "--server-name",
+            metavar="NAME",
+            variable="EMCACHE_SERVER_NAME",
+            help="The name that certificates must be valid for.",
+        ),
+        Shared("--username", metavar="NAME", variable="EMCACHE_USERNAME", help="Log in."),
+        Shared(
+            "--password-file",
+            type=file,
+            variable="EMCACHE_PASSWORD_FILE",
+            help="A file with the password.",
+        ),
+        Shared(
+            "--auth",
+            type=click.Choice(["ascii", "sasl"]),
+            variable="EMCACHE_AUTH",
+            help="How to log in: memcached -Y, or -S. [default: ascii]",
+        ),
+        Shared(
+            "--timeout",
+            type=click.FloatRange(0, 3600, min_open=True),
+            metavar="SECONDS",
+            variable="EMCACHE_TIMEOUT",
+            help="For each answer, with connecting. [default: 2]",
+        ),
+        Shared("--json", is_flag=True, help="Print one JSON document."),
+    ]
+
+
+def _write_options(
+    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    own: list[tuple[str, str]] = []
+    shared: list[tuple[str, str]] = []
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        if record is not None and not isinstance(parameter, click.Argument):
+            (shared if isinstance(parameter, Shared) else own).append(record)
+    for title, records in (("Options", own), ("Connection and output", shared)):
+        if records:
+            with formatter.section(title):
+                formatter.write_dl(records)
+    with formatter.indentation():
+        formatter.write_paragraph()
+        formatter.write_text(_ENVIRONMENT)
+
+
+class Command(click.Command):
+    """A command with the shared options."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params += shared_options()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options first."""
+        _write_options(self, ctx, formatter)
+
+
+class Group(click.Group):
+    """All commands; what they raise becomes one line and an exit code."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params += shared_options()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands before the options."""
+        self.format_commands(ctx, formatter)
+        _write_options(self, ctx, formatter)
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run, and exit with the command's code."""
+        options["standalone_mode"] = False
+        try:
+            code = super().main(*args, **options)
+        except BaseException as error:
+            code = exit_code_of(error)
+        raise SystemExit(code or 0)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end what blocks the loop: by itself asyncio waits for the loop to go on."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+Body = Callable[Concatenate[Settings, Output, P], Coroutine[Any, Any, int | None]]
+
+
+def runs(body: Body[P]) -> Callable[P, int]:
+    """Make a command of a coroutine function that is given the settings and where to print.
+
+    It gives the exit code, None for 0.
+    """
+
+    def command(*args: P.args, **options: P.kwargs) -> int:
+        settings = click.get_current_context().ensure_object(Options).settings()
+        output = Output(settings.json)
+        try:
+            code = asyncio.run(body(settings, output, *args, **options)) or 0
+            sys.stdout.flush()
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and not isinstance(error, EmcacheError):
+                return nobody_reads()
+            output.failure(error)
+            raise
+        return code
+
+    command.__name__ = body.__name__
+    command.__doc__ = body.__doc__
+    return command

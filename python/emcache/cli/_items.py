@@ -1,0 +1,166 @@
+"""get, set, delete, touch, incr, decr."""
+
+import sys
+from typing import Any
+
+import click
+
+from .._errors import NotFoundCommandError
+from ..base import Client
+from ._commands import Command, interruptible, runs
+from ._exits import NEGATIVE
+from ._output import Output, bytes_fields, bytes_text
+from ._settings import Settings
+from ._values import EXPTIME, KEY
+
+_MAX_UINT64 = 2**64 - 1
+
+
+@click.command("get", cls=Command)
+@click.argument("key", type=KEY)
+@runs
+async def get(settings: Settings, output: Output, key: bytes) -> int:
+    """Print the value of KEY: its raw bytes if piped.
+
+    To a terminal a value that is no text is described instead.
+    """
+    async with await settings.client() as client:
+        item = await client.gets(key, return_flags=True)
+    if output.as_json:
+        output.document(
+            {
+                **bytes_fields("key", key),
+                "found": item is not None,
+                "flags": item.flags if item else None,
+                "cas": item.cas if item else None,
+                "size": len(item.value) if item else None,
+                **bytes_fields("value", item.value if item else None),
+            }
+        )
+    elif item is None:
+        click.echo(f"{bytes_text(key)}: not found", err=True)
+    elif output.is_terminal:
+        output.line(_for_people(item.value))
+    else:
+        output.raw(item.value)
+    return 0 if item is not None else NEGATIVE
+
+
+def _for_people(value: bytes) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return f"({len(value)} bytes that are no text: pipe them, or use --json)"
+    if all(char.isprintable() or char in "\n\t" for char in text):
+        return text.removesuffix("\n")
+    return f"({len(value)} bytes with control characters: pipe them, or use --json)"
+
+
+@click.command("set", cls=Command)
+@click.argument("key", type=KEY)
+@click.argument("value", required=False)
+@click.option("--file", type=click.File("rb"), help="Take the value from a file.")
+@click.option("--exptime", "-e", type=EXPTIME, default=0, help="0 (never), 90, 10m, 2h, 7d.")
+@click.option("--flags", type=click.IntRange(0, 2**32 - 1), default=0)
+@click.option("--add", "verb", flag_value="add", help="Only if the key does not exist.")
+@click.option("--replace", "verb", flag_value="replace", help="Only if the key exists.")
+@runs
+async def set_(
+    settings: Settings,
+    output: Output,
+    key: bytes,
+    value: str | None,
+    file: Any,
+    exptime: int,
+    flags: int,
+    verb: str | None,
+) -> None:
+    """Store VALUE under KEY; - reads it from stdin."""
+    with interruptible():
+        data = _value(value, file)
+    async with await settings.client() as client:
+        store = getattr(client, verb or "set")
+        await store(key, data, flags=flags, exptime=exptime)
+    _done(output, key, {"stored": True, "size": len(data)})
+
+
+def _value(value: str | None, file: Any) -> bytes:
+    if (value is None) == (file is None):
+        raise click.UsageError("give a VALUE, - for stdin, or --file")
+    data: bytes
+    if file is not None:
+        data = file.read()
+    elif value == "-":
+        data = sys.stdin.buffer.read()
+    else:
+        data = (value or "").encode(sys.getfilesystemencoding(), "surrogateescape")
+    return data
+
+
+def _done(output: Output, key: bytes, what: dict[str, Any]) -> None:
+    if output.as_json:
+        output.document({**bytes_fields("key", key), **what})
+
+
+@click.command("delete", cls=Command)
+@click.argument("keys", metavar="KEY...", type=KEY, nargs=-1, required=True)
+@runs
+async def delete(settings: Settings, output: Output, keys: tuple[bytes, ...]) -> int:
+    """Delete items. The exit code is 1 if one of them did not exist."""
+    async with await settings.client() as client:
+        deleted = [await _delete(client, key) for key in keys]
+    if output.as_json:
+        results = zip(keys, deleted, strict=True)
+        keys_done = [{**bytes_fields("key", key), "deleted": done} for key, done in results]
+        output.document({"keys": keys_done})
+    else:
+        for key, done in zip(keys, deleted, strict=True):
+            if not done:
+                click.echo(f"{bytes_text(key)}: not found", err=True)
+    return 0 if all(deleted) else NEGATIVE
+
+
+async def _delete(client: Client, key: bytes) -> bool:
+    try:
+        await client.delete(key)
+    except NotFoundCommandError:
+        return False
+    return True
+
+
+@click.command("touch", cls=Command)
+@click.argument("key", type=KEY)
+@click.argument("exptime", type=EXPTIME)
+@runs
+async def touch(settings: Settings, output: Output, key: bytes, exptime: int) -> None:
+    """Let KEY expire after EXPTIME: 90, 10m, 2h, 7d; 0 never."""
+    async with await settings.client() as client:
+        await client.touch(key, exptime)
+    _done(output, key, {"touched": True})
+
+
+def _counting(verb: str, method: str, help_text: str) -> click.Command:
+    async def count(settings: Settings, output: Output, key: bytes, delta: int) -> None:
+        async with await settings.client() as client:
+            number = await getattr(client, method)(key, delta)
+        if output.as_json:
+            output.document({**bytes_fields("key", key), "number": number})
+        else:
+            output.line(str(number))
+
+    count.__doc__ = help_text
+    arguments = [
+        click.Argument(["key"], type=KEY),
+        click.Argument(["delta"], type=click.IntRange(0, _MAX_UINT64), required=False, default=1),
+    ]
+    return Command(verb, callback=runs(count), params=arguments, help=help_text)
+
+
+COMMANDS = [
+    get,
+    set_,
+    delete,
+    touch,
+    _counting("incr", "increment", "Add DELTA (1) to the number under KEY, and print it."),
+    _counting("decr", "decrement", "Subtract DELTA (1) from the number under KEY; 0 at least."),
+]

@@ -1,0 +1,186 @@
+"""ping, version, node-for, flush."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Generic, TypeVar
+
+import click
+
+from .._address import Address
+from .._errors import EmcacheError
+from ..base import Client
+from ..version import __version__
+from ._commands import Command, interruptible, runs
+from ._exits import code_of, text_of
+from ._output import Output, bytes_fields, bytes_text, plain_table, printable
+from ._settings import Settings, node_name
+from ._values import KEY
+
+T = TypeVar("T")
+
+
+class Answer(Generic[T]):
+    """What one node said: ``value``, or ``error``."""
+
+    def __init__(self, node: Address, value: T | None, error: EmcacheError | None) -> None:
+        self.node = node_name(node)
+        self.value = value
+        self.error = error
+
+    def failure(self) -> str:
+        """Say what went wrong, with the node's name."""
+        text = "" if self.error is None else text_of(self.error)
+        return text if self.node in text else f"{self.node}: {text}"
+
+    def fields(self) -> dict[str, object]:
+        """Give what JSON says of every node."""
+        return {
+            "node": self.node,
+            "ok": self.error is None,
+            "error": None if self.error is None else text_of(self.error),
+        }
+
+
+async def ask_all(client: Client, ask: Callable[[Address], Awaitable[T]]) -> list[Answer[T]]:
+    """Ask all nodes at once; one that fails does not hide the others."""
+
+    async def one(node: Address) -> Answer[T]:
+        try:
+            return Answer(node, await ask(node), None)
+        except EmcacheError as error:
+            return Answer(node, None, error)
+
+    nodes = client.cluster_managment().nodes()
+    answers = await asyncio.gather(*map(one, nodes))
+    return sorted(answers, key=lambda answer: answer.node)
+
+
+def worst_code(errors: Iterable[EmcacheError | None]) -> int:
+    """Give one exit code for all nodes."""
+    return max((code_of(error) or 0 for error in errors if error is not None), default=0)
+
+
+async def _pings(client: Client, node: Address, count: int) -> list[float]:
+    await client.version(node)  # connects; that is not what is measured
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        await client.version(node)
+        times.append((time.perf_counter() - begin) * 1000)
+    return sorted(times)
+
+
+@click.command("ping", cls=Command)
+@click.option("--count", "-c", type=click.IntRange(1, 100_000), default=3, show_default=True)
+@runs
+async def ping(settings: Settings, output: Output, count: int) -> int:
+    """Ask every node, and say how long the answer took."""
+    async with await settings.client() as client:
+        answers = await ask_all(client, lambda node: _pings(client, node, count))
+    if output.as_json:
+        nodes = [{**a.fields(), **_times(a.value)} for a in answers]
+        output.document({"nodes": nodes})
+    else:
+        _print_lines(output, answers, _times_text)
+    return worst_code([answer.error for answer in answers])
+
+
+def _print_lines(
+    output: Output, answers: list[Answer[T]], text_for: Callable[[T | None], str]
+) -> None:
+    width = max((len(answer.node) for answer in answers), default=0)
+    for answer in answers:
+        node = answer.node.ljust(width)
+        if answer.error is None:
+            output.line(f"{node}  {text_for(answer.value)}")
+        else:
+            output.line(f"{node}  down  {_why(answer)}", "red")
+
+
+def _why(answer: Answer[T]) -> str:
+    assert answer.error is not None
+    return text_of(answer.error).removeprefix(f"{answer.node} is down: ")
+
+
+def _times_text(times: list[float] | None) -> str:
+    assert times
+    text = f"up  {times[len(times) // 2]:.2f} ms"
+    return text if len(times) == 1 else f"{text} ({times[0]:.2f} to {times[-1]:.2f})"
+
+
+def _times(times: list[float] | None) -> dict[str, float | None]:
+    if times is None:
+        return {"ms_min": None, "ms_p50": None, "ms_max": None}
+    values = {"ms_min": times[0], "ms_p50": times[len(times) // 2], "ms_max": times[-1]}
+    return {name: round(value, 3) for name, value in values.items()}
+
+
+@click.command("version", cls=Command)
+@runs
+async def version(settings: Settings, output: Output) -> int:
+    """Print the versions of all servers."""
+    async with await settings.client() as client:
+        answers = await ask_all(client, client.version)
+    if output.as_json:
+        nodes = [{**a.fields(), "version": a.value} for a in answers]
+        output.document({"emcache": __version__, "nodes": nodes})
+    else:
+        output.line(f"emcache  {__version__}")
+        _print_lines(output, answers, lambda text: printable(text or "?"))
+    return worst_code([answer.error for answer in answers])
+
+
+@click.command("node-for", cls=Command)
+@click.argument("keys", metavar="KEY...", type=KEY, nargs=-1, required=True)
+@runs
+async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) -> None:
+    """Print the node that each KEY belongs to.
+
+    Nothing is sent to it. Of more than one KEY these are lines of key and node, with a tab between.
+    """
+    async with await settings.client(min_connections=0) as client:
+        nodes = [node_name(client.node_for(key)) for key in keys]
+    pairs = list(zip(keys, nodes, strict=True))
+    if output.as_json:
+        found = [{**bytes_fields("key", key), "node": node} for key, node in pairs]
+        output.document({"keys": found})
+    elif len(pairs) == 1:
+        output.line(nodes[0])
+    elif not output.is_terminal:
+        for key, node in pairs:
+            click.echo(f"{bytes_text(key)}\t{node}")
+    else:
+        table = plain_table("key", "node")
+        for key, node in pairs:
+            table.add_row(bytes_text(key), node)
+        output.table(table)
+
+
+@click.command("flush", cls=Command)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--delay", type=click.IntRange(0, 2_592_000), default=0, help="In so many seconds.")
+@runs
+async def flush(settings: Settings, output: Output, yes: bool, delay: int) -> int:
+    """Invalidate ALL items of all nodes."""
+    async with await settings.client() as client:
+        nodes = sorted(map(node_name, client.cluster_managment().nodes()))
+        if not yes:
+            _confirm(nodes)
+        answers = await ask_all(client, lambda node: client.flush_all(node, delay))
+    if output.as_json:
+        output.document({"nodes": [answer.fields() for answer in answers]})
+    else:
+        _print_lines(output, answers, lambda _: "flushed")
+    return worst_code([answer.error for answer in answers])
+
+
+def _confirm(nodes: list[str]) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("flush asks first, and there is nobody to ask: say --yes")
+    with interruptible():
+        click.confirm(f"Invalidate all items of {', '.join(nodes)}?", abort=True, err=True)
+
+
+COMMANDS = [ping, version, node_for, flush]

@@ -1,0 +1,83 @@
+"""What versions of memcached lack, and which of them are known to be bad."""
+
+import re
+
+from ._finding import Finding, doubt, fault, found
+
+Version = tuple[int, int, int]
+
+NEEDED: list[tuple[Version, str]] = [
+    ((1, 4, 31), "lru_crawler metadump (emcache keys)"),
+    ((1, 5, 3), "gat and gats"),
+]
+"""What emcache has calls or commands for, and since when servers know it."""
+
+LACKED: list[tuple[Version, str]] = [
+    ((1, 5, 13), "TLS"),
+    ((1, 5, 15), "logins by -Y"),
+    ((1, 6, 10), "base64 keys in meta commands"),
+    ((1, 6, 21), "ms s and ms MA N (ignored without an error)"),
+    ((1, 6, 27), "meta E and md x"),
+    ((1, 6, 40), "mg C (ignored without an error)"),
+]
+
+BAD: list[tuple[Version, Version, bool, str]] = [
+    ((0, 0, 0), (1, 4, 33), True, "anyone who connects may run code on it (CVE-2016-8704 to 8706)"),
+    ((1, 4, 33), (1, 4, 37), False, "a counter overflow corrupts items (CVE-2018-1000127)"),
+    ((1, 5, 0), (1, 5, 17), False, "'stats conns' reads past a buffer (CVE-2019-15026)"),
+    ((1, 6, 0), (1, 6, 2), True, "a bad header crashes it (CVE-2020-10931)"),
+    ((1, 6, 0), (1, 6, 3), True, "a bad meta command crashes it (CVE-2020-22570)"),
+    ((1, 6, 12), (1, 6, 13), False, "long get lines are answered with an error"),
+]
+"""From, up to but without, whether it is a fault for sure, and what is wrong."""
+
+PROXY_FIXED = (1, 6, 22)
+
+
+def parse(text: str | None) -> Version | None:
+    """Read a version, such as ``1.6.18`` or ``1.6.6-elasticache``."""
+    match = re.match(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})", text or "")
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def dotted(version: Version) -> str:
+    """Write it."""
+    return ".".join(map(str, version))
+
+
+def version_findings(text: str | None, settings: dict[str, str]) -> list[Finding]:
+    """Judge the version of one node."""
+    version = parse(text)
+    if version is None:
+        return [
+            doubt(
+                "version",
+                f"{text or 'none'}: no version of memcached",
+                "a proxy, or another server? Then not all commands may work",
+            )
+        ]
+    return [_what_it_lacks(version), *_known_bad(version, settings)]
+
+
+def _what_it_lacks(version: Version) -> Finding:
+    name = f"memcached {dotted(version)}"
+    if version < (1, 6, 0):
+        name += " (no meta commands)"
+    if needed := [what for since, what in NEEDED if version < since]:
+        return doubt("version", f"{name} lacks {'; '.join(needed)}", "update the server")
+    lacked = [f"{what}, of {dotted(since)}" for since, what in LACKED if version < since]
+    if not lacked:
+        return found("version", name)
+    return found("version", f"{name} lacks {'; '.join(lacked)}")
+
+
+def _known_bad(version: Version, settings: dict[str, str]) -> list[Finding]:
+    findings = [
+        (fault if sure else doubt)("bugs", what, f"update it to {dotted(until)} or later")
+        for since, until, sure, what in BAD
+        if since <= version < until
+    ]
+    if settings.get("proxy_enabled") == "yes" and version < PROXY_FIXED:
+        what = "its proxy writes past a buffer (CVE-2023-46852, 46853)"
+        findings.append(fault("bugs", what, f"update it to {dotted(PROXY_FIXED)} or later"))
+    return findings

@@ -1,0 +1,206 @@
+"""How servers, TLS and logins are named, and what is said of a mistake."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+import emcache
+from emcache.cli._settings import parse_server, parse_servers
+from support.cli import document, environment, invoke, named, run
+from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
+
+COMMANDS = [
+    "ping",
+    "version",
+    "stats",
+    "get",
+    "set",
+    "delete",
+    "touch",
+    "incr",
+    "decr",
+    "keys",
+    "node-for",
+    "top",
+    "bench",
+    "doctor",
+    "flush",
+]
+Host = emcache.MemcachedHostAddress
+Unix = emcache.MemcachedUnixSocketPath
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("cache1", Host("cache1", 11211)),
+        ("cache1:11212", Host("cache1", 11212)),
+        ("10.0.0.5:1", Host("10.0.0.5", 1)),
+        ("[::1]", Host("::1", 11211)),
+        ("[fe80::1%eth0]:11212", Host("fe80::1%eth0", 11212)),
+        ("unix:/run/memcached/sock", Unix("/run/memcached/sock")),
+        ("/run/memcached/sock", Unix("/run/memcached/sock")),
+    ],
+)
+def test_a_server_is_read(text, address):
+    assert parse_server(text) == address
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    "text",
+    [
+        "::1",
+        "a:b",
+        "a:0",
+        "a:65536",
+        "a:99999999999",
+        "a:-1",
+        "[::1",
+        "[::1]1",
+        "unix:",
+        ":1",
+        "a b:1",
+    ],
+)
+def test_what_is_no_server_is_refused(text):
+    with pytest.raises(click.UsageError, match="is no server"):
+        parse_server(text)
+    assert invoke("ping", "-s", text).exit_code == 2
+
+
+@pytest.mark.driver_independent
+def test_servers_are_separated_and_repeated():
+    assert parse_servers(["a, b:2", "/c"]) == [Host("a", 11211), Host("b", 2), Unix("/c")]
+    for texts in ([" , "], ["a:1,a:1"]):
+        with pytest.raises(click.UsageError):
+            parse_servers(texts)
+
+
+def test_options_before_and_after_the_command(server):
+    for arguments in ([*named(server), "ping", "--json"], ["--json", "ping", *named(server)]):
+        result = invoke(*arguments)
+        assert (result.exit_code, result.stdout[0]) == (0, "{")
+
+
+def test_servers_are_repeated_in_one_command(cluster):
+    a, b, c = cluster
+    answer = document(*named(a), "ping", *named(b), *named(c))
+    assert len(answer["nodes"]) == 3
+
+
+def test_what_is_typed_goes_before_the_environment(server):
+    assert invoke("ping", EMCACHE_SERVERS=f"127.0.0.1:{server.port}").exit_code == 0
+    assert invoke("ping", *named(server), EMCACHE_SERVERS="127.0.0.1:1").exit_code == 0
+    assert invoke(*named(server), "ping", EMCACHE_SERVERS="127.0.0.1:1").exit_code == 0
+    assert invoke("ping", EMCACHE_SERVERS="127.0.0.1:1").exit_code == 3
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["bogus"], "No such command"),
+        (["get"], "Missing argument"),
+        (["get", "k", "--ca", "/nowhere/ca.pem"], "does not exist"),
+        (["get", "k", "--timeout", "0"], "not in the range"),
+        (["get", "k", "--username", "me"], "EMCACHE_PASSWORD"),
+        (["get", "k", "--auth", "sasl"], "--username"),
+        (["get", "k", "-s", "a", "--discovery", "b"], "not both"),
+        (["get", "a b"], "forbidden byte"),
+        (["get", "k" * 251], "250"),
+        (["get", "k", "-s", "/run/x", "--tls"], "--server-name"),
+        (["set", "k"], "VALUE"),
+        (["set", "k", "v", "--file", __file__], "VALUE"),
+        (["set", "k", "v", "--exptime", "soon"], "is no time"),
+        (["set", "k", "v", "--exptime", "2592001"], "30 days"),
+        (["set", "k", "v", "--exptime", "99999d"], "too far"),
+        (["incr", "k", "x"], "not a valid integer"),
+        (["stats", "reset"], "only reads"),
+        (["keys", "--limit", "0"], "not in the range"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, says):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.driver_independent
+def test_help_names_everything():
+    text = invoke("--help").stdout
+    assert [command for command in COMMANDS if f"  {command} " not in text] == []
+    assert max(map(len, text.splitlines())) <= 80
+    for command in COMMANDS:
+        text = invoke(command, "-h").stdout
+        assert "--servers" in text
+        assert "--password " not in text  # everybody reads the arguments of processes
+
+
+@pytest.mark.driver_independent
+def test_without_the_extra():
+    """Click and rich are looked for, and not found."""
+    program = "import sys; sys.modules['{}'] = None; from emcache.cli import main; sys.exit(main())"
+    for missing in ("click", "rich"):
+        command = [sys.executable, "-c", program.format(missing)]
+        done = subprocess.run([*command, "ping"], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"emcache: the command line needs the module {missing}: pip install 'emcache[cli]'\n"
+        )
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"emcache {emcache.__version__}\n")
+
+
+@pytest.mark.driver_independent
+def test_as_a_program():
+    assert run("--version").stdout == f"emcache {emcache.__version__}\n"
+    assert run("get").returncode == 2
+
+
+@pytest.mark.driver_independent
+def test_the_package_imports_none_of_it():
+    program = "import sys, emcache; print({'click', 'rich', 'emcache.cli'} & set(sys.modules))"
+    command = [sys.executable, "-c", program]
+    assert subprocess.check_output(command, text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize("kind", [file_memcached, sasl_memcached])
+def test_a_login(kind, tmp_path):
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    with kind() as server:
+        auth = server.login.get("auth", "ascii")
+        login = [*named(server), "--username", USER, "--auth", auth]
+        assert invoke("set", "k", "v", *login, EMCACHE_PASSWORD=PASSWORD).exit_code == 0
+        result = invoke("get", "k", *login, "--password-file", str(file))
+        assert result.stdout == "v"
+        for command in (["get", "k"], ["ping"], ["doctor"], ["stats"], ["bench"], ["keys"]):
+            refused = invoke(*command, *login, EMCACHE_PASSWORD="wrong.and.secret")
+            assert refused.exit_code == (1 if command == ["doctor"] else 4)
+            assert "wrong.and.secret" not in refused.output
+            assert "login" in refused.output or "text protocol" in refused.output
+
+
+@pytest.mark.driver_independent
+def test_a_password_file_that_is_no_text(tmp_path):
+    file = tmp_path / "password"
+    file.write_bytes(b"\xff\xfe")
+    result = invoke("ping", "--username", "me", "--password-file", str(file))
+    assert (result.exit_code, "not UTF-8" in result.stderr) == (2, True)
+
+
+def test_a_server_that_asks_for_no_login(server):
+    done = run(
+        "ping",
+        *named(server),
+        *("--username", "app"),
+        env=environment(EMCACHE_PASSWORD="correct.horse.battery"),
+    )
+    assert done.returncode == 4
+    assert "no login at" in done.stdout
+    assert "battery" not in done.stdout + done.stderr
