@@ -13,11 +13,15 @@ import inspect
 import io
 import json
 import linecache
+import multiprocessing
+import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _FILE = re.compile(r"# (?P<name>[\w./-]+\.(?:py|toml|txt|ini))\n")
 
@@ -29,7 +33,6 @@ class Page:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.open: list[Any] = []
         self.tests: list[Path] = []
-        self.exports = ""
 
     def run(self, language: str, line: int, code: str) -> None:
         if language == "sh":
@@ -57,14 +60,21 @@ class Page:
         self.open += [value for value in self.names.values() if _is_open(value)]
 
     def shell(self, commands: str, *fine: int) -> None:
-        script = self.exports + commands
-        done = subprocess.run(["sh", "-eu", "-c", script], capture_output=True, text=True)
-        sys.stdout.write(done.stdout)
-        assert done.returncode in (0, *fine), f"{commands}\n{done.stderr}"
-        assert "Traceback" not in done.stderr, f"{commands}\n{done.stderr}"
-        # As in one terminal.
-        lines = commands.splitlines(keepends=True)
-        self.exports += "".join(line for line in lines if line.startswith("export "))
+        for name, value in re.findall(r"^export (\w+)=(.*)$", commands, re.MULTILINE):
+            os.environ[name] = value
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            if re.fullmatch(r"emcache [^|<>&$]*\n", commands):
+                code = _emcache(shlex.split(commands)[1:], out, err)
+            else:
+                code = subprocess.run(
+                    ["sh", "-eu", "-c", commands], stdout=out, stderr=err
+                ).returncode
+            out.seek(0)
+            err.seek(0)
+            sys.stdout.write(out.read())
+            said = err.read()
+        assert code in (0, *fine), f"{commands}\n{said}"
+        assert "Traceback" not in said, f"{commands}\n{said}"
 
     def terminal(self, code: str) -> None:
         """Commands after a prompt; what follows them is what they print somewhere else."""
@@ -102,6 +112,23 @@ class Page:
         options += [word for setting in settings for word in ("-o", setting)]
         command = [sys.executable, "-m", "pytest", *options, *map(str, self.tests)]
         subprocess.run(command, check=True)
+
+
+def _emcache(arguments: list[str], out: IO[str], err: IO[str]) -> int:
+    """The command line in a process of its own, without the imports that each would do."""
+    from emcache.cli import _app, main  # noqa: F401
+
+    def run() -> None:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        sys.exit(main(arguments))
+
+    sys.__stdout__.flush()
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join()
+    return child.exitcode
 
 
 def _is_open(value: object) -> bool:
