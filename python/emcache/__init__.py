@@ -2,7 +2,7 @@
 
 import typing
 
-from ._address import MemcachedHostAddress, MemcachedUnixSocketPath
+from ._address import ALL_NODES, MemcachedHostAddress, MemcachedUnixSocketPath
 from ._errors import (
     ArithmeticCommandError,
     AuthenticationError,
@@ -19,6 +19,7 @@ from ._errors import (
     OperationTimeoutError,
     OverloadedError,
     ProtocolError,
+    SerializationError,
     StorageCommandError,
 )
 from .base import Client, ClusterEvents, ClusterManagement, ClusterManagment, Item
@@ -38,9 +39,12 @@ from .default_values import (
 from .version import __version__
 
 if typing.TYPE_CHECKING:
+    from ._many import ManyResult, PartialResult
+    from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
 
 __all__ = [
+    "ALL_NODES",
     "DEFAULT_AUTOBATCHING_ENABLED",
     "DEFAULT_AUTOBATCHING_MAX_KEYS",
     "DEFAULT_CONNECTION_TIMEOUT",
@@ -52,6 +56,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "ArithmeticCommandError",
     "AuthenticationError",
+    "Cache",
     "CallableDiscovery",
     "Client",
     "ClientClosedError",
@@ -70,6 +75,7 @@ __all__ = [
     "EmcacheError",
     "InvalidKeyError",
     "Item",
+    "ManyResult",
     "MemcachedHostAddress",
     "MemcachedUnixSocketPath",
     "NodeUnavailableError",
@@ -77,20 +83,34 @@ __all__ = [
     "NotStoredStorageCommandError",
     "OperationTimeoutError",
     "OverloadedError",
+    "PartialResult",
     "ProtocolError",
+    "SerializationError",
     "StorageCommandError",
     "Topology",
     "__version__",
+    "cached",
     "create_client",
 ]
 
-_OF_DISCOVERY = {"CallableDiscovery", "DiscoveredNode", "Discovery", "DnsDiscovery", "Topology"}
+_LATER = {
+    "Cache": "cache",
+    "cached": "cache",
+    "CallableDiscovery": "discovery",
+    "DiscoveredNode": "discovery",
+    "Discovery": "discovery",
+    "DnsDiscovery": "discovery",
+    "ManyResult": "_many",
+    "PartialResult": "_many",
+    "Topology": "discovery",
+}
+"""What few programs need, and the module that has it."""
 
 
 def __getattr__(name: str) -> object:
-    """Import what only autodiscovery needs when somebody asks for it."""
-    if name in _OF_DISCOVERY:
-        from . import discovery
+    """Import what few programs need when somebody asks for it."""
+    if name in _LATER:
+        from importlib import import_module
 
-        return getattr(discovery, name)
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

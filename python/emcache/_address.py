@@ -1,5 +1,6 @@
 """Where nodes listen."""
 
+import enum
 from dataclasses import dataclass
 
 
@@ -25,3 +26,16 @@ class MemcachedUnixSocketPath:
 
 
 Address = MemcachedHostAddress | MemcachedUnixSocketPath
+
+
+class AllNodes(enum.Enum):
+    """In place of an address, for calls that may be for all nodes."""
+
+    ALL_NODES = "all nodes"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+ALL_NODES = AllNodes.ALL_NODES
+"""All nodes of the client. ``None`` is not: what flushes a node must not flush all by mistake."""

@@ -3,11 +3,19 @@
 import os
 import ssl as ssl_module
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 
+# It takes 2 ms to import, and nobody needs it before a time of its kinds is made.
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
 Value = bytes | bytearray | memoryview
+Exptime: TypeAlias = "int | timedelta | datetime"
+OnError = Literal["raise", "partial"]
+Changed = tuple[list[bytes], list[bytes], dict[bytes, Exception]]
+"""The keys that were changed, those that the server said no to, and errors by key."""
 Pem = str | os.PathLike[str] | bytes
 """PEM data, or the path of a file with it."""
 

@@ -1,8 +1,8 @@
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import Field
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, final
 
-from ._arguments import LoginArguments, TlsArguments
+from ._arguments import Changed, Exptime, LoginArguments, TlsArguments, Value
 
 __version__: str
 
@@ -73,24 +73,24 @@ class CoreClient:
     def abandon(self) -> None: ...
     def get(self, key: bytes, return_flags: bool) -> _Future[Item | None]: ...
     def gets(self, key: bytes, return_flags: bool) -> _Future[Item | None]: ...
-    def gat(self, exptime: int, key: bytes, return_flags: bool) -> _Future[Item | None]: ...
-    def gats(self, exptime: int, key: bytes, return_flags: bool) -> _Future[Item | None]: ...
+    def gat(self, exptime: Exptime, key: bytes, return_flags: bool) -> _Future[Item | None]: ...
+    def gats(self, exptime: Exptime, key: bytes, return_flags: bool) -> _Future[Item | None]: ...
     def get_many(self, keys: Iterable[bytes], return_flags: bool) -> _Future[dict[bytes, Item]]: ...
     def gets_many(
         self, keys: Iterable[bytes], return_flags: bool
     ) -> _Future[dict[bytes, Item]]: ...
     def gat_many(
-        self, exptime: int, keys: Iterable[bytes], return_flags: bool
+        self, exptime: Exptime, keys: Iterable[bytes], return_flags: bool
     ) -> _Future[dict[bytes, Item]]: ...
     def gats_many(
-        self, exptime: int, keys: Iterable[bytes], return_flags: bool
+        self, exptime: Exptime, keys: Iterable[bytes], return_flags: bool
     ) -> _Future[dict[bytes, Item]]: ...
     def set(
         self,
         key: bytes,
         value: bytes | bytearray | memoryview,
         flags: int,
-        exptime: int,
+        exptime: Exptime,
         noreply: bool,
     ) -> _Future[None]: ...
     def add(
@@ -98,7 +98,7 @@ class CoreClient:
         key: bytes,
         value: bytes | bytearray | memoryview,
         flags: int,
-        exptime: int,
+        exptime: Exptime,
         noreply: bool,
     ) -> _Future[None]: ...
     def replace(
@@ -106,7 +106,7 @@ class CoreClient:
         key: bytes,
         value: bytes | bytearray | memoryview,
         flags: int,
-        exptime: int,
+        exptime: Exptime,
         noreply: bool,
     ) -> _Future[None]: ...
     def append(
@@ -114,7 +114,7 @@ class CoreClient:
         key: bytes,
         value: bytes | bytearray | memoryview,
         flags: int,
-        exptime: int,
+        exptime: Exptime,
         noreply: bool,
     ) -> _Future[None]: ...
     def prepend(
@@ -122,7 +122,7 @@ class CoreClient:
         key: bytes,
         value: bytes | bytearray | memoryview,
         flags: int,
-        exptime: int,
+        exptime: Exptime,
         noreply: bool,
     ) -> _Future[None]: ...
     def cas(
@@ -131,13 +131,41 @@ class CoreClient:
         value: bytes | bytearray | memoryview,
         cas: int,
         flags: int,
-        exptime: int,
+        exptime: Exptime,
         noreply: bool,
     ) -> _Future[None]: ...
     def delete(self, key: bytes, noreply: bool) -> _Future[None]: ...
     def increment(self, key: bytes, value: int, noreply: bool) -> _Future[int | None]: ...
     def decrement(self, key: bytes, value: int, noreply: bool) -> _Future[int | None]: ...
-    def touch(self, key: bytes, exptime: int, noreply: bool) -> _Future[None]: ...
+    def touch(self, key: bytes, exptime: Exptime, noreply: bool) -> _Future[None]: ...
+    def fetch_partial(
+        self,
+        verb: Literal["get", "gets", "gat", "gats"],
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool,
+    ) -> _Future[tuple[dict[bytes, Item], dict[bytes, Exception]]]: ...
+    def store_many(
+        self,
+        verb: Literal["set", "add"],
+        items: Mapping[bytes, Value],
+        flags: int,
+        exptime: Exptime,
+        noreply: bool,
+    ) -> _Future[Changed | None]: ...
+    def delete_many(self, keys: Iterable[bytes], noreply: bool) -> _Future[Changed | None]: ...
+    def touch_many(
+        self, keys: Iterable[bytes], exptime: Exptime, noreply: bool
+    ) -> _Future[Changed | None]: ...
+    def count_from(
+        self,
+        verb: Literal["incr", "decr"],
+        key: bytes,
+        value: int,
+        initial: int,
+        exptime: Exptime,
+    ) -> _Future[int]: ...
+    def set_meta(self, node: int, is_known: bool) -> None: ...
     def flush_all(self, node: int, delay: int, noreply: bool) -> _Future[None]: ...
     def version(self, node: int) -> _Future[str]: ...
     def verbosity(self, node: int, level: int, noreply: bool) -> _Future[None]: ...
@@ -155,7 +183,7 @@ class CoreLease:
     def release(self) -> None: ...
     def fetch(self, command: bytes, keys: Iterable[bytes]) -> _Future[_Fetched]: ...
     def get_and_touch(
-        self, command: bytes, exptime: int, keys: Iterable[bytes]
+        self, command: bytes, exptime: Exptime, keys: Iterable[bytes]
     ) -> _Future[_Fetched]: ...
     def store(
         self,
@@ -163,14 +191,14 @@ class CoreLease:
         key: bytes,
         value: bytes | bytearray | memoryview,
         flags: int,
-        exptime: int,
+        exptime: Exptime,
         noreply: bool,
         cas: int | None,
     ) -> _Future[bytearray | None]: ...
     def count(
         self, command: bytes, key: bytes, value: int, noreply: bool
     ) -> _Future[bytearray | None]: ...
-    def touch(self, key: bytes, exptime: int, noreply: bool) -> _Future[bytearray | None]: ...
+    def touch(self, key: bytes, exptime: Exptime, noreply: bool) -> _Future[bytearray | None]: ...
     def delete(self, key: bytes, noreply: bool) -> _Future[bytearray | None]: ...
     def flush_all(self, delay: int, noreply: bool) -> _Future[bytearray | None]: ...
     def version(self) -> _Future[bytearray]: ...

@@ -4,6 +4,7 @@
 
     EmcacheError
     ├─ InvalidKeyError                  also ValueError
+    ├─ SerializationError               also ValueError
     ├─ ClientClosedError                also RuntimeError
     ├─ ClusterNoAvailableNodes
     ├─ OverloadedError                  queues to a node are full
@@ -35,6 +36,10 @@ class EmcacheError(Exception):
 
 class InvalidKeyError(EmcacheError, ValueError):
     """A key that memcached does not take; nothing was sent."""
+
+
+class SerializationError(EmcacheError, ValueError):
+    """A value that cannot be stored as it is, or read back; raised by :class:`emcache.Cache`."""
 
 
 class ClientClosedError(EmcacheError, RuntimeError):

@@ -1,15 +1,18 @@
 """What a client is, and what it tells its user about its nodes."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
-from ._address import Address
-from ._arguments import Value
+from ._address import ALL_NODES, Address, AllNodes
+from ._arguments import Exptime, OnError, Value
 from ._emcache import Item as Item
 from .connection_pool import ConnectionPoolMetrics
+
+if TYPE_CHECKING:
+    from ._many import ManyResult, PartialResult
 
 
 @dataclass
@@ -92,10 +95,12 @@ class Client(metaclass=ABCMeta):
     A key is 1 to 250 bytes without whitespace and control bytes (no byte <= 0x20, no 0x7f).
     ``exptime`` is in seconds: 0 never expires, a negative number expires at once, up to 2,592,000
     (30 days) counts from now, above that the server reads it as Unix time; it must fit 32 bits with
-    sign. ``flags`` are 32 bits that the server keeps with the item. A value is bytes-like; servers
-    refuse items over their limit (1 MiB unless started with ``-I``). With ``noreply`` a call
-    returns at once and errors of the server are counted but not raised; with more than 1,024 such
-    commands unanswered it waits for the answer.
+    sign. Or it is a ``timedelta`` from now, of any length, or a ``datetime`` with a time zone:
+    a part of a second counts as a whole one, what is not in the future expires at once, and
+    what is after 2038-01-19 expires then. ``flags`` are 32 bits that the server keeps with the
+    item. A value is bytes-like; servers refuse items over their limit (1 MiB unless started
+    with ``-I``). With ``noreply`` a call returns at once and errors of the server are counted
+    but not raised; with more than 1,024 such commands unanswered it waits for the answer.
 
     Sources: memcached doc/protocol.txt, by the section named in each method.
     """
@@ -152,24 +157,63 @@ class Client(metaclass=ABCMeta):
         Wire: ``gets <key>*`` Source: "Retrieval command".
         """
 
+    @overload
     @abstractmethod
     async def get_many(
-        self, keys: Iterable[bytes], return_flags: bool = False
+        self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["raise"] = ...
+    ) -> dict[bytes, Item]: ...
+
+    @overload
+    @abstractmethod
+    async def get_many(
+        self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["partial"]
+    ) -> "PartialResult[bytes, Item]": ...
+
+    @abstractmethod
+    async def get_many(
+        self,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
         """Get many items, from all their nodes at once.
+
+        Args:
+            keys: see :class:`Client`.
+            return_flags: see :meth:`get`.
+            on_error: with ``"raise"`` one failing node fails the call. With ``"partial"`` what came
+                is returned as an :class:`emcache.PartialResult`, a dict whose ``errors`` hold the
+                exception for each key that got no answer; keys in neither are misses.
 
         Returns:
             The items by key; misses are absent, a repeated key counts once; ``{}`` for no keys.
 
         Raises:
-            CommandError: a server answered with an error. One failing node fails the call.
+            CommandError: a server answered with an error.
 
         Wire: ``get <key>*`` (lines under 8 KiB) Source: "Retrieval command".
         """
 
+    @overload
     @abstractmethod
     async def gets_many(
-        self, keys: Iterable[bytes], return_flags: bool = False
+        self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["raise"] = ...
+    ) -> dict[bytes, Item]: ...
+
+    @overload
+    @abstractmethod
+    async def gets_many(
+        self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["partial"]
+    ) -> "PartialResult[bytes, Item]": ...
+
+    @abstractmethod
+    async def gets_many(
+        self,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
         """Get many items with their ``cas`` tokens; else as :meth:`get_many`.
 
@@ -177,31 +221,85 @@ class Client(metaclass=ABCMeta):
         """
 
     @abstractmethod
-    async def gat(self, exptime: int, key: bytes, return_flags: bool = False) -> Item | None:
+    async def gat(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
         """Get one item and set its ``exptime`` anew; else as :meth:`get`.
 
         Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
         """
 
     @abstractmethod
-    async def gats(self, exptime: int, key: bytes, return_flags: bool = False) -> Item | None:
+    async def gats(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
         """Get one item with its ``cas`` token and set its ``exptime`` anew; else as :meth:`get`.
 
         Wire: ``gats <exptime> <key>+`` Source: "Get And Touch".
         """
 
+    @overload
     @abstractmethod
     async def gat_many(
-        self, exptime: int, keys: Iterable[bytes], return_flags: bool = False
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: Literal["raise"] = ...,
+    ) -> dict[bytes, Item]: ...
+
+    @overload
+    @abstractmethod
+    async def gat_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: Literal["partial"],
+    ) -> "PartialResult[bytes, Item]": ...
+
+    @abstractmethod
+    async def gat_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
         """Get many items and set their ``exptime`` anew; else as :meth:`get_many`.
 
         Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
         """
 
+    @overload
     @abstractmethod
     async def gats_many(
-        self, exptime: int, keys: Iterable[bytes], return_flags: bool = False
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: Literal["raise"] = ...,
+    ) -> dict[bytes, Item]: ...
+
+    @overload
+    @abstractmethod
+    async def gats_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: Literal["partial"],
+    ) -> "PartialResult[bytes, Item]": ...
+
+    @abstractmethod
+    async def gats_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
         """Get many items with ``cas`` tokens and set their ``exptime`` anew; else as `get_many`.
 
@@ -210,7 +308,13 @@ class Client(metaclass=ABCMeta):
 
     @abstractmethod
     async def set(
-        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
     ) -> None:
         """Store a value, whatever was there.
 
@@ -223,7 +327,13 @@ class Client(metaclass=ABCMeta):
 
     @abstractmethod
     async def add(
-        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
     ) -> None:
         """Store a value only if the key does not exist.
 
@@ -236,7 +346,13 @@ class Client(metaclass=ABCMeta):
 
     @abstractmethod
     async def replace(
-        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
     ) -> None:
         """Store a value only if the key exists.
 
@@ -273,7 +389,7 @@ class Client(metaclass=ABCMeta):
         cas: int,
         *,
         flags: int = 0,
-        exptime: int = 0,
+        exptime: Exptime = 0,
         noreply: bool = False,
     ) -> None:
         """Store a value only if nobody changed the item since its ``cas`` token was read.
@@ -304,35 +420,62 @@ class Client(metaclass=ABCMeta):
         """
 
     @abstractmethod
-    async def increment(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
+    async def increment(
+        self,
+        key: bytes,
+        value: int,
+        *,
+        noreply: bool = False,
+        initial: int | None = None,
+        exptime: Exptime = 0,
+    ) -> int | None:
         """Add to a number; it wraps at 2**64.
 
         Args:
             key: see :class:`Client`.
             value: what to add, 0 to 2**64 - 1.
-            noreply: see :class:`Client`.
+            noreply: see :class:`Client`; not together with ``initial``.
+            initial: what a counter that does not exist begins with, 0 to 2**64 - 1: the first call
+                creates it and returns just that, ``value`` is added from the second one on.
+            exptime: that of a counter that is created; the ``exptime`` of one that is there stays.
 
         Returns:
             The new number; None with ``noreply``.
 
         Raises:
-            NotFoundCommandError: the key does not exist.
+            NotFoundCommandError: the key does not exist, and there is no ``initial``.
             ArithmeticCommandError: the item is not a decimal number (also a ``ValueError``).
 
-        Wire: ``incr <key> <value>`` Source: "Increment/Decrement".
+        With ``initial`` it is one round trip and atomic where the server is memcached 1.6.9 or
+        later, or the login is SASL; which it is, is asked once after each connect. Older servers
+        are asked in up to three steps (``incr``, ``add``, ``incr``), each with the client's
+        ``timeout``: no increment is lost there either, but one that raises may have created the
+        counter.
+
+        Wire: ``incr <key> <value>``, or ``ma <key> MI N<exptime> J<initial> D<value> v``
+        Source: "Increment/Decrement", "Meta Arithmetic".
         """
 
     @abstractmethod
-    async def decrement(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
+    async def decrement(
+        self,
+        key: bytes,
+        value: int,
+        *,
+        noreply: bool = False,
+        initial: int | None = None,
+        exptime: Exptime = 0,
+    ) -> int | None:
         """Subtract from a number; it stops at 0. Else as :meth:`increment`.
 
         The server does not shorten the stored digits: after 100 - 1 :meth:`get` returns ``b"99 "``.
 
-        Wire: ``decr <key> <value>`` Source: "Increment/Decrement".
+        Wire: ``decr <key> <value>``, or ``ma <key> MD N<exptime> J<initial> D<value> v``
+        Source: "Increment/Decrement", "Meta Arithmetic".
         """
 
     @abstractmethod
-    async def touch(self, key: bytes, exptime: int, *, noreply: bool = False) -> None:
+    async def touch(self, key: bytes, exptime: Exptime, *, noreply: bool = False) -> None:
         """Set the ``exptime`` of an item anew without reading it.
 
         Raises:
@@ -341,14 +484,116 @@ class Client(metaclass=ABCMeta):
         Wire: ``touch <key> <exptime>`` Source: "Touch".
         """
 
-    @abstractmethod
-    async def flush_all(
-        self, memcached_host_address: Address, delay: int = 0, *, noreply: bool = False
-    ) -> None:
-        """Invalidate all items of one node.
+    async def set_many(
+        self,
+        items: Mapping[bytes, Value],
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> "ManyResult":
+        """Store many values, whatever was there, at all their nodes at once.
+
+        A key that fails, or a node, keeps no other from being stored, and raises nothing: look at
+        the result, or call its ``raise_errors()``.
 
         Args:
-            memcached_host_address: one of the client's nodes.
+            items: the values by key.
+            flags: of all of them; see :class:`Client`.
+            exptime: of all of them; see :class:`Client`.
+            noreply: see :class:`Client`; the result is empty.
+
+        Returns:
+            ``done``, the keys that were stored; ``missed``, empty; ``errors``, by key why not, such
+            as a :class:`StorageCommandError` or a :class:`NodeUnavailableError`.
+
+        Raises:
+            ValueError, TypeError: for one of the arguments; then nothing is sent for any key.
+
+        The client's ``timeout`` is that of the whole call. Of more than 16,384 keys, or 16 MiB, the
+        rest is sent when these are answered.
+
+        Wire: ``set <key> <flags> <exptime> <bytes>`` for each key Source: "Storage commands".
+        """
+        raise NotImplementedError
+
+    async def add_many(
+        self,
+        items: Mapping[bytes, Value],
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> "ManyResult":
+        """Store many values, each only if its key does not exist; else as :meth:`set_many`.
+
+        ``missed`` are the keys that exist.
+
+        Wire: ``add <key> <flags> <exptime> <bytes>`` for each key Source: "Storage commands".
+        """
+        raise NotImplementedError
+
+    async def delete_many(self, keys: Iterable[bytes], *, noreply: bool = False) -> "ManyResult":
+        """Delete many items; else as :meth:`set_many`. A repeated key counts once.
+
+        ``missed`` are the keys that do not exist.
+
+        Wire: ``delete <key>`` for each key Source: "Deletion".
+        """
+        raise NotImplementedError
+
+    async def touch_many(
+        self, keys: Iterable[bytes], exptime: Exptime, *, noreply: bool = False
+    ) -> "ManyResult":
+        """Set the ``exptime`` of many items anew; else as :meth:`delete_many`.
+
+        Wire: ``touch <key> <exptime>`` for each key Source: "Touch".
+        """
+        raise NotImplementedError
+
+    async def ping(self) -> dict[Address, float | Exception]:
+        """Ask all nodes at once whether they answer.
+
+        Returns:
+            By node the seconds until its answer came, or the exception that says why none did. A
+            node that is being connected is waited for, at most for ``timeout``.
+
+        Wire: ``version`` Source: "Other commands".
+        """
+        raise NotImplementedError
+
+    async def wait_ready(
+        self,
+        timeout: float,  # noqa: ASYNC109 - it says why
+        *,
+        min_nodes: int | None = None,
+    ) -> None:
+        """Return as soon as nodes have answered: for the start of a program.
+
+        Args:
+            timeout: in seconds, > 0.
+            min_nodes: so many nodes are enough, 1 to all of them; None: all.
+
+        Raises:
+            OperationTimeoutError: they did not all answer in time; a ``TimeoutError``, which says
+                for each of the others why.
+
+        Wire: ``version`` Source: "Other commands".
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    async def flush_all(
+        self,
+        memcached_host_address: Address | AllNodes = ALL_NODES,
+        delay: int = 0,
+        *,
+        noreply: bool = False,
+    ) -> None:
+        """Invalidate all items of one node, or of all nodes.
+
+        Args:
+            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
             delay: in seconds, from now; above 2,592,000 the server reads it as Unix time. 0 to
                 2**32 - 1.
             noreply: see :class:`Client`.
@@ -356,6 +601,8 @@ class Client(metaclass=ABCMeta):
         Raises:
             ValueError: not a node of this client.
             CommandError: refused.
+            ExceptionGroup: of all nodes, some failed; with an exception for each, whose ``node`` is
+                its name. The others did it.
 
         Wire: ``flush_all [<delay>]`` Source: "Other commands".
         """
@@ -367,13 +614,30 @@ class Client(metaclass=ABCMeta):
         Wire: ``version`` Source: "Other commands".
         """
 
+    @overload
     @abstractmethod
-    async def stats(self, memcached_host_address: Address, *args: str) -> dict[str, str]:
-        """Return statistics of one node, by name.
+    async def stats(self, memcached_host_address: Address, *args: str) -> dict[str, str]: ...
+
+    @overload
+    @abstractmethod
+    async def stats(
+        self, memcached_host_address: AllNodes = ALL_NODES, *args: str
+    ) -> "PartialResult[Address, dict[str, str]]": ...
+
+    @abstractmethod
+    async def stats(
+        self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
+    ) -> "dict[str, str] | PartialResult[Address, dict[str, str]]":
+        """Return statistics by name, of one node or of all.
 
         Args:
-            memcached_host_address: one of the client's nodes.
+            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
             *args: none for the general ones, or words such as ``"settings"`` or ``"items"``.
+
+        Returns:
+            Those of one node, or those of each node by its address: an
+            :class:`emcache.PartialResult`, whose ``errors`` say of which nodes they are missing,
+            and why.
 
         Raises:
             CommandError: an argument that the server does not know; ``"reset"`` too, although it is

@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._address import Address
+from ._address import ALL_NODES, Address, AllNodes
 from ._arguments import (
+    Changed,
+    Exptime,
     LoginArguments,
+    OnError,
     Pem,
     TlsArguments,
     address_text,
@@ -41,8 +44,9 @@ from .default_values import (
     DEFAULT_TIMEOUT,
 )
 
-# Only those who ask for autodiscovery pay for its import.
+# Only those who use these pay for their import.
 if TYPE_CHECKING:
+    from ._many import ManyResult, PartialResult
     from ._topology import Topology
     from ._watcher import Watcher
     from .discovery import Discovery
@@ -71,6 +75,7 @@ class _Client(CoreOwner, Client):
         def on_health(index: int, healthy: bool) -> None:
             if (alive := client()) is None:
                 return
+            alive._management.node_changed(index, healthy)
             alive._dispatcher.node_changed(addresses[index], healthy)
             if not healthy and alive._watcher is not None:
                 alive._watcher.hurry()
@@ -124,12 +129,13 @@ class _Client(CoreOwner, Client):
         # One that cannot be reached gets its keys all the same: clients must agree on them.
         leaving = [index for address, index in old.items() if address not in new]
         self._core.change_nodes(joining, leaving)
+        self._management.members()
         if joining or leaving:
             self._dispatcher.topology_changed(list(old), list(new), topology.version)
 
     def __repr__(self) -> str:
-        nodes = ", ".join(address_text(address) for address in self._management.known())
-        return f"<emcache.Client {'closed' if self.closed else 'open'} nodes=[{nodes}]>"
+        up, down = (", ".join(map(address_text, nodes)) for nodes in self._management.known())
+        return f"<emcache.Client {'closed' if self.closed else 'open'} up=[{up}] down=[{down}]>"
 
     def _node(self, address: Address) -> int:
         if self.closed:
@@ -138,6 +144,12 @@ class _Client(CoreOwner, Client):
             if self._addresses[index] == address:
                 return index
         raise ValueError(f"{address} can not be found")
+
+    def _nodes(self) -> dict[int, Address]:
+        """Give all nodes by their index."""
+        if self.closed:
+            raise ClientClosedError("Emcache client is closed")
+        return {index: self._addresses[index] for index in sorted(self._management.members())}
 
     @property
     def closed(self) -> bool:
@@ -166,44 +178,102 @@ class _Client(CoreOwner, Client):
     async def gets(self, key: bytes, return_flags: bool = False) -> Item | None:
         return await self._core.gets(key, return_flags)
 
-    async def get_many(
-        self, keys: Iterable[bytes], return_flags: bool = False
+    async def get_many(  # type: ignore[override] # mypy does not see the overloads in it
+        self,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
+        if on_error != "raise":
+            return await self._partial("get", 0, keys, return_flags, on_error)
         return await self._core.get_many(keys, return_flags)
 
-    async def gets_many(
-        self, keys: Iterable[bytes], return_flags: bool = False
+    async def gets_many(  # type: ignore[override] # mypy does not see the overloads in it
+        self,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
+        if on_error != "raise":
+            return await self._partial("gets", 0, keys, return_flags, on_error)
         return await self._core.gets_many(keys, return_flags)
 
-    async def gat(self, exptime: int, key: bytes, return_flags: bool = False) -> Item | None:
+    async def gat(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
         return await self._core.gat(exptime, key, return_flags)
 
-    async def gats(self, exptime: int, key: bytes, return_flags: bool = False) -> Item | None:
+    async def gats(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
         return await self._core.gats(exptime, key, return_flags)
 
-    async def gat_many(
-        self, exptime: int, keys: Iterable[bytes], return_flags: bool = False
+    async def gat_many(  # type: ignore[override] # as above
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
+        if on_error != "raise":
+            return await self._partial("gat", exptime, keys, return_flags, on_error)
         return await self._core.gat_many(exptime, keys, return_flags)
 
-    async def gats_many(
-        self, exptime: int, keys: Iterable[bytes], return_flags: bool = False
+    async def gats_many(  # type: ignore[override] # as above
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
+        if on_error != "raise":
+            return await self._partial("gats", exptime, keys, return_flags, on_error)
         return await self._core.gats_many(exptime, keys, return_flags)
 
+    async def _partial(
+        self,
+        verb: Literal["get", "gets", "gat", "gats"],
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool,
+        on_error: OnError,
+    ) -> "PartialResult[bytes, Item]":
+        if on_error != "partial":
+            raise ValueError("on_error must be 'raise' or 'partial'")
+        from ._many import PartialResult
+
+        return PartialResult(*await self._core.fetch_partial(verb, exptime, keys, return_flags))
+
     async def set(
-        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
     ) -> None:
         await self._core.set(key, value, flags, exptime, noreply)
 
     async def add(
-        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
     ) -> None:
         await self._core.add(key, value, flags, exptime, noreply)
 
     async def replace(
-        self, key: bytes, value: Value, *, flags: int = 0, exptime: int = 0, noreply: bool = False
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
     ) -> None:
         await self._core.replace(key, value, flags, exptime, noreply)
 
@@ -220,7 +290,7 @@ class _Client(CoreOwner, Client):
         cas: int,
         *,
         flags: int = 0,
-        exptime: int = 0,
+        exptime: Exptime = 0,
         noreply: bool = False,
     ) -> None:
         await self._core.cas(key, value, cas, flags, exptime, noreply)
@@ -228,25 +298,122 @@ class _Client(CoreOwner, Client):
     async def delete(self, key: bytes, *, noreply: bool = False) -> None:
         await self._core.delete(key, noreply)
 
-    async def increment(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
+    async def increment(
+        self,
+        key: bytes,
+        value: int,
+        *,
+        noreply: bool = False,
+        initial: int | None = None,
+        exptime: Exptime = 0,
+    ) -> int | None:
+        if initial is not None or exptime != 0:
+            return await self._count("incr", key, value, noreply, initial, exptime)
         return await self._core.increment(key, value, noreply)
 
-    async def decrement(self, key: bytes, value: int, *, noreply: bool = False) -> int | None:
+    async def decrement(
+        self,
+        key: bytes,
+        value: int,
+        *,
+        noreply: bool = False,
+        initial: int | None = None,
+        exptime: Exptime = 0,
+    ) -> int | None:
+        if initial is not None or exptime != 0:
+            return await self._count("decr", key, value, noreply, initial, exptime)
         return await self._core.decrement(key, value, noreply)
 
-    async def touch(self, key: bytes, exptime: int, *, noreply: bool = False) -> None:
+    async def _count(
+        self,
+        verb: Literal["incr", "decr"],
+        key: bytes,
+        value: int,
+        noreply: bool,
+        initial: int | None,
+        exptime: Exptime,
+    ) -> int:
+        if initial is None:
+            raise ValueError("exptime is that of a counter that is created: it needs initial")
+        if noreply:
+            raise ValueError("initial needs the reply: not together with noreply")
+        from ._counters import count
+
+        return await count(self._core, verb, key, value, initial, exptime)
+
+    async def touch(self, key: bytes, exptime: Exptime, *, noreply: bool = False) -> None:
         await self._core.touch(key, exptime, noreply)
 
-    async def flush_all(
-        self, memcached_host_address: Address, delay: int = 0, *, noreply: bool = False
+    async def set_many(
+        self,
+        items: Mapping[bytes, Value],
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> "ManyResult":
+        return _many(await self._core.store_many("set", items, flags, exptime, noreply))
+
+    async def add_many(
+        self,
+        items: Mapping[bytes, Value],
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> "ManyResult":
+        return _many(await self._core.store_many("add", items, flags, exptime, noreply))
+
+    async def delete_many(self, keys: Iterable[bytes], *, noreply: bool = False) -> "ManyResult":
+        return _many(await self._core.delete_many(keys, noreply))
+
+    async def touch_many(
+        self, keys: Iterable[bytes], exptime: Exptime, *, noreply: bool = False
+    ) -> "ManyResult":
+        return _many(await self._core.touch_many(keys, exptime, noreply))
+
+    async def ping(self) -> dict[Address, float | Exception]:
+        from ._nodes import ping
+
+        return await ping(self._core, self._nodes())
+
+    async def wait_ready(
+        self,
+        timeout: float,  # noqa: ASYNC109 - it says why
+        *,
+        min_nodes: int | None = None,
     ) -> None:
-        await self._core.flush_all(self._node(memcached_host_address), delay, noreply)
+        from ._nodes import wait_ready
+
+        await wait_ready(self._core, self._nodes, timeout, min_nodes)
+
+    async def flush_all(
+        self,
+        memcached_host_address: Address | AllNodes = ALL_NODES,
+        delay: int = 0,
+        *,
+        noreply: bool = False,
+    ) -> None:
+        if memcached_host_address is not ALL_NODES:
+            await self._core.flush_all(self._node(memcached_host_address), delay, noreply)
+            return
+        from ._nodes import ask_all
+
+        nodes = self._nodes()
+        told = await ask_all(nodes, lambda node: self._core.flush_all(node, delay, noreply))
+        told.raise_errors()
 
     async def version(self, memcached_host_address: Address) -> str | None:
         return await self._core.version(self._node(memcached_host_address))
 
-    async def stats(self, memcached_host_address: Address, *args: str) -> dict[str, str]:
-        return await self._core.stats(self._node(memcached_host_address), " ".join(args))
+    async def stats(  # type: ignore[override] # as above
+        self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
+    ) -> "dict[str, str] | PartialResult[Address, dict[str, str]]":
+        if memcached_host_address is not ALL_NODES:
+            return await self._core.stats(self._node(memcached_host_address), " ".join(args))
+        from ._nodes import ask_all
+
+        return await ask_all(self._nodes(), lambda node: self._core.stats(node, " ".join(args)))
 
     async def verbosity(
         self, memcached_host_address: Address, level: int, *, noreply: bool = False
@@ -257,6 +424,12 @@ class _Client(CoreOwner, Client):
         self, memcached_host_address: Address, value: int, *, noreply: bool = False
     ) -> None:
         await self._core.cache_memlimit(self._node(memcached_host_address), value, noreply)
+
+
+def _many(told: Changed | None) -> "ManyResult":
+    from ._many import ManyResult
+
+    return ManyResult(*(told or ([], [], {})))
 
 
 class _CreateClient(Coroutine[Any, Any, Client]):

@@ -34,12 +34,18 @@ class _ClusterManagment(ClusterManagment):
             self._last = self._core.health()
         return self._last
 
-    def known(self) -> list[Address]:
-        """Give the nodes to whoever asks: as they were last seen, where the core is not."""
+    def known(self) -> tuple[list[Address], list[Address]]:
+        """Tell whoever asks which nodes are up and down: as last seen, where the core is not."""
         with contextlib.suppress(RuntimeError):
             self._health()
-        healthy, unhealthy = self._last
-        return [self._addresses[index] for index in healthy + unhealthy]
+        up, down = self._last
+        return [self._addresses[node] for node in up], [self._addresses[node] for node in down]
+
+    def node_changed(self, index: int, healthy: bool) -> None:
+        """Remember it for those who cannot ask the core."""
+        up, down = ([node for node in some if node != index] for some in self._last)
+        (up if healthy else down).append(index)
+        self._last = up, down
 
     def members(self) -> list[int]:
         """Give the indexes of the nodes, those that left not among them."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ._address import Address, MemcachedHostAddress
 from ._arguments import (
+    Exptime,
     Pem,
     Value,
     address_text,
@@ -345,7 +346,7 @@ class Connection:
         return await self._gather(keys, lambda some: self._core.fetch(cmd, some))
 
     async def get_and_touch_command(
-        self, cmd: bytes, exptime: int, keys: Sequence[bytes]
+        self, cmd: bytes, exptime: Exptime, keys: Sequence[bytes]
     ) -> Fetched:
         """``b"gat"`` or ``b"gats"``. Misses are absent from the lists."""
         return await self._gather(keys, lambda some: self._core.get_and_touch(cmd, exptime, some))
@@ -356,7 +357,7 @@ class Connection:
         key: bytes,
         value: Value,
         flags: int = 0,
-        exptime: int = 0,
+        exptime: Exptime = 0,
         noreply: bool = False,
         cas: int | None = None,
     ) -> bytearray | None:
@@ -370,7 +371,7 @@ class Connection:
         return await self._core.count(command, key, value, noreply)
 
     async def touch_command(
-        self, key: bytes, exptime: int, noreply: bool = False
+        self, key: bytes, exptime: Exptime, noreply: bool = False
     ) -> bytearray | None:
         """Change an exptime: ``TOUCHED`` or ``NOT_FOUND``."""
         return await self._core.touch(key, exptime, noreply)

@@ -18,6 +18,7 @@ use tokio::task::LocalSet;
 
 use super::recorder::Recorder;
 use super::registry;
+use super::thread_driver::Posted;
 use crate::cluster::Cluster;
 use crate::pool::{Context, LocalSetHost};
 
@@ -27,7 +28,10 @@ pub struct Cores {
     pub clusters: RefCell<HashMap<u64, Cluster<Recorder>>>,
 }
 
-pub type Job = Box<dyn FnOnce(&Cores) + Send>;
+pub enum Job {
+    Request(Posted),
+    Call(Box<dyn FnOnce(&Cores) + Send>),
+}
 
 pub struct Background {
     runtime: &'static Runtime,
@@ -87,7 +91,7 @@ impl Background {
         let job = move |cores: &Cores| {
             let _ = tell.send(job(cores));
         };
-        self.post(vec![Box::new(job)]);
+        self.post(vec![Job::Call(Box::new(job))]);
         py.detach(move || told.recv().ok())
     }
 
@@ -109,9 +113,17 @@ impl Drop for Background {
 async fn run(mut inbox: mpsc::UnboundedReceiver<Vec<Job>>) {
     let cores = Cores { context: LocalSetHost::context(), clusters: RefCell::default() };
     while let Some(batch) = inbox.recv().await {
+        let mut last = None;
         for job in batch {
             // One that panics must not take the thread of all with it; its caller is told all the same.
-            let _ = catch_unwind(AssertUnwindSafe(|| job(&cores)));
+            let _ = catch_unwind(AssertUnwindSafe(|| match job {
+                Job::Request(posted) => posted.submit(&cores, &mut last),
+                Job::Call(job) => {
+                    // It may close what was used last.
+                    last = None;
+                    job(&cores);
+                }
+            }));
         }
     }
     for (_, cluster) in cores.clusters.take() {

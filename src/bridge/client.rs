@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::batch::Action;
 use super::driver::running_loop;
 use super::future::{OpFuture, Wake};
 use super::registry::{self, Abandoned};
@@ -163,7 +164,7 @@ impl CoreClient {
         key: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let verb = || Ok(RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? });
+        let verb = || Ok(RetrievalVerb::Gat { exptime: convert::exptime(exptime)? });
         self.fetch(py, verb, key, return_flags)
     }
 
@@ -174,16 +175,36 @@ impl CoreClient {
         key: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let verb = || Ok(RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? });
+        let verb = || Ok(RetrievalVerb::Gats { exptime: convert::exptime(exptime)? });
         self.fetch(py, verb, key, return_flags)
     }
 
     fn get_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
-        self.fetch_many(py, || Ok(RetrievalVerb::Get), keys, return_flags)
+        self.fetch_many(py, || Ok(RetrievalVerb::Get), keys, return_flags, false)
     }
 
     fn gets_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
-        self.fetch_many(py, || Ok(RetrievalVerb::Gets), keys, return_flags)
+        self.fetch_many(py, || Ok(RetrievalVerb::Gets), keys, return_flags, false)
+    }
+
+    /// `verb` is `get` or `gets`, or with an exptime `gat` or `gats`: the items, and errors by key.
+    fn fetch_partial(
+        &self,
+        py: Python<'_>,
+        verb: &str,
+        exptime: &Object<'_>,
+        keys: &Object<'_>,
+        return_flags: &Object<'_>,
+    ) -> Awaitable {
+        let verb = || {
+            Ok(match verb {
+                "gats" => RetrievalVerb::Gats { exptime: convert::exptime(exptime)? },
+                "gat" => RetrievalVerb::Gat { exptime: convert::exptime(exptime)? },
+                "gets" => RetrievalVerb::Gets,
+                _ => RetrievalVerb::Get,
+            })
+        };
+        self.fetch_many(py, verb, keys, return_flags, true)
     }
 
     fn gat_many(
@@ -193,8 +214,8 @@ impl CoreClient {
         keys: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let verb = || Ok(RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? });
-        self.fetch_many(py, verb, keys, return_flags)
+        let verb = || Ok(RetrievalVerb::Gat { exptime: convert::exptime(exptime)? });
+        self.fetch_many(py, verb, keys, return_flags, false)
     }
 
     fn gats_many(
@@ -204,8 +225,8 @@ impl CoreClient {
         keys: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let verb = || Ok(RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? });
-        self.fetch_many(py, verb, keys, return_flags)
+        let verb = || Ok(RetrievalVerb::Gats { exptime: convert::exptime(exptime)? });
+        self.fetch_many(py, verb, keys, return_flags, false)
     }
 
     fn set(
@@ -318,9 +339,75 @@ impl CoreClient {
     ) -> Awaitable {
         let session = self.session(py)?;
         let key = convert::key(key)?;
-        let exptime = convert::integer("exptime", exptime)?;
+        let exptime = convert::exptime(exptime)?;
         let command = Command::Touch { key, exptime };
         session.command(py, Target::Key(key), command, noreply.is_truthy()?)
+    }
+
+    /// `verb` is `set` or `add`. The result of this and the next two is `(done, missed, errors by key)`, or
+    /// `None` with `noreply`.
+    fn store_many(
+        &self,
+        py: Python<'_>,
+        verb: &str,
+        items: &Object<'_>,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.session(py)?;
+        let verb = if verb == "add" { StorageVerb::Add } else { StorageVerb::Set };
+        let (keys, values) = convert::mapping(items)?;
+        let keys = convert::keys(keys)?;
+        let values = values.iter().map(|value| Ok(convert::value(value)?.unbind()));
+        let values = values.collect::<PyResult<_>>()?;
+        let flags = convert::integer("flags", flags)?;
+        let exptime = convert::exptime(exptime)?;
+        let noreply = noreply.is_truthy()?;
+        // Asked again: what was called up to here may be the user's code.
+        let session = self.session(py)?;
+        session.batch(py, Action::Store { verb, flags, exptime }, keys, values, noreply)
+    }
+
+    fn delete_many(&self, py: Python<'_>, keys: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+        self.change_many(py, || Ok(Action::Delete), keys, noreply)
+    }
+
+    fn touch_many(
+        &self,
+        py: Python<'_>,
+        keys: &Object<'_>,
+        exptime: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        let action = || Ok(Action::Touch { exptime: convert::exptime(exptime)? });
+        self.change_many(py, action, keys, noreply)
+    }
+
+    /// Adds (`verb` is `incr`) or subtracts (`decr`); what is missing is created as `initial`. Gives the number, or below
+    /// 0 why nothing was done: see [`super::waiter::NoMeta`].
+    fn count_from(
+        &self,
+        py: Python<'_>,
+        verb: &str,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        initial: &Object<'_>,
+        exptime: &Object<'_>,
+    ) -> Awaitable {
+        let verb = if verb == "decr" { ArithmeticVerb::Decr } else { ArithmeticVerb::Incr };
+        self.session(py)?;
+        let key = convert::key(key)?;
+        let delta = convert::integer("value", value)?;
+        let initial = convert::integer("initial", initial)?;
+        let exptime = convert::exptime(exptime)?;
+        let command = Command::Counter { verb, key, delta, initial, exptime };
+        self.session(py)?.counter(py, key, command)
+    }
+
+    /// Whether `count_from` may be sent to a node, until it is connected anew.
+    fn set_meta(&self, py: Python<'_>, node: usize, is_known: bool) -> PyResult<()> {
+        self.session(py)?.set_meta(py, node, is_known)
     }
 
     fn flush_all(
@@ -462,6 +549,7 @@ impl CoreClient {
         verb: impl FnOnce() -> PyResult<RetrievalVerb>,
         keys: &Object<'_>,
         return_flags: &Object<'_>,
+        is_partial: bool,
     ) -> Awaitable {
         self.session(py)?;
         // None counts as no keys, as any false value does in 1.3.
@@ -471,7 +559,23 @@ impl CoreClient {
         let session = self.session(py)?;
         let keys = convert::keys(objects)?;
         let verb = if keys.is_empty() { RetrievalVerb::Get } else { verb()? };
-        session.fetch_many(py, keys, verb, flags)
+        session.fetch_many(py, keys, verb, flags, is_partial)
+    }
+
+    fn change_many(
+        &self,
+        py: Python<'_>,
+        action: impl FnOnce() -> PyResult<Action>,
+        keys: &Object<'_>,
+        noreply: &Object<'_>,
+    ) -> Awaitable {
+        self.session(py)?;
+        let objects = convert::objects(keys)?;
+        let (action, noreply) = (action()?, noreply.is_truthy()?);
+        // Asked again, as above.
+        let session = self.session(py)?;
+        let keys = convert::unique(py, convert::keys(objects)?);
+        session.batch(py, action, keys, Vec::new(), noreply)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the command's own")]
@@ -490,7 +594,7 @@ impl CoreClient {
         let value = convert::value(value)?;
         let verb = verb()?;
         let flags = convert::integer("flags", flags)?;
-        let exptime = convert::integer("exptime", exptime)?;
+        let exptime = convert::exptime(exptime)?;
         let noreply = noreply.is_truthy()?;
         if let Some(value) = convert::shared(&value) {
             let request = OwnedRequest::storage(verb, key, flags, exptime, value);

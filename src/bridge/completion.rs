@@ -12,6 +12,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::IntoPyDict;
 
+use super::batch::Batch;
 use super::errors;
 use super::future::{OpFuture, Wake};
 use super::item::RawItem;
@@ -29,6 +30,8 @@ pub enum Outcome {
         flags: bool,
     },
     Items(Rc<Gather>),
+    /// The end of one of its windows.
+    Batch(Rc<Batch>),
     Stats(Stats),
     /// `NOT_STORED` and `EXISTS`.
     NotStored,
@@ -43,6 +46,8 @@ pub enum Outcome {
     },
     Failed(pool::Error),
     NoNodes(ClusterError),
+    /// The client was closed before it was sent.
+    Closed,
     Internal,
     /// A connection for its holder alone.
     Leased {
@@ -160,18 +165,51 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> Py
     let result = match outcome {
         Outcome::Value(value) => Ok(value),
         Outcome::Item { item, flags } => item.into_item(future.py(), flags).map(Py::into_any),
-        Outcome::Items(gather) => gather.into_dict(future.py()),
+        Outcome::Items(gather) => gather.into_items(future.py()),
+        Outcome::Batch(batch) => match go_on(future, &batch)? {
+            Some(()) => return Ok(()),
+            None => batch.into_result(future.py()),
+        },
         Outcome::Stats(stats) => stats.into_py_dict(future.py()).map(|d| d.into_any().unbind()),
-        Outcome::NotStored => Err(errors::not_stored()),
-        Outcome::NotFound { verb } => Err(errors::not_found(verb)),
-        Outcome::Refused { verb, kind, line } => Err(errors::refused(verb, kind, &line)),
-        Outcome::Failed(error) => Err(errors::failed(future.py(), &error)),
-        Outcome::NoNodes(error) => Err(errors::no_nodes(error)),
-        Outcome::Internal => Err(errors::internal()),
         // Dropped, and with that given back, if nobody waits for it any more.
         Outcome::Leased { session, lease } => CoreLease::new_object(future.py(), session, lease),
         Outcome::Raw(items) => items.into_tuple(future.py()),
         Outcome::Nobody => return Ok(()),
+        failure => Err(failure.into_error(future.py())),
     };
     OpFuture::resolve(future, result, wake)
+}
+
+/// Sends what is left of a batch that somebody waits for; `None`: nothing is.
+fn go_on(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>> {
+    let session = registry::session(batch.session);
+    if !batch.is_sent() {
+        if !future.try_borrow()?.is_pending() {
+            return Ok(Some(()));
+        }
+        match &session {
+            Some(session) => return session.send_window(future.py(), batch).map(Some),
+            None => batch.end(),
+        }
+    }
+    if let Some(session) = session.filter(|_| batch.is_quiet) {
+        let errors = &session.no_replies.errors;
+        errors.set(errors.get() + batch.failed() as u64);
+    }
+    Ok(None)
+}
+
+impl Outcome {
+    /// One that is no success, as an exception.
+    pub fn into_error(self, py: Python<'_>) -> PyErr {
+        match self {
+            Self::NotStored => errors::not_stored(),
+            Self::NotFound { verb } => errors::not_found(verb),
+            Self::Refused { verb, kind, line } => errors::refused(verb, kind, &line),
+            Self::Failed(error) => errors::failed(py, &error),
+            Self::NoNodes(error) => errors::no_nodes(error),
+            Self::Closed => errors::closed(),
+            _ => errors::internal(),
+        }
+    }
 }

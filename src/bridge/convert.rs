@@ -1,9 +1,12 @@
 //! Arguments from Python: checked here, before anything is sent.
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyMemoryView};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyMemoryView};
 
 use super::errors::InvalidKeyError;
 use crate::pool::Address;
@@ -39,6 +42,30 @@ pub fn keys(objects: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<Py<PyBytes>>> {
             }
         })
         .collect()
+}
+
+/// Each key once, where it came first.
+pub fn unique(py: Python<'_>, keys: Vec<Py<PyBytes>>) -> Vec<Py<PyBytes>> {
+    let mut seen = HashSet::with_capacity(keys.len());
+    let is_first: Vec<bool> = keys.iter().map(|key| seen.insert(key.as_bytes(py))).collect();
+    drop(seen);
+    keys.into_iter().zip(is_first).filter_map(|(key, is_first)| is_first.then_some(key)).collect()
+}
+
+type Objects<'py> = Vec<Bound<'py, PyAny>>;
+
+/// The keys and the values of a mapping.
+pub fn mapping<'py>(items: &Bound<'py, PyAny>) -> PyResult<(Objects<'py>, Objects<'py>)> {
+    let pairs = match items.cast_exact::<PyDict>() {
+        // As a list: what is called for the values may change the dict.
+        Ok(dict) => dict.items().into_any(),
+        Err(_) => match items.getattr_opt("items")? {
+            Some(method) => method.call0()?,
+            None => return Err(wrong_type("items", "a mapping of bytes to values", items)),
+        },
+    };
+    let pairs = pairs.try_iter()?.map(|pair| pair?.extract()).collect::<PyResult<Vec<_>>>()?;
+    Ok(pairs.into_iter().unzip())
 }
 
 /// Keys that were checked before.
@@ -81,6 +108,20 @@ pub fn integer<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
     if !object.is_instance_of::<PyInt>() || object.is_instance_of::<PyBool>() {
         return Err(wrong_type(name, "int", object));
     }
+    in_range(name, object)
+}
+
+/// Seconds as the server takes them. What is no `int` may be a time of Python's.
+pub fn exptime(object: &Bound<'_, PyAny>) -> PyResult<i32> {
+    static IN_SECONDS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if object.is_exact_instance_of::<PyInt>() {
+        return in_range("exptime", object);
+    }
+    let in_seconds = IN_SECONDS.import(object.py(), "emcache._times", "in_seconds")?;
+    in_range("exptime", &in_seconds.call1((object,))?)
+}
+
+fn in_range<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
     object.extract::<i128>().ok().and_then(|n| T::try_from(n).ok()).ok_or_else(|| {
         let (low, high) = T::LIMITS;
         PyValueError::new_err(format!("{name} must be between {low} and {high}"))

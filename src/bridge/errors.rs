@@ -66,7 +66,9 @@ pub fn refused(verb: Verb, kind: ErrorKind, line: &str) -> PyErr {
     let text = format!("the server answered '{line}' ({})", verb.name());
     match (verb.shape(), kind) {
         (Shape::Storage, _) => StorageCommandError::new_err(text),
-        (Shape::Arithmetic, ErrorKind::Client) => ArithmeticCommandError::new_err(text),
+        (Shape::Arithmetic | Shape::MetaArithmetic, ErrorKind::Client) => {
+            ArithmeticCommandError::new_err(text)
+        }
         _ => CommandError::new_err(text),
     }
 }

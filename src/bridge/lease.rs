@@ -139,8 +139,8 @@ impl CoreLease {
         keys: &Object<'_>,
     ) -> Awaitable {
         let verb = match command.extract::<&[u8]>() {
-            Ok(b"gat") => RetrievalVerb::Gat { exptime: convert::integer("exptime", exptime)? },
-            Ok(b"gats") => RetrievalVerb::Gats { exptime: convert::integer("exptime", exptime)? },
+            Ok(b"gat") => RetrievalVerb::Gat { exptime: convert::exptime(exptime)? },
+            Ok(b"gats") => RetrievalVerb::Gats { exptime: convert::exptime(exptime)? },
             _ => return Err(unknown(command, "b'gat', b'gats'")),
         };
         self.retrieve(py, verb, keys)
@@ -176,7 +176,7 @@ impl CoreLease {
         let key = convert::key(key)?;
         let value = convert::value(value)?;
         let flags = convert::integer("flags", flags)?;
-        let exptime = convert::integer("exptime", exptime)?;
+        let exptime = convert::exptime(exptime)?;
         let value = value.as_bytes();
         self.run(py, Command::Storage { verb, key, flags, exptime, value }, noreply)
     }
@@ -207,7 +207,7 @@ impl CoreLease {
         noreply: &Object<'_>,
     ) -> Awaitable {
         let key = convert::key(key)?;
-        let exptime = convert::integer("exptime", exptime)?;
+        let exptime = convert::exptime(exptime)?;
         self.run(py, Command::Touch { key, exptime }, noreply)
     }
 

@@ -3,6 +3,7 @@
 //! What crosses: calls of [`client::CoreClient`] with borrowed arguments, awaitables ([`future::OpFuture`]) that it
 //! returns, results and exceptions that a turn of the [`driver`] gives to them.
 mod background;
+mod batch;
 mod client;
 mod completion;
 mod convert;

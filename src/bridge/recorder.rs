@@ -5,52 +5,73 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use pyo3::Python;
+use smallvec::SmallVec;
 
 use super::completion::Outcome;
 use super::thread_driver::Outbox;
-use super::waiter::PyWaiter;
+use super::waiter::{NoMeta, PyWaiter, no_meta};
 use crate::cluster::{ClusterError, HealthChange};
-use crate::pool::{Error, Waiter};
+use crate::pool::{Error, Waiter, keep_in};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine};
 
 /// Names a request between the two threads.
-pub type Ticket = u64;
+pub type Ticket = usize;
 
 /// One line on the wire of one request.
 pub struct Recorder {
     record: Rc<Record>,
     /// Where the keys of the line stand among those of the request; `None`: all, in order.
     positions: Option<Vec<usize>>,
-    events: Vec<Event>,
+    events: Events,
 }
 
-/// One request: complete when all its lines are, failed when one is.
+/// One request: complete when all its lines are, failed when one is (unless it is partial).
 pub struct Record {
     ticket: Ticket,
     outbox: Arc<Outbox>,
     abandoned: Option<Arc<AtomicBool>>,
-    events: RefCell<Vec<Event>>,
+    events: RefCell<Events>,
     missing_lines: Cell<usize>,
+    is_partial: Cell<bool>,
     ended: Cell<bool>,
 }
 
 /// What crosses.
 pub enum Message {
-    Ended { ticket: Ticket, events: Vec<Event>, end: End },
+    Ended { ticket: Ticket, events: Events, end: End },
     Health { session: u64, change: HealthChange },
     Close { session: u64 },
 }
 
+/// Mostly one.
+pub type Events = SmallVec<[Event; 1]>;
+
 pub enum Event {
-    Item { index: usize, value: Bytes, flags: u32, cas: Option<u64> },
-    Stat { line: Bytes, name_start: usize, name_end: usize },
+    Item {
+        index: usize,
+        value: Bytes,
+        flags: u32,
+        cas: Option<u64>,
+    },
+    Stat {
+        line: Bytes,
+        name_start: usize,
+        name_end: usize,
+    },
+    /// A line of a partial request ended otherwise than well.
+    Failed {
+        positions: Option<Vec<usize>>,
+        end: End,
+    },
 }
 
 pub enum End {
     Reply(OwnedReply),
     Failed(Error),
     NoNodes(ClusterError),
+    NoMeta(NoMeta),
     Dropped,
 }
 
@@ -74,6 +95,7 @@ impl Record {
             abandoned,
             events: RefCell::default(),
             missing_lines,
+            is_partial: Cell::new(false),
             ended,
         })
     }
@@ -82,8 +104,13 @@ impl Record {
         self.missing_lines.set(lines);
     }
 
+    /// From now on a line that fails does not end it.
+    pub fn keep_failures(&self) {
+        self.is_partial.set(true);
+    }
+
     pub fn line(self: &Rc<Self>, positions: Option<Vec<usize>>) -> Recorder {
-        Recorder { record: self.clone(), positions, events: Vec::new() }
+        Recorder { record: self.clone(), positions, events: Events::new() }
     }
 
     pub fn end(&self, end: End) {
@@ -107,7 +134,7 @@ impl Sink for Recorder {
     fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Bytes>) {
         let index = self.positions.as_ref().map_or(index, |positions| positions[index]);
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = kept.cloned().unwrap_or_else(|| Bytes::copy_from_slice(value));
+        let value = kept.cloned().unwrap_or_else(|| keep(value));
         self.events.push(Event::Item { index, value, flags, cas });
     }
 
@@ -123,8 +150,17 @@ impl Sink for Recorder {
     }
 
     fn reply(mut self, reply: &Reply<'_>) {
+        if self.record.is_partial.get() && !matches!(reply, Reply::End) {
+            return self.failed(End::Reply(OwnedReply::of(reply)));
+        }
         let record = &self.record;
-        record.events.borrow_mut().append(&mut self.events);
+        let mut events = record.events.borrow_mut();
+        if events.is_empty() {
+            std::mem::swap(&mut *events, &mut self.events);
+        } else {
+            events.append(&mut self.events);
+        }
+        drop(events);
         record.missing_lines.set(record.missing_lines.get() - 1);
         if record.missing_lines.get() == 0 || !matches!(reply, Reply::End) {
             record.end(End::Reply(OwnedReply::of(reply)));
@@ -139,7 +175,18 @@ impl Sink for Recorder {
 
 impl Waiter for Recorder {
     fn fail(self, error: &Error) {
+        if self.record.is_partial.get() {
+            return self.failed(End::Failed(error.clone()));
+        }
         self.record.end(End::Failed(error.clone()));
+    }
+}
+
+impl Recorder {
+    fn failed(mut self, end: End) {
+        let positions = self.positions.take();
+        self.events.push(Event::Failed { positions, end });
+        self.reply(&Reply::End);
     }
 }
 
@@ -172,8 +219,17 @@ impl OwnedReply {
     }
 }
 
+thread_local! {
+    /// What short values share on their way.
+    static BLOCK: RefCell<BytesMut> = RefCell::default();
+}
+
+fn keep(value: &[u8]) -> Bytes {
+    BLOCK.with_borrow_mut(|block| keep_in(value, block))
+}
+
 /// Tells `waiter` what was recorded.
-pub fn play_back(events: Vec<Event>, end: End, mut waiter: PyWaiter) {
+pub fn play_back(events: Events, end: End, mut waiter: PyWaiter) {
     for event in events {
         match event {
             Event::Item { index, value, flags, cas } => {
@@ -184,12 +240,20 @@ pub fn play_back(events: Vec<Event>, end: End, mut waiter: PyWaiter) {
                 let name = &line[name_start..name_end];
                 waiter.stat(&StatLine { line: &line, name, value });
             }
+            Event::Failed { positions, end: End::Reply(reply) } => {
+                waiter.keys_failed(positions, Ok(&reply.as_reply()));
+            }
+            Event::Failed { positions, end: End::Failed(error) } => {
+                waiter.keys_failed(positions, Err(error));
+            }
+            Event::Failed { .. } => {}
         }
     }
     match end {
         End::Reply(reply) => waiter.reply(&reply.as_reply()),
         End::Failed(error) => waiter.fail(&error),
         End::NoNodes(error) => waiter.fail_with(Outcome::NoNodes(error)),
+        End::NoMeta(why) => Python::attach(|py| waiter.fail_with(Outcome::Value(no_meta(py, why)))),
         End::Dropped => waiter.fail_with(Outcome::Internal),
     }
 }

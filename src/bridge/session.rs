@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyBytes;
 use tokio::time::Instant;
 
+use super::batch::{Action, Batch, Progress};
 use super::completion::{self, Outcome};
 use super::convert;
 use super::driver::{Driver, Engine};
 use super::errors;
 use super::future::{OpFuture, Wake};
 use super::thread_driver::{Route, ThreadEngine};
-use super::waiter::{Gather, Line, NoReplies, PyWaiter, RawItems};
+use super::waiter::{Gather, Line, NoMeta, NoReplies, PyWaiter, RawItems, no_meta};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
-use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter, owned};
+use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter};
 use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick};
 
 /// With more unanswered commands that nobody waits for, the next one is waited for after all: the
@@ -62,6 +63,7 @@ pub trait Nodes {
     fn add_node(&self, address: Address, ip: Option<String>) -> usize;
     fn is_connected(&self, node: usize) -> bool;
     fn set_ip(&self, node: usize, ip: Option<String>);
+    fn set_meta(&self, node: usize, is_known: bool);
     fn change(&self, joining: &[usize], leaving: &[usize]);
 }
 
@@ -100,6 +102,10 @@ impl<W: Waiter> Nodes for Cluster<W> {
 
     fn set_ip(&self, node: usize, ip: Option<String>) {
         self.pool(node).set_ip(ip.as_deref());
+    }
+
+    fn set_meta(&self, node: usize, is_known: bool) {
+        self.pool(node).set_meta(is_known);
     }
 
     fn change(&self, joining: &[usize], leaving: &[usize]) {
@@ -190,13 +196,9 @@ impl Session {
         keys: Vec<Py<PyBytes>>,
         verb: RetrievalVerb,
         flags: bool,
+        is_partial: bool,
     ) -> Awaitable {
         let future = self.driver.create_future(py)?;
-        if keys.is_empty() {
-            let nothing = PyDict::new(py).into_any().unbind();
-            OpFuture::resolve(future.bind(py), Ok(nothing), Wake::Soon)?;
-            return Ok(future);
-        }
         let gather = Rc::new(Gather {
             future: future.clone_ref(py),
             flags,
@@ -205,7 +207,13 @@ impl Session {
             lines: RefCell::default(),
             missing_lines: Cell::new(1),
             failed: Cell::new(false),
+            is_partial,
+            failures: RefCell::default(),
         });
+        if gather.keys.is_empty() {
+            OpFuture::resolve(future.bind(py), gather.into_items(py), Wake::Soon)?;
+            return Ok(future);
+        }
         let keys = convert::trusted(py, &gather.keys);
         let waiter = |positions, keys| {
             let line = Line { positions, items: Vec::with_capacity(keys) };
@@ -213,7 +221,14 @@ impl Session {
         };
         match &self.core {
             Core::Here { context, cluster } => {
-                let lines = cluster.lines_for(&keys).map_err(errors::no_nodes)?;
+                let lines = match cluster.lines_for(&keys) {
+                    Ok(lines) => lines,
+                    Err(error) if is_partial => {
+                        waiter(None, 0).fail_with(Outcome::NoNodes(error));
+                        Vec::new()
+                    }
+                    Err(error) => return Err(errors::no_nodes(error)),
+                };
                 gather.missing_lines.set(lines.len());
                 let deadline = self.deadline(context);
                 let mut some = Vec::new();
@@ -233,12 +248,98 @@ impl Session {
             }
             Core::There(engine) => {
                 let waiter = waiter(None, keys.len());
-                let request = owned(&Request::Retrieval { verb, keys: &keys });
-                engine.submit(self.id, Route::Keys, request, waiter, self.deadline_instant());
+                let request = Request::Retrieval { verb, keys: &keys };
+                let request = engine.own(Submission::Borrowed(&request));
+                let route = Route::Keys { is_partial };
+                engine.submit(self.id, route, request, waiter, self.deadline_instant());
             }
         }
         self.driver.settle(py)?;
         Ok(future)
+    }
+
+    /// A request for each key; `values` are those of `Action::Store`. All were checked.
+    pub fn batch(
+        &self,
+        py: Python<'_>,
+        action: Action,
+        keys: Vec<Py<PyBytes>>,
+        values: Vec<Py<PyBytes>>,
+        noreply: bool,
+    ) -> Awaitable {
+        let future = self.driver.create_future(py)?;
+        let deadline = match &self.core {
+            Core::Here { context, .. } => (self.deadline(context), None),
+            Core::There(_) => (NEVER, self.deadline_instant()),
+        };
+        let batch = Rc::new(Batch {
+            session: self.id,
+            future: future.clone_ref(py),
+            action,
+            keys,
+            values,
+            deadline,
+            is_quiet: noreply,
+            progress: Progress::default(),
+        });
+        if batch.keys.is_empty() {
+            OpFuture::resolve(future.bind(py), batch.into_result(py), Wake::Soon)?;
+            return Ok(future);
+        }
+        let backlog = self.no_replies.unanswered.get() + batch.keys.len();
+        if noreply && backlog <= MAX_UNANSWERED_NO_REPLIES && batch.is_one_window(py) {
+            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
+            self.no_replies.unanswered.set(backlog);
+        }
+        self.send_window(py, &batch)?;
+        Ok(future)
+    }
+
+    /// Sends what is next of a batch.
+    pub fn send_window(&self, py: Python<'_>, batch: &Rc<Batch>) -> PyResult<()> {
+        let is_held = batch.future.bind(py).try_borrow()?.is_pending();
+        for at in batch.next_window(py) {
+            let waiter = if is_held {
+                PyWaiter::Part { batch: batch.clone(), at }
+            } else {
+                PyWaiter::NoReply { backlog: self.no_replies.clone(), held: None }
+            };
+            batch.request(py, at, |key, submission| match &self.core {
+                Core::Here { cluster, .. } => match cluster.index_for(key) {
+                    Ok(node) => {
+                        cluster.pool(node).submit_any(submission, waiter, batch.deadline.0);
+                    }
+                    Err(error) => waiter.fail_with(Outcome::NoNodes(error)),
+                },
+                Core::There(engine) => {
+                    let request = engine.own(submission);
+                    engine.submit(self.id, Route::Key, request, waiter, batch.deadline.1);
+                }
+            });
+        }
+        self.driver.settle(py)
+    }
+
+    /// A [`Command::Counter`]: its number, or one of [`NoMeta`].
+    pub fn counter(&self, py: Python<'_>, key: Key<'_>, command: Command<'_>) -> Awaitable {
+        let target = self.route(Target::Key(key))?;
+        let future = self.driver.create_future(py)?;
+        if let (Core::Here { cluster, .. }, Target::Node(node)) = (&self.core, target)
+            && let Some(why) = NoMeta::of(cluster.pool(node).meta())
+        {
+            OpFuture::resolve(future.bind(py), Ok(no_meta(py, why)), Wake::Soon)?;
+            return Ok(future);
+        }
+        let waiter = PyWaiter::Counter { future: future.clone_ref(py) };
+        let request = Request::Command(command);
+        self.send(py, target, Submission::Borrowed(&request), waiter)?;
+        Ok(future)
+    }
+
+    /// See [`crate::pool::Pool::set_meta`].
+    pub fn set_meta(&self, py: Python<'_>, node: usize, is_known: bool) -> PyResult<()> {
+        self.tell(move |nodes| nodes.set_meta(node, is_known));
+        self.driver.settle(py)
     }
 
     pub fn command(
@@ -449,12 +550,13 @@ impl Session {
             }
             Core::There(engine) => {
                 let route = match target {
-                    Target::Key(key) => Route::Key(Bytes::copy_from_slice(key.as_bytes())),
+                    Target::Key(_) => Route::Key,
                     Target::Node(node) => Route::Node(node),
                     Target::Lease(lease) => Route::Lease(lease),
                 };
                 let deadline = self.deadline_instant();
-                engine.submit(self.id, route, submission.into_owned(), waiter, deadline);
+                let request = engine.own(submission);
+                engine.submit(self.id, route, request, waiter, deadline);
             }
         }
         self.driver.settle(py)

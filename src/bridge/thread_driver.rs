@@ -4,18 +4,18 @@
 //! outbox, and one wake-up of the loop fetches all that came. The thread that does the I/O does not wait
 //! for the interpreter's lock: a helper of the runtime does, for as long as it takes to call the loop.
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_asyncio::TaskLocals;
+use slab::Slab;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -25,10 +25,10 @@ use super::driver::PythonLoop;
 use super::errors;
 use super::exit;
 use super::recorder::{End, Message, Record, Recorder, Ticket, play_back};
-use super::waiter::PyWaiter;
+use super::waiter::{NoMeta, PyWaiter};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
-use crate::pool::{Address, LeaseId};
-use crate::protocol::{Key, OwnedRequest, Tick};
+use crate::pool::{Address, LeaseId, Submission};
+use crate::protocol::{Key, OwnedRequest, Tick, Verb};
 
 pub struct ThreadEngine {
     background: RefCell<Option<Arc<Background>>>,
@@ -37,8 +37,46 @@ pub struct ThreadEngine {
     last_batch: Cell<usize>,
     flush_scheduled: Cell<bool>,
     outbox: Arc<Outbox>,
-    waiters: RefCell<HashMap<Ticket, PyWaiter>>,
-    next_ticket: Cell<Ticket>,
+    /// By their tickets.
+    waiters: RefCell<Slab<PyWaiter>>,
+    /// What requests on their way share.
+    block: RefCell<BytesMut>,
+}
+
+/// A request on its way to the core's thread.
+pub struct Posted {
+    session: u64,
+    ticket: Ticket,
+    outbox: Arc<Outbox>,
+    abandoned: Option<Arc<AtomicBool>>,
+    deadline: Option<Instant>,
+    what: What,
+}
+
+enum What {
+    Send(Route, OwnedRequest),
+    Lease(LeaseId),
+}
+
+impl Posted {
+    /// On the core's thread. `last`: the cluster of the request before it.
+    pub fn submit(self, cores: &Cores, last: &mut Option<(u64, Cluster<Recorder>)>) {
+        let record = Record::new(self.ticket, self.outbox, self.abandoned);
+        let deadline = cores.context.deadline_at(self.deadline);
+        if last.as_ref().is_none_or(|(session, _)| *session != self.session) {
+            let cluster = cores.clusters.borrow().get(&self.session).cloned();
+            *last = cluster.map(|cluster| (self.session, cluster));
+        }
+        let Some((_, cluster)) = last else { return };
+        match self.what {
+            What::Lease(lease) => cluster.pool(0).lease(lease, record.line(None), deadline),
+            What::Send(route, request) => {
+                if let Err(error) = send(cluster, route, request, &record, deadline) {
+                    record.end(End::NoNodes(error));
+                }
+            }
+        }
+    }
 }
 
 /// What the core's thread has for one loop.
@@ -139,10 +177,12 @@ const MAX_BATCH: usize = 512;
 
 /// Where a request goes.
 pub enum Route {
-    /// To the node of this key.
-    Key(Bytes),
+    /// To the node of its key.
+    Key,
     /// To the nodes of its keys.
-    Keys,
+    Keys {
+        is_partial: bool,
+    },
     Node(usize),
     Lease(LeaseId),
 }
@@ -167,7 +207,7 @@ impl ThreadEngine {
             flush_scheduled: Cell::new(false),
             outbox,
             waiters: RefCell::default(),
-            next_ticket: Cell::new(0),
+            block: RefCell::default(),
         })
     }
 
@@ -200,19 +240,16 @@ impl ThreadEngine {
         waiter: PyWaiter,
         deadline: Option<Instant>,
     ) {
-        self.post_request(session, waiter, move |cores, cluster, record| {
-            let deadline = cores.context.deadline_at(deadline);
-            if let Err(error) = send(cluster, route, request, record, deadline) {
-                record.end(End::NoNodes(error));
-            }
-        });
+        self.post_request(session, waiter, deadline, What::Send(route, request));
+    }
+
+    /// A request that can cross to the core's thread.
+    pub fn own(&self, submission: Submission<'_>) -> OwnedRequest {
+        submission.into_owned_in(&mut self.block.borrow_mut())
     }
 
     pub fn lease(&self, session: u64, lease: LeaseId, waiter: PyWaiter, deadline: Option<Instant>) {
-        self.post_request(session, waiter, move |cores, cluster, record| {
-            let deadline = cores.context.deadline_at(deadline);
-            cluster.pool(0).lease(lease, record.line(None), deadline);
-        });
+        self.post_request(session, waiter, deadline, What::Lease(lease));
     }
 
     pub fn close_after(&self, session: u64, delay: Duration) {
@@ -256,7 +293,7 @@ impl ThreadEngine {
         for message in self.outbox.take() {
             match message {
                 Message::Ended { ticket, events, end } => {
-                    let waiter = self.waiters.borrow_mut().remove(&ticket);
+                    let waiter = self.waiters.borrow_mut().try_remove(ticket);
                     if let Some(waiter) = waiter {
                         play_back(events, end, waiter);
                     }
@@ -273,7 +310,7 @@ impl ThreadEngine {
         let background = self.background.take();
         py.detach(|| drop(background));
         self.collect();
-        for (_, waiter) in self.waiters.take() {
+        for waiter in self.waiters.take().drain() {
             waiter.fail_with(Outcome::Internal);
         }
         let bell = self.outbox.bell.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -284,29 +321,20 @@ impl ThreadEngine {
         }
     }
 
-    fn post_request(
-        &self,
-        session: u64,
-        waiter: PyWaiter,
-        submit: impl FnOnce(&Cores, &Cluster<Recorder>, &Rc<Record>) + Send + 'static,
-    ) {
-        let ticket = self.next_ticket.get();
-        self.next_ticket.set(ticket + 1);
+    fn post_request(&self, session: u64, waiter: PyWaiter, deadline: Option<Instant>, what: What) {
         let abandoned = waiter.watch_abandoned();
-        self.waiters.borrow_mut().insert(ticket, waiter);
+        let ticket = self.waiters.borrow_mut().insert(waiter);
         let outbox = self.outbox.clone();
-        self.post(move |cores| {
-            let record = Record::new(ticket, outbox, abandoned);
-            let cluster = cores.clusters.borrow().get(&session).cloned();
-            if let Some(cluster) = cluster {
-                submit(cores, &cluster, &record);
-            }
-        });
+        self.post_job(Job::Request(Posted { session, ticket, outbox, abandoned, deadline, what }));
     }
 
     fn post(&self, job: impl FnOnce(&Cores) + Send + 'static) {
+        self.post_job(Job::Call(Box::new(job)));
+    }
+
+    fn post_job(&self, job: Job) {
         let mut outgoing = self.outgoing.borrow_mut();
-        outgoing.push(Box::new(job));
+        outgoing.push(job);
         let is_full = outgoing.len() >= MAX_BATCH;
         drop(outgoing);
         if is_full {
@@ -363,14 +391,23 @@ fn send(
     deadline: Tick,
 ) -> Result<(), ClusterError> {
     match (route, request) {
-        (Route::Key(key), request) => {
-            let node = cluster.index_for(Key::trusted(&key))?;
-            cluster.pool(node).submit_owned(request, record.line(None), deadline);
+        (Route::Key, request) => {
+            let pool = cluster.pool(cluster.index_for(Key::trusted(request.key()))?);
+            if request.verb() == Verb::MetaArithmetic
+                && let Some(why) = NoMeta::of(pool.meta())
+            {
+                record.end(End::NoMeta(why));
+                return Ok(());
+            }
+            pool.submit_owned(request, record.line(None), deadline);
         }
-        (Route::Keys, OwnedRequest::Retrieval { verb, keys }) => {
+        (Route::Keys { is_partial }, OwnedRequest::Retrieval { verb, keys }) => {
             let all: Vec<Key<'_>> = keys.iter().map(|key| Key::trusted(key)).collect();
             let lines = cluster.lines_for(&all)?;
             record.expect_lines(lines.len());
+            if is_partial {
+                record.keep_failures();
+            }
             for (node, positions) in lines {
                 let keys = match &positions {
                     Some(positions) => positions.iter().map(|at| keys[*at].clone()).collect(),
@@ -381,7 +418,7 @@ fn send(
                 cluster.pool(node).submit_owned(request, line, deadline);
             }
         }
-        (Route::Keys, request) => {
+        (Route::Keys { .. }, request) => {
             cluster.pool(0).submit_owned(request, record.line(None), deadline);
         }
         (Route::Node(node), request) => {

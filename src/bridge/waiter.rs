@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString};
 
+use super::batch::{Batch, Exceptions};
 use super::completion::{self, Outcome};
 use super::future::OpFuture;
 use super::item::RawItem;
@@ -29,6 +30,15 @@ pub enum PyWaiter {
     Line {
         gather: Rc<Gather>,
         line: Line,
+    },
+    /// One key of a call that changes many.
+    Part {
+        batch: Rc<Batch>,
+        at: usize,
+    },
+    /// A counter that is created if it is missing.
+    Counter {
+        future: Py<OpFuture>,
     },
     /// Any other command.
     Command {
@@ -97,7 +107,7 @@ impl RawItems {
 
 pub type Stats = Vec<(Py<PyString>, Py<PyString>)>;
 
-/// A call with many keys: complete when all its lines are, failed when one is.
+/// A call with many keys: complete when all its lines are, failed when one is (unless it is partial).
 pub struct Gather {
     pub future: Py<OpFuture>,
     pub flags: bool,
@@ -107,6 +117,10 @@ pub struct Gather {
     pub lines: RefCell<Vec<Line>>,
     pub missing_lines: Cell<usize>,
     pub failed: Cell<bool>,
+    /// Whether what came is given in any case, with why the rest did not.
+    pub is_partial: bool,
+    /// Which keys got no answer, or an error (`None`: all of the call's).
+    pub failures: RefCell<Vec<(Option<Vec<usize>>, Outcome)>>,
 }
 
 /// What is known of the commands of a client that nobody waits for.
@@ -134,7 +148,16 @@ impl Gather {
     }
 
     /// May start a garbage collection: not while the core is borrowed.
-    pub fn into_dict(self: Rc<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    pub fn into_items(self: Rc<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let dict = self.items(py)?;
+        if !self.is_partial {
+            return Ok(dict.into_any().unbind());
+        }
+        let errors = self.errors(py, &dict)?;
+        Ok((dict, errors).into_pyobject(py)?.into_any().unbind())
+    }
+
+    fn items<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         for Line { positions, items } in self.lines.take() {
             for (index, item) in items {
@@ -142,10 +165,36 @@ impl Gather {
                 dict.set_item(&self.keys[at], item.into_item(py, self.flags)?)?;
             }
         }
-        Ok(dict.into_any().unbind())
+        Ok(dict)
     }
 
-    fn line_failed(&self, py: Python<'_>, outcome: Outcome) {
+    /// Whose item did not come, and was asked for where something failed.
+    fn errors<'py>(
+        &self,
+        py: Python<'py>,
+        items: &Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (errors, mut exceptions) = (PyDict::new(py), Exceptions::default());
+        for (positions, failure) in self.failures.take() {
+            let exception = exceptions.of(py, failure);
+            let keys: Vec<_> = match &positions {
+                Some(positions) => positions.iter().map(|at| &self.keys[*at]).collect(),
+                None => self.keys.iter().collect(),
+            };
+            for key in keys {
+                if !items.contains(key)? {
+                    errors.set_item(key, &exception)?;
+                }
+            }
+        }
+        Ok(errors)
+    }
+
+    fn line_failed(self: Rc<Self>, py: Python<'_>, line: Line, outcome: Outcome) {
+        if self.is_partial {
+            self.failures.borrow_mut().push((line.positions.clone(), outcome));
+            return self.line_done(py, line);
+        }
         let outcome = if self.failed.replace(true) { Outcome::Nobody } else { outcome };
         completion::complete(self.future.clone_ref(py), outcome);
     }
@@ -204,7 +253,11 @@ impl Sink for PyWaiter {
             Self::Stats { stats, .. } => stats.clear(),
             Self::RawItems { items, .. } => items.items.clear(),
             Self::RawReply { text, .. } => text.clear(),
-            Self::Command { .. } | Self::NoReply { .. } | Self::Lease { .. } => {}
+            Self::Command { .. }
+            | Self::Counter { .. }
+            | Self::Part { .. }
+            | Self::NoReply { .. }
+            | Self::Lease { .. } => {}
         }
     }
 
@@ -220,8 +273,18 @@ impl Sink for PyWaiter {
             }
             Self::Line { gather, line } => match reply {
                 Reply::End => gather.line_done(py, line),
-                other => gather.line_failed(py, outcome_of(py, gather.verb, other)),
+                other => {
+                    let outcome = outcome_of(py, gather.verb, other);
+                    gather.line_failed(py, line, outcome);
+                }
             },
+            Self::Part { batch, at } => {
+                let outcome = outcome_of(py, batch.action.verb(), reply);
+                batch.answered(py, at, outcome);
+            }
+            Self::Counter { future } => {
+                completion::complete(future, outcome_of(py, Verb::MetaArithmetic, reply));
+            }
             Self::Command { future, verb } => {
                 completion::complete(future, outcome_of(py, verb, reply));
             }
@@ -275,16 +338,30 @@ impl PyWaiter {
     pub fn fail_with(self, outcome: Outcome) {
         match self {
             Self::One { future, .. }
+            | Self::Counter { future }
             | Self::Command { future, .. }
             | Self::Stats { future, .. }
             | Self::Lease { future, .. }
             | Self::RawReply { future, .. }
             | Self::RawItems { future, .. } => completion::complete(future, outcome),
-            Self::Line { gather, .. } => Python::attach(|py| gather.line_failed(py, outcome)),
+            Self::Line { gather, line } => {
+                Python::attach(|py| gather.line_failed(py, line, outcome));
+            }
+            Self::Part { batch, at } => Python::attach(|py| batch.answered(py, at, outcome)),
             Self::NoReply { backlog, held } => {
                 Python::attach(|py| backlog.answered(py, true, held));
             }
         }
+    }
+
+    /// Some keys of a partial call are not answered: what the server said, or what happened.
+    pub fn keys_failed(&self, positions: Option<Vec<usize>>, failure: Result<&Reply<'_>, Error>) {
+        let Self::Line { gather, .. } = self else { return };
+        let outcome = match failure {
+            Ok(reply) => Python::attach(|py| outcome_of(py, gather.verb, reply)),
+            Err(error) => Outcome::Failed(error),
+        };
+        gather.failures.borrow_mut().push((positions, outcome));
     }
 
     /// A flag that is set when nobody waits any more; `None`: that does not matter.
@@ -296,14 +373,45 @@ impl PyWaiter {
     fn future(&self) -> Option<&Py<OpFuture>> {
         match self {
             Self::One { future, .. }
+            | Self::Counter { future }
             | Self::Command { future, .. }
             | Self::Stats { future, .. }
             | Self::Lease { future, .. }
             | Self::RawReply { future, .. }
             | Self::RawItems { future, .. } => Some(future),
             Self::Line { gather, .. } => Some(&gather.future),
+            Self::Part { batch, .. } => Some(&batch.future),
             Self::NoReply { .. } => None,
         }
+    }
+}
+
+/// Why a counter was not sent, or not taken; Python is told a number below 0.
+#[derive(Clone, Copy)]
+pub enum NoMeta {
+    /// What the node's server speaks is not known since the last connect.
+    Unknown = -1,
+    /// It is known not to.
+    Known = -2,
+    /// It does not know the command.
+    Refused = -3,
+}
+
+impl NoMeta {
+    /// `None`: it is to be sent.
+    pub fn of(meta: Option<bool>) -> Option<Self> {
+        match meta {
+            None => Some(Self::Unknown),
+            Some(false) => Some(Self::Known),
+            Some(true) => None,
+        }
+    }
+}
+
+pub fn no_meta(py: Python<'_>, why: NoMeta) -> Py<PyAny> {
+    match (why as i32).into_pyobject(py) {
+        Ok(number) => number.into_any().unbind(),
+        Err(never) => match never {},
     }
 }
 
@@ -340,6 +448,11 @@ fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>) -> Outcome {
         Reply::Version(text) => {
             let text = PyString::new(py, &String::from_utf8_lossy(text));
             Outcome::Value(text.into_any().unbind())
+        }
+        Reply::Error(ErrorLine { kind: ErrorKind::Unknown, .. })
+            if verb == Verb::MetaArithmetic =>
+        {
+            Outcome::Value(no_meta(py, NoMeta::Refused))
         }
         Reply::Error(ErrorLine { kind, line }) => {
             Outcome::Refused { verb, kind, line: line.escape_ascii().to_string() }

@@ -36,6 +36,6 @@ pub use login::{
 pub use metrics::{ConnectLatency, Metrics};
 pub use open::{Phase, Security};
 pub use pool::{LeaseId, Pool, PoolConfig, Waiter};
-pub use queue::{Submission, owned};
+pub use queue::{Submission, keep_in, owned};
 pub use tls::{Tls, TlsConfigError, TlsOptions};
 pub use transport::Io;

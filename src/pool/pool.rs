@@ -18,6 +18,7 @@ use super::dial::{Dialled, dial};
 use super::error::{Cause, Error, ErrorKind};
 use super::health::Health;
 use super::large::LargeKeys;
+use super::login::Mechanism;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::moves::{Place, retire};
 use super::open::{Phase, Security};
@@ -77,6 +78,8 @@ pub(super) struct Shared<W: Waiter> {
     pub relocated: Rc<Notify>,
     /// How far the dial has come that is under way.
     pub phase: Rc<Cell<Phase>>,
+    /// See [`Pool::meta`].
+    pub meta: Cell<Option<bool>>,
     pub state: RefCell<State<W>>,
 }
 
@@ -91,6 +94,7 @@ impl<W: Waiter> Pool<W> {
             on_health: RefCell::new(None),
             relocated: Rc::default(),
             phase: Rc::default(),
+            meta: Cell::new(None),
             state: RefCell::new(State {
                 connections: Vec::new(),
                 next_id: 0,
@@ -127,6 +131,17 @@ impl<W: Waiter> Pool<W> {
 
     pub fn is_healthy(&self) -> bool {
         self.0.state.borrow().health.is_healthy()
+    }
+
+    /// Whether the server knows meta arithmetic; `None`: that is not known since the last connect.
+    pub fn meta(&self) -> Option<bool> {
+        let login = self.0.config.security.login.as_ref();
+        let is_translated = login.is_some_and(|login| login.mechanism == Mechanism::Sasl);
+        is_translated.then_some(true).or(self.0.meta.get())
+    }
+
+    pub fn set_meta(&self, is_known: bool) {
+        self.0.meta.set(Some(is_known));
     }
 
     pub fn is_connected(&self) -> bool {
@@ -344,6 +359,8 @@ impl<W: Waiter> Shared<W> {
         if state.closed {
             return;
         }
+        // It may be another server's.
+        self.meta.set(None);
         let id = state.next_id;
         state.next_id += 1;
         let connection = Connection::new(stream, self.config.max_merged_keys);

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::connection::Connection;
 use super::pool::{LeaseId, Waiter};
-use crate::protocol::{NEVER, OwnedRequest, Reply, Request, Sink, Tick, Verb, encode};
+use crate::protocol::{Command, NEVER, OwnedRequest, Reply, Request, Sink, Tick, Verb, encode};
 
 /// A request on its way into the pool.
 pub enum Submission<'a> {
@@ -52,6 +52,14 @@ impl Submission<'_> {
             Self::Owned(request) => request,
         }
     }
+
+    /// See [`owned_in`].
+    pub fn into_owned_in(self, block: &mut BytesMut) -> OwnedRequest {
+        match self {
+            Self::Borrowed(request) => owned_in(request, block),
+            Self::Owned(request) => request,
+        }
+    }
 }
 
 /// Copies what a request borrows.
@@ -61,11 +69,46 @@ pub fn owned(request: &Request<'_>) -> OwnedRequest {
             verb: *verb,
             keys: keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
         },
+        Request::Command(command) => encoded(command, &mut BytesMut::new()),
+    }
+}
+
+/// As [`owned`], for one of many: they share blocks of memory, which live as long as any that is in them.
+pub fn owned_in(request: &Request<'_>, block: &mut BytesMut) -> OwnedRequest {
+    match request {
+        Request::Retrieval { verb, keys } => OwnedRequest::Retrieval {
+            verb: *verb,
+            keys: keys.iter().map(|key| keep_in(key.as_bytes(), block)).collect(),
+        },
         Request::Command(command) => {
-            let mut wire = BytesMut::new();
-            encode(command, &mut wire);
-            OwnedRequest::Encoded { verb: request.verb(), wire: wire.freeze() }
+            renew(block, 0);
+            encoded(command, block)
         }
+    }
+}
+
+fn encoded(command: &Command<'_>, block: &mut BytesMut) -> OwnedRequest {
+    encode(command, block);
+    OwnedRequest::Encoded { verb: command.verb(), wire: block.split().freeze() }
+}
+
+const BLOCK: usize = 16 * 1024;
+/// What is longer has memory of its own.
+const MAX_SHARE: usize = BLOCK / 8;
+
+/// Copies into a block of memory that many share. `block` is empty, before and after.
+pub fn keep_in(bytes: &[u8], block: &mut BytesMut) -> Bytes {
+    if bytes.len() > MAX_SHARE {
+        return Bytes::copy_from_slice(bytes);
+    }
+    renew(block, bytes.len());
+    block.extend_from_slice(bytes);
+    block.split().freeze()
+}
+
+fn renew(block: &mut BytesMut, len: usize) {
+    if block.capacity() < len.max(MAX_SHARE / 4) {
+        *block = BytesMut::with_capacity(BLOCK);
     }
 }
 

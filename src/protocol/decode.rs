@@ -61,6 +61,9 @@ impl Decoder {
         if self.header.is_none() {
             let Some(line_end) = self.find_line_end(buf, shape)? else { return Ok(None) };
             let line = &buf[..line_end - 2];
+            if shape == Shape::MetaArithmetic && line.starts_with(b"VA ") {
+                return self.number_frame(buf, line_end);
+            }
             let Some(word) = item_word(shape).filter(|word| line.starts_with(word)) else {
                 self.scanned = 0;
                 return Ok(Some((line_frame(line, shape)?, line_end)));
@@ -144,6 +147,30 @@ impl Decoder {
         let item =
             ItemRef { key, flags: header.flags, cas: None, value: &buf[value_start..value_end] };
         Ok(Some((Frame::Item(item), frame_end)))
+    }
+
+    /// # Format
+    /// ```text
+    /// VA <bytes>\r\n<number>\r\n
+    /// ```
+    fn number_frame<'b>(
+        &mut self,
+        buf: &'b [u8],
+        line_end: usize,
+    ) -> Result<Option<(Frame<'b>, usize)>, ProtocolError> {
+        let line = &buf[..line_end - 2];
+        let unexpected = || ProtocolError::UnexpectedLine(Excerpt::of(line));
+        let len = parse_u64(line[3..].trim_ascii_end()).ok_or_else(unexpected)?;
+        // No number is longer, and the rest of one is soon there: its line is found again until then.
+        let len = usize::try_from(len).ok().filter(|len| *len <= 20).ok_or_else(unexpected)?;
+        self.scanned = 0;
+        let number_end = line_end + len;
+        let Some(end) = buf.get(number_end..number_end + 2) else { return Ok(None) };
+        if end != b"\r\n" {
+            return Err(ProtocolError::ValueNotTerminated);
+        }
+        let number = parse_u64(&buf[line_end..number_end]).ok_or_else(unexpected)?;
+        Ok(Some((Frame::Reply(Reply::Number(number)), number_end + 2)))
     }
 
     /// The item in progress at the start of `buf`, if at least `missing` bytes of its value are still to come:
@@ -268,6 +295,8 @@ fn line_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
         (Shape::Storage | Shape::Delete | Shape::Arithmetic | Shape::Touch, b"NOT_FOUND") => {
             Reply::NotFound
         }
+        // With a space behind it in versions before 1.6.10.
+        (Shape::MetaArithmetic, b"NF" | b"NF ") => Reply::NotFound,
         (Shape::Delete, b"DELETED") => Reply::Deleted,
         (Shape::Touch, b"TOUCHED") => Reply::Touched,
         (Shape::Ok | Shape::Stats, b"OK") => Reply::Ok,
@@ -359,6 +388,10 @@ mod tests {
             ("STORED\r\n", get), ("END\r\n", Shape::Storage), ("VALUE k 0 1\r\nx\r\n", Shape::Storage),
             ("12a\r\n", Shape::Arithmetic), ("-1\r\n", Shape::Arithmetic), ("\r\n", Shape::Arithmetic),
             ("18446744073709551616\r\n", Shape::Arithmetic), ("OK\r\n", Shape::Version), ("\n", Shape::Ok),
+            ("VA 1\r\nx\r\n", Shape::MetaArithmetic), ("VA S1\r\n1\r\n", Shape::MetaArithmetic),
+            ("VA 21\r\n111111111111111111111\r\n", Shape::MetaArithmetic), ("VA 1\r\n12\r\n", Shape::MetaArithmetic),
+            ("VA -1\r\n", Shape::MetaArithmetic), ("VA 0\r\n\r\n", Shape::MetaArithmetic), ("7\r\n", Shape::MetaArithmetic),
+            ("HD\r\n", Shape::MetaArithmetic), ("VA 1\r\n1\r\n", Shape::Arithmetic),
             ("MEMLIMIT_TOO_SMALL x\r\n", Shape::Storage), ("HTTP/1.1 400 Bad Request\r\n", Shape::Ok),
         ] {
             assert!(decode_all(wire.as_bytes(), shape).is_err(), "{wire:?}");
@@ -384,6 +417,19 @@ mod tests {
         let (frame, n) = decoder.next(&wire, get).unwrap().unwrap();
         assert_eq!(frame, Frame::Item(ItemRef { key: b"k", flags: 7, cas: None, value }));
         assert_eq!(decoder.next(&wire[n..], get), Ok(Some((Frame::Reply(Reply::End), 5))));
+    }
+
+    #[test]
+    fn a_counter_is_split_at_every_byte() {
+        let wire = b"VA 20\r\n18446744073709551615\r\n";
+        for cut in 0..wire.len() {
+            let mut decoder = Decoder::default();
+            assert_eq!(decoder.next(&wire[..cut], Shape::MetaArithmetic), Ok(None), "{cut}");
+            let whole = decoder.next(wire, Shape::MetaArithmetic);
+            assert_eq!(whole, Ok(Some((Frame::Reply(Reply::Number(u64::MAX)), wire.len()))));
+        }
+        let frames = decode_all(b"NF\r\nVA 1\r\n0\r\nERROR\r\n", Shape::MetaArithmetic).unwrap();
+        assert_eq!(frames[..2], ["Reply(NotFound)", "Reply(Number(0))"]);
     }
 
     #[test]

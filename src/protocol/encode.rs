@@ -17,6 +17,7 @@ const LINE_OVERHEAD: usize = 128;
 /// delete <key>\r\n            <incr|decr> <key> <delta>\r\n     touch <key> <exptime>\r\n
 /// flush_all [<delay>]\r\n     version\r\n                       stats[ <args>]\r\n
 /// verbosity <level>\r\n       cache_memlimit <megabytes>\r\n   config get cluster\r\n
+/// ma <key> <MI|MD> N<exptime> J<initial> D<delta> v\r\n
 /// set _ _ _ <bytes>\r\n<user> <password>\r\n
 /// ```
 pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
@@ -34,6 +35,15 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
             word(out, if verb == ArithmeticVerb::Incr { "incr" } else { "decr" });
             out.extend_from_slice(key.as_bytes());
             number(out, delta);
+        }
+        Command::Counter { verb, key, delta, initial, exptime } => {
+            word(out, "ma");
+            out.extend_from_slice(key.as_bytes());
+            out.extend_from_slice(if verb == ArithmeticVerb::Incr { b" MI" } else { b" MD" });
+            flag(out, b" N", exptime);
+            flag(out, b" J", initial);
+            flag(out, b" D", delta);
+            out.extend_from_slice(b" v");
         }
         Command::Touch { key, exptime } => {
             word(out, "touch");
@@ -113,7 +123,12 @@ fn word(out: &mut BytesMut, name: &str) {
 }
 
 fn number(out: &mut BytesMut, value: impl itoa::Integer) {
-    out.extend_from_slice(b" ");
+    flag(out, b" ", value);
+}
+
+/// A number behind what it is.
+fn flag(out: &mut BytesMut, name: &[u8], value: impl itoa::Integer) {
+    out.extend_from_slice(name);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
@@ -145,6 +160,9 @@ mod tests {
             (Command::Delete { key }, "delete k\r\n"),
             (Command::Arithmetic { verb: ArithmeticVerb::Incr, key, delta: u64::MAX }, "incr k 18446744073709551615\r\n"),
             (Command::Arithmetic { verb: ArithmeticVerb::Decr, key, delta: 0 }, "decr k 0\r\n"),
+            (Command::Counter { verb: ArithmeticVerb::Incr, key, delta: 1, initial: 0, exptime: 60 }, "ma k MI N60 J0 D1 v\r\n"),
+            (Command::Counter { verb: ArithmeticVerb::Decr, key, delta: u64::MAX, initial: u64::MAX, exptime: i32::MIN },
+                "ma k MD N-2147483648 J18446744073709551615 D18446744073709551615 v\r\n"),
             (Command::Touch { key, exptime: i32::MIN }, "touch k -2147483648\r\n"),
             (Command::FlushAll { delay: 0 }, "flush_all\r\n"),
             (Command::FlushAll { delay: 10 }, "flush_all 10\r\n"),

@@ -3,7 +3,7 @@
 //! | module | memcached doc/protocol.txt |
 //! |---|---|
 //! | `key` | "Keys" |
-//! | `request`, `encode` | "Storage commands", "Retrieval command", "Deletion", "Increment/Decrement", "Touch", "Get And Touch", "Statistics", "Other commands" |
+//! | `request`, `encode` | "Storage commands", "Retrieval command", "Deletion", "Increment/Decrement", "Meta Arithmetic", "Touch", "Get And Touch", "Statistics", "Other commands" |
 //! | `reply`, `decode` | the answers to these, "Error strings" |
 //! | `binary` | doc/protocol-binary.txt, below the text |
 //! | `outgoing` | what is to be written |

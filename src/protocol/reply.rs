@@ -67,6 +67,8 @@ pub enum Shape {
     Delete,
     /// `<number> | NOT_FOUND`
     Arithmetic,
+    /// `VA <bytes>`, the number, or `NF`; with other flags than ours `HD`, `NS`, `EX`
+    MetaArithmetic,
     /// `TOUCHED | NOT_FOUND`
     Touch,
     /// `OK`, and `MEMLIMIT_…` for `cache_memlimit`

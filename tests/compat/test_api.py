@@ -89,36 +89,46 @@ CREATE_CLIENT = (
 )
 
 STORE = "(self, key, value, *, flags=0, exptime=0, noreply=False)"
-COUNT = "(self, key, value, *, noreply=False)"
+APPEND = "(self, key, value, *, noreply=False)"
+# The last two are not of 1.3, and neither is `on_error`, nor that a node may be left out.
+COUNT = "(self, key, value, *, noreply=False, initial=None, exptime=0)"
 CLIENT = {
     "add": STORE,
-    "append": COUNT,
+    "append": APPEND,
     "cache_memlimit": "(self, memcached_host_address, value, *, noreply=False)",
     "cas": "(self, key, value, cas, *, flags=0, exptime=0, noreply=False)",
     "close": "(self)",
     "cluster_managment": "(self)",
     "decrement": COUNT,
     "delete": "(self, key, *, noreply=False)",
-    "flush_all": "(self, memcached_host_address, delay=0, *, noreply=False)",
+    "flush_all": "(self, memcached_host_address=ALL_NODES, delay=0, *, noreply=False)",
     "gat": "(self, exptime, key, return_flags=False)",
-    "gat_many": "(self, exptime, keys, return_flags=False)",
+    "gat_many": "(self, exptime, keys, return_flags=False, *, on_error='raise')",
     "gats": "(self, exptime, key, return_flags=False)",
-    "gats_many": "(self, exptime, keys, return_flags=False)",
+    "gats_many": "(self, exptime, keys, return_flags=False, *, on_error='raise')",
     "get": "(self, key, return_flags=False)",
-    "get_many": "(self, keys, return_flags=False)",
+    "get_many": "(self, keys, return_flags=False, *, on_error='raise')",
     "gets": "(self, key, return_flags=False)",
-    "gets_many": "(self, keys, return_flags=False)",
+    "gets_many": "(self, keys, return_flags=False, *, on_error='raise')",
     "increment": COUNT,
-    "prepend": COUNT,
+    "prepend": APPEND,
     "replace": STORE,
     "set": STORE,
-    "stats": "(self, memcached_host_address, *args)",
+    "stats": "(self, memcached_host_address=ALL_NODES, *args)",
     "touch": "(self, key, exptime, *, noreply=False)",
     "verbosity": "(self, memcached_host_address, level, *, noreply=False)",
     "version": "(self, memcached_host_address)",
 }
 # What 1.3.3 does not have, and so must not be abstract: users write clients of their own for tests.
-NEW = {"node_for": "(self, key)"}
+NEW = {
+    "add_many": "(self, items, *, flags=0, exptime=0, noreply=False)",
+    "delete_many": "(self, keys, *, noreply=False)",
+    "node_for": "(self, key)",
+    "ping": "(self)",
+    "set_many": "(self, items, *, flags=0, exptime=0, noreply=False)",
+    "touch_many": "(self, keys, exptime, *, noreply=False)",
+    "wait_ready": "(self, timeout, *, min_nodes=None)",
+}
 CLUSTER_EVENTS = {
     "on_node_healthy": "(self, cluster_managment, host)",
     "on_node_unhealthy": "(self, cluster_managment, host)",
@@ -153,6 +163,7 @@ EXCEPTIONS = {
     "ArithmeticCommandError": "CommandError ValueError",
     "ClusterNoAvailableNodes": "EmcacheError",
     "InvalidKeyError": "EmcacheError ValueError",
+    "SerializationError": "EmcacheError ValueError",
     "ClientClosedError": "EmcacheError RuntimeError",
     "OverloadedError": "EmcacheError",
     "OperationTimeoutError": "EmcacheError TimeoutError",

@@ -6,6 +6,7 @@ An ignored error is part of the check: were it none, mypy would report the ignor
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import pytest
@@ -20,8 +21,10 @@ from emcache import (
     ConnectionPool,
     ConnectionPoolMetrics,
     Item,
+    ManyResult,
     MemcachedHostAddress,
     MemcachedUnixSocketPath,
+    PartialResult,
 )
 
 Address = MemcachedHostAddress | MemcachedUnixSocketPath
@@ -295,3 +298,30 @@ def test_defaults() -> None:
     assert all(second > 0 for second in seconds)
     assert_type(emcache.DEFAULT_AUTOBATCHING_MAX_KEYS, int)
     assert_type(emcache.__version__, str)
+
+
+async def test_many_keys(client: Client, node: MemcachedHostAddress) -> None:
+    result = await client.set_many({b"typing": b"1"}, exptime=timedelta(minutes=1))
+    assert_type(result, ManyResult)
+    assert_type(result.done, list[bytes])
+    assert_type(result.errors, dict[bytes, Exception])
+    assert_type(await client.delete_many([b"typing:none"]), ManyResult)
+    assert_type(await client.get_many([b"typing"]), dict[bytes, Item])
+    assert_type(await client.get_many([b"typing"], on_error="raise"), dict[bytes, Item])
+    partial = await client.gat_many(60, [b"typing"], True, on_error="partial")
+    assert_type(partial, PartialResult[bytes, Item])
+    assert_type(partial.errors, dict[bytes, Exception])
+    assert_type(await client.increment(b"typing", 1, initial=0), int | None)
+
+
+async def test_all_nodes(client: Client, node: MemcachedHostAddress) -> None:
+    assert_type(await client.ping(), dict[Address, float | Exception])
+    assert_type(await client.wait_ready(5, min_nodes=1), None)
+    assert_type(await client.stats(node), dict[str, str])
+    assert_type(await client.stats(), PartialResult[Address, dict[str, str]])
+    assert_type(
+        await client.stats(emcache.ALL_NODES, "settings"), PartialResult[Address, dict[str, str]]
+    )
+    await client.set(b"typing", b"", exptime=datetime.now(UTC) + timedelta(days=90))
+    with pytest.raises(TypeError):
+        await client.touch(b"typing", "60")  # type: ignore[arg-type]

@@ -80,7 +80,9 @@ enum Asked {
     /// whether there is one.
     NeverMatching,
     Delete,
-    Arithmetic,
+    Arithmetic {
+        is_meta: bool,
+    },
     Touch,
     Flush,
     Version,
@@ -223,6 +225,18 @@ fn number<T: std::str::FromStr + Default>(word: Option<&[u8]>) -> T {
     word.and_then(|w| std::str::from_utf8(w).ok()).and_then(|w| w.parse().ok()).unwrap_or_default()
 }
 
+/// # Format
+/// ```text
+/// delta:8 initial:8 expiration:4
+/// ```
+fn arithmetic(delta: u64, initial: u64, expiration: u32) -> [u8; 20] {
+    let mut extras = [0; 20];
+    extras[..8].copy_from_slice(&delta.to_be_bytes());
+    extras[8..16].copy_from_slice(&initial.to_be_bytes());
+    extras[16..].copy_from_slice(&expiration.to_be_bytes());
+    extras
+}
+
 fn expiration(word: Option<&[u8]>) -> u32 {
     u32::try_from(number::<i64>(word)).unwrap_or(EXPIRED)
 }
@@ -298,10 +312,18 @@ impl Translator {
             b"incr" | b"decr" => {
                 let code = if name == b"incr" { opcode::INCREMENT } else { opcode::DECREMENT };
                 let key = words.next();
-                let mut extras = [0; 20];
-                extras[..8].copy_from_slice(&number::<u64>(words.next()).to_be_bytes());
-                extras[16..].copy_from_slice(&CREATE_NOTHING.to_be_bytes());
-                self.simple(Asked::Arithmetic, code, &extras, key, out);
+                let delta = number(words.next());
+                let extras = arithmetic(delta, 0, CREATE_NOTHING);
+                self.simple(Asked::Arithmetic { is_meta: false }, code, &extras, key, out);
+            }
+            b"ma" => {
+                let (key, mode) = (words.next(), words.next());
+                let is_incr = mode == Some(b"MI".as_slice());
+                let code = if is_incr { opcode::INCREMENT } else { opcode::DECREMENT };
+                let mut token = || words.next().and_then(|word| word.get(1..));
+                let (exptime, initial, delta) = (expiration(token()), token(), token());
+                let extras = arithmetic(number(delta), number(initial), exptime);
+                self.simple(Asked::Arithmetic { is_meta: true }, code, &extras, key, out);
             }
             b"touch" => {
                 let key = words.next();
@@ -524,12 +546,19 @@ impl Translator {
                 self.reading = Reading::Value { left: len, is_wanted: false, tail };
                 Some("")
             }
-            Asked::Arithmetic if is_ok => {
+            Asked::Arithmetic { is_meta } if is_ok => {
                 let number = <[u8; 8]>::try_from(body).map_err(|_| unexpected())?;
-                out.extend_from_slice(format!("{}\r\n", u64::from_be_bytes(number)).as_bytes());
+                let number = u64::from_be_bytes(number).to_string();
+                if *is_meta {
+                    out.extend_from_slice(format!("VA {}\r\n", number.len()).as_bytes());
+                }
+                out.extend_from_slice(format!("{number}\r\n").as_bytes());
                 Some("")
             }
-            Asked::NeverMatching | Asked::Arithmetic => found(header.status, ""),
+            Asked::Arithmetic { is_meta: true } if header.status == status::NOT_FOUND => {
+                Some("NF\r\n")
+            }
+            Asked::NeverMatching | Asked::Arithmetic { .. } => found(header.status, ""),
             Asked::Storage { opcode, is_cas } => stored(header.status, *opcode, *is_cas),
             Asked::Delete => found(header.status, "DELETED\r\n"),
             Asked::Touch => found(header.status, "TOUCHED\r\n"),

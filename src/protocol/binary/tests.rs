@@ -48,6 +48,20 @@ fn the_frames_of_every_family() {
         ("add k 0 -1 0\r\n\r\n", opcode::ADD, "0000000000278d01", "k", ""),
         ("append k 0 0 4\r\n\r\n\r\n\r\n", opcode::APPEND, "", "k", "\r\n\r\n"),
         ("incr k 2\r\n", opcode::INCREMENT, "00000000000000020000000000000000ffffffff", "k", ""),
+        (
+            "ma k MI N60 J7 D2 v\r\n",
+            opcode::INCREMENT,
+            "000000000000000200000000000000070000003c",
+            "k",
+            "",
+        ),
+        (
+            "ma k MD N-1 J0 D1 v\r\n",
+            opcode::DECREMENT,
+            "0000000000000001000000000000000000278d01",
+            "k",
+            "",
+        ),
         ("touch k 5\r\n", opcode::TOUCH, "00000005", "k", ""),
         ("delete k\r\n", opcode::DELETE, "", "k", ""),
         ("flush_all\r\n", opcode::FLUSH, "00000000", "", ""),
@@ -91,6 +105,7 @@ fn statuses_are_the_words_of_the_text_protocol() {
         ("cas k 0 0 0 0\r\n\r\n", o::GETK, 1, "NOT_FOUND\r\n"),
         ("delete k\r\n", o::DELETE, 1, "NOT_FOUND\r\n"),
         ("incr k 1\r\n", o::INCREMENT, 1, "NOT_FOUND\r\n"),
+        ("ma k MI N0 J1 D1 v\r\n", o::INCREMENT, 1, "NF\r\n"),
         (
             "incr k 1\r\n",
             o::INCREMENT,
@@ -109,7 +124,7 @@ fn statuses_are_the_words_of_the_text_protocol() {
 
 /// A get of three keys, a count, statistics, and a token that matches nothing.
 fn conversation() -> (&'static str, Vec<u8>, &'static str) {
-    let text = "gets a b c\r\nincr n 1\r\nstats\r\ncas a 0 0 3 0\r\nxyz\r\ngat 5 a\r\n";
+    let text = "gets a b c\r\nincr n 1\r\nstats\r\ncas a 0 0 3 0\r\nxyz\r\ngat 5 a\r\nma m MI N0 J7 D1 v\r\n";
     let answers = [
         response(opcode::GETKQ, 0, 0, &[0, 0, 0, 7], "a", b"END\r\n"),
         response(opcode::GETKQ, 0, 2, &[0, 0, 0, 0], "c", b""),
@@ -120,9 +135,10 @@ fn conversation() -> (&'static str, Vec<u8>, &'static str) {
         response(opcode::GETK, 0, 6, &[0, 0, 0, 0], "a", b"value"),
         response(opcode::GATKQ, 0x85, 7, &[], "", b"Busy"),
         response(opcode::NOOP, 0, 8, &[], "", b""),
+        response(opcode::INCREMENT, 0, 9, &[], "", &70u64.to_be_bytes()),
     ];
     let told = "VALUE a 7 5 9\r\nEND\r\n\r\nVALUE c 0 0 9\r\n\r\nEND\r\n18446744073709551615\r\n\
-                STAT pid 1\r\nEND\r\nEXISTS\r\nSERVER_ERROR Busy (status 0x85)\r\n";
+                STAT pid 1\r\nEND\r\nEXISTS\r\nSERVER_ERROR Busy (status 0x85)\r\nVA 2\r\n70\r\n";
     (text, answers.concat(), told)
 }
 

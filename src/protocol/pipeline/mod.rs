@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::decode::{Decoder, Frame};
 use super::encode::{encode, retrieval_head, storage_head};
@@ -74,7 +75,7 @@ pub trait Sink {
 pub enum OwnedRequest {
     Retrieval {
         verb: RetrievalVerb,
-        keys: Vec<Bytes>,
+        keys: SmallVec<[Bytes; 1]>,
     },
     Encoded {
         verb: Verb,
@@ -128,6 +129,15 @@ impl OwnedRequest {
         match self {
             Self::Retrieval { verb, .. } => verb.verb(),
             Self::Encoded { verb, .. } | Self::Storage { verb, .. } => *verb,
+        }
+    }
+
+    /// The first key: the second word of what it sends. Empty where there is none.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Retrieval { keys, .. } => keys.first().map_or(&[], |key| key),
+            Self::Encoded { wire, .. } => second_word(wire),
+            Self::Storage { head, .. } => second_word(head),
         }
     }
 
@@ -775,7 +785,7 @@ impl<S: Sink> Pipeline<S> {
         let mut slots = std::mem::take(&mut self.slots).into_iter().peekable();
         while let Some(slot) = slots.next() {
             let again = if slot.keys > 0 {
-                let mut keys = Vec::with_capacity(slot.keys as usize);
+                let mut keys = SmallVec::with_capacity(slot.keys as usize);
                 for _ in 0..slot.keys {
                     let entry = self.keys.at(position);
                     keys.push(Bytes::copy_from_slice(entry.key));
@@ -797,6 +807,13 @@ impl<S: Sink> Pipeline<S> {
         *self = Self::new(self.max_merged_keys);
         orphans
     }
+}
+
+fn second_word(line: &[u8]) -> &[u8] {
+    let Some(start) = memchr::memchr(b' ', line) else { return &[] };
+    let rest = &line[start + 1..];
+    let end = memchr::memchr3(b' ', b'\r', b'\n', rest).unwrap_or(rest.len());
+    &rest[..end]
 }
 
 fn put_key(key: &[u8], out: &mut BytesMut) {

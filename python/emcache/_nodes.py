@@ -1,0 +1,130 @@
+"""Questions to all nodes at once."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ._address import Address
+from ._arguments import address_text, check_between, check_seconds
+from ._emcache import CoreClient
+from ._errors import ClientClosedError, EmcacheError, OperationTimeoutError
+from ._many import PartialResult
+
+T = TypeVar("T")
+
+Nodes = dict[int, Address]
+"""By their index in the core."""
+
+_AGAIN_AFTER = 0.05
+"""Seconds from an error of a node to the next question."""
+_LOOK_EVERY = 0.25
+"""Seconds between two looks at which nodes there are."""
+
+
+async def ask_all(nodes: Nodes, ask: Callable[[int], Awaitable[T]]) -> PartialResult[Address, T]:
+    """Ask all nodes the same; one that fails keeps no other from being told."""
+
+    async def answer(node: int) -> T | EmcacheError:
+        try:
+            return await ask(node)
+        except EmcacheError as error:
+            return error
+
+    answers = await asyncio.gather(*(answer(node) for node in nodes))
+    told = PartialResult[Address, T]({}, {})
+    for address, result in zip(nodes.values(), answers, strict=True):
+        if isinstance(result, EmcacheError):
+            told.errors[address] = result
+        else:
+            told[address] = result
+    return told
+
+
+async def ping(core: CoreClient, nodes: Nodes) -> dict[Address, float | Exception]:
+    """Measure the round trip to each node."""
+
+    async def measured(node: int) -> float:
+        start = time.perf_counter()
+        await core.version(node)
+        return time.perf_counter() - start
+
+    told = await ask_all(nodes, measured)
+    return {
+        address: told[address] if address in told else told.errors[address]
+        for address in nodes.values()
+    }
+
+
+async def wait_ready(
+    core: CoreClient,
+    nodes: Callable[[], Nodes],
+    timeout: float,  # noqa: ASYNC109 - it says why
+    min_nodes: int | None,
+) -> None:
+    """Return when so many nodes have answered, all of them if ``min_nodes`` is None."""
+    check_seconds("timeout", timeout)
+    if min_nodes is not None:
+        check_between("min_nodes", min_nodes, 1, len(nodes()))
+    waiting = _Waiting(core)
+    try:
+        async with asyncio.timeout(timeout):
+            while not waiting.is_over(nodes(), min_nodes):
+                await waiting.step()
+    except TimeoutError:
+        raise OperationTimeoutError(waiting.text(nodes(), timeout)) from None
+    finally:
+        await waiting.end()
+
+
+class _Waiting:
+    def __init__(self, core: CoreClient) -> None:
+        self._core = core
+        self._ready: set[int] = set()
+        self._causes: dict[int, EmcacheError] = {}
+        self._probes: dict[int, asyncio.Task[None]] = {}
+
+    def is_over(self, nodes: Nodes, min_nodes: int | None) -> bool:
+        """Look at the nodes that there are now, and ask those that are new."""
+        self._ready &= nodes.keys()
+        if len(self._ready) >= (len(nodes) if min_nodes is None else min_nodes):
+            return True
+        for node in nodes.keys() - self._ready - self._probes.keys():
+            self._probes[node] = asyncio.create_task(self._probe(node))
+        return False
+
+    async def step(self) -> None:
+        """Wait for an answer, or for a while."""
+        await asyncio.wait(
+            self._probes.values(), timeout=_LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED
+        )
+        for node in [node for node, probe in self._probes.items() if probe.done()]:
+            self._probes.pop(node).result()
+            self._ready.add(node)
+
+    async def _probe(self, node: int) -> None:
+        while True:
+            try:
+                await self._core.version(node)
+            except ClientClosedError:
+                raise
+            except EmcacheError as error:
+                self._causes[node] = error
+                await asyncio.sleep(_AGAIN_AFTER)
+            else:
+                return
+
+    def text(self, nodes: Nodes, timeout: float) -> str:
+        """Say which nodes are missing, and why."""
+        missing = [
+            str(self._causes.get(node, f"{address_text(address)} has not answered yet"))
+            for node, address in nodes.items()
+            if node not in self._ready
+        ]
+        ready = len(nodes) - len(missing)
+        return f"{ready} of {len(nodes)} nodes are ready after {timeout} s: {'; '.join(missing)}"
+
+    async def end(self) -> None:
+        for probe in self._probes.values():
+            probe.cancel()
+        await asyncio.gather(*self._probes.values(), return_exceptions=True)

@@ -1,0 +1,33 @@
+"""Values of one type under keys that may be text, on top of a client.
+
+See ``docs/values-and-keys.md`` and ``docs/cached.md``.
+"""
+
+from ._cache import Cache
+from ._cached import CachedFunction, CacheSource, cached
+from ._compression import Compression, Lz4, Zlib, Zstd
+from ._keys import KeyPolicy
+from ._presets import Pylibmc, Pymemcache
+from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
+from ._ttl import Ttl
+
+__all__ = [
+    "Cache",
+    "CacheSource",
+    "CachedFunction",
+    "Compression",
+    "Json",
+    "KeyPolicy",
+    "Lz4",
+    "MsgPack",
+    "Pickle",
+    "Pylibmc",
+    "Pymemcache",
+    "Raw",
+    "Serializer",
+    "Ttl",
+    "Utf8",
+    "Zlib",
+    "Zstd",
+    "cached",
+]

@@ -1,0 +1,88 @@
+"""Which key on the wire a key of the user's becomes."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from .._errors import InvalidKeyError
+
+Key = str | bytes
+KeyPolicy = Literal["refuse", "hash"] | Callable[[bytes], bytes]
+"""What becomes of keys; see :class:`emcache.Cache`."""
+
+MAX_LENGTH = 250
+MARKER = b"#sha256:"
+HASHED_LENGTH = len(MARKER) + 64
+
+_UNSAFE = bytes(range(0x21)) + b"\x7f"
+
+
+def is_safe(key: bytes) -> bool:
+    """Tell whether memcached takes all bytes of a key."""
+    return len(key.translate(None, _UNSAFE)) == len(key)
+
+
+def hashed(key: bytes) -> bytes:
+    """Give the form of a key that does not fit: the marker and the SHA-256 in hex."""
+    from hashlib import sha256
+
+    return MARKER + sha256(key).hexdigest().encode()
+
+
+def shown(key: bytes) -> str:
+    """Name a key in a message, at most 60 bytes of it."""
+    return repr(key) if len(key) <= 60 else f"{key[:60]!r}..."
+
+
+class Keys:
+    """A prefix and a policy."""
+
+    def __init__(self, prefix: Key, policy: KeyPolicy) -> None:
+        if policy not in ("refuse", "hash") and not callable(policy):
+            raise ValueError("keys must be 'refuse', 'hash' or a function")
+        self.prefix = _encoded("prefix", prefix)
+        self._policy = policy
+        room = MAX_LENGTH - (HASHED_LENGTH if policy == "hash" else 1)
+        if not is_safe(self.prefix) or len(self.prefix) > room:
+            raise InvalidKeyError(
+                f"prefix {shown(self.prefix)}: at most {room} bytes with this policy of keys, "
+                "without whitespace and control bytes"
+            )
+
+    def wire(self, key: Key) -> bytes:
+        """Give the key on the wire."""
+        name = _encoded("key", key)
+        if not name:
+            raise InvalidKeyError("the key is empty")
+        if self._policy == "hash":
+            return self.prefix + (hashed(name) if self._is_hashed(name) else name)
+        if callable(self._policy):
+            name = self._policy(name)
+        return self._checked(self.prefix + name)
+
+    def _is_hashed(self, name: bytes) -> bool:
+        # What looks like a hashed key is hashed as well: none is ever taken for another.
+        fits = len(self.prefix) + len(name) <= MAX_LENGTH
+        return not fits or name.startswith(MARKER) or not is_safe(name)
+
+    def _checked(self, key: bytes) -> bytes:
+        if len(key) > MAX_LENGTH:
+            raise InvalidKeyError(
+                f"the key {shown(key)} has {len(key)} bytes with its prefix, more than "
+                f"{MAX_LENGTH}; keys='hash' takes any"
+            )
+        if not is_safe(key):
+            raise InvalidKeyError(
+                f"the key {shown(key)} has whitespace or control characters; keys='hash' takes any"
+            )
+        return key
+
+
+def _encoded(what: str, key: Key) -> bytes:
+    if isinstance(key, bytes):
+        return key
+    if not isinstance(key, str):
+        raise TypeError(f"a {what} must be a str or bytes, not {type(key).__name__}")
+    try:
+        return key.encode()
+    except UnicodeEncodeError:
+        raise InvalidKeyError(f"the {what} {key[:60]!r} cannot be encoded as UTF-8") from None

@@ -1,0 +1,122 @@
+"""Values on their way: serialized, compressed, and back."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Generic, NoReturn, TypeVar
+
+from .._errors import SerializationError
+from ._compression import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, Compression, Lz4, Zlib, Zstd
+from ._keys import shown
+from ._presets import Preset
+from ._serializers import Serializer
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+COMPRESS_IN_LOOP = 64 * 1024
+"""Bytes from which compressing is left to a thread: about 1 ms of zlib's time."""
+DECOMPRESS_IN_LOOP = 256 * 1024
+"""Bytes that are decompressed before a thread is asked: about 0.5 ms of zlib's time."""
+
+_OURS: dict[int, type[Zstd | Lz4 | Zlib]] = {FLAG_ZSTD: Zstd, FLAG_LZ4: Lz4, FLAG_ZLIB: Zlib}
+
+
+class Values(Generic[T]):
+    """A serializer and the compressions around it."""
+
+    def __init__(
+        self, serializer: Serializer[T], compression: Compression | None, max_size: int
+    ) -> None:
+        self._serializer = serializer
+        self._max_size = max_size
+        self._writes = compression
+        self._reads: dict[int, Compression] = {}
+        # What may be read: whatever may have been written before `compression` was changed.
+        self._bits = FLAG_ZSTD | FLAG_LZ4 | FLAG_ZLIB
+        if isinstance(serializer, Preset):
+            if compression is not None:
+                raise ValueError(f"{serializer!r} compresses by itself: see compress_from")
+            self._writes, self._bits = serializer.writes, serializer.reads.flag
+            self._reads[serializer.reads.flag] = serializer.reads
+        elif compression is not None:
+            self._bits |= compression.flag
+            self._reads[compression.flag] = compression
+
+    async def pack(self, key: bytes, value: T) -> tuple[bytes, int]:
+        """Give the bytes and flags to store."""
+        try:
+            data, flags = self._serializer.dumps(value)
+            self._check(flags)
+            if self._writes is None or len(data) < max(self._writes.min_size, 1):
+                return data, flags
+            packed = await self._compress(self._writes, data)
+        except Exception as error:
+            kind = type(value).__name__
+            _fail(f"the value of {shown(key)}, of type {kind}, cannot be stored", error)
+        if len(packed) >= len(data):
+            return data, flags
+        return packed, flags | self._writes.flag
+
+    async def pack_many(
+        self, named: Iterable[tuple[K, bytes, T]]
+    ) -> tuple[dict[int, dict[bytes, bytes]], dict[K, Exception]]:
+        """Give what to store, by flags and name, and why the rest cannot be stored."""
+        packed: dict[int, dict[bytes, bytes]] = {}
+        errors: dict[K, Exception] = {}
+        for key, name, value in named:
+            try:
+                data, flags = await self.pack(name, value)
+            except SerializationError as error:
+                errors[key] = error
+            else:
+                packed.setdefault(flags, {})[name] = data
+        return packed, errors
+
+    def _check(self, flags: int) -> None:
+        if flags & self._bits:
+            raise SerializationError(
+                f"flags {flags:#x} of the serializer have bits that mark compressed values "
+                f"({self._bits:#x})"
+            )
+
+    async def _compress(self, compression: Compression, data: bytes) -> bytes:
+        if len(data) < COMPRESS_IN_LOOP:
+            return compression.compress(data)
+        return await asyncio.to_thread(compression.compress, data)
+
+    async def unpack(self, key: bytes, data: bytes, flags: int) -> T:
+        """Give the value that was stored."""
+        try:
+            if bit := flags & self._bits:
+                data = await self._decompress(self._reader(bit), data)
+            return self._serializer.loads(data, flags & ~self._bits)
+        except Exception as error:
+            _fail(f"the value of {shown(key)}, with flags {flags:#x}, cannot be read", error)
+
+    def _reader(self, bit: int) -> Compression:
+        if bit not in self._reads:
+            if bit not in _OURS:
+                raise SerializationError("it is marked as compressed in several ways")
+            self._reads[bit] = _OURS[bit]()
+        return self._reads[bit]
+
+    async def _decompress(self, compression: Compression, data: bytes) -> bytes:
+        found = None
+        small = min(DECOMPRESS_IN_LOOP, self._max_size)
+        if len(data) <= small:
+            found = compression.decompress(data, small)
+        if found is None and small < self._max_size:
+            found = await asyncio.to_thread(compression.decompress, data, self._max_size)
+        if found is None:
+            raise SerializationError(
+                f"it decompresses to more than the limit of {self._max_size} bytes"
+            )
+        return found
+
+
+def _fail(what: str, error: Exception) -> NoReturn:
+    if isinstance(error, SerializationError):
+        raise SerializationError(f"{what}: {error}") from error.__cause__
+    # The text of other people's errors may show the value; whoever debugs has the cause.
+    text = str(error) if isinstance(error, ImportError) else type(error).__name__
+    raise SerializationError(f"{what}: {text}") from error

@@ -1,0 +1,177 @@
+//! A call that stores, deletes or touches many keys: a request for each, and one future for all.
+//!
+//! They go in windows, so that no call is too much for the queues: the next one is sent when all of the
+//! one before is answered. Most calls are one window.
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+use tokio::time::Instant;
+
+use super::completion::{self, Outcome};
+use super::convert;
+use super::future::OpFuture;
+use crate::pool::Submission;
+use crate::protocol::{Command, Key, OwnedRequest, Request, StorageVerb, Tick, Verb};
+
+/// Well below what may wait for one node.
+const WINDOW_KEYS: usize = 16 * 1024;
+const WINDOW_BYTES: usize = 16 * 1024 * 1024;
+
+/// What is done with each key.
+#[derive(Clone, Copy)]
+pub enum Action {
+    Store { verb: StorageVerb, flags: u32, exptime: i32 },
+    Delete,
+    Touch { exptime: i32 },
+}
+
+pub struct Batch {
+    pub session: u64,
+    pub future: Py<OpFuture>,
+    pub action: Action,
+    pub keys: Vec<Py<PyBytes>>,
+    /// One for each key, where they are stored; else none.
+    pub values: Vec<Py<PyBytes>>,
+    /// For all windows, on whichever clock the driver has.
+    pub deadline: (Tick, Option<Instant>),
+    /// Whether nobody asked for the result.
+    pub is_quiet: bool,
+    pub progress: Progress,
+}
+
+/// Invariant: `missing` requests before `sent` are unanswered.
+#[derive(Default)]
+pub struct Progress {
+    sent: Cell<usize>,
+    missing: Cell<usize>,
+    misses: RefCell<Vec<usize>>,
+    failures: RefCell<Vec<(usize, Outcome)>>,
+}
+
+impl Action {
+    pub fn verb(self) -> Verb {
+        match self {
+            Self::Store { verb, .. } => verb.verb(),
+            Self::Delete => Verb::Delete,
+            Self::Touch { .. } => Verb::Touch,
+        }
+    }
+}
+
+impl Batch {
+    /// The keys that are to be sent now; they count as sent.
+    pub fn next_window(&self, py: Python<'_>) -> Range<usize> {
+        let start = self.progress.sent.get();
+        let last = self.keys.len().min(start + WINDOW_KEYS);
+        let (mut end, mut bytes) = (start, 0);
+        while end < last && bytes < WINDOW_BYTES {
+            bytes += self.values.get(end).map_or(0, |value| value.as_bytes(py).len());
+            end += 1;
+        }
+        self.progress.sent.set(end);
+        self.progress.missing.set(end - start);
+        start..end
+    }
+
+    pub fn is_one_window(&self, py: Python<'_>) -> bool {
+        let bytes: usize = self.values.iter().map(|value| value.as_bytes(py).len()).sum();
+        self.keys.len() <= WINDOW_KEYS && bytes <= WINDOW_BYTES
+    }
+
+    pub fn is_sent(&self) -> bool {
+        self.progress.sent.get() == self.keys.len()
+    }
+
+    /// Gives `send` the request for the key at a position.
+    pub fn request<T>(
+        &self,
+        py: Python<'_>,
+        at: usize,
+        send: impl FnOnce(Key<'_>, Submission<'_>) -> T,
+    ) -> T {
+        let key = Key::trusted(self.keys[at].as_bytes(py));
+        let command = match self.action {
+            Action::Store { verb, flags, exptime } => {
+                let value = self.values[at].bind(py);
+                if let Some(value) = convert::shared(value) {
+                    let request = OwnedRequest::storage(verb, key, flags, exptime, value);
+                    return send(key, Submission::Owned(request));
+                }
+                Command::Storage { verb, key, flags, exptime, value: value.as_bytes() }
+            }
+            Action::Delete => Command::Delete { key },
+            Action::Touch { exptime } => Command::Touch { key, exptime },
+        };
+        send(key, Submission::Borrowed(&Request::Command(command)))
+    }
+
+    pub fn answered(self: Rc<Self>, py: Python<'_>, at: usize, outcome: Outcome) {
+        let progress = &self.progress;
+        match outcome {
+            Outcome::Value(_) => {}
+            Outcome::NotStored | Outcome::NotFound { .. } => progress.misses.borrow_mut().push(at),
+            failure => progress.failures.borrow_mut().push((at, failure)),
+        }
+        progress.missing.set(progress.missing.get() - 1);
+        if progress.missing.get() == 0 {
+            completion::complete(self.future.clone_ref(py), Outcome::Batch(self));
+        }
+    }
+
+    /// What is not sent yet never will be.
+    pub fn end(&self) {
+        let rest = self.progress.sent.replace(self.keys.len())..self.keys.len();
+        self.progress.failures.borrow_mut().extend(rest.map(|at| (at, Outcome::Closed)));
+    }
+
+    pub fn failed(&self) -> usize {
+        self.progress.failures.borrow().len()
+    }
+
+    /// `(done, missed, errors by key)`, each in the order of the call. May start a garbage collection: not
+    /// while the core is borrowed.
+    pub fn into_result(self: Rc<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if self.is_quiet {
+            return Ok(py.None());
+        }
+        let mut misses = self.progress.misses.take();
+        let mut failures = self.progress.failures.take();
+        misses.sort_unstable();
+        failures.sort_unstable_by_key(|(at, _)| *at);
+        let is_done = |at: &usize| {
+            misses.binary_search(at).is_err()
+                && failures.binary_search_by_key(at, |(failed, _)| *failed).is_err()
+        };
+        let key_at = |at: usize| &self.keys[at];
+        let done: Vec<_> = (0..self.keys.len()).filter(is_done).map(key_at).collect();
+        let done = PyList::new(py, done)?;
+        let not_done = PyList::new(py, misses.iter().map(|at| key_at(*at)))?;
+        let (errors, mut exceptions) = (PyDict::new(py), Exceptions::default());
+        for (at, failure) in failures {
+            errors.set_item(key_at(at), exceptions.of(py, failure))?;
+        }
+        Ok((done, not_done, errors).into_pyobject(py)?.into_any().unbind())
+    }
+}
+
+/// Exceptions for keys: those that failed for the same reason share one.
+#[derive(Default)]
+pub struct Exceptions(HashMap<String, Py<PyAny>>);
+
+impl Exceptions {
+    pub fn of(&mut self, py: Python<'_>, failure: Outcome) -> Py<PyAny> {
+        let reason = match &failure {
+            Outcome::Failed(error) => format!("failed: {error}"),
+            Outcome::Refused { line, .. } => format!("refused: {line}"),
+            Outcome::NoNodes(error) => format!("no nodes: {error}"),
+            Outcome::Closed => "closed".to_owned(),
+            _ => "internal".to_owned(),
+        };
+        let exception = self.0.entry(reason);
+        exception.or_insert_with(|| failure.into_error(py).into_value(py).into_any()).clone_ref(py)
+    }
+}

@@ -1,0 +1,378 @@
+"""The decorator: keys of calls, methods, providers, and a cache that fails."""
+
+import asyncio
+import contextvars
+import datetime
+import decimal
+import enum
+import functools
+import inspect
+import logging
+import re
+import uuid
+
+import pytest
+
+import emcache
+from emcache import Cache, cached
+from emcache.cache import Utf8, _complaints
+from support.calls import outcomes, within
+from support.memcached import memcached
+
+
+@pytest.fixture
+def cache(client, key):
+    return Cache(client, prefix=key)
+
+
+@pytest.fixture(autouse=True)
+def fresh_complaints(monkeypatch):
+    monkeypatch.setattr(_complaints, "_kinds", {})
+
+
+def counting(cache, **options):
+    """A cached function, and the arguments it was really called with."""
+    calls = []
+
+    @cached(cache, **options)
+    async def function(number, text="a", *, flag=False):
+        calls.append((number, text, flag))
+        await asyncio.sleep(0)
+        return f"{number}{text}{flag}"
+
+    return function, calls
+
+
+async def test_called_once(cache):
+    function, calls = counting(cache)
+    for _ in range(3):
+        assert await function(1) == "1aFalse"
+    assert calls == [(1, "a", False)]
+    assert await function(2) == "2aFalse"
+    assert len(calls) == 2
+
+
+async def test_ways_to_say_the_same(cache):
+    function, calls = counting(cache)
+    await asyncio.gather(function(1, "b"), function(number=1, text="b"), function(1, text="b"))
+    await function(text="b", number=1, flag=False)
+    assert calls == [(1, "b", False)]
+
+
+async def test_many_at_once(cache):
+    function, calls = counting(cache)
+    results = await asyncio.gather(*(function(n % 3) for n in range(300)))
+    assert sorted(set(results)) == ["0aFalse", "1aFalse", "2aFalse"]
+    assert len(calls) == 3
+
+
+async def test_invalidate_and_refresh(cache):
+    function, calls = counting(cache, key="n:{number}")
+    assert not await function.invalidate(1)
+    await function(1)
+    assert await function.invalidate(1)
+    await function(1)
+    assert len(calls) == 2
+    assert await function.refresh(1, "z") == "1zFalse"
+    assert await function(1) == "1zFalse"
+    assert len(calls) == 3
+    assert await cache.get(function.key_for(1)) == "1zFalse"
+
+
+@within(10)
+async def test_invalidated_while_it_is_computed(cache):
+    go, values = asyncio.Event(), ["new", "old"]
+
+    @cached(cache)
+    async def read():
+        value = values.pop()
+        if value == "old":
+            await go.wait()
+        return value
+
+    early = asyncio.create_task(read())
+    while len(values) == 2:
+        await asyncio.sleep(0.001)
+    await read.invalidate()
+    assert await read() == "new"
+    go.set()
+    assert await early == "old"
+    assert await read() == "new"
+
+
+async def test_ttl(client, cache):
+    function, calls = counting(cache, ttl=datetime.timedelta(0))
+    await function(1)
+    await function(1)
+    assert len(calls) == 2
+    function, calls = counting(Cache(client, prefix=cache.wire_key("x")))
+    await function(1)
+    await function(1)
+    assert len(calls) == 1
+
+
+async def test_none_and_store_if(cache):
+    calls = []
+
+    @cached(cache)
+    async def nothing():
+        calls.append(1)
+
+    @cached(cache, store_if=lambda value: value is not None)
+    async def not_nothing():
+        calls.append(1)
+
+    await nothing()
+    await nothing()
+    assert len(calls) == 1
+    await not_nothing()
+    await not_nothing()
+    assert len(calls) == 3
+
+
+async def test_exceptions(cache):
+    calls = []
+
+    @cached(cache)
+    async def fails():
+        calls.append(1)
+        await asyncio.sleep(0.01)
+        raise LookupError(len(calls))
+
+    first = await outcomes(fails(), fails(), fails())
+    assert [type(error) for error in first] == [LookupError] * 3
+    assert len(calls) == 1
+    with pytest.raises(LookupError, match="2"):
+        await fails()
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+NAME = f"{__name__}.function"
+
+
+def keys_of(signature_source, **options):
+    namespace = {"__name__": __name__}
+    exec(f"async def function({signature_source}): ...", namespace)
+    return cached(lambda: None, **options)(namespace["function"]).key_for
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("signature", "args", "key"),
+    [
+        ("", (), ":"),
+        ("a, b=2", (1,), ":a=1,b=2"),
+        ("a", (None,), ":a=None"),
+        ("a", (True,), ":a=True"),
+        ("a", (1.5,), ":a=1.5"),
+        ("a", ("x",), ":a='x'"),
+        ("a", ("\r\n",), r":a='\r\n'"),
+        ("a", (b"x",), ":a=b'x'"),
+        ("a", (Color.RED,), ":a=Color.RED"),
+        ("a", ((1, ("b",)),), ":a=(1,('b'))"),
+        ("*a", (1, 2), ":a=(1,2)"),
+        ("a", (uuid.UUID(int=5),), f":a=UUID('{uuid.UUID(int=5)}')"),
+        ("a", (decimal.Decimal("1.50"),), ":a=Decimal('1.50')"),
+    ],
+)
+def test_keys_by_themselves(signature, args, key):
+    assert keys_of(signature)(*args) == NAME + key
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    "value", ["two words", "ключ", "x" * 100, datetime.datetime(2026, 1, 1), b"\xff" * 99]
+)
+def test_keys_by_themselves_are_always_taken(value):
+    key = keys_of("a")(value)
+    assert re.fullmatch(re.escape(NAME) + ":#sha256:[0-9a-f]{64}", key)
+    assert key != keys_of("a")("other words")
+
+
+@pytest.mark.driver_independent
+def test_keys_by_themselves_tell_apart():
+    key_for = keys_of("a, **more")
+    values = [1, "1", b"1", 1.0, True, None, "None", (1,), ("1",), "a=1", Color.RED, "Color.RED"]
+    assert len({key_for(value) for value in values}) == len(values)
+    assert key_for(1, b=2, c=3) == key_for(1, c=3, b=2) != key_for(1, b=3, c=2)
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize("value", [[1], {1}, object(), {"a": [1]}, ([],), len])
+def test_arguments_that_are_in_no_key(value):
+    with pytest.raises(TypeError, match=r"argument a is a .*give key="):
+        keys_of("a")(value)
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("signature", "key", "args", "is_"),
+    [
+        ("user_id", "user:{user_id}", (5,), "user:5"),
+        ("a, b='x'", "{a}:{b}", (1,), "1:x"),
+        ("session, n", "n:{n}", (object(), 1), "n:1"),
+        ("c", "{c.name}", (Color.RED,), "RED"),
+        ("d", "{d[x]:03d}", ({"x": 7},), "007"),
+        ("n", lambda n: f"f{n}", (3,), "f3"),
+        ("", "constant", (), "constant"),
+    ],
+)
+def test_keys_as_they_are_told(signature, key, args, is_):
+    assert keys_of(signature, key=key)(*args) == is_
+
+
+@pytest.mark.driver_independent
+def test_wrong_decorations():
+    for key in ("{b}", "{0}", "{}", "{self.id}"):
+        with pytest.raises(TypeError, match="has no parameter"):
+            keys_of("a", key=key)
+    with pytest.raises(TypeError, match="is a method"):
+        keys_of("self, a")
+    for function in (lambda: 5, "f", functools.partial(print)):
+        with pytest.raises(TypeError, match="needs an async function"):
+            cached(lambda: None)(function)
+    with pytest.raises(TypeError, match=r"must be an emcache\.Cache"):
+        cached(5)
+    with pytest.raises(ValueError, match="on_error"):
+        cached(lambda: None, on_error="ignore")
+    with pytest.raises(ValueError, match="time zone"):
+        cached(lambda: None, ttl=datetime.datetime(2026, 1, 1))
+
+
+async def test_wrong_arguments_are_as_wrong_as_without(cache):
+    for options in ({}, {"key": "{number}"}):
+        function, calls = counting(cache, **options)
+        with pytest.raises(TypeError):
+            await function()
+        with pytest.raises(TypeError):
+            await function(1, wrong=1)
+    assert calls == []
+
+
+async def test_an_unsafe_key_is_an_error_unless_hashed(client, key):
+    function, calls = counting(Cache(client, prefix=key), key="{text}")
+    with pytest.raises(emcache.InvalidKeyError):
+        await function(1, "two words")
+    function, calls = counting(Cache(client, prefix=key, keys="hash"), key="{text}")
+    assert await function(1, "two words") == await function(1, "two words")
+    assert len(calls) == 1
+
+
+@pytest.mark.driver_independent
+def test_it_looks_like_the_function():
+    async def documented(a: int) -> str:
+        """What it does."""
+
+    function = cached(lambda: None)(documented)
+    assert function.__name__ == "documented"
+    assert function.__doc__ == "What it does."
+    assert function.__wrapped__ is documented
+    assert inspect.signature(function) == inspect.signature(documented)
+    assert "documented" in repr(function)
+    assert inspect.iscoroutinefunction(function.__call__)
+    if hasattr(inspect, "markcoroutinefunction"):
+        assert inspect.iscoroutinefunction(function)
+
+
+class Shop:
+    def __init__(self, number, cache):
+        self.number = number
+        self.cache = cache
+        self.asked = []
+
+    @cached(lambda: Shop.current, key="shop:{self.number}:{item}")
+    async def price(self, item):
+        """The price."""
+        self.asked.append(item)
+        return len(item)
+
+    current = None
+
+
+async def test_methods(cache, monkeypatch):
+    monkeypatch.setattr(Shop, "current", cache)
+    one, other = Shop(1, cache), Shop(2, cache)
+    for _ in range(2):
+        assert await one.price("tea") == 3
+        assert await Shop.price(one, "tea") == 3
+        assert await other.price(item="milk") == 4
+    assert (one.asked, other.asked) == (["tea"], ["milk"])
+    assert one.price.key_for("tea") == Shop.price.key_for(one, "tea") == "shop:1:tea"
+    assert await one.price.invalidate("tea")
+    assert not await other.price.invalidate("tea")
+    assert await one.price.refresh("tea") == 3
+    assert one.asked == ["tea", "tea"]
+    assert one.price.__doc__ == "The price."
+
+
+async def test_a_cache_of_the_moment(client, key):
+    current = contextvars.ContextVar("current", default=None)
+    function, calls = counting(current.get)
+    for _ in range(2):
+        await function(1)
+        assert await function.refresh(1) == "1aFalse"
+        assert not await function.invalidate(1)
+    assert len(calls) == 4
+    current.set(Cache(client, prefix=key))
+    await function(1)
+    await function(1)
+    assert len(calls) == 5
+    # A new one for each call is as good.
+    fresh, calls = counting(lambda: Cache(client, prefix=key + b":fresh:"))
+    await asyncio.gather(*(fresh(1) for _ in range(50)))
+    assert len(calls) == 1
+
+
+def test_one_function_in_two_loops(server, key):
+    current = []
+    function, calls = counting(lambda: current[-1])
+
+    async def main():
+        async with emcache.create_client([server.address]) as client:
+            current.append(Cache(client, prefix=key))
+            return await function(1)
+
+    assert asyncio.run(main()) == asyncio.run(main()) == "1aFalse"
+    assert len(calls) == 1
+
+
+@within(20)
+async def test_a_dead_cache(key, caplog):
+    with memcached() as own:
+        async with emcache.create_client([own.address], timeout=2) as client:
+            cache = Cache(client, prefix=key)
+            function, calls = counting(cache)
+            strict, _ = counting(cache, on_error="raise")
+            await function(1)
+            own.kill()
+            with caplog.at_level(logging.WARNING, "emcache"):
+                results = await asyncio.gather(*(function(1) for _ in range(20)))
+                await function(1)
+            assert set(results) == {"1aFalse"}
+            assert len(calls) == 3
+            said = [r for r in caplog.records if "counts as a miss" in r.getMessage()]
+            assert 1 <= len(said) <= 2
+            with pytest.raises(emcache.ConnectionFailedError):
+                await strict(1)
+            # What is old may still be there: nobody is to believe that it is not.
+            with pytest.raises(emcache.ConnectionFailedError):
+                await function.invalidate(1)
+            assert await function.refresh(1) == "1aFalse"
+        assert await function(1) == "1aFalse"  # after close(), too
+
+
+async def test_a_result_of_another_type(client, key, caplog):
+    cache = Cache(client, serializer=Utf8(), prefix=key)
+
+    @cached(cache)
+    async def number():
+        return 5
+
+    with caplog.at_level(logging.WARNING, "emcache"):
+        assert await number() == 5
+        assert await number() == 5
+    assert len(caplog.records) == 1
+    assert "of type int, cannot be stored" in caplog.text

@@ -1,0 +1,539 @@
+"""One computation for all who ask at the same time, on every path."""
+
+import asyncio
+import collections
+import contextvars
+import gc
+import logging
+import random
+import weakref
+
+import pytest
+
+import emcache
+from emcache import Cache
+from emcache.cache import Json, Utf8, _complaints, _flights
+from support.calls import frozen, outcomes, until, within
+from support.memcached import memcached
+
+
+class Factory:
+    """Counts its calls, and goes on when it is told to."""
+
+    def __init__(self, result=None):
+        self.calls = self.ended = self.cancelled = 0
+        self.result = result
+        self.go = asyncio.Event()
+
+    async def __call__(self):
+        self.calls += 1
+        number = self.calls
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.ended += 1
+        if isinstance(self.result, Exception):
+            raise self.result
+        return [number] if self.result is None else self.result
+
+    async def started(self, calls=1):
+        await until(lambda: self.calls >= calls)
+
+
+@pytest.fixture
+def cache(client, key):
+    cache = Cache(client, prefix=key)
+    yield cache
+    assert _flights.flights_of(client)._flights == {}
+
+
+@pytest.fixture(autouse=True)
+def fresh_complaints(monkeypatch):
+    monkeypatch.setattr(_complaints, "_kinds", {})
+
+
+@within(10)
+async def test_computed_once_and_then_found(cache):
+    factory = Factory()
+    callers = [asyncio.create_task(cache.get_or_set("k", factory)) for _ in range(200)]
+    await factory.started()
+    callers += [asyncio.create_task(cache.get_or_set("k", factory)) for _ in range(100)]
+    factory.go.set()
+    results = await asyncio.gather(*callers)
+    assert factory.calls == 1
+    assert all(result is results[0] for result in results)
+    assert await cache.get_or_set("k", factory) == [1]
+    assert await cache.get("k") == [1]
+    assert factory.calls == 1
+
+
+@within(10)
+async def test_a_factory_that_does_not_wait(cache):
+    # The result is there before the last of them knows that it missed.
+    for turn in range(20):
+        factory = Factory()
+        factory.go.set()
+        await asyncio.gather(*(cache.get_or_set(f"k{turn}", factory) for _ in range(300)))
+        assert factory.calls == 1
+
+
+@within(10)
+async def test_a_late_miss_takes_what_the_others_computed(client, key):
+    # Their reads go to the same key in batches; this one is held back until all is stored.
+    late = asyncio.Event()
+
+    class Held(Cache):
+        async def _read(self, name, item):
+            if item is None and asyncio.current_task().get_name() == "late":
+                await late.wait()
+            return await super()._read(name, item)
+
+    cache = Held(client, prefix=key)
+    factory = Factory()
+    factory.go.set()
+    straggler = asyncio.create_task(cache.get_or_set("k", factory), name="late")
+    assert await cache.get_or_set("k", factory) == [1]
+    late.set()
+    assert await straggler == [1]
+    assert factory.calls == 1
+
+
+@within(10)
+async def test_what_has_landed_is_over(cache):
+    """Between the end of the task and what the loop does about it."""
+    failing, working = Factory(LookupError("first")), Factory()
+    working.go.set()
+    first = asyncio.create_task(cache.get_or_set("k", failing))
+    await failing.started()
+    [flight] = cache._flights._flights.values()
+    failing.go.set()
+    while not flight.task.done():
+        await asyncio.sleep(0)
+    assert await cache.get_or_set("k", working) == [1]
+    assert (await outcomes(first))[0] is failing.result
+
+
+@within(10)
+async def test_other_keys_are_not_waited_for(cache):
+    slow, quick = Factory(), Factory()
+    quick.go.set()
+    waiting = asyncio.create_task(cache.get_or_set("slow", slow))
+    await slow.started()
+    assert await cache.get_or_set("quick", quick) == [1]
+    slow.go.set()
+    assert await waiting == [1]
+
+
+@within(10)
+async def test_caches_of_one_client_share(client, cache, key):
+    factory = Factory()
+    other = Cache(client, prefix=key)
+    callers = [asyncio.create_task(each.get_or_set("k", factory)) for each in (cache, other)]
+    await factory.started()
+    factory.go.set()
+    assert await asyncio.gather(*callers) == [[1], [1]]
+    assert factory.calls == 1
+
+
+@within(10)
+async def test_the_first_caller_may_go(cache):
+    factory = Factory()
+    callers = []
+    for _ in range(3):
+        callers.append(asyncio.create_task(cache.get_or_set("k", factory)))
+        await factory.started()
+    callers[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await callers[0]
+    async with asyncio.timeout(5):
+        factory.go.set()
+        assert await asyncio.gather(*callers[1:]) == [[1], [1]]
+    assert (factory.calls, factory.cancelled) == (1, 0)
+    assert await cache.get("k") == [1]
+
+
+@within(10)
+async def test_the_last_caller_takes_the_computation_along(cache):
+    factory = Factory()
+    callers = [asyncio.create_task(cache.get_or_set("k", factory)) for _ in range(3)]
+    await factory.started()
+    # One that only has a look keeps nothing alive.
+    for caller in callers:
+        caller.cancel()
+    assert all(isinstance(r, asyncio.CancelledError) for r in await outcomes(*callers))
+    # Its end has been waited for, as without a cache.
+    assert (factory.calls, factory.cancelled, factory.ended) == (1, 1, 1)
+    assert await cache.get("k") is None
+    factory.go.set()
+    assert await cache.get_or_set("k", factory) == [2]
+
+
+@within(10)
+async def test_a_timeout_of_the_only_caller(cache):
+    factory = Factory()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await cache.get_or_set("k", factory)
+    assert (factory.cancelled, factory.ended) == (1, 1)
+
+
+@within(10)
+async def test_come_while_the_last_one_goes(cache):
+    cleaning, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def slow_to_end():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await cleaned.wait()
+
+    async def quick():
+        return "quick"
+
+    leaving = asyncio.create_task(cache.get_or_set("k", slow_to_end))
+    await asyncio.sleep(0.01)
+    await until(lambda: any(f.task for f in cache._flights._flights.values()))
+    leaving.cancel()
+    await cleaning.wait()
+    assert await cache.get_or_set("k", quick) == "quick"
+    cleaned.set()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+
+
+@within(10)
+async def test_an_exception_reaches_all_and_is_not_kept(cache, caplog):
+    failing = Factory(LookupError("no row"))
+    callers = [asyncio.create_task(cache.get_or_set("k", failing)) for _ in range(5)]
+    await failing.started()
+    failing.go.set()
+    assert all(result is failing.result for result in await outcomes(*callers))
+    assert failing.calls == 1
+    working = Factory()
+    working.go.set()
+    assert await cache.get_or_set("k", working) == [1]
+    gc.collect()
+    assert caplog.records == []
+
+
+@within(10)
+async def test_an_exception_that_nobody_waits_for(cache):
+    started, complaints = asyncio.Event(), []
+
+    async def fails_when_cancelled():
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise LookupError from None
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: complaints.append(context))
+    caller = asyncio.create_task(cache.get_or_set("k", fails_when_cancelled))
+    await started.wait()
+    caller.cancel()
+    assert isinstance((await outcomes(caller))[0], asyncio.CancelledError)
+    del caller
+    await asyncio.sleep(0)
+    gc.collect()
+    assert complaints == []
+
+
+@within(10)
+async def test_a_factory_that_is_cancelled_by_itself(cache):
+    async def cancelled():
+        raise asyncio.CancelledError
+
+    callers = [asyncio.create_task(cache.get_or_set("k", cancelled)) for _ in range(3)]
+    results = await outcomes(*callers)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+@within(10)
+async def test_a_factory_that_asks_for_itself(cache):
+    async def circular():
+        return await cache.get_or_set("k", circular)
+
+    with pytest.raises(RuntimeError, match="waits for itself"):
+        await cache.get_or_set("k", circular)
+
+
+@within(10)
+async def test_what_is_no_async_function(cache):
+    for factory in (lambda: 5, 5):
+        with pytest.raises(TypeError):
+            await cache.get_or_set("k", factory)
+
+
+@within(10)
+async def test_none_is_stored(cache):
+    calls = []
+
+    async def nothing():
+        calls.append(1)
+
+    for _ in range(3):
+        assert await cache.get_or_set("k", nothing) is None
+    assert len(calls) == 1
+
+
+@within(10)
+async def test_store_if(cache):
+    calls = []
+
+    async def nothing():
+        calls.append(1)
+
+    for _ in range(3):
+        found = await cache.get_or_set("k", nothing, store_if=lambda value: value is not None)
+        assert found is None
+    assert len(calls) == 3
+
+
+CHANGES = {
+    "set": lambda cache: cache.set("k", "newer"),
+    "delete": lambda cache: cache.delete("k"),
+    "set_many": lambda cache: cache.set_many({"k": "newer"}),
+    "delete_many": lambda cache: cache.delete_many(["k"]),
+    "add": lambda cache: cache.add("k", "newer"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@within(10)
+async def test_changed_meanwhile(cache, change):
+    factory = Factory("older")
+    caller = asyncio.create_task(cache.get_or_set("k", factory))
+    await factory.started()
+    await CHANGES[change](cache)
+    after = await cache.get("k")
+    fresh = Factory("fresh")
+    fresh.go.set()
+    # Whoever comes now does not get what was begun before.
+    assert await cache.get_or_set("k", fresh) == (after or "fresh")
+    factory.go.set()
+    assert await caller == "older"
+    assert await cache.get("k") == (after or "fresh")
+
+
+@within(10)
+async def test_changed_while_it_is_stored(client, key, server):
+    # The computed value is on its way when somebody deletes the key: it may come last.
+    cache = Cache(client, serializer=Utf8(), prefix=key)
+    factory = Factory("older")
+    factory.go.set()
+    deleting = None
+    original = client.set
+
+    async def delete_first(name, *args, **kwargs):
+        nonlocal deleting
+        deleting = await cache.delete("k")
+        await original(name, *args, **kwargs)
+
+    client.set = delete_first
+    assert await cache.get_or_set("k", factory) == "older"
+    assert deleting is False
+    del client.set
+    assert await cache.get("k") is None
+
+
+@within(10)
+async def test_renew(cache):
+    old, new = Factory("old"), Factory("new")
+    caller = asyncio.create_task(cache.get_or_set("k", old))
+    await old.started()
+    renewing = asyncio.create_task(cache.renew("k", new))
+    await new.started()
+    joining = asyncio.create_task(cache.get_or_set("k", old))
+    await asyncio.sleep(0.01)
+    new.go.set()
+    assert await renewing == await joining == "new"
+    old.go.set()
+    assert await caller == "old"
+    assert await cache.get("k") == "new"
+    assert (old.calls, new.calls) == (1, 1)
+
+
+@within(10)
+async def test_the_context_of_the_first_caller(cache):
+    variable = contextvars.ContextVar("variable")
+    variable.set("first")
+
+    async def read():
+        return variable.get()
+
+    assert await cache.get_or_set("k", read) == "first"
+
+
+def test_one_client_after_the_other(server, key):
+    # What a loop left behind when it was stopped is nobody's business later.
+    async def main():
+        async with emcache.create_client([server.address]) as client:
+            cache = Cache(client, prefix=key)
+            asyncio.create_task(cache.get_or_set("k", Factory())).add_done_callback(print)
+            await asyncio.sleep(0.02)
+            return weakref.ref(client)
+
+    first, second = asyncio.run(main()), asyncio.run(main())
+    gc.collect()
+    assert first() is None
+    assert second() is None
+
+
+@within(20)
+async def test_a_dead_cache_is_as_good_as_none(key, caplog):
+    with memcached() as own:
+        async with emcache.create_client([own.address], timeout=2) as client:
+            cache = Cache(client, prefix=key)
+            own.kill()
+            factory = Factory()
+            factory.go.set()
+            with caplog.at_level(logging.WARNING, "emcache"):
+                for number in range(1, 6):
+                    assert await cache.get_or_set("k", factory) == [number]
+            about = [r for r in caplog.records if "cannot be read" in r.getMessage()]
+            assert 1 <= len(about) <= 2  # a lost connection, then a node that is known to be down
+            assert str(own.port) in about[0].getMessage()
+            for call in (cache.get_or_set, cache.renew):
+                with pytest.raises(emcache.ConnectionFailedError):
+                    await call("k", factory, on_error="raise")
+
+
+@within(20)
+async def test_a_silent_cache_is_waited_for_once(key):
+    with memcached() as own:
+        async with emcache.create_client([own.address], timeout=0.3) as client:
+            cache = Cache(client, prefix=key)
+            await cache.set("other", 1)
+            factory = Factory()
+            factory.go.set()
+            with frozen(own):
+                assert await cache.get_or_set("k", factory) == [1]
+                # Not a second time to store what was computed.
+                metrics = client.cluster_managment().connection_pool_metrics()[own.address]
+                assert metrics.requests_timed_out == 1
+
+
+@within(10)
+async def test_an_unreadable_value_is_replaced(client, cache):
+    await client.set(cache.wire_key("k"), b"1", flags=1)
+    factory = Factory()
+    factory.go.set()
+    with pytest.raises(emcache.SerializationError):
+        await cache.get_or_set("k", factory, on_error="raise")
+    assert await cache.get_or_set("k", factory) == [1]
+    assert await cache.get("k") == [1]
+
+
+@within(10)
+async def test_a_result_that_cannot_be_stored_is_a_result(cache, caplog):
+    async def a_set():
+        return {1, 2}
+
+    async def too_large():
+        return "x" * 2_000_000
+
+    with caplog.at_level(logging.WARNING, "emcache"):
+        for _ in range(3):
+            assert await cache.get_or_set("k", a_set) == {1, 2}
+            assert len(await cache.get_or_set("l", too_large)) == 2_000_000
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "of type set, cannot be stored" in said[0]
+    assert "too large" in said[1]
+    with pytest.raises(emcache.SerializationError):
+        await cache.get_or_set("k", a_set, on_error="raise")
+    with pytest.raises(emcache.StorageCommandError):
+        await cache.get_or_set("l", too_large, on_error="raise")
+
+
+@within(10)
+async def test_bad_arguments_raise_in_any_case(cache):
+    factory = Factory()
+    with pytest.raises(emcache.InvalidKeyError):
+        await cache.get_or_set("a b", factory)
+    with pytest.raises(ValueError):
+        await cache.get_or_set("k", factory, on_error="ignore")
+    with pytest.raises(ValueError):
+        await cache.get_or_set("k", factory, ttl=2**40)
+    assert factory.calls == 0
+
+
+@pytest.mark.driver_independent
+def test_warnings_count_what_they_leave_out(caplog, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(_complaints.time, "monotonic", lambda: now)
+    with caplog.at_level(logging.WARNING, "emcache"):
+        for _ in range(10):
+            _complaints.complain("it failed", ValueError("first"))
+        _complaints.complain("it failed", KeyError("other kind"))
+        now += 61
+        _complaints.complain("it failed", ValueError("second"))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "it failed: ValueError: first",
+        "it failed: KeyError: 'other kind'",
+        "it failed: ValueError: second (9 more since the last warning)",
+    ]
+
+
+@within(10)
+async def test_the_hit_makes_no_task(cache):
+    await cache.set("k", 1)
+    before = len(asyncio.all_tasks())
+    factory = Factory()
+    looking = cache.get_or_set("k", factory)
+    assert await looking == 1
+    assert len(asyncio.all_tasks()) == before
+    assert factory.calls == 0
+    assert isinstance(cache._values._serializer, Json)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@within(20)
+async def test_a_storm(cache, seed):
+    """Whatever happens to whom: each caller ends, and has a value of its key, or a reason."""
+    chance = random.Random(seed)
+    running = collections.Counter()
+
+    async def compute(name):
+        assert running[name] >= 0
+        running[name] += 1
+        try:
+            await asyncio.sleep(chance.random() * 0.003)
+            if chance.random() < 0.1:
+                raise LookupError(name)
+            return f"value of {name}"
+        finally:
+            running[name] -= 1
+
+    async def caller():
+        name = f"k{chance.randrange(4)}"
+        value = f"value of {name}"
+        await asyncio.sleep(chance.random() * 0.05)
+        match chance.randrange(10):
+            case 0:
+                await cache.delete(name)
+            case 1:
+                await cache.set(name, value)
+            case 2:
+                assert await cache.renew(name, lambda: compute(name)) == value
+            case 3:
+                async with asyncio.timeout(chance.random() * 0.004):
+                    assert await cache.get_or_set(name, lambda: compute(name)) == value
+            case _:
+                assert await cache.get_or_set(name, lambda: compute(name)) == value
+
+    before = asyncio.all_tasks()
+    callers = [asyncio.create_task(caller()) for _ in range(600)]
+    for task in chance.sample(callers, 150):
+        asyncio.get_running_loop().call_later(chance.random() * 0.06, task.cancel)
+    for result in await outcomes(*callers):
+        reasons = LookupError, TimeoutError, asyncio.CancelledError
+        assert result is None or isinstance(result, reasons), repr(result)
+    assert not any(running.values())
+    assert asyncio.all_tasks() == before

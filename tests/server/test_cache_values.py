@@ -1,0 +1,399 @@
+"""What values are on the wire, what is read back, and what is refused."""
+
+import asyncio
+import dataclasses
+import datetime
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import threading
+import tracemalloc
+import zlib
+
+import pytest
+
+import emcache
+from emcache import Cache, SerializationError
+from emcache.cache import Json, Lz4, MsgPack, Pickle, Raw, Utf8, Zlib, Zstd, _complaints, _values
+
+UTC_NOW = datetime.datetime.now(datetime.UTC)
+DOCUMENT = {"name": "Ada", "tags": ["a", "ü"], "n": 1.5, "ok": True, "none": None}
+
+
+@dataclasses.dataclass
+class User:
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("serializer", "value", "stored", "flags"),
+    [
+        (Raw(), b"\0\xff", b"\0\xff", 0),
+        (Raw(), b"", b"", 0),
+        (Raw(flags=7), b"x", b"x", 7),
+        (Utf8(), "ключ", "ключ".encode(), 0xEC01),
+        (Utf8(flags=0), "", b"", 0),
+        (Json(), {"a": [1, "ü"]}, '{"a":[1,"ü"]}'.encode(), 0xEC02),
+        (Json(), None, b"null", 0xEC02),
+        (Json(dumps=json.dumps, loads=json.loads, flags=0), [1, 2], b"[1, 2]", 0),
+        (MsgPack(), [1, b"\xff", None], b"\x93\x01\xc4\x01\xff\xc0", 0xEC03),
+        (Pickle(), True, b"\x80\x05\x88.", 0xEC04),
+    ],
+)
+async def test_on_the_wire(client, key, serializer, value, stored, flags):
+    cache = Cache(client, serializer=serializer)
+    await cache.set(key, value)
+    item = await client.get(key, return_flags=True)
+    assert (item.value, item.flags) == (stored, flags)
+    assert await cache.get(key, "missing") == value
+
+
+@pytest.mark.parametrize(
+    ("serializer", "values"),
+    [
+        (Json(), [DOCUMENT, [], "", 0, -1, 2**70, False]),
+        (MsgPack(), [DOCUMENT, {1: "a"}, b"bytes", UTC_NOW, None]),
+        (Pickle(), [DOCUMENT, User("Ada"), {1, 2}, ("a",), UTC_NOW]),
+    ],
+)
+async def test_round_trips(client, key, serializer, values):
+    cache = Cache(client, serializer=serializer)
+    for value in values:
+        await cache.set(key, value)
+        assert await cache.get(key, "missing") == value
+
+
+@pytest.mark.parametrize(
+    ("serializer", "value"),
+    [
+        (Raw(), "text"),
+        (Utf8(), b"bytes"),
+        (Utf8(), "\ud800"),
+        (Json(), User("Ada")),
+        (Json(), float("nan")),
+        (Json(), b"bytes"),
+        (MsgPack(), User("Ada")),
+        (MsgPack(), datetime.datetime(2026, 1, 1)),
+        (Pickle(), lambda: None),
+    ],
+)
+async def test_what_cannot_be_stored(client, key, serializer, value):
+    cache = Cache(client, serializer=serializer)
+    with pytest.raises(
+        SerializationError, match=f"of type {type(value).__name__}, cannot be stored"
+    ) as raised:
+        await cache.set(key, value)
+    assert isinstance(raised.value, ValueError)
+    assert isinstance(raised.value.__cause__, Exception)
+    assert await client.get(key) is None
+
+
+SERIALIZERS = [Raw(), Utf8(), Json(), MsgPack(), Pickle()]
+
+
+@pytest.mark.parametrize("reader", SERIALIZERS, ids=repr)
+async def test_never_what_another_serializer_wrote(client, key, reader):
+    cache = Cache(client, serializer=reader)
+    for writer in SERIALIZERS:
+        if writer is not reader:
+            await client.set(key, b"1", flags=writer.flags)
+            with pytest.raises(SerializationError, match=f"{writer.flags:#x} are not those of"):
+                await cache.get(key)
+    # 2 is pymemcache's integer, 8 is its zlib, the others nobody's.
+    for flags in (2, 8, 0xEC05, 0xED02, 2**31, 3 << 16):
+        await client.set(key, b"1", flags=flags)
+        with pytest.raises(SerializationError):
+            await cache.get(key)
+
+
+@pytest.mark.parametrize(
+    ("serializer", "data"),
+    [(Utf8(), b"\xff"), (Json(), b"{"), (Json(), b""), (MsgPack(), b"\x93"), (Pickle(), b"cno\n")],
+)
+async def test_what_cannot_be_read(client, key, serializer, data):
+    cache = Cache(client, serializer=serializer)
+    await client.set(key, data, flags=serializer.flags)
+    for read in (cache.get(key), cache.get_with_cas(key), cache.get_many([key])):
+        with pytest.raises(SerializationError, match="cannot be read") as raised:
+            await read
+        assert key.decode() in str(raised.value)
+
+
+async def test_values_are_in_no_message(client, key):
+    def loads(data):
+        raise ValueError(f"bad: {data!r}")
+
+    cache = Cache(client, serializer=Json(dumps=str, loads=loads))
+    await cache.set(key, "secret")
+    with pytest.raises(SerializationError) as raised:
+        await cache.get(key)
+    assert "secret" not in str(raised.value)
+    assert "secret" in str(raised.value.__cause__)
+
+
+async def test_unreadable_values_as_misses(client, key, caplog, monkeypatch):
+    monkeypatch.setattr(_complaints, "_kinds", {})
+    cache = Cache(client, on_unreadable="miss")
+    await client.set(key, b"1", flags=1)
+    with caplog.at_level(logging.WARNING, "emcache"):
+        assert await cache.get(key) is None
+        assert await cache.get(key, "default") == "default"
+        assert await cache.get_many([key]) == {}
+        assert await cache.get_with_cas(key) is None
+    assert len(caplog.records) == 1
+    assert "flags 0x1" in caplog.text
+    # Other errors are errors.
+    with pytest.raises(emcache.InvalidKeyError):
+        await cache.get("a b")
+
+
+TEXT = json.dumps([{"id": n, "name": f"user {n % 7}"} for n in range(200)])
+COMPRESSIONS = {1 << 16: Zstd, 1 << 17: Lz4, 1 << 18: Zlib}
+
+
+@pytest.mark.parametrize(("flag", "compression"), COMPRESSIONS.items())
+async def test_compressed(client, key, flag, compression):
+    cache = Cache(client, serializer=Utf8(), compression=compression())
+    await cache.set(key, TEXT)
+    item = await client.get(key, return_flags=True)
+    assert item.flags == 0xEC01 | flag
+    assert len(item.value) < len(TEXT) / 3
+    assert await cache.get(key) == TEXT
+    # Whoever does not compress, or does otherwise, reads it all the same.
+    for other in (None, *(each() for each in COMPRESSIONS.values())):
+        assert await Cache(client, serializer=Utf8(), compression=other).get(key) == TEXT
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS.values())
+async def test_what_stays_uncompressed(client, key, compression):
+    noise = random.Random(1).randbytes(5000)
+    for value, min_size in ((b"a" * 1023, 1024), (noise, 1024), (b"", 0), (b"a", 0)):
+        cache = Cache(client, serializer=Raw(), compression=compression(min_size=min_size))
+        await cache.set(key, value)
+        item = await client.get(key, return_flags=True)
+        assert (item.value, item.flags) == (value, 0)
+    await Cache(client, serializer=Raw(), compression=compression()).set(key, b"a" * 1024)
+    assert (await client.get(key, return_flags=True)).flags > 0
+
+
+@pytest.mark.parametrize(("flag", "compression"), COMPRESSIONS.items())
+async def test_the_limit_of_decompressed_size(client, key, flag, compression):
+    value = bytes(100_000)
+    cache = Cache(client, serializer=Raw(), max_size=100_000)
+    await client.set(key, compression().compress(value), flags=flag)
+    assert await cache.get(key) == value
+    await client.set(key, compression().compress(value + b"\0"), flags=flag)
+    with pytest.raises(SerializationError, match="limit of 100000 bytes"):
+        await cache.get(key)
+
+
+@pytest.mark.parametrize(("flag", "compression"), COMPRESSIONS.items())
+async def test_a_bomb_takes_no_memory(client, key, flag, compression):
+    bomb = compression().compress(bytes(200 * 2**20))
+    cache = Cache(client, serializer=Raw(), max_size=4 * 2**20)
+    await client.set(key, bomb, flags=flag)
+    await cache.get(key + b"warm-up")
+    tracemalloc.start()
+    try:
+        with pytest.raises(SerializationError, match="limit of 4194304 bytes"):
+            await cache.get(key)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 2**20
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize("compression", COMPRESSIONS.values())
+def test_a_bomb_takes_no_memory_of_the_process(compression):
+    # What the libraries themselves allocate is not traced; that it grows shows in a process of
+    # its own. Nor does it help that a zstd frame does not say its size.
+    program = f"""
+import resource, zlib, sys
+from emcache.cache import {compression.__name__} as Compression
+compression = Compression()
+if Compression.__name__ == "Zstd":
+    from {"compression" if sys.version_info >= (3, 14) else "backports"} import zstd
+    stream = zstd.ZstdCompressor()
+    bomb = b"".join(stream.compress(bytes(2**20)) for _ in range(200)) + stream.flush()
+    assert zstd.get_frame_info(bomb).decompressed_size is None
+else:
+    bomb = compression.compress(bytes(200 * 2**20))
+# The peak so far is that of making it.
+pid_peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before = pid_peak()
+assert compression.decompress(bomb, 4 * 2**20) is None
+print(pid_peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    if "clear_refs" in done.stderr:
+        pytest.skip("this system does not reset a process's peak of memory")
+    assert done.stderr == ""
+    assert int(done.stdout) < 24 * 1024
+
+
+@pytest.mark.parametrize(("flag", "compression"), COMPRESSIONS.items())
+async def test_damaged_data(client, key, flag, compression):
+    whole = compression().compress(TEXT.encode())
+    cache = Cache(client, serializer=Raw(), compression=compression())
+    for data in (whole[:-1], whole[: len(whole) // 2], whole + b"x", b"", b"\0" * 50, b"text"):
+        await client.set(key, data, flags=flag)
+        with pytest.raises(SerializationError, match="cannot be read"):
+            await cache.get(key)
+
+
+class Watched(Zlib):
+    """Remembers the threads it worked in."""
+
+    def __init__(self):
+        super().__init__()
+        self.threads = []
+
+    def compress(self, data):
+        self.threads.append(threading.current_thread())
+        return super().compress(data)
+
+    def decompress(self, data, limit):
+        self.threads.append(threading.current_thread())
+        return super().decompress(data, limit)
+
+
+async def test_large_values_are_left_to_a_thread(client, key):
+    watched = Watched()
+    cache = Cache(client, serializer=Raw(), compression=watched)
+    loops = threading.current_thread()
+    await cache.set(key, bytes(_values.COMPRESS_IN_LOOP - 1))
+    await cache.get(key)
+    assert watched.threads == [loops, loops]
+    await cache.set(key, bytes(_values.COMPRESS_IN_LOOP))
+    assert watched.threads.pop() is not loops
+    large = bytes(_values.DECOMPRESS_IN_LOOP + 1)
+    await cache.set(key, large)
+    watched.threads.clear()
+    assert await cache.get(key) == large
+    # A little in the loop shows that there is more.
+    assert watched.threads[0] is loops
+    assert watched.threads[1] is not loops
+    noise = os.urandom(_values.DECOMPRESS_IN_LOOP)
+    await client.set(key, zlib.compress(noise), flags=1 << 18)
+    watched.threads.clear()
+    assert await cache.get(key) == noise
+    assert loops not in watched.threads
+
+
+async def test_a_cancelled_call_with_a_thread(client, key):
+    cache = Cache(client, serializer=Raw(), compression=Zlib())
+    task = asyncio.create_task(cache.set(key, bytes(1_000_000)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await cache.set(key, b"after")
+    assert await cache.get(key) == b"after"
+
+
+class Reversed:
+    """A compression without a base class."""
+
+    flag = 1 << 20
+    min_size = 0
+
+    def compress(self, data):
+        return data[::-1].strip(b" ")
+
+    def decompress(self, data, limit):
+        return data[::-1]
+
+
+async def test_a_compression_of_ones_own(client, key):
+    cache = Cache(client, serializer=Utf8(), compression=Reversed())
+    await cache.set(key, "abc ")
+    item = await client.get(key, return_flags=True)
+    assert (item.value, item.flags) == (b"cba", 0xEC01 | 1 << 20)
+    assert await cache.get(key) == "abc"
+    with pytest.raises(SerializationError):
+        await Cache(client, serializer=Utf8()).get(key)
+
+
+async def test_flags_that_mark_compression_are_refused(client, key):
+    for serializer in (Raw(flags=1 << 16), Raw(flags=0xF0000)):
+        with pytest.raises(SerializationError, match="mark compressed values"):
+            await Cache(client, serializer=serializer).set(key, b"x")
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Json(dumps=json.dumps),
+        lambda: Raw(flags="1"),
+        lambda: Raw(flags=True),
+        lambda: Utf8(flags=2**32),
+        lambda: MsgPack(flags=-1),
+        lambda: Zlib(level=10),
+        lambda: Zlib(min_size=-1),
+        lambda: Zlib(flag=3),
+        lambda: Zlib(flag=0),
+        lambda: Lz4(level=17),
+        lambda: Zstd(level=23),
+    ],
+)
+def test_wrong_arguments(wrong):
+    with pytest.raises((ValueError, TypeError)):
+        wrong()
+
+
+async def test_wrong_arguments_of_a_cache(client):
+    for wrong in (
+        {"on_unreadable": "ignore"},
+        {"max_size": 0},
+        {"keys": "md5"},
+        {"prefix": "a b"},
+        {"ttl": datetime.datetime(2026, 1, 1)},
+    ):
+        with pytest.raises(ValueError):
+            Cache(client, **wrong)
+    creating = emcache.create_client([emcache.MemcachedHostAddress("127.0.0.1", 1)])
+    with pytest.raises(TypeError, match="await"):
+        Cache(creating)
+    await (await creating).close()
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("module", "name", "extra"),
+    [("msgpack", "MsgPack", "msgpack"), ("backports.zstd", "Zstd", "zstd"), ("lz4", "Lz4", "lz4")],
+)
+def test_a_missing_library_says_what_to_install(module, name, extra):
+    if name == "Zstd" and sys.version_info >= (3, 14):
+        pytest.skip("zstd is in the standard library")
+    program = f"""
+import sys
+sys.modules[{module!r}] = None
+import emcache.cache
+try:
+    emcache.cache.{name}()
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert f"pip install 'emcache[{extra}]'" in done.stdout
+
+
+@pytest.mark.driver_independent
+def test_whoever_has_no_cache_imports_none():
+    program = "import sys, emcache; print([m for m in sys.modules if 'emcache.cache' in m])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"
+    for name in ("Cache", "cached"):
+        assert name in emcache.__all__
+        assert getattr(emcache, name) is getattr(emcache.cache, name)
