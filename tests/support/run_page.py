@@ -107,6 +107,7 @@ class Page:
                 self.runner.run(closing)
 
     def test(self) -> None:
+        # Packages that are installed tell pytest of it themselves.
         options = ["-q", "-p", "emcache.testing.plugin", "-p", "no:cacheprovider"]
         settings = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
         options += [word for setting in settings for word in ("-o", setting)]
