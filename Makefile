@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update docs clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update docs clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,14 @@ test-churn: build memcached  ## Nodes come and go under load, for a minute
 			tests/server/test_discovery.py -k under_load || exit 1; \
 	done
 
+# pip downloads the sources of the version installed; only these run code of other projects.
+test-aiocache test-django test-limits: build memcached
+	$(BIN)/python tools/$@ $(ARGS)
+
+test-aiocache:  ## aiocache's own tests on emcache.contrib.aiocache
+test-django:  ## Django's own cache tests on emcache.contrib.django
+test-limits:  ## The own tests of limits' memcached storage, with this client
+
 lint: $(VENV)/.tools  ## Formatting and lints
 	cargo fmt --check
 	cargo clippy -q --all-targets -- -D warnings
@@ -76,8 +84,10 @@ fmt: $(VENV)/.tools  ## Format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only -q .
 
-types: build  ## mypy --strict, and the stub against the extension
+types: build  ## mypy --strict, pyright, and the stub against the extension
 	$(BIN)/mypy
+	$(BIN)/pyright
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/pyright --verifytypes emcache --ignoreexternal
 	cd python && ../$(BIN)/python -m mypy.stubtest emcache._emcache --allowlist ../tests/typing/stubtest-allowlist.txt
 
 bench: build memcached  ## Our own numbers, in a minute

@@ -13,7 +13,7 @@ from ._emcache import CoreClient
 from .base import ClusterEvents, ClusterManagment
 from .connection_pool import ConnectionPoolMetrics, metrics_of
 
-logger = logging.getLogger("emcache")
+logger: logging.Logger = logging.getLogger("emcache")
 logger.addHandler(logging.NullHandler())
 
 MAX_EVENTS = 1000

@@ -32,7 +32,7 @@ from .default_values import (
     DEFAULT_TIMEOUT,
 )
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Fetched = tuple[list[bytes], list[bytes], list[int], list[int | None], bytearray]
 """``(keys, values, flags, cas tokens, error line)`` of the items that came, in order."""

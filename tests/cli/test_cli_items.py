@@ -112,7 +112,7 @@ def test_conditions(server, name):
 
 def left(server, name):
     """The seconds that an item has, by the server."""
-    reply = server.ask(b"mg %b t\r\nbogus\r\n" % name.encode())
+    reply = server.command(b"mg %b t\r\nbogus\r\n" % name.encode())
     return int(reply.split(b" t")[1].split(b"\r")[0])
 
 
@@ -159,14 +159,14 @@ def test_a_terminal_gets_text_and_no_escapes(server, name):
         (b"caf\xc3\xa9\nau lait\n", "café\r\nau lait\r\n"),
         (b"\x1b[2Jgone", "(8 bytes with control characters: pipe them, or use --json)\r\n"),
     ]:
-        server.ask(b"set %b 0 0 %d\r\n%b\r\n" % (name.encode(), len(value), value))
+        server.command(b"set %b 0 0 %d\r\n%b\r\n" % (name.encode(), len(value), value))
         with Terminal("get", name, *here) as terminal:
             assert terminal.end() == 0
             assert terminal.raw.decode() == shown
 
 
 def test_a_real_pipe(server, name):
-    server.ask(b"set %b 0 0 3\r\na\x00b\r\n" % name.encode())
+    server.command(b"set %b 0 0 3\r\na\x00b\r\n" % name.encode())
     done = run("get", name, *named(server))
     assert (done.returncode, done.stdout, done.stderr) == (0, "a\0b", "")
     assert json.loads(run("get", name, *named(server), "--json").stdout)["value"] == "a\0b"
@@ -186,7 +186,7 @@ def test_a_value_that_does_not_come(server, name, tmp_path):
 
 
 def test_an_output_of_few_letters(server, name):
-    server.ask(f"set {name} 0 0 8\r\n\u03bb\U0001f600ab\r\n".encode())
+    server.command(f"set {name} 0 0 8\r\n\u03bb\U0001f600ab\r\n".encode())
     variables = environment(PYTHONIOENCODING="ascii", EMCACHE_SERVERS=named(server)[1])
     done = run("get", name, "--json", env=variables)
     assert json.loads(done.stdout)["value"] == "\u03bb\U0001f600ab"

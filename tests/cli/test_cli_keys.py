@@ -21,7 +21,7 @@ def filled():
         sets.append(b"set caf\xc3\xa9 0 0 1 noreply\r\nx\r\n")
         sets.append(b"set 50%%25 0 100 1 noreply\r\nx\r\n".replace(b"%%", b"%"))
         sets.append(b"set \xff\xfe 0 0 1\r\nx\r\n")
-        assert server.ask(b"".join(sets)) == b"STORED\r\n"
+        assert server.command(b"".join(sets)) == b"STORED\r\n"
         yield server
 
 
@@ -73,7 +73,7 @@ def test_a_pipe_that_is_closed(filled):
 
 def test_many_nodes_and_a_dead_one(cluster):
     for number, server in enumerate(cluster):
-        server.ask(b"set only:%d 0 0 1\r\nx\r\n" % number)
+        server.command(b"set only:%d 0 0 1\r\nx\r\n" % number)
     result = invoke("keys", "--prefix", "only:", *named(*cluster), "-s", "127.0.0.1:1")
     assert sorted(result.stdout.split()) == ["only:0", "only:1", "only:2"]
     assert (result.exit_code, "refused" in result.stderr) == (3, True)
@@ -83,7 +83,7 @@ def test_many_nodes_and_a_dead_one(cluster):
 
 def test_where_they_are_not_listed():
     with memcached() as disabled, memcached("-X") as forbidden:
-        disabled.ask(b"lru_crawler disable\r\n")
+        disabled.command(b"lru_crawler disable\r\n")
         for server, says in ((disabled, "crawler is disabled"), (forbidden, "-X")):
             result = invoke("keys", *named(server))
             assert (result.exit_code, says in result.stderr) == (4, True)
@@ -91,7 +91,7 @@ def test_where_they_are_not_listed():
 
 def test_over_tls():
     with certificates() as made, tls_memcached(made.good) as server:
-        server.ask(b"set k 0 0 1\r\nx\r\n")
+        server.command(b"set k 0 0 1\r\nx\r\n")
         tls = ["-s", f"localhost:{server.port}", "--ca", str(made.ca.file)]
         assert invoke("keys", *tls).stdout == "k\n"
         refused = invoke("keys", "-s", f"localhost:{server.port}", "--tls")
@@ -101,7 +101,7 @@ def test_over_tls():
 
 def test_after_a_login():
     with file_memcached() as server, sasl_memcached() as binary:
-        server.ask(b"set k 0 0 1\r\nx\r\n")
+        server.command(b"set k 0 0 1\r\nx\r\n")
         login = ["--username", USER]
         result = invoke("keys", *named(server), *login, EMCACHE_PASSWORD=PASSWORD)
         assert (result.exit_code, result.stdout) == (0, "k\n")
@@ -196,7 +196,7 @@ def test_a_line():
 def test_keys_that_would_act_on_a_terminal_or_a_pipe():
     with memcached() as server:
         # Base64 keys of meta commands may hold anything.
-        server.ask(b"ms YQpiGw== 1 b\r\nx\r\nbogus\r\n")
+        server.command(b"ms YQpiGw== 1 b\r\nx\r\nbogus\r\n")
         assert invoke("keys", *named(server)).stdout == "a\\nb\\x1b\n"
         assert document("keys", *named(server))["keys"][0]["key"] == "a\nb\x1b"
         assert json.loads(run("keys", "--json", *named(server)).stdout)["keys"]

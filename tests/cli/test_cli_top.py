@@ -18,7 +18,7 @@ QUICK = ("--interval", "0.2")
 
 def load(server, gets=300, hits=200):
     """Gets, of which so many hit."""
-    server.ask(b"set top:there 0 0 1\r\nx\r\n")
+    server.command(b"set top:there 0 0 1\r\nx\r\n")
     lines = b"get top:there\r\n" * hits + b"get top:missing\r\n" * (gets - hits)
     with server.connect() as sock:
         sock.sendall(lines + b"quit\r\n")
@@ -103,7 +103,7 @@ def test_ctrl_c_while_a_node_is_silent():
     with memcached() as server:
         with Terminal("top", *QUICK, *named(server), "--timeout", "30") as terminal:
             terminal.until(lambda text: "1 of 1 up" in text)
-            server.stop()
+            server.pause()
             time.sleep(0.5)
             begin = time.monotonic()
             terminal.press(b"\x03")

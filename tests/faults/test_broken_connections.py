@@ -37,7 +37,7 @@ async def test_a_call_cancelled_between_request_and_answer_costs_nothing(server,
         async with client_of(proxy, **RESTING) as client:
             request = b"incr %b 1\r\n" % key
             task = asyncio.create_task(client.increment(key, 1))
-            await until(lambda: proxy.asked >= len(request))
+            await until(lambda: proxy.request_bytes >= len(request))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -191,7 +191,7 @@ async def test_answers_of_a_real_server_cut_at_every_byte(server, key, how):
         b"1000000\r\n",
         b"VALUE %b 0 %d\r\n%b\r\nEND\r\n" % (last, len(value_of(last)), value_of(last)),
     ]
-    server.ask(b"set %b 0 0 6\r\n999999\r\n" % key)
+    server.command(b"set %b 0 0 6\r\n999999\r\n" % key)
     cut = 0
 
     def plan(number):
@@ -213,7 +213,7 @@ async def test_answers_of_a_real_server_cut_at_every_byte(server, key, how):
                 await until(lambda at=cut: proxy.accepted == 2 * (at + 1))
                 done = await client.decrement(key, 1)
                 assert done in ((999_999,) if is_done else (999_999, 999_998)), f"cut at {cut}"
-            server.ask(b"set %b 0 0 6\r\n999999\r\n" % key)
+            server.command(b"set %b 0 0 6\r\n999999\r\n" % key)
 
 
 @within(50)
@@ -235,8 +235,8 @@ async def test_requests_cut_at_every_byte_are_not_repeated(server, key, how):
 
     with fault_proxy(server, plan) as proxy:
         for cut in range(len(request) + 1):
-            server.ask(b"set %b 0 0 1\r\n0\r\n" % key)
-            server.ask(b"set %b 0 0 0\r\n\r\n" % text)
+            server.command(b"set %b 0 0 1\r\n0\r\n" % key)
+            server.command(b"set %b 0 0 0\r\n\r\n" % text)
             async with client_of(proxy) as client:
                 appended, number, found = await outcomes(
                     client.append(text, b"abc"), client.increment(key, 1), client.get(SHORT[0])
@@ -265,7 +265,7 @@ async def test_a_killed_server_fails_at_once_and_is_dialled_with_care():
             with frozen(server):
                 calls = [each.increment(b"n", 1) for each in (client, other) for _ in range(50)]
                 tasks = [asyncio.ensure_future(call) for call in calls]
-                await until(lambda: proxy.asked >= 50 * len(b"incr n 1\r\n"))
+                await until(lambda: proxy.request_bytes >= 50 * len(b"incr n 1\r\n"))
                 started = time.monotonic()
                 server.kill()
                 results = await outcomes(*tasks)
@@ -343,7 +343,7 @@ async def test_sockets_that_the_kernel_ends_under_load():
 
     with memcached() as server:
         fill(server, KEYS)
-        server.ask(b"set n 0 0 1\r\n0\r\n")
+        server.command(b"set n 0 0 1\r\n0\r\n")
         async with client_of(server, max_connections=2, **RESTING) as client:
             async with asyncio.TaskGroup() as group:
                 for _ in range(30):

@@ -17,7 +17,9 @@ WALL_CLOCKS = re.compile(
     r"SystemTime|UNIX_EPOCH|CLOCK_REALTIME|chrono::|OffsetDateTime"
     r"|\btime\.time(_ns)?\b|from time import .*\btime\b|\bdatetime\b|\.gmtime|\.localtime"
 )
-SOURCES = sorted([*(ROOT / "src").rglob("*.rs"), *(ROOT / "python").rglob("*.py")])
+# Certificates are valid by the calendar.
+DATED = {ROOT / "python" / "emcache" / "testing" / "_tls.py"}
+SOURCES = sorted({*(ROOT / "src").rglob("*.rs"), *(ROOT / "python").rglob("*.py")} - DATED)
 
 
 def test_the_pattern_finds_wall_clocks():

@@ -60,7 +60,7 @@ async def test_a_large_set_on_a_slow_line(server, key):
 @within(40)
 async def test_a_large_get_on_a_slow_line(server, key):
     fill(server, KEYS)
-    server.ask(b"set %b 0 0 1000000\r\n%b\r\n" % (key, b"x" * 1_000_000))
+    server.command(b"set %b 0 0 1000000\r\n%b\r\n" % (key, b"x" * 1_000_000))
     slow = Faults(split=4096, rate=MBIT)
     with fault_proxy(server, lambda _: Link(answers=slow)) as proxy:
         async with client_of(proxy, timeout=1, max_connections=2, min_connections=2) as client:
@@ -71,7 +71,7 @@ async def test_a_large_get_on_a_slow_line(server, key):
             took = await with_small_calls(client, large)
             assert len(took) > 5
             assert max(took) < 0.5
-    server.ask(b"set %b 0 0 0\r\n\r\n" % key)
+    server.command(b"set %b 0 0 0\r\n\r\n" % key)
 
 
 # -- a server that does not read -----------------------------------------------------------------
@@ -113,7 +113,7 @@ def plain_memory(monkeypatch):
 def deaf():
     """A server that is stopped: it has connections and does not read."""
     with memcached() as server:
-        server.stop()
+        server.pause()
         yield server
         server.resume()
 

@@ -104,7 +104,7 @@ async def test_a_hundred_thousand_calls_that_are_cancelled_or_time_out():
     ):
         fill(server, KEYS)
         for number in range(TASKS):
-            server.ask(b"set storm:counter:%d 0 0 1\r\n0\r\n" % number)
+            server.command(b"set storm:counter:%d 0 0 1\r\n0\r\n" % number)
         async with (
             client_of(proxy, timeout=0.05, **options) as patient,
             client_of(proxy, timeout=LONGEST, **options) as hasty,

@@ -133,7 +133,7 @@ NO_NUMBERS = {
 def own_server():
     """A server that nobody else talks to, so that its counters are ours."""
     with memcached() as running:
-        assert running.ask(b"set %s 0 0 1\r\n7\r\n" % CANARY) == b"STORED\r\n"
+        assert running.command(b"set %s 0 0 1\r\n7\r\n" % CANARY) == b"STORED\r\n"
         yield running
 
 
@@ -155,7 +155,7 @@ async def nothing_sent(server, client):
     sent = int(after["bytes_read"]) - int(before["bytes_read"])
     assert sent == len(b"version\r\n") + len(b"stats\r\n")
     assert [after[name] for name in COUNTERS] == [before[name] for name in COUNTERS]
-    assert server.ask(b"get %s\r\n" % CANARY) == b"VALUE canary 0 1\r\n7\r\nEND\r\n"
+    assert server.command(b"get %s\r\n" % CANARY) == b"VALUE canary 0 1\r\n7\r\nEND\r\n"
     assert client._core.noreply_errors == 0
 
 

@@ -4,9 +4,7 @@ import array
 import asyncio
 import contextlib
 import enum
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -23,11 +21,7 @@ NOT_FOUND = emcache.NotFoundCommandError
 
 @pytest.fixture(scope="module")
 def unix_server():
-    # Not in pytest's own directory: the server runs as nobody, who may not enter that.
-    with (
-        tempfile.TemporaryDirectory(dir="/tmp") as directory,
-        memcached(unix=True, directory=Path(directory)) as running,
-    ):
+    with memcached(unix=True) as running:
         yield running
 
 

@@ -33,7 +33,7 @@ def held_by(node, keys) -> set[bytes]:
     """The keys that a node really has, asked without the client."""
     held: set[bytes] = set()
     for start in range(0, len(keys), 20):
-        words = node.ask(b"get %s\r\n" % b" ".join(keys[start : start + 20])).split(b"\r\n")
+        words = node.command(b"get %s\r\n" % b" ".join(keys[start : start + 20])).split(b"\r\n")
         held |= {word.split(b" ")[1] for word in words if word.startswith(b"VALUE ")}
     return held
 

@@ -290,7 +290,7 @@ class TestCommands:
             async with emcache.create_client([server.address], **trusting(certs)) as client:
                 await client.set(b"k", b"v")
                 certs.other_ca.issue("renewed", *HERE)
-                assert server.ask(b"refresh_certs\r\n") == b"OK\r\n"
+                assert server.command(b"refresh_certs\r\n") == b"OK\r\n"
                 assert (await client.get(b"k")).value == b"v"
                 assert "not trusted" in await refusal(by_client, server.address, **trusting(certs))
                 options = trusting(certs, ssl_extra_ca=certs.other_ca.file)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -80,10 +79,7 @@ async def outcomes(*calls: Awaitable[Any]) -> list[Any]:
 @contextlib.contextmanager
 def frozen(server: Memcached) -> Iterator[None]:
     """Stop a server: from here on it does not read a byte."""
-    server.stop()
-    assert server.process
-    # The signal takes its time, above all with several threads.
-    os.waitpid(server.process.pid, os.WUNTRACED)
+    server.pause()
     try:
         yield
     finally:

@@ -469,7 +469,7 @@ async def places(client, servers):
         key: next(
             server.port
             for server in servers
-            if server.process.poll() is None and token in server.ask(b"get " + key + b"\r\n")
+            if server.process.poll() is None and token in server.command(b"get " + key + b"\r\n")
         )
         for key in KEYS
     }

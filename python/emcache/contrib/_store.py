@@ -1,0 +1,200 @@
+"""The commands of a Django cache, on names and bytes: what is done on an event loop."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TypeVar
+
+from .. import _errors
+from .._address import Address
+from ..base import Client, Item
+from .loops import ClientPerLoop
+
+T = TypeVar("T")
+
+logger = logging.getLogger("emcache.contrib.django")
+
+Stored = tuple[bytes, int]
+"""The bytes of a value, and its flags."""
+
+_AT_ONCE = 1024
+"""Commands of one call that are under way at once."""
+_LOG_EVERY = 10.0
+"""Seconds between two lines about servers that cannot be reached."""
+
+_UNREACHABLE = (
+    _errors.ConnectionFailedError,
+    _errors.OperationTimeoutError,
+    _errors.OverloadedError,
+    _errors.ClusterNoAvailableNodes,
+)
+
+
+class Store:
+    """Commands by the running loop's client.
+
+    Args:
+        clients: where it is from.
+        ignore_errors: take servers that cannot be reached for empty ones.
+    """
+
+    def __init__(self, clients: ClientPerLoop, ignore_errors: bool) -> None:
+        self._clients = clients
+        self._ignore_errors = ignore_errors
+
+    async def add(self, name: bytes, stored: Stored, exptime: int) -> bool:
+        """Store a value if there is none; whether it was."""
+        value, flags = stored
+        return await self._succeeds(
+            lambda c: c.add(name, value, flags=flags, exptime=exptime),
+            _errors.NotStoredStorageCommandError,
+        )
+
+    async def get(self, name: bytes) -> Item | None:
+        """Get an item with its flags."""
+        return await self._call(lambda c: c.get(name, return_flags=True), None)
+
+    async def get_many(self, names: Iterable[bytes]) -> dict[bytes, Item]:
+        """Get the items that there are."""
+        nothing: dict[bytes, Item] = {}
+        if self._ignore_errors:
+            return await self._call(lambda c: self._get_each_node(c, names), nothing)
+        return await self._call(lambda c: c.get_many(names, return_flags=True), nothing)
+
+    async def _get_each_node(self, client: Client, names: Iterable[bytes]) -> dict[bytes, Item]:
+        """Get what the nodes have that can be reached."""
+        of_node: dict[Address, list[bytes]] = {}
+        for name in names:
+            of_node.setdefault(client.node_for(name), []).append(name)
+        gets = [client.get_many(part, return_flags=True) for part in of_node.values()]
+        found: dict[bytes, Item] = {}
+        for result in await asyncio.gather(*gets, return_exceptions=True):
+            if isinstance(result, Exception):
+                self._forgive(result)
+            elif isinstance(result, dict):
+                found |= result
+        return found
+
+    async def set(self, name: bytes, stored: Stored, exptime: int) -> None:
+        """Store a value."""
+        value, flags = stored
+        await self._call(lambda c: c.set(name, value, flags=flags, exptime=exptime), None)
+
+    async def set_many(self, values: Mapping[bytes, Stored], exptime: int) -> list[bytes]:
+        """Store values; the names of those that could not be."""
+        failed = await self._call(lambda c: _set_each(c, values, exptime), dict.fromkeys(values))
+        if unreachable := [error for error in failed.values() if isinstance(error, _UNREACHABLE)]:
+            _complaints.log(unreachable[0])
+        return list(failed)
+
+    async def touch(self, name: bytes, exptime: int) -> bool:
+        """Set a value's time anew; whether there is one."""
+        return await self._succeeds(lambda c: c.touch(name, exptime), _errors.NotFoundCommandError)
+
+    async def delete(self, name: bytes) -> bool:
+        """Delete a value; whether there was one."""
+        return await self._succeeds(lambda c: c.delete(name), _errors.NotFoundCommandError)
+
+    async def delete_many(self, names: Iterable[bytes]) -> None:
+        """Delete those that there are."""
+        nothing: dict[bytes, Exception] = {}
+        failed = await self._call(lambda c: _each(c.delete, names), nothing)
+        for error in failed.values():
+            if not isinstance(error, _errors.NotFoundCommandError):
+                self._forgive(error)
+
+    async def change(self, name: bytes, delta: int) -> int | None:
+        """Add to an integer, or take from it; None if there is none."""
+        try:
+            if delta < 0:
+                return await self._call(lambda c: c.decrement(name, -delta), None)
+            return await self._call(lambda c: c.increment(name, delta), None)
+        except _errors.NotFoundCommandError:
+            return None
+
+    async def flush(self) -> None:
+        """Remove all that the servers hold."""
+        await self._call(flush_nodes, None)
+
+    async def close(self) -> None:
+        """Close the client; the next command has another."""
+        await self._clients.close()
+
+    async def _call(self, command: Callable[[Client], Awaitable[T]], otherwise: T) -> T:
+        try:
+            return await command(await self._clients.get())
+        except _UNREACHABLE as error:
+            self._forgive(error)
+            return otherwise
+
+    async def _succeeds(
+        self, command: Callable[[Client], Awaitable[None]], unless: type[Exception]
+    ) -> bool:
+        async def succeeds(client: Client) -> bool:
+            await command(client)
+            return True
+
+        try:
+            return await self._call(succeeds, False)
+        except unless:
+            return False
+
+    def _forgive(self, error: Exception) -> None:
+        if not self._ignore_errors or not isinstance(error, _UNREACHABLE):
+            raise error
+        _complaints.log(error)
+
+
+async def _each(
+    command: Callable[[bytes], Awaitable[None]], names: Iterable[bytes]
+) -> dict[bytes, Exception]:
+    """Run a command for each name; the errors by name."""
+    failed: dict[bytes, Exception] = {}
+    each = list(names)
+    for start in range(0, len(each), _AT_ONCE):
+        part = each[start : start + _AT_ONCE]
+        results = await asyncio.gather(*map(command, part), return_exceptions=True)
+        for name, result in zip(part, results, strict=True):
+            if isinstance(result, _errors.EmcacheError):
+                failed[name] = result
+            elif isinstance(result, BaseException):
+                raise result
+    return failed
+
+
+async def _set_each(
+    client: Client, values: Mapping[bytes, Stored], exptime: int
+) -> dict[bytes, Exception | None]:
+    async def store(name: bytes) -> None:
+        value, flags = values[name]
+        await client.set(name, value, flags=flags, exptime=exptime)
+
+    return {**await _each(store, values)}
+
+
+async def flush_nodes(client: Client) -> None:
+    """Remove all that the servers hold; tries all of them before it raises."""
+    nodes = client.cluster_managment().nodes()
+    results = await asyncio.gather(*map(client.flush_all, nodes), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+class _Complaints:
+    """What is logged of servers that cannot be reached."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._kept = 0
+
+    def log(self, error: Exception) -> None:
+        now = time.monotonic()
+        self._kept += 1
+        if now >= self._next:
+            logger.warning("memcached cannot be reached (calls: %d): %s", self._kept, error)
+            self._next, self._kept = now + _LOG_EVERY, 0
+
+
+_complaints = _Complaints()

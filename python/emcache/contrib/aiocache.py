@@ -1,0 +1,300 @@
+"""A cache of aiocache on emcache: ``pip install 'emcache[aiocache]'``.
+
+::
+
+    from aiocache import cached
+    from emcache.contrib.aiocache import EmcacheCache
+
+    cache = EmcacheCache(nodes=["10.0.0.1:11211", "10.0.0.2:11211"], namespace="shop:")
+    await cache.set("user:42", {"name": "Ada"}, ttl=300)
+
+    @cached(ttl=60, cache=EmcacheCache, nodes="10.0.0.1:11211")
+    async def price(article): ...
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+try:
+    from aiocache import AIOCACHE_CACHES  # type: ignore[import-untyped]
+    from aiocache.base import BaseCache  # type: ignore[import-untyped]
+    from aiocache.serializers import JsonSerializer  # type: ignore[import-untyped]
+except ImportError as error:
+    raise ImportError(
+        "emcache.contrib.aiocache needs aiocache: pip install 'emcache[aiocache]'"
+    ) from error
+
+from .. import _errors
+from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from ..base import Client, Item, Value
+from ..client import create_client
+from ._addresses import DEFAULT_PORT, parse_nodes
+from ._exptime import exptime_of
+from ._keys import safe_key
+from ._options import CLIENT_OPTIONS, of_text
+from ._store import flush_nodes
+from .loops import ClientPerLoop
+
+_READS_ONE = {"get", "gets", "gat", "gats"}
+_READS_MANY = {f"{command}_many" for command in _READS_ONE}
+
+
+class EmcacheCache(BaseCache):  # type: ignore[misc]
+    """A cache on memcached.
+
+    Each event loop has a client of its own, created when the loop first uses the cache and closed
+    by :meth:`close` in that loop, or with the loop.
+
+    Times to live may be fractions, which are rounded up to whole seconds, and longer than 30 days;
+    None and 0 never expire. Keys that memcached would refuse are replaced as :func:`safe_key` says.
+    Errors are those of :class:`emcache.Client`.
+
+    Args:
+        endpoint: the host of the only node; with ``port``.
+        port: its port.
+        nodes: instead, all nodes: a list, or a text with commas, of ``host:port``,
+            ``[ipv6]:port``, ``unix:/path`` or addresses of emcache.
+        path: instead, the unix socket of the only node.
+        serializer: default :class:`aiocache.serializers.JsonSerializer`.
+        pool_size: ``max_connections``, under the name that ``aiocache.MemcachedCache`` has for it.
+        client_timeout: ``timeout`` of the client, in seconds; ``timeout`` is that of aiocache,
+            for the whole call.
+        options: what else :func:`emcache.create_client` takes (``ssl``, ``username``, ...), and
+            what every cache of aiocache takes: ``namespace``, ``ttl``, ``timeout``, ``plugins``,
+            ``key_builder``.
+
+    Raises:
+        TypeError: an option that neither has.
+        ValueError: a text that is no node, or more than one of ``endpoint``, ``nodes``, ``path``.
+    """
+
+    NAME = "emcache"
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        port: int | str | None = None,
+        *,
+        nodes: str | Iterable[str | Address] | None = None,
+        path: str | None = None,
+        serializer: Any = None,
+        pool_size: int | str | None = None,
+        client_timeout: float | str | None = None,
+        **options: Any,
+    ) -> None:
+        known = CLIENT_OPTIONS.keys() - {"timeout"}
+        chosen = {name: options.pop(name) for name in known & options.keys()}
+        if pool_size is not None:
+            chosen["max_connections"] = int(pool_size)
+        if client_timeout is not None:
+            chosen["timeout"] = float(client_timeout)
+        super().__init__(serializer=serializer or JsonSerializer(), **options)
+        self.nodes = addresses = _nodes(endpoint, port, nodes, path)
+        client_options = of_text(chosen)
+        self._clients = ClientPerLoop(lambda: create_client(addresses, **client_options))
+
+    @classmethod
+    def parse_uri_path(cls, path: str) -> dict[str, str]:
+        """Take the path of a URL for a unix socket: ``emcache:///run/memcached.sock``."""
+        return {"path": path} if path != "/" else {}
+
+    async def client(self) -> Client:
+        """Return the running loop's client, for what aiocache has no method for."""
+        return await self._clients.get()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} ({', '.join(map(str, self.nodes))})"
+
+    def _build_key(self, key: Any, namespace: str | None = None) -> bytes:
+        built = super()._build_key(key, namespace=namespace)
+        return safe_key(built if isinstance(built, bytes) else str(getattr(built, "value", built)))
+
+    async def _get(
+        self, key: str | bytes, encoding: str | None = "utf-8", _conn: object = None
+    ) -> str | bytes | None:
+        return _decoded(await (await self.client()).get(safe_key(key)), encoding)
+
+    async def _gets(
+        self,
+        key: str | bytes,
+        encoding: str | None = "utf-8",  # noqa: ARG002 - what aiocache passes
+        _conn: object = None,
+    ) -> int | None:
+        item = await (await self.client()).gets(safe_key(key))
+        return None if item is None else item.cas
+
+    async def _multi_get(
+        self, keys: Sequence[str | bytes], encoding: str | None = "utf-8", _conn: object = None
+    ) -> list[str | bytes | None]:
+        names = [safe_key(key) for key in keys]
+        items = await (await self.client()).get_many(names)
+        return [_decoded(items.get(name), encoding) for name in names]
+
+    async def _set(
+        self,
+        key: str | bytes,
+        value: Any,
+        ttl: float | None = None,
+        _cas_token: int | None = None,
+        _conn: object = None,
+    ) -> bool:
+        client, name, raw, exptime = await self.client(), safe_key(key), _raw(value), _exptime(ttl)
+        if _cas_token is None:
+            await client.set(name, raw, exptime=exptime)
+            return True
+        return await _swap(client, name, raw, _cas_token, exptime)
+
+    async def _multi_set(
+        self,
+        pairs: Iterable[tuple[str | bytes, Any]],
+        ttl: float | None = None,
+        _conn: object = None,
+    ) -> bool:
+        client, exptime = await self.client(), _exptime(ttl)
+        raws = [(safe_key(key), _raw(value)) for key, value in pairs]
+        sets = [client.set(name, raw, exptime=exptime) for name, raw in raws]
+        # One that fails must not leave the others under way.
+        for result in await asyncio.gather(*sets, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        return True
+
+    async def _add(
+        self, key: str | bytes, value: Any, ttl: float | None = None, _conn: object = None
+    ) -> bool:
+        client = await self.client()
+        try:
+            await client.add(safe_key(key), _raw(value), exptime=_exptime(ttl))
+        except _errors.NotStoredStorageCommandError:
+            text = f"Key {key!r} already exists, use .set to update the value"
+            raise ValueError(text) from None
+        return True
+
+    async def _exists(self, key: str | bytes, _conn: object = None) -> bool:
+        return await (await self.client()).get(safe_key(key)) is not None
+
+    async def _increment(self, key: str | bytes, delta: int, _conn: object = None) -> int:
+        client, name = await self.client(), safe_key(key)
+        change = client.increment if delta >= 0 else client.decrement
+        try:
+            return await self._change_or_add(client, change, name, delta)
+        except _errors.ArithmeticCommandError as error:
+            raise TypeError(f"the value cannot be incremented: {error}") from error
+
+    async def _change_or_add(self, client: Client, change: Any, name: bytes, delta: int) -> int:
+        while True:
+            try:
+                return int(await change(name, abs(delta)))
+            except _errors.NotFoundCommandError:
+                try:
+                    await client.add(name, b"%d" % delta)
+                except _errors.NotStoredStorageCommandError:
+                    continue  # somebody else was first
+                return delta
+
+    async def _expire(self, key: str | bytes, ttl: float | None, _conn: object = None) -> bool:
+        try:
+            await (await self.client()).touch(safe_key(key), _exptime(ttl))
+        except _errors.NotFoundCommandError:
+            return False
+        return True
+
+    async def _delete(self, key: str | bytes, _conn: object = None) -> int:
+        try:
+            await (await self.client()).delete(safe_key(key))
+        except _errors.NotFoundCommandError:
+            return 0
+        return 1
+
+    async def _clear(self, namespace: str | None = None, _conn: object = None) -> bool:
+        if namespace:
+            raise ValueError("memcached cannot list keys, so a namespace cannot be cleared")
+        await flush_nodes(await self.client())
+        return True
+
+    async def _raw(
+        self,
+        command: str,
+        *args: Any,
+        encoding: str | None = "utf-8",
+        _conn: object = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a method of :class:`emcache.Client`; keys are bytes and not changed.
+
+        Of items only the values are returned, and True where the client returns nothing.
+        """
+        if command.startswith("_"):
+            raise AttributeError(f"emcache.Client has no command {command!r}")
+        result = await getattr(await self.client(), command)(*args, **kwargs)
+        if command in _READS_MANY:
+            return {key: _decoded(item, encoding) for key, item in result.items()}
+        if command in _READS_ONE:
+            return _decoded(result, encoding)
+        return True if result is None else result
+
+    async def _redlock_release(self, key: str | bytes, value: str) -> int:
+        """Delete the lock if it still has this value, which nobody else can come between."""
+        client, name = await self.client(), safe_key(key)
+        item = await client.gets(name)
+        if item is None or item.cas is None or item.value != _raw(value):
+            return 0
+        return int(await _swap(client, name, b"", item.cas, -1))
+
+    async def _close(self, *_: object, _conn: object = None, **__: object) -> None:
+        await self._clients.close()
+
+
+AIOCACHE_CACHES[EmcacheCache.NAME] = EmcacheCache
+
+
+def _nodes(
+    endpoint: str | None,
+    port: int | str | None,
+    nodes: str | Iterable[str | Address] | None,
+    path: str | None,
+) -> list[Address]:
+    given = {"endpoint": endpoint, "nodes": nodes, "path": path}
+    several = [name for name, value in given.items() if value is not None]
+    if len(several) > 1 or (port is not None and several not in ([], ["endpoint"])):
+        names = several if port is None else [*several, "port"]
+        raise ValueError(f"{' and '.join(names)} cannot be given together")
+    if nodes is not None:
+        return parse_nodes(nodes)
+    if path is not None:
+        return [MemcachedUnixSocketPath(path)]
+
+    return [MemcachedHostAddress(endpoint or "127.0.0.1", int(port or DEFAULT_PORT))]
+
+
+async def _swap(client: Client, name: bytes, raw: Value, cas: int, exptime: int) -> bool:
+    try:
+        await client.cas(name, raw, cas, exptime=exptime)
+    except _errors.StorageCommandError as error:
+        # That the key is gone has no class of its own, as in 1.3.
+        is_gone = str(error).startswith("key not found")
+        if is_gone or isinstance(error, _errors.NotStoredStorageCommandError):
+            return False
+        raise
+    return True
+
+
+def _exptime(ttl: float | None) -> int:
+    # For aiocache 0 is "no expiration".
+    return exptime_of(ttl or None)
+
+
+def _decoded(item: Item | None, encoding: str | None) -> str | bytes | None:
+    if item is None:
+        return None
+    return item.value if encoding is None else item.value.decode(encoding)
+
+
+def _raw(value: Any) -> Value:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return value
+    kind = type(value).__name__
+    raise TypeError(f"memcached stores str and bytes, not {kind}: choose a serializer")

@@ -1,0 +1,315 @@
+"""A network that fails as a test says: a proxy before a real server, in a thread of its own.
+
+It goes on while the test's loop is blocked. What befalls the bytes is said for each connection and
+each direction; a `Faults` may be changed at any time, from any thread.
+"""
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from ._faults import CHUNK, Faults, Link
+from ._server import MemcachedServer
+
+# As on an Ethernet: with the segments of the loopback the kernel takes megabytes that nobody reads.
+SEGMENT = 1448
+_RESET = struct.pack("ii", 1, 0)
+_CALL_WITHIN = 10.0
+
+Plan = Callable[[int], Link | None]
+
+
+class FaultProxy:
+    """A TCP proxy on 127.0.0.1 before a server; bytes pass until a fault is set.
+
+    Example::
+
+        with FaultProxy(server) as proxy:
+            async with emcache.create_client([proxy.address], timeout=0.5) as client:
+                proxy.answers.delay = 2.0
+                with pytest.raises(emcache.OperationTimeoutError):
+                    await client.get(b"key")
+                proxy.heal()
+
+    The methods may be called from any thread; they block until the thing is done, a moment.
+
+    Args:
+        upstream: the server, or its address.
+        plan: gives the link of each connection, which are counted from 0; None from it: that one is
+            closed at once. Without a plan, `requests` and `answers` befall all connections.
+        rng: what the jitter is taken from.
+    """
+
+    def __init__(
+        self,
+        upstream: MemcachedServer | Address,
+        plan: Plan | None = None,
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._upstream = upstream
+        self._plan = plan
+        self._rng = rng or random.Random()
+        self.requests: Faults = Faults()
+        """What befalls requests on all connections, unless there is a plan."""
+        self.answers: Faults = Faults()
+        """What befalls answers on all connections, unless there is a plan."""
+        self.accepted: int = 0
+        """Connections that came, up to now."""
+        self.open: int = 0
+        """Connections that are open now."""
+        self.most_open: int = 0
+        """The most that were open at the same time."""
+        self.request_bytes: int = 0
+        """Bytes of requests that came, on all connections."""
+        self.answer_bytes: int = 0
+        """Bytes of answers that came, on all connections."""
+        # Keeps the port ours while nobody listens, and connects to it refused.
+        self._holder = _bound(0)
+        self.port: int = self._holder.getsockname()[1]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._listener: socket.socket | None = None
+        self._healed = asyncio.Event()
+        self._serving: dict[asyncio.Task[None], socket.socket] = {}
+
+    def __repr__(self) -> str:
+        how = "refusing" if self._listener is None else "listening"
+        return f"<FaultProxy 127.0.0.1:{self.port} {how}, {self.open} open>"
+
+    @property
+    def address(self) -> MemcachedHostAddress:
+        """Where it listens."""
+        return MemcachedHostAddress("127.0.0.1", self.port)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """What `create_client` needs besides the address: that of the server behind."""
+        if isinstance(self._upstream, MemcachedServer):
+            return self._upstream.client_options
+        return {}
+
+    # -- its life --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread and listen.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        if self._loop is not None:
+            raise RuntimeError(f"{self!r} was started already")
+        self._loop = asyncio.SelectorEventLoop()
+        # Not a reason for a program to live on.
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="emcache-fault-proxy", daemon=True
+        )
+        self._thread.start()
+        self.listen()
+
+    def close(self) -> None:
+        """End all connections and the thread. Does nothing the second time."""
+        if self._loop is not None and self._thread is not None and not self._loop.is_closed():
+            self.refuse()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        self._holder.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- faults of the whole ---------------------------------------------------------------------
+
+    def refuse(self) -> None:
+        """End all connections, and refuse new ones until :meth:`listen`."""
+        self._do(self._refuse())
+
+    def listen(self) -> None:
+        """Take connections again. Does nothing if it does."""
+        self._do(self._listen())
+
+    def reset(self) -> None:
+        """End all connections by RST; new ones are taken."""
+        self._do(self._reset())
+
+    def black_hole(self) -> None:
+        """Pass nothing on, in neither direction, on no connection without a plan; all stay open."""
+        self.requests.stall_after = self.answers.stall_after = 0
+
+    def heal(self) -> None:
+        """Clear `requests` and `answers`, and listen. What is held back goes on its way at once."""
+        self.requests.clear()
+        self.answers.clear()
+        self._do(self._heal())
+
+    def _do(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if self._loop is None or self._loop.is_closed():
+            coroutine.close()
+            raise RuntimeError(f"{self!r} was not started, or is closed")
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_CALL_WITHIN)
+
+    async def _listen(self) -> None:
+        if self._listener is not None:
+            return
+        self._listener = listener = _bound(self.port)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+        listener.listen(128)
+        # Not `sock_accept`: cancelled at the wrong time it loses what it accepted.
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    async def _heal(self) -> None:
+        self._healed.set()
+        self._healed = asyncio.Event()
+        await self._listen()
+
+    async def _refuse(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        await _ended(self._serving)
+
+    async def _reset(self) -> None:
+        for client in self._serving.values():
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        await _ended(self._serving)
+
+    # -- one connection --------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        client.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._serve(client))
+        self._serving[task] = client
+
+        def done(task: asyncio.Task[None]) -> None:
+            del self._serving[task]
+            # A task that is cancelled before it ran does not do it.
+            client.close()
+
+        task.add_done_callback(done)
+
+    async def _serve(self, client: socket.socket) -> None:
+        link = self._plan(self.accepted) if self._plan else Link(self.requests, self.answers)
+        self.accepted += 1
+        self.open += 1
+        self.most_open = max(self.open, self.most_open)
+        where, family = self._behind()
+        with client, socket.socket(family) as server:
+            try:
+                if link is not None:
+                    server.setblocking(False)
+                    await asyncio.get_running_loop().sock_connect(server, where)
+                    await self._relay(link, client, server)
+            except OSError:
+                pass
+            finally:
+                self.open -= 1
+
+    def _behind(self) -> tuple[str | tuple[str, int], socket.AddressFamily]:
+        address = self._upstream
+        if isinstance(address, MemcachedServer):
+            address = address.address
+        if isinstance(address, MemcachedUnixSocketPath):
+            return address.path, socket.AF_UNIX
+        family = socket.AF_INET6 if ":" in address.address else socket.AF_INET
+        return (address.address, address.port), family
+
+    async def _relay(self, link: Link, client: socket.socket, server: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pumps = [
+            asyncio.create_task(self._pump(link.requests, client, server, is_request=True)),
+            asyncio.create_task(self._pump(link.answers, server, client)),
+        ]
+        try:
+            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _ended(pumps)
+        cut = any(pump.exception() is None and pump.result() for pump in done)
+        if cut and link._is_reset():
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    async def _pump(
+        self, faults: Faults, source: socket.socket, sink: socket.socket, is_request: bool = False
+    ) -> bool:
+        """Pass bytes on until one side ends, or a fault does it: then true."""
+        passed, chunk = 0, b""
+        while True:
+            if faults._stalls(passed):
+                await asyncio.sleep(0.005)
+                continue
+            if not chunk:
+                chunk = await self._read(faults, source)
+                self._count(len(chunk), is_request)
+                if not chunk:
+                    return False
+                # It may have been told to stall meanwhile.
+                continue
+            if size := min(len(chunk), faults.split or CHUNK, max(faults._room(passed), 0)):
+                await self._pause(faults, size)
+                await asyncio.get_running_loop().sock_sendall(sink, chunk[:size])
+                passed += size
+                chunk = chunk[size:]
+            if faults._ended(passed):
+                return True
+
+    def _count(self, size: int, is_request: bool) -> None:
+        if is_request:
+            self.request_bytes += size
+        else:
+            self.answer_bytes += size
+
+    async def _pause(self, faults: Faults, size: int) -> None:
+        pause = faults.delay + faults.jitter * self._rng.random()
+        if faults.rate:
+            pause += size / faults.rate
+        if pause:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._healed.wait()
+
+    async def _read(self, faults: Faults, source: socket.socket) -> bytes:
+        loop = asyncio.get_running_loop()
+        chunk = await loop.sock_recv(source, CHUNK)
+        if faults.coalesce:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(faults.coalesce):
+                    while more := await loop.sock_recv(source, CHUNK):
+                        chunk += more
+        return chunk
+
+
+def _bound(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock
+
+
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,298 @@
+"""A real memcached for tests: started on a port of its own, and ended with its test."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal, Self
+
+from ._login import AuthFile, SaslDatabase
+from ._process import MemcachedStartError, Process, find_memcached, private_folder
+from ._tls import Tls, made
+from ._wire import Reachable
+
+_START_WITHIN = 10.0
+
+
+class MemcachedServer(Reachable):
+    """A memcached on 127.0.0.1 or a unix socket; it starts in about 10 ms.
+
+    Example::
+
+        with MemcachedServer("-m", "64") as server:
+            async with emcache.create_client([server.address]) as client:
+                await client.set(b"key", b"value")
+                server.restart()
+
+    The methods block for the milliseconds that they take, in asynchronous tests too. Run as root,
+    it starts memcached with ``-u nobody``. However the process of the tests ends, and be it by
+    SIGKILL, the servers end with it.
+
+    Args:
+        args: options of memcached, as ``"-m", "64"``.
+        port: the TCP port, if it is free at the start; None: a free one, which stays this server's
+            until :meth:`close`.
+        unix: listen on a unix socket instead, at ``path``.
+        tls: speak TLS, with certificates made for ``localhost`` and ``127.0.0.1`` (this needs
+            ``cryptography``), or as told.
+        users: passwords by name; nobody else is let in.
+        auth: ``"ascii"`` (``-Y``) or ``"sasl"`` (``-S``: PLAIN over the binary protocol; needs
+            ``saslpasswd2``).
+        binary: the program; None: what the variable ``MEMCACHED`` names, else ``memcached``.
+        environment: variables for memcached besides those of this process.
+
+    Raises:
+        ValueError: ``unix`` with ``port``, ``auth`` without ``users``, or ``users`` that is empty.
+        ModuleNotFoundError: ``tls=True`` without `cryptography`.
+    """
+
+    process: "subprocess.Popen[bytes] | None"
+    """The process; None before the start. A server that was killed still has its last one."""
+
+    def __init__(
+        self,
+        *args: str,
+        port: int | None = None,
+        unix: bool = False,
+        tls: Tls | bool = False,
+        users: Mapping[str, str] | None = None,
+        auth: Literal["ascii", "sasl"] | None = None,
+        binary: str | os.PathLike[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        if unix and port is not None:
+            raise ValueError("a server has a port or a unix socket, not both")
+        if users is None and auth is not None:
+            raise ValueError("auth needs users")
+        if users is not None and not users:
+            raise ValueError("users must name somebody")
+        self.args = args
+        self.process = None
+        self.environment: dict[str, str] = dict(environment or {})
+        self.login: dict[str, str] = {}
+        self.path: str | None = None
+        self.port: int | None = port
+        self._binary = binary
+        self._process: Process | None = None
+        self._holder: socket.socket | None = None
+        self._log: IO[bytes] | None = None
+        self._folder: Path | None = None
+        self._users = None
+        self._tls = None
+        try:
+            self._set_up(unix, tls, users or {}, auth)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(
+        self, unix: bool, tls: Tls | bool, users: Mapping[str, str], auth: str | None
+    ) -> None:
+        if unix:
+            self.path = str(self._own_folder() / "memcached.sock")
+        elif self.port is None:
+            self._holder = _reserved()
+            self.port = self._holder.getsockname()[1]
+        if tls:
+            self._tls = made(self._own_folder()) if tls is True else tls
+        if users:
+            kind = SaslDatabase if auth == "sasl" else AuthFile
+            self._users = kind(self._own_folder())
+            self._users.allow(users)
+            username, password = next(iter(users.items()))
+            self.login = {"username": username, "password": password}
+            self.login |= {"auth": auth} if auth else {}
+            self.environment |= self._users.environment
+
+    def _own_folder(self) -> Path:
+        if self._folder is None:
+            self._folder = Path(private_folder())
+        return self._folder
+
+    def __repr__(self) -> str:
+        where = self.path if self.path is not None else f"127.0.0.1:{self.port}"
+        how = "not running" if not self.running else "paused" if self.paused else "running"
+        return f"<MemcachedServer {where} {how}>"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- the process -----------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, paused or not."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def paused(self) -> bool:
+        """Whether :meth:`pause` holds it."""
+        return self.running and self._process is not None and self._process.paused
+
+    @property
+    def log(self) -> str:
+        """What memcached wrote to its standard error since the first start; see ``-v``."""
+        if self._log is None:
+            return ""
+        return os.pread(self._log.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    def start(self) -> None:
+        """Start it and wait until it listens.
+
+        Raises:
+            MemcachedNotFoundError: there is no memcached.
+            MemcachedStartError: it ended, or did not listen within 10 s, or its port is taken.
+            RuntimeError: it runs already.
+        """
+        if self.running:
+            raise RuntimeError(f"{self!r} was started already")
+        binary = find_memcached(self._binary)
+        if self._log is None:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        # One that ended by itself.
+        self.kill()
+        self._check_port()
+        folder = str(self._folder) if self._folder else ""
+        self._process = Process(self._command(binary), self.environment, folder, self._log)
+        self.process = self._process.popen
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _check_port(self) -> None:
+        """Whoever listens on the port would be taken for the server."""
+        if self._holder is not None:
+            if sys.platform != "linux":
+                self._holder.close()
+        elif self.port is not None:
+            try:
+                _reserved(self.port).close()
+            except OSError as error:
+                raise MemcachedStartError(f"port {self.port}: {error.strerror}") from error
+
+    def _command(self, binary: str) -> list[str]:
+        where = ["-l", "127.0.0.1", "-p", str(self.port)]
+        if self.path is not None:
+            where = ["-s", self.path, "-a", "700" if os.geteuid() else "777"]
+        tls = self._tls._arguments() if self._tls else []
+        users = self._users.arguments if self._users else []
+        as_root = [] if os.geteuid() else ["-u", "nobody"]
+        return [binary, *where, *as_root, *tls, *users, *self.args]
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_WITHIN
+        while self.running:
+            try:
+                self.connect().close()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise MemcachedStartError(
+                        f"memcached does not listen: {error}; it said: {self.log.strip()!r}"
+                    ) from error
+                time.sleep(0.002)
+            else:
+                return
+        status = self.process.returncode if self.process else None
+        raise MemcachedStartError(f"memcached ended ({status}) and said: {self.log.strip()!r}")
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Ask it to end (SIGTERM), which takes it up to a second; after ``timeout`` s kill it.
+
+        ``start`` starts it again, empty, at the same address.
+        """
+        if self.running and self._process:
+            self._process.terminate(timeout)
+            self._process = None
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL): its connections are closed. Does nothing if it is not running.
+
+        ``start`` starts it again, empty, at the same address.
+        """
+        if self._process:
+            self._process.kill()
+            self._process = None
+
+    def restart(self) -> None:
+        """Kill and start it: same address, no items."""
+        self.kill()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop it (SIGSTOP): connections stay open, new ones open too, and nothing answers.
+
+        Raises:
+            RuntimeError: it is not running.
+        """
+        if self._process is None or not self.running:
+            raise RuntimeError(f"{self!r} was not started, or has ended")
+        self._process.pause()
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`. Does nothing if the server has ended."""
+        if self._process is not None and self.running:
+            self._process.resume()
+
+    def close(self) -> None:
+        """Kill it, and give up its port and its files. Does nothing the second time."""
+        self.kill()
+        if self._holder is not None:
+            self._holder.close()
+            self._holder = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def allow(self, **users: str) -> None:
+        """Let in these users from now on, and nobody else; connections that are open stay.
+
+        Raises:
+            RuntimeError: the server was made without ``users``.
+        """
+        if self._users is None:
+            raise RuntimeError(f"{self!r} lets in everybody: it was made without users")
+        self._users.allow(users)
+        if self.running and self.process and isinstance(self._users, AuthFile):
+            self.process.send_signal(signal.SIGHUP)
+
+
+def _reserved(port: int = 0) -> socket.socket:
+    """Bind a socket: its port is nobody else's, and connects to it are refused.
+
+    On Linux memcached can listen on the port all the same, as both set SO_REUSEADDR and this one
+    does not listen.
+    """
+    sock = socket.socket()
+    try:
+        if sys.platform == "linux":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

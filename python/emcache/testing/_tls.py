@@ -1,0 +1,195 @@
+"""Certificates for tests. Making them needs `cryptography`; using files of one's own does not."""
+
+import datetime
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+HERE = ("localhost", "127.0.0.1")
+_DAY = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate and its key, as PEM files, and together in a third."""
+
+    certificate: Path
+    key: Path
+    both: Path
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How a :class:`MemcachedServer` speaks TLS.
+
+    Args:
+        identity: who the server is.
+        ca: the CA that clients are to trust, for ``client_options``; None: one of the system's.
+        client_ca: the server wants certificates of its clients, by this CA.
+        client: who clients are, for ``client_options`` and the helper's own connections.
+        min_version: the oldest TLS that the server speaks.
+    """
+
+    identity: Identity
+    ca: Path | None = None
+    client_ca: Path | None = None
+    client: Identity | None = None
+    min_version: Literal["TLSv1.2", "TLSv1.3"] | None = None
+
+    def _arguments(self) -> list[str]:
+        said = [f"ssl_chain_cert={self.identity.certificate}", f"ssl_key={self.identity.key}"]
+        if self.client_ca:
+            said += [f"ssl_ca_cert={self.client_ca}", "ssl_verify_mode=2"]
+        if self.min_version:
+            said.append(f"ssl_min_version={2 if self.min_version == 'TLSv1.2' else 3}")
+        return ["-Z", "-o", ",".join(said)]
+
+    def _client_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"ssl": True}
+        if self.ca:
+            options["ssl_extra_ca"] = str(self.ca)
+        if self.client:
+            options["ssl_certfile"] = str(self.client.certificate)
+            options["ssl_keyfile"] = str(self.client.key)
+        return options
+
+
+class CertificateAuthority:
+    """A CA that certifies whatever a test wants, for a day.
+
+    Args:
+        folder: where the files go. The server must be able to read them: as root it runs as nobody.
+        name: its common name; its certificate is ``<name>.pem``.
+
+    Raises:
+        ModuleNotFoundError: `cryptography` is not installed.
+    """
+
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        _need_cryptography()
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        self.folder = folder
+        self._name = _common(name)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            _builder(self._name, self._name, self._key, expired=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.pem: bytes = certificate.public_bytes(serialization.Encoding.PEM)
+        self.file: Path = folder / f"{name}.pem"
+        self.file.write_bytes(self.pem)
+
+    def issue(
+        self,
+        file: str,
+        *names: str,
+        common_name: str = "localhost",
+        expired: bool = False,
+        self_signed: bool = False,
+    ) -> Identity:
+        """Certify host names and addresses (subjectAltName); without any only the common name.
+
+        Args:
+            file: what the names of the files begin with; those of an earlier one are overwritten.
+            names: whom the certificate is for.
+            common_name: the subject.
+            expired: it was valid until yesterday.
+            self_signed: signed by its own key, not by this CA.
+        """
+        return self._write(file, *self._certify(names, common_name, expired, self_signed)[:2])
+
+    def _certify(
+        self, names: tuple[str, ...], common_name: str, expired: bool, self_signed: bool
+    ) -> "tuple[x509.Certificate, ec.EllipticCurvePrivateKey, ec.EllipticCurvePrivateKey]":
+        """Make a certificate, its key, and the key that it is signed with."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _common(common_name)
+        issuer, issuer_key = (subject, key) if self_signed else (self._name, self._key)
+        usage = x509.ExtendedKeyUsage([Usage.SERVER_AUTH, Usage.CLIENT_AUTH])
+        builder = (
+            _builder(issuer, subject, key, expired=expired)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(usage, critical=False)
+        )
+        if names:
+            alternatives = x509.SubjectAlternativeName([_alternative(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=False)
+        return builder.sign(issuer_key, hashes.SHA256()), key, issuer_key
+
+    def _write(
+        self, file: str, certificate: "x509.Certificate", key: "ec.EllipticCurvePrivateKey"
+    ) -> Identity:
+        from cryptography.hazmat.primitives import serialization
+
+        pem = certificate.public_bytes(serialization.Encoding.PEM)
+        secret = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        files = [self.folder / f"{file}.{kind}.pem" for kind in ("certificate", "key", "both")]
+        for path, text in zip(files, (pem, secret, pem + secret), strict=True):
+            path.write_bytes(text)
+            # The server may be another user.
+            path.chmod(0o644)
+        return Identity(*files)
+
+
+def made(folder: Path) -> Tls:
+    """TLS for a server on this machine, with a CA of its own."""
+    authority = CertificateAuthority(folder)
+    return Tls(authority.issue("server", *HERE), ca=authority.file)
+
+
+def _need_cryptography() -> None:
+    try:
+        import cryptography  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "certificates for tests are made with cryptography: pip install cryptography",
+            name="cryptography",
+        ) from error
+
+
+def _common(name: str) -> "x509.Name":
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _builder(
+    issuer: "x509.Name", subject: "x509.Name", key: "ec.EllipticCurvePrivateKey", *, expired: bool
+) -> "x509.CertificateBuilder":
+    from cryptography import x509
+
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder(issuer, subject, key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - 10 * _DAY)
+        .not_valid_after(now - _DAY if expired else now + _DAY)
+    )
+
+
+def _alternative(name: str) -> "x509.GeneralName":
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

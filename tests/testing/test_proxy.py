@@ -1,0 +1,212 @@
+"""`emcache.testing.FaultProxy`: each fault, as plain sockets and as the client see it."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+import emcache
+from emcache.testing import FaultProxy, Faults, Link, MemcachedServer
+from support.calls import until, within
+
+independent = pytest.mark.driver_independent
+GET, MISS = b"get no-such-key\r\n", b"END\r\n"
+
+
+@contextlib.contextmanager
+def connected(proxy):
+    with socket.create_connection(("127.0.0.1", proxy.port)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(20)
+        yield sock
+
+
+def read(sock, size):
+    data = b""
+    while len(data) < size and (chunk := sock.recv(size - len(data))):
+        data += chunk
+    return data
+
+
+def answers_nothing(sock):
+    sock.settimeout(0.1)
+    try:
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+    finally:
+        sock.settimeout(20)
+
+
+def passes(proxy):
+    with connected(proxy) as sock:
+        sock.sendall(GET)
+        return read(sock, len(MISS)) == MISS
+
+
+@independent
+def test_without_faults_bytes_pass_and_are_counted(server):
+    with FaultProxy(server) as proxy:
+        with connected(proxy) as a, connected(proxy) as b:
+            for sock in (a, b, a):
+                sock.sendall(GET)
+                assert read(sock, len(MISS)) == MISS
+            assert (proxy.accepted, proxy.open, proxy.most_open) == (2, 2, 2)
+            assert (proxy.request_bytes, proxy.answer_bytes) == (3 * len(GET), 3 * len(MISS))
+        deadline = time.monotonic() + 10
+        while proxy.open and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert (proxy.accepted, proxy.open, proxy.most_open) == (2, 0, 2)
+
+
+@independent
+def test_faults_that_come_and_go_on_an_open_connection(server):
+    with FaultProxy(server) as proxy, connected(proxy) as sock:
+        proxy.black_hole()
+        sock.sendall(GET)
+        answers_nothing(sock)
+        proxy.heal()
+        assert read(sock, len(MISS)) == MISS
+        proxy.answers.delay = 100.0
+        sock.sendall(GET)
+        answers_nothing(sock)
+        proxy.heal()
+        assert read(sock, len(MISS)) == MISS
+        assert proxy.answers == Faults()
+        assert proxy.accepted == 1
+
+
+@independent
+def test_pieces(server):
+    with FaultProxy(server) as proxy, connected(proxy) as sock:
+        proxy.answers.split, proxy.answers.delay = 2, 0.05
+        sock.sendall(GET)
+        assert [sock.recv(100) for _ in range(3)] == [b"EN", b"D\r", b"\n"]
+        proxy.answers.clear()
+        proxy.requests.coalesce = 0.1
+        sock.sendall(GET)
+        time.sleep(0.01)
+        sock.sendall(GET)
+        assert sock.recv(100) == MISS + MISS
+
+
+@independent
+def test_a_rate(server):
+    with FaultProxy(server) as proxy, connected(proxy) as sock:
+        proxy.answers.rate = 50.0
+        started = time.monotonic()
+        sock.sendall(GET * 4)
+        assert read(sock, 4 * len(MISS)) == 4 * MISS
+        assert time.monotonic() - started >= 0.3
+
+
+@independent
+@pytest.mark.parametrize("size", [0, 3])
+@pytest.mark.parametrize("how", ["fin_after", "reset_after"])
+def test_cut(server, how, size):
+    with FaultProxy(server) as proxy:
+        with connected(proxy) as sock:
+            setattr(proxy.answers, how, size)
+            sock.sendall(GET)
+            assert read(sock, size) == MISS[:size]
+            if how == "fin_after":
+                assert sock.recv(1) == b""
+            else:
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(1)
+        proxy.heal()
+        assert passes(proxy)
+
+
+@independent
+def test_all_at_once(server):
+    with FaultProxy(server) as proxy:
+        with connected(proxy) as sock:
+            sock.sendall(GET)
+            assert read(sock, len(MISS)) == MISS
+            proxy.reset()
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        with connected(proxy) as sock:
+            sock.sendall(GET)
+            assert read(sock, len(MISS)) == MISS
+            proxy.refuse()
+            assert sock.recv(1) == b""
+        with pytest.raises(ConnectionRefusedError):
+            proxy_connect(proxy)
+        proxy.listen()
+        proxy.listen()
+        assert passes(proxy)
+
+
+def proxy_connect(proxy):
+    socket.create_connection(("127.0.0.1", proxy.port)).close()
+
+
+@independent
+def test_a_plan(server):
+    links = [None, Link(requests=Faults(stall_after=0))]
+    with FaultProxy(server, lambda number: links[number] if number < 2 else Link()) as proxy:
+        with connected(proxy) as sock:
+            assert sock.recv(1) == b""
+        with connected(proxy) as sock:
+            sock.sendall(GET)
+            answers_nothing(sock)
+        assert passes(proxy)
+
+
+@independent
+def test_before_a_unix_socket_and_before_an_address():
+    with MemcachedServer(unix=True) as server, FaultProxy(server) as proxy:
+        assert passes(proxy)
+        with FaultProxy(proxy.address) as second:
+            assert passes(second)
+            assert second.client_options == {}
+
+
+@independent
+def test_a_server_that_is_down(server):
+    with MemcachedServer() as server, FaultProxy(server) as proxy:
+        server.kill()
+        with connected(proxy) as sock:
+            assert sock.recv(1) == b""
+        server.start()
+        assert passes(proxy)
+
+
+@independent
+def test_its_life(server):
+    proxy = FaultProxy(server)
+    with pytest.raises(RuntimeError, match="not started"):
+        proxy.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        proxy_connect(proxy)
+    with proxy, pytest.raises(RuntimeError, match="started already"):
+        proxy.start()
+    proxy.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        proxy.heal()
+    assert not [thread for thread in threading.enumerate() if "fault-proxy" in thread.name]
+
+
+@independent
+@pytest.mark.parametrize("fault", [{"delay": -1}, {"split": 0}, {"rate": 0.0}, {"fin_after": -1}])
+def test_faults_that_make_no_sense(fault):
+    with pytest.raises(ValueError, match=next(iter(fault))):
+        Faults(**fault)
+
+
+@within(30)
+async def test_the_client_behind_a_proxy(server, key):
+    with FaultProxy(server) as proxy:
+        async with emcache.create_client([proxy.address], timeout=0.3) as client:
+            await client.set(key, b"value")
+            proxy.answers.stall_after = 0
+            with pytest.raises(emcache.OperationTimeoutError):
+                await client.get(key)
+            proxy.heal()
+            await until(lambda: not client.cluster_managment().unhealthy_nodes())
+            proxy.refuse()
+            with pytest.raises(ConnectionError):
+                await client.set(key, b"other")

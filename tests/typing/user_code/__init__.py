@@ -1,0 +1,1 @@
+"""What users write: mypy and pyright read it in strict mode, and it runs."""
