@@ -40,7 +40,7 @@ def places(found, nodes):
     if starts_servers(found):
         return {port: free_port() for port in ["11211", *ports(found)]}
     for node in nodes.values():
-        node.ask(b"flush_all\r\n")
+        node.flush()
     return {port: node.port for port, node in nodes.items()}
 
 
