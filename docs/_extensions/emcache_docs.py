@@ -52,12 +52,8 @@ def resolve_public(
 
 def _public_names(target: str) -> list[str]:
     parts = target.split(".")
-    return [
-        f"{package.__name__}.{'.'.join(parts[i:])}"
-        for i, part in enumerate(parts)
-        for package in PACKAGES
-        if part in package.__all__
-    ]
+    ends = [".".join(parts[i:]) for i in range(len(parts))]
+    return [f"{package.__name__}.{end}" for end in ends for package in PACKAGES]
 
 
 def shown_signature(
