@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update docs clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update wheels matrix workflows licenses docs clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,11 +52,12 @@ test-rust: $(VENV)/.tools  ## The core without Python
 test-python: build memcached  ## The package on real servers: both drivers, asyncio and uvloop
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-loop test-thread
 
+WORKERS := -n 2 --dist worksteal
 test-loop: build memcached
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-thread: build memcached
-	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q -m 'not driver_independent'
+	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q $(WORKERS) -m 'not driver_independent'
 
 test-churn: build memcached  ## Nodes come and go under load, for a minute
 	for driver in loop thread; do \
@@ -87,7 +88,7 @@ fmt: $(VENV)/.tools  ## Format everything
 types: build  ## mypy --strict, pyright, and the stub against the extension
 	$(BIN)/mypy
 	$(BIN)/pyright
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/pyright --verifytypes emcache --ignoreexternal
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python tools/verify-types
 	cd python && ../$(BIN)/python -m mypy.stubtest emcache._emcache --allowlist ../tests/typing/stubtest-allowlist.txt
 
 bench: build memcached  ## Our own numbers, in a minute
@@ -132,6 +133,23 @@ docs: build $(VENV)/.docs-tools  ## The documentation site, in target/docs; a wa
 $(VENV)/.docs-tools: $(VENV)/.tools
 	$(BIN)/python -m pip install -q --group docs
 	touch $@
+
+$(VENV)/.dist-tools: $(VENV)/.tools
+	$(BIN)/python -m pip install -q --group dist
+	touch $@
+
+wheels: $(VENV)/.dist-tools memcached  ## dist/: wheels and the source distribution, each tried (PYTHONS="python3.11 python3.13")
+	tools/wheels $(PYTHONS)
+
+matrix:  ## The suite on other Pythons and memcacheds, an hour and more (SUITES="trixie sid"; see tools/matrix)
+	tools/matrix $(SUITES)
+
+workflows: $(VENV)/.dist-tools  ## Looks at .github/workflows: their schema, and what is unsafe in them
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor -q --offline .github/workflows
+
+licenses: $(VENV)/.tools  ## THIRD-PARTY-LICENSES: those of the crates in the wheels
+	$(BIN)/python tools/licenses.py
 
 clean:  ## Remove what was built
 	rm -rf target $(VENV) $(PEERS_VENV) dist

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use _emcache::cluster::rendezvous::Ring;
-use _emcache::protocol::{Decoder, Key, NEVER, Outgoing, Pipeline, Request, Shape};
+use _emcache::protocol::{Decoder, Key, NEVER, Outgoing, Pipeline, Request, Shape, Tally};
 
 use support::{Counting, Wire, answer, keys, pool::Bed, set, with_get};
 
@@ -85,13 +85,17 @@ fn pipeline_gets(merged: u32) -> Case {
     let keys = keys(BURST);
     let text = answer(&keys, merged as usize, VALUE.len());
     let (mut pipeline, mut out) = (Pipeline::new(merged), Outgoing::default());
+    let mut tally = Tally::default();
     let call = move || {
         out.clear();
         for key in &keys {
             with_get(key, |get| pipeline.push(get, Counting::default(), NEVER, &mut out));
         }
         pipeline.close_line(&mut out);
-        assert_eq!(pipeline.feed(black_box(text.as_bytes()), u64::MAX).unwrap(), text.len());
+        assert_eq!(
+            pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut tally).unwrap(),
+            text.len()
+        );
     };
     (BURST, Box::new(call))
 }
@@ -99,13 +103,17 @@ fn pipeline_gets(merged: u32) -> Case {
 fn pipeline_sets() -> Case {
     let (keys, text) = (keys(BURST), "STORED\r\n".repeat(BURST));
     let (mut pipeline, mut out) = (Pipeline::new(32), Outgoing::default());
+    let mut tally = Tally::default();
     let call = move || {
         out.clear();
         for key in &keys {
             let request = Request::Command(set(key, &VALUE));
             pipeline.push(&request, Counting::default(), NEVER, &mut out);
         }
-        assert_eq!(pipeline.feed(black_box(text.as_bytes()), u64::MAX).unwrap(), text.len());
+        assert_eq!(
+            pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut tally).unwrap(),
+            text.len()
+        );
     };
     (BURST, Box::new(call))
 }

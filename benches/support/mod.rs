@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 
 use _emcache::pool::Connection;
 use _emcache::protocol::{
-    Command, ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb,
+    Command, ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb, Tally,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -66,13 +66,14 @@ pub struct Wire {
     connection: Connection<Counting>,
     server: DuplexStream,
     received: Vec<u8>,
+    tally: Tally,
 }
 
 impl Wire {
     pub fn new(max_merged_keys: u32) -> Self {
         let (ours, server) = tokio::io::duplex(1 << 20);
         let connection = Connection::new(Box::new(ours), max_merged_keys);
-        Self { connection, server, received: vec![0; 1 << 16] }
+        Self { connection, server, received: vec![0; 1 << 16], tally: Tally::default() }
     }
 
     /// Gets of `keys` in one burst, which the server answers by `answer`.
@@ -98,10 +99,10 @@ impl Wire {
         assert!(Pin::new(&mut self.server).poll_read(&mut cx, &mut read).is_ready());
         assert!(!read.filled().is_empty());
         assert!(Pin::new(&mut self.server).poll_write(&mut cx, answer.as_bytes()).is_ready());
-        assert!(self.connection.poll(&mut cx).is_pending());
+        assert!(self.connection.poll(&mut cx, || 0, &mut self.tally).is_pending());
         // Of a long value one poll reads a share.
         while self.connection.has_more() {
-            assert!(self.connection.poll(&mut cx).is_pending());
+            assert!(self.connection.poll(&mut cx, || 0, &mut self.tally).is_pending());
         }
         assert_eq!(self.connection.in_flight(), 0);
     }

@@ -16,6 +16,9 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use super::with_get;
 
+/// Far enough that no count depends on how fast the counting is.
+const FAR: Duration = Duration::from_secs(3600);
+
 /// Whoever flushes does it itself.
 struct BedHost;
 
@@ -96,8 +99,7 @@ impl Bed {
         self.runtime.block_on(self.tasks.run_until(async {
             self.burst.left.set(keys.len());
             for key in keys {
-                // Far enough that no count depends on how fast the counting is.
-                let deadline = self.context.deadline_after(Some(Duration::from_secs(3600)));
+                let deadline = self.context.deadline_after(Some(FAR));
                 let waiter = Awaited { burst: self.burst.clone() };
                 with_get(key, |request| self.pool.submit(request, waiter, deadline));
             }
@@ -112,8 +114,8 @@ fn config() -> PoolConfig {
         min_connections: 1,
         max_connections: 1,
         purge_unused_after: None,
-        connection_timeout: None,
-        timeout: None,
+        connection_timeout: Some(FAR),
+        timeout: Some(FAR),
         max_merged_keys: 32,
         security: Arc::default(),
     }

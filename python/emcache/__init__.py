@@ -42,6 +42,7 @@ if typing.TYPE_CHECKING:
     from ._many import ManyResult, PartialResult
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
+    from .metrics import ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
 
 __all__ = [
     "ALL_NODES",
@@ -60,11 +61,13 @@ __all__ = [
     "CallableDiscovery",
     "Client",
     "ClientClosedError",
+    "ClientMetrics",
     "ClusterEvents",
     "ClusterManagement",
     "ClusterManagment",
     "ClusterNoAvailableNodes",
     "CommandError",
+    "CommandMetrics",
     "ConnectionFailedError",
     "ConnectionPool",
     "ConnectionPoolMetrics",
@@ -75,9 +78,11 @@ __all__ = [
     "EmcacheError",
     "InvalidKeyError",
     "Item",
+    "LatencyHistogram",
     "ManyResult",
     "MemcachedHostAddress",
     "MemcachedUnixSocketPath",
+    "NodeMetrics",
     "NodeUnavailableError",
     "NotFoundCommandError",
     "NotStoredStorageCommandError",
@@ -97,10 +102,14 @@ _LATER = {
     "Cache": "cache",
     "cached": "cache",
     "CallableDiscovery": "discovery",
+    "ClientMetrics": "metrics",
+    "CommandMetrics": "metrics",
     "DiscoveredNode": "discovery",
     "Discovery": "discovery",
     "DnsDiscovery": "discovery",
+    "LatencyHistogram": "metrics",
     "ManyResult": "_many",
+    "NodeMetrics": "metrics",
     "PartialResult": "_many",
     "Topology": "discovery",
 }

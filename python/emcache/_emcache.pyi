@@ -14,6 +14,15 @@ class _Future(Generic[_T]):
 
 _Fetched = tuple[list[bytes], list[bytes], list[int], list[int | None], bytearray]
 
+# Results, how many were in each bucket of the latencies, and their sum in seconds.
+_RawCommand = tuple[dict[str, int], tuple[int, ...], float]
+# Its index, whether it is healthy, and what was counted.
+_RawNode = tuple[int, bool, dict[str, int | float | None], dict[str, _RawCommand]]
+# With the limits of connections to each node.
+_RawSnapshot = tuple[int, int, list[_RawNode]]
+
+LATENCY_BOUNDS: tuple[float, ...]
+
 class Item:
     __match_args__: ClassVar[tuple[Literal["value"], Literal["flags"], Literal["cas"]]]
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -51,7 +60,7 @@ class CoreClient:
         purge_unhealthy_nodes: bool,
         max_merged_keys: int,
         security: Security,
-        on_health: Callable[[int, bool], object],
+        on_change: Callable[[int, str, str | None], object],
     ) -> Self: ...
     @property
     def closed(self) -> bool: ...
@@ -174,6 +183,7 @@ class CoreClient:
     def node_for(self, key: bytes) -> int: ...
     def health(self) -> tuple[list[int], list[int]]: ...
     def metrics(self, node: int) -> dict[str, int | float | None]: ...
+    def snapshot(self) -> _RawSnapshot: ...
 
 @final
 class CoreLease:

@@ -13,6 +13,7 @@ from .connection_pool import ConnectionPoolMetrics
 
 if TYPE_CHECKING:
     from ._many import ManyResult, PartialResult
+    from .metrics import ClientMetrics
 
 
 @dataclass
@@ -124,6 +125,17 @@ class Client(metaclass=ABCMeta):
 
     def node_for(self, key: bytes) -> Address:
         """Return the node that a key belongs to as things stand; nothing is sent."""
+        raise NotImplementedError
+
+    def metrics(self) -> "ClientMetrics":
+        """Return what was counted since the client was made: a snapshot that does not change.
+
+        Nothing is sent. May be called from any thread. On the client's loop the counts are of now.
+        On another thread this waits for the loop, at most 1 s; of a loop that is blocked for
+        longer, or not running, it returns the last snapshot that was taken (``taken`` says when,
+        0.0 that there is none). So it does for a client that was closed: the counts when that
+        happened.
+        """
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:

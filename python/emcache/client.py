@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -46,10 +47,12 @@ from .default_values import (
 
 # Only those who use these pay for their import.
 if TYPE_CHECKING:
+    from ._emcache import _RawSnapshot
     from ._many import ManyResult, PartialResult
     from ._topology import Topology
     from ._watcher import Watcher
     from .discovery import Discovery
+    from .metrics import ClientMetrics
 
 _LOOK_EVERY = 0.01
 """Seconds between two looks whether new nodes are connected."""
@@ -61,10 +64,12 @@ class _Client(CoreOwner, Client):
         addresses: list[Address],
         cluster_events: ClusterEvents | None,
         grace: float,
-        make_core: Callable[[Callable[[int, bool], object]], CoreClient],
+        make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
     ) -> None:
         self._addresses = addresses
         self._grace = grace
+        self._loop = asyncio.get_running_loop()
+        self._counted: tuple[float, _RawSnapshot] | None = None
         self._watcher: Watcher | None = None
         self._watching: asyncio.Task[None] | None = None
         self._management = _ClusterManagment(addresses)
@@ -72,15 +77,16 @@ class _Client(CoreOwner, Client):
         # The core must not keep its client alive: it would never be seen that nobody closed it.
         client = weakref.ref(self)
 
-        def on_health(index: int, healthy: bool) -> None:
+        def on_change(index: int, what: str, why: str | None) -> None:
             if (alive := client()) is None:
                 return
-            alive._management.node_changed(index, healthy)
-            alive._dispatcher.node_changed(addresses[index], healthy)
-            if not healthy and alive._watcher is not None:
+            if what in ("healthy", "unhealthy"):
+                alive._management.node_changed(index, what == "healthy")
+            alive._dispatcher.node_changed(addresses[index], what, why)
+            if what == "unhealthy" and alive._watcher is not None:
                 alive._watcher.hurry()
 
-        self._core = make_core(on_health)
+        self._core = make_core(on_change)
         self._management.attach(self._core)
 
     def _watch(
@@ -163,11 +169,22 @@ class _Client(CoreOwner, Client):
         finally:
             # What it is to tell of its nodes from now on.
             self._management.known()
+            self._take_counts()
             self._core.close()
             self._dispatcher.close()
 
     def cluster_managment(self) -> ClusterManagment:
         return self._management
+
+    def metrics(self) -> "ClientMetrics":
+        from .metrics import metrics_of_client
+
+        return metrics_of_client(self)
+
+    def _take_counts(self) -> None:
+        """Take a snapshot, if there is still something to take it of."""
+        with contextlib.suppress(RuntimeError):
+            self._counted = time.time(), self._core.snapshot()
 
     def node_for(self, key: bytes) -> Address:
         return self._addresses[self._core.node_for(key)]
@@ -609,7 +626,7 @@ async def _create_client(
         addresses,
         cluster_events,
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
-        lambda on_health: CoreClient(endpoints, on_health=on_health, **options),
+        lambda on_change: CoreClient(endpoints, on_change=on_change, **options),
     )
     if source is not None and topology is not None:
         patience = options["connection_timeout"]

@@ -10,6 +10,7 @@ from typing import cast
 from ._address import Address
 from ._arguments import address_text
 from ._emcache import CoreClient
+from ._node_log import NodeLog
 from .base import ClusterEvents, ClusterManagment
 from .connection_pool import ConnectionPoolMetrics, metrics_of
 
@@ -81,15 +82,15 @@ class EventDispatcher:
         self._events = events
         self._waiting: deque[Callable[[ClusterEvents], Awaitable[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._log = NodeLog()
 
-    def node_changed(self, address: Address, healthy: bool) -> None:
+    def node_changed(self, address: Address, what: str, why: str | None) -> None:
         """Log a change and queue the event."""
-        level = logging.INFO if healthy else logging.WARNING
-        logger.log(level, "node %s is %s", address, "healthy" if healthy else "unhealthy")
+        self._log.changed(address_text(address), what, why)
         management = self._management
-        if healthy:
+        if what == "healthy":
             self._tell(lambda events: events.on_node_healthy(management, address))
-        else:
+        elif what == "unhealthy":
             self._tell(lambda events: events.on_node_unhealthy(management, address))
 
     def topology_changed(self, old: list[Address], new: list[Address], version: int | None) -> None:
@@ -124,6 +125,7 @@ class EventDispatcher:
 
     def close(self) -> None:
         """Deliver nothing more."""
+        self._log.close()
         self._waiting.clear()
         # A handler may close the client, and goes on after that.
         if self._task is not None and self._task is not asyncio.current_task():

@@ -82,6 +82,12 @@ class ConnectionPoolMetrics:
     """Connections that were closed because what came was no reply to what was asked."""
     bytes_read: int = 0
     bytes_written: int = 0
+    connections_idle: int = 0
+    """Now neither leased nor with a request that is unanswered."""
+    reconnects: int = 0
+    """Connections that took the place of one that was lost."""
+    keys_shared: int = 0
+    """Keys that several gets of one loop iteration asked for: the server was asked once."""
 
 
 def metrics_of(core: CoreClient, node: int) -> ConnectionPoolMetrics:
@@ -198,9 +204,9 @@ class ConnectionPool(CoreOwner):
         # The core must not keep its pool alive: it would never be seen that nobody closed it.
         pool = weakref.ref(self)
 
-        def tell(_node: int, healthy: bool) -> None:
-            if (alive := pool()) is not None:
-                alive._health_changed(healthy)
+        def tell(_node: int, what: str, _why: str | None) -> None:
+            if what in ("healthy", "unhealthy") and (alive := pool()) is not None:
+                alive._health_changed(what == "healthy")
 
         self._core = CoreClient(
             [endpoint(address)],
@@ -212,7 +218,7 @@ class ConnectionPool(CoreOwner):
             purge_unhealthy_nodes=False,
             max_merged_keys=1,
             security=security,
-            on_health=tell,
+            on_change=tell,
         )
 
     @classmethod
@@ -261,6 +267,7 @@ class ConnectionPool(CoreOwner):
             cur_connections=0,
             connections_closed=metrics.connections_closed + metrics.cur_connections,
             connections_leased=0,
+            connections_idle=0,
             requests_in_flight=0,
             requests_queued=0,
             requests_abandoned=0,

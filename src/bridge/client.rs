@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -14,9 +15,9 @@ use super::future::{OpFuture, Wake};
 use super::registry::{self, Abandoned};
 use super::security::PySecurity;
 use super::session::{Awaitable, Session, Target};
-use super::{convert, errors};
+use super::{convert, errors, snapshot};
 use crate::cluster::ClusterConfig;
-use crate::pool::{Metrics, PoolConfig, Submission};
+use crate::pool::{PoolConfig, Submission};
 use crate::protocol::{
     ArithmeticVerb, Command, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
 };
@@ -42,7 +43,7 @@ impl CoreClient {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
-        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes, max_merged_keys, security, on_health))]
+        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes, max_merged_keys, security, on_change))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -54,7 +55,7 @@ impl CoreClient {
         purge_unhealthy_nodes: bool,
         max_merged_keys: u32,
         security: &PySecurity,
-        on_health: Py<PyAny>,
+        on_change: Py<PyAny>,
     ) -> PyResult<Self> {
         let event_loop =
             running_loop(py)?.ok_or_else(|| PyRuntimeError::new_err("no running event loop"))?;
@@ -77,7 +78,7 @@ impl CoreClient {
         };
         let driver = registry::driver_of(&event_loop)?;
         let id = registry::next_id();
-        let session = Session::open(id, driver, addresses, config, on_health);
+        let session = Session::open(id, driver, addresses, config, on_change);
         session.driver.add_session(&session);
         registry::add_session(id, session.clone());
         session.driver.settle(py)?;
@@ -468,7 +469,15 @@ impl CoreClient {
 
     /// The counters of one node, by the names of `ConnectionPoolMetrics`.
     fn metrics<'py>(&self, py: Python<'py>, node: usize) -> PyResult<Bound<'py, PyDict>> {
-        metrics_dict(py, &self.session(py)?.metrics(py, node)?)
+        snapshot::of_pool(py, &self.session(py)?.metrics(py, node)?)
+    }
+
+    /// What is counted of all nodes that keys can belong to: see [`super::snapshot`].
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let session = self.session(py)?;
+        let (min_connections, max_connections) = session.limits;
+        let nodes = snapshot::of_nodes(py, session.all_metrics(py)?)?;
+        (min_connections, max_connections, nodes).into_bound_py_any(py)
     }
 
     /// Connects to a further node, and gives its index. It gets no keys yet.
@@ -645,35 +654,4 @@ fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
             })
         })
         .transpose()
-}
-
-fn metrics_dict<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(py);
-    for (name, count) in [
-        ("cur_connections", metrics.cur_connections),
-        ("connections_created", metrics.connections_created),
-        ("connections_created_with_error", metrics.connections_created_with_error),
-        ("connections_purged", metrics.connections_purged),
-        ("connections_closed", metrics.connections_closed),
-        ("operations_executed", metrics.operations_executed),
-        ("operations_executed_with_error", metrics.operations_executed_with_error),
-        ("operations_waited", metrics.operations_waited),
-        ("connections_leased", metrics.connections_leased),
-        ("requests_in_flight", metrics.requests_in_flight),
-        ("requests_queued", metrics.requests_queued),
-        ("requests_abandoned", metrics.requests_abandoned),
-        ("requests_retried", metrics.requests_retried),
-        ("requests_timed_out", metrics.requests_timed_out),
-        ("protocol_errors", metrics.protocol_errors),
-        ("bytes_read", metrics.bytes_read),
-        ("bytes_written", metrics.bytes_written),
-    ] {
-        dict.set_item(name, count)?;
-    }
-    let latency = metrics.create_connection;
-    dict.set_item("create_connection_avg", latency.map(|l| l.avg_secs))?;
-    dict.set_item("create_connection_p50", latency.map(|l| l.p50_secs))?;
-    dict.set_item("create_connection_p99", latency.map(|l| l.p99_secs))?;
-    dict.set_item("create_connection_upper", latency.map(|l| l.upper_secs))?;
-    Ok(dict)
 }

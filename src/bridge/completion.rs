@@ -19,7 +19,7 @@ use super::item::RawItem;
 use super::lease::CoreLease;
 use super::registry;
 use super::waiter::{Gather, RawItems, Stats};
-use crate::cluster::{ClusterError, HealthChange};
+use crate::cluster::{ClusterError, NodeChange};
 use crate::pool::{self, LeaseId};
 use crate::protocol::{ErrorKind, Verb};
 
@@ -66,9 +66,9 @@ enum Completion {
         future: Py<OpFuture>,
         outcome: Outcome,
     },
-    Health {
+    Changed {
         session: u64,
-        change: HealthChange,
+        change: NodeChange,
     },
     /// Nobody needs the session any more.
     Close {
@@ -86,8 +86,8 @@ pub fn complete(future: Py<OpFuture>, outcome: Outcome) {
     COMPLETIONS.with(|all| all.borrow_mut().push_back(Completion::Answer { future, outcome }));
 }
 
-pub fn health_changed(session: u64, change: HealthChange) {
-    COMPLETIONS.with(|all| all.borrow_mut().push_back(Completion::Health { session, change }));
+pub fn node_changed(session: u64, change: NodeChange) {
+    COMPLETIONS.with(|all| all.borrow_mut().push_back(Completion::Changed { session, change }));
 }
 
 pub fn is_pending() -> bool {
@@ -133,8 +133,8 @@ fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResu
         Completion::Answer { future, outcome } => {
             (resolve(future.bind(py), outcome, wake), Some(future))
         }
-        Completion::Health { session, change } => {
-            (registry::tell_health(py, session, change), None)
+        Completion::Changed { session, change } => {
+            (registry::tell_change(py, session, &change), None)
         }
         Completion::Close { session } => {
             registry::close_session(py, session);

@@ -17,10 +17,12 @@ mod lease;
 mod loop_driver;
 mod recorder;
 mod registry;
+#[cfg_attr(not(unix), path = "no_turns.rs")]
 mod runtime;
 mod security;
 mod send;
 mod session;
+mod snapshot;
 mod thread_driver;
 mod waiter;
 
@@ -30,6 +32,7 @@ use pyo3::types::PyDict;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Cargo's `2.0.0-dev0` is Python's `2.0.0.dev0`.
     module.add("__version__", env!("CARGO_PKG_VERSION").replace('-', "."))?;
+    module.add("LATENCY_BOUNDS", snapshot::latency_bounds(module.py())?)?;
     module.add_class::<client::CoreClient>()?;
     module.add_class::<lease::CoreLease>()?;
     module.add_class::<item::Item>()?;
@@ -38,9 +41,12 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // While the interpreter still runs: afterwards nothing of Python's can be touched.
     let close_all = wrap_pyfunction!(registry::close_all, module)?;
     module.py().import("atexit")?.call_method1("register", (close_all,))?;
-    let fork_hook = wrap_pyfunction!(registry::after_fork_in_child, module)?;
-    let hooks = PyDict::new(module.py());
-    hooks.set_item("after_in_child", fork_hook)?;
-    module.py().import("os")?.getattr("register_at_fork")?.call((), Some(&hooks))?;
+    // Windows has no fork.
+    if let Some(register) = module.py().import("os")?.getattr_opt("register_at_fork")? {
+        let fork_hook = wrap_pyfunction!(registry::after_fork_in_child, module)?;
+        let hooks = PyDict::new(module.py());
+        hooks.set_item("after_in_child", fork_hook)?;
+        register.call((), Some(&hooks))?;
+    }
     Ok(())
 }

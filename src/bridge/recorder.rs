@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::completion::Outcome;
 use super::thread_driver::Outbox;
 use super::waiter::{NoMeta, PyWaiter, no_meta};
-use crate::cluster::{ClusterError, HealthChange};
+use crate::cluster::{ClusterError, NodeChange};
 use crate::pool::{Error, Waiter, keep_in};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine};
 
@@ -41,7 +41,7 @@ pub struct Record {
 /// What crosses.
 pub enum Message {
     Ended { ticket: Ticket, events: Events, end: End },
-    Health { session: u64, change: HealthChange },
+    Changed { session: u64, change: NodeChange },
     Close { session: u64 },
 }
 

@@ -16,8 +16,8 @@ use super::driver::Driver;
 use super::exit;
 use super::session::Session;
 use super::thread_driver;
-use crate::cluster::HealthChange;
-use crate::pool::LeaseId;
+use crate::cluster::NodeChange;
+use crate::pool::{Cause, Change, LeaseId};
 
 // Never dropped by themselves: that could be after other thread-locals, or after the interpreter. What is
 // left is closed by `close_all`: for the main thread before the interpreter ends, for others when they end.
@@ -183,9 +183,15 @@ pub fn session(id: u64) -> Option<Rc<Session>> {
 }
 
 /// An error is one of the user's callback.
-pub fn tell_health(py: Python<'_>, id: u64, change: HealthChange) -> PyResult<()> {
+pub fn tell_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<()> {
     let Some(session) = session(id) else { return Ok(()) };
-    session.on_health.call1(py, (change.node, change.healthy))?;
+    let (what, cause) = match &change.change {
+        Change::Healthy => ("healthy", None),
+        Change::Unhealthy(cause) => ("unhealthy", Some(cause)),
+        Change::Barred(cause) => ("barred", Some(cause)),
+        Change::Admitted => ("admitted", None),
+    };
+    session.on_change.call1(py, (change.node, what, cause.map(Cause::discreet)))?;
     Ok(())
 }
 

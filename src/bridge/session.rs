@@ -18,7 +18,7 @@ use super::errors;
 use super::future::{OpFuture, Wake};
 use super::thread_driver::{Route, ThreadEngine};
 use super::waiter::{Gather, Line, NoMeta, NoReplies, PyWaiter, RawItems, no_meta};
-use crate::cluster::{Cluster, ClusterConfig, ClusterError};
+use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeMetrics};
 use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter};
 use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick};
 
@@ -37,8 +37,10 @@ pub struct Session {
     core: Core,
     timeout: Option<Duration>,
     pub no_replies: Rc<NoReplies>,
-    /// Called with the index of a node and whether it is healthy.
-    pub on_health: Py<PyAny>,
+    /// Called with the index of a node, what became of it, and why.
+    pub on_change: Py<PyAny>,
+    /// Connections to each node: at least, and at most.
+    pub limits: (usize, usize),
     /// Shared with the client's Python object, which may be on another thread.
     pub gone: Arc<AtomicBool>,
 }
@@ -57,6 +59,7 @@ pub trait Nodes {
     fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError>;
     fn health(&self) -> (Vec<usize>, Vec<usize>);
     fn metrics(&self, node: usize) -> Metrics;
+    fn all_metrics(&self) -> Vec<NodeMetrics>;
     fn release(&self, lease: LeaseId);
     fn close_leased(&self, lease: LeaseId);
     fn is_leased(&self, lease: LeaseId) -> bool;
@@ -78,6 +81,10 @@ impl<W: Waiter> Nodes for Cluster<W> {
 
     fn metrics(&self, node: usize) -> Metrics {
         self.pool(node).metrics()
+    }
+
+    fn all_metrics(&self) -> Vec<NodeMetrics> {
+        self.metrics()
     }
 
     fn release(&self, lease: LeaseId) {
@@ -127,13 +134,14 @@ impl Session {
         driver: Rc<Driver>,
         addresses: Vec<Address>,
         config: ClusterConfig,
-        on_health: Py<PyAny>,
+        on_change: Py<PyAny>,
     ) -> Rc<Self> {
         let timeout = config.pool.timeout;
+        let limits = (config.pool.min_connections, config.pool.max_connections);
         let core = match driver.engine() {
             Engine::Loop(engine) => {
                 let context = engine.context.clone();
-                let tell = move |change| completion::health_changed(id, change);
+                let tell = move |change| completion::node_changed(id, change);
                 let cluster = Cluster::new(&context, addresses, &config, tell);
                 Core::Here { context, cluster }
             }
@@ -143,7 +151,7 @@ impl Session {
             }
         };
         let (no_replies, gone) = (Rc::default(), Arc::default());
-        Rc::new(Self { id, driver, core, timeout, no_replies, on_health, gone })
+        Rc::new(Self { id, driver, core, timeout, no_replies, on_change, limits, gone })
     }
 
     /// Ends all requests; the waiters' results are left to [`super::completion`].
@@ -464,6 +472,11 @@ impl Session {
 
     pub fn metrics(&self, py: Python<'_>, node: usize) -> PyResult<Metrics> {
         self.ask(py, move |nodes| nodes.metrics(node))
+    }
+
+    /// See [`Cluster::metrics`].
+    pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
+        self.ask(py, |nodes| nodes.all_metrics())
     }
 
     /// See [`Cluster::add_node`].

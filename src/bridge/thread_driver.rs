@@ -214,8 +214,8 @@ impl ThreadEngine {
     pub fn open(&self, session: u64, addresses: Vec<Address>, config: ClusterConfig) {
         let outbox = self.outbox.clone();
         self.post(move |cores| {
-            let on_health = move |change| outbox.push(Message::Health { session, change });
-            let cluster = Cluster::new(&cores.context, addresses, &config, on_health);
+            let on_change = move |change| outbox.push(Message::Changed { session, change });
+            let cluster = Cluster::new(&cores.context, addresses, &config, on_change);
             cores.clusters.borrow_mut().insert(session, cluster);
         });
     }
@@ -298,7 +298,7 @@ impl ThreadEngine {
                         play_back(events, end, waiter);
                     }
                 }
-                Message::Health { session, change } => completion::health_changed(session, change),
+                Message::Changed { session, change } => completion::node_changed(session, change),
                 Message::Close { session } => completion::close(session),
             }
         }

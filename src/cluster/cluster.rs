@@ -4,8 +4,8 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 
 use super::rendezvous::Ring;
-use crate::pool::{Address, Context, Pool, PoolConfig, Waiter};
-use crate::protocol::{Key, MAX_LINE_LEN};
+use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
+use crate::protocol::{CommandTally, Key, MAX_LINE_LEN, Verb};
 
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
@@ -14,12 +14,21 @@ pub struct ClusterConfig {
     pub purge_unhealthy_nodes: bool,
 }
 
-/// A node turned healthy or unhealthy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HealthChange {
+/// What became of a node.
+#[derive(Clone, Debug)]
+pub struct NodeChange {
     /// As in the list that the cluster was made of.
     pub node: usize,
+    pub change: Change,
+}
+
+/// What is counted of a node.
+#[derive(Clone, Debug)]
+pub struct NodeMetrics {
+    pub node: usize,
     pub healthy: bool,
+    pub pool: Metrics,
+    pub commands: Vec<(Verb, CommandTally)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +65,7 @@ struct Shared<W: Waiter> {
     /// All that ever were, by their index; those that left are closed.
     nodes: RefCell<Vec<Node<W>>>,
     order: RefCell<Order>,
-    on_health: Box<dyn Fn(HealthChange)>,
+    on_change: Box<dyn Fn(NodeChange)>,
 }
 
 struct Node<W: Waiter> {
@@ -104,13 +113,13 @@ impl Order {
 }
 
 impl<W: Waiter> Cluster<W> {
-    /// `on_health` is told each change, in the order in which they happen, while the core is busy: it must
+    /// `on_change` is told each change, in the order in which they happen, while the core is busy: it must
     /// not call back.
     pub fn new(
         context: &Rc<Context>,
         addresses: Vec<Address>,
         config: &ClusterConfig,
-        on_health: impl Fn(HealthChange) + 'static,
+        on_change: impl Fn(NodeChange) + 'static,
     ) -> Self {
         let order = Order {
             healthy: (0..addresses.len()).collect(),
@@ -122,7 +131,7 @@ impl<W: Waiter> Cluster<W> {
             config: config.pool.clone(),
             nodes: RefCell::default(),
             order: RefCell::new(order),
-            on_health: Box::new(on_health),
+            on_change: Box::new(on_change),
         }));
         for address in addresses {
             cluster.add(address, None, true);
@@ -143,7 +152,7 @@ impl<W: Waiter> Cluster<W> {
         pool.set_ip(ip);
         let index = self.0.nodes.borrow().len();
         let cluster = Rc::downgrade(&self.0);
-        pool.on_health(move |healthy| health_changed(&cluster, index, healthy));
+        pool.on_change(move |change| node_changed(&cluster, index, change));
         self.0.nodes.borrow_mut().push(Node { id, pool, is_member: Cell::new(is_member) });
         index
     }
@@ -156,10 +165,11 @@ impl<W: Waiter> Cluster<W> {
         order.remove(leaving);
         for &node in joining {
             nodes[node].is_member.set(true);
-            let healthy = nodes[node].pool.is_healthy();
-            order.append(node, healthy);
-            if !healthy {
-                (self.0.on_health)(HealthChange { node, healthy: false });
+            let pool = &nodes[node].pool;
+            order.append(node, pool.is_healthy());
+            if !pool.is_healthy() {
+                let why = pool.last_failure().unwrap_or(Cause::NoAnswer);
+                (self.0.on_change)(NodeChange { node, change: Change::Unhealthy(why) });
             }
         }
         drop(order);
@@ -221,6 +231,19 @@ impl<W: Waiter> Cluster<W> {
         (order.healthy.clone(), order.unhealthy.clone())
     }
 
+    /// What is counted of the nodes that keys can belong to, by index.
+    pub fn metrics(&self) -> Vec<NodeMetrics> {
+        let nodes = self.0.nodes.borrow();
+        let members = nodes.iter().enumerate().filter(|(_, node)| node.is_member.get());
+        let metrics_of = |(index, node): (usize, &Node<W>)| NodeMetrics {
+            node: index,
+            healthy: node.pool.is_healthy(),
+            pool: node.pool.metrics(),
+            commands: node.pool.commands(),
+        };
+        members.map(metrics_of).collect()
+    }
+
     pub fn close(&self) {
         let pools: Vec<_> = self.0.nodes.borrow().iter().map(|node| node.pool.clone()).collect();
         for pool in pools {
@@ -239,15 +262,17 @@ fn id_of(address: &Address) -> Rc<[u8]> {
     }
 }
 
-fn health_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, healthy: bool) {
+fn node_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, change: Change) {
     let Some(cluster) = cluster.upgrade() else { return };
-    if !cluster.nodes.borrow().get(node).is_some_and(|node| node.is_member.get()) {
-        return;
+    if let Some(healthy) = change.health() {
+        if !cluster.nodes.borrow().get(node).is_some_and(|node| node.is_member.get()) {
+            return;
+        }
+        let order = &mut *cluster.order.borrow_mut();
+        order.remove(&[node]);
+        order.append(node, healthy);
     }
-    let order = &mut *cluster.order.borrow_mut();
-    order.remove(&[node]);
-    order.append(node, healthy);
-    (cluster.on_health)(HealthChange { node, healthy });
+    (cluster.on_change)(NodeChange { node, change });
 }
 
 #[cfg(test)]

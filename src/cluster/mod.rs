@@ -3,4 +3,4 @@
 mod cluster;
 pub mod rendezvous;
 
-pub use cluster::{Cluster, ClusterConfig, ClusterError, HealthChange};
+pub use cluster::{Cluster, ClusterConfig, ClusterError, NodeChange, NodeMetrics};

@@ -16,7 +16,7 @@ use super::error::Cause;
 use super::read_buffer::ReadBuffer;
 use super::transport::Io;
 use crate::protocol::{
-    Expired, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tick, Verb,
+    Asked, Expired, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tally, Term, Tick,
 };
 
 /// Room for one read, at least; a longer frame in progress makes its own room, up to this much at a time.
@@ -45,6 +45,8 @@ pub struct Connection<S: Sink> {
     write_buf: Outgoing,
     written: u64,
     read: u64,
+    /// When bytes were read last.
+    read_at: Tick,
     /// Requests since the last flush, and in the one before.
     batch: usize,
     last_batch: usize,
@@ -67,6 +69,7 @@ impl<S: Sink> Connection<S> {
             write_buf: Outgoing::default(),
             written: 0,
             read: 0,
+            read_at: 0,
             batch: 0,
             last_batch: 0,
             has_more: false,
@@ -134,6 +137,16 @@ impl<S: Sink> Connection<S> {
         self.written
     }
 
+    /// When bytes were read last.
+    pub fn read_at(&self) -> Tick {
+        self.read_at
+    }
+
+    /// See [`Pipeline::shared_keys`].
+    pub fn shared_keys(&self) -> u64 {
+        self.pipeline.shared_keys()
+    }
+
     /// See [`Pipeline::abandoned`].
     pub fn abandoned(&self) -> usize {
         self.pipeline.abandoned()
@@ -160,14 +173,20 @@ impl<S: Sink> Connection<S> {
         self.waker.wake_by_ref();
     }
 
-    pub fn push(&mut self, request: &Request<'_>, sink: S, deadline: Tick) {
-        self.pipeline.push(request, sink, deadline, &mut self.write_buf);
+    pub fn push(&mut self, request: &Request<'_>, sink: S, term: impl Into<Term>) {
+        self.pipeline.push(request, sink, term, &mut self.write_buf);
         self.batch += 1;
     }
 
     /// As [`Self::push`], for a request that had to wait for a connection.
-    pub fn push_owned(&mut self, request: &OwnedRequest, sink: S, deadline: Tick, retried: bool) {
-        self.pipeline.push_owned(request, sink, deadline, retried, &mut self.write_buf);
+    pub fn push_owned(
+        &mut self,
+        request: &OwnedRequest,
+        sink: S,
+        term: impl Into<Term>,
+        retried: bool,
+    ) {
+        self.pipeline.push_owned(request, sink, term, retried, &mut self.write_buf);
         self.batch += 1;
     }
 
@@ -190,12 +209,18 @@ impl<S: Sink> Connection<S> {
     }
 
     /// Reads, answers and writes until the socket has no more, or for a share of time
-    /// ([`Self::has_more`]); ready when the connection is over.
-    pub fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
+    /// ([`Self::has_more`]); ready when the connection is over. What is answered is counted in `tally`, by
+    /// a `clock` that is asked when something was read, and else not.
+    pub fn poll(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        clock: impl Fn() -> Tick,
+        tally: &mut Tally,
+    ) -> Poll<Cause> {
         if !self.waker.will_wake(cx.waker()) {
             self.waker = cx.waker().clone();
         }
-        if let Poll::Ready(reason) = self.poll_read(cx) {
+        if let Poll::Ready(reason) = self.poll_read(cx, clock, tally) {
             return Poll::Ready(reason);
         }
         if self.has_unflushed() {
@@ -204,7 +229,12 @@ impl<S: Sink> Connection<S> {
         self.poll_write(cx)
     }
 
-    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
+    fn poll_read(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        clock: impl Fn() -> Tick,
+        tally: &mut Tally,
+    ) -> Poll<Cause> {
         let before = self.read;
         loop {
             self.has_more = self.read - before >= SHARE as u64;
@@ -217,7 +247,9 @@ impl<S: Sink> Connection<S> {
                 Err(error) => return Poll::Ready(Cause::of_io(error)),
             };
             self.read += read as u64;
-            match self.pipeline.feed(self.read_buf.filled(), self.written) {
+            self.read_at = clock();
+            let filled = self.read_buf.filled();
+            match self.pipeline.feed(filled, self.written, self.read_at, tally) {
                 Ok(used) => self.read_buf.consume(used),
                 Err(error) => return Poll::Ready(Cause::of(error)),
             }
@@ -298,7 +330,7 @@ impl<S: Sink> Connection<S> {
     }
 
     /// As [`Self::dismantle`], for a connection whose state cannot be trusted: who waits, and no more.
-    pub fn into_sinks(self) -> impl Iterator<Item = (S, Verb)> {
+    pub fn into_sinks(self) -> impl Iterator<Item = (S, Asked)> {
         self.waker.wake_by_ref();
         self.pipeline.into_sinks()
     }

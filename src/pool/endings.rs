@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
-use super::health::ticks;
+use super::health::{Change, ticks};
 use super::pool::{PATIENCE, Shared, Waiter};
 use super::queue::Queued;
-use crate::protocol::{Expired, NEVER, OwnedRequest, Reply, Sink, Tick};
+use crate::protocol::{Expired, NEVER, Outcome, OwnedRequest, Reply, Sink, Term, Tick};
 
 impl<W: Waiter> Shared<W> {
     /// Counts a failed dial and says how long to wait before the next; `None`: nobody needs one.
@@ -23,7 +23,11 @@ impl<W: Waiter> Shared<W> {
             state.health.failed();
         }
         state.health.remember(cause);
+        let is_barred = state.health.barred(cause);
         drop(state);
+        if is_barred {
+            self.tell(Change::Barred(cause.clone()));
+        }
         self.give_up_if_hopeless(cause);
         let mut state = self.state.borrow_mut();
         state.dialling = false;
@@ -42,22 +46,21 @@ impl<W: Waiter> Shared<W> {
             return;
         }
         let turned = is_hopeless && state.health.turn_unhealthy(self.context.now());
-        let mut waiting: Vec<W> = state.queue.drain().collect();
-        waiting.extend(state.leases.drain());
+        let error = self.unavailable(Some(cause.clone()));
+        let waiting = state.take_queues(error.kind().outcome());
         state.metrics.operations_executed_with_error += waiting.len() as u64;
         drop(state);
-        let error = self.unavailable(Some(cause.clone()));
         for waiter in waiting {
             waiter.fail(&error);
         }
         if turned {
-            self.tell_health(false);
+            self.tell(Change::Unhealthy(cause.clone()));
         }
     }
 
-    pub fn tell_health(&self, healthy: bool) {
-        if let Some(listener) = &*self.on_health.borrow() {
-            listener(healthy);
+    pub fn tell(&self, change: Change) {
+        if let Some(listener) = &*self.on_change.borrow() {
+            listener(change);
         }
     }
 
@@ -68,6 +71,7 @@ impl<W: Waiter> Shared<W> {
         let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
         let entry = state.connections.remove(at);
         state.count_out(&entry);
+        state.unreplaced += u64::from(!matches!(cause, Cause::ClosedByHolder | Cause::Moved));
         let is_mute = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
         let told = if is_mute { cause.of_mute() } else { cause.clone() };
         state.health.remember(&told);
@@ -96,22 +100,27 @@ impl<W: Waiter> Shared<W> {
                         waiter.restart();
                         let retried = is_read && (orphan.sent || orphan.retried);
                         state.metrics.requests_retried += u64::from(is_read && orphan.sent);
-                        let deadline = orphan.deadline;
-                        state.queue.push_front(Queued { request, waiter, deadline, retried });
+                        let term = Term { made: orphan.asked.made, deadline: orphan.deadline };
+                        state.queue.push_front(Queued { request, waiter, term, retried });
                     }
-                    _ => failed.push((orphan.sink, orphan.verb)),
+                    _ => failed.push((orphan.sink, orphan.asked)),
                 }
             }
             failed.reverse();
         }
         state.metrics.operations_executed_with_error += failed.len() as u64;
+        let outcome = if is_garbage { Outcome::Protocol } else { Outcome::Connection };
+        for (_, asked) in &failed {
+            state.tally.failed(*asked, outcome, now);
+        }
         // The others may have ended too: their tasks look, and then take what waits.
         for other in &state.connections {
             self.context.wake_later(other.connection.waker());
         }
         drop(guard);
-        for (waiter, verb) in failed {
-            let kind = if is_garbage { ErrorKind::Protocol } else { ErrorKind::Lost { verb } };
+        for (waiter, asked) in failed {
+            let lost = ErrorKind::Lost { verb: asked.verb };
+            let kind = if is_garbage { ErrorKind::Protocol } else { lost };
             waiter.fail(&self.error(kind, Some(told.clone())));
         }
         self.give_up_if_hopeless(&told);
@@ -122,25 +131,30 @@ impl<W: Waiter> Shared<W> {
     /// the node is back.
     fn silent(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
-        let turned = state.health.turn_unhealthy(self.context.now());
+        let now = self.context.now();
+        let turned = state.health.turn_unhealthy(now);
         let cause = Cause::NoAnswer;
         state.health.remember(&cause);
         let leased: Vec<_> = state.connections.iter().filter_map(|entry| entry.lease).collect();
         state.lost_leases.extend(leased.into_iter().map(|lease| (lease, cause.clone())));
+        state.unreplaced += state.connections.len() as u64;
         let orphans = state.take_connections();
-        let mut waiting: Vec<W> = state.queue.drain().collect();
-        waiting.extend(state.leases.drain());
+        for (_, asked) in &orphans {
+            state.tally.failed(*asked, Outcome::Connection, now);
+        }
+        let waiting = state.take_queues(Outcome::Unavailable);
         state.metrics.operations_executed_with_error += (orphans.len() + waiting.len()) as u64;
         drop(state);
-        for (waiter, verb) in orphans {
-            waiter.fail(&self.error(ErrorKind::Lost { verb }, Some(cause.clone())));
+        for (waiter, asked) in orphans {
+            let kind = ErrorKind::Lost { verb: asked.verb };
+            waiter.fail(&self.error(kind, Some(cause.clone())));
         }
         let error = self.error(ErrorKind::Unavailable, Some(cause));
         for waiter in waiting {
             waiter.fail(&error);
         }
         if turned {
-            self.tell_health(false);
+            self.tell(Change::Unhealthy(Cause::NoAnswer));
         }
         self.dial_if_wanted();
     }
@@ -183,11 +197,11 @@ impl<W: Waiter> Member for Shared<W> {
         for entry in &mut state.connections {
             let connection = &mut entry.connection;
             let health = &mut state.health;
-            next = next.min(connection.expire(now, |Expired { sink, verb, sent }| {
+            next = next.min(connection.expire(now, |Expired { sink, asked, sent }| {
                 if sent {
                     health.timed_out();
                 }
-                expired.push((sink, verb));
+                expired.push((sink, asked));
             }));
             let Some((since, patience)) = connection.overdue_since().zip(self.patience()) else {
                 continue;
@@ -198,7 +212,7 @@ impl<W: Waiter> Member for Shared<W> {
                 next = next.min(since.saturating_add(patience));
             }
         }
-        next = next.min(state.queue.expire(now, |waiter, verb| expired.push((waiter, verb))));
+        next = next.min(state.queue.expire(now, |waiter, asked| expired.push((waiter, asked))));
         let mut unleased = Vec::new();
         next = next.min(state.leases.expire(now, |waiter| unleased.push(waiter)));
         // Whoever went away is no error, and is told only so that nothing is kept for it.
@@ -209,6 +223,12 @@ impl<W: Waiter> Member for Shared<W> {
         let timeouts = (expired.len() + unleased.len()) as u64;
         state.metrics.operations_executed_with_error += timeouts;
         state.metrics.requests_timed_out += timeouts;
+        for (_, asked) in &expired {
+            state.tally.failed(*asked, Outcome::Timeout, now);
+        }
+        for (_, asked) in &gone {
+            state.tally.ended(*asked, Outcome::Cancelled);
+        }
         let no_connection = state.connections.is_empty().then(|| {
             let last = state.health.last_failure().filter(|_| state.health.is_failing()).cloned();
             last.unwrap_or(Cause::Dialling(self.phase.get()))
@@ -218,8 +238,9 @@ impl<W: Waiter> Member for Shared<W> {
         for waiter in gone.into_iter().map(|(waiter, _)| waiter).chain(gone_too) {
             waiter.reply(&Reply::End);
         }
-        for (waiter, verb) in expired {
-            waiter.fail(&self.error(ErrorKind::Timeout { verb, limit }, no_connection.clone()));
+        for (waiter, asked) in expired {
+            let kind = ErrorKind::Timeout { verb: asked.verb, limit };
+            waiter.fail(&self.error(kind, no_connection.clone()));
         }
         for waiter in unleased {
             waiter.fail(&self.error(ErrorKind::NoLease { limit }, no_connection.clone()));

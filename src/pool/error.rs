@@ -9,7 +9,7 @@ use tokio_rustls::rustls;
 use super::address::Address;
 use super::open::Phase;
 use super::tls;
-use crate::protocol::{CONNECTION_REFUSED, ProtocolError, Verb};
+use crate::protocol::{CONNECTION_REFUSED, Outcome, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -41,6 +41,21 @@ pub enum ErrorKind {
     Closed,
     /// The node left the cluster, and had not answered within this.
     Left { patience: Duration },
+}
+
+impl ErrorKind {
+    /// What it is counted as.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Timeout { .. } | Self::NoLease { .. } => Outcome::Timeout,
+            Self::Lost { .. } | Self::LeaseLost | Self::Left { .. } => Outcome::Connection,
+            Self::Protocol => Outcome::Protocol,
+            Self::Unavailable => Outcome::Unavailable,
+            Self::LoginRefused => Outcome::Login,
+            Self::Saturated { .. } => Outcome::Overloaded,
+            Self::Closed => Outcome::Closed,
+        }
+    }
 }
 
 /// What happened to the connection.
@@ -108,6 +123,17 @@ impl Cause {
     /// that a dial may take.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::LoginRefused(_) | Self::Tls(_) | Self::ConnectTimeout { .. })
+    }
+
+    /// For logs: without what servers sent, which may be somebody's key.
+    pub fn discreet(&self) -> String {
+        match self {
+            Self::Protocol(_) => "what came is no reply of memcached's".to_owned(),
+            Self::EndedMute(cause) => {
+                format!("{} (does it expect TLS?)", cause.discreet())
+            }
+            other => other.to_string(),
+        }
     }
 
     /// What an error line tells of the connection and not of what was asked.

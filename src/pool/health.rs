@@ -10,6 +10,28 @@ use super::backoff;
 use super::error::Cause;
 use crate::protocol::Tick;
 
+/// What becomes of a node, for those who are told.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Healthy,
+    Unhealthy(Cause),
+    /// Dials come as far as TLS or the login, and no further.
+    Barred(Cause),
+    /// That is over.
+    Admitted,
+}
+
+impl Change {
+    /// `None`: its health is as it was.
+    pub fn health(&self) -> Option<bool> {
+        match self {
+            Self::Healthy => Some(true),
+            Self::Unhealthy(_) => Some(false),
+            Self::Barred(_) | Self::Admitted => None,
+        }
+    }
+}
+
 const UNHEALTHY_AFTER: u32 = 3;
 /// Longer than a busy or swapping server pauses for.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
@@ -24,6 +46,8 @@ pub(super) struct Health {
     last_failure: Option<Cause>,
     /// Since when every login was refused. Such a node is up, and keeps its keys.
     refused_since: Option<Tick>,
+    /// By what dials are ended before anything can be asked, in so many words.
+    barred_by: Option<String>,
     /// Requests that ended at their deadline, since the last byte.
     timeouts: u32,
     heard: Tick,
@@ -68,9 +92,21 @@ impl Health {
         self.refused_since.get_or_insert(now);
     }
 
-    /// A dial came through.
-    pub fn let_in(&mut self) {
+    /// A dial failed. Whether for a reason that is told, and was not told already.
+    pub fn barred(&mut self, cause: &Cause) -> bool {
+        if !matches!(cause, Cause::LoginRefused(_) | Cause::Tls(_)) {
+            return false;
+        }
+        let why = cause.to_string();
+        let is_news = self.barred_by.as_ref() != Some(&why);
+        self.barred_by = Some(why);
+        is_news
+    }
+
+    /// A dial came through. Whether that is news.
+    pub fn let_in(&mut self) -> bool {
         self.refused_since = None;
+        self.barred_by.take().is_some()
     }
 
     /// Why the last dial failed, if that was for the login.

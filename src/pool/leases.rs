@@ -45,12 +45,15 @@ impl<W: Waiter> Pool<W> {
         match at {
             Ok(at) => {
                 let (entry, health) = (&mut state.connections[at], &mut state.health);
-                shared.send(entry, health, Submission::Owned(request), waiter, deadline);
+                let term = shared.term(deadline);
+                shared.send(entry, health, Submission::Owned(request), waiter, term);
                 drop(guard);
                 shared.context.arm(deadline);
             }
             Err(error) => {
                 state.metrics.operations_executed_with_error += 1;
+                let asked = Submission::Owned(request).asked();
+                state.tally.ended(asked, error.kind().outcome());
                 drop(guard);
                 waiter.fail(&error);
             }

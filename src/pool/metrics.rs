@@ -2,8 +2,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A snapshot. The first eight fields count as those of emcache 1.3 do; the next four are of this moment,
-/// the others since the pool was made.
+/// A snapshot. The first eight fields count as those of emcache 1.3 do; those in flight, queued, abandoned, leased and
+/// idle are of this moment, the others since the pool was made.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     pub cur_connections: u64,
@@ -21,6 +21,12 @@ pub struct Metrics {
     /// Of those in flight: nobody waits for the answer any more.
     pub requests_abandoned: u64,
     pub connections_leased: u64,
+    /// Nobody uses them at this moment.
+    pub connections_idle: u64,
+    /// Connections that took the place of one that was lost.
+    pub reconnects: u64,
+    /// Keys that were asked for once for several gets.
+    pub keys_shared: u64,
     /// Reads that were asked again on another connection.
     pub requests_retried: u64,
     pub requests_timed_out: u64,

@@ -20,6 +20,7 @@ mod open;
 mod pool;
 mod queue;
 mod read_buffer;
+#[cfg_attr(not(unix), path = "plain_socket.rs")]
 mod socket;
 mod state;
 mod tasks;
@@ -30,6 +31,7 @@ pub use address::Address;
 pub use connection::Connection;
 pub use context::{Context, Host, LocalFuture, LocalSetHost};
 pub use error::{Cause, Error, ErrorKind};
+pub use health::Change;
 pub use login::{
     InvalidCredentials, Login, Mechanism, flaw as credentials_flaw, refusal as login_refusal,
 };

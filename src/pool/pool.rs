@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::context::{Context, Member};
 use super::dial::{Dialled, dial};
 use super::error::{Cause, Error, ErrorKind};
-use super::health::Health;
+use super::health::{Change, Health, ticks};
 use super::large::LargeKeys;
 use super::login::Mechanism;
 use super::metrics::{ConnectLatencies, Metrics};
@@ -25,7 +25,9 @@ use super::open::{Phase, Security};
 use super::queue::{LeaseQueue, Queue, Queued, Submission};
 use super::state::{Entry, State};
 use super::tasks::{drive, purge_unused};
-use crate::protocol::{LARGE_VALUE_LEN, NEVER, OwnedRequest, Request, Sink, Tick};
+use crate::protocol::{
+    CommandTally, LARGE_VALUE_LEN, NEVER, OwnedRequest, Request, Sink, Tally, Term, Tick, Verb,
+};
 
 /// Who waits for an answer, or for why there is none.
 pub trait Waiter: Sink + 'static {
@@ -64,7 +66,7 @@ impl<W: Waiter> Clone for Pool<W> {
     }
 }
 
-type HealthListener = Box<dyn Fn(bool)>;
+type ChangeListener = Box<dyn Fn(Change)>;
 
 pub(super) struct Shared<W: Waiter> {
     pub context: Rc<Context>,
@@ -73,7 +75,7 @@ pub(super) struct Shared<W: Waiter> {
     pub unflushed: Cell<bool>,
     /// For tasks that sleep: a pool that was closed must not wait for them to be forgotten.
     pub closing: Rc<Notify>,
-    pub on_health: RefCell<Option<HealthListener>>,
+    pub on_change: RefCell<Option<ChangeListener>>,
     /// For dials that go, or wait to go, to where the node is no more.
     pub relocated: Rc<Notify>,
     /// How far the dial has come that is under way.
@@ -91,7 +93,7 @@ impl<W: Waiter> Pool<W> {
             config,
             unflushed: Cell::new(false),
             closing: Rc::default(),
-            on_health: RefCell::new(None),
+            on_change: RefCell::new(None),
             relocated: Rc::default(),
             phase: Rc::default(),
             meta: Cell::new(None),
@@ -111,6 +113,8 @@ impl<W: Waiter> Pool<W> {
                 wants_own: false,
                 place: Place::default(),
                 metrics: Metrics::default(),
+                tally: Tally::default(),
+                unreplaced: 0,
                 latencies: ConnectLatencies::default(),
             }),
         });
@@ -120,9 +124,9 @@ impl<W: Waiter> Pool<W> {
         Self(shared)
     }
 
-    /// Calls `listener` after each change between healthy and unhealthy.
-    pub fn on_health(&self, listener: impl Fn(bool) + 'static) {
-        *self.0.on_health.borrow_mut() = Some(Box::new(listener));
+    /// Calls `listener` after each change.
+    pub fn on_change(&self, listener: impl Fn(Change) + 'static) {
+        *self.0.on_change.borrow_mut() = Some(Box::new(listener));
     }
 
     pub fn address(&self) -> &Arc<Address> {
@@ -131,6 +135,11 @@ impl<W: Waiter> Pool<W> {
 
     pub fn is_healthy(&self) -> bool {
         self.0.state.borrow().health.is_healthy()
+    }
+
+    /// What went wrong last.
+    pub fn last_failure(&self) -> Option<Cause> {
+        self.0.state.borrow().health.last_failure().cloned()
     }
 
     /// Whether the server knows meta arithmetic; `None`: that is not known since the last connect.
@@ -150,7 +159,7 @@ impl<W: Waiter> Pool<W> {
 
     /// Closes when everything is answered, or when nothing will be.
     pub fn retire(&self) {
-        self.0.on_health.borrow_mut().take();
+        self.0.on_change.borrow_mut().take();
         let pool = self.clone();
         let patience = self.0.last_answer_within();
         self.0.context.spawn(retire(pool, patience));
@@ -162,17 +171,26 @@ impl<W: Waiter> Pool<W> {
             |count: fn(&Entry<W>) -> u64| -> u64 { state.connections.iter().map(count).sum() };
         let read = of_connections(|entry| entry.connection.bytes_read());
         let written = of_connections(|entry| entry.connection.bytes_written());
+        let shared = of_connections(|entry| entry.connection.shared_keys());
         Metrics {
             cur_connections: state.connections.len() as u64,
+            connections_idle: state.idle() as u64,
             connections_leased: of_connections(|entry| u64::from(entry.lease.is_some())),
             requests_in_flight: of_connections(|entry| entry.connection.in_flight() as u64),
             requests_abandoned: of_connections(|entry| entry.connection.abandoned() as u64),
             requests_queued: (state.queue.len() + state.leases.wanted()) as u64,
+            keys_shared: state.metrics.keys_shared + shared,
             bytes_read: state.metrics.bytes_read + read,
             bytes_written: state.metrics.bytes_written + written,
             create_connection: state.latencies.summary(),
             ..state.metrics.clone()
         }
+    }
+
+    /// What became of requests, by command.
+    pub fn commands(&self) -> Vec<(Verb, CommandTally)> {
+        let state = self.0.state.borrow();
+        state.tally.commands().map(|(verb, command)| (verb, command.clone())).collect()
     }
 
     /// Requests that have no answer yet, those that nobody waits for any more included.
@@ -197,18 +215,20 @@ impl<W: Waiter> Pool<W> {
         let state = &mut *guard;
         if let Some(refusal) = shared.refusal(state, outgoing.payload_len()) {
             state.metrics.operations_executed_with_error += 1;
+            state.tally.ended(outgoing.asked(), refusal.kind().outcome());
             drop(guard);
             waiter.fail(&refusal);
             return;
         }
+        let term = shared.term(deadline);
         let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
             || outgoing.asks_for(|key| state.large_keys.contains(key));
         if let Some(at) = state.pick(is_large, deadline) {
             let entry = &mut state.connections[at];
-            shared.send(entry, &mut state.health, outgoing, waiter, deadline);
+            shared.send(entry, &mut state.health, outgoing, waiter, term);
         } else {
             state.metrics.operations_waited += 1;
-            state.queue.push_back(outgoing, waiter, deadline);
+            state.queue.push_back(outgoing, waiter, term);
         }
         // Large transfers share the connections that are not the first.
         state.wants_own |=
@@ -232,7 +252,7 @@ impl<W: Waiter> Pool<W> {
     }
 
     fn end(&self, why: ErrorKind) {
-        self.0.on_health.borrow_mut().take();
+        self.0.on_change.borrow_mut().take();
         self.0.closing.notify_waiters();
         let mut state = self.0.state.borrow_mut();
         state.closed = true;
@@ -240,8 +260,10 @@ impl<W: Waiter> Pool<W> {
         state.latencies = ConnectLatencies::default();
         state.large_keys = LargeKeys::default();
         let orphans = state.take_connections();
-        let mut waiting: Vec<W> = state.queue.drain().collect();
-        waiting.extend(state.leases.drain());
+        for (_, asked) in &orphans {
+            state.tally.ended(*asked, why.outcome());
+        }
+        let waiting = state.take_queues(why.outcome());
         drop(state);
         let error = Error::new(why, &self.0.address, None);
         for waiter in orphans.into_iter().map(|(waiter, _)| waiter).chain(waiting) {
@@ -265,9 +287,9 @@ impl<W: Waiter> Shared<W> {
         health: &mut Health,
         outgoing: Submission<'_>,
         waiter: W,
-        deadline: Tick,
+        term: Term,
     ) {
-        outgoing.push(&mut entry.connection, waiter, deadline);
+        outgoing.push(&mut entry.connection, waiter, term);
         if entry.connection.in_flight() == 1 && entry.is_stale(self.context.now()) {
             // Its task reads before it writes, and what is not written can go elsewhere.
             self.context.wake_later(entry.connection.waker());
@@ -291,15 +313,24 @@ impl<W: Waiter> Shared<W> {
         for entry in &mut state.connections {
             let mut moved = false;
             while entry.takes_more() {
-                let Some(queued) = state.queue.pop() else { break };
-                let Queued { request, waiter, deadline, retried } = queued;
-                entry.connection.push_owned(&request, waiter, deadline, retried);
+                let Some(queued) = state.queue.pop(&mut state.tally) else { break };
+                let Queued { request, waiter, term, retried } = queued;
+                entry.connection.push_owned(&request, waiter, term, retried);
                 moved = true;
             }
             if moved {
                 self.flush_entry(entry, &mut state.health);
             }
         }
+    }
+
+    /// When a request with this deadline was made. All have the pool's timeout, so most need no clock.
+    pub fn term(&self, deadline: Tick) -> Term {
+        let made = match self.config.timeout {
+            Some(limit) if deadline != NEVER => deadline.saturating_sub(ticks(limit)),
+            _ => self.context.now(),
+        };
+        Term { made, deadline }
     }
 
     /// Why a request is not even queued.
@@ -380,8 +411,10 @@ impl<W: Waiter> Shared<W> {
         state.connections.push(entry);
         state.wants_own = false;
         state.metrics.connections_created += 1;
+        state.metrics.reconnects += u64::from(state.unreplaced > 0);
+        state.unreplaced = state.unreplaced.saturating_sub(1);
         state.latencies.record(took);
-        state.health.let_in();
+        let was_barred = state.health.let_in();
         let recovered = is_proved && state.health.proved(now);
         self.grant(&mut state);
         self.drain_queue(&mut state);
@@ -395,8 +428,11 @@ impl<W: Waiter> Shared<W> {
         if let Some(after) = purge {
             self.context.spawn(purge_unused(Rc::downgrade(self), after));
         }
+        if was_barred {
+            self.tell(Change::Admitted);
+        }
         if recovered {
-            self.tell_health(true);
+            self.tell(Change::Healthy);
         }
         self.follow();
         self.dial_if_wanted();

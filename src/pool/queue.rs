@@ -5,7 +5,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::connection::Connection;
 use super::pool::{LeaseId, Waiter};
-use crate::protocol::{Command, NEVER, OwnedRequest, Reply, Request, Sink, Tick, Verb, encode};
+use crate::protocol::{
+    Asked, Command, NEVER, Outcome, OwnedRequest, Reply, Request, Sink, Tally, Term, Tick, Verb,
+    encode,
+};
 
 /// A request on its way into the pool.
 pub enum Submission<'a> {
@@ -19,6 +22,18 @@ impl Submission<'_> {
             Self::Borrowed(request) => request.verb(),
             Self::Owned(request) => request.verb(),
         }
+    }
+
+    /// What is counted of it.
+    pub fn asked(&self) -> Asked {
+        let keys = match self {
+            Self::Borrowed(Request::Retrieval { keys, .. }) => {
+                u32::try_from(keys.len()).unwrap_or(u32::MAX)
+            }
+            Self::Borrowed(Request::Command(_)) => 0,
+            Self::Owned(request) => request.keys(),
+        };
+        Asked { verb: self.verb(), keys, made: 0 }
     }
 
     pub fn payload_len(&self) -> usize {
@@ -39,10 +54,10 @@ impl Submission<'_> {
         }
     }
 
-    pub fn push<W: Sink>(self, to: &mut Connection<W>, waiter: W, deadline: Tick) {
+    pub fn push<W: Sink>(self, to: &mut Connection<W>, waiter: W, term: Term) {
         match self {
-            Self::Borrowed(request) => to.push(request, waiter, deadline),
-            Self::Owned(request) => to.push_owned(&request, waiter, deadline, false),
+            Self::Borrowed(request) => to.push(request, waiter, term),
+            Self::Owned(request) => to.push_owned(&request, waiter, term, false),
         }
     }
 
@@ -115,8 +130,15 @@ fn renew(block: &mut BytesMut, len: usize) {
 pub(super) struct Queued<W> {
     pub request: OwnedRequest,
     pub waiter: W,
-    pub deadline: Tick,
+    pub term: Term,
     pub retried: bool,
+}
+
+impl<W> Queued<W> {
+    fn asked(&self) -> Asked {
+        let made = self.term.made;
+        Asked { verb: self.request.verb(), keys: self.request.keys(), made }
+    }
 }
 
 /// Invariant: `bytes == sum(request.payload_len())`.
@@ -142,10 +164,10 @@ impl<W: Waiter> Queue<W> {
         self.bytes
     }
 
-    pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, deadline: Tick) {
+    pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, term: Term) {
         let request = outgoing.into_owned();
         self.bytes += request.payload_len();
-        self.waiting.push_back(Queued { request, waiter, deadline, retried: false });
+        self.waiting.push_back(Queued { request, waiter, term, retried: false });
     }
 
     /// For what waited before all others, and must go on now.
@@ -155,7 +177,7 @@ impl<W: Waiter> Queue<W> {
     }
 
     /// The next one that somebody still waits for.
-    pub fn pop(&mut self) -> Option<Queued<W>> {
+    pub fn pop(&mut self, tally: &mut Tally) -> Option<Queued<W>> {
         loop {
             let queued = self.waiting.pop_front()?;
             self.bytes -= queued.request.payload_len();
@@ -163,29 +185,34 @@ impl<W: Waiter> Queue<W> {
                 return Some(queued);
             }
             // Not sent; whoever asked went away, and the waiter expects to be told.
+            tally.ended(queued.asked(), Outcome::Cancelled);
             queued.waiter.reply(&Reply::End);
         }
     }
 
     /// Hands out those whose deadline is at or before `now`, and says when the next one is.
-    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W, Verb)) -> Tick {
-        if self.waiting.iter().any(|queued| queued.deadline <= now) {
+    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W, Asked)) -> Tick {
+        if self.waiting.iter().any(|queued| queued.term.deadline <= now) {
             for queued in std::mem::take(&mut self.waiting) {
-                if queued.deadline <= now {
+                if queued.term.deadline <= now {
                     self.bytes -= queued.request.payload_len();
-                    expired(queued.waiter, queued.request.verb());
+                    let asked = queued.asked();
+                    expired(queued.waiter, asked);
                 } else {
                     self.waiting.push_back(queued);
                 }
             }
         }
-        self.waiting.iter().map(|queued| queued.deadline).min().unwrap_or(NEVER)
+        self.waiting.iter().map(|queued| queued.term.deadline).min().unwrap_or(NEVER)
     }
 
     /// Everybody, in order.
-    pub fn drain(&mut self) -> impl Iterator<Item = W> {
+    pub fn drain(&mut self) -> impl Iterator<Item = (W, Asked)> {
         self.bytes = 0;
-        self.waiting.drain(..).map(|queued| queued.waiter)
+        self.waiting.drain(..).map(|queued| {
+            let asked = queued.asked();
+            (queued.waiter, asked)
+        })
     }
 }
 

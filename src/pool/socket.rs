@@ -35,7 +35,8 @@ pub fn tcp(stream: TcpStream) -> io::Result<Box<dyn Io>> {
     Ok(Box::new(Socket::new(stream.into_std()?)?))
 }
 
-pub fn unix(stream: UnixStream) -> io::Result<Box<dyn Io>> {
+pub async fn unix(path: &str) -> io::Result<Box<dyn Io>> {
+    let stream = UnixStream::connect(path).await?;
     Ok(Box::new(Socket::new(stream.into_std()?)?))
 }
 

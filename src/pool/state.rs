@@ -12,7 +12,7 @@ use super::metrics::{ConnectLatencies, Metrics};
 use super::moves::Place;
 use super::pool::{LeaseId, PoolConfig, Waiter};
 use super::queue::{LeaseQueue, Queue};
-use crate::protocol::{NEVER, Sink, Tick, Verb};
+use crate::protocol::{Asked, NEVER, Outcome, Sink, Tally, Tick};
 
 /// A connection with more than this to write or to read of one value takes no more requests.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -49,6 +49,9 @@ pub(super) struct State<W: Sink> {
     pub wants_own: bool,
     pub place: Place,
     pub metrics: Metrics,
+    pub tally: Tally,
+    /// Connections that were lost, and had none to take their place yet.
+    pub unreplaced: u64,
     pub latencies: ConnectLatencies,
 }
 
@@ -135,11 +138,11 @@ impl<W: Waiter> State<W> {
     }
 
     /// Closes all connections; who waits on them is handed out in order.
-    pub fn take_connections(&mut self) -> Vec<(W, Verb)> {
+    pub fn take_connections(&mut self) -> Vec<(W, Asked)> {
         let mut orphans = Vec::new();
         for entry in std::mem::take(&mut self.connections) {
             self.count_out(&entry);
-            orphans.extend(entry.connection.dismantle().into_iter().map(|o| (o.sink, o.verb)));
+            orphans.extend(entry.connection.dismantle().into_iter().map(|o| (o.sink, o.asked)));
         }
         orphans
     }
@@ -149,6 +152,18 @@ impl<W: Waiter> State<W> {
         self.metrics.connections_closed += 1;
         self.metrics.bytes_read += entry.connection.bytes_read();
         self.metrics.bytes_written += entry.connection.bytes_written();
+        self.metrics.keys_shared += entry.connection.shared_keys();
+    }
+
+    /// Everybody in the queues, who is told for the same reason.
+    pub fn take_queues(&mut self, outcome: Outcome) -> Vec<W> {
+        let mut waiting = Vec::new();
+        for (waiter, asked) in self.queue.drain() {
+            self.tally.ended(asked, outcome);
+            waiting.push(waiter);
+        }
+        waiting.extend(self.leases.drain());
+        waiting
     }
 
     pub fn purge(&mut self, at: usize) {

@@ -38,8 +38,11 @@ impl<W: Waiter> Shared<W> {
         let (answered, refused) = (connection.answered(), connection.refused());
         let late = connection.answered_late();
         let (read, written) = (connection.bytes_read(), connection.bytes_written());
-        let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(cx)))
-            .unwrap_or(Poll::Ready(Cause::Panicked));
+        let polled = {
+            let (clock, tally) = (|| self.context.now(), &mut state.tally);
+            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, tally)))
+                .unwrap_or(Poll::Ready(Cause::Panicked))
+        };
         let is_first = answered == 0;
         let (answered, refused) =
             (connection.answered() - answered, connection.refused() - refused);
@@ -47,8 +50,9 @@ impl<W: Waiter> Shared<W> {
         if connection.has_more() {
             self.context.wake_later(cx.waker());
         }
-        entry.looked_at = self.context.now();
-        if connection.bytes_read() > read {
+        let has_read = connection.bytes_read() > read;
+        entry.looked_at = if has_read { connection.read_at() } else { self.context.now() };
+        if has_read {
             state.health.heard(entry.looked_at);
         }
         if connection.bytes_written() > written {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::Instant;
 
 use super::address::Address;
@@ -30,6 +30,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Sent data may stay unacknowledged this long before the kernel gives the connection up.
+#[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// To a node.
@@ -54,7 +55,7 @@ pub(super) async fn connect(
 ) -> io::Result<(Box<dyn Io>, Option<IpAddr>)> {
     let (host, port) = match way.address {
         Address::Unix { path } => {
-            return Ok((socket::unix(UnixStream::connect(path).await?)?, None));
+            return Ok((socket::unix(path).await?, None));
         }
         Address::Tcp { host, port } => (host.as_str(), *port),
     };

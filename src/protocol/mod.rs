@@ -7,6 +7,7 @@
 //! | `reply`, `decode` | the answers to these, "Error strings" |
 //! | `binary` | doc/protocol-binary.txt, below the text |
 //! | `outgoing` | what is to be written |
+//! | `tally` | what is counted |
 //! | `pipeline` | the order of answers: one connection answers in the order it was asked |
 pub mod binary;
 mod decode;
@@ -18,6 +19,7 @@ mod outgoing;
 mod pipeline;
 mod reply;
 mod request;
+mod tally;
 
 pub use decode::{Decoder, Frame, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
 pub use encode::encode;
@@ -27,7 +29,8 @@ pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use outgoing::Outgoing;
 pub use pipeline::{
     CONNECTION_REFUSED, Expired, LARGE_VALUE_LEN, MAX_LINE_LEN, NEVER, Orphan, OwnedRequest,
-    Pipeline, Sink, Tick,
+    Pipeline, Sink, Term, Tick,
 };
 pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 pub use request::{ArithmeticVerb, Command, Request, RetrievalVerb, StatsArgs, StorageVerb, Verb};
+pub use tally::{Asked, CommandTally, LATENCY_BOUNDS, Latency, Outcome, Tally};

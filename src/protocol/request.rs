@@ -132,6 +132,33 @@ pub enum Verb {
 }
 
 impl Verb {
+    pub const COUNT: usize = Self::Auth as usize + 1;
+    /// In the order of their numbers.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Get,
+        Self::Gets,
+        Self::Gat,
+        Self::Gats,
+        Self::Set,
+        Self::Add,
+        Self::Replace,
+        Self::Append,
+        Self::Prepend,
+        Self::Cas,
+        Self::Delete,
+        Self::Incr,
+        Self::Decr,
+        Self::MetaArithmetic,
+        Self::Touch,
+        Self::FlushAll,
+        Self::Version,
+        Self::Stats,
+        Self::Verbosity,
+        Self::CacheMemlimit,
+        Self::ConfigGetCluster,
+        Self::Auth,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Get => "get",

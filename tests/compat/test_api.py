@@ -123,6 +123,7 @@ CLIENT = {
 NEW = {
     "add_many": "(self, items, *, flags=0, exptime=0, noreply=False)",
     "delete_many": "(self, keys, *, noreply=False)",
+    "metrics": "(self)",
     "node_for": "(self, key)",
     "ping": "(self)",
     "set_many": "(self, items, *, flags=0, exptime=0, noreply=False)",
@@ -495,6 +496,9 @@ class TestMetrics:
             "protocol_errors",
             "bytes_read",
             "bytes_written",
+            "connections_idle",
+            "reconnects",
+            "keys_shared",
         ]
 
     def test_is_a_mutable_value(self):

@@ -194,7 +194,7 @@ def test_what_cannot_be_read_is_a_miss(server, cache, call, caplog, monkeypatch)
     assert call("get", "k", "default") == "default"
     assert call("get_many", ["k", "kept"]) == {"kept": 1}
     name = cache.make_key("k")
-    server.ask(f"set {name} 8 0 1\r\nx\r\n".encode())
+    server.command(f"set {name} 8 0 1\r\nx\r\n".encode())
     assert call("get", "k") is None
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
 

@@ -3,6 +3,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use _emcache::pool::Connection;
+use _emcache::protocol::Tally;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::support::{NO_DEADLINE, Told, run, with_get, with_set};
@@ -13,11 +14,13 @@ fn connection(capacity: usize) -> (Connection<Told>, DuplexStream) {
 }
 
 async fn until_closed(connection: &mut Connection<Told>) -> String {
-    poll_fn(|cx| connection.poll(cx)).await.to_string()
+    let mut tally = Tally::default();
+    poll_fn(|cx| connection.poll(cx, || 0, &mut tally)).await.to_string()
 }
 
 async fn for_a_while(connection: &mut Connection<Told>) {
-    let closed = poll_fn(|cx| connection.poll(cx));
+    let mut tally = Tally::default();
+    let closed = poll_fn(|cx| connection.poll(cx, || 0, &mut tally));
     assert!(tokio::time::timeout(Duration::from_millis(20), closed).await.is_err());
 }
 

@@ -88,7 +88,11 @@ fn a_dead_node_turns_unhealthy_and_fails_at_once() {
         drop(listener);
         let bed = Bed::new(&address, config());
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        bed.pool.on_health(move |healthy| tell.send(healthy).unwrap());
+        bed.pool.on_change(move |change| {
+            if let Some(healthy) = change.health() {
+                tell.send(healthy).unwrap();
+            }
+        });
         let waiting = bed.get("a");
         assert_eq!(told.recv().await, Some(false));
         let error = waiting.await.unwrap().unwrap_err();
@@ -280,7 +284,11 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
         let config = PoolConfig { timeout: limit, max_connections: 1, ..config() };
         let bed = Bed::new(&listener.address, config);
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        bed.pool.on_health(move |healthy| tell.send(healthy).unwrap());
+        bed.pool.on_change(move |change| {
+            if let Some(healthy) = change.health() {
+                tell.send(healthy).unwrap();
+            }
+        });
         let silent = listener.accept().await;
         let started = Instant::now();
         while bed.pool.metrics().requests_timed_out < 3 {
@@ -314,7 +322,11 @@ fn a_server_that_hangs_up_on_everybody_turns_unhealthy() {
         let listener = Listener::bind().await;
         let bed = Bed::new(&listener.address, config());
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        bed.pool.on_health(move |healthy| tell.send(healthy).unwrap());
+        bed.pool.on_change(move |change| {
+            if let Some(healthy) = change.health() {
+                tell.send(healthy).unwrap();
+            }
+        });
         let server = tokio::task::spawn_local(async move {
             loop {
                 drop(listener.accept().await);

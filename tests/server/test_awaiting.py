@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import itertools
+import sys
 import weakref
 
 import pytest
@@ -253,3 +254,39 @@ def test_a_loop_that_makes_futures_of_its_own(server):
 
     with asyncio.Runner(loop_factory=LoopOfOwnFutures) as runner:
         runner.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="futures do not know who awaits them")
+class TestWhoAwaits:
+    """`asyncio.print_call_graph` shows what futures and tasks know of each other."""
+
+    def test_a_borrowed_future_forgets_its_tasks(self, server):
+        async def main():
+            loop = asyncio.get_running_loop()
+            async with emcache.create_client([server.address]) as client:
+
+                async def some():
+                    for _ in range(5):
+                        await client.get(b"awaiting")
+
+                tasks = [asyncio.create_task(some()) for _ in range(20)]
+                watched = [weakref.ref(task) for task in tasks]
+                await asyncio.wait(tasks)
+                tasks.clear()
+                gc.collect()
+                futures = [future for made in loop.made if (future := made()) is not None]
+                assert not any(future._asyncio_awaited_by for future in futures)
+                assert not any(task() for task in watched)
+
+        run_counting(main)
+
+    @within(20)
+    async def test_a_waiting_call_is_in_the_call_graph(self):
+        async with scripted(hold) as peer, client_of(peer, timeout=None) as client:
+            task = asyncio.create_task(client.get(b"awaiting"))
+            await asyncio.sleep(0)
+            graph = asyncio.format_call_graph(task)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert "Client.get()" in graph

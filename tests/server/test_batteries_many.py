@@ -40,7 +40,7 @@ class TestChanges:
         for node in cluster:
             mine = [k for k in items if client.node_for(k) == node.address]
             assert mine
-            assert node.ask(b"mg %s t\r\nget _\r\n" % mine[0]).startswith(b"HD t")
+            assert node.command(b"mg %s t\r\n" % mine[0]).startswith(b"HD t")
 
     async def test_add_many(self, client, key):
         a, b, c = numbered(key, 3)

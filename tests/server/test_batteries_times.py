@@ -14,7 +14,7 @@ AFTER_THE_END = datetime(2040, 1, 1, tzinfo=UTC)
 
 def ttl(server, key) -> int | None:
     """Seconds that the server says are left; -1: for ever; None: it is gone."""
-    words = server.ask(b"mg %s t\r\nget _\r\n" % key).split()
+    words = server.command(b"mg %s t\r\n" % key).split()
     return None if words[0] == b"EN" else int(words[1].removeprefix(b"t"))
 
 

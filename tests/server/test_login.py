@@ -11,7 +11,7 @@ from support.calls import client_of, outcomes, until, within
 from support.faults import Faults, Link, Recorder, fault_proxy
 from support.memcached import memcached
 from support.oracle import answer
-from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
+from support.sasl import PASSWORD, USER, file_memcached, lets_in, sasl_memcached
 from support.scripted import hold, scripted
 from support.tls import certificates, tls_memcached
 
@@ -439,14 +439,16 @@ class TestNothingIsInjected:
 
     @within(20)
     async def test_a_password_with_spaces(self):
-        """Memcached reads it up to the first of them: right for nobody, and never a command."""
+        """Never a command. Memcached 1.6.45 takes all of it, 1.6.38 reads up to the first space."""
         password = "x flush_all"
         with file_memcached(password=password) as server:
             server.allow(user=password, admin="admin")
+            takes_spaces = lets_in(server, USER, password)
+            refused = contextlib.nullcontext() if takes_spaces else pytest.raises(REFUSED)
             options = {"username": USER, "password": password} | PATIENT
             async with emcache.create_client([server.address], **options) as client:
-                with at_once(), pytest.raises(REFUSED):
-                    await client.get(b"k")
+                with at_once(), refused:
+                    assert await client.get(b"k") is None
             server.login = {"username": "admin", "password": "admin"}
             while (stats := await asyncio.to_thread(counters, server)) is None:
                 await asyncio.sleep(0.1)

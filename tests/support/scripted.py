@@ -38,6 +38,9 @@ class Connection:
     async def send(self, *pieces: bytes, pause: float = 0.0) -> None:
         """Send the pieces one by one, each in a segment of its own."""
         for piece in pieces:
+            if self.writer.transport.is_closing():
+                # uvloop's streams raise RuntimeError for it.
+                raise ConnectionResetError("the client is gone")
             self.writer.write(piece)
             await self.writer.drain()
             await asyncio.sleep(pause)

@@ -26,7 +26,7 @@ class Preset:
             raise ValueError("compress_from must be >= 1 byte, or None")
         self._pickle = pickle
         self.reads: Compression = Zlib(flag=ZLIB, min_size=compress_from or 0)
-        self.writes = None if compress_from is None else self.reads
+        self.writes: Compression | None = None if compress_from is None else self.reads
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(pickle={self._pickle})"

@@ -90,7 +90,8 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         if client_timeout is not None:
             chosen["timeout"] = float(client_timeout)
         super().__init__(serializer=serializer or JsonSerializer(), **options)
-        self.nodes = addresses = _nodes(endpoint, port, nodes, path)
+        addresses = _nodes(endpoint, port, nodes, path)
+        self.nodes: list[Address] = addresses
         client_options = of_text(chosen)
         self._clients = ClientPerLoop(lambda: create_client(addresses, **client_options))
 

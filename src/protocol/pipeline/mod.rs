@@ -27,6 +27,7 @@ use super::key::Key;
 use super::outgoing::Outgoing;
 use super::reply::{ErrorKind, ItemRef, Reply, Shape, StatLine};
 use super::request::{Request, RetrievalVerb, StorageVerb, Verb};
+use super::tally::{Asked, Tally};
 use keys::KeyFifo;
 
 /// The longest retrieval line, CRLF included: some servers and proxies refuse longer ones.
@@ -49,6 +50,20 @@ const RECEIVED_TO: usize = 64 * 1024 * 1024;
 pub type Tick = u64;
 /// A deadline that does not come.
 pub const NEVER: Tick = Tick::MAX;
+
+/// When a request was made, and until when its caller waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    pub made: Tick,
+    pub deadline: Tick,
+}
+
+/// For those who do not ask how long it took.
+impl From<Tick> for Term {
+    fn from(deadline: Tick) -> Self {
+        Self { made: 0, deadline }
+    }
+}
 
 /// Who waits for an answer. A sink must not call back into the pipeline that feeds it.
 pub trait Sink {
@@ -93,7 +108,7 @@ pub enum OwnedRequest {
 #[derive(Debug)]
 pub struct Orphan<S> {
     pub sink: S,
-    pub verb: Verb,
+    pub asked: Asked,
     pub deadline: Tick,
     pub retried: bool,
     /// Whether a byte of it may have been sent.
@@ -107,7 +122,7 @@ pub struct Orphan<S> {
 #[derive(Debug)]
 pub struct Expired<S> {
     pub sink: S,
-    pub verb: Verb,
+    pub asked: Asked,
     /// Whether a byte of it was sent.
     pub sent: bool,
 }
@@ -129,6 +144,14 @@ impl OwnedRequest {
         match self {
             Self::Retrieval { verb, .. } => verb.verb(),
             Self::Encoded { verb, .. } | Self::Storage { verb, .. } => *verb,
+        }
+    }
+
+    /// How many keys are asked for; 0: it is no retrieval.
+    pub fn keys(&self) -> u32 {
+        match self {
+            Self::Retrieval { keys, .. } => u32::try_from(keys.len()).unwrap_or(u32::MAX),
+            Self::Encoded { .. } | Self::Storage { .. } => 0,
         }
     }
 
@@ -159,9 +182,21 @@ struct Slot<S> {
     /// How many keys of the line are this slot's; 0 for a command.
     keys: u32,
     retried: bool,
-    deadline: Tick,
+    term: Term,
     /// Where its bytes, from the start of its line, begin in all that was ever encoded.
     start: u64,
+}
+
+impl<S> Slot<S> {
+    fn asked(&self) -> Asked {
+        Asked { verb: self.verb, keys: self.keys, made: self.term.made }
+    }
+}
+
+/// What is needed to count an answer.
+struct Book<'a> {
+    tally: &'a mut Tally,
+    now: Tick,
 }
 
 #[derive(Debug)]
@@ -214,11 +249,14 @@ pub struct Pipeline<S: Sink> {
     cursor: Cursor,
     /// Which keys of the front line have their item.
     assigned: Vec<u64>,
+    /// How many have.
+    found: u32,
     encoded: u64,
     answered: u64,
     answered_late: u64,
     refused: u64,
     large_keys: Vec<Bytes>,
+    shared_keys: u64,
     max_merged_keys: u32,
     must_close: Option<ErrorKind>,
 }
@@ -236,11 +274,13 @@ impl<S: Sink> Pipeline<S> {
             was_long: false,
             cursor: Cursor::default(),
             assigned: Vec::new(),
+            found: 0,
             encoded: 0,
             answered: 0,
             answered_late: 0,
             refused: 0,
             large_keys: Vec::new(),
+            shared_keys: 0,
             max_merged_keys,
             must_close: None,
         }
@@ -269,12 +309,12 @@ impl<S: Sink> Pipeline<S> {
     /// The deadline of the request that is answered next, if its caller was told already that its time
     /// is up.
     pub fn overdue_since(&self) -> Option<Tick> {
-        self.slots.front().filter(|slot| slot.sink.is_none()).map(|slot| slot.deadline)
+        self.slots.front().filter(|slot| slot.sink.is_none()).map(|slot| slot.term.deadline)
     }
 
     /// The deadline of the request that is answered next; [`NEVER`] if there is none.
     pub fn front_deadline(&self) -> Tick {
-        self.slots.front().map_or(NEVER, |slot| slot.deadline)
+        self.slots.front().map_or(NEVER, |slot| slot.term.deadline)
     }
 
     /// Slots whose answers nobody waits for any more. Looks at each.
@@ -283,14 +323,19 @@ impl<S: Sink> Pipeline<S> {
         self.slots.iter().filter(gone).count()
     }
 
+    /// Keys that another request of the same line asks for too: the server is asked once.
+    pub fn shared_keys(&self) -> u64 {
+        self.shared_keys
+    }
+
     /// Keys whose values were large, since the last call.
     pub fn take_large_keys(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.large_keys)
     }
 
     /// Those who wait, of a pipeline that cannot be trusted any more.
-    pub fn into_sinks(self) -> impl Iterator<Item = (S, Verb)> {
-        self.slots.into_iter().filter_map(|slot| slot.sink.map(|sink| (sink, slot.verb)))
+    pub fn into_sinks(self) -> impl Iterator<Item = (S, Asked)> {
+        self.slots.into_iter().filter_map(|mut slot| Some((slot.sink.take()?, slot.asked())))
     }
 
     /// How much of the frame that is being read is still to come, where that is known and `read` bytes are
@@ -321,17 +366,24 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Encodes a request to `out` and waits for its answer.
-    pub fn push(&mut self, request: &Request<'_>, sink: S, deadline: Tick, out: &mut Outgoing) {
+    pub fn push(
+        &mut self,
+        request: &Request<'_>,
+        sink: S,
+        term: impl Into<Term>,
+        out: &mut Outgoing,
+    ) {
+        let term = term.into();
         match request {
             Request::Retrieval { verb, keys: [key] } => {
-                self.push_key(*verb, *key, sink, deadline, false, out);
+                self.push_key(*verb, *key, sink, term, false, out);
             }
             Request::Retrieval { verb, keys } => {
-                self.push_keys(*verb, keys.iter().copied(), sink, deadline, false, out);
+                self.push_keys(*verb, keys.iter().copied(), sink, term, false, out);
             }
             Request::Command(command) => {
                 let verb = command.verb();
-                self.push_encoded(verb, sink, deadline, false, out, |out| {
+                self.push_encoded(verb, sink, term, false, out, |out| {
                     encode(command, out.tail());
                 });
             }
@@ -343,27 +395,28 @@ impl<S: Sink> Pipeline<S> {
         &mut self,
         request: &OwnedRequest,
         sink: S,
-        deadline: Tick,
+        term: impl Into<Term>,
         retried: bool,
         out: &mut Outgoing,
     ) {
+        let term = term.into();
         match request {
             OwnedRequest::Retrieval { verb, keys } => match keys.as_slice() {
                 [key] => {
-                    self.push_key(*verb, Key::trusted(key), sink, deadline, retried, out);
+                    self.push_key(*verb, Key::trusted(key), sink, term, retried, out);
                 }
                 keys => {
                     let keys = keys.iter().map(|key| Key::trusted(key));
-                    self.push_keys(*verb, keys, sink, deadline, retried, out);
+                    self.push_keys(*verb, keys, sink, term, retried, out);
                 }
             },
             OwnedRequest::Encoded { verb, wire } => {
-                self.push_encoded(*verb, sink, deadline, retried, out, |out| {
+                self.push_encoded(*verb, sink, term, retried, out, |out| {
                     out.tail().extend_from_slice(wire);
                 });
             }
             OwnedRequest::Storage { verb, head, value } => {
-                self.push_encoded(*verb, sink, deadline, retried, out, |out| {
+                self.push_encoded(*verb, sink, term, retried, out, |out| {
                     out.tail().extend_from_slice(head);
                     out.push_shared(value.clone());
                     out.tail().extend_from_slice(b"\r\n");
@@ -376,7 +429,7 @@ impl<S: Sink> Pipeline<S> {
         &mut self,
         verb: Verb,
         sink: S,
-        deadline: Tick,
+        term: Term,
         retried: bool,
         out: &mut Outgoing,
         write: impl FnOnce(&mut Outgoing),
@@ -386,7 +439,7 @@ impl<S: Sink> Pipeline<S> {
         write(out);
         self.encoded += (out.len() - before) as u64;
         let sink = Some(sink);
-        self.slots.push_back(Slot { sink, verb, keys: 0, retried, deadline, start });
+        self.slots.push_back(Slot { sink, verb, keys: 0, retried, term, start });
     }
 
     fn push_key(
@@ -394,7 +447,7 @@ impl<S: Sink> Pipeline<S> {
         verb: RetrievalVerb,
         key: Key<'_>,
         sink: S,
-        deadline: Tick,
+        term: Term,
         retried: bool,
         out: &mut Outgoing,
     ) {
@@ -414,6 +467,7 @@ impl<S: Sink> Pipeline<S> {
             self.append_key(key, out);
         }
         self.keys.push(key, alias);
+        self.shared_keys += u64::from(alias);
         let Some(line) = self.lines.back_mut() else { return };
         line.slots += 1;
         line.keys += 1;
@@ -423,7 +477,7 @@ impl<S: Sink> Pipeline<S> {
             open.seen |= seen;
         }
         let verb = verb.verb();
-        self.slots.push_back(Slot { sink: Some(sink), verb, keys: 1, retried, deadline, start });
+        self.slots.push_back(Slot { sink: Some(sink), verb, keys: 1, retried, term, start });
         if full {
             self.close_line(out);
         }
@@ -434,7 +488,7 @@ impl<S: Sink> Pipeline<S> {
         verb: RetrievalVerb,
         keys: impl Iterator<Item = Key<'k>>,
         sink: S,
-        deadline: Tick,
+        term: Term,
         retried: bool,
         out: &mut Outgoing,
     ) {
@@ -455,14 +509,7 @@ impl<S: Sink> Pipeline<S> {
             line.keys = count;
         }
         let verb = verb.verb();
-        self.slots.push_back(Slot {
-            sink: Some(sink),
-            verb,
-            keys: count,
-            retried,
-            deadline,
-            start,
-        });
+        self.slots.push_back(Slot { sink: Some(sink), verb, keys: count, retried, term, start });
         self.close_line(out);
     }
 
@@ -519,8 +566,16 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Gives the answers in `buf` to their sinks and says how many bytes were used. The rest must be
-    /// given again, with what came after it. `written`: how many of the encoded bytes were sent.
-    pub fn feed(&mut self, buf: &[u8], written: u64) -> Result<usize, ProtocolError> {
+    /// given again, with what came after it. `written`: how many of the encoded bytes were sent; `now`: when
+    /// `buf` was read, for the `tally`.
+    pub fn feed(
+        &mut self,
+        buf: &[u8],
+        written: u64,
+        now: Tick,
+        tally: &mut Tally,
+    ) -> Result<usize, ProtocolError> {
+        let mut book = Book { tally, now };
         let mut pos = 0;
         while pos < buf.len() && self.must_close.is_none() {
             if self.receiving.is_some() {
@@ -571,7 +626,7 @@ impl<S: Sink> Pipeline<S> {
                 Frame::Reply(Reply::Error(error)) if error.line == CONNECTION_REFUSED => {
                     return Err(ProtocolError::TooManyConnections);
                 }
-                Frame::Reply(reply) => self.finish(&reply),
+                Frame::Reply(reply) => self.finish(&reply, &mut book),
             }
             pos += len;
         }
@@ -696,6 +751,7 @@ impl<S: Sink> Pipeline<S> {
 
     fn deliver(&mut self, at: Cursor, item: &ItemRef<'_>, kept: Option<&S::Kept>) {
         self.assigned[at.ordinal as usize / 64] |= 1 << (at.ordinal % 64);
+        self.found += 1;
         if let Some(sink) = &mut self.slots[at.slot as usize].sink {
             sink.item(at.index as usize, item, kept);
         }
@@ -705,10 +761,10 @@ impl<S: Sink> Pipeline<S> {
         self.assigned.get(ordinal as usize / 64).is_some_and(|w| w & (1 << (ordinal % 64)) != 0)
     }
 
-    fn finish(&mut self, reply: &Reply<'_>) {
+    fn finish(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
         let is_retrieval = self.slots.front().is_some_and(|slot| slot.keys > 0);
         if is_retrieval {
-            self.finish_line(reply);
+            self.finish_line(reply, book);
             return;
         }
         let Some(slot) = self.slots.pop_front() else { return };
@@ -717,32 +773,83 @@ impl<S: Sink> Pipeline<S> {
         {
             self.must_close = Some(error.kind);
         }
+        if slot.sink.is_some() {
+            let took = book.now.saturating_sub(slot.term.made);
+            book.tally.of(slot.verb).answered(reply, took);
+        }
         self.resolve(slot.sink, reply);
     }
 
-    fn finish_line(&mut self, reply: &Reply<'_>) {
+    fn finish_line(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
         let Some(line) = self.lines.pop_front() else { return };
         if self.lines.is_empty() {
             // It was answered, so it was written, so it had been closed.
             debug_assert!(self.open.is_none());
         }
-        let mut ordinal = 0;
-        for _ in 0..line.slots {
-            let Some(slot) = self.slots.pop_front() else { break };
-            let slot_keys = ordinal..ordinal + slot.keys;
-            ordinal += slot.keys;
-            // After an error the items that came are whole; only who misses one is told.
-            let complete = matches!(reply, Reply::Error(_))
-                && slot_keys.into_iter().all(|key| self.is_assigned(key));
-            self.resolve(slot.sink, if complete { &Reply::End } else { reply });
+        match reply {
+            Reply::Error(_) => self.refuse(&line, reply, book),
+            _ => self.complete(&line, reply, book),
         }
         self.assigned.clear();
+        self.found = 0;
         let next = match self.lines.front() {
             Some(next) => next.keys_start,
             None => self.keys.end(),
         };
         self.keys.release_to(next);
         self.cursor = Cursor { position: next, ..Cursor::default() };
+    }
+
+    fn complete(&mut self, line: &Line, reply: &Reply<'_>, book: &mut Book<'_>) {
+        let command = book.tally.of(line.verb.verb());
+        let mut keys = line.keys;
+        let mut hits = self.found;
+        let mut ordinal = 0;
+        for _ in 0..line.slots {
+            let Some(slot) = self.slots.pop_front() else { break };
+            if let Some(sink) = slot.sink {
+                command.latency.record(book.now.saturating_sub(slot.term.made));
+                sink.reply(reply);
+            } else {
+                // Counted when its time was up.
+                self.answered_late += 1;
+                keys -= slot.keys;
+                hits -= self.found(ordinal, slot.keys);
+            }
+            ordinal += slot.keys;
+        }
+        self.answered += u64::from(line.slots);
+        command.retrieved(hits, keys - hits);
+    }
+
+    /// After an error the items that came are whole; only who misses one is told.
+    #[cold]
+    fn refuse(&mut self, line: &Line, error: &Reply<'_>, book: &mut Book<'_>) {
+        let command = book.tally.of(line.verb.verb());
+        let mut ordinal = 0;
+        for _ in 0..line.slots {
+            let Some(slot) = self.slots.pop_front() else { break };
+            let (keys, found) = (slot.keys, self.found(ordinal, slot.keys));
+            ordinal += keys;
+            if slot.sink.is_some() {
+                command.latency.record(book.now.saturating_sub(slot.term.made));
+                if found == keys {
+                    command.retrieved(keys, 0);
+                } else {
+                    command.refused(error, keys);
+                }
+            }
+            self.resolve(slot.sink, if found == keys { &Reply::End } else { error });
+        }
+    }
+
+    /// How many of the keys of the slot that begins at `ordinal` have their item. A slot of many keys has its
+    /// line for itself.
+    fn found(&self, ordinal: u32, keys: u32) -> u32 {
+        match keys {
+            1 => u32::from(self.is_assigned(ordinal)),
+            _ => self.found,
+        }
     }
 
     fn resolve(&mut self, sink: Option<S>, reply: &Reply<'_>) {
@@ -765,10 +872,10 @@ impl<S: Sink> Pipeline<S> {
             if slot.sink.is_none() {
                 continue;
             }
-            if slot.deadline > now {
-                next = next.min(slot.deadline);
+            if slot.term.deadline > now {
+                next = next.min(slot.term.deadline);
             } else if let Some(sink) = slot.sink.take() {
-                expired(Expired { sink, verb: slot.verb, sent: slot.start < written });
+                expired(Expired { sink, asked: slot.asked(), sent: slot.start < written });
             }
         }
         next
@@ -798,10 +905,10 @@ impl<S: Sink> Pipeline<S> {
                     .and_then(|(start, end)| unsent.copy(start, end))
                     .map(|wire| OwnedRequest::Encoded { verb: slot.verb, wire })
             };
-            let Slot { sink, verb, deadline, retried, start, .. } = slot;
-            let sent = start < written;
+            let (asked, sent) = (slot.asked(), slot.start < written);
+            let Slot { sink, term: Term { deadline, .. }, retried, .. } = slot;
             if let Some(sink) = sink {
-                orphans.push(Orphan { sink, verb, deadline, retried, sent, again });
+                orphans.push(Orphan { sink, asked, deadline, retried, sent, again });
             }
         }
         *self = Self::new(self.max_merged_keys);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::{ArithmeticVerb, Command, StorageVerb};
+use crate::protocol::{ArithmeticVerb, Command, CommandTally, StorageVerb};
 
 /// Writes what it was told into a log that the test reads.
 #[derive(Debug)]
@@ -45,6 +45,7 @@ struct Bed {
     in_place: bool,
     out: Outgoing,
     log: Rc<RefCell<Vec<String>>>,
+    tally: Tally,
     kept: Rc<RefCell<Vec<Bytes>>>,
 }
 
@@ -56,7 +57,8 @@ impl Bed {
     fn new(max_merged_keys: u32) -> Self {
         let (log, kept) = (Rc::default(), Rc::default());
         let pipeline = Pipeline::new(max_merged_keys);
-        Self { pipeline, in_place: true, out: Outgoing::default(), log, kept }
+        let (out, tally) = (Outgoing::default(), Tally::default());
+        Self { pipeline, in_place: true, out, log, tally, kept }
     }
 
     fn sink(&self, name: &str) -> Logged {
@@ -111,13 +113,22 @@ impl Bed {
             }
             buf.extend_from_slice(&wire[from..cut]);
             from = cut;
-            let used = self.pipeline.feed(&buf, u64::MAX)?;
+            let used = self.pipeline.feed(&buf, u64::MAX, 0, &mut self.tally)?;
             assert!(used <= buf.len());
             buf.drain(..used);
         }
         assert!(buf.is_empty() || self.pipeline.in_flight() > 0);
         Ok(self.log.take())
     }
+}
+
+/// What was counted.
+fn counted(tally: &Tally) -> String {
+    let of_command = |(verb, command): (Verb, &CommandTally)| {
+        let outcomes: Vec<_> = command.outcomes().map(|(name, n)| format!("{name} {n}")).collect();
+        format!("{}: {}", verb.name(), outcomes.join(", "))
+    };
+    tally.commands().map(of_command).collect::<Vec<_>>().join("; ")
 }
 
 /// Some of everything, and its answer.
@@ -209,7 +220,7 @@ fn whoever_is_told_that_its_time_is_up_gets_no_rest_of_a_value() {
     bed.pipeline.push(&request, sink, 5, &mut bed.out);
     bed.gets(&["b"]).gets(&["a"]);
     bed.pipeline.close_line(&mut bed.out);
-    assert_eq!(bed.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX).unwrap(), 15);
+    assert_eq!(bed.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX, 0, &mut bed.tally).unwrap(), 15);
     assert_eq!(bed.pipeline.missing(0), 9);
     let mut expired = 0;
     bed.pipeline.expire(5, u64::MAX, |_| expired += 1);
@@ -223,7 +234,7 @@ fn a_connection_that_dies_within_a_value_hands_its_requests_back() {
     let mut bed = Bed::new(32);
     bed.gets(&["a"]).gets(&["b"]);
     bed.pipeline.close_line(&mut bed.out);
-    bed.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX).unwrap();
+    bed.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX, 0, &mut bed.tally).unwrap();
     let orphans = bed.pipeline.drain(&bed.out, u64::MAX);
     let asked: Vec<_> = orphans.iter().map(|orphan| orphan.again.is_some()).collect();
     assert_eq!(asked, [true, true]);
@@ -297,7 +308,10 @@ fn a_foreign_or_surplus_answer_is_an_error() {
 fn an_answer_to_what_was_not_written_is_an_error() {
     let mut bed = Bed::new(32);
     bed.gets(&["a"]);
-    assert!(matches!(bed.pipeline.feed(b"END\r\n", 0), Err(ProtocolError::Unsolicited(_))));
+    assert!(matches!(
+        bed.pipeline.feed(b"END\r\n", 0, 0, &mut Tally::default()),
+        Err(ProtocolError::Unsolicited(_))
+    ));
 }
 
 #[test]
@@ -315,6 +329,28 @@ fn an_error_line_reaches_who_misses_something() {
 }
 
 #[test]
+fn every_answer_is_counted_once_wherever_it_is_split() {
+    let expected = "get: hit 5, miss 2; gets: hit 1; gat: miss 1; set: stored 1; \
+        delete: not_found 1; incr: ok 1; touch: touched 1; flush_all: ok 1; version: ok 1; stats: ok 1";
+    let (_, answer, _) = mixed();
+    for cut in 0..answer.len() {
+        let (mut bed, answer, _) = mixed();
+        bed.answer(&answer, &[cut]).unwrap();
+        assert_eq!(counted(&bed.tally), expected, "{cut}");
+        assert_eq!(bed.pipeline.shared_keys(), 1);
+    }
+}
+
+#[test]
+fn an_error_counts_for_the_keys_that_miss_their_item() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]).gets(&["b"]).gets(&["m1", "m2", "m3"]);
+    let answer = b"VALUE a 0 1\r\n1\r\nSERVER_ERROR x\r\nVALUE m1 0 1\r\n1\r\nSERVER_ERROR x\r\n";
+    bed.answer(answer, &[]).unwrap();
+    assert_eq!(counted(&bed.tally), "get: hit 1, server_error 4");
+}
+
+#[test]
 fn a_refused_storage_head_ends_the_connection() {
     for (error, closes) in [
         ("ERROR", true),
@@ -324,7 +360,7 @@ fn a_refused_storage_head_ends_the_connection() {
         let mut bed = Bed::new(32);
         bed.set("s", b"flush_all").gets(&["a"]);
         let answer = format!("{error}\r\nOK\r\n");
-        let fed = bed.pipeline.feed(answer.as_bytes(), u64::MAX);
+        let fed = bed.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut Tally::default());
         assert_eq!(bed.pipeline.must_close().is_some(), closes, "{error}");
         // The surplus answer is not given to the get behind.
         assert_eq!(fed.is_ok(), closes, "{fed:?}");
@@ -341,13 +377,15 @@ fn an_expired_request_leaves_its_slot() {
         bed.pipeline.push(&request, sink, deadline, &mut bed.out);
     }
     let mut expired = Vec::new();
-    let next = bed.pipeline.expire(20, 0, |gone| expired.push((gone.sink.name, gone.verb)));
+    let next = bed.pipeline.expire(20, 0, |gone| expired.push((gone.sink.name, gone.asked.verb)));
     assert_eq!(next, 30);
     assert_eq!(expired, [("a".to_owned(), Verb::Get), ("b".to_owned(), Verb::Get)]);
     assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (3, 2));
     let answer = b"VALUE a 0 1\r\n1\r\nVALUE b 0 1\r\n2\r\nVALUE c 0 1\r\n3\r\nEND\r\n";
     assert_eq!(bed.answer(answer, &[]).unwrap(), [r#"c ["0:c=3 0 None"] End"#]);
     assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (0, 0));
+    // Late answers are of requests that were counted when they expired.
+    assert_eq!(counted(&bed.tally), "get: hit 1");
 }
 
 #[test]
@@ -379,7 +417,7 @@ fn a_dead_connection_gives_back_what_may_be_asked_again() {
                 Some(OwnedRequest::Retrieval { keys, .. }) => reads.push(keys.concat()),
                 Some(OwnedRequest::Encoded { wire, .. }) => writes.push(wire),
                 Some(OwnedRequest::Storage { .. }) => unreachable!("an orphan's bytes are copied"),
-                None => assert_eq!(orphan.verb, Verb::Set),
+                None => assert_eq!(orphan.asked.verb, Verb::Set),
             }
         }
         assert_eq!(reads, [b"a".as_slice(), b"b", b"cd", b"e"]);

@@ -1,0 +1,125 @@
+"""The metrics of :mod:`emcache.contrib.opentelemetry`."""
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+from .._arguments import address_text
+from ..base import Client
+from ..metrics import ClientMetrics, NodeMetrics, pools_added_up
+from ..version import __version__
+
+BOUNDS = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0]
+"""Seconds. Those of the conventions from 1 ms on, and finer ones below: caches are quick."""
+
+_FRESH = 0.2
+"""Seconds for which the gauges of one collection share a snapshot."""
+
+Read = Callable[[ClientMetrics, dict[str, int]], dict[str | None, int]]
+"""From the counters of a node to values, by their state if they have one."""
+
+
+class Meters:
+    """The instruments of one meter provider; it holds no client alive."""
+
+    def __init__(self, provider: MeterProvider) -> None:
+        meter = provider.get_meter("emcache", __version__)
+        self.duration = meter.create_histogram(
+            "db.client.operation.duration",
+            unit="s",
+            description="Duration of database client operations.",
+            explicit_bucket_boundaries_advisory=BOUNDS,
+        )
+        self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._taken: weakref.WeakKeyDictionary[Client, tuple[float, ClientMetrics]] = (
+            weakref.WeakKeyDictionary()
+        )
+        make = meter.create_observable_up_down_counter
+        for name, unit, description, read in (
+            ("count", "{connection}", "Connections, by state.", _count),
+            ("idle.min", "{connection}", "The least that are kept open.", _least),
+            ("max", "{connection}", "The most that may be open.", _most),
+            ("pending_requests", "{request}", "Requests that wait for a connection.", _pending),
+        ):
+            callbacks = [self._callback(read)]
+            make(f"db.client.connection.{name}", callbacks, unit=unit, description=description)
+
+    def add(self, client: Client) -> None:
+        """Observe a client from now on."""
+        if client not in self._clients:
+            with self._lock:
+                self._clients.add(client)
+
+    def remove(self, client: Client) -> None:
+        """Observe it no more."""
+        with self._lock:
+            self._clients.discard(client)
+
+    def clear(self) -> None:
+        """Observe no client more."""
+        with self._lock:
+            self._clients.clear()
+
+    def _callback(self, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            sums: dict[tuple[str, str | None], int] = {}
+            for name, metrics, node in self._nodes():
+                for state, value in read(metrics, pools_added_up([node.pool])).items():
+                    sums[name, state] = sums.get((name, state), 0) + value
+            for (name, state), value in sums.items():
+                attributes = {"db.client.connection.pool.name": name}
+                if state is not None:
+                    attributes["db.client.connection.state"] = state
+                yield Observation(value, attributes)
+
+        return observe
+
+    def _nodes(self) -> Iterator[tuple[str, ClientMetrics, NodeMetrics]]:
+        with self._lock:
+            clients = list(self._clients)
+        for client in clients:
+            if not client.closed:
+                metrics = self._metrics(client)
+                for node in metrics.nodes:
+                    yield address_text(node.address), metrics, node
+
+    def _metrics(self, client: Client) -> ClientMetrics:
+        now = time.monotonic()
+        with self._lock:
+            taken = self._taken.get(client)
+        if taken is None or now - taken[0] > _FRESH:
+            taken = now, client.metrics()
+            with self._lock:
+                self._taken[client] = taken
+        return taken[1]
+
+
+def _count(_: ClientMetrics, pool: dict[str, int]) -> dict[str | None, int]:
+    idle = pool["connections_idle"]
+    return {"idle": idle, "used": pool["cur_connections"] - idle}
+
+
+def _least(metrics: ClientMetrics, _: dict[str, int]) -> dict[str | None, int]:
+    return {None: metrics.min_connections}
+
+
+def _most(metrics: ClientMetrics, _: dict[str, int]) -> dict[str | None, int]:
+    return {None: metrics.max_connections}
+
+
+def _pending(_: ClientMetrics, pool: dict[str, int]) -> dict[str | None, int]:
+    return {None: pool["requests_queued"]}
+
+
+_METERS: weakref.WeakKeyDictionary[MeterProvider, Meters] = weakref.WeakKeyDictionary()
+
+
+def meters_of(provider: MeterProvider) -> Meters:
+    """Give the instruments of a provider: they can be made only once."""
+    if provider not in _METERS:
+        _METERS[provider] = Meters(provider)
+    return _METERS[provider]

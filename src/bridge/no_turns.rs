@@ -1,0 +1,40 @@
+//! Where there are no descriptors that asyncio could watch: no runtime to be run in turns, and with that
+//! [`super::thread_driver`] for every loop.
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::task::Waker;
+
+use crate::pool::LocalFuture;
+
+/// There is none.
+pub enum TurnRuntime {}
+
+pub type Inbox = Rc<RefCell<Vec<LocalFuture>>>;
+pub type Postponed = Rc<RefCell<Vec<Waker>>>;
+
+impl TurnRuntime {
+    pub fn new(_: Inbox, _: Postponed) -> io::Result<Self> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "no descriptors to watch on this system"))
+    }
+
+    pub fn fd(&self) -> i32 {
+        match *self {}
+    }
+
+    pub fn wants_turn(&self) -> bool {
+        match *self {}
+    }
+
+    pub fn turn(&self) {
+        match *self {}
+    }
+
+    pub fn run_woken(&self) {
+        match *self {}
+    }
+
+    pub fn shut_down(&self) {
+        match *self {}
+    }
+}
