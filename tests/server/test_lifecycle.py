@@ -895,6 +895,35 @@ async def test_an_argument_that_closes_the_client(server, call):
     assert client.closed
 
 
+class AskedLoop(asyncio.SelectorEventLoop):
+    """Closes a client when the core asks whether it runs: a call has its client by then."""
+
+    closing: Closing | None = None
+
+    def is_running(self) -> bool:
+        # Once: to close it the core asks again.
+        closing, self.closing = self.closing, None
+        if closing is not None:
+            closing.close()
+        return super().is_running()
+
+
+def test_a_client_that_is_closed_in_the_middle_of_a_call(server):
+    async def main(call):
+        client = await emcache.create_client([server.address], timeout=5)
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().closing = Closing(client)
+        # What the driver was asked for after its end, and no callback of the loop can bring.
+        with pytest.raises(emcache.ClientClosedError):
+            async with asyncio.timeout(5):
+                await call(client)
+        assert client.closed
+
+    with asyncio.Runner(loop_factory=AskedLoop) as runner:
+        runner.run(main(lambda client: client.get(b"k")))
+        runner.run(main(lambda client: client.touch(b"k", 1)))
+
+
 class ClosingCycle(Closing):
     """Closes the client when it is collected."""
 
