@@ -253,13 +253,83 @@ async def test_a_factory_that_is_cancelled_by_itself(cache):
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
 
 
-@within(10)
-async def test_a_factory_that_asks_for_itself(cache):
-    async def circular():
-        return await cache.get_or_set("k", circular)
+async def directly(call):
+    return await call
 
-    with pytest.raises(RuntimeError, match="waits for itself"):
+
+async def in_gather(call):
+    return (await asyncio.gather(call))[0]
+
+
+async def in_a_group(call):
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(call)
+    return task.result()
+
+
+def reason(error):
+    return reason(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+WAYS = [directly, in_gather, in_a_group]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@within(10)
+async def test_a_factory_that_asks_for_itself(cache, way):
+    async def circular():
+        return await way(cache.get_or_set("k", circular))
+
+    async def good():
+        return "good"
+
+    with pytest.raises((RuntimeError, ExceptionGroup)) as raised:
         await cache.get_or_set("k", circular)
+    assert "waits for itself" in str(reason(raised.value))
+    assert await cache.get_or_set("k", good) == "good"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@within(10)
+async def test_functions_that_ask_for_each_other(cache, way):
+    # Without the cache the argument ends it.
+    @emcache.cached(cache, key="user:{number}")
+    async def user(number, deep=True):
+        return await way(team(1)) if deep else number
+
+    @emcache.cached(cache, key="team:{number}")
+    async def team(number):
+        return await way(user(1, deep=False))
+
+    # From one end, and from both at once, where neither is begun by the other.
+    for calls in ([user(1)], [user(1), team(1)]):
+        for result in await outcomes(*map(asyncio.ensure_future, calls)):
+            assert "waits for itself" in str(reason(result))
+    assert await user(1, deep=False) == 1
+    assert await team(1) == 1
+
+
+@within(10)
+async def test_no_circle(cache):
+    """A computation asks for others, twice for one, and a task of it for its own key later."""
+    left = []
+
+    async def later():
+        await ended
+        return await cache.get_or_set("k", shared)
+
+    async def shared():
+        await asyncio.sleep(0)
+        return "shared"
+
+    async def outer():
+        left.append(asyncio.create_task(later()))
+        return await asyncio.gather(*(cache.get_or_set("shared", shared) for _ in range(3)))
+
+    ended = asyncio.get_running_loop().create_future()
+    assert await cache.get_or_set("k", outer) == ["shared"] * 3
+    ended.set_result(None)
+    assert await left[0] == ["shared"] * 3
 
 
 @within(10)

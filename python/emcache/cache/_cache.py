@@ -380,8 +380,9 @@ class Cache(Generic[T]):
 
         Callers in this process who miss the same key at the same time share one call of
         ``factory``, which runs in a task of its own: a caller who is cancelled leaves it to the
-        others, and the last one cancels it. All of them get the very same object, or the same
-        exception, which is not stored. None is a value like any other. If the key is written or
+        others, and the last one cancels it and waits for its end, so that ``asyncio.wait_for`` may
+        take as long as the clean-up of ``factory`` does. All of them get the very same object, or
+        the same exception, which is not stored. None is a value like any other. If the key is written or
         deleted through a ``Cache`` of the same client meanwhile, the result is not stored.
 
         Args:
@@ -392,6 +393,10 @@ class Cache(Generic[T]):
             on_error: ``"miss"``: the factory is called if the cache fails, and its result returned
                 if it cannot be stored, with a warning to the logger ``emcache`` once a minute.
                 ``"raise"``: errors of the cache are raised. A bad key or ``ttl`` raises always.
+
+        Raises:
+            RuntimeError: ``factory`` asks for the key that it computes, also in a task of its own
+                or by way of other keys: it would wait for itself.
         """
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
         return await self._flights.fetch(

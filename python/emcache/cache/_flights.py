@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from ..base import Client
+from ._runs import Run, waiting_for
 
 R = TypeVar("R")
 
@@ -24,11 +25,12 @@ class Flight:
     what was there before the value was stored, takes what the others have computed.
     """
 
-    __slots__ = ("callers", "loop", "stale", "task", "waiting")
+    __slots__ = ("callers", "loop", "run", "stale", "task", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.task: asyncio.Task[Any] | None = None
+        self.run = Run()
         self.callers = 0
         self.waiting = 0
         self.stale = False
@@ -92,22 +94,27 @@ class Flights:
 
     async def _share(self, key: bytes, flight: Flight, compute: Compute[R]) -> R:
         task = flight.task or self._start(key, flight, compute)
-        if task is asyncio.current_task():
-            raise RuntimeError("the function waits for itself: it asks for the key it computes")
-        flight.waiting += 1
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
+        with waiting_for(flight.run):
+            flight.waiting += 1
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                flight.waiting -= 1
+                if not flight.waiting and not task.done():
+                    await self._abandon(flight, task)
+                raise
             flight.waiting -= 1
-            if not flight.waiting and not task.done():
-                await self._abandon(flight, task)
-            raise
-        flight.waiting -= 1
         result: R = task.result()
         return result
 
     def _start(self, key: bytes, flight: Flight, compute: Compute[R]) -> asyncio.Task[R]:
-        task = flight.loop.create_task(compute(flight), name=f"emcache computes {key!r}")
+        run = flight.run = Run()
+
+        async def computing() -> R:
+            run.begin()
+            return await compute(flight)
+
+        task = flight.loop.create_task(computing(), name=f"emcache computes {key!r}")
 
         def landed(task: asyncio.Task[R]) -> None:
             if flight.task is task:
