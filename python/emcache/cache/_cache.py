@@ -382,8 +382,9 @@ class Cache(Generic[T]):
         ``factory``, which runs in a task of its own: a caller who is cancelled leaves it to the
         others, and the last one cancels it and waits for its end, so that ``asyncio.wait_for`` may
         take as long as the clean-up of ``factory`` does. All of them get the very same object, or
-        the same exception, which is not stored. None is a value like any other. If the key is written or
-        deleted through a ``Cache`` of the same client meanwhile, the result is not stored.
+        the same exception, which is not stored. None is a value like any other. If the key is
+        written or deleted through a ``Cache`` of the same client meanwhile, the result is not
+        stored.
 
         Args:
             key: see :class:`Cache`.

@@ -132,8 +132,9 @@ def cached(
             function without arguments that gives the cache of the moment. Where it gives None the
             function is called as if it were not decorated.
         ttl: how long results live; None: as long as the cache's ``ttl`` says.
-        key: a template with the names of the parameters, as ``"user:{user_id}"``; or a function
-            that makes the key of the same arguments. None: the function's module and name, and
+        key: a template with the names of the parameters, as ``"user:{user_id}"``, in whose text
+            ``%``, ``:`` and the template's own signs are percent-encoded; or a function that makes
+            the key of the same arguments. None: the function's module and name, and
             its arguments, which must be None, bool, int, float, str, bytes, members of an Enum,
             UUIDs, dates, times, Decimals, or tuples of these.
         store_if: which results to keep; None: all, None among them.
