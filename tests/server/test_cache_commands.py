@@ -7,7 +7,7 @@ import time
 import pytest
 
 import emcache
-from emcache import Cache
+from emcache import Cache, cached
 from emcache.cache import Json, MsgPack, Utf8, Zlib
 from support.memcached import memcached
 
@@ -132,6 +132,8 @@ async def test_a_wrong_ttl(cache):
         (datetime.datetime(2100, 1, 1), ValueError),
         ("5", TypeError),
         (1.5, TypeError),
+        (30 * 24 * 3600 + 1, ValueError),
+        (10 * 365 * 24 * 3600, ValueError),
     ):
         for call in (
             cache.set("k", 1, ttl=ttl),
@@ -142,6 +144,25 @@ async def test_a_wrong_ttl(cache):
             with pytest.raises(error):
                 await call
     assert await cache.get("k") is None
+
+
+async def test_days_in_seconds(client, cache):
+    await cache.set("k", 1, ttl=30 * 24 * 3600)
+    assert await cache.get("k") == 1
+    for call in (lambda ttl: Cache(client, ttl=ttl), lambda ttl: cached(cache, ttl=ttl)):
+        with pytest.raises(ValueError, match=r"use timedelta\(seconds=2678400\)"):
+            call(31 * 24 * 3600)
+
+
+@pytest.mark.parametrize("keys", ["abc", b"abc", bytearray(b"abc")])
+async def test_one_key_is_no_list(cache, keys):
+    await cache.set("a", 1)
+    for call in (cache.get_many, cache.delete_many):
+        with pytest.raises(TypeError, match="must be a list or the like, not one"):
+            await call(keys)
+    assert await cache.get("a") == 1
+    with pytest.raises(TypeError, match="must be a mapping of keys, not list"):
+        await cache.set_many([("a", 1)])
 
 
 async def test_many(cache):

@@ -322,6 +322,59 @@ async def test_a_compression_of_ones_own(client, key):
         await Cache(client, serializer=Utf8()).get(key)
 
 
+class Giving:
+    """A serializer that gives what it is told."""
+
+    def __init__(self, dumped):
+        self.dumped = dumped
+
+    def dumps(self, value):
+        return self.dumped if value == "bad" else (value.encode(), 1)
+
+    def loads(self, data, flags):
+        return data.decode()
+
+
+@pytest.mark.parametrize(
+    ("dumped", "says"),
+    [
+        (("text", 1), "must give bytes, not str"),
+        ((None, 1), "must give bytes, not NoneType"),
+        ((b"x", -1), "must give flags from 0 to"),
+        ((b"x", 2**32), "must give flags from 0 to"),
+        ((b"x", "1"), "must give flags from 0 to"),
+        ((b"x", True), "must give flags from 0 to"),
+        (b"xy", "a tuple of bytes and flags"),
+        ((b"x",), "a tuple of bytes and flags"),
+    ],
+)
+async def test_what_a_serializer_must_give(client, key, dumped, says):
+    cache = Cache(client, serializer=Giving(dumped), prefix=key)
+    with pytest.raises(SerializationError, match=f"cannot be stored: the serializer .*{says}"):
+        await cache.set("k", "bad")
+    errors = await cache.set_many({"a": "good", "k": "bad", "b": "good"})
+    assert list(errors) == ["k"]
+    assert isinstance(errors["k"], SerializationError)
+    assert await cache.get_many(["a", "k", "b"]) == {"a": "good", "b": "good"}
+
+
+async def test_bytes_of_any_kind_are_stored(client, key):
+    for data in (bytearray(b"data"), memoryview(b"data")):
+        await Cache(client, serializer=Giving((data, 1))).set(key, "bad")
+        assert await Cache(client, serializer=Giving(None)).get(key) == "data"
+
+
+class Wordy(Reversed):
+    def compress(self, data):
+        return ""
+
+
+async def test_what_a_compression_must_give(client, key):
+    cache = Cache(client, serializer=Utf8(), compression=Wordy())
+    with pytest.raises(SerializationError, match="the compression must give bytes, not str"):
+        await cache.set(key, "x")
+
+
 async def test_flags_that_mark_compression_are_refused(client, key):
     for serializer in (Raw(flags=1 << 16), Raw(flags=0xF0000)):
         with pytest.raises(SerializationError, match="mark compressed values"):

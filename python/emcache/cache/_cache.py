@@ -40,9 +40,9 @@ class Cache(Generic[T]):
       with its prefix or with whitespace or control characters; nothing was sent;
     - :class:`emcache.SerializationError`: a value that cannot be stored as it is, or read back.
 
-    A ``ttl`` is how long a value lives: seconds as memcached reads them (see ``exptime`` of
-    :class:`emcache.Client`; 0: until evicted), a ``timedelta``, or the aware ``datetime`` of its
-    end. None: the ``ttl`` of the cache.
+    A ``ttl`` is how long a value lives: seconds up to 30 days, or a Unix time (0: until evicted,
+    negative: not at all), a ``timedelta``, or the aware ``datetime`` of its end. None: the ``ttl``
+    of the cache.
 
     Args:
         client: what sends and receives.
@@ -191,7 +191,7 @@ class Cache(Generic[T]):
                 the call. With ``"partial"`` what could be read is returned as an
                 :class:`emcache.PartialResult`, whose ``errors`` hold the exceptions of the others.
         """
-        names = {key: self._keys.wire(key) for key in keys}
+        names = self._keys.wires(keys)
         wanted = names.values()
         if on_error == "raise":
             return await self._read_many(names, await self._client.get_many(wanted, True), None)
@@ -287,7 +287,9 @@ class Cache(Generic[T]):
             The errors by key, empty if all were stored. A failing key keeps no other from being
             stored, and raises nothing.
         """
-        names, expires = {key: self._keys.wire(key) for key in values}, self._exptime(ttl)
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values must be a mapping of keys, not {type(values).__name__}")
+        names, expires = self._keys.wires(values), self._exptime(ttl)
         packed, errors = await self._values.pack_many(
             (key, name, values[key]) for key, name in names.items()
         )
@@ -306,7 +308,7 @@ class Cache(Generic[T]):
         Returns:
             The errors by key, empty if none exists any more.
         """
-        names = {key: self._keys.wire(key) for key in keys}
+        names = self._keys.wires(keys)
         for name in names.values():
             self._flights.forget(name)
         failed = (await self._client.delete_many(names.values())).errors

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from .._errors import SerializationError
 from ._compression import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, Compression, Lz4, Zlib, Zstd
@@ -45,8 +45,7 @@ class Values(Generic[T]):
     async def pack(self, key: bytes, value: T) -> tuple[bytes, int]:
         """Give the bytes and flags to store."""
         try:
-            data, flags = self._serializer.dumps(value)
-            self._check(flags)
+            data, flags = self._checked(self._serializer.dumps(value))
             if self._writes is None or len(data) < max(self._writes.min_size, 1):
                 return data, flags
             packed = await self._compress(self._writes, data)
@@ -72,17 +71,26 @@ class Values(Generic[T]):
                 packed.setdefault(flags, {})[name] = data
         return packed, errors
 
-    def _check(self, flags: int) -> None:
+    def _checked(self, dumped: Any) -> tuple[bytes, int]:
+        """Refuse what no server takes: users' serializers give anything."""
+        if not isinstance(dumped, tuple) or len(dumped) != 2:
+            raise SerializationError("the serializer must give a tuple of bytes and flags")
+        data, flags = dumped
+        if not isinstance(flags, int) or isinstance(flags, bool) or not 0 <= flags < 2**32:
+            raise SerializationError(
+                f"the serializer must give flags from 0 to 2**32 - 1, not {flags!r:.40}"
+            )
         if flags & self._bits:
             raise SerializationError(
                 f"flags {flags:#x} of the serializer have bits that mark compressed values "
                 f"({self._bits:#x})"
             )
+        return _as_bytes("serializer", data), flags
 
     async def _compress(self, compression: Compression, data: bytes) -> bytes:
         if len(data) < COMPRESS_IN_LOOP:
-            return compression.compress(data)
-        return await asyncio.to_thread(compression.compress, data)
+            return _as_bytes("compression", compression.compress(data))
+        return _as_bytes("compression", await asyncio.to_thread(compression.compress, data))
 
     async def unpack(self, key: bytes, data: bytes, flags: int) -> T:
         """Give the value that was stored."""
@@ -112,6 +120,12 @@ class Values(Generic[T]):
                 f"it decompresses to more than the limit of {self._max_size} bytes"
             )
         return found
+
+
+def _as_bytes(what: str, data: object) -> bytes:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise SerializationError(f"the {what} must give bytes, not {type(data).__name__}")
+    return bytes(data)
 
 
 def _fail(what: str, error: Exception) -> NoReturn:
