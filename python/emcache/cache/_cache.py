@@ -25,7 +25,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 K = TypeVar("K", bound=Key)
 
-MAX_SIZE = 64 * 1024 * 1024
+MAX_SIZE = 16 * 1024 * 1024
 
 _ROUNDS = 8
 
@@ -56,7 +56,8 @@ class Cache(Generic[T]):
             keys that begin with ``#sha256:``. Or a function that makes each key, without its
             prefix, into another.
         ttl: that of values that are stored without one.
-        max_size: a value that decompresses to more bytes is not read.
+        max_size: a value that decompresses to more bytes is not read, and one that would is not
+            compressed and stored. Two large ones are decompressed at once in each event loop.
         on_unreadable: what to do with a stored value that cannot be read: ``"raise"``, or count
             it as a ``"miss"``, with a warning to the logger ``emcache`` once a minute.
     """

@@ -9,6 +9,7 @@ from ._compression import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, Compression, Lz4, Zlib
 from ._keys import shown
 from ._presets import Preset
 from ._serializers import Serializer
+from ._threads import in_few_threads
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -88,6 +89,11 @@ class Values(Generic[T]):
         return _as_bytes("serializer", data), flags
 
     async def _compress(self, compression: Compression, data: bytes) -> bytes:
+        if len(data) > self._max_size:
+            raise SerializationError(
+                f"{len(data)} bytes are to be compressed, which could not be read back: "
+                f"max_size is {self._max_size}"
+            )
         if len(data) < COMPRESS_IN_LOOP:
             return _as_bytes("compression", compression.compress(data))
         return _as_bytes("compression", await asyncio.to_thread(compression.compress, data))
@@ -114,7 +120,7 @@ class Values(Generic[T]):
         if len(data) <= small:
             found = compression.decompress(data, small)
         if found is None and small < self._max_size:
-            found = await asyncio.to_thread(compression.decompress, data, self._max_size)
+            found = await in_few_threads(lambda: compression.decompress(data, self._max_size))
         if found is None:
             raise SerializationError(
                 f"it decompresses to more than the limit of {self._max_size} bytes"
