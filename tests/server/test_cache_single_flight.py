@@ -12,7 +12,7 @@ import pytest
 
 import emcache
 from emcache import Cache
-from emcache.cache import Json, Utf8, _complaints, _flights
+from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, _complaints, _flights
 from support.calls import frozen, outcomes, until, within
 from support.memcached import memcached
 
@@ -108,7 +108,7 @@ async def test_what_has_landed_is_over(cache):
     working.go.set()
     first = asyncio.create_task(cache.get_or_set("k", failing))
     await failing.started()
-    [flight] = cache._flights._flights.values()
+    [[flight]] = [flights.values() for flights in cache._flights._flights.values()]
     failing.go.set()
     while not flight.task.done():
         await asyncio.sleep(0)
@@ -136,6 +136,52 @@ async def test_caches_of_one_client_share(client, cache, key):
     factory.go.set()
     assert await asyncio.gather(*callers) == [[1], [1]]
     assert factory.calls == 1
+
+
+def strings():
+    return Json(dumps=str, loads=bytes.decode)
+
+
+@pytest.mark.parametrize("make", [Json, Utf8, Raw, MsgPack, Pickle, strings, Pymemcache])
+@within(10)
+async def test_caches_with_equal_serializers_share(client, key, make):
+    factory = Factory("text")
+    caches = [Cache(client, serializer=make(), prefix=key) for _ in range(2)]
+    callers = [asyncio.create_task(each.get_or_set("k", factory)) for each in caches]
+    await factory.started()
+    await asyncio.sleep(0.01)
+    factory.go.set()
+    assert await asyncio.gather(*callers) == ["text"] * 2
+    assert factory.calls == 1
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, value):
+        return str(value)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Utf8(), Json(flags=0), Json(dumps=str, loads=int), Json(dumps=Unhashable(), loads=int)],
+)
+@within(10)
+async def test_caches_of_different_values_do_not_share(client, cache, key, other):
+    first, second = Factory("first"), Factory("second")
+    caches = cache, Cache(client, serializer=other, prefix=key)
+    callers = [
+        asyncio.create_task(each.get_or_set("k", factory))
+        for each, factory in zip(caches, (first, second), strict=True)
+    ]
+    await first.started()
+    await second.started()
+    # A change through either is a change for both.
+    await caches[1].delete("k")
+    first.go.set()
+    second.go.set()
+    assert await asyncio.gather(*callers) == ["first", "second"]
+    assert await client.get(cache.wire_key("k")) is None
 
 
 @within(10)
@@ -196,7 +242,7 @@ async def test_come_while_the_last_one_goes(cache):
 
     leaving = asyncio.create_task(cache.get_or_set("k", slow_to_end))
     await asyncio.sleep(0.01)
-    await until(lambda: any(f.task for f in cache._flights._flights.values()))
+    await until(lambda: any(f.task for fs in cache._flights._flights.values() for f in fs.values()))
     leaving.cancel()
     await cleaning.wait()
     assert await cache.get_or_set("k", quick) == "quick"

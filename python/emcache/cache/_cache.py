@@ -381,13 +381,13 @@ class Cache(Generic[T]):
     ) -> T:
         """Get a value, or compute and store it.
 
-        Callers in this process who miss the same key at the same time share one call of
-        ``factory``, which runs in a task of its own: a caller who is cancelled leaves it to the
-        others, and the last one cancels it and waits for its end, so that ``asyncio.wait_for`` may
-        take as long as the clean-up of ``factory`` does. All of them get the very same object, or
-        the same exception, which is not stored. None is a value like any other. If the key is
-        written or deleted through a ``Cache`` of the same client meanwhile, the result is not
-        stored.
+        Callers in this process who miss the same key at the same time, by caches of one client
+        with equal serializers, share one call of ``factory``, which runs in a task of its own: a
+        caller who is cancelled leaves it to the others, and the last one cancels it and waits for
+        its end, so that ``asyncio.wait_for`` may take as long as the clean-up of ``factory`` does.
+        All of them get the very same object, or the same exception, which is not stored. None is a
+        value like any other. If the key is written or deleted through a ``Cache`` of the same
+        client meanwhile, the result is not stored.
 
         Args:
             key: see :class:`Cache`.
@@ -404,7 +404,10 @@ class Cache(Generic[T]):
         """
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
         return await self._flights.fetch(
-            name, lambda: store.look(name), lambda flight: store.compute(flight, name, factory)
+            name,
+            self._values.kind,
+            lambda: store.look(name),
+            lambda flight: store.compute(flight, name, factory),
         )
 
     async def renew(
@@ -421,7 +424,9 @@ class Cache(Generic[T]):
         Callers of :meth:`get_or_set` who come meanwhile share the result.
         """
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
-        return await self._flights.renew(name, lambda flight: store.compute(flight, name, factory))
+        return await self._flights.renew(
+            name, self._values.kind, lambda flight: store.compute(flight, name, factory)
+        )
 
     def _store(
         self, ttl: Ttl | None, store_if: Callable[[T], bool] | None, on_error: OnError

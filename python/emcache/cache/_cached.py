@@ -1,5 +1,6 @@
 """The decorator: results of async functions, kept in a cache."""
 
+import asyncio.coroutines
 import copy
 import functools
 import inspect
@@ -40,6 +41,9 @@ class CachedFunction(Generic[P, R]):
         # So that frameworks take it for the async function that it is.
         if (mark := getattr(inspect, "markcoroutinefunction", None)) is not None:
             mark(self)
+        else:
+            # Python 3.11: what asyncio.iscoroutinefunction, and so Django, looks for.
+            self._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
 
     def __repr__(self) -> str:
         return f"<emcache.cached {getattr(self, '__qualname__', self.__wrapped__)}>"

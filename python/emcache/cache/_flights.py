@@ -2,7 +2,7 @@
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Final, TypeVar
 
 from ..base import Client
@@ -25,10 +25,11 @@ class Flight:
     what was there before the value was stored, takes what the others have computed.
     """
 
-    __slots__ = ("callers", "loop", "run", "stale", "task", "waiting")
+    __slots__ = ("callers", "kind", "loop", "run", "stale", "task", "waiting")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, kind: Hashable) -> None:
         self.loop = loop
+        self.kind = kind
         self.task: asyncio.Task[Any] | None = None
         self.run = Run()
         self.callers = 0
@@ -41,21 +42,29 @@ Compute = Callable[[Flight], Coroutine[Any, Any, R]]
 
 
 class Flights:
-    """Those of one client, by the key on the wire."""
+    """Those of one client, by the key on the wire, and by the kind of values.
+
+    Caches that read and write values in different ways must not get each other's.
+    """
 
     def __init__(self) -> None:
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[bytes, dict[Hashable, Flight]] = {}
 
     def forget(self, key: bytes) -> None:
         """Keep what is being computed from being stored, and from those who come later."""
-        if self._flights and (flight := self._flights.pop(key, None)) is not None:
-            flight.stale = True
+        if self._flights and (flights := self._flights.pop(key, None)) is not None:
+            for flight in flights.values():
+                flight.stale = True
 
     async def fetch(
-        self, key: bytes, look: Callable[[], Awaitable[R | Missing]], compute: Compute[R]
+        self,
+        key: bytes,
+        kind: Hashable,
+        look: Callable[[], Awaitable[R | Missing]],
+        compute: Compute[R],
     ) -> R:
         """Give what is found, or what the first of those who miss computes for all."""
-        flight = self._enter(key)
+        flight = self._enter(key, kind)
         try:
             if flight.task is None:
                 found = await look()
@@ -65,21 +74,22 @@ class Flights:
         finally:
             self._leave(key, flight)
 
-    async def renew(self, key: bytes, compute: Compute[R]) -> R:
+    async def renew(self, key: bytes, kind: Hashable, compute: Compute[R]) -> R:
         """Compute anew, also for those who come meanwhile."""
         self.forget(key)
-        flight = self._enter(key)
+        flight = self._enter(key, kind)
         try:
             return await self._share(key, flight, compute)
         finally:
             self._leave(key, flight)
 
-    def _enter(self, key: bytes) -> Flight:
-        flight = self._flights.get(key)
+    def _enter(self, key: bytes, kind: Hashable) -> Flight:
+        flights = self._flights.setdefault(key, {})
+        flight = flights.get(kind)
         loop = asyncio.get_running_loop()
         landed = flight is not None and flight.task is not None and flight.task.done()
         if flight is None or landed or flight.loop is not loop:
-            flight = self._flights[key] = Flight(loop)
+            flight = flights[kind] = Flight(loop, kind)
         flight.callers += 1
         return flight
 
@@ -89,8 +99,11 @@ class Flights:
             self._remove(key, flight)
 
     def _remove(self, key: bytes, flight: Flight) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+        flights = self._flights.get(key, {})
+        if flights.get(flight.kind) is flight:
+            del flights[flight.kind]
+            if not flights:
+                del self._flights[key]
 
     async def _share(self, key: bytes, flight: Flight, compute: Compute[R]) -> R:
         task = flight.task or self._start(key, flight, compute)

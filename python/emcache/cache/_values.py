@@ -1,14 +1,15 @@
 """Values on their way: serialized, compressed, and back."""
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Hashable, Iterable
 from typing import Any, Generic, NoReturn, TypeVar
 
 from .._errors import SerializationError
 from ._compression import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, Compression, Lz4, Zlib, Zstd
 from ._keys import shown
-from ._presets import Preset
-from ._serializers import Serializer
+from ._presets import Preset, Pylibmc, Pymemcache
+from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
 from ._threads import in_few_threads
 
 K = TypeVar("K")
@@ -29,6 +30,8 @@ class Values(Generic[T]):
         self, serializer: Serializer[T], compression: Compression | None, max_size: int
     ) -> None:
         self._serializer = serializer
+        self.kind = _kind(serializer)
+        """The same for values that are read and written alike."""
         self._max_size = max_size
         self._writes = compression
         self._reads: dict[int, Compression] = {}
@@ -126,6 +129,18 @@ class Values(Generic[T]):
                 f"it decompresses to more than the limit of {self._max_size} bytes"
             )
         return found
+
+
+def _kind(serializer: object) -> Hashable:
+    # Of serializers of others only one and the same is sure to be alike.
+    if type(serializer) in (Pymemcache, Pylibmc):
+        return type(serializer).__name__
+    if type(serializer) in (Raw, Utf8, Json, MsgPack, Pickle):
+        kind = type(serializer).__name__, *vars(serializer).values()
+        with contextlib.suppress(TypeError):  # functions that cannot be hashed
+            hash(kind)
+            return kind
+    return id(serializer)
 
 
 def _as_bytes(what: str, data: object) -> bytes:
