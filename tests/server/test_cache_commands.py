@@ -8,7 +8,7 @@ import pytest
 
 import emcache
 from emcache import Cache, cached
-from emcache.cache import Json, MsgPack, Utf8, Zlib
+from emcache.cache import Json, MsgPack, Raw, Utf8, Zlib
 from support.memcached import memcached
 
 
@@ -248,6 +248,22 @@ async def test_numbers_with_a_beginning(server, cache):
     assert abs(await expires(server, cache.wire_key("n")) - 100) <= 2
     assert await cache.get("n") == 15
     assert await cache.decrement("m", initial=3) == 3
+
+
+async def test_a_ttl_of_no_number(cache):
+    await cache.set("n", 1)
+    for count in (cache.increment, cache.decrement):
+        with pytest.raises(ValueError, match="needs initial"):
+            await count("n", ttl=60)
+    assert await cache.get("n") == 1
+
+
+async def test_numbers_that_get_shorter(client, key):
+    for serializer, ten, read in ((Utf8(), "10", "9 "), (Raw(), b"10", b"9 "), (Json(), 10, 9)):
+        cache = Cache(client, serializer=serializer)
+        await cache.set(key, ten)
+        assert await cache.decrement(key) == 9
+        assert await cache.get(key) == read
 
 
 async def test_numbers_of_many_at_once(cache):

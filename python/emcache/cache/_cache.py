@@ -324,7 +324,7 @@ class Cache(Generic[T]):
             key: see :class:`Cache`.
             delta: what to add, 0 to 2**64 - 1.
             initial: what to store, >= 0, if the key does not exist, with ``ttl``.
-            ttl: see :class:`Cache`; an existing value keeps its own.
+            ttl: see :class:`Cache`, only with ``initial``; an existing value keeps its own.
 
         Returns:
             The new number; None if the key does not exist and there is no ``initial``.
@@ -337,7 +337,10 @@ class Cache(Generic[T]):
     async def decrement(
         self, key: Key, delta: int = 1, *, initial: int | None = None, ttl: Ttl | None = None
     ) -> int | None:
-        """Subtract from a number; it stops at 0. Else as :meth:`increment`."""
+        """Subtract from a number; it stops at 0. Else as :meth:`increment`.
+
+        Memcached fills what gets shorter with spaces: after 10 - 1 Utf8 and Raw read ``"9 "``.
+        """
         return await self._count(self._client.decrement, key, delta, initial, ttl)
 
     async def _count(
@@ -348,6 +351,8 @@ class Cache(Generic[T]):
         initial: int | None,
         ttl: Ttl | None,
     ) -> int | None:
+        if ttl is not None and initial is None:
+            raise ValueError("ttl is that of a number that is created: it needs initial")
         name, expires = self._keys.wire(key), self._exptime(ttl)
         first = None if initial is None else await self._number(name, initial)
         for _ in range(_ROUNDS):
