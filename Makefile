@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update wheels matrix workflows licenses clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update wheels matrix workflows licenses docs clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -125,6 +125,14 @@ counts:  ## Instructions and allocations of the core's operations, against bench
 counts-update:  ## Takes what is counted now for benches/counts.txt
 	@tools/install-memcached valgrind
 	$(PYTHON) benches/counts.py --update
+
+docs: build $(VENV)/.docs-tools  ## The documentation site, in target/docs; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -n -d target/doctrees docs target/docs
+	@echo target/docs/index.html
+
+$(VENV)/.docs-tools: $(VENV)/.tools
+	$(BIN)/python -m pip install -q --group docs
+	touch $@
 
 $(VENV)/.dist-tools: $(VENV)/.tools
 	$(BIN)/python -m pip install -q --group dist

@@ -12,7 +12,7 @@
     ├─ ConnectionFailedError            also ConnectionError and TimeoutError
     │  ├─ NodeUnavailableError          known to be down: fails at once
     │  ├─ ProtocolError                 the server sent what is no answer
-    │  └─ DiscoveryError              no list of nodes to begin with
+    │  └─ DiscoveryError                no list of nodes to begin with
     └─ CommandError                     the server answered no
        ├─ StorageCommandError
        │  └─ NotStoredStorageCommandError

@@ -647,8 +647,8 @@ class Client(metaclass=ABCMeta):
             *args: none for the general ones, or words such as ``"settings"`` or ``"items"``.
 
         Returns:
-            Those of one node, or those of each node by its address: an
-            :class:`emcache.PartialResult`, whose ``errors`` say of which nodes they are missing,
+            Those of one node, or those of each node by its address, in an
+            :class:`emcache.PartialResult` whose ``errors`` say of which nodes they are missing,
             and why.
 
         Raises:

@@ -63,23 +63,28 @@ impl Action {
 }
 
 impl Batch {
-    /// The keys that are to be sent now; they count as sent.
-    pub fn next_window(&self, py: Python<'_>) -> Range<usize> {
-        let start = self.progress.sent.get();
+    /// Where a window ends that starts with the key at `start`.
+    fn window_end(&self, py: Python<'_>, start: usize) -> usize {
         let last = self.keys.len().min(start + WINDOW_KEYS);
         let (mut end, mut bytes) = (start, 0);
         while end < last && bytes < WINDOW_BYTES {
             bytes += self.values.get(end).map_or(0, |value| value.as_bytes(py).len());
             end += 1;
         }
+        end
+    }
+
+    /// The keys that are to be sent now; they count as sent.
+    pub fn next_window(&self, py: Python<'_>) -> Range<usize> {
+        let start = self.progress.sent.get();
+        let end = self.window_end(py, start);
         self.progress.sent.set(end);
         self.progress.missing.set(end - start);
         start..end
     }
 
     pub fn is_one_window(&self, py: Python<'_>) -> bool {
-        let bytes: usize = self.values.iter().map(|value| value.as_bytes(py).len()).sum();
-        self.keys.len() <= WINDOW_KEYS && bytes <= WINDOW_BYTES
+        self.window_end(py, 0) == self.keys.len()
     }
 
     pub fn is_sent(&self) -> bool {
@@ -123,9 +128,9 @@ impl Batch {
     }
 
     /// What is not sent yet never will be.
-    pub fn end(&self) {
+    pub fn end(&self, why: impl Fn() -> Outcome) {
         let rest = self.progress.sent.replace(self.keys.len())..self.keys.len();
-        self.progress.failures.borrow_mut().extend(rest.map(|at| (at, Outcome::Closed)));
+        self.progress.failures.borrow_mut().extend(rest.map(|at| (at, why())));
     }
 
     pub fn failed(&self) -> usize {
@@ -169,6 +174,7 @@ impl Exceptions {
             Outcome::Refused { line, .. } => format!("refused: {line}"),
             Outcome::NoNodes(error) => format!("no nodes: {error}"),
             Outcome::Closed => "closed".to_owned(),
+            Outcome::TooLate { .. } => "too late".to_owned(),
             _ => "internal".to_owned(),
         };
         let exception = self.0.entry(reason);

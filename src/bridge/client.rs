@@ -306,9 +306,9 @@ impl CoreClient {
     }
 
     fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
-        let session = self.session(py)?;
         let key = convert::key(key)?;
-        session.command(py, Target::Key(key), Command::Delete { key }, noreply.is_truthy()?)
+        let noreply = noreply.is_truthy()?;
+        self.session(py)?.command(py, Target::Key(key), Command::Delete { key }, noreply)
     }
 
     fn increment(
@@ -338,11 +338,11 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        let session = self.session(py)?;
         let key = convert::key(key)?;
         let exptime = convert::exptime(exptime)?;
+        let noreply = noreply.is_truthy()?;
         let command = Command::Touch { key, exptime };
-        session.command(py, Target::Key(key), command, noreply.is_truthy()?)
+        self.session(py)?.command(py, Target::Key(key), command, noreply)
     }
 
     /// `verb` is `set` or `add`. The result of this and the next two is `(done, missed, errors by key)`, or
@@ -452,14 +452,14 @@ impl CoreClient {
     }
 
     fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
-        let session = self.session(py)?;
         let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
-        session.stats(py, node, args)
+        self.session(py)?.stats(py, node, args)
     }
 
     /// The index of the node that a key belongs to.
     fn node_for(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<usize> {
-        self.session(py)?.node_for(py, convert::key(key)?)
+        let key = convert::key(key)?;
+        self.session(py)?.node_for(py, key)
     }
 
     /// Indexes of the healthy and of the unhealthy nodes.
@@ -487,7 +487,8 @@ impl CoreClient {
         address: &Object<'_>,
         ip: Option<String>,
     ) -> PyResult<usize> {
-        self.session(py)?.add_node(py, convert::address(address)?, ip)
+        let address = convert::address(address)?;
+        self.session(py)?.add_node(py, address, ip)
     }
 
     fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
@@ -532,6 +533,8 @@ impl CoreClient {
         Abandoned { session: self.id, lease: None, gone: self.gone.clone() }
     }
 
+    /// Asked for when all arguments are converted: that may run code of the user's, which may close the
+    /// client.
     pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
         if self.closed.load(Ordering::Acquire) {
             return Err(errors::closed());
@@ -547,9 +550,9 @@ impl CoreClient {
         return_flags: &Object<'_>,
     ) -> Awaitable {
         let flags = return_flags.is_truthy()?;
-        let session = self.session(py)?;
         let key = convert::key(key)?;
-        session.fetch(py, key, verb()?, flags)
+        let verb = verb()?;
+        self.session(py)?.fetch(py, key, verb, flags)
     }
 
     fn fetch_many(
@@ -564,11 +567,10 @@ impl CoreClient {
         // None counts as no keys, as any false value does in 1.3.
         let objects = if keys.is_truthy()? { convert::objects(keys)? } else { Vec::new() };
         let flags = return_flags.is_truthy()?;
-        // Asked again: what was called up to here is the user's code and may have closed the client.
-        let session = self.session(py)?;
         let keys = convert::keys(objects)?;
         let verb = if keys.is_empty() { RetrievalVerb::Get } else { verb()? };
-        session.fetch_many(py, keys, verb, flags, is_partial)
+        // Asked again: what was called up to here is the user's code and may have closed the client.
+        self.session(py)?.fetch_many(py, keys, verb, flags, is_partial)
     }
 
     fn change_many(
@@ -581,10 +583,9 @@ impl CoreClient {
         self.session(py)?;
         let objects = convert::objects(keys)?;
         let (action, noreply) = (action()?, noreply.is_truthy()?);
-        // Asked again, as above.
-        let session = self.session(py)?;
         let keys = convert::unique(py, convert::keys(objects)?);
-        session.batch(py, action, keys, Vec::new(), noreply)
+        // Asked again, as above.
+        self.session(py)?.batch(py, action, keys, Vec::new(), noreply)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the command's own")]
@@ -598,13 +599,13 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        let session = self.session(py)?;
         let key = convert::key(key)?;
         let value = convert::value(value)?;
         let verb = verb()?;
         let flags = convert::integer("flags", flags)?;
         let exptime = convert::exptime(exptime)?;
         let noreply = noreply.is_truthy()?;
+        let session = self.session(py)?;
         if let Some(value) = convert::shared(&value) {
             let request = OwnedRequest::storage(verb, key, flags, exptime, value);
             return session.submit(py, Target::Key(key), Submission::Owned(request), noreply);
@@ -622,11 +623,11 @@ impl CoreClient {
         value: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        let session = self.session(py)?;
         let key = convert::key(key)?;
         let delta = convert::integer("value", value)?;
+        let noreply = noreply.is_truthy()?;
         let command = Command::Arithmetic { verb, key, delta };
-        session.command(py, Target::Key(key), command, noreply.is_truthy()?)
+        self.session(py)?.command(py, Target::Key(key), command, noreply)
     }
 
     fn admin(&self, py: Python<'_>, node: usize, command: Command<'_>, noreply: bool) -> Awaitable {

@@ -48,6 +48,11 @@ pub enum Outcome {
     NoNodes(ClusterError),
     /// The client was closed before it was sent.
     Closed,
+    /// Its time was over before it was sent.
+    TooLate {
+        verb: Verb,
+        limit: Duration,
+    },
     Internal,
     /// A connection for its holder alone.
     Leased {
@@ -188,8 +193,14 @@ fn go_on(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>
             return Ok(Some(()));
         }
         match &session {
-            Some(session) => return session.send_window(future.py(), batch).map(Some),
-            None => batch.end(),
+            None => batch.end(|| Outcome::Closed),
+            Some(session) => match session.time_over(batch) {
+                None => return session.send_window(future.py(), batch).map(Some),
+                Some(limit) => {
+                    let verb = batch.action.verb();
+                    batch.end(|| Outcome::TooLate { verb, limit });
+                }
+            },
         }
     }
     if let Some(session) = session.filter(|_| batch.is_quiet) {
@@ -209,6 +220,7 @@ impl Outcome {
             Self::Failed(error) => errors::failed(py, &error),
             Self::NoNodes(error) => errors::no_nodes(error),
             Self::Closed => errors::closed(),
+            Self::TooLate { verb, limit } => errors::too_late(verb, limit),
             _ => errors::internal(),
         }
     }

@@ -26,6 +26,8 @@ pub struct Driver {
     turn_scheduled: Cell<bool>,
     /// Whether a turn is waking tasks at this moment.
     turning: Cell<bool>,
+    /// Whether it has left the loop: no callback comes any more.
+    stopped: Cell<bool>,
     sessions: RefCell<Vec<Weak<Session>>>,
 }
 
@@ -118,6 +120,7 @@ impl Driver {
             python,
             turn_scheduled: Cell::new(false),
             turning: Cell::new(false),
+            stopped: Cell::new(false),
             sessions: RefCell::default(),
         }))
     }
@@ -196,6 +199,10 @@ impl Driver {
             // The turn that woke the caller goes on when all are back, and sees to it.
             return Ok(());
         }
+        if self.stopped.get() {
+            self.refuse(py);
+            return Ok(());
+        }
         let mut wants_turn = completion::is_pending();
         match &self.engine {
             Engine::Loop(engine) => {
@@ -210,6 +217,15 @@ impl Driver {
             self.turn_scheduled.set(true);
         }
         Ok(())
+    }
+
+    /// Tells those at once who asked for something after the end: a finalizer may have closed the last
+    /// client in the middle of a call.
+    fn refuse(&self, py: Python<'_>) {
+        if let Engine::Thread(engine) = &self.engine {
+            engine.flush();
+        }
+        completion::deliver_all(py);
     }
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
@@ -253,6 +269,7 @@ impl Driver {
     /// Leaves the loop and closes everything. Does nothing the second time.
     fn stop(&self, py: Python<'_>) {
         registry::forget_driver(self.id);
+        self.stopped.set(true);
         match &self.engine {
             Engine::Loop(engine) => engine.stop(py, &self.python),
             Engine::Thread(engine) => engine.stop(py),

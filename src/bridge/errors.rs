@@ -1,4 +1,6 @@
 //! Failures of the core as exceptions of the package: one match each.
+use std::time::Duration;
+
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::{import_exception, intern};
@@ -40,6 +42,11 @@ pub fn foreign() -> PyErr {
 
 pub fn forked() -> PyErr {
     PyRuntimeError::new_err("this client was made before a fork: make one in the child process")
+}
+
+pub fn too_late(verb: Verb, limit: Duration) -> PyErr {
+    let limit = limit.as_secs_f64();
+    OperationTimeoutError::new_err(format!("not sent within {limit:?} s ({})", verb.name()))
 }
 
 /// A bug of ours, but no reason to wait for ever.

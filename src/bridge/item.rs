@@ -3,6 +3,7 @@ use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
+use super::heap;
 use super::kept::KeptBytes;
 use crate::protocol::ItemRef;
 
@@ -26,7 +27,10 @@ impl RawItem {
         let ItemRef { value, flags, cas, .. } = *item;
         let value = match kept {
             Some(kept) => kept.share(py),
-            None => PyBytes::new(py, value).unbind(),
+            None => {
+                heap::value_of(value.len());
+                PyBytes::new(py, value).unbind()
+            }
         };
         Self { value, flags, cas }
     }

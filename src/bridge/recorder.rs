@@ -72,6 +72,8 @@ pub enum End {
     Failed(Error),
     NoNodes(ClusterError),
     NoMeta(NoMeta),
+    /// The client was closed before it got to the core.
+    Closed,
     Dropped,
 }
 
@@ -254,6 +256,7 @@ pub fn play_back(events: Events, end: End, mut waiter: PyWaiter) {
         End::Failed(error) => waiter.fail(&error),
         End::NoNodes(error) => waiter.fail_with(Outcome::NoNodes(error)),
         End::NoMeta(why) => Python::attach(|py| waiter.fail_with(Outcome::Value(no_meta(py, why)))),
+        End::Closed => waiter.fail_with(Outcome::Closed),
         End::Dropped => waiter.fail_with(Outcome::Internal),
     }
 }

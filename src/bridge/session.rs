@@ -297,16 +297,30 @@ impl Session {
         let backlog = self.no_replies.unanswered.get() + batch.keys.len();
         if noreply && backlog <= MAX_UNANSWERED_NO_REPLIES && batch.is_one_window(py) {
             OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
-            self.no_replies.unanswered.set(backlog);
         }
         self.send_window(py, &batch)?;
         Ok(future)
     }
 
+    /// The timeout, if all of it has passed for a batch.
+    pub fn time_over(&self, batch: &Batch) -> Option<Duration> {
+        let (tick, instant) = batch.deadline;
+        let is_over = match &self.core {
+            Core::Here { context, .. } => tick <= context.now(),
+            Core::There(_) => instant.is_some_and(|deadline| deadline <= Instant::now()),
+        };
+        self.timeout.filter(|_| is_over)
+    }
+
     /// Sends what is next of a batch.
     pub fn send_window(&self, py: Python<'_>, batch: &Rc<Batch>) -> PyResult<()> {
         let is_held = batch.future.bind(py).try_borrow()?.is_pending();
-        for at in batch.next_window(py) {
+        let window = batch.next_window(py);
+        if !is_held {
+            let unanswered = &self.no_replies.unanswered;
+            unanswered.set(unanswered.get() + window.len());
+        }
+        for at in window {
             let waiter = if is_held {
                 PyWaiter::Part { batch: batch.clone(), at }
             } else {

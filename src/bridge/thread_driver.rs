@@ -67,7 +67,7 @@ impl Posted {
             let cluster = cores.clusters.borrow().get(&self.session).cloned();
             *last = cluster.map(|cluster| (self.session, cluster));
         }
-        let Some((_, cluster)) = last else { return };
+        let Some((_, cluster)) = last else { return record.end(End::Closed) };
         match self.what {
             What::Lease(lease) => cluster.pool(0).lease(lease, record.line(None), deadline),
             What::Send(route, request) => {
@@ -285,7 +285,7 @@ impl ThreadEngine {
             let cluster = cores.clusters.borrow().get(&session).cloned();
             cluster.map(|cluster| question(&cluster))
         });
-        answer.flatten().ok_or_else(errors::internal)
+        answer.flatten().ok_or_else(errors::closed)
     }
 
     /// Tells the waiters what came for them.
@@ -310,9 +310,7 @@ impl ThreadEngine {
         let background = self.background.take();
         py.detach(|| drop(background));
         self.collect();
-        for waiter in self.waiters.take().drain() {
-            waiter.fail_with(Outcome::Internal);
-        }
+        self.fail_all(&|| Outcome::Internal);
         let bell = self.outbox.bell.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(bell);
         if exit::has_begun() {
@@ -362,12 +360,21 @@ impl ThreadEngine {
         Ok(())
     }
 
+    /// Where the thread was left already nobody answers: whoever waits is told so.
     pub fn flush(&self) {
         self.flush_scheduled.set(false);
         let batch = self.outgoing.take();
         self.last_batch.set(batch.len());
-        if let Some(background) = self.background.borrow().as_ref().filter(|_| !batch.is_empty()) {
-            background.post(batch);
+        match self.background.borrow().as_ref() {
+            None => self.fail_all(&|| Outcome::Closed),
+            Some(_) if batch.is_empty() => {}
+            Some(background) => background.post(batch),
+        }
+    }
+
+    fn fail_all(&self, why: &dyn Fn() -> Outcome) {
+        for waiter in self.waiters.take().drain() {
+            waiter.fail_with(why());
         }
     }
 

@@ -267,7 +267,8 @@ impl<S: Sink> Connection<S> {
         }
         let missing = self.pipeline.missing(self.read_buf.len());
         let room = self.read_buf.room(missing.clamp(MIN_READ, READ_AHEAD));
-        let most = if self.pipeline.expects_long() { READ_BEFORE_LONG } else { SHARE };
+        let is_before_long = missing == 0 && self.pipeline.expects_long();
+        let most = if is_before_long { READ_BEFORE_LONG } else { SHARE };
         let len = room.len().min(most);
         let mut room = ReadBuf::new(&mut room[..len]);
         std::task::ready!(stream.poll_read(cx, &mut room))?;

@@ -165,7 +165,10 @@ impl<W: Waiter> Queue<W> {
     }
 
     pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, term: Term) {
-        let request = outgoing.into_owned();
+        let request = match outgoing {
+            Submission::Owned(request) => request.unshared(),
+            borrowed @ Submission::Borrowed(_) => borrowed.into_owned(),
+        };
         self.bytes += request.payload_len();
         self.waiting.push_back(Queued { request, waiter, term, retried: false });
     }

@@ -174,9 +174,9 @@ impl Decoder {
     }
 
     /// The item in progress at the start of `buf`, if at least `missing` bytes of its value are still to come:
-    /// with what there is of it. From then on the rest is the caller's.
-    pub(super) fn take_long<'b>(
-        &mut self,
+    /// with what there is of it, and the length of all of it.
+    pub(super) fn long_item<'b>(
+        &self,
         buf: &'b [u8],
         shape: Shape,
         missing: usize,
@@ -184,9 +184,13 @@ impl Decoder {
         let is_item = matches!(shape, Shape::Retrieval { .. });
         let header = self.header.filter(|h| is_item && h.value_end >= buf.len() + missing)?;
         let Header { key_start, key_end, flags, cas, value_start, value_end } = header;
-        *self = Self::default();
         let (key, value) = (&buf[key_start..key_end], &buf[value_start..]);
         Some((ItemRef { key, flags, cas, value }, value_end - value_start))
+    }
+
+    /// The frame in progress is somebody else's from now on.
+    pub(super) fn hand_over(&mut self) {
+        *self = Self::default();
     }
 
     /// The length of the frame in progress where it is known, else 0: how much the buffer must hold.

@@ -1,5 +1,5 @@
 //! Values as those who asked for them keep them.
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 /// Made once for all who asked for the same key, and long ones received in their place.
 pub trait Kept: Sized {
@@ -16,18 +16,21 @@ pub trait Kept: Sized {
 }
 
 impl Kept for Bytes {
-    type Receiving = BytesMut;
+    type Receiving = Vec<u8>;
 
     fn of(value: &[u8]) -> Self {
         Self::copy_from_slice(value)
     }
 
-    fn receive(len: usize) -> Option<BytesMut> {
-        Some(BytesMut::with_capacity(len))
+    fn receive(len: usize) -> Option<Vec<u8>> {
+        let mut value = Vec::new();
+        // Who announces more than there is memory for ends no process.
+        value.try_reserve_exact(len).ok()?;
+        Some(value)
     }
 
-    fn received(whole: BytesMut) -> Self {
-        whole.freeze()
+    fn received(whole: Vec<u8>) -> Self {
+        whole.into()
     }
 
     fn as_bytes(&self) -> &[u8] {

@@ -15,7 +15,8 @@ from support.oracle import value_of
 ROOT = Path(__file__).parent.parent.parent
 WALL_CLOCKS = re.compile(
     r"SystemTime|UNIX_EPOCH|CLOCK_REALTIME|chrono::|OffsetDateTime"
-    r"|\btime\.time(_ns)?\b|from time import .*\btime\b|datetime\.(now|today)|utcnow|\.gmtime|\.localtime"
+    r"|\btime\.time(_ns)?\b|from time import .*\btime\b"
+    r"|datetime\.(now|today)|utcnow|\.gmtime|\.localtime"
 )
 PACKAGE = ROOT / "python" / "emcache"
 DATED = {

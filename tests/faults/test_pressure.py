@@ -162,7 +162,9 @@ async def main():
 
         results = await results_of([call(n) for n in range(50_000)])
         ended = time.monotonic()
-        assert kinds(results) <= GIVEN_UP, kinds(results)
+        # On a machine that is slower still it is given up with what was sent to it.
+        lost = {emcache.ConnectionFailedError}
+        assert kinds(results) <= GIVEN_UP | lost, kinds(results)
         assert made[0] + 1.4 < ended < made[-1] + 10, (ended - made[0], ended - made[-1])
         assert resident() - before < 150 * MIB, (resident() - before) / MIB
 

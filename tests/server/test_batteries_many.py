@@ -160,6 +160,17 @@ class TestChanges:
         assert len(await client.get_many(items)) == 40
         await client.delete_many(items)
 
+    @pytest.mark.parametrize("empty", [0, 1, 2])
+    async def test_noreply_of_just_the_bytes_that_go_together(self, server, key, empty):
+        items = dict.fromkeys(numbered(key, 32), bytes(512 * 1024))
+        items |= dict.fromkeys(numbered(key + b":empty", empty), b"")
+        async with client_of(server) as client:
+            await client.set_many(items, noreply=True)
+            # On the only connection, so behind all of them.
+            assert (await client.get_many(items)).keys() == items.keys()
+            assert client._core.noreply_unanswered == 0
+            await client.delete_many(items)
+
     async def test_close_waits_for_noreply(self, server, key):
         keys = numbered(key, 500)
         async with client_of(server) as client:
@@ -254,6 +265,32 @@ class TestFailures:
             emcache.NodeUnavailableError,
         }
         assert len(result.done) + len(result.errors) == len(keys)
+
+    @within(20)
+    @pytest.mark.parametrize("noreply", [False, True])
+    async def test_nothing_is_sent_after_the_deadline(self, noreply):
+        received, ended = [], asyncio.Event()
+
+        async def script(connection):
+            while data := await connection.reader.read(1024 * 1024):
+                received.append(data)
+            ended.set()
+
+        keys = numbered(b"k", 40_000)
+        async with scripted(script) as server:
+            async with client_of(server, timeout=0.5) as client:
+                result = await client.set_many(dict.fromkeys(keys, b"v"), noreply=noreply)
+                assert client._core.noreply_errors == (len(keys) if noreply else 0)
+            await ended.wait()
+        sent = b"".join(received).count(b"set ")
+        assert 0 < sent <= 16 * 1024
+        if noreply:
+            return
+        assert list(result.errors) == keys
+        assert {type(e) for e in result.errors.values()} == {emcache.OperationTimeoutError}
+        told = [str(error) for error in result.errors.values()]
+        assert told.count("not sent within 0.5 s (set)") == len(keys) - sent
+        assert told[-1] == "not sent within 0.5 s (set)"
 
     @within(20)
     async def test_a_cancelled_call_leaves_the_connection_alone(self, server, key):

@@ -8,7 +8,9 @@ import socket
 import textwrap
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, tzinfo
 from typing import ClassVar
 
 import pytest
@@ -827,6 +829,119 @@ async def test_a_finalizer_may_use_the_client_whenever_it_runs(server):
             gc.unfreeze()
         gc.collect()
     assert Cycle.seen == [1] * 40
+
+
+class Closing(tzinfo):
+    """Closes the client where an argument with it is read."""
+
+    def __init__(self, client: emcache.Client) -> None:
+        self.client = client
+
+    def close(self) -> None:
+        # To the end: nothing is under way that it would wait for.
+        with contextlib.suppress(StopIteration):
+            self.client.close().send(None)
+
+    def utcoffset(self, _moment: datetime | None) -> timedelta:
+        self.close()
+        return timedelta(0)
+
+    def dst(self, _moment: datetime | None) -> timedelta:
+        return timedelta(0)
+
+    def __bool__(self) -> bool:
+        self.close()
+        return False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.close()
+        return iter([b"k"])
+
+    @property
+    def later(self) -> datetime:
+        return datetime(2037, 1, 1, tzinfo=self)
+
+
+@within(10)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client, closing: client.get(b"k", return_flags=closing),
+        lambda client, closing: client.gat(closing.later, b"k"),
+        lambda client, closing: client.gats(closing.later, b"k"),
+        lambda client, closing: client.get_many(closing),
+        lambda client, closing: client.get_many([b"k"], return_flags=closing),
+        lambda client, closing: client.gat_many(closing.later, [b"k"]),
+        lambda client, closing: client.gats_many(closing.later, [b"k"], on_error="partial"),
+        lambda client, closing: client.set(b"k", b"v", exptime=closing.later),
+        lambda client, closing: client.set(b"k", b"v" * 100_000, noreply=closing),
+        lambda client, closing: client.cas(b"k", b"v", 1, exptime=closing.later),
+        lambda client, closing: client.append(b"k", b"v", noreply=closing),
+        lambda client, closing: client.delete(b"k", noreply=closing),
+        lambda client, closing: client.increment(b"k", 1, noreply=closing),
+        lambda client, closing: client.increment(b"k", 1, initial=1, exptime=closing.later),
+        lambda client, closing: client.touch(b"k", closing.later),
+        lambda client, closing: client.touch(b"k", 1, noreply=closing),
+        lambda client, closing: client.set_many({b"k": b"v"}, exptime=closing.later),
+        lambda client, closing: client.touch_many([b"k"], closing.later),
+        lambda client, closing: client.delete_many(closing),
+        lambda client, closing: client.delete_many([b"k"], noreply=closing),
+    ],
+)
+async def test_an_argument_that_closes_the_client(server, call):
+    client = await emcache.create_client([server.address], timeout=5)
+    with pytest.raises(emcache.ClientClosedError):
+        await call(client, Closing(client))
+    assert client.closed
+
+
+class ClosingCycle(Closing):
+    """Closes the client when it is collected."""
+
+    def __init__(self, client: emcache.Client) -> None:
+        super().__init__(client)
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.close()
+
+
+FEW = [b"finalizer:%d" % number for number in range(50)]
+
+
+@within(30)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.get(FEW[0]),
+        lambda client: client.get_many(FEW),
+        lambda client: client.touch(FEW[0], 1),
+        lambda client: client.set_many(dict.fromkeys(FEW, b"v")),
+        lambda client: client.delete_many(FEW, noreply=True),
+        lambda client: client.increment(FEW[0], 1, initial=1),
+    ],
+    ids=["get", "get_many", "touch", "set_many", "delete_many", "increment"],
+)
+async def test_a_finalizer_may_close_the_client_whenever_it_runs(server, call):
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    try:
+        # After so many allocations: anywhere in the call.
+        for threshold in range(1, 30):
+            client = await emcache.create_client([server.address], timeout=5)
+            gc.collect()
+            ClosingCycle(client)
+            gc.set_threshold(threshold)
+            (outcome,) = await outcomes(call(client))
+            gc.set_threshold(*before)
+            if isinstance(outcome, BaseException):
+                assert type(outcome) is emcache.ClientClosedError
+            gc.collect()
+            assert client.closed
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 @within(30)

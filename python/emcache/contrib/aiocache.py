@@ -47,7 +47,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     by :meth:`close` in that loop, or with the loop.
 
     Times to live may be fractions, which are rounded up to whole seconds, and longer than 30 days;
-    None and 0 never expire. Keys that memcached would refuse are replaced as :func:`safe_key` says.
+    None and 0 never expire. Keys that memcached would refuse end in a SHA-256 of the whole key.
     Errors are those of :class:`emcache.Client`.
 
     Args:

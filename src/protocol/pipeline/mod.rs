@@ -155,6 +155,21 @@ impl OwnedRequest {
         }
     }
 
+    /// With memory of its own, where it was of a block that others share: it may be kept for long.
+    #[must_use]
+    pub fn unshared(self) -> Self {
+        let own = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        match self {
+            Self::Retrieval { verb, keys } => {
+                Self::Retrieval { verb, keys: keys.iter().map(own).collect() }
+            }
+            Self::Encoded { verb, wire } if wire.len() < LARGE_VALUE_LEN => {
+                Self::Encoded { verb, wire: own(&wire) }
+            }
+            Self::Encoded { .. } | Self::Storage { .. } => self,
+        }
+    }
+
     /// The first key: the second word of what it sends. Empty where there is none.
     pub fn key(&self) -> &[u8] {
         match self {
@@ -246,6 +261,8 @@ pub struct Pipeline<S: Sink> {
     receiving: Option<Receiving<S::Kept>>,
     /// Whether the last item was received in its place: the next may be like it.
     was_long: bool,
+    /// There was no memory to receive the item in progress in its place.
+    no_room: bool,
     cursor: Cursor,
     /// Which keys of the front line have their item.
     assigned: Vec<u64>,
@@ -272,6 +289,7 @@ impl<S: Sink> Pipeline<S> {
             decoder: Decoder::default(),
             receiving: None,
             was_long: false,
+            no_room: false,
             cursor: Cursor::default(),
             assigned: Vec::new(),
             found: 0,
@@ -635,12 +653,15 @@ impl<S: Sink> Pipeline<S> {
 
     /// Begins to receive the value of the item in progress in its place, if much of it is still to come.
     fn begin_long(&mut self, buf: &[u8], shape: Shape) -> Result<bool, ProtocolError> {
-        let Some((item, len)) = self.decoder.take_long(buf, shape, RECEIVED_FROM) else {
+        let long = self.decoder.long_item(buf, shape, RECEIVED_FROM);
+        let Some((item, len)) = long.filter(|(_, len)| !self.no_room && *len <= RECEIVED_TO) else {
             return Ok(false);
         };
         let found = self.asked_for(item.key)?;
-        let room = if len <= RECEIVED_TO { S::Kept::receive(len) } else { None };
-        let Some(value) = room else { return Ok(false) };
+        let Some(value) = S::Kept::receive(len) else {
+            self.no_room = true;
+            return Ok(false);
+        };
         let mut value = value.limit(len);
         value.put_slice(item.value);
         self.receiving = Some(Receiving {
@@ -651,6 +672,7 @@ impl<S: Sink> Pipeline<S> {
             cas: item.cas,
             value,
         });
+        self.decoder.hand_over();
         Ok(true)
     }
 
@@ -692,7 +714,7 @@ impl<S: Sink> Pipeline<S> {
     fn assign(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
         let found = self.asked_for(item.key)?;
         self.give(found, self.keys.at(found.position).next, item, None);
-        self.was_long = false;
+        (self.was_long, self.no_room) = (false, false);
         Ok(())
     }
 
@@ -767,6 +789,7 @@ impl<S: Sink> Pipeline<S> {
             self.finish_line(reply, book);
             return;
         }
+        self.was_long = false;
         let Some(slot) = self.slots.pop_front() else { return };
         if let (Shape::Storage, Reply::Error(error)) = (slot.verb.shape(), reply)
             && matches!(error.kind, ErrorKind::Unknown | ErrorKind::Client)
@@ -782,6 +805,8 @@ impl<S: Sink> Pipeline<S> {
 
     fn finish_line(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
         let Some(line) = self.lines.pop_front() else { return };
+        // Without an item nothing says that the next is long.
+        self.was_long &= !self.assigned.is_empty();
         if self.lines.is_empty() {
             // It was answered, so it was written, so it had been closed.
             debug_assert!(self.open.is_none());

@@ -230,6 +230,44 @@ fn whoever_is_told_that_its_time_is_up_gets_no_rest_of_a_value() {
 }
 
 #[test]
+fn what_is_too_long_to_be_believed_is_known_to_be_missing() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]);
+    bed.pipeline.close_line(&mut bed.out);
+    let head = b"VALUE a 0 70000000\r\nab";
+    assert_eq!(bed.pipeline.feed(head, u64::MAX, 0, &mut bed.tally).unwrap(), 0);
+    assert!(bed.pipeline.rest_of_value().is_none());
+    assert_eq!(bed.pipeline.missing(head.len()), 70_000_000);
+}
+
+#[test]
+fn a_long_item_is_expected_only_after_one() {
+    let mut bed = Bed::new(1);
+    let long = b"VALUE a 0 9\r\n123456789\r\nEND\r\n";
+    for next in ["short", "miss", "other"] {
+        bed.gets(&["a"]);
+        bed.answer(long, &[15]).unwrap();
+        assert!(bed.pipeline.expects_long());
+        let answer: &[u8] = match next {
+            "short" => {
+                bed.gets(&["b"]);
+                b"VALUE b 0 1\r\n1\r\nEND\r\n"
+            }
+            "miss" => {
+                bed.gets(&["b"]);
+                b"END\r\n"
+            }
+            _ => {
+                bed.set("b", b"v");
+                b"STORED\r\n"
+            }
+        };
+        bed.answer(answer, &[]).unwrap();
+        assert!(!bed.pipeline.expects_long(), "{next}");
+    }
+}
+
+#[test]
 fn a_connection_that_dies_within_a_value_hands_its_requests_back() {
     let mut bed = Bed::new(32);
     bed.gets(&["a"]).gets(&["b"]);
