@@ -25,12 +25,11 @@ pub struct RawItem {
 impl RawItem {
     pub fn new(py: Python<'_>, item: &ItemRef<'_>, kept: Option<&KeptBytes>) -> Self {
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = match kept {
-            Some(kept) => kept.share(py),
-            None => {
-                heap::value_of(value.len());
-                PyBytes::new(py, value).unbind()
-            }
+        let value = if let Some(kept) = kept {
+            kept.share(py)
+        } else {
+            heap::value_of(value.len());
+            PyBytes::new(py, value).unbind()
         };
         Self { value, flags, cas }
     }
