@@ -137,7 +137,7 @@ def of_the_rest():
         run = Run(OURS, case, tasks=256)
         yield from against(run, f"{name}, 256 tasks", [(LOOPS, OLD, 8)])
     for loop in LOOPS:
-        # Long enough that the first burst, in which the tasks are made, is no more than a per cent of all.
+        # Long enough that the first burst, in which the tasks are made, is about a per cent of it.
         long = Run(OURS, tasks=10_000, loop=loop, seconds=6)
         ours = Run(OURS, tasks=10_000, loop=loop, watch="memory", seconds=2)
         floor = (replace(ours, client=FLOOR),)
