@@ -306,6 +306,7 @@ impl CoreClient {
     }
 
     fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+        self.open()?;
         let key = convert::key(key)?;
         let noreply = noreply.is_truthy()?;
         self.session(py)?.command(py, Target::Key(key), Command::Delete { key }, noreply)
@@ -338,6 +339,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
+        self.open()?;
         let key = convert::key(key)?;
         let exptime = convert::exptime(exptime)?;
         let noreply = noreply.is_truthy()?;
@@ -452,12 +454,14 @@ impl CoreClient {
     }
 
     fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
+        self.open()?;
         let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
         self.session(py)?.stats(py, node, args)
     }
 
     /// The index of the node that a key belongs to.
     fn node_for(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<usize> {
+        self.open()?;
         let key = convert::key(key)?;
         self.session(py)?.node_for(py, key)
     }
@@ -487,6 +491,7 @@ impl CoreClient {
         address: &Object<'_>,
         ip: Option<String>,
     ) -> PyResult<usize> {
+        self.open()?;
         let address = convert::address(address)?;
         self.session(py)?.add_node(py, address, ip)
     }
@@ -533,12 +538,18 @@ impl CoreClient {
         Abandoned { session: self.id, lease: None, gone: self.gone.clone() }
     }
 
-    /// Asked for when all arguments are converted: that may run code of the user's, which may close the
-    /// client.
-    pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+    /// A closed client says so before anything else.
+    fn open(&self) -> PyResult<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(errors::closed());
         }
+        Ok(())
+    }
+
+    /// Asked for when all arguments are converted: that may run code of the user's, which may close the
+    /// client.
+    pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+        self.open()?;
         session_here(py, self.id, self.forks)
     }
 
@@ -550,6 +561,7 @@ impl CoreClient {
         return_flags: &Object<'_>,
     ) -> Awaitable {
         let flags = return_flags.is_truthy()?;
+        self.open()?;
         let key = convert::key(key)?;
         let verb = verb()?;
         self.session(py)?.fetch(py, key, verb, flags)
@@ -599,6 +611,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
+        self.open()?;
         let key = convert::key(key)?;
         let value = convert::value(value)?;
         let verb = verb()?;
@@ -623,6 +636,7 @@ impl CoreClient {
         value: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
+        self.open()?;
         let key = convert::key(key)?;
         let delta = convert::integer("value", value)?;
         let noreply = noreply.is_truthy()?;

@@ -3,6 +3,7 @@ use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
+use super::heap;
 use super::kept::KeptBytes;
 use crate::protocol::ItemRef;
 
@@ -24,9 +25,11 @@ pub struct RawItem {
 impl RawItem {
     pub fn new(py: Python<'_>, item: &ItemRef<'_>, kept: Option<&KeptBytes>) -> Self {
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = match kept {
-            Some(kept) => kept.share(py),
-            None => PyBytes::new(py, value).unbind(),
+        let value = if let Some(kept) = kept {
+            kept.share(py)
+        } else {
+            heap::value_of(value.len());
+            PyBytes::new(py, value).unbind()
         };
         Self { value, flags, cas }
     }

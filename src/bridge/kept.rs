@@ -6,6 +6,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::heap;
 use crate::protocol::Kept;
 
 pub struct KeptBytes(Py<PyBytes>);
@@ -24,6 +25,7 @@ impl Kept for KeptBytes {
     }
 
     fn receive(len: usize) -> Option<Receiving> {
+        heap::value_of(len);
         Python::attach(|py| Receiving::new(py, len))
     }
 

@@ -11,6 +11,7 @@ mod driver;
 mod errors;
 mod exit;
 mod future;
+mod heap;
 mod item;
 mod kept;
 mod lease;

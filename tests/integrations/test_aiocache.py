@@ -19,6 +19,7 @@ from aiocache.serializers import (
 )
 
 import emcache
+from emcache.contrib._keys import safe_key
 from emcache.contrib.aiocache import EmcacheCache
 from support.memcached import memcached
 
@@ -373,3 +374,13 @@ def test_the_extra_is_named_where_the_library_is_missing(name):
     program = f"import sys; sys.modules[{name!r}] = None; import emcache.contrib.{name}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert f"pip install 'emcache[{name}]'" in done.stderr
+
+
+async def test_no_key_is_taken_for_another(cache):
+    secret, odd = "a b", safe_key("a b").decode()
+    await cache.set(secret, 1)
+    assert await cache.get(odd) is None
+    await cache.multi_set([(odd, 2), ("plain", 3)])
+    assert await cache.multi_get([secret, odd, "plain"]) == [1, 2, 3]
+    assert await cache.delete(odd) == 1
+    assert await cache.exists(secret)

@@ -188,6 +188,9 @@ def test_what_cannot_be_pickled(call):
 
 
 def test_what_cannot_be_read_is_a_miss(server, cache, call, caplog, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(_store.time, "monotonic", lambda: now)
+    monkeypatch.setattr(_store, "_unreadable", _store._Complaints("%d, %r: %s"))
     call("set", "k", Gone())
     call("set", "kept", 1)
     monkeypatch.delattr(sys.modules[__name__], "Gone")
@@ -196,7 +199,15 @@ def test_what_cannot_be_read_is_a_miss(server, cache, call, caplog, monkeypatch)
     name = cache.make_key("k")
     server.command(f"set {name} 8 0 1\r\nx\r\n".encode())
     assert call("get", "k") is None
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    now = 10.0
+    server.command(f"set {name} 16 0 9\r\nsecret-\xff\xff\r\n".encode("latin-1"))
+    assert call("get", "k") is None
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    # Neither one line for each read, nor the value: some errors show all of it.
+    assert told == [
+        ("WARNING", "1, 'k': AttributeError"),
+        ("WARNING", "3, 'k': UnicodeDecodeError"),
+    ]
 
 
 # -- times and keys --------------------------------------------------------------------------------
@@ -324,7 +335,7 @@ def test_errors_are_raised(call, cache):
 
 
 def test_errors_are_ignored(call, cache, caplog, monkeypatch):
-    monkeypatch.setattr(_store, "_complaints", _store._Complaints())
+    monkeypatch.setattr(_store, "_complaints", _store._Complaints(_store._complaints._line))
     with memcached() as server:
         cache._store = EmcacheCache(
             server.address, {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
@@ -364,7 +375,7 @@ def test_errors_of_one_node_are_ignored(call, cache):
 
 
 async def test_discovery_that_fails(caplog, monkeypatch):
-    monkeypatch.setattr(_store, "_complaints", _store._Complaints())
+    monkeypatch.setattr(_store, "_complaints", _store._Complaints(_store._complaints._line))
     options = {"autodiscovery": True, "autodiscovery_timeout": 0.02}
     location = f"127.0.0.1:{free_port()}"
     strict = EmcacheCache(location, {"OPTIONS": options})

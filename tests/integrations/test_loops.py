@@ -303,3 +303,9 @@ def test_keys():
     assert long.startswith(b"k" * 185 + b":")
     assert len(long) == 250
     assert len({spaced, safe_key("f(1,_2)"), safe_key("f(1,\t2)"), safe_key(""), long}) == 5
+    # What looks like the replacement of another is no key of its own, but a safe one stays safe.
+    for replaced in (spaced, long, safe_key("")):
+        assert safe_key(replaced) is replaced
+        again = safe_key(bytes(replaced))
+        assert again != replaced
+        assert len(again) <= 250

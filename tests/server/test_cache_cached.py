@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import re
+import sys
 import uuid
 
 import pytest
@@ -150,6 +151,22 @@ class Color(enum.Enum):
     RED = 1
 
 
+class Permission(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Other:
+    """Of another module, as far as anybody can tell."""
+
+    Color = enum.Enum("Color", "RED", module="elsewhere", qualname="Color")
+
+
+class Spoken:
+    def __str__(self):
+        return "x:y"
+
+
 NAME = f"{__name__}.function"
 
 
@@ -171,7 +188,9 @@ def keys_of(signature_source, **options):
         ("a", ("x",), ":a='x'"),
         ("a", ("\r\n",), r":a='\r\n'"),
         ("a", (b"x",), ":a=b'x'"),
-        ("a", (Color.RED,), ":a=Color.RED"),
+        ("a", (Color.RED,), f":a={__name__}.Color.RED"),
+        ("a", (Permission.READ,), f":a={__name__}.Permission.READ"),
+        ("a", (Permission(8),), f":a={__name__}.Permission.8"),
         ("a", ((1, ("b",)),), ":a=(1,('b'))"),
         ("*a", (1, 2), ":a=(1,2)"),
         ("a", (uuid.UUID(int=5),), f":a=UUID('{uuid.UUID(int=5)}')"),
@@ -196,6 +215,7 @@ def test_keys_by_themselves_are_always_taken(value):
 def test_keys_by_themselves_tell_apart():
     key_for = keys_of("a, **more")
     values = [1, "1", b"1", 1.0, True, None, "None", (1,), ("1",), "a=1", Color.RED, "Color.RED"]
+    values += [Other.Color.RED, *map(Permission, range(33))]
     assert len({key_for(value) for value in values}) == len(values)
     assert key_for(1, b=2, c=3) == key_for(1, c=3, b=2) != key_for(1, b=3, c=2)
 
@@ -218,10 +238,25 @@ def test_arguments_that_are_in_no_key(value):
         ("d", "{d[x]:03d}", ({"x": 7},), "007"),
         ("n", lambda n: f"f{n}", (3,), "f3"),
         ("", "constant", (), "constant"),
+        ("a, b", "u:{a}:{b}", ("x:y", "z%"), "u:x%3Ay:z%25"),
+        ("a, b", "{a}/{b}", ("x/y", "é.-_"), "x%2Fy/é.-_"),
+        ("a, b", "{a}-{b}", (-1, -2.5), "-1--2.5"),
+        ("a", "{a}", ("x:/",), "x%3A/"),
+        ("a", "{a!r:>5}", ("x:",), " 'x%3A'"),
+        ("a", "{{{a}}}", ("x}",), "{x%7D}"),
+        ("a", "{a:%Y-%m-%dT%H:%M}", (datetime.datetime(2026, 1, 1),), "2026-01-01T00:00"),
     ],
 )
 def test_keys_as_they_are_told(signature, key, args, is_):
     assert keys_of(signature, key=key)(*args) == is_
+
+
+@pytest.mark.driver_independent
+def test_told_keys_tell_apart():
+    texts = ["", ":", "%", "%3A", "x", "x:", ":x", "x%3A", "/", "%2F", b":", Spoken()]
+    for template in ("u:{a}:{b}", "{a}/{b}", "{a}:/{b}"):
+        key_for = keys_of("a, b", key=template)
+        assert len({key_for(a, b) for a in texts for b in texts}) == len(texts) ** 2
 
 
 @pytest.mark.driver_independent
@@ -275,6 +310,8 @@ def test_it_looks_like_the_function():
     assert inspect.iscoroutinefunction(function.__call__)
     if hasattr(inspect, "markcoroutinefunction"):
         assert inspect.iscoroutinefunction(function)
+    if sys.version_info < (3, 12):
+        assert asyncio.iscoroutinefunction(function)  # what Django asks
 
 
 class Shop:

@@ -7,8 +7,8 @@ import time
 import pytest
 
 import emcache
-from emcache import Cache
-from emcache.cache import Json, MsgPack, Utf8, Zlib
+from emcache import Cache, cached
+from emcache.cache import Json, MsgPack, Raw, Utf8, Zlib
 from support.memcached import memcached
 
 
@@ -132,6 +132,8 @@ async def test_a_wrong_ttl(cache):
         (datetime.datetime(2100, 1, 1), ValueError),
         ("5", TypeError),
         (1.5, TypeError),
+        (30 * 24 * 3600 + 1, ValueError),
+        (10 * 365 * 24 * 3600, ValueError),
     ):
         for call in (
             cache.set("k", 1, ttl=ttl),
@@ -142,6 +144,25 @@ async def test_a_wrong_ttl(cache):
             with pytest.raises(error):
                 await call
     assert await cache.get("k") is None
+
+
+async def test_days_in_seconds(client, cache):
+    await cache.set("k", 1, ttl=30 * 24 * 3600)
+    assert await cache.get("k") == 1
+    for call in (lambda ttl: Cache(client, ttl=ttl), lambda ttl: cached(cache, ttl=ttl)):
+        with pytest.raises(ValueError, match=r"use timedelta\(seconds=2678400\)"):
+            call(31 * 24 * 3600)
+
+
+@pytest.mark.parametrize("keys", ["abc", b"abc", bytearray(b"abc")])
+async def test_one_key_is_no_list(cache, keys):
+    await cache.set("a", 1)
+    for call in (cache.get_many, cache.delete_many):
+        with pytest.raises(TypeError, match="must be a list or the like, not one"):
+            await call(keys)
+    assert await cache.get("a") == 1
+    with pytest.raises(TypeError, match="must be a mapping of keys, not list"):
+        await cache.set_many([("a", 1)])
 
 
 async def test_many(cache):
@@ -227,6 +248,22 @@ async def test_numbers_with_a_beginning(server, cache):
     assert abs(await expires(server, cache.wire_key("n")) - 100) <= 2
     assert await cache.get("n") == 15
     assert await cache.decrement("m", initial=3) == 3
+
+
+async def test_a_ttl_of_no_number(cache):
+    await cache.set("n", 1)
+    for count in (cache.increment, cache.decrement):
+        with pytest.raises(ValueError, match="needs initial"):
+            await count("n", ttl=60)
+    assert await cache.get("n") == 1
+
+
+async def test_numbers_that_get_shorter(client, key):
+    for serializer, ten, read in ((Utf8(), "10", "9 "), (Raw(), b"10", b"9 "), (Json(), 10, 9)):
+        cache = Cache(client, serializer=serializer)
+        await cache.set(key, ten)
+        assert await cache.decrement(key) == 9
+        assert await cache.get(key) == read
 
 
 async def test_numbers_of_many_at_once(cache):

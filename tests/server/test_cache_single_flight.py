@@ -12,7 +12,7 @@ import pytest
 
 import emcache
 from emcache import Cache
-from emcache.cache import Json, Utf8, _complaints, _flights
+from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, _complaints, _flights
 from support.calls import frozen, outcomes, until, within
 from support.memcached import memcached
 
@@ -108,7 +108,7 @@ async def test_what_has_landed_is_over(cache):
     working.go.set()
     first = asyncio.create_task(cache.get_or_set("k", failing))
     await failing.started()
-    [flight] = cache._flights._flights.values()
+    [[flight]] = [flights.values() for flights in cache._flights._flights.values()]
     failing.go.set()
     while not flight.task.done():
         await asyncio.sleep(0)
@@ -136,6 +136,52 @@ async def test_caches_of_one_client_share(client, cache, key):
     factory.go.set()
     assert await asyncio.gather(*callers) == [[1], [1]]
     assert factory.calls == 1
+
+
+def strings():
+    return Json(dumps=str, loads=bytes.decode)
+
+
+@pytest.mark.parametrize("make", [Json, Utf8, Raw, MsgPack, Pickle, strings, Pymemcache])
+@within(10)
+async def test_caches_with_equal_serializers_share(client, key, make):
+    factory = Factory("text")
+    caches = [Cache(client, serializer=make(), prefix=key) for _ in range(2)]
+    callers = [asyncio.create_task(each.get_or_set("k", factory)) for each in caches]
+    await factory.started()
+    await asyncio.sleep(0.01)
+    factory.go.set()
+    assert await asyncio.gather(*callers) == ["text"] * 2
+    assert factory.calls == 1
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, value):
+        return str(value)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Utf8(), Json(flags=0), Json(dumps=str, loads=int), Json(dumps=Unhashable(), loads=int)],
+)
+@within(10)
+async def test_caches_of_different_values_do_not_share(client, cache, key, other):
+    first, second = Factory("first"), Factory("second")
+    caches = cache, Cache(client, serializer=other, prefix=key)
+    callers = [
+        asyncio.create_task(each.get_or_set("k", factory))
+        for each, factory in zip(caches, (first, second), strict=True)
+    ]
+    await first.started()
+    await second.started()
+    # A change through either is a change for both.
+    await caches[1].delete("k")
+    first.go.set()
+    second.go.set()
+    assert await asyncio.gather(*callers) == ["first", "second"]
+    assert await client.get(cache.wire_key("k")) is None
 
 
 @within(10)
@@ -196,7 +242,7 @@ async def test_come_while_the_last_one_goes(cache):
 
     leaving = asyncio.create_task(cache.get_or_set("k", slow_to_end))
     await asyncio.sleep(0.01)
-    await until(lambda: any(f.task for f in cache._flights._flights.values()))
+    await until(lambda: any(f.task for fs in cache._flights._flights.values() for f in fs.values()))
     leaving.cancel()
     await cleaning.wait()
     assert await cache.get_or_set("k", quick) == "quick"
@@ -253,13 +299,83 @@ async def test_a_factory_that_is_cancelled_by_itself(cache):
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
 
 
-@within(10)
-async def test_a_factory_that_asks_for_itself(cache):
-    async def circular():
-        return await cache.get_or_set("k", circular)
+async def directly(call):
+    return await call
 
-    with pytest.raises(RuntimeError, match="waits for itself"):
+
+async def in_gather(call):
+    return (await asyncio.gather(call))[0]
+
+
+async def in_a_group(call):
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(call)
+    return task.result()
+
+
+def reason(error):
+    return reason(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+WAYS = [directly, in_gather, in_a_group]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@within(10)
+async def test_a_factory_that_asks_for_itself(cache, way):
+    async def circular():
+        return await way(cache.get_or_set("k", circular))
+
+    async def good():
+        return "good"
+
+    with pytest.raises((RuntimeError, ExceptionGroup)) as raised:
         await cache.get_or_set("k", circular)
+    assert "waits for itself" in str(reason(raised.value))
+    assert await cache.get_or_set("k", good) == "good"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@within(10)
+async def test_functions_that_ask_for_each_other(cache, way):
+    # Without the cache the argument ends it.
+    @emcache.cached(cache, key="user:{number}")
+    async def user(number, deep=True):
+        return await way(team(1)) if deep else number
+
+    @emcache.cached(cache, key="team:{number}")
+    async def team(number):
+        return await way(user(1, deep=False))
+
+    # From one end, and from both at once, where neither is begun by the other.
+    for calls in ([user(1)], [user(1), team(1)]):
+        for result in await outcomes(*map(asyncio.ensure_future, calls)):
+            assert "waits for itself" in str(reason(result))
+    assert await user(1, deep=False) == 1
+    assert await team(1) == 1
+
+
+@within(10)
+async def test_no_circle(cache):
+    """A computation asks for others, twice for one, and a task of it for its own key later."""
+    left = []
+
+    async def later():
+        await ended
+        return await cache.get_or_set("k", shared)
+
+    async def shared():
+        await asyncio.sleep(0)
+        return "shared"
+
+    async def outer():
+        left.append(asyncio.create_task(later()))
+        return await asyncio.gather(*(cache.get_or_set("shared", shared) for _ in range(3)))
+
+    ended = asyncio.get_running_loop().create_future()
+    assert await cache.get_or_set("k", outer) == ["shared"] * 3
+    ended.set_result(None)
+    assert await left[0] == ["shared"] * 3
 
 
 @within(10)

@@ -18,6 +18,7 @@ import pytest
 import emcache
 from emcache import Cache, SerializationError
 from emcache.cache import Json, Lz4, MsgPack, Pickle, Raw, Utf8, Zlib, Zstd, _complaints, _values
+from support.calls import outcomes, until, within
 
 UTC_NOW = datetime.datetime.now(datetime.UTC)
 DOCUMENT = {"name": "Ada", "tags": ["a", "ü"], "n": 1.5, "ok": True, "none": None}
@@ -288,6 +289,68 @@ async def test_large_values_are_left_to_a_thread(client, key):
     assert loops not in watched.threads
 
 
+class Slow(Zlib):
+    """Counts those who decompress in threads at once, who wait until they are told to go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+        self.go = threading.Event()
+        self.begun = self.now = self.most = 0
+
+    def decompress(self, data, limit):
+        if limit == _values.DECOMPRESS_IN_LOOP:
+            return None
+        with self.lock:
+            self.begun += 1
+            self.now += 1
+            self.most = max(self.now, self.most)
+        try:
+            assert self.go.wait(10)
+            return super().decompress(data, limit)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+@within(10)
+async def test_few_large_values_are_decompressed_at_once(client, key):
+    slow = Slow()
+    cache = Cache(client, serializer=Raw(), compression=slow)
+    large = bytes(_values.DECOMPRESS_IN_LOOP + 1)
+    await cache.set(key, large)
+    readers = [asyncio.create_task(cache.get(key)) for _ in range(8)]
+    await until(lambda: slow.begun == 2)
+    # Those who gave up still have their threads, and so their places.
+    readers[0].cancel()
+    readers[1].cancel()
+    readers[7].cancel()
+    await asyncio.sleep(0.02)
+    assert (slow.begun, slow.now) == (2, 2)
+    slow.go.set()
+    results = await outcomes(*readers)
+    kinds = [result if isinstance(result, bytes) else type(result) for result in results]
+    gone = kinds.count(asyncio.CancelledError)
+    assert gone == 3
+    assert kinds.count(large) == 5
+    assert slow.most == 2
+
+
+async def test_damaged_data_in_a_thread(client, key):
+    await client.set(key, b"x" * (_values.DECOMPRESS_IN_LOOP + 1), flags=1 << 18)
+    cache = Cache(client, serializer=Raw())
+    for result in await outcomes(*(asyncio.ensure_future(cache.get(key)) for _ in range(5))):
+        assert "cannot be read" in str(result)
+
+
+async def test_what_could_not_be_read_back_is_not_stored(client, key):
+    cache = Cache(client, serializer=Raw(), compression=Zlib(), max_size=10_000)
+    await cache.set(key, bytes(10_000))
+    with pytest.raises(SerializationError, match=r"10001 bytes .* max_size is 10000"):
+        await cache.set(key, bytes(10_001))
+    assert await cache.get(key) == bytes(10_000)
+
+
 async def test_a_cancelled_call_with_a_thread(client, key):
     cache = Cache(client, serializer=Raw(), compression=Zlib())
     task = asyncio.create_task(cache.set(key, bytes(1_000_000)))
@@ -320,6 +383,59 @@ async def test_a_compression_of_ones_own(client, key):
     assert await cache.get(key) == "abc"
     with pytest.raises(SerializationError):
         await Cache(client, serializer=Utf8()).get(key)
+
+
+class Giving:
+    """A serializer that gives what it is told."""
+
+    def __init__(self, dumped):
+        self.dumped = dumped
+
+    def dumps(self, value):
+        return self.dumped if value == "bad" else (value.encode(), 1)
+
+    def loads(self, data, flags):
+        return data.decode()
+
+
+@pytest.mark.parametrize(
+    ("dumped", "says"),
+    [
+        (("text", 1), "must give bytes, not str"),
+        ((None, 1), "must give bytes, not NoneType"),
+        ((b"x", -1), "must give flags from 0 to"),
+        ((b"x", 2**32), "must give flags from 0 to"),
+        ((b"x", "1"), "must give flags from 0 to"),
+        ((b"x", True), "must give flags from 0 to"),
+        (b"xy", "a tuple of bytes and flags"),
+        ((b"x",), "a tuple of bytes and flags"),
+    ],
+)
+async def test_what_a_serializer_must_give(client, key, dumped, says):
+    cache = Cache(client, serializer=Giving(dumped), prefix=key)
+    with pytest.raises(SerializationError, match=f"cannot be stored: the serializer .*{says}"):
+        await cache.set("k", "bad")
+    errors = await cache.set_many({"a": "good", "k": "bad", "b": "good"})
+    assert list(errors) == ["k"]
+    assert isinstance(errors["k"], SerializationError)
+    assert await cache.get_many(["a", "k", "b"]) == {"a": "good", "b": "good"}
+
+
+async def test_bytes_of_any_kind_are_stored(client, key):
+    for data in (bytearray(b"data"), memoryview(b"data")):
+        await Cache(client, serializer=Giving((data, 1))).set(key, "bad")
+        assert await Cache(client, serializer=Giving(None)).get(key) == "data"
+
+
+class Wordy(Reversed):
+    def compress(self, data):
+        return ""
+
+
+async def test_what_a_compression_must_give(client, key):
+    cache = Cache(client, serializer=Utf8(), compression=Wordy())
+    with pytest.raises(SerializationError, match="the compression must give bytes, not str"):
+        await cache.set(key, "x")
 
 
 async def test_flags_that_mark_compression_are_refused(client, key):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import platform
 import sys
 import tracemalloc
 
@@ -10,6 +11,7 @@ import pytest
 
 import emcache
 from support.calls import client_of, within
+from support.isolated import run_silent
 from support.scripted import hold, scripted
 
 DRIVER = os.environ.get("EMCACHE_DRIVER")
@@ -192,3 +194,31 @@ async def test_a_value_that_nobody_waits_for_any_more_is_not_kept(server, key):
                     await asyncio.sleep(0.01)
         finally:
             tracemalloc.stop()
+
+
+FAULTS = """
+import resource
+
+async def main():
+    async with create(timeout=30) as client:
+        await client.set(b"k", b"x" * 100_000)
+
+        async def gets(count):
+            for _ in range(count):
+                assert len((await client.get(b"k")).value) == 100_000
+
+        await asyncio.gather(*(gets(20) for _ in range(32)))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        await asyncio.gather(*(gets(50) for _ in range(32)))
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        # A value has 25 pages.
+        assert faults < 500, faults
+
+run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's heap")
+def test_the_memory_of_long_values_is_kept_for_the_next(server, loop):
+    run_silent(FAULTS, loop, server.port)

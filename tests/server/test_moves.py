@@ -143,7 +143,7 @@ async def test_to_a_place_that_is_not_up_yet(maximum):
             async with scripted(answering(b"new"), host="127.0.0.2", port=old.port):
                 assert await served_by(client, b"new") <= {b"old"}
                 await until(lambda: connections(client) == 1)
-                assert old.accepted == 1
+                assert old.accepted <= maximum
 
 
 @pytest.mark.parametrize("maximum", [1, 2])

@@ -25,7 +25,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 K = TypeVar("K", bound=Key)
 
-MAX_SIZE = 64 * 1024 * 1024
+MAX_SIZE = 16 * 1024 * 1024
 
 _ROUNDS = 8
 
@@ -40,9 +40,9 @@ class Cache(Generic[T]):
       with its prefix or with whitespace or control characters; nothing was sent;
     - :class:`emcache.SerializationError`: a value that cannot be stored as it is, or read back.
 
-    A ``ttl`` is how long a value lives: seconds as memcached reads them (see ``exptime`` of
-    :class:`emcache.Client`; 0: until evicted), a ``timedelta``, or the aware ``datetime`` of its
-    end. None: the ``ttl`` of the cache.
+    A ``ttl`` is how long a value lives: seconds up to 30 days, or a Unix time (0: until evicted,
+    negative: not at all), a ``timedelta``, or the aware ``datetime`` of its end. None: the ``ttl``
+    of the cache.
 
     Args:
         client: what sends and receives.
@@ -56,7 +56,8 @@ class Cache(Generic[T]):
             keys that begin with ``#sha256:``. Or a function that makes each key, without its
             prefix, into another.
         ttl: that of values that are stored without one.
-        max_size: a value that decompresses to more bytes is not read.
+        max_size: a value that decompresses to more bytes is not read, and one that would is not
+            compressed and stored. Two large ones are decompressed at once in each event loop.
         on_unreadable: what to do with a stored value that cannot be read: ``"raise"``, or count
             it as a ``"miss"``, with a warning to the logger ``emcache`` once a minute.
     """
@@ -191,7 +192,7 @@ class Cache(Generic[T]):
                 the call. With ``"partial"`` what could be read is returned as an
                 :class:`emcache.PartialResult`, whose ``errors`` hold the exceptions of the others.
         """
-        names = {key: self._keys.wire(key) for key in keys}
+        names = self._keys.wires(keys)
         wanted = names.values()
         if on_error == "raise":
             return await self._read_many(names, await self._client.get_many(wanted, True), None)
@@ -287,7 +288,9 @@ class Cache(Generic[T]):
             The errors by key, empty if all were stored. A failing key keeps no other from being
             stored, and raises nothing.
         """
-        names, expires = {key: self._keys.wire(key) for key in values}, self._exptime(ttl)
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values must be a mapping of keys, not {type(values).__name__}")
+        names, expires = self._keys.wires(values), self._exptime(ttl)
         packed, errors = await self._values.pack_many(
             (key, name, values[key]) for key, name in names.items()
         )
@@ -306,7 +309,7 @@ class Cache(Generic[T]):
         Returns:
             The errors by key, empty if none exists any more.
         """
-        names = {key: self._keys.wire(key) for key in keys}
+        names = self._keys.wires(keys)
         for name in names.values():
             self._flights.forget(name)
         failed = (await self._client.delete_many(names.values())).errors
@@ -321,7 +324,7 @@ class Cache(Generic[T]):
             key: see :class:`Cache`.
             delta: what to add, 0 to 2**64 - 1.
             initial: what to store, >= 0, if the key does not exist, with ``ttl``.
-            ttl: see :class:`Cache`; an existing value keeps its own.
+            ttl: see :class:`Cache`, only with ``initial``; an existing value keeps its own.
 
         Returns:
             The new number; None if the key does not exist and there is no ``initial``.
@@ -334,7 +337,10 @@ class Cache(Generic[T]):
     async def decrement(
         self, key: Key, delta: int = 1, *, initial: int | None = None, ttl: Ttl | None = None
     ) -> int | None:
-        """Subtract from a number; it stops at 0. Else as :meth:`increment`."""
+        """Subtract from a number; it stops at 0. Else as :meth:`increment`.
+
+        Memcached fills what gets shorter with spaces: after 10 - 1 Utf8 and Raw read ``"9 "``.
+        """
         return await self._count(self._client.decrement, key, delta, initial, ttl)
 
     async def _count(
@@ -345,6 +351,8 @@ class Cache(Generic[T]):
         initial: int | None,
         ttl: Ttl | None,
     ) -> int | None:
+        if ttl is not None and initial is None:
+            raise ValueError("ttl is that of a number that is created: it needs initial")
         name, expires = self._keys.wire(key), self._exptime(ttl)
         first = None if initial is None else await self._number(name, initial)
         for _ in range(_ROUNDS):
@@ -378,11 +386,13 @@ class Cache(Generic[T]):
     ) -> T:
         """Get a value, or compute and store it.
 
-        Callers in this process who miss the same key at the same time share one call of
-        ``factory``, which runs in a task of its own: a caller who is cancelled leaves it to the
-        others, and the last one cancels it. All of them get the very same object, or the same
-        exception, which is not stored. None is a value like any other. If the key is written or
-        deleted through a ``Cache`` of the same client meanwhile, the result is not stored.
+        Callers in this process who miss the same key at the same time, by caches of one client
+        with equal serializers, share one call of ``factory``, which runs in a task of its own: a
+        caller who is cancelled leaves it to the others, and the last one cancels it and waits for
+        its end, so that ``asyncio.wait_for`` may take as long as the clean-up of ``factory`` does.
+        All of them get the very same object, or the same exception, which is not stored. None is a
+        value like any other. If the key is written or deleted through a ``Cache`` of the same
+        client meanwhile, the result is not stored.
 
         Args:
             key: see :class:`Cache`.
@@ -392,10 +402,17 @@ class Cache(Generic[T]):
             on_error: ``"miss"``: the factory is called if the cache fails, and its result returned
                 if it cannot be stored, with a warning to the logger ``emcache`` once a minute.
                 ``"raise"``: errors of the cache are raised. A bad key or ``ttl`` raises always.
+
+        Raises:
+            RuntimeError: ``factory`` asks for the key that it computes, also in a task of its own
+                or by way of other keys: it would wait for itself.
         """
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
         return await self._flights.fetch(
-            name, lambda: store.look(name), lambda flight: store.compute(flight, name, factory)
+            name,
+            self._values.kind,
+            lambda: store.look(name),
+            lambda flight: store.compute(flight, name, factory),
         )
 
     async def renew(
@@ -412,7 +429,9 @@ class Cache(Generic[T]):
         Callers of :meth:`get_or_set` who come meanwhile share the result.
         """
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
-        return await self._flights.renew(name, lambda flight: store.compute(flight, name, factory))
+        return await self._flights.renew(
+            name, self._values.kind, lambda flight: store.compute(flight, name, factory)
+        )
 
     def _store(
         self, ttl: Ttl | None, store_if: Callable[[T], bool] | None, on_error: OnError

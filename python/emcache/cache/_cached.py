@@ -1,5 +1,6 @@
 """The decorator: results of async functions, kept in a cache."""
 
+import asyncio.coroutines
 import copy
 import functools
 import inspect
@@ -40,6 +41,9 @@ class CachedFunction(Generic[P, R]):
         # So that frameworks take it for the async function that it is.
         if (mark := getattr(inspect, "markcoroutinefunction", None)) is not None:
             mark(self)
+        else:
+            # Python 3.11: what asyncio.iscoroutinefunction, and so Django, looks for.
+            self._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
 
     def __repr__(self) -> str:
         return f"<emcache.cached {getattr(self, '__qualname__', self.__wrapped__)}>"
@@ -132,8 +136,9 @@ def cached(
             function without arguments that gives the cache of the moment. Where it gives None the
             function is called as if it were not decorated.
         ttl: how long results live; None: as long as the cache's ``ttl`` says.
-        key: a template with the names of the parameters, as ``"user:{user_id}"``; or a function
-            that makes the key of the same arguments. None: the function's module and name, and
+        key: a template with the names of the parameters, as ``"user:{user_id}"``, in whose text
+            ``%``, ``:`` and the template's own signs are percent-encoded; or a function that makes
+            the key of the same arguments. None: the function's module and name, and
             its arguments, which must be None, bool, int, float, str, bytes, members of an Enum,
             UUIDs, dates, times, Decimals, or tuples of these.
         store_if: which results to keep; None: all, None among them.

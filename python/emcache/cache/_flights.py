@@ -2,10 +2,11 @@
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Final, TypeVar
 
 from ..base import Client
+from ._runs import Run, waiting_for
 
 R = TypeVar("R")
 
@@ -24,11 +25,13 @@ class Flight:
     what was there before the value was stored, takes what the others have computed.
     """
 
-    __slots__ = ("callers", "loop", "stale", "task", "waiting")
+    __slots__ = ("callers", "kind", "loop", "run", "stale", "task", "waiting")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, kind: Hashable) -> None:
         self.loop = loop
+        self.kind = kind
         self.task: asyncio.Task[Any] | None = None
+        self.run = Run()
         self.callers = 0
         self.waiting = 0
         self.stale = False
@@ -39,21 +42,29 @@ Compute = Callable[[Flight], Coroutine[Any, Any, R]]
 
 
 class Flights:
-    """Those of one client, by the key on the wire."""
+    """Those of one client, by the key on the wire, and by the kind of values.
+
+    Caches that read and write values in different ways must not get each other's.
+    """
 
     def __init__(self) -> None:
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[bytes, dict[Hashable, Flight]] = {}
 
     def forget(self, key: bytes) -> None:
         """Keep what is being computed from being stored, and from those who come later."""
-        if self._flights and (flight := self._flights.pop(key, None)) is not None:
-            flight.stale = True
+        if self._flights and (flights := self._flights.pop(key, None)) is not None:
+            for flight in flights.values():
+                flight.stale = True
 
     async def fetch(
-        self, key: bytes, look: Callable[[], Awaitable[R | Missing]], compute: Compute[R]
+        self,
+        key: bytes,
+        kind: Hashable,
+        look: Callable[[], Awaitable[R | Missing]],
+        compute: Compute[R],
     ) -> R:
         """Give what is found, or what the first of those who miss computes for all."""
-        flight = self._enter(key)
+        flight = self._enter(key, kind)
         try:
             if flight.task is None:
                 found = await look()
@@ -63,21 +74,22 @@ class Flights:
         finally:
             self._leave(key, flight)
 
-    async def renew(self, key: bytes, compute: Compute[R]) -> R:
+    async def renew(self, key: bytes, kind: Hashable, compute: Compute[R]) -> R:
         """Compute anew, also for those who come meanwhile."""
         self.forget(key)
-        flight = self._enter(key)
+        flight = self._enter(key, kind)
         try:
             return await self._share(key, flight, compute)
         finally:
             self._leave(key, flight)
 
-    def _enter(self, key: bytes) -> Flight:
-        flight = self._flights.get(key)
+    def _enter(self, key: bytes, kind: Hashable) -> Flight:
+        flights = self._flights.setdefault(key, {})
+        flight = flights.get(kind)
         loop = asyncio.get_running_loop()
         landed = flight is not None and flight.task is not None and flight.task.done()
         if flight is None or landed or flight.loop is not loop:
-            flight = self._flights[key] = Flight(loop)
+            flight = flights[kind] = Flight(loop, kind)
         flight.callers += 1
         return flight
 
@@ -87,27 +99,35 @@ class Flights:
             self._remove(key, flight)
 
     def _remove(self, key: bytes, flight: Flight) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+        flights = self._flights.get(key, {})
+        if flights.get(flight.kind) is flight:
+            del flights[flight.kind]
+            if not flights:
+                del self._flights[key]
 
     async def _share(self, key: bytes, flight: Flight, compute: Compute[R]) -> R:
         task = flight.task or self._start(key, flight, compute)
-        if task is asyncio.current_task():
-            raise RuntimeError("the function waits for itself: it asks for the key it computes")
-        flight.waiting += 1
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
+        with waiting_for(flight.run):
+            flight.waiting += 1
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                flight.waiting -= 1
+                if not flight.waiting and not task.done():
+                    await self._abandon(flight, task)
+                raise
             flight.waiting -= 1
-            if not flight.waiting and not task.done():
-                await self._abandon(flight, task)
-            raise
-        flight.waiting -= 1
         result: R = task.result()
         return result
 
     def _start(self, key: bytes, flight: Flight, compute: Compute[R]) -> asyncio.Task[R]:
-        task = flight.loop.create_task(compute(flight), name=f"emcache computes {key!r}")
+        run = flight.run = Run()
+
+        async def computing() -> R:
+            run.begin()
+            return await compute(flight)
+
+        task = flight.loop.create_task(computing(), name=f"emcache computes {key!r}")
 
         def landed(task: asyncio.Task[R]) -> None:
             if flight.task is task:

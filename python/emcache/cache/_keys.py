@@ -1,11 +1,12 @@
 """Which key on the wire a key of the user's becomes."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
 
 from .._errors import InvalidKeyError
 
 Key = str | bytes
+K = TypeVar("K", bound=Key)
 KeyPolicy = Literal["refuse", "hash"] | Callable[[bytes], bytes]
 """What becomes of keys; see :class:`emcache.Cache`."""
 
@@ -58,6 +59,12 @@ class Keys:
         if callable(self._policy):
             name = self._policy(name)
         return self._checked(self.prefix + name)
+
+    def wires(self, keys: Iterable[K]) -> dict[K, bytes]:
+        """Give the keys on the wire by those that were given."""
+        if isinstance(keys, str | bytes | bytearray | memoryview):
+            raise TypeError(f"keys must be a list or the like, not one {type(keys).__name__}")
+        return {key: self.wire(key) for key in keys}
 
     def _is_hashed(self, name: bytes) -> bool:
         # What looks like a hashed key is hashed as well: none is ever taken for another.

@@ -30,15 +30,38 @@ def key_of(function: Callable[..., Any], key: str | Callable[..., str] | None) -
     signature = inspect.signature(function)
     if key is None:
         return _by_arguments(function, signature)
-    fields = {name for _, name, _, _ in string.Formatter().parse(key) if name is not None}
-    for field in fields:
+    template = _Template(key)
+    for field in template.fields:
         if field.partition(".")[0].partition("[")[0] not in signature.parameters:
             raise TypeError(f"key {key!r}: {function.__qualname__} has no parameter {field!r}")
 
     def by_template(*args: Any, **kwargs: Any) -> str:
-        return key.format(**_bound(signature, args, kwargs))
+        return template.vformat(key, (), _bound(signature, args, kwargs))
 
     return by_template
+
+
+class _Template(string.Formatter):
+    """A template in whose fields its own separators are escaped, so that no two calls are one."""
+
+    def __init__(self, key: str) -> None:
+        parts = list(self.parse(key))
+        self.fields = {name for _, name, _, _ in parts if name is not None}
+        signs = {sign for text, *_ in parts for sign in text if not sign.isalnum()}
+        self._escapes = str.maketrans({sign: _percent(sign) for sign in signs | {"%", ":"}})
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        text: str = super().format_field(value, format_spec)
+        return text if _says_itself(type(value)) else text.translate(self._escapes)
+
+
+def _percent(sign: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in sign.encode())
+
+
+def _says_itself(kind: type) -> bool:
+    """Whether there is nobody's text in it."""
+    return kind in _PLAIN - {str, bytes} or f"{kind.__module__}.{kind.__qualname__}" in _BY_NAME
 
 
 def _bound(
@@ -72,7 +95,9 @@ def _text(field: str, value: Any) -> str:
     if kind in _PLAIN or f"{kind.__module__}.{kind.__qualname__}" in _BY_NAME:
         return repr(value)
     if isinstance(value, Enum):
-        return f"{kind.__qualname__}.{value.name}"
+        # Combinations of flags may have no name.
+        name = repr(value.value) if value.name is None else value.name
+        return f"{kind.__module__}.{kind.__qualname__}.{name}"
     if kind is tuple:
         return "(" + ",".join(_text(field, each) for each in value) + ")"
     # What else repr() says may differ in each process, or be the same for different values.

@@ -1,5 +1,6 @@
 """What values become as bytes, and the flags that say so."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, overload
 
@@ -140,6 +141,7 @@ class Json(_OneFormat, Generic[T]):
         return value
 
 
+@functools.cache
 def _standard_encoder() -> Callable[[Any], str]:
     import json
 
@@ -147,6 +149,7 @@ def _standard_encoder() -> Callable[[Any], str]:
     return encoder.encode
 
 
+@functools.cache
 def _standard_decoder() -> Callable[[bytes], Any]:
     import json
 

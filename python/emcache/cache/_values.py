@@ -1,14 +1,16 @@
 """Values on their way: serialized, compressed, and back."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Generic, NoReturn, TypeVar
+import contextlib
+from collections.abc import Hashable, Iterable
+from typing import Any, Generic, NoReturn, TypeVar
 
 from .._errors import SerializationError
 from ._compression import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, Compression, Lz4, Zlib, Zstd
 from ._keys import shown
-from ._presets import Preset
-from ._serializers import Serializer
+from ._presets import Preset, Pylibmc, Pymemcache
+from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
+from ._threads import in_few_threads
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -28,6 +30,8 @@ class Values(Generic[T]):
         self, serializer: Serializer[T], compression: Compression | None, max_size: int
     ) -> None:
         self._serializer = serializer
+        self.kind = _kind(serializer)
+        """The same for values that are read and written alike."""
         self._max_size = max_size
         self._writes = compression
         self._reads: dict[int, Compression] = {}
@@ -45,8 +49,7 @@ class Values(Generic[T]):
     async def pack(self, key: bytes, value: T) -> tuple[bytes, int]:
         """Give the bytes and flags to store."""
         try:
-            data, flags = self._serializer.dumps(value)
-            self._check(flags)
+            data, flags = self._checked(self._serializer.dumps(value))
             if self._writes is None or len(data) < max(self._writes.min_size, 1):
                 return data, flags
             packed = await self._compress(self._writes, data)
@@ -72,17 +75,31 @@ class Values(Generic[T]):
                 packed.setdefault(flags, {})[name] = data
         return packed, errors
 
-    def _check(self, flags: int) -> None:
+    def _checked(self, dumped: Any) -> tuple[bytes, int]:
+        """Refuse what no server takes: users' serializers give anything."""
+        if not isinstance(dumped, tuple) or len(dumped) != 2:
+            raise SerializationError("the serializer must give a tuple of bytes and flags")
+        data, flags = dumped
+        if not isinstance(flags, int) or isinstance(flags, bool) or not 0 <= flags < 2**32:
+            raise SerializationError(
+                f"the serializer must give flags from 0 to 2**32 - 1, not {flags!r:.40}"
+            )
         if flags & self._bits:
             raise SerializationError(
                 f"flags {flags:#x} of the serializer have bits that mark compressed values "
                 f"({self._bits:#x})"
             )
+        return _as_bytes("serializer", data), flags
 
     async def _compress(self, compression: Compression, data: bytes) -> bytes:
+        if len(data) > self._max_size:
+            raise SerializationError(
+                f"{len(data)} bytes are to be compressed, which could not be read back: "
+                f"max_size is {self._max_size}"
+            )
         if len(data) < COMPRESS_IN_LOOP:
-            return compression.compress(data)
-        return await asyncio.to_thread(compression.compress, data)
+            return _as_bytes("compression", compression.compress(data))
+        return _as_bytes("compression", await asyncio.to_thread(compression.compress, data))
 
     async def unpack(self, key: bytes, data: bytes, flags: int) -> T:
         """Give the value that was stored."""
@@ -106,12 +123,30 @@ class Values(Generic[T]):
         if len(data) <= small:
             found = compression.decompress(data, small)
         if found is None and small < self._max_size:
-            found = await asyncio.to_thread(compression.decompress, data, self._max_size)
+            found = await in_few_threads(lambda: compression.decompress(data, self._max_size))
         if found is None:
             raise SerializationError(
                 f"it decompresses to more than the limit of {self._max_size} bytes"
             )
         return found
+
+
+def _kind(serializer: object) -> Hashable:
+    # Of serializers of others only one and the same is sure to be alike.
+    if type(serializer) in (Pymemcache, Pylibmc):
+        return type(serializer).__name__
+    if type(serializer) in (Raw, Utf8, Json, MsgPack, Pickle):
+        kind = type(serializer).__name__, *vars(serializer).values()
+        with contextlib.suppress(TypeError):  # functions that cannot be hashed
+            hash(kind)
+            return kind
+    return id(serializer)
+
+
+def _as_bytes(what: str, data: object) -> bytes:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise SerializationError(f"the {what} must give bytes, not {type(data).__name__}")
+    return bytes(data)
 
 
 def _fail(what: str, error: Exception) -> NoReturn:

@@ -21,7 +21,7 @@ Stored = tuple[bytes, int]
 _AT_ONCE = 1024
 """Commands of one call that are under way at once."""
 _LOG_EVERY = 10.0
-"""Seconds between two lines about servers that cannot be reached."""
+"""Seconds between two lines about servers, or values, that fail."""
 
 _UNREACHABLE = (
     _errors.ConnectionFailedError,
@@ -183,18 +183,25 @@ async def flush_nodes(client: Client) -> None:
 
 
 class _Complaints:
-    """What is logged of servers that cannot be reached."""
+    """Lines of one kind in the log: how many calls each is about, and why the last one failed."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: str) -> None:
+        self._line = line
         self._next = 0.0
         self._kept = 0
 
-    def log(self, error: Exception) -> None:
+    def log(self, *why: object) -> None:
         now = time.monotonic()
         self._kept += 1
         if now >= self._next:
-            logger.warning("memcached cannot be reached (calls: %d): %s", self._kept, error)
+            logger.warning(self._line, self._kept, *why)
             self._next, self._kept = now + _LOG_EVERY, 0
 
 
-_complaints = _Complaints()
+_complaints = _Complaints("memcached cannot be reached (calls: %d): %s")
+_unreadable = _Complaints("values cannot be read, which are misses (%d); that of %r: %s")
+
+
+def log_unreadable(key: str, error: Exception) -> None:
+    """Say whose value cannot be read. The error's own text may be all of the value."""
+    _unreadable.log(key, type(error).__name__)

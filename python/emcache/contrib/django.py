@@ -42,7 +42,7 @@ from ._addresses import parse_nodes
 from ._exptime import exptime_of
 from ._options import CLIENT_OPTIONS
 from ._serde import dump, load
-from ._store import Store, Stored, logger
+from ._store import Store, Stored, log_unreadable
 from .loops import BackgroundLoop, ClientPerLoop
 
 _LONGEST_KEY = 250
@@ -62,7 +62,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
 
     Values are stored as Django's ``PyMemcacheCache`` and ``PyLibMCCache`` store them: integers as
     digits, ``bytes``, ``str`` in UTF-8, all else pickled. One that cannot be read is a miss, with a
-    warning.
+    warning every ten seconds at most.
 
     ``OPTIONS`` are those of :func:`emcache.create_client`, and ``ignore_errors`` (default False):
     True makes servers that cannot be reached misses, and writes to them nothing, with a warning in
@@ -226,7 +226,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
             return default if item is None else load(item.value, item.flags or 0)
         except Exception as error:
             # After a deploy, say: what is set next mends it.
-            logger.warning("the value of %r cannot be read, a miss: %r", key, error)
+            log_unreadable(key, error)
             return default
 
     def _values(self, names: dict[bytes, str], items: dict[bytes, Item]) -> dict[str, Any]:

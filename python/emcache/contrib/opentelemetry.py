@@ -19,10 +19,10 @@ from typing import Any, cast
 try:
     from opentelemetry.metrics import MeterProvider, get_meter_provider
     from opentelemetry.trace import Tracer, TracerProvider, get_tracer_provider
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "emcache.contrib.opentelemetry needs opentelemetry-api: pip install 'emcache[otel]'"
-    ) from error
+    ) from _missing
 
 from ..base import Client
 from ..client import _Client

@@ -28,10 +28,10 @@ try:
     )
     from prometheus_client.registry import Collector
     from prometheus_client.utils import floatToGoString
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "emcache.contrib.prometheus needs prometheus_client: pip install 'emcache[prometheus]'"
-    ) from error
+    ) from _missing
 
 from .._arguments import address_text
 from ..base import Client
