@@ -33,7 +33,7 @@ class MemcachedServer(Reachable):
 
     The methods block for the milliseconds that they take, in asynchronous tests too. Run as root,
     it starts memcached with ``-u nobody``. However the process of the tests ends, and be it by
-    SIGKILL, the servers end with it.
+    SIGKILL, the servers end with it, or with the last child that it forked meanwhile.
 
     Args:
         args: options of memcached, as ``"-m", "64"``.
