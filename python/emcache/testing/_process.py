@@ -53,7 +53,7 @@ _WATCH = 'read -r _ || { kill -9 "$1"; rm -rf -- "$2"; }'
 
 
 class Process:
-    """A running memcached, which ends with this process (and its forked children) whatever ends it."""
+    """A running memcached, which ends with this process and its children, whatever ends it."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], folder: str, log: IO[bytes]
