@@ -11,11 +11,11 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from ._faults import CHUNK, Faults, Link
+from ._managed import Managed
 from ._server import MemcachedServer
 
 # As on an Ethernet: with the segments of the loopback the kernel takes megabytes that nobody reads.
@@ -26,7 +26,7 @@ _CALL_WITHIN = 10.0
 Plan = Callable[[int], Link | None]
 
 
-class FaultProxy:
+class FaultProxy(Managed):
     """A TCP proxy on 127.0.0.1 before a server; bytes pass until a fault is set.
 
     Example::
@@ -122,22 +122,6 @@ class FaultProxy:
             self._thread.join()
             self._loop.close()
         self._holder.close()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- faults of the whole ---------------------------------------------------------------------
 

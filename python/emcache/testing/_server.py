@@ -10,10 +10,10 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Literal
 
 from ._login import AuthFile, SaslDatabase
+from ._managed import Managed
 from ._process import MemcachedStartError, Process, find_memcached, private_folder
 from ._tls import Tls, made
 from ._wire import Reachable
@@ -21,7 +21,7 @@ from ._wire import Reachable
 _START_WITHIN = 10.0
 
 
-class MemcachedServer(Reachable):
+class MemcachedServer(Reachable, Managed):
     """A memcached on 127.0.0.1 or a unix socket; it starts in about 10 ms.
 
     Example::
@@ -120,22 +120,6 @@ class MemcachedServer(Reachable):
         where = self.path if self.path is not None else f"127.0.0.1:{self.port}"
         how = "not running" if not self.running else "paused" if self.paused else "running"
         return f"<MemcachedServer {where} {how}>"
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- the process -----------------------------------------------------------------------------
 
