@@ -83,7 +83,7 @@ async def test_a_stopped_node_turns_unhealthy_and_comes_back():
                 for call in (client.get(KEYS[0]), client.set(b"k", b"v"), client.get_many(KEYS)):
                     started = time.monotonic()
                     (error,) = await outcomes(call)
-                    assert time.monotonic() - started < 0.2
+                    assert time.monotonic() - started < 0.8 * TIMEOUT
                     assert is_down(error), repr(error)
                 # The kernel takes connections for the stopped server: that is no sign of life.
                 await asyncio.sleep(1.5)
@@ -197,7 +197,7 @@ async def test_a_node_that_closes_what_it_accepts_is_down(server):
             assert proxy.accepted >= 3
             started = time.monotonic()
             (error,) = await outcomes(client.get(KEYS[0]))
-            assert time.monotonic() - started < 0.2
+            assert time.monotonic() - started < 1  # the timeout is 5 s
             assert is_down(error), repr(error)
             before = proxy.accepted
             await asyncio.sleep(1)
