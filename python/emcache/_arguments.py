@@ -1,6 +1,7 @@
 """Arguments that clients and pools share, checked before anything is made of them."""
 
 import os
+import socket
 import ssl as ssl_module
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
@@ -179,12 +180,20 @@ def _check_host(host: str) -> None:
         raise TypeError(f"address must be a str, not {type(host).__name__}")
     if not host or any(char.isspace() or ord(char) < 32 for char in host):
         raise ValueError("address must not be empty or contain whitespace")
+    if ":" in host or host.startswith("["):
+        try:
+            socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        except OSError:
+            raise ValueError(
+                f"address must be a host name, an IPv4 or an IPv6 address, not {host!r}: the port "
+                "is an argument of its own, and IPv6 addresses have no brackets here"
+            ) from None
 
 
 def address_text(address: Address) -> str:
-    """Name a node for people."""
+    """Name a node for people, as settings may name it."""
     match address:
         case MemcachedUnixSocketPath(path):
             return path
         case MemcachedHostAddress(host, port):
-            return f"{host}:{port}"
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from ._address import Address
+from ._arguments import address_text
 from ._errors import AuthenticationError, DiscoveryError
 from ._topology import Topology
 from ._watcher import Bounded, first
@@ -42,16 +43,17 @@ def _hosted(addresses: list[Address], limit: float, options: dict[str, Any]) -> 
 
 async def _discovered(source: Discovery, addresses: list[Address]) -> Topology | None:
     """Give what it says first; None: these addresses are all there is."""
+    names = ", ".join(map(address_text, addresses))
     try:
         return await first(source, DEFAULT_STARTUP_WAIT_AUTODISCOVERY)
     except AuthenticationError:
         raise
     except NoDiscoveryError as error:
-        logger.warning("no autodiscovery at %s: %s; it is used as a node", addresses, error)
+        logger.warning("no autodiscovery at %s: %s; it is used as a node", names, error)
         return None
     except Exception as error:
         what = str(error) or type(error).__name__
         if addresses and not isinstance(source, ConfigDiscovery):
-            logger.warning("autodiscovery failed, to begin with there is %s: %s", addresses, what)
+            logger.warning("autodiscovery failed, to begin with there is %s: %s", names, what)
             return Topology.of(addresses)
         raise DiscoveryError(f"autodiscovery failed: {what}") from error

@@ -7,7 +7,9 @@ import click
 import pytest
 
 import emcache
-from emcache.cli._settings import parse_server, parse_servers
+from emcache._arguments import address_text
+from emcache.cli._settings import node_name, parse_server, parse_servers
+from emcache.contrib._addresses import parse_node
 from support.cli import document, environment, invoke, named, run
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
 
@@ -47,6 +49,16 @@ Unix = emcache.MemcachedUnixSocketPath
 )
 def test_a_server_is_read(text, address):
     assert parse_server(text) == address
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    "address", [Host("a", 1), Host("127.0.0.1", 2), Host("fe80::1%eth0", 3), Unix("/run/sock")]
+)
+def test_what_is_shown_is_read_again(address):
+    shown = address_text(address)
+    assert node_name(address) == shown
+    assert parse_server(shown) == parse_node(shown) == address
 
 
 @pytest.mark.driver_independent

@@ -343,7 +343,8 @@ async def test_urls():
     cache = Cache.from_url("emcache://host:1234/?namespace=n&timeout=2&max_connections=7&ssl=yes")
     assert isinstance(cache, EmcacheCache)
     assert (cache.namespace, cache.timeout) == ("n", 2.0)
-    assert repr(cache) == ("EmcacheCache (MemcachedHostAddress(address='host', port=1234))")
+    assert repr(cache) == "EmcacheCache (host:1234)"
+    assert repr(EmcacheCache(nodes="[::1]:1,unix:/s")) == "EmcacheCache ([::1]:1, /s)"
     several = Cache.from_url("emcache://?nodes=a:1,b:2")
     assert [node.port for node in several.nodes] == [1, 2]
     login = EmcacheCache("host", username="u", password="p", pool_size="3")

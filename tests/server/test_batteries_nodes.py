@@ -211,3 +211,18 @@ class TestRepr:
             while "down=[]" in await loop.run_in_executor(None, repr, client):
                 await asyncio.sleep(0.01)
             assert f"down=[127.0.0.1:{dead.port}]" in repr(client)
+
+    @within(20)
+    async def test_ipv6(self):
+        """A port follows, so it is in brackets, as in the node of an error."""
+        dead = dead_address()
+        address = emcache.MemcachedHostAddress("::1", dead.port)
+        node = f"[::1]:{dead.port}"
+        async with emcache.create_client([address], timeout=5.0) as client:
+            assert f"[{node}]" in repr(client)
+            pool = emcache.ConnectionPool(address)
+            assert f" node={node} " in repr(pool)
+            await pool.close()
+            with pytest.raises(emcache.NodeUnavailableError) as raised:
+                await client.get(b"key")
+            assert raised.value.node == node

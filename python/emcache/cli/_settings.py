@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._arguments import endpoint
+from .._arguments import address_text, endpoint
 from ..base import Client
 from ..client import create_client
 from ._output import printable
@@ -109,11 +109,7 @@ class Settings:
 
 def node_name(address: Address) -> str:
     """Name a node, as it can be given to ``--servers``."""
-    match address:
-        case MemcachedUnixSocketPath(path):
-            return printable(path)
-        case MemcachedHostAddress(host, port):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return printable(address_text(address))
 
 
 def parse_servers(texts: Iterable[str]) -> list[Address]:

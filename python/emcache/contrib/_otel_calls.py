@@ -158,7 +158,7 @@ def _failure(error: BaseException, attributes: Attributes) -> Attributes:
         host, colon, port = error.node.rpartition(":")
         is_host = bool(colon) and port.isdecimal()
         told |= (
-            {"server.address": host, "server.port": int(port)}
+            {"server.address": host.strip("[]"), "server.port": int(port)}
             if is_host
             else {"server.address": error.node}
         )

@@ -27,6 +27,7 @@ except ImportError as error:
 
 from .. import _errors
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from .._arguments import address_text
 from ..base import Client, Item, Value
 from ..client import create_client
 from ._addresses import DEFAULT_PORT, parse_nodes
@@ -105,7 +106,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return await self._clients.get()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} ({', '.join(map(str, self.nodes))})"
+        return f"{type(self).__name__} ({', '.join(map(address_text, self.nodes))})"
 
     def _build_key(self, key: Any, namespace: str | None = None) -> bytes:
         built = super()._build_key(key, namespace=namespace)
