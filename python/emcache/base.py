@@ -526,7 +526,8 @@ class Client(metaclass=ABCMeta):
             ValueError, TypeError: for one of the arguments; then nothing is sent for any key.
 
         The client's ``timeout`` is that of the whole call. Of more than 16,384 keys, or 16 MiB, the
-        rest is sent when these are answered.
+        rest is sent when these are answered. If the call is cancelled before that, the rest is not
+        sent, and in no count of :meth:`metrics`.
 
         Wire: ``set <key> <flags> <exptime> <bytes>`` for each key Source: "Storage commands".
         """

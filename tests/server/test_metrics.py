@@ -146,6 +146,24 @@ async def test_gets_that_share_a_key(server, key):
     assert asked <= 2
 
 
+async def test_what_a_cancelled_call_did_not_send_is_not_counted():
+    """Of many keys, which go in parts: those of the first were sent, and are answered later."""
+    with memcached("-m", "256") as own:
+        async with client_of(own, timeout=30) as client:
+            await client.set(b"first", b"")
+            with frozen(own):
+                many = dict.fromkeys((b"%d" % at for at in range(20_000)), b"")
+                call = asyncio.create_task(client.set_many(many, noreply=True))
+                await asyncio.sleep(0.05)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+            await until(lambda: results(client, "set") == {"stored": 16_385})
+            await client.version(own.address)
+            assert results(client, "set") == {"stored": 16_385}
+            assert own.stats()["cmd_set"] == "16385"
+
+
 async def test_each_request_ends_once(server, key):
     """However it ends: the sum is the number of calls."""
     with memcached() as own:
