@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from enum import Enum
 
 import pytest
@@ -86,7 +87,10 @@ async def test_increments_of_a_key_that_many_create(cache):
 
 @pytest.mark.parametrize(
     ("ttl", "seconds"),
-    [(None, -1), (0, -1), (10, 10), (99.5, 100), (2592000, 2592000), (31536000, 31536000)],
+    [
+        *[(None, -1), (0, -1), (10, 10), (99.5, 100), (2592000, 2592000), (31536000, 31536000)],
+        *[(timedelta(0), -1), (timedelta(seconds=99.5), 100), (timedelta(days=365), 31536000)],
+    ],
 )
 async def test_times_to_live(server, cache, ttl, seconds):
     key = cache.build_key("k")
@@ -99,8 +103,18 @@ async def test_times_to_live(server, cache, ttl, seconds):
         assert seconds - 5 <= ttl_of(server, key) <= seconds + 1
 
 
-async def test_a_default_time_to_live(server, key):
-    async with EmcacheCache(port=server.port, ttl=50) as cache:
+@pytest.mark.parametrize("ttl", ["10", datetime(2026, 1, 1)], ids=["str", "datetime"])
+async def test_what_is_no_time_to_live(cache, ttl):
+    calls = cache.set("k", 1, ttl=ttl), cache.multi_set([("k", 1)], ttl), cache.expire("k", ttl)
+    for call in (*calls, cache.add("k", 1, ttl=ttl)):
+        with pytest.raises(TypeError, match="seconds, a timedelta or None, not"):
+            await call
+    assert await cache.get("k") is None
+
+
+@pytest.mark.parametrize("ttl", [50, timedelta(seconds=50)], ids=str)
+async def test_a_default_time_to_live(server, key, ttl):
+    async with EmcacheCache(port=server.port, ttl=ttl) as cache:
         await cache.set(key.decode(), 1)
         assert 45 <= ttl_of(server, key) <= 50
 

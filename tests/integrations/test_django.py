@@ -214,7 +214,11 @@ def test_what_cannot_be_read_is_a_miss(server, cache, call, caplog, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("timeout", "seconds"), [(None, -1), (10, 10), (9.5, 10), (2592000, 2592000), (10**8, 10**8)]
+    ("timeout", "seconds"),
+    [
+        *[(None, -1), (10, 10), (9.5, 10), (2592000, 2592000), (10**8, 10**8)],
+        *[(datetime.timedelta(seconds=9.5), 10), (datetime.timedelta(days=365), 31536000)],
+    ],
 )
 def test_timeouts(server, cache, call, timeout, seconds):
     name = cache.make_key("k")
@@ -226,7 +230,15 @@ def test_timeouts(server, cache, call, timeout, seconds):
     assert seconds - 5 <= ttl_of(server, name) <= seconds + 1
 
 
-@pytest.mark.parametrize("timeout", [0, -1, -0.5])
+@pytest.mark.parametrize("timeout", ["10", datetime.datetime(2026, 1, 1)], ids=["str", "datetime"])
+def test_what_is_no_timeout(call, timeout):
+    for name, *args in [("set", "k", 1), ("add", "k", 1), ("touch", "k"), ("set_many", {"k": 1})]:
+        with pytest.raises(TypeError, match="seconds, a timedelta or None, not"):
+            call(name, *args, timeout)
+    assert call("get", "k") is None
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -0.5, datetime.timedelta(0)])
 def test_timeouts_that_are_over(call, timeout):
     call("set", "k", 1, timeout)
     assert call("get", "k") is None
@@ -237,7 +249,16 @@ def test_timeouts_that_are_over(call, timeout):
     assert call("get", "k") is None
 
 
-@pytest.mark.parametrize(("params", "seconds"), [({}, 300), ({"TIMEOUT": None}, -1)])
+@pytest.mark.parametrize(
+    ("params", "seconds"),
+    [
+        ({}, 300),
+        ({"TIMEOUT": None}, -1),
+        ({"TIMEOUT": datetime.timedelta(hours=1)}, 3600),
+        ({"timeout": datetime.timedelta(hours=1)}, 3600),
+    ],
+    ids=str,
+)
 def test_default_timeouts(server, key, params, seconds):
     cache = EmcacheCache(
         f"127.0.0.1:{server.port}",

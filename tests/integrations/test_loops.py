@@ -1,8 +1,10 @@
 """Clients for several loops, and a loop for programs that have none."""
 
 import asyncio
+import concurrent.futures
 import gc
 import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,6 +16,10 @@ from emcache.contrib.loops import BackgroundLoop, ClientPerLoop
 from support.isolated import run_program, run_silent
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+def kind(value):
+    return type(value).__name__
 
 
 @pytest.fixture
@@ -180,6 +186,22 @@ def test_run_in_the_background_loop_itself_is_refused(background):
         background.run(again())
 
 
+async def waits():
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("wrong", [5, None, waits, concurrent.futures.Future()], ids=kind)
+def test_what_is_no_coroutine(background, wrong):
+    with pytest.raises(TypeError, match=f"takes a coroutine.*not {kind(wrong)}$"):
+        background.run(wrong)
+
+
+@pytest.mark.driver_independent
+def test_a_client_of_each_loop_needs_a_function():
+    with pytest.raises(TypeError, match=r"create must be a function.* not tuple"):
+        ClientPerLoop(())
+
+
 def test_errors_come_through(background):
     async def fail():
         raise KeyError("k")
@@ -278,7 +300,11 @@ def test_nodes_of_a_wrong_type():
 @pytest.mark.driver_independent
 @pytest.mark.parametrize(
     ("seconds", "exptime"),
-    [(None, 0), (0, -1), (-5, -1), (0.2, 1), (1.0, 1), (1.5, 2), (2592000, 2592000)],
+    [
+        *[(None, 0), (0, -1), (-5, -1), (0.2, 1), (1.0, 1), (1.5, 2), (2592000, 2592000)],
+        *[(timedelta(0), -1), (timedelta(days=-1), -1), (timedelta(seconds=1, microseconds=1), 2)],
+        (timedelta.max, 2**31 - 1),
+    ],
 )
 def test_exptime(seconds, exptime):
     assert exptime_of(seconds) == exptime
@@ -291,6 +317,13 @@ def test_exptime_of_more_than_thirty_days(monkeypatch):
     assert exptime_of(10**12) == 2**31 - 1
     with pytest.raises(ValueError, match="time to live"):
         exptime_of(float("nan"))
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize("ttl", ["10", b"10", [], datetime.now(UTC), datetime.max.date()], ids=kind)
+def test_what_is_no_time(ttl):
+    with pytest.raises(TypeError, match=f"seconds, a timedelta or None, not {kind(ttl)}"):
+        exptime_of(ttl)
 
 
 @pytest.mark.driver_independent

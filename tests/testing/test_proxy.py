@@ -191,10 +191,58 @@ def test_its_life(server):
 
 
 @independent
-@pytest.mark.parametrize("fault", [{"delay": -1}, {"split": 0}, {"rate": 0.0}, {"fin_after": -1}])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"delay": -1},
+        {"split": 0},
+        {"rate": 0.0},
+        {"fin_after": -1},
+        {"delay": "1"},
+        {"jitter": None},
+        {"stall_after": 1.5},
+        {"rate": True},
+    ],
+    ids=str,
+)
 def test_faults_that_make_no_sense(fault):
-    with pytest.raises(ValueError, match=next(iter(fault))):
+    ((name, value),) = fault.items()
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
         Faults(**fault)
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+        setattr(Faults(), name, value)
+
+
+@independent
+def test_a_fault_that_there_is_not():
+    with pytest.raises(AttributeError, match="deley"):
+        Faults().deley = 1.0
+
+
+@independent
+@pytest.mark.parametrize(
+    ("upstream", "text"),
+    [
+        (None, "upstream must be a MemcachedServer or an address of emcache, not NoneType"),
+        (5, "not int"),
+        ("host:1", "not str"),
+        (MemcachedServer, "not ABCMeta"),
+        (emcache.MemcachedHostAddress("host", 0), "port must be between"),
+        (emcache.MemcachedHostAddress("host:1", 1), "the port is an argument of its own"),
+    ],
+    ids=str,
+)
+def test_a_proxy_before_nothing(upstream, text):
+    proxy = FaultProxy.__new__(FaultProxy)
+    with pytest.raises((TypeError, ValueError), match=text):
+        proxy.__init__(upstream)
+    assert repr(proxy) == "<FaultProxy 127.0.0.1:0 refusing, 0 open>"
+
+
+@independent
+def test_a_plan_that_is_no_function(server):
+    with pytest.raises(TypeError, match="plan must be a function, not Link"):
+        FaultProxy(server, Link())
 
 
 @within(30)

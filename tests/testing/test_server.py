@@ -225,12 +225,31 @@ def test_it_tells_why_it_did_not_start():
         ({"unix": True, "port": 11211}, "a port or a unix socket"),
         ({"auth": "sasl"}, "auth needs users"),
         ({"users": {}}, "users must name somebody"),
+        ({"users": {"a": "b"}, "auth": "plain"}, "auth must be .* not 'plain'"),
+        ({"port": 0}, "port must be between"),
+        ({"port": "11211"}, "port must be an int, not str"),
+        ({"unix": "/tmp/sock"}, "unix must be a bool, not str"),
+        ({"tls": "yes"}, "tls must be a bool or a Tls, not str"),
+        ({"users": ["a"]}, "users must be a dict of str, not list"),
+        ({"users": {"a": 1}}, "users must be str, not int"),
+        ({"environment": "A=B"}, "environment must be a dict of str, not str"),
     ],
-    ids=["two places", "auth alone", "nobody"],
+    ids=str,
 )
 def test_arguments_that_make_no_sense(options, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         MemcachedServer(**options)
+    with pytest.raises(TypeError, match="options of memcached must be str, not int"):
+        MemcachedServer("-m", 64)
+
+
+@independent
+def test_one_that_was_refused_can_be_shown():
+    """As debuggers and pytest do."""
+    server = MemcachedServer.__new__(MemcachedServer)
+    with pytest.raises(ValueError, match="users must name somebody"):
+        server.__init__(users={})
+    assert repr(server) == "<MemcachedServer 127.0.0.1:None not running>"
 
 
 @independent

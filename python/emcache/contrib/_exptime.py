@@ -2,24 +2,34 @@
 
 import math
 import time
+from datetime import timedelta
 
 _LONGEST_RELATIVE = 30 * 24 * 3600
 _LATEST = 2**31 - 1
 
 
-def exptime_of(seconds: float | None) -> int:
-    """Give what memcached takes for a time to live.
+def exptime_of(ttl: float | timedelta | None) -> int:
+    """Give what memcached takes for a time to live, in seconds or a timedelta.
 
     None never expires, 0 and less expire at once, fractions are rounded up. The server would take
     more than 30 days for a date long past, so those become the date that is meant; what lies beyond
     2038 becomes its last second.
 
     Raises:
-        ValueError: not a number of seconds.
+        ValueError: not a finite number of seconds.
+        TypeError: neither a number nor a timedelta.
     """
-    if seconds is None:
+    if ttl is None:
         return 0
-    if not math.isfinite(seconds):
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    try:
+        is_finite = math.isfinite(seconds)
+    except TypeError:
+        raise TypeError(
+            "a time to live must be a number of seconds, a timedelta or None, not "
+            f"{type(seconds).__name__}"
+        ) from None
+    if not is_finite:
         raise ValueError(f"{seconds} is no time to live: None never expires")
     if seconds <= 0:
         return -1

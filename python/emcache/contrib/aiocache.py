@@ -14,6 +14,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 try:
@@ -37,6 +38,8 @@ from ._options import CLIENT_OPTIONS, of_text
 from ._store import flush_nodes
 from .loops import ClientPerLoop
 
+Ttl = float | timedelta | None
+
 _READS_ONE = {"get", "gets", "gat", "gats"}
 _READS_MANY = {f"{command}_many" for command in _READS_ONE}
 
@@ -47,9 +50,9 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     Each event loop has a client of its own, created when the loop first uses the cache and closed
     by :meth:`close` in that loop, or with the loop.
 
-    Times to live may be fractions, which are rounded up to whole seconds, and longer than 30 days;
-    None and 0 never expire. Keys that memcached would refuse end in a SHA-256 of the whole key.
-    Errors are those of :class:`emcache.Client`.
+    Times to live may be fractions, which are rounded up to whole seconds, longer than 30 days, and
+    a ``timedelta``; None and 0 never expire. Keys that memcached would refuse end in a SHA-256 of
+    the whole key. Errors are those of :class:`emcache.Client`.
 
     Args:
         endpoint: the host of the only node; with ``port``.
@@ -90,6 +93,8 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
             chosen["max_connections"] = int(pool_size)
         if client_timeout is not None:
             chosen["timeout"] = float(client_timeout)
+        if isinstance(ttl := options.get("ttl"), timedelta):
+            options["ttl"] = ttl.total_seconds()
         super().__init__(serializer=serializer or JsonSerializer(), **options)
         addresses = _nodes(endpoint, port, nodes, path)
         self.nodes: list[Address] = addresses
@@ -137,7 +142,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         self,
         key: str | bytes,
         value: Any,
-        ttl: float | None = None,
+        ttl: Ttl = None,
         _cas_token: int | None = None,
         _conn: object = None,
     ) -> bool:
@@ -150,7 +155,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     async def _multi_set(
         self,
         pairs: Iterable[tuple[str | bytes, Any]],
-        ttl: float | None = None,
+        ttl: Ttl = None,
         _conn: object = None,
     ) -> bool:
         client, exptime = await self.client(), _exptime(ttl)
@@ -163,7 +168,11 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return True
 
     async def _add(
-        self, key: str | bytes, value: Any, ttl: float | None = None, _conn: object = None
+        self,
+        key: str | bytes,
+        value: Any,
+        ttl: Ttl = None,
+        _conn: object = None,
     ) -> bool:
         client = await self.client()
         try:
@@ -195,7 +204,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
                     continue  # somebody else was first
                 return delta
 
-    async def _expire(self, key: str | bytes, ttl: float | None, _conn: object = None) -> bool:
+    async def _expire(self, key: str | bytes, ttl: Ttl, _conn: object = None) -> bool:
         try:
             await (await self.client()).touch(safe_key(key), _exptime(ttl))
         except _errors.NotFoundCommandError:
@@ -282,7 +291,7 @@ async def _swap(client: Client, name: bytes, raw: Value, cas: int, exptime: int)
     return True
 
 
-def _exptime(ttl: float | None) -> int:
+def _exptime(ttl: Ttl) -> int:
     # For aiocache 0 is "no expiration".
     return exptime_of(ttl or None)
 

@@ -16,6 +16,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 try:
@@ -64,6 +65,8 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     digits, ``bytes``, ``str`` in UTF-8, all else pickled. One that cannot be read is a miss, with a
     warning every ten seconds at most.
 
+    Timeouts, ``TIMEOUT`` too, are seconds or a ``timedelta``.
+
     ``OPTIONS`` are those of :func:`emcache.create_client`, and ``ignore_errors`` (default False):
     True makes servers that cannot be reached misses, and writes to them nothing, with a warning in
     the log every ten seconds at most.
@@ -73,6 +76,10 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
 
     def __init__(self, location: str | Iterable[str | Address], params: Mapping[str, Any]) -> None:
         super().__init__(params)
+        timeout = params.get("timeout", params.get("TIMEOUT"))
+        if isinstance(timeout, timedelta):
+            # Django takes what is no number for 300.
+            self.default_timeout = timeout.total_seconds()
         options = dict(params.get("OPTIONS") or {})
         ignore_errors = bool(options.pop("ignore_errors", False))
         if unknown := options.keys() - CLIENT_OPTIONS.keys():
@@ -86,7 +93,10 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         self._store = Store(_clients_of(self._servers, options), ignore_errors)
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> int:
-        """Return what memcached takes for a timeout: None never expires, 0 expires at once."""
+        """Return what memcached takes for a timeout: seconds or a ``timedelta``.
+
+        None never expires, 0 expires at once.
+        """
         return exptime_of(self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout)
 
     def validate_key(self, key: str) -> None:

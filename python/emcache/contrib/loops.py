@@ -34,6 +34,11 @@ class ClientPerLoop:
     """
 
     def __init__(self, create: Callable[[], Awaitable[Client]]) -> None:
+        if not callable(create):
+            raise TypeError(
+                f"create must be a function that makes a client, not {type(create).__name__}: "
+                "write lambda: emcache.create_client(...)"
+            )
         self._create = create
         # Each loop has an entry of its own, so there is nothing to lock.
         self._entries: dict[asyncio.AbstractEventLoop, _Entry] = {}
@@ -160,7 +165,13 @@ class BackgroundLoop:
 
         Raises:
             RuntimeError: called in the loop itself, which would wait for ever.
+            TypeError: not a coroutine.
         """
+        if not asyncio.iscoroutine(coroutine):
+            raise TypeError(
+                "BackgroundLoop.run() takes a coroutine, as an async function returns it, not "
+                f"{type(coroutine).__name__}"
+            )
         try:
             future = self._submit(coroutine)
         except BaseException:

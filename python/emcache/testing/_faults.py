@@ -7,7 +7,12 @@ CHUNK = 64 * 1024
 """The most bytes that are passed on at once."""
 
 
-@dataclass
+_OPTIONAL = ("rate", "split", "stall_after", "reset_after", "fin_after")
+_WHOLE = ("split", "stall_after", "reset_after", "fin_after")
+_POSITIVE = ("rate", "split")
+
+
+@dataclass(slots=True)
 class Faults:
     """What befalls one direction; without any, all bytes pass at once.
 
@@ -31,14 +36,10 @@ class Faults:
     fin_after: int | None = None
     """FIN after so many bytes; 0: instead of the first."""
 
-    def __post_init__(self) -> None:
-        for name in ("delay", "jitter", "coalesce", "stall_after", "reset_after", "fin_after"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must be >= 0")
-        for name in ("rate", "split"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be > 0, or None")
+    def __setattr__(self, name: str, value: float | None) -> None:
+        if value is not None or name not in _OPTIONAL:
+            _check(name, value)
+        object.__setattr__(self, name, value)
 
     def clear(self) -> None:
         """Let all bytes pass at once again."""
@@ -56,6 +57,15 @@ class Faults:
     def _ended(self, passed: int) -> bool:
         ends = (self.reset_after, self.fin_after)
         return any(end is not None and passed >= end for end in ends)
+
+
+def _check(name: str, value: float | None) -> None:
+    kinds = int if name in _WHOLE else int | float
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        wanted = "an int" if name in _WHOLE else "a number"
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+    if value < 0 or (value == 0 and name in _POSITIVE):
+        raise ValueError(f"{name} must be {'> 0, or None' if name in _POSITIVE else '>= 0'}")
 
 
 @dataclass

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from .._arguments import endpoint
 from ._faults import CHUNK, Faults, Link
 from ._managed import Managed
 from ._server import MemcachedServer
@@ -45,6 +46,10 @@ class FaultProxy(Managed):
         plan: gives the link of each connection, which are counted from 0; None from it: that one is
             closed at once. Without a plan, `requests` and `answers` befall all connections.
         rng: what the jitter is taken from.
+
+    Raises:
+        TypeError: ``upstream`` is neither a server nor an address, or ``plan`` no function.
+        ValueError: an address that is none.
     """
 
     def __init__(
@@ -54,6 +59,11 @@ class FaultProxy(Managed):
         *,
         rng: random.Random | None = None,
     ) -> None:
+        self._listener: socket.socket | None = None
+        self.port: int = 0
+        self.open: int = 0
+        """Connections that are open now."""
+        _check(upstream, plan)
         self._upstream = upstream
         self._plan = plan
         self._rng = rng or random.Random()
@@ -63,8 +73,6 @@ class FaultProxy(Managed):
         """What befalls answers on all connections, unless there is a plan."""
         self.accepted: int = 0
         """Connections that came, up to now."""
-        self.open: int = 0
-        """Connections that are open now."""
         self.most_open: int = 0
         """The most that were open at the same time."""
         self.request_bytes: int = 0
@@ -73,10 +81,9 @@ class FaultProxy(Managed):
         """Bytes of answers that came, on all connections."""
         # Keeps the port ours while nobody listens, and connects to it refused.
         self._holder = _bound(0)
-        self.port: int = self._holder.getsockname()[1]
+        self.port = self._holder.getsockname()[1]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._listener: socket.socket | None = None
         self._healed = asyncio.Event()
         self._serving: dict[asyncio.Task[None], socket.socket] = {}
 
@@ -282,6 +289,16 @@ class FaultProxy(Managed):
                     while more := await loop.sock_recv(source, CHUNK):
                         chunk += more
         return chunk
+
+
+def _check(upstream: object, plan: object) -> None:
+    if isinstance(upstream, Address):
+        endpoint(upstream)
+    elif not isinstance(upstream, MemcachedServer):
+        kind = type(upstream).__name__
+        raise TypeError(f"upstream must be a MemcachedServer or an address of emcache, not {kind}")
+    if plan is not None and not callable(plan):
+        raise TypeError(f"plan must be a function, not {type(plan).__name__}")
 
 
 def _bound(port: int) -> socket.socket:

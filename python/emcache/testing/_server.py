@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Literal
 
+from .._arguments import check_between
 from ._login import AuthFile, SaslDatabase
 from ._managed import Managed
 from ._process import MemcachedStartError, Process, find_memcached, private_folder
@@ -49,7 +50,9 @@ class MemcachedServer(Reachable, Managed):
         environment: variables for memcached besides those of this process.
 
     Raises:
-        ValueError: ``unix`` with ``port``, ``auth`` without ``users``, or ``users`` that is empty.
+        ValueError: ``unix`` with ``port``, ``auth`` without ``users``, ``users`` that is empty, or
+            an argument out of its range.
+        TypeError: an argument of a wrong type.
         ModuleNotFoundError: ``tls=True`` without `cryptography`.
     """
 
@@ -67,15 +70,9 @@ class MemcachedServer(Reachable, Managed):
         binary: str | os.PathLike[str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        if unix and port is not None:
-            raise ValueError("a server has a port or a unix socket, not both")
-        if users is None and auth is not None:
-            raise ValueError("auth needs users")
-        if users is not None and not users:
-            raise ValueError("users must name somebody")
         self.args = args
         self.process = None
-        self.environment: dict[str, str] = dict(environment or {})
+        self.environment: dict[str, str] = {}
         self.login: dict[str, str] = {}
         self.path: str | None = None
         self.port: int | None = port
@@ -86,6 +83,12 @@ class MemcachedServer(Reachable, Managed):
         self._folder: Path | None = None
         self._users = None
         self._tls = None
+        _check_place(port, unix)
+        _check_texts("options of memcached", args)
+        _check_security(tls, users, auth)
+        if environment is not None:
+            _check_mapping("environment", environment)
+            self.environment.update(environment)
         try:
             self._set_up(unix, tls, users or {}, auth)
         except BaseException:
@@ -260,9 +263,47 @@ class MemcachedServer(Reachable, Managed):
         """
         if self._users is None:
             raise RuntimeError(f"{self!r} lets in everybody: it was made without users")
+        _check_mapping("users", users)
         self._users.allow(users)
         if self.running and self.process and isinstance(self._users, AuthFile):
             self.process.send_signal(signal.SIGHUP)
+
+
+def _check_place(port: int | None, unix: bool) -> None:
+    if not isinstance(unix, bool):
+        kind = type(unix).__name__
+        raise TypeError(f"unix must be a bool, not {kind}: the server chooses its path")
+    if port is not None:
+        check_between("port", port, 1, 65535)
+    if unix and port is not None:
+        raise ValueError("a server has a port or a unix socket, not both")
+
+
+def _check_security(
+    tls: Tls | bool, users: Mapping[str, str] | None, auth: Literal["ascii", "sasl"] | None
+) -> None:
+    if not isinstance(tls, bool | Tls):
+        raise TypeError(f"tls must be a bool or a Tls, not {type(tls).__name__}")
+    if auth not in (None, "ascii", "sasl"):
+        raise ValueError(f"auth must be 'ascii', 'sasl' or None, not {auth!r}")
+    if users is None and auth is not None:
+        raise ValueError("auth needs users")
+    if users is not None:
+        _check_mapping("users", users)
+        if not users:
+            raise ValueError("users must name somebody")
+
+
+def _check_mapping(name: str, given: Mapping[str, str]) -> None:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a dict of str, not {type(given).__name__}")
+    _check_texts(name, (*given, *given.values()))
+
+
+def _check_texts(name: str, texts: Iterable[str]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be str, not {type(text).__name__}")
 
 
 def _reserved(port: int = 0) -> socket.socket:
