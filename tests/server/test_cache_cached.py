@@ -269,12 +269,33 @@ def test_wrong_decorations():
     for function in (lambda: 5, "f", functools.partial(print)):
         with pytest.raises(TypeError, match="needs an async function"):
             cached(lambda: None)(function)
-    with pytest.raises(TypeError, match=r"must be an emcache\.Cache"):
-        cached(5)
+    for source in (5, Cache, int):
+        with pytest.raises(TypeError, match=r"must be an emcache\.Cache"):
+            cached(source)
+    with pytest.raises(TypeError, match=r"write @cached\(cache\)"):
+
+        @cached
+        async def without_a_cache():
+            pass
+
+    with pytest.raises(TypeError, match="key must be a str or a function, not int"):
+        cached(lambda: None, key=5)
+    with pytest.raises(TypeError, match="store_if must be a function, not bool"):
+        cached(lambda: None, store_if=True)
+    with pytest.raises(TypeError, match="'ttl' has incorrect type"):
+        cached(lambda: None, ttl="60")
     with pytest.raises(ValueError, match="on_error"):
         cached(lambda: None, on_error="ignore")
     with pytest.raises(ValueError, match="time zone"):
         cached(lambda: None, ttl=datetime.datetime(2026, 1, 1))
+
+
+async def test_a_source_that_gives_no_cache(client):
+    function, calls = counting(lambda: client)
+    for call in (function, function.refresh, function.invalidate):
+        with pytest.raises(TypeError, match=r"must give an emcache\.Cache or None, not _Client"):
+            await call(1)
+    assert calls == []
 
 
 async def test_wrong_arguments_are_as_wrong_as_without(cache):

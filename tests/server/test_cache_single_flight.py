@@ -579,6 +579,20 @@ async def test_bad_arguments_raise_in_any_case(cache):
     assert factory.calls == 0
 
 
+@within(10)
+@pytest.mark.parametrize("on_error", ["miss", "raise"])
+async def test_a_factory_that_is_none(cache, on_error):
+    for name in ("get_or_set", "renew"):
+        call = getattr(cache, name)
+        with pytest.raises(TypeError, match="factory must be a function, not str"):
+            await call("k", "value", on_error=on_error)
+        with pytest.raises(TypeError, match="factory must be an async function: it returned int"):
+            await call("k", lambda: 5, on_error=on_error)
+        with pytest.raises(TypeError, match="store_if must be a function, not bool"):
+            await call("k", Factory(), store_if=True, on_error=on_error)
+    assert await cache.get("k") is None
+
+
 @pytest.mark.driver_independent
 def test_warnings_count_what_they_leave_out(caplog, monkeypatch):
     now = 1000.0

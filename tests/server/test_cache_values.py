@@ -17,7 +17,20 @@ import pytest
 
 import emcache
 from emcache import Cache, SerializationError
-from emcache.cache import Json, Lz4, MsgPack, Pickle, Raw, Utf8, Zlib, Zstd, _complaints, _values
+from emcache.cache import (
+    Json,
+    Lz4,
+    MsgPack,
+    Pickle,
+    Pylibmc,
+    Pymemcache,
+    Raw,
+    Utf8,
+    Zlib,
+    Zstd,
+    _complaints,
+    _values,
+)
 from support.calls import outcomes, until, within
 
 UTC_NOW = datetime.datetime.now(datetime.UTC)
@@ -464,6 +477,58 @@ async def test_flags_that_mark_compression_are_refused(client, key):
 def test_wrong_arguments(wrong):
     with pytest.raises((ValueError, TypeError)):
         wrong()
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: Json(flags="1"), "flags must be an int, not str"),
+        (lambda: Json(dumps=5, loads=5), "dumps must be a function, not int"),
+        (lambda: Pickle(protocol="5"), "protocol must be an int, not str"),
+        (lambda: Pickle(protocol=99), "protocol must be between"),
+        (lambda: Zlib(level="9"), "level must be an int, not str"),
+        (lambda: Zlib(min_size="1k"), "min_size must be an int, not str"),
+        (lambda: Zlib(min_size=1e3), "min_size must be an int, not float"),
+        (lambda: Zlib(flag="x"), "flag must be an int, not str"),
+        (lambda: Zstd(level=None), "level must be an int, not NoneType"),
+        (lambda: Pymemcache(compress_from="1k"), "compress_from must be an int, not str"),
+        (lambda: Pylibmc(pickle=2), "pickle must be a bool, not int"),
+    ],
+)
+def test_a_wrong_argument_is_named(wrong, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        wrong()
+
+
+class OddFlag(Zlib):
+    flag = 3
+
+    def __init__(self):
+        self.min_size = 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"compression": "zlib"}, "compression must have .*: str 'zlib' has no compress"),
+        ({"compression": Zlib}, r"compression must be an object, .*: write Zlib\(\)"),
+        ({"compression": zlib}, "module .* has no flag"),
+        ({"compression": OddFlag()}, "flag must be one bit"),
+        ({"serializer": Json}, r"serializer must be an object, .*: write Json\(\)"),
+        ({"serializer": "json"}, "serializer must have dumps, loads: str 'json' has no dumps"),
+        ({"serializer": ""}, "serializer must have dumps, loads"),
+        ({"serializer": Pymemcache}, r"write Pymemcache\(\)"),
+        ({"serializer": Json(), "compression": True}, "bool True has no compress"),
+        ({"ttl": "60"}, "'ttl' has incorrect type .*got str"),
+        ({"ttl": 1.5}, "'ttl' has incorrect type .*got float"),
+        ({"max_size": "16M"}, "max_size must be an int, not str"),
+    ],
+    ids=str,
+)
+async def test_what_would_fail_with_the_first_value(client, options, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        Cache(client, **options)
 
 
 async def test_wrong_arguments_of_a_cache(client):

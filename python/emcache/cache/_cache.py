@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar, overload
 
+from .._arguments import check_between
 from .._errors import (
     NotFoundCommandError,
     NotStoredStorageCommandError,
@@ -13,11 +14,11 @@ from .._errors import (
 from .._many import PartialResult
 from ..base import Client, Item
 from ._complaints import complain
-from ._compression import Compression
+from ._compression import LARGEST, Compression
 from ._flights import MISSING, Missing, flights_of
 from ._keys import Key, KeyPolicy, Keys
 from ._serializers import Json, Serializer
-from ._store import OnError, Store
+from ._store import OnError, Store, check_function
 from ._ttl import Ttl, exptime
 from ._values import Values
 
@@ -107,12 +108,13 @@ class Cache(Generic[T]):
             )
         if on_unreadable not in ("raise", "miss"):
             raise ValueError("on_unreadable must be 'raise' or 'miss'")
-        if max_size < 1:
-            raise ValueError("max_size must be >= 1")
+        check_between("max_size", max_size, 1, LARGEST)
         exptime(ttl)
         self._client = client
         self._keys = Keys(prefix, keys)
-        self._values: Values[T] = Values(serializer or Json(), compression, max_size)
+        self._values: Values[T] = Values(
+            Json() if serializer is None else serializer, compression, max_size
+        )
         self._ttl = ttl
         self._on_unreadable = on_unreadable
         self._flights = flights_of(client)
@@ -407,6 +409,7 @@ class Cache(Generic[T]):
             RuntimeError: ``factory`` asks for the key that it computes, also in a task of its own
                 or by way of other keys: it would wait for itself.
         """
+        check_function("factory", factory)
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
         return await self._flights.fetch(
             name,
@@ -428,6 +431,7 @@ class Cache(Generic[T]):
 
         Callers of :meth:`get_or_set` who come meanwhile share the result.
         """
+        check_function("factory", factory)
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
         return await self._flights.renew(
             name, self._values.kind, lambda flight: store.compute(flight, name, factory)

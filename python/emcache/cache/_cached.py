@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from ._cache import Cache
 from ._naming import KeyOf, key_of
-from ._store import OnError, check_on_error
+from ._store import OnError, check_function, check_on_error
 from ._ttl import Ttl, exptime
 
 P = ParamSpec("P")
@@ -64,7 +64,15 @@ class CachedFunction(Generic[P, R]):
 
     @property
     def _cache(self) -> Cache[Any] | None:
-        return self._source if isinstance(self._source, Cache) else self._source()
+        if isinstance(self._source, Cache):
+            return self._source
+        cache = self._source()
+        if cache is not None and not isinstance(cache, Cache):
+            raise TypeError(
+                f"the function given to cached() must give an emcache.Cache or None, not "
+                f"{type(cache).__name__}"
+            )
+        return cache
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Awaitable[R]]:
         function: Any = self.__wrapped__
@@ -116,6 +124,19 @@ class _Decorator:
         return CachedFunction(function, self._source, key_of(function, self._key), self._options)
 
 
+def _check_source(cache: object) -> None:
+    if isinstance(cache, Cache):
+        return
+    if inspect.iscoroutinefunction(cache):
+        raise TypeError(
+            f"cache must be an emcache.Cache or a plain function that gives one, not {cache!r}: "
+            "write @cached(cache) above the function"
+        )
+    if isinstance(cache, type) or not callable(cache):
+        what = f"the class {cache.__name__}" if isinstance(cache, type) else type(cache).__name__
+        raise TypeError(f"cache must be an emcache.Cache or give one, not {what}")
+
+
 def cached(
     cache: CacheSource,
     *,
@@ -149,9 +170,12 @@ def cached(
         TypeError: the function is not async; ``key`` names a parameter that it does not have; it
             is a method without ``key``.
     """
-    if not isinstance(cache, Cache) and not callable(cache):
-        raise TypeError(f"cache must be an emcache.Cache or give one, not {type(cache).__name__}")
+    _check_source(cache)
     if ttl is not None:
         exptime(ttl)
+    if key is not None and not isinstance(key, str) and not callable(key):
+        raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
+    if store_if is not None:
+        check_function("store_if", store_if)
     check_on_error(on_error)
     return _Decorator(cache, key, {"ttl": ttl, "store_if": store_if, "on_error": on_error})

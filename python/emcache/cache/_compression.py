@@ -5,7 +5,10 @@ import sys
 import zlib
 from typing import Any, Protocol
 
+from .._arguments import check_between
+
 MIN_SIZE = 1024
+LARGEST = 2**63 - 1
 
 FLAG_ZSTD = 1 << 16
 FLAG_LZ4 = 1 << 17
@@ -37,12 +40,17 @@ class Compression(Protocol):
         ...
 
 
+def check_flag(flag: int) -> None:
+    """Refuse what marks no value."""
+    check_between("flag", flag, 1, 2**31)
+    if flag.bit_count() != 1:
+        raise ValueError("flag must be one bit of 32")
+
+
 class _Base:
     def __init__(self, min_size: int, flag: int) -> None:
-        if min_size < 0:
-            raise ValueError("min_size must be >= 0")
-        if flag.bit_count() != 1 or flag >= 2**32:
-            raise ValueError("flag must be one bit of 32")
+        check_between("min_size", min_size, 0, LARGEST)
+        check_flag(flag)
         self.min_size = min_size
         self.flag = flag
 
@@ -61,8 +69,7 @@ class Zlib(_Base):
 
     def __init__(self, *, level: int = -1, min_size: int = MIN_SIZE, flag: int = FLAG_ZLIB) -> None:
         super().__init__(min_size, flag)
-        if not -1 <= level <= 9:
-            raise ValueError("level must be between -1 and 9")
+        check_between("level", level, -1, 9)
         self._level = level
 
     def compress(self, data: bytes) -> bytes:
@@ -91,8 +98,7 @@ class Zstd(_Base):
         module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         self._library = _library(module, "Zstd", "zstd")
         low, high = self._library.CompressionParameter.compression_level.bounds()
-        if not low <= level <= high:
-            raise ValueError(f"level must be between {low} and {high}")
+        check_between("level", level, low, high)
         self._level = level
 
     def compress(self, data: bytes) -> bytes:
@@ -124,8 +130,7 @@ class Lz4(_Base):
     def __init__(self, *, level: int = 0, min_size: int = MIN_SIZE, flag: int = FLAG_LZ4) -> None:
         super().__init__(min_size, flag)
         self._library = _library("lz4.frame", "Lz4", "lz4")
-        if not 0 <= level <= 16:
-            raise ValueError("level must be between 0 and 16")
+        check_between("level", level, 0, 16)
         self._level = level
 
     def compress(self, data: bytes) -> bytes:

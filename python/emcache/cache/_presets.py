@@ -6,8 +6,9 @@ them: bytes.
 
 from typing import Any
 
+from .._arguments import check_between
 from .._errors import SerializationError
-from ._compression import Compression, Zlib
+from ._compression import LARGEST, Compression, Zlib
 
 PICKLE = 1
 INTEGER = 2
@@ -22,8 +23,10 @@ class Preset:
     _client: str
 
     def __init__(self, *, pickle: bool = False, compress_from: int | None = None) -> None:
-        if compress_from is not None and compress_from < 1:
-            raise ValueError("compress_from must be >= 1 byte, or None")
+        if not isinstance(pickle, bool):
+            raise TypeError(f"pickle must be a bool, not {type(pickle).__name__}")
+        if compress_from is not None:
+            check_between("compress_from", compress_from, 1, LARGEST)
         self._pickle = pickle
         self.reads: Compression = Zlib(flag=ZLIB, min_size=compress_from or 0)
         self.writes: Compression | None = None if compress_from is None else self.reads

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, overload
 
+from .._arguments import check_between
 from .._errors import SerializationError
 
 T = TypeVar("T")
@@ -35,10 +36,7 @@ class _OneFormat:
     """A serializer whose values all carry the same flags."""
 
     def __init__(self, flags: int) -> None:
-        if not isinstance(flags, int) or isinstance(flags, bool):
-            raise TypeError(f"flags must be an int, not {type(flags).__name__}")
-        if not 0 <= flags < 2**32:
-            raise ValueError("flags must be between 0 and 2**32 - 1")
+        check_between("flags", flags, 0, 2**32 - 1)
         self.flags = flags
 
     def __repr__(self) -> str:
@@ -125,6 +123,9 @@ class Json(_OneFormat, Generic[T]):
     ) -> None:
         if (dumps is None) != (loads is None):
             raise TypeError("dumps and loads must be given together")
+        for name, function in (("dumps", dumps), ("loads", loads)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function, not {type(function).__name__}")
         super().__init__(flags)
         self._dumps = dumps or _standard_encoder()
         self._loads = loads or _standard_decoder()
@@ -208,6 +209,9 @@ class Pickle(_OneFormat):
 
     def __init__(self, *, protocol: int = 5, flags: int = FLAGS_PICKLE) -> None:
         super().__init__(flags)
+        import pickle
+
+        check_between("protocol", protocol, -1, pickle.HIGHEST_PROTOCOL)
         self._protocol = protocol
 
     def dumps(self, value: Any) -> tuple[bytes, int]:

@@ -1,6 +1,7 @@
 """What ``get_or_set`` does with the cache, which may fail."""
 
 import contextlib
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Generic, Literal, TypeVar
 
@@ -26,6 +27,12 @@ def check_on_error(on_error: OnError) -> None:
         raise ValueError("on_error must be 'miss' or 'raise'")
 
 
+def check_function(name: str, given: object) -> None:
+    """Refuse what cannot be called, and say so before it is to be."""
+    if not callable(given):
+        raise TypeError(f"{name} must be a function, not {type(given).__name__}")
+
+
 class Store(Generic[T]):
     """One call's reads and writes."""
 
@@ -39,6 +46,8 @@ class Store(Generic[T]):
         on_error: OnError,
     ) -> None:
         check_on_error(on_error)
+        if store_if is not None:
+            check_function("store_if", store_if)
         self._client = client
         self._read = read
         self._values = values
@@ -61,7 +70,11 @@ class Store(Generic[T]):
 
     async def compute(self, flight: Flight, name: bytes, factory: Callable[[], Awaitable[T]]) -> T:
         """Compute the value, store it if that is wanted, and give it."""
-        value = await factory()
+        computing = factory()
+        if not inspect.isawaitable(computing):
+            kind = type(computing).__name__
+            raise TypeError(f"factory must be an async function: it returned {kind}")
+        value = await computing
         wanted = self._reachable and not flight.stale
         if not wanted or (self._store_if is not None and not self._store_if(value)):
             return value

@@ -5,8 +5,19 @@ import contextlib
 from collections.abc import Hashable, Iterable
 from typing import Any, Generic, NoReturn, TypeVar
 
+from .._arguments import check_between
 from .._errors import SerializationError
-from ._compression import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, Compression, Lz4, Zlib, Zstd
+from ._compression import (
+    FLAG_LZ4,
+    FLAG_ZLIB,
+    FLAG_ZSTD,
+    LARGEST,
+    Compression,
+    Lz4,
+    Zlib,
+    Zstd,
+    check_flag,
+)
 from ._keys import shown
 from ._presets import Preset, Pylibmc, Pymemcache
 from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
@@ -29,6 +40,11 @@ class Values(Generic[T]):
     def __init__(
         self, serializer: Serializer[T], compression: Compression | None, max_size: int
     ) -> None:
+        _check_object("serializer", serializer, "dumps", "loads")
+        if compression is not None:
+            _check_object("compression", compression, "compress", "decompress", "flag", "min_size")
+            check_flag(compression.flag)
+            check_between("min_size", compression.min_size, 0, LARGEST)
         self._serializer = serializer
         self.kind = _kind(serializer)
         """The same for values that are read and written alike."""
@@ -129,6 +145,18 @@ class Values(Generic[T]):
                 f"it decompresses to more than the limit of {self._max_size} bytes"
             )
         return found
+
+
+def _check_object(what: str, given: object, *names: str) -> None:
+    """Refuse at once what would fail with the first value."""
+    if isinstance(given, type):
+        name = given.__name__
+        raise TypeError(f"{what} must be an object, not the class {name}: write {name}()")
+    if missing := [name for name in names if not hasattr(given, name)]:
+        raise TypeError(
+            f"{what} must have {', '.join(names)}: {type(given).__name__} {given!r:.40} has no "
+            f"{missing[0]}"
+        )
 
 
 def _kind(serializer: object) -> Hashable:
