@@ -21,6 +21,18 @@ def name(key):
     return key.decode()
 
 
+def test_a_negative_number_is_no_option(server, name):
+    here = named(server)
+    assert invoke("set", name, "-5", *here).exit_code == 0
+    assert invoke("get", name, *here).stdout_bytes == b"-5"
+    wrong = invoke("incr", name, "-1", *here)
+    assert (wrong.exit_code, "-1 is not in the range" in wrong.stderr) == (2, True)
+    assert invoke("touch", *here, name, "-1", "--json").exit_code == 0
+    assert invoke("get", name, *here).exit_code == 1
+    assert invoke("touch", name, "-1", *here).stderr == "emcache: the key does not exist\n"
+    assert "No such option" in invoke("touch", name, "-x", *here).stderr
+
+
 def test_a_value_there_and_back(server, name):
     here = named(server)
     assert invoke("set", name, "hello", *here).output == ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from ._settings import DEFAULT_SERVER, Settings
 P = ParamSpec("P")
 _ENVIRONMENT = """They may be in the environment: EMCACHE_SERVERS, EMCACHE_CA and so on. The
 password is in EMCACHE_PASSWORD or a file, never an argument."""
+_NEGATIVE_NUMBER = re.compile("-[0-9]+")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -143,6 +145,11 @@ class Command(click.Command):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.params += shared_options()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take ``-1`` for an argument: no option of ours is a digit."""
+        ctx.ignore_unknown_options = any(_NEGATIVE_NUMBER.fullmatch(arg) for arg in args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options first."""

@@ -133,7 +133,7 @@ async def _delete(client: Client, key: bytes) -> bool:
 @click.argument("exptime", type=EXPTIME)
 @runs
 async def touch(settings: Settings, output: Output, key: bytes, exptime: int) -> None:
-    """Let KEY expire after EXPTIME: 90, 10m, 2h, 7d; 0 never."""
+    """Let KEY expire after EXPTIME: 90, 10m, 2h, 7d; 0 never, -1 at once."""
     async with await settings.client() as client:
         await client.touch(key, exptime)
     _done(output, key, {"touched": True})
