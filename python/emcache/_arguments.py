@@ -81,6 +81,7 @@ def tls_arguments(
             "ssl=True with ssl_extra_ca, ssl_certfile, ssl_keyfile, ssl_server_hostname or "
             "ssl_min_version"
         )
+    check_bools(ssl=ssl, ssl_verify=ssl_verify)
     beyond_1_3 = {
         "ssl_certfile": ssl_certfile,
         "ssl_keyfile": ssl_keyfile,
@@ -150,6 +151,30 @@ def check_seconds(name: str, value: float) -> None:
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a number of seconds > 0")
+
+
+def check_patience(**times: float | None) -> None:
+    """Refuse what is no number of seconds; the core refuses those out of range."""
+    for name, value in times.items():
+        # Numbers of other kinds (Decimal, numpy's) will do.
+        if value is not None and (isinstance(value, bool) or not hasattr(value, "__float__")):
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be a number of seconds or None, not {kind}")
+
+
+def check_bools(**switches: bool) -> None:
+    """Refuse what only looks like yes or no: the text "false" is true, and None is neither."""
+    for name, value in switches.items():
+        if not isinstance(value, int) or value not in (0, 1):
+            raise TypeError(f"{name} must be a bool, not {type(value).__name__} {value!r:.20}")
+
+
+def stats_words(args: tuple[str, ...]) -> str:
+    """Give the arguments of ``stats`` as one text, which the core checks."""
+    for arg in args:
+        if not isinstance(arg, str):
+            raise TypeError(f"arguments of stats must be str, not {type(arg).__name__}")
+    return " ".join(args)
 
 
 def endpoint(address: Address) -> tuple[str, int] | str:

@@ -18,11 +18,14 @@ from ._arguments import (
     TlsArguments,
     address_text,
     check_between,
+    check_bools,
     check_limits,
+    check_patience,
     check_seconds,
     endpoint,
     login_arguments,
     refuse_sockets,
+    stats_words,
     tls_arguments,
 )
 from ._emcache import CoreClient, Security
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from .discovery import Discovery
     from .metrics import ClientMetrics
 
+_TIMES = ("timeout", "connection_timeout", "purge_unused_connections_after")
 _LOOK_EVERY = 0.01
 """Seconds between two looks whether new nodes are connected."""
 
@@ -427,10 +431,11 @@ class _Client(CoreOwner, Client):
         self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
     ) -> "dict[str, str] | PartialResult[Address, dict[str, str]]":
         if memcached_host_address is not ALL_NODES:
-            return await self._core.stats(self._node(memcached_host_address), " ".join(args))
+            return await self._core.stats(self._node(memcached_host_address), stats_words(args))
         from ._nodes import ask_all
 
-        return await ask_all(self._nodes(), lambda node: self._core.stats(node, " ".join(args)))
+        nodes, words = self._nodes(), stats_words(args)
+        return await ask_all(nodes, lambda node: self._core.stats(node, words))
 
     async def verbosity(
         self, memcached_host_address: Address, level: int, *, noreply: bool = False
@@ -584,10 +589,27 @@ def create_client(
             max_connections=max_connections,
             purge_unused_connections_after=purge_unused_connections_after,
             connection_timeout=connection_timeout,
+            switches={"purge_unhealthy_nodes": purge_unhealthy_nodes, "autobatching": autobatching},
             purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
             max_merged_keys=autobatching_max_keys if autobatching else 1,
         )
     )
+
+
+def _listed(addresses: Iterable[Address]) -> list[Address]:
+    # Of a text each character would be called wrong.
+    if isinstance(addresses, str | bytes | Address) or not isinstance(addresses, Iterable):
+        kind = type(addresses).__name__
+        raise TypeError(f"node_addresses must be a list of addresses, not one {kind}")
+    return list(addresses)
+
+
+def _check_events(events: object) -> None:
+    if events is None or isinstance(events, ClusterEvents):
+        return
+    if isinstance(events, type) or not hasattr(events, "on_node_unhealthy"):
+        what = f"the class {events.__name__}" if isinstance(events, type) else type(events).__name__
+        raise TypeError(f"cluster_events must be a ClusterEvents, not {what}")
 
 
 async def _create_client(
@@ -597,13 +619,17 @@ async def _create_client(
     needs_names: bool,
     login: Callable[[], LoginArguments | None],
     tls: Callable[[list[Address]], TlsArguments | None],
+    switches: dict[str, bool],
     **options: Any,
 ) -> Client:
-    addresses = list(node_addresses)
+    addresses = _listed(node_addresses)
+    _check_events(cluster_events)
+    check_bools(**switches)
+    check_patience(**{name: options[name] for name in _TIMES})
     how, interval, limit = discovery
     # An object is no bool, whatever its length or truth.
     is_object = how is not None and not isinstance(how, bool)
-    if is_object and not hasattr(how, "discover"):
+    if is_object and (isinstance(how, type) or not hasattr(how, "discover")):
         raise TypeError("autodiscovery must be a bool, or have a method discover()")
     if not addresses and not is_object:
         raise ValueError("At least one memcached hosts needs to be provided")

@@ -14,8 +14,10 @@ from ._arguments import (
     Value,
     address_text,
     check_limits,
+    check_patience,
     endpoint,
     login_arguments,
+    stats_words,
     tls_arguments,
 )
 from ._emcache import CoreClient, CoreLease, Security
@@ -160,6 +162,14 @@ class ConnectionPool(CoreOwner):
     ) -> None:
         check_limits(min_connections, max_connections)
         endpoint(address)
+        check_patience(
+            timeout=timeout,
+            connection_timeout=connection_timeout,
+            purge_unused_connections_after=purge_unused_connections_after,
+        )
+        if on_healthy_status_change_cb is not None and not callable(on_healthy_status_change_cb):
+            kind = type(on_healthy_status_change_cb).__name__
+            raise TypeError(f"on_healthy_status_change_cb must be a function, not {kind}")
         # Never in a frame by parts: it holds the password, and the key.
         security = Security(
             tls_arguments(
@@ -400,7 +410,7 @@ class Connection:
 
     async def stats_command(self, *args: str) -> bytearray | None:
         """Get all lines, joined by CRLF: ``STAT pid 1``, and so on up to ``END``."""
-        return await self._core.stats(" ".join(args))
+        return await self._core.stats(stats_words(args))
 
     async def verbosity_command(self, level: int, noreply: bool = False) -> bytearray | None:
         """``OK``."""
@@ -408,6 +418,9 @@ class Connection:
 
     async def auth_command(self, username: str, password: str) -> bytearray | None:
         """Log in as to ``memcached -Y``: ``STORED``, or why not (that ends the connection)."""
+        for name, value in (("username", username), ("password", password)):
+            if value is None:
+                raise TypeError(f"{name} must be a str, not NoneType")
         login_arguments(username, password, None)
         return await self._core.auth(username, password)
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Protocol, runtime_checkable
 
 from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from ._arguments import address_text
+from ._arguments import address_text, endpoint
 from ._errors import AuthenticationError, CommandError, EmcacheError
 from ._topology import DiscoveredNode, Topology, checked, parse
 from .connection_pool import Connection, ConnectionPool
@@ -39,9 +39,15 @@ class DnsDiscovery:
         port: the port of all.
         family: ``socket.AF_INET`` or ``socket.AF_INET6``: addresses of one version alone. Where
             each node has one of both, it is two nodes otherwise.
+
+    Raises:
+        ValueError, TypeError: what is no name, port or family.
     """
 
     def __init__(self, host: str, port: int, *, family: int = socket.AF_UNSPEC) -> None:
+        endpoint(MemcachedHostAddress(host, port))
+        if family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
+            raise ValueError(f"family must be socket.AF_INET or AF_INET6, not {family!r}")
         self._host = host
         self._port = port
         self._family = family
@@ -65,6 +71,8 @@ class CallableDiscovery:
     """What a function says, plain or asynchronous: a :class:`Topology`, or addresses."""
 
     def __init__(self, function: Callable[[], Found | Awaitable[Found]]) -> None:
+        if not callable(function):
+            raise TypeError(f"function must be a function, not {type(function).__name__}")
         self._function = function
 
     async def discover(self) -> Topology:

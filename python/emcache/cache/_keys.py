@@ -58,11 +58,15 @@ class Keys:
             return self.prefix + (hashed(name) if self._is_hashed(name) else name)
         if callable(self._policy):
             name = self._policy(name)
+            if not isinstance(name, bytes):
+                kind = type(name).__name__
+                raise TypeError(f"the function given as keys must return bytes, not {kind}")
         return self._checked(self.prefix + name)
 
     def wires(self, keys: Iterable[K]) -> dict[K, bytes]:
         """Give the keys on the wire by those that were given."""
-        if isinstance(keys, str | bytes | bytearray | memoryview):
+        is_one = isinstance(keys, str | bytes | bytearray | memoryview)
+        if is_one or not isinstance(keys, Iterable):
             raise TypeError(f"keys must be a list or the like, not one {type(keys).__name__}")
         return {key: self.wire(key) for key in keys}
 
