@@ -80,7 +80,12 @@ class CallableDiscovery:
         found = self._function()
         if inspect.isawaitable(found):
             found = await found
-        return found if isinstance(found, Topology) else Topology.of(found)
+        if isinstance(found, Topology):
+            return found
+        if isinstance(found, str | Address) or not isinstance(found, Iterable):
+            kind = type(found).__name__
+            raise TypeError(f"the function must give a Topology or a list of addresses, not {kind}")
+        return Topology.of(found)
 
 
 class NoDiscoveryError(EmcacheError):

@@ -399,3 +399,41 @@ async def test_no_key_is_taken_for_another(cache):
     assert await cache.multi_get([secret, odd, "plain"]) == [1, 2, 3]
     assert await cache.delete(odd) == 1
     assert await cache.exists(secret)
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"endpoint": 5}, "address must be a str, not int"),
+        ({"endpoint": "host:1"}, "the port is an argument of its own"),
+        ({"endpoint": "host", "port": "abc"}, "port must be a number, not 'abc'"),
+        ({"endpoint": "host", "port": 0}, "port must be between"),
+        ({"nodes": 5}, "nodes must be a text or a list of them, not int"),
+        ({"nodes": []}, "nodes must name one at least"),
+        ({"nodes": ""}, "nodes must name one at least"),
+        ({"nodes": "a:0"}, "port must be between"),
+        ({"path": 5}, "path must be a str, not int"),
+        ({"path": ""}, "path must not be empty"),
+        ({"pool_size": "many"}, "pool_size must be a number, not 'many'"),
+        ({"client_timeout": "long"}, "client_timeout must be a number of seconds .*'long'"),
+        ({"timeout": []}, "timeout must be a number of seconds or a timedelta"),
+        ({"ttl": datetime(2026, 1, 1)}, "ttl must be a number of seconds or a timedelta"),
+        ({"serializer": JsonSerializer}, r"write JsonSerializer\(\)"),
+        ({"serializer": "json"}, "serializer must be one of aiocache.serializers, not str"),
+        ({"max_conections": 2}, "max_conections"),
+    ],
+    ids=str,
+)
+def test_what_is_no_cache(options, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        EmcacheCache(**options)
+
+
+async def test_times_of_a_cache_may_be_timedeltas(server):
+    times = {"timeout": timedelta(seconds=20), "client_timeout": timedelta(seconds=10)}
+    async with EmcacheCache(port=server.port, **times) as cache:
+        assert cache.timeout == 20
+        assert (await cache.client())._grace == 10
+        with pytest.raises(TypeError, match="delta must be an int, not str"):
+            await cache.increment("k", "1")

@@ -310,6 +310,14 @@ def test_locations(location):
         ("::1", {}, r"is no node: write host:port"),
         (None, {}, "LOCATION"),
         ("a", {"no_delay": True, "ignore_exc": 1}, "ignore_exc, no_delay unknown"),
+        ("a", {5: 1}, "5 unknown"),
+        ("a", {"ignore_errors": "no"}, "ignore_errors must be a bool, not str"),
+        ("a", None, "OPTIONS .* must be a dict, not NoneType"),
+        ("a", ["timeout"], "OPTIONS .* must be a dict, not list"),
+        (5, {}, "LOCATION .* nodes must be a text or a list of them, not int"),
+        (["a", 5], {}, "LOCATION .* a node must be a str or an address of emcache, not int"),
+        ("a:0", {}, "LOCATION .* port must be between"),
+        (emcache.MemcachedHostAddress("a:1", 1), {}, "LOCATION .* the port is an argument"),
     ],
 )
 def test_settings_that_are_none(location, options, says):
@@ -328,6 +336,17 @@ def test_the_options_of_the_client():
         assert len(cache.get("k")) == 1_500_000
         cache.clear()
         assert cache.get("k") is None
+
+
+@pytest.mark.parametrize("delta", ["1", 1.5, None])
+def test_what_is_no_delta(call, delta):
+    call("set", "k", 1)
+    for name in ("incr", "decr"):
+        with pytest.raises(TypeError):
+            call(name, "k", delta)
+    with pytest.raises(TypeError, match=f"delta must be an int, not {type(delta).__name__}"):
+        call("incr", "k", delta)
+    assert call("get", "k") == 1
 
 
 def test_clear_on_all_nodes(cluster):

@@ -202,6 +202,14 @@ def test_a_client_of_each_loop_needs_a_function():
         ClientPerLoop(())
 
 
+async def test_what_makes_no_client():
+    async def five():
+        return 5
+
+    with pytest.raises(TypeError, match=r"create must make an emcache\.Client, not int"):
+        await ClientPerLoop(five).get()
+
+
 def test_errors_come_through(background):
     async def fail():
         raise KeyError("k")

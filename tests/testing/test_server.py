@@ -14,6 +14,7 @@ import pytest
 import emcache
 from emcache.testing import (
     CertificateAuthority,
+    Identity,
     MemcachedNotFoundError,
     MemcachedServer,
     MemcachedStartError,
@@ -241,6 +242,33 @@ def test_arguments_that_make_no_sense(options, text):
         MemcachedServer(**options)
     with pytest.raises(TypeError, match="options of memcached must be str, not int"):
         MemcachedServer("-m", 64)
+
+
+@independent
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"identity": None}, "identity must be an Identity, not NoneType"),
+        ({"identity": "server.pem"}, "identity must be an Identity, not str"),
+        ({"client": "client.pem"}, "client must be an Identity, not str"),
+        ({"min_version": "1.2"}, "min_version must be 'TLSv1.2' or"),
+    ],
+    ids=str,
+)
+def test_tls_that_makes_no_sense(options, text):
+    here = Path("server.pem")
+    with pytest.raises((TypeError, ValueError), match=text):
+        Tls(**{"identity": Identity(here, here, here), **options})
+
+
+@independent
+def test_a_command_is_a_whole_line_of_bytes():
+    server = MemcachedServer()
+    with pytest.raises(TypeError, match="a command must be bytes, not str"):
+        server.command("version\r\n")
+    with pytest.raises(ValueError, match="end with CRLF"):
+        server.command(b"version")
+    server.close()
 
 
 @independent

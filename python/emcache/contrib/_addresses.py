@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from .._arguments import endpoint
 
 DEFAULT_PORT = 11211
 
@@ -16,13 +17,22 @@ def parse_nodes(nodes: str | Address | Iterable[str | Address]) -> list[Address]
     """Give the addresses of one node, of several in one text, or of a list.
 
     Raises:
-        ValueError: a text that is no address.
+        ValueError: a text that is no address, or an address that cannot be one.
         TypeError: what is neither a text nor an address.
     """
+    each: Iterable[str | Address]
     if isinstance(nodes, Address):
-        return [nodes]
-    each = split_nodes(nodes) if isinstance(nodes, str) else nodes
-    return [node if isinstance(node, Address) else parse_node(node) for node in each]
+        each = [nodes]
+    elif isinstance(nodes, str):
+        each = split_nodes(nodes)
+    elif isinstance(nodes, Iterable):
+        each = nodes
+    else:
+        raise TypeError(f"nodes must be a text or a list of them, not {type(nodes).__name__}")
+    addresses = [node if isinstance(node, Address) else parse_node(node) for node in each]
+    for address in addresses:
+        endpoint(address)
+    return addresses
 
 
 def parse_node(text: str) -> Address:

@@ -8,6 +8,24 @@ _LONGEST_RELATIVE = 30 * 24 * 3600
 _LATEST = 2**31 - 1
 
 
+def seconds_of(name: str, value: float | str | timedelta | None) -> float | None:
+    """Give an argument in seconds: a number, the text of one (from a URL), or a timedelta.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be a number of seconds or a timedelta, not {value!r:.40}"
+        ) from None
+
+
 def exptime_of(ttl: float | timedelta | None) -> int:
     """Give what memcached takes for a time to live, in seconds or a timedelta.
 

@@ -17,6 +17,12 @@ _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}
 
 
+def check_delta(delta: int) -> None:
+    """Refuse what cannot be added to an integer."""
+    if not isinstance(delta, int):
+        raise TypeError(f"delta must be an int, not {type(delta).__name__}")
+
+
 def of_text(options: Mapping[str, Any]) -> dict[str, Any]:
     """Give the options, those that are text (from a URL) as what ``create_client`` takes.
 

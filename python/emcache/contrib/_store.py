@@ -9,6 +9,7 @@ from typing import TypeVar
 from .. import _errors
 from .._address import Address
 from ..base import Client, Item
+from ._options import check_delta
 from .loops import ClientPerLoop
 
 T = TypeVar("T")
@@ -106,6 +107,7 @@ class Store:
 
     async def change(self, name: bytes, delta: int) -> int | None:
         """Add to an integer, or take from it; None if there is none."""
+        check_delta(delta)
         try:
             if delta < 0:
                 return await self._call(lambda c: c.decrement(name, -delta), None)

@@ -32,9 +32,9 @@ from .._arguments import address_text
 from ..base import Client, Item, Value
 from ..client import create_client
 from ._addresses import DEFAULT_PORT, parse_nodes
-from ._exptime import exptime_of
+from ._exptime import exptime_of, seconds_of
 from ._keys import safe_key
-from ._options import CLIENT_OPTIONS, of_text
+from ._options import CLIENT_OPTIONS, check_delta, of_text
 from ._store import flush_nodes
 from .loops import ClientPerLoop
 
@@ -62,15 +62,16 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         path: instead, the unix socket of the only node.
         serializer: default :class:`aiocache.serializers.JsonSerializer`.
         pool_size: ``max_connections``, under the name that ``aiocache.MemcachedCache`` has for it.
-        client_timeout: ``timeout`` of the client, in seconds; ``timeout`` is that of aiocache,
-            for the whole call.
+        client_timeout: ``timeout`` of the client, in seconds or as a ``timedelta``; ``timeout`` is
+            that of aiocache, for the whole call.
         options: what else :func:`emcache.create_client` takes (``ssl``, ``username``, ...), and
             what every cache of aiocache takes: ``namespace``, ``ttl``, ``timeout``, ``plugins``,
             ``key_builder``.
 
     Raises:
-        TypeError: an option that neither has.
-        ValueError: a text that is no node, or more than one of ``endpoint``, ``nodes``, ``path``.
+        TypeError: an option that neither has, or of a wrong type.
+        ValueError: a text that is no node or number, or more than one of ``endpoint``, ``nodes``,
+            ``path``.
     """
 
     NAME = "emcache"
@@ -84,19 +85,21 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         path: str | None = None,
         serializer: Any = None,
         pool_size: int | str | None = None,
-        client_timeout: float | str | None = None,
+        client_timeout: float | str | timedelta | None = None,
         **options: Any,
     ) -> None:
         known = CLIENT_OPTIONS.keys() - {"timeout"}
         chosen = {name: options.pop(name) for name in known & options.keys()}
         if pool_size is not None:
-            chosen["max_connections"] = int(pool_size)
+            chosen["max_connections"] = _whole("pool_size", pool_size)
         if client_timeout is not None:
-            chosen["timeout"] = float(client_timeout)
-        if isinstance(ttl := options.get("ttl"), timedelta):
-            options["ttl"] = ttl.total_seconds()
-        super().__init__(serializer=serializer or JsonSerializer(), **options)
+            chosen["timeout"] = seconds_of("client_timeout", client_timeout)
+        for name in {"ttl", "timeout"} & options.keys():
+            options[name] = seconds_of(name, options[name])
+        super().__init__(serializer=_serializer(serializer), **options)
         addresses = _nodes(endpoint, port, nodes, path)
+        if not addresses and not chosen.get("autodiscovery"):
+            raise ValueError("nodes must name one at least, as '127.0.0.1:11211'")
         self.nodes: list[Address] = addresses
         client_options = of_text(chosen)
         self._clients = ClientPerLoop(lambda: create_client(addresses, **client_options))
@@ -186,6 +189,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return await (await self.client()).get(safe_key(key)) is not None
 
     async def _increment(self, key: str | bytes, delta: int, _conn: object = None) -> int:
+        check_delta(delta)
         client, name = await self.client(), safe_key(key)
         change = client.increment if delta >= 0 else client.decrement
         try:
@@ -274,9 +278,28 @@ def _nodes(
     if nodes is not None:
         return parse_nodes(nodes)
     if path is not None:
-        return [MemcachedUnixSocketPath(path)]
+        return parse_nodes(MemcachedUnixSocketPath(path))
+    number = DEFAULT_PORT if port is None or port == "" else _whole("port", port)
+    return parse_nodes(MemcachedHostAddress(endpoint or "127.0.0.1", number))
 
-    return [MemcachedHostAddress(endpoint or "127.0.0.1", int(port or DEFAULT_PORT))]
+
+def _whole(name: str, value: int | str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be a number, not {value!r:.40}") from None
+
+
+def _serializer(serializer: Any) -> Any:
+    if not serializer:
+        return JsonSerializer()
+    if isinstance(serializer, type):
+        name = serializer.__name__
+        raise TypeError(f"serializer must be an object, not the class {name}: write {name}()")
+    if not hasattr(serializer, "dumps") or not hasattr(serializer, "loads"):
+        kind = type(serializer).__name__
+        raise TypeError(f"serializer must be one of aiocache.serializers, not {kind}")
+    return serializer
 
 
 async def _swap(client: Client, name: bytes, raw: Value, cas: int, exptime: int) -> bool:

@@ -75,22 +75,32 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     """
 
     def __init__(self, location: str | Iterable[str | Address], params: Mapping[str, Any]) -> None:
+        given = params.get("OPTIONS", {})
+        if not isinstance(given, Mapping):
+            kind = type(given).__name__
+            raise ImproperlyConfigured(f"OPTIONS of EmcacheCache must be a dict, not {kind}")
         super().__init__(params)
         timeout = params.get("timeout", params.get("TIMEOUT"))
         if isinstance(timeout, timedelta):
             # Django takes what is no number for 300.
             self.default_timeout = timeout.total_seconds()
-        options = dict(params.get("OPTIONS") or {})
-        ignore_errors = bool(options.pop("ignore_errors", False))
-        if unknown := options.keys() - CLIENT_OPTIONS.keys():
+        options = dict(given)
+        ignore_errors = options.pop("ignore_errors", False)
+        if not isinstance(ignore_errors, int):
+            kind = type(ignore_errors).__name__
             raise ImproperlyConfigured(
-                f"OPTIONS of EmcacheCache: {', '.join(sorted(unknown))} unknown. They are those of "
+                f"OPTIONS of EmcacheCache: ignore_errors must be a bool, not {kind}"
+            )
+        if unknown := options.keys() - CLIENT_OPTIONS.keys():
+            names = ", ".join(sorted(map(str, unknown)))
+            raise ImproperlyConfigured(
+                f"OPTIONS of EmcacheCache: {names} unknown. They are those of "
                 "emcache.create_client, and ignore_errors"
             )
         self._servers = _servers(location)
         if not self._servers and not options.get("autodiscovery"):
             raise ImproperlyConfigured("EmcacheCache needs a LOCATION, as '127.0.0.1:11211'")
-        self._store = Store(_clients_of(self._servers, options), ignore_errors)
+        self._store = Store(_clients_of(self._servers, options), bool(ignore_errors))
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> int:
         """Return what memcached takes for a timeout: seconds or a ``timedelta``.

@@ -135,6 +135,8 @@ async def _lifetime(
 ) -> AsyncGenerator[Client]:
     """Hold a client. Loops close the generators that were begun in them when they end."""
     client = await create()
+    if not isinstance(client, Client):
+        raise TypeError(f"create must make an emcache.Client, not {type(client).__name__}")
     try:
         yield client
     finally:

@@ -68,6 +68,8 @@ class EmcacheCollector(Collector):
     def __init__(
         self, client: Client | None = None, name: str = "default", namespace: str = "emcache"
     ) -> None:
+        if not isinstance(namespace, str):
+            raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
         if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", namespace):
             raise ValueError(f"namespace must be letters, digits and underscores: {namespace!r}")
         self._namespace = namespace
@@ -85,6 +87,8 @@ class EmcacheCollector(Collector):
         """
         if not isinstance(client, _Client):
             raise TypeError(f"client must be one of create_client(), not {type(client).__name__}")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
         with self._lock:
             known = self._clients[name]() if name in self._clients else None
             if known is not None and known is not client and not known.closed:

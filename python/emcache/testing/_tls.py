@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +42,14 @@ class Tls:
     client: Identity | None = None
     min_version: Literal["TLSv1.2", "TLSv1.3"] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("identity", "client"):
+            value = getattr(self, name)
+            if not isinstance(value, Identity) and (name == "identity" or value is not None):
+                raise TypeError(f"{name} must be an Identity, not {type(value).__name__}")
+        if self.min_version not in (None, "TLSv1.2", "TLSv1.3"):
+            raise ValueError("min_version must be 'TLSv1.2' or 'TLSv1.3'")
+
     def _arguments(self) -> list[str]:
         said = [f"ssl_chain_cert={self.identity.certificate}", f"ssl_key={self.identity.key}"]
         if self.client_ca:
@@ -70,13 +79,13 @@ class CertificateAuthority:
         ModuleNotFoundError: `cryptography` is not installed.
     """
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    def __init__(self, folder: str | os.PathLike[str], name: str = "ca") -> None:
         _need_cryptography()
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
 
-        self.folder = folder
+        self.folder = Path(folder)
         self._name = _common(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
@@ -85,7 +94,7 @@ class CertificateAuthority:
             .sign(self._key, hashes.SHA256())
         )
         self.pem: bytes = certificate.public_bytes(serialization.Encoding.PEM)
-        self.file: Path = folder / f"{name}.pem"
+        self.file: Path = self.folder / f"{name}.pem"
         self.file.write_bytes(self.pem)
 
     def issue(

@@ -69,11 +69,16 @@ class Reachable:
             command: one or more commands as they go over the wire, each with its CRLF.
 
         Raises:
+            ValueError, TypeError: not bytes, or without a CRLF at the end.
             TimeoutError: no answer within 5 s.
             RuntimeError: the server speaks only the binary protocol (``auth="sasl"``).
         """
         if self._is_binary:
             raise RuntimeError(f"{self!r} speaks only the binary protocol")
+        if not isinstance(command, bytes):
+            raise TypeError(f"a command must be bytes, not {type(command).__name__}")
+        if not command.endswith(b"\r\n"):
+            raise ValueError("a command must end with CRLF")
         # What answers `mn` comes after everything else.
         return self._ask(command + b"mn\r\n", b"MN\r\n").removesuffix(b"MN\r\n")
 
