@@ -156,13 +156,13 @@ class BackgroundLoop:
         """Run a coroutine in the loop and wait for it; from any thread but the loop's own.
 
         Returns:
-            What the coroutine returns; what it raises is raised. If the wait is interrupted, the
-            coroutine is cancelled.
+            What the coroutine returns; what it raises is raised, and
+            ``concurrent.futures.CancelledError`` if it is cancelled, as by :meth:`close`. If the
+            wait is interrupted, the coroutine is cancelled.
 
         Raises:
             RuntimeError: called in the loop itself, which would wait for ever.
             TypeError: that is no coroutine.
-            concurrent.futures.CancelledError: the coroutine was cancelled, by :meth:`close` say.
         """
         if not asyncio.iscoroutine(coroutine):
             raise TypeError(f"run() takes a coroutine, not {type(coroutine).__name__}")
