@@ -209,32 +209,31 @@ class BackgroundLoop:
 
     def _begin(self) -> threading.Thread:
         begun = concurrent.futures.Future[None]()
-        self._calls = set()
         thread = threading.Thread(
-            target=self._work,
-            args=(begun, self._calls),
-            name="emcache background loop",
-            daemon=True,
+            target=self._work, args=(begun,), name="emcache background loop", daemon=True
         )
         thread.start()
         begun.result()
         return thread
 
-    def _work(self, begun: "concurrent.futures.Future[None]", calls: "set[_Call[Any]]") -> None:
+    def _work(self, begun: "concurrent.futures.Future[None]") -> None:
+        calls: set[_Call[Any]] = set()
         try:
-            asyncio.run(self._until_stopped(begun))
+            asyncio.run(self._until_stopped(begun, calls))
         except BaseException as error:
             if begun.done():
                 raise
             begun.set_exception(error)
         finally:
-            # That came while the loop was ending, or was cancelled before its first step.
+            # They came while the loop was ending, or were cancelled before their first step.
             for call in list(calls):
                 call.end()
 
-    async def _until_stopped(self, begun: "concurrent.futures.Future[None]") -> None:
+    async def _until_stopped(
+        self, begun: "concurrent.futures.Future[None]", calls: "set[_Call[Any]]"
+    ) -> None:
         stop = asyncio.Event()
-        self._loop, self._stop = asyncio.get_running_loop(), stop
+        self._loop, self._stop, self._calls = asyncio.get_running_loop(), stop, calls
         begun.set_result(None)
         await stop.wait()
 
