@@ -5,7 +5,6 @@ import contextlib
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, field
 
 logger = logging.getLogger("emcache")
 
@@ -22,14 +21,14 @@ _TEXTS = {
 }
 
 
-@dataclass
 class _Node:
-    said: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
-    """When its last lines were written."""
-    kept_back: int = 0
-    last: tuple[str, str | None] | None = None
-    """What is to be said of it when there may be a line again."""
-    timer: asyncio.TimerHandle | None = None
+    def __init__(self) -> None:
+        self.said: deque[float] = deque(maxlen=MAX_LINES)
+        """When its last lines were written."""
+        self.kept_back = 0
+        self.last: tuple[str, str | None] | None = None
+        """What is to be said of it when there may be a line again."""
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class NodeLog:

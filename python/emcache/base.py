@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from .metrics import ClientMetrics
 
 
-@dataclass
+# Without methods, which nobody calls: making them is a tenth of what importing this costs.
+@dataclass(init=False, repr=False, eq=False)
 class _ItemFields:
+    """Without this text one would be made, slowly."""
+
     value: bytes
     flags: int | None
     cas: int | None

@@ -21,7 +21,6 @@ from ._arguments import (
 from ._emcache import CoreClient, CoreLease, Security
 from ._errors import AuthenticationError
 from ._owner import CoreOwner
-from ._topology import parse
 from .default_values import (
     DEFAULT_CONNECTION_TIMEOUT,
     DEFAULT_MAX_CONNECTIONS,
@@ -430,6 +429,8 @@ class Connection:
 
         ``(False, -1, [])`` from a server that keeps no such list.
         """
+        from ._topology import parse
+
         try:
             topology = parse(bytes(await self.config_command()))
         except ValueError:

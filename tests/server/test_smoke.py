@@ -1,5 +1,21 @@
+import subprocess
+import sys
+
+import pytest
+
+
 async def test_set_and_get(client, key):
     await client.set(key, b"value")
     item = await client.get(key)
     assert item is not None
     assert item.value == b"value"
+
+
+@pytest.mark.driver_independent
+def test_what_importing_it_loads():
+    """A service waits for it at each start: what only some need is loaded when they do."""
+    program = "import sys, emcache; print(*(m for m in sys.modules if 'emcache' in m))"
+    loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    private = {"_address", "_arguments", "_emcache", "_errors", "_node_log", "_owner"}
+    public = {"base", "client", "cluster", "connection_pool", "default_values", "version"}
+    assert set(loaded) == {"emcache"} | {f"emcache.{m}" for m in private | public}
