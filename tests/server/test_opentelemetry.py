@@ -18,7 +18,7 @@ from emcache.client import _Client
 from emcache.contrib._otel_calls import _partial_failure
 from emcache.contrib.opentelemetry import EmcacheInstrumentor
 from support.calls import client_of, frozen, outcomes
-from support.memcached import memcached
+from support.memcached import free_port, memcached
 from support.scripted import scripted
 
 
@@ -177,6 +177,16 @@ class TestErrors:
             with pytest.raises(emcache.StorageCommandError):
                 await client.set(key, bytes(2_000_000))
             assert instrumented.span().attributes["error.type"] == "SERVER_ERROR"
+
+    async def test_of_one_of_several_nodes(self, instrumented, server, key):
+        """Of IPv6 too the address is without the brackets that the error has."""
+        dead = emcache.MemcachedHostAddress("::1", free_port())
+        async with emcache.create_client([server.address, dead], timeout=5.0) as client:
+            with pytest.raises(emcache.ConnectionFailedError) as raised:
+                await client.get_many([key + b"%d" % at for at in range(50)])
+            assert raised.value.node == f"[::1]:{dead.port}"
+            attributes = instrumented.span().attributes
+            assert (attributes["server.address"], attributes["server.port"]) == ("::1", dead.port)
 
     async def test_of_time(self, instrumented, key):
         with memcached() as own:

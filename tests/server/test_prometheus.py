@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
+import emcache
 from emcache.contrib.prometheus import EmcacheCollector
 from support.calls import client_of
 from support.memcached import memcached
@@ -149,3 +150,11 @@ def test_a_second_collector_is_refused():
     assert "other_node_up" in generate_latest(registry).decode()
     with pytest.raises(ValueError, match="namespace"):
         EmcacheCollector(namespace="a-b")
+
+
+async def test_ipv6_nodes_are_named_as_elsewhere():
+    address = emcache.MemcachedHostAddress("::1", 11211)
+    async with emcache.create_client([address], min_connections=0) as client:
+        registry = CollectorRegistry()
+        registry.register(EmcacheCollector(client))
+        assert b'node="[::1]:11211"' in generate_latest(registry)
