@@ -15,7 +15,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
 
-def in_seconds(exptime: object) -> int:
+def in_seconds(exptime: object, name: str = "exptime") -> int:
     """Give an exptime as an ``int``; integers stay as they are.
 
     A part of a second counts as a whole one.
@@ -24,11 +24,11 @@ def in_seconds(exptime: object) -> int:
         case timedelta():
             return _of_duration(exptime)
         case datetime():
-            return _of_moment(exptime)
+            return _of_moment(exptime, name)
         case int() if not isinstance(exptime, bool):
             return exptime
     raise TypeError(
-        "Argument 'exptime' has incorrect type "
+        f"Argument {name!r} has incorrect type "
         f"(expected int, timedelta or datetime, got {type(exptime).__name__})"
     )
 
@@ -47,10 +47,10 @@ def _whole(duration: timedelta) -> int:
     return seconds + bool(rest)
 
 
-def _of_moment(moment: datetime) -> int:
+def _of_moment(moment: datetime, name: str) -> int:
     if moment.utcoffset() is None:
         raise ValueError(
-            "exptime is a datetime without a time zone: say datetime.now(UTC), or use astimezone()"
+            f"{name} is a datetime without a time zone: say datetime.now(UTC), or use astimezone()"
         )
     seconds = _whole(moment - _EPOCH)
     if seconds <= time.time():

@@ -8,7 +8,13 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, S
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._address import ALL_NODES, Address, AllNodes
+from ._address import (
+    ALL_NODES,
+    Address,
+    AllNodes,
+    MemcachedHostAddress,
+    MemcachedUnixSocketPath,
+)
 from ._arguments import (
     Changed,
     Exptime,
@@ -599,6 +605,11 @@ async def _create_client(
     tls: Callable[[list[Address]], TlsArguments | None],
     **options: Any,
 ) -> Client:
+    if isinstance(node_addresses, str | MemcachedHostAddress | MemcachedUnixSocketPath):
+        raise TypeError(
+            "node_addresses must be a list of MemcachedHostAddress or MemcachedUnixSocketPath, "
+            f"not {type(node_addresses).__name__}"
+        )
     addresses = list(node_addresses)
     how, interval, limit = discovery
     # An object is no bool, whatever its length or truth.

@@ -13,7 +13,7 @@ Ttl = int | timedelta | datetime
 
 def exptime(ttl: Ttl) -> int:
     """Give a time to live as memcached takes it, checked before anything is computed."""
-    seconds = in_seconds(ttl)
+    seconds = in_seconds(ttl, "ttl")
     if isinstance(ttl, int) and THIRTY_DAYS < ttl < _FIRST_DATE:
         raise ValueError(
             f"ttl={ttl}: memcached reads more than {THIRTY_DAYS} seconds (30 days) as a date, and "
