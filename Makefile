@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report counts counts-update wheels matrix workflows licenses docs clean
+.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -106,6 +106,9 @@ bench-table: build $(PEERS_VENV)/.installed  ## The table of what is to be reach
 	@tools/install-memcached valgrind
 	$(BIN)/python benches/python/reach.py --peers $(PEERS_VENV)/bin/python $(ARGS)
 
+bench-parts: build memcached  ## What the optional parts cost a get, off and on, 2 minutes (ARGS=... see --help)
+	$(BIN)/python benches/python/parts.py $(ARGS)
+
 CURVES := --cases get --tasks 1,8,32,128,256,1024 --quantiles --rounds 5 --seconds 0.5
 bench-data: build memcached $(PEERS_VENV)/.installed  ## What the figures of docs/performance.md are made of, 10 minutes
 	$(BIN)/python benches/python/compare.py --peers $(PEERS_VENV)/bin/python $(CURVES) --json benches/python/results/curves.json $(ARGS)
@@ -150,6 +153,12 @@ workflows: $(VENV)/.dist-tools  ## Looks at .github/workflows: their schema, and
 
 licenses: $(VENV)/.tools  ## THIRD-PARTY-LICENSES: those of the crates in the wheels
 	$(BIN)/python tools/licenses.py
+
+# Without the advisories: their database is not in every place that the crates are in.
+deny:  ## The crates' licences, and where they are from, against deny.toml (builds cargo-deny where it is missing)
+	@command -v cargo-deny >/dev/null || test -x target/tools/bin/cargo-deny \
+		|| cargo install -q --locked --root target/tools cargo-deny@0.20.2
+	PATH="$$PATH:$(abspath target/tools/bin)" cargo deny --locked check licenses bans sources
 
 clean:  ## Remove what was built
 	rm -rf target $(VENV) $(PEERS_VENV) dist

@@ -32,6 +32,8 @@ class Run:
     driver: str = ""
     watch: str = ""
     """"turns", "memory" or "quantiles": measured besides, in runs of their own, as it costs."""
+    part: str = ""
+    """What else there is besides the client: see parts.py."""
     seconds: float = 1.0
     """Multiplies the time that each run is given."""
     warm: float = 0.1

@@ -139,6 +139,14 @@ def figures(latencies, wall, cpu, spec):
     return result
 
 
+async def set_up(part, client):
+    if not part:
+        return None
+    import parts
+
+    return parts.PARTS[part](client.client)
+
+
 async def run(spec):
     _, make = CLIENTS[spec["client"]]
     started = time.perf_counter()
@@ -146,6 +154,7 @@ async def run(spec):
     if spec["ca"]:
         client.use_tls(spec["ca"])
     await client.connect(spec["ports"])
+    kept = await set_up(spec["part"], client)
     if spec["case"] in ("startup", "idle"):
         await client.get(b"bench:first")
         result = {"start_ms": (time.perf_counter() - started) * 1e3}
@@ -156,6 +165,7 @@ async def run(spec):
     else:
         result = await measure(client, spec)
     await client.close()
+    del kept
     return result
 
 

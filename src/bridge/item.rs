@@ -50,8 +50,17 @@ impl RawItem {
     pub fn into_item(self, py: Python<'_>, with_flags: bool) -> PyResult<Py<Item>> {
         let flags = with_flags.then_some(self.flags).into_pyobject(py)?.unbind();
         let cas = self.cas.into_pyobject(py)?.unbind();
-        Py::new(py, Item { value: self.value.into_any(), flags, cas })
+        let item = Py::new(py, Item { value: self.value.into_any(), flags, cas })?;
+        untrack(&item);
+        Ok(item)
     }
+}
+
+/// The collector need not look at it: what it has are bytes and numbers, which refer to nothing.
+#[allow(unsafe_code)]
+fn untrack(item: &Py<Item>) {
+    // SAFETY: it is an object of a class that PyO3 gives the collector's header.
+    unsafe { pyo3::ffi::PyObject_GC_UnTrack(item.as_ptr().cast()) }
 }
 
 #[pymethods]

@@ -1,7 +1,11 @@
 """Clients for several loops, and a loop for programs that have none."""
 
 import asyncio
+import concurrent.futures
+import contextvars
 import gc
+import signal
+import sys
 import threading
 
 import pytest
@@ -180,12 +184,150 @@ def test_run_in_the_background_loop_itself_is_refused(background):
         background.run(again())
 
 
+@pytest.mark.driver_independent
 def test_errors_come_through(background):
-    async def fail():
-        raise KeyError("k")
+    async def fail(error):
+        raise error
 
     with pytest.raises(KeyError):
-        background.run(fail())
+        background.run(fail(KeyError("k")))
+    thread = background._thread
+    with pytest.raises(SystemExit):
+        background.run(fail(SystemExit(3)))
+    with pytest.raises(concurrent.futures.CancelledError):
+        background.run(fail(asyncio.CancelledError()))
+    assert background._thread is thread
+    assert not background._calls
+
+
+@pytest.mark.driver_independent
+def test_what_is_no_coroutine_is_refused(background):
+    with pytest.raises(TypeError, match="takes a coroutine, not function"):
+        background.run(asyncio.sleep)
+
+
+@pytest.mark.driver_independent
+def test_the_context_of_the_caller_is_that_of_the_coroutine(background):
+    variable = contextvars.ContextVar("variable", default="outside")
+    variable.set("inside")
+
+    async def look():
+        return variable.get()
+
+    assert background.run(look()) == "inside"
+
+
+@pytest.mark.driver_independent
+def test_a_task_that_cannot_be_made(background):
+    async def refuse():
+        def factory(loop, coroutine, **options):
+            raise OSError("no task")
+
+        asyncio.get_running_loop().set_task_factory(factory)
+
+    background.run(refuse())
+    with pytest.raises(OSError, match="no task"):
+        background.run(asyncio.sleep(0))
+    background._loop.set_task_factory(None)
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.fixture
+def interrupt():
+    """Raise in the main thread, which waits."""
+
+    def handle(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.driver_independent
+def test_an_interrupted_wait_cancels(background, interrupt):
+    cancelled = threading.Event()
+
+    async def wait():
+        interrupt()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(Interrupted):
+        background.run(wait())
+    assert cancelled.wait(30)
+    assert background.run(asyncio.sleep(0, "usable")) == "usable"
+    assert not background._calls
+
+
+@pytest.mark.driver_independent
+def test_interrupted_before_the_loop_has_begun_it(background, interrupt):
+    blocked, go = threading.Event(), threading.Event()
+
+    async def block():
+        blocked.set()
+        go.wait(30)
+
+    thread = threading.Thread(target=lambda: background.run(block()))
+    thread.start()
+    blocked.wait(30)
+    threading.Timer(0.05, interrupt).start()
+    begun = []
+
+    async def begin():
+        begun.append(1)
+
+    with pytest.raises(Interrupted):
+        background.run(begin())
+    go.set()
+    thread.join(30)
+    # Twice: the task that was cancelled ends in the turn after the first.
+    background.run(asyncio.sleep(0))
+    background.run(asyncio.sleep(0))
+    assert not begun
+    assert not background._calls
+
+
+@pytest.mark.driver_independent
+def test_what_comes_while_the_loop_dies_is_ended_too(background, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    begun, ended = threading.Event(), []
+
+    async def for_ever():
+        begun.set()
+        await asyncio.Event().wait()
+
+    def wait():
+        try:
+            background.run(for_ever())
+        except concurrent.futures.CancelledError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+
+    async def die():
+        asyncio.get_running_loop().call_soon(sys.exit)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            thread.start()
+            while not begun.is_set():
+                await asyncio.sleep(0)
+
+    background.run(asyncio.sleep(0))
+    dying = background._thread
+    with pytest.raises(concurrent.futures.CancelledError):
+        background.run(die())
+    thread.join(30)
+    assert len(ended) == 1
+    assert background.run(asyncio.sleep(0, "anew")) == "anew"
+    dying.join(30)
+    gc.collect()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -237,6 +379,37 @@ def test_an_interrupt_ends_the_wait(server):
     )
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
     assert done.stdout == "cancelled\n"
+
+
+@pytest.mark.driver_independent
+def test_a_signal_handler_that_forks(server):
+    """In the child the wait for a loop that is not there ends."""
+    out = run_silent(
+        """
+        from concurrent.futures import CancelledError
+        from emcache.contrib.loops import BackgroundLoop
+
+        background, children = BackgroundLoop(), []
+        signal.signal(signal.SIGUSR1, lambda *_: children.append(os.fork()))
+
+        async def wait():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            while not children:
+                await asyncio.sleep(0.001)
+            return "waited"
+
+        try:
+            print(background.run(wait()), flush=True)
+            assert os.waitpid(children[0], 0)[1] == 0
+        except CancelledError:
+            assert children == [0]
+            assert background.run(asyncio.sleep(0, 1)) == 1
+            print("ended", flush=True)
+        """,
+        "asyncio",
+        server.port,
+    )
+    assert sorted(out.split()) == ["ended", "waited"]
 
 
 # -- what settings are written as ------------------------------------------------------------------

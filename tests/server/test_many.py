@@ -1,6 +1,7 @@
 """Calls over many nodes and many keys, and gets that share a command on the wire."""
 
 import asyncio
+import gc
 import random
 
 import pytest
@@ -367,3 +368,16 @@ async def test_oracle_under_load(client, cluster, key):
                     assert item is None or item.value == value_of(k)
 
     await asyncio.gather(*(work(seed) for seed in range(50)))
+
+
+async def test_the_collector_need_not_walk_items(client, key):
+    """They refer to bytes and numbers only; with thousands of them each collection would."""
+    await client.set(key, value_of(key), flags=5)
+    found = [
+        await client.get(key),
+        await client.gets(key, return_flags=True),
+        (await client.get_many([key, key + b"-"]))[key],
+    ]
+    assert [gc.is_tracked(item) for item in found] == [False] * 3
+    found[0].value = None
+    assert repr(found[0]) == "Item(value=None, flags=None, cas=None)"
