@@ -195,7 +195,8 @@ def endpoint(address: Address) -> tuple[str, int] | str:
             return host, port
         case _:
             raise TypeError(
-                "node addresses must be MemcachedHostAddress or MemcachedUnixSocketPath, "
+                "node addresses must be MemcachedHostAddress(host, port) or "
+                "MemcachedUnixSocketPath(path), "
                 f"not {type(address).__name__}"
             )
 

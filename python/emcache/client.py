@@ -599,8 +599,10 @@ def create_client(
 def _listed(addresses: Iterable[Address]) -> list[Address]:
     # Of a text each character would be called wrong.
     if isinstance(addresses, str | bytes | Address) or not isinstance(addresses, Iterable):
-        kind = type(addresses).__name__
-        raise TypeError(f"node_addresses must be a list of addresses, not one {kind}")
+        raise TypeError(
+            "node_addresses must be a list of MemcachedHostAddress or MemcachedUnixSocketPath, "
+            f"not {type(addresses).__name__}"
+        )
     return list(addresses)
 
 

@@ -40,7 +40,9 @@ pub(super) async fn open(
     }
     if let Some(login) = &security.login {
         phase.set(Phase::Login);
-        stream = login.perform(stream).await?;
+        let done = login.perform(stream).await;
+        stream =
+            done.map_err(|cause| if security.tls.is_some() { cause } else { cause.of_mute() })?;
     }
     Ok((stream, peer))
 }

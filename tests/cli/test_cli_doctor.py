@@ -99,6 +99,13 @@ async def test_who_accepts_and_says_nothing():
         assert "no answer to the handshake -> does it speak TLS" in result.stdout
 
 
+def test_a_server_that_hangs():
+    with memcached() as silent:
+        silent.pause()
+        states, text = findings(*named(silent), "--timeout", "0.3", code=1)["answers"]
+    assert (states, "does it hang" in text) == (["fail"], True)
+
+
 @one_loop
 async def test_what_is_no_memcached():
     async def script(connection):

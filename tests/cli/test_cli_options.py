@@ -191,6 +191,9 @@ def test_a_login(kind, tmp_path):
         assert invoke("set", "k", "v", *login, EMCACHE_PASSWORD=PASSWORD).exit_code == 0
         result = invoke("get", "k", *login, "--password-file", str(file))
         assert result.stdout == "v"
+        if kind is file_memcached:
+            result = invoke("get", "k", *named(server))
+            assert (result.exit_code, "--username" in result.stderr) == (4, True)
         for command in (["get", "k"], ["ping"], ["doctor"], ["stats"], ["bench"], ["keys"]):
             refused = invoke(*command, *login, EMCACHE_PASSWORD="wrong.and.secret")
             assert refused.exit_code == (1 if command == ["doctor"] else 4)

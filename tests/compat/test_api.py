@@ -680,6 +680,11 @@ class TestCreateClient:
             await emcache.create_client(**{"node_addresses": [NODE]} | options)
         assert "secret" not in str(raised.value)
 
+    @pytest.mark.parametrize("nodes", [NODE, "127.0.0.1:11211", PATH("/nowhere")], ids=str)
+    async def test_one_node_that_is_in_no_list(self, nodes):
+        with pytest.raises(TypeError, match="node_addresses must be a list of"):
+            await emcache.create_client(nodes)
+
     @pytest.mark.parametrize(
         "options",
         [

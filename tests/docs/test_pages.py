@@ -84,6 +84,28 @@ def run(name, found, folder, port=0, shims=()):
     )
 
 
+def test_the_start_may_be_pasted_into_a_prompt(nodes):
+    """There a blank line ends what is indented, and what has a value shows it."""
+    found = runnable(ROOT / "docs/start.md")
+    rest = [block for block in found if block.language == "python"][1:]
+    where = places(rest, nodes)
+    text = "\n".join(here(block.code, where) for block in rest)
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncio"],
+        input=text,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert "Error" not in done.stderr, done.stderr
+    assert "Task" not in done.stdout
+    printed = [line for block in rest for line in (block.output or "").splitlines()]
+    assert len(printed) > 5
+    for line in printed:
+        assert here(line, where) in done.stdout
+
+
 @pytest.mark.parametrize(
     ("block", "says"),
     [

@@ -391,6 +391,16 @@ def test_the_extra_is_named_where_the_library_is_missing(name):
     assert f"pip install 'emcache[{name}]'" in done.stderr
 
 
+@pytest.mark.driver_independent
+def test_a_url_in_a_program_that_imports_nothing_else():
+    program = (
+        "from aiocache import Cache; import emcache.contrib.aiocache;"
+        "print(Cache.from_url('emcache://127.0.0.1:11211/?namespace=shop:').namespace)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "shop:", done.stderr
+
+
 async def test_no_key_is_taken_for_another(cache):
     secret, odd = "a b", safe_key("a b").decode()
     await cache.set(secret, 1)

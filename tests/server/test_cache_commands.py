@@ -142,7 +142,7 @@ async def test_a_wrong_ttl(cache):
             cache.get_and_touch("k", ttl),
             cache.get_or_set("k", one, ttl=ttl),
         ):
-            with pytest.raises(error):
+            with pytest.raises(error, match="ttl"):
                 await call
     assert await cache.get("k") is None
 

@@ -328,6 +328,14 @@ class TestMissing:
 
 
 @both
+async def test_a_server_that_wants_tls_is_guessed(auth):
+    with certificates() as certs, tls_memcached(certs.good) as server:
+        async with client_of(server, auth=auth, **RIGHT | PATIENT) as client:
+            with pytest.raises(emcache.NodeUnavailableError, match=r"does it expect TLS\?"):
+                await client.get(b"key")
+
+
+@both
 class TestFaults:
     @within(30)
     async def test_never_answered(self, auth):

@@ -16,7 +16,7 @@ from ..base import Client
 from ..connection_pool import ConnectionPool
 from ..discovery import ConfigDiscovery, NoDiscoveryError
 from ._commands import Command, runs
-from ._exits import NEGATIVE, text_of
+from ._exits import NEGATIVE, WANTS_LOGIN, text_of
 from ._finding import Finding, doubt, fault, found
 from ._output import Output, printable
 from ._server_checks import MORE_CONNECTIONS, check_all
@@ -196,14 +196,17 @@ def _not_told(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:
 
 def _no_answer(settings: Settings, text: str) -> Finding:
     if "unauthenticated" in text:
-        return fault("login", text, "give --username, and the password in EMCACHE_PASSWORD")
+        return fault("login", text.removesuffix(f": {WANTS_LOGIN}"), WANTS_LOGIN)
     if "TLS:" in text:
         return fault("tls", text, "see docs/security.md")
     if "too many open connections" in text:
         return fault("connections", text, MORE_CONNECTIONS)
     if settings.uses_tls:
-        return fault("answers", text, "does it want a login (--username)? Is it memcached?")
-    advice = "does it want TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
+        advice = "does it want a login (--username)? Is it memcached?"
+    else:
+        advice = "does it want TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
+    if text.startswith("no reply"):
+        advice = f"does it hang (stopped, swapping, overloaded)? If it never worked: {advice}"
     return fault("answers", text, advice)
 
 

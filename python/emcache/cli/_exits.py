@@ -33,6 +33,9 @@ _OPTIONS = {
 }
 
 
+WANTS_LOGIN = "give --username, and the password in EMCACHE_PASSWORD or --password-file"
+
+
 class ServerLacksError(CommandError):
     """The server does not have, or does not allow, what a command needs."""
 
@@ -69,7 +72,10 @@ def text_of(error: BaseException) -> str:
         return "the key does not exist"
     if isinstance(error, NotStoredStorageCommandError):
         return "not stored: the key exists (--add), or does not (--replace)"
-    return _with_options(printable(str(error))) or type(error).__name__
+    text = _with_options(printable(str(error))) or type(error).__name__
+    if isinstance(error, CommandError) and "unauthenticated" in text:
+        text += f": {WANTS_LOGIN}"
+    return text
 
 
 def _with_options(text: str) -> str:

@@ -13,6 +13,7 @@
 """
 
 import asyncio
+import urllib.parse  # noqa: F401  (aiocache's `Cache.from_url` uses it and imports `urllib` alone)
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any

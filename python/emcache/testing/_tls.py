@@ -85,7 +85,7 @@ class CertificateAuthority:
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
 
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._name = _common(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
