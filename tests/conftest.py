@@ -23,7 +23,7 @@ def pytest_asyncio_loop_factories(config, item):
 @pytest.fixture(scope="session")
 def server() -> Iterator[Memcached]:
     """One server for many tests: use keys of your own."""
-    with memcached("-t", "2", "-m", "256", "-c", "2048") as running:
+    with memcached("-t", "2", "-m", "1024", "-c", "2048") as running:
         yield running
 
 

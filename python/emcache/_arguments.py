@@ -3,6 +3,7 @@
 import os
 import socket
 import ssl as ssl_module
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
@@ -92,6 +93,10 @@ def tls_arguments(
         for name, value in beyond_1_3.items():
             if value is not None:
                 raise ValueError(f"{name} needs ssl=True")
+        if ssl_extra_ca is not None:
+            # 1.3 says nothing, so it is no error.
+            text = "ssl_extra_ca without ssl=True: nothing is encrypted, a password included"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
         return None
     if ssl_min_version not in (None, "TLSv1.2", "TLSv1.3"):
         raise ValueError("ssl_min_version must be 'TLSv1.2' or 'TLSv1.3'")

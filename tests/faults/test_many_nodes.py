@@ -182,7 +182,7 @@ async def test_all_nodes_go_and_come_back(cluster, purge):
             results = await outcomes(
                 client.get(KEYS[0]), client.set(KEYS[0], b"v"), client.get_many(KEYS)
             )
-            assert time.monotonic() - started < 1  # the timeout is 5 s
+            assert time.monotonic() - started < 5  # the timeout is 30 s
             assert {type(result) for result in results} == {expected}
             for proxy in proxies:
                 await asyncio.to_thread(proxy.listen)

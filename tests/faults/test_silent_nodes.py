@@ -197,7 +197,7 @@ async def test_a_node_that_closes_what_it_accepts_is_down(server):
             assert proxy.accepted >= 3
             started = time.monotonic()
             (error,) = await outcomes(client.get(KEYS[0]))
-            assert time.monotonic() - started < 1  # the timeout is 5 s
+            assert time.monotonic() - started < 5  # the timeout is 30 s
             assert is_down(error), repr(error)
             before = proxy.accepted
             await asyncio.sleep(1)

@@ -140,10 +140,11 @@ async def test_gets_that_share_a_key(server, key):
         await asyncio.gather(*(client.get(key) for _ in range(5)))
         asked = int(server.stats()["cmd_get"]) - before
         metrics = client.metrics()
+        driver = client._core.driver
     assert metrics.commands["get"].results == {"hit": 5}
     assert metrics.nodes[0].pool.keys_shared == 5 - asked
-    # The first leaves at once, the others go together.
-    assert asked <= 2
+    # The first leaves at once, the others go together: the thread takes them as they come.
+    assert asked <= (2 if driver == "loop" else 5)
 
 
 async def test_what_a_cancelled_call_did_not_send_is_not_counted():
@@ -154,7 +155,8 @@ async def test_what_a_cancelled_call_did_not_send_is_not_counted():
             with frozen(own):
                 many = dict.fromkeys((b"%d" % at for at in range(20_000)), b"")
                 call = asyncio.create_task(client.set_many(many, noreply=True))
-                await asyncio.sleep(0.05)
+                pool = client.metrics
+                await until(lambda: pool().nodes[0].pool.requests_in_flight >= 16_384)
                 call.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await call

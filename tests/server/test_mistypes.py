@@ -138,3 +138,10 @@ async def test_labels_of_metrics(client):
         EmcacheCollector(client, 5)
     with pytest.raises(TypeError, match="namespace must be a str, not int"):
         EmcacheCollector(client, namespace=5)
+
+
+async def test_a_ca_without_tls(server):
+    """Allowed, as 1.3 allows it; but who names a CA believes that something is encrypted."""
+    with pytest.warns(RuntimeWarning, match="ssl_extra_ca without ssl=True: nothing is encrypted"):
+        client = await emcache.create_client([server.address], ssl_extra_ca="ca.pem")
+    await client.close()
