@@ -15,6 +15,7 @@ from pathlib import Path
 from clients import CLIENTS
 
 HERE = Path(__file__).parent
+STARTS = 9
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,15 @@ class Runner:
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
     def once(self, run, **more):
+        if run.case == "startup":
+            return self._starts(run)
         return finish(self.start(run, **more))
+
+    def _starts(self, run):
+        """One start is one sample, where the other runs have thousands: the median of several."""
+        made = [finish(self.start(run)) for _ in range(STARTS)]
+        failed = next((result for result in made if not is_good(result)), None)
+        return failed or {"start_ms": statistics.median(result["start_ms"] for result in made)}
 
 
 def finish(process):
