@@ -31,7 +31,7 @@ def test_once(server):
     dead, alive = sorted(answer["nodes"], key=lambda node: node["up"])
     assert (dead["node"], dead["up"], "refused" in dead["error"]) == ("127.0.0.1:1", False, True)
     assert alive["version"] == server.stats()["version"]
-    assert alive["bytes_limit"] == 256 * 2**20
+    assert alive["bytes_limit"] == 1024 * 2**20
     assert 0 < alive["ping_ms_p50"] <= alive["ping_ms_p99"]
     assert alive["connections"] >= 1
     assert alive.keys() == dead.keys() == answer["all"].keys()
