@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import emcache
 from support.memcached import free_port, memcached
 from support.pages import ROOT, Block, here, pages, ports, runnable
+
+# Where the package is that is tested: in the checkout, or installed.
+PACKAGES = str(Path(emcache.__file__).parents[1])
 
 pytestmark = pytest.mark.driver_independent
 
@@ -71,7 +75,7 @@ def run(name, found, folder, port=0, shims=()):
         "PATH": os.pathsep.join(path),
         "PORT": str(port),
         "EMCACHE_SERVERS": f"127.0.0.1:{port}",
-        "PYTHONPATH": str(ROOT / "python"),
+        "PYTHONPATH": PACKAGES,
         "PASSWORD": "correct-horse-battery-staple",
     }
     return subprocess.run(
@@ -93,7 +97,7 @@ def test_the_start_may_be_pasted_into_a_prompt(nodes):
     done = subprocess.run(
         [sys.executable, "-m", "asyncio"],
         input=text,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
+        env=os.environ | {"PYTHONPATH": PACKAGES},
         capture_output=True,
         text=True,
         timeout=50,

@@ -965,7 +965,9 @@ async def test_a_finalizer_may_close_the_client_whenever_it_runs(server, call):
             (outcome,) = await outcomes(call(client))
             gc.set_threshold(*before)
             if isinstance(outcome, BaseException):
-                assert type(outcome) is emcache.ClientClosedError
+                # Or what the server says, if nothing was collected meanwhile.
+                answers = (emcache.ClientClosedError, emcache.NotFoundCommandError)
+                assert isinstance(outcome, answers)
             gc.collect()
             assert client.closed
     finally:

@@ -99,8 +99,15 @@ async def _dump(
 
 
 async def _until_end(connection: RawConnection) -> AsyncGenerator[list[bytes], None]:
+    is_first = True
     async with aclosing(connection.lines()) as parts:
         async for lines in parts:
+            # Before the list, newer servers (1.6.45) say that there will be one.
+            if is_first and lines[0] == b"OK":
+                lines.pop(0)
+            is_first = False
+            if not lines:
+                continue
             if lines[-1] == b"END":
                 lines.pop()
                 if lines:
