@@ -183,7 +183,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 with MemcachedServer(tls=True) as a, MemcachedServer(unix=True) as b:
     b.pause()
     print(a.process.pid, b.process.pid, b.path, flush=True)
-    time.sleep(60)
+    # A signal just before a sleep is seen after it only.
+    for _ in range(600):
+        time.sleep(0.1)
 """
     # In a group of its own, which is interrupted as a whole, as by Ctrl-C.
     with subprocess.Popen(
