@@ -247,6 +247,8 @@ dns.bind(("127.0.0.1", 53))
 async def serve(reader, writer):
     while await reader.readline():
         writer.write(b"END\\r\\n")
+    # Python 3.12 waits for it at the end.
+    writer.close()
 
 async def main():
     async with await asyncio.start_server(serve, "127.0.0.2", 0) as server:
