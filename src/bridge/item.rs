@@ -56,7 +56,8 @@ impl RawItem {
     }
 }
 
-/// The collector need not look at it: what it has are bytes and numbers, which refer to nothing.
+/// The collector need not look at it: what it has are bytes and numbers, which refer to nothing. What a user puts in
+/// instead would not be shown to it anyway: the class has no `__traverse__`.
 #[allow(unsafe_code)]
 fn untrack(item: &Py<Item>) {
     // SAFETY: it is an object of a class that PyO3 gives the collector's header.
