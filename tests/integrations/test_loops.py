@@ -159,9 +159,9 @@ def test_the_background_loop_ends_and_begins(background, clients):
     assert not background.run(clients.get()).closed
 
 
-def test_what_waits_when_the_background_loop_is_closed(background):
-    begun = threading.Event()
-    ended = []
+def waiting_for_ever(background):
+    """A thread to start that waits for ever in the loop; when it does; what it raised."""
+    begun, ended = threading.Event(), []
 
     async def for_ever():
         begun.set()
@@ -173,9 +173,13 @@ def test_what_waits_when_the_background_loop_is_closed(background):
         except BaseException as error:
             ended.append(error)
 
-    thread = threading.Thread(target=wait)
+    return threading.Thread(target=wait, daemon=True), begun, ended
+
+
+def test_what_waits_when_the_background_loop_is_closed(background):
+    thread, begun, ended = waiting_for_ever(background)
     thread.start()
-    begun.wait(5)
+    assert begun.wait(5)
     background.close()
     thread.join(5)
     assert [type(error).__name__ for error in ended] == ["CancelledError"]
@@ -320,19 +324,7 @@ def test_interrupted_before_the_loop_has_begun_it(background, interrupt):
 @pytest.mark.driver_independent
 def test_what_comes_while_the_loop_dies_is_ended_too(background, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    begun, ended = threading.Event(), []
-
-    async def for_ever():
-        begun.set()
-        await asyncio.Event().wait()
-
-    def wait():
-        try:
-            background.run(for_ever())
-        except concurrent.futures.CancelledError as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=wait, daemon=True)
+    thread, begun, ended = waiting_for_ever(background)
 
     async def die():
         asyncio.get_running_loop().call_soon(sys.exit)
@@ -348,7 +340,7 @@ def test_what_comes_while_the_loop_dies_is_ended_too(background, monkeypatch):
     with pytest.raises(concurrent.futures.CancelledError):
         background.run(die())
     thread.join(30)
-    assert len(ended) == 1
+    assert [type(error).__name__ for error in ended] == ["CancelledError"]
     assert background.run(asyncio.sleep(0, "anew")) == "anew"
     dying.join(30)
     gc.collect()
