@@ -6,11 +6,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 TABLE = (ROOT / "docs" / "design" / "faults.md").read_text()
 ROWS = [*range(1, 52)]
+"""Those of the catalogue that came first; others are numbered by the part that they are about."""
 
 
 def test_each_row_has_a_test():
     rows = dict(re.findall(r"^\| (\d+) \|(.*)\|$", TABLE, re.MULTILINE))
-    assert [int(number) for number in rows] == ROWS
+    numbers = [int(number) for number in rows]
+    assert numbers[: len(ROWS)] == ROWS
+    assert numbers == sorted(set(numbers))
     assert [number for number, row in rows.items() if "::" not in row] == []
 
 

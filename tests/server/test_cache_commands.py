@@ -111,7 +111,7 @@ async def test_ttl(server, client, key, ttl, seconds):
         "renew": lambda: default.renew(key, one),
     }
     for write in writes.values():
-        await client.set(key, b"1", flags=0xEC02, exptime=7)
+        await client.set(key, b"1", flags=0x0E400000, exptime=7)
         await write()
         # 10: its clock ticks once a second, and a busy machine lets that wait.
         assert abs(await expires(server, key) - seconds) <= 10

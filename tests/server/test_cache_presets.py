@@ -160,7 +160,7 @@ async def test_no_pickle_unless_asked(client, key, plain, preset):
 @pytest.mark.parametrize("preset", [Pymemcache, Pylibmc])
 async def test_flags_of_nobody(client, key, preset):
     cache = Cache(client, serializer=preset(pickle=True))
-    for flags in (3, 6, 17, 18, 32, 64, 0xEC02, 1 << 16, 2**31):
+    for flags in (3, 6, 17, 18, 32, 64, 0x0E400000, 1 << 28, 2**31):
         await client.set(key, b"1", flags=flags)
         with pytest.raises(SerializationError, match="are none of py"):
             await cache.get(key)

@@ -48,13 +48,13 @@ class User:
         (Raw(), b"\0\xff", b"\0\xff", 0),
         (Raw(), b"", b"", 0),
         (Raw(flags=7), b"x", b"x", 7),
-        (Utf8(), "ключ", "ключ".encode(), 0xEC01),
+        (Utf8(), "ключ", "ключ".encode(), 0x0E200000),
         (Utf8(flags=0), "", b"", 0),
-        (Json(), {"a": [1, "ü"]}, '{"a":[1,"ü"]}'.encode(), 0xEC02),
-        (Json(), None, b"null", 0xEC02),
+        (Json(), {"a": [1, "ü"]}, '{"a":[1,"ü"]}'.encode(), 0x0E400000),
+        (Json(), None, b"null", 0x0E400000),
         (Json(dumps=json.dumps, loads=json.loads, flags=0), [1, 2], b"[1, 2]", 0),
-        (MsgPack(), [1, b"\xff", None], b"\x93\x01\xc4\x01\xff\xc0", 0xEC03),
-        (Pickle(), True, b"\x80\x05\x88.", 0xEC04),
+        (MsgPack(), [1, b"\xff", None], b"\x93\x01\xc4\x01\xff\xc0", 0x0E600000),
+        (Pickle(), True, b"\x80\x05\x88.", 0x0E800000),
     ],
 )
 async def test_on_the_wire(client, key, serializer, value, stored, flags):
@@ -117,7 +117,7 @@ async def test_never_what_another_serializer_wrote(client, key, reader):
             with pytest.raises(SerializationError, match=f"{writer.flags:#x} are not those of"):
                 await cache.get(key)
     # 2 is pymemcache's integer, 8 is its zlib, the others nobody's.
-    for flags in (2, 8, 0xEC05, 0xED02, 2**31, 3 << 16):
+    for flags in (2, 8, 0xEC02, 0x0E400001, 0x0EA00000, 0x8E400000, 2**31, 3 << 28):
         await client.set(key, b"1", flags=flags)
         with pytest.raises(SerializationError):
             await cache.get(key)
@@ -165,7 +165,7 @@ async def test_unreadable_values_as_misses(client, key, caplog, monkeypatch):
 
 
 TEXT = json.dumps([{"id": n, "name": f"user {n % 7}"} for n in range(200)])
-COMPRESSIONS = {1 << 16: Zstd, 1 << 17: Lz4, 1 << 18: Zlib}
+COMPRESSIONS = {1 << 28: Zstd, 1 << 29: Lz4, 1 << 30: Zlib}
 
 
 @pytest.mark.parametrize(("flag", "compression"), COMPRESSIONS.items())
@@ -173,7 +173,7 @@ async def test_compressed(client, key, flag, compression):
     cache = Cache(client, serializer=Utf8(), compression=compression())
     await cache.set(key, TEXT)
     item = await client.get(key, return_flags=True)
-    assert item.flags == 0xEC01 | flag
+    assert item.flags == 0x0E200000 | flag
     assert len(item.value) < len(TEXT) / 3
     assert await cache.get(key) == TEXT
     # Whoever does not compress, or does otherwise, reads it all the same.
@@ -202,6 +202,16 @@ async def test_the_limit_of_decompressed_size(client, key, flag, compression):
     await client.set(key, compression().compress(value + b"\0"), flags=flag)
     with pytest.raises(SerializationError, match="limit of 100000 bytes"):
         await cache.get(key)
+
+
+@pytest.mark.parametrize(("flag", "compression"), COMPRESSIONS.items())
+async def test_the_largest_limit_is_no_limit(client, key, flag, compression):
+    value = bytes(_values.DECOMPRESS_IN_LOOP + 1)
+    cache = Cache(client, serializer=Raw(), compression=compression(), max_size=sys.maxsize)
+    for each in (value, value[:2000]):
+        await cache.set(key, each)
+        assert (await client.get(key, return_flags=True)).flags == flag
+        assert await cache.get(key) == each
 
 
 @pytest.mark.parametrize(("flag", "compression"), COMPRESSIONS.items())
@@ -296,7 +306,7 @@ async def test_large_values_are_left_to_a_thread(client, key):
     assert watched.threads[0] is loops
     assert watched.threads[1] is not loops
     noise = os.urandom(_values.DECOMPRESS_IN_LOOP)
-    await client.set(key, zlib.compress(noise), flags=1 << 18)
+    await client.set(key, zlib.compress(noise), flags=1 << 30)
     watched.threads.clear()
     assert await cache.get(key) == noise
     assert loops not in watched.threads
@@ -350,7 +360,7 @@ async def test_few_large_values_are_decompressed_at_once(client, key):
 
 
 async def test_damaged_data_in_a_thread(client, key):
-    await client.set(key, b"x" * (_values.DECOMPRESS_IN_LOOP + 1), flags=1 << 18)
+    await client.set(key, b"x" * (_values.DECOMPRESS_IN_LOOP + 1), flags=1 << 30)
     cache = Cache(client, serializer=Raw())
     for result in await outcomes(*(asyncio.ensure_future(cache.get(key)) for _ in range(5))):
         assert "cannot be read" in str(result)
@@ -392,7 +402,7 @@ async def test_a_compression_of_ones_own(client, key):
     cache = Cache(client, serializer=Utf8(), compression=Reversed())
     await cache.set(key, "abc ")
     item = await client.get(key, return_flags=True)
-    assert (item.value, item.flags) == (b"cba", 0xEC01 | 1 << 20)
+    assert (item.value, item.flags) == (b"cba", 0x0E200000 | 1 << 20)
     assert await cache.get(key) == "abc"
     with pytest.raises(SerializationError):
         await Cache(client, serializer=Utf8()).get(key)
@@ -451,10 +461,35 @@ async def test_what_a_compression_must_give(client, key):
         await cache.set(key, "x")
 
 
-async def test_flags_that_mark_compression_are_refused(client, key):
-    for serializer in (Raw(flags=1 << 16), Raw(flags=0xF0000)):
-        with pytest.raises(SerializationError, match="mark compressed values"):
-            await Cache(client, serializer=serializer).set(key, b"x")
+@pytest.mark.parametrize("flags", [1 << 28, 0xF0000000, 0x4E400000])
+async def test_flags_that_mark_compression_are_refused(client, key, flags):
+    with pytest.raises(ValueError, match=f"flags {flags:#x} .*mark compressed values"):
+        Cache(client, serializer=Raw(flags=flags))
+    # Of a serializer of the user's the flags are known only with its values.
+    cache = Cache(client, serializer=Giving((b"x", flags)))
+    with pytest.raises(SerializationError, match="mark compressed values"):
+        await cache.set(key, "bad")
+
+
+class SharingABit(Reversed):
+    flag = 1 << 21
+
+
+async def test_a_compression_whose_bit_the_serializer_uses_is_refused(client):
+    with pytest.raises(ValueError, match="mark compressed values"):
+        Cache(client, serializer=Utf8(), compression=SharingABit())
+
+
+@pytest.mark.driver_independent
+def test_no_mark_has_a_bit_that_other_clients_use():
+    marks = [each().flags for each in (Utf8, Json, MsgPack, Pickle)]
+    marks += [each().flag for each in COMPRESSIONS.values()]
+    assert len(set(marks)) == len(marks)
+    for mark in marks:
+        # Below 19 they mean something to one or the other, with 31 spymemcached disconnects.
+        assert mark & ~sum(1 << bit for bit in range(19, 31)) == 0
+        # Two bits are left to the compressions of users.
+        assert mark & (3 << 19) == 0
 
 
 @pytest.mark.driver_independent

@@ -6,13 +6,13 @@ import zlib
 from typing import Any, Protocol
 
 from .._arguments import check_between
+from ._marks import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
 
 MIN_SIZE = 1024
 LARGEST = 2**63 - 1
 
-FLAG_ZSTD = 1 << 16
-FLAG_LZ4 = 1 << 17
-FLAG_ZLIB = 1 << 18
+_LZ4_PIECE = 32 * 1024 * 1024
+"""Bytes of LZ4 that are decompressed at once."""
 
 
 class Compression(Protocol):
@@ -140,7 +140,36 @@ class Lz4(_Base):
 
     def decompress(self, data: bytes, limit: int) -> bytes | None:
         """Give what one frame holds."""
-        return _bounded(self._library.LZ4FrameDecompressor(), data, limit)
+        return _bounded(_Lz4Stream(self._library.LZ4FrameDecompressor()), data, limit)
+
+
+class _Lz4Stream:
+    """A decompressor that takes memory for what there is, not for what there may be."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._stream.eof)
+
+    @property
+    def unused_data(self) -> bytes | None:
+        unused: bytes | None = self._stream.unused_data
+        return unused
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        # The library takes memory for all of `max_length` at once.
+        found: bytes = self._stream.decompress(data, min(max_length, _LZ4_PIECE))
+        if len(found) < _LZ4_PIECE:
+            return found
+        pieces = [found]
+        size = len(found)
+        while size < max_length and not self._stream.eof and not self._stream.needs_input:
+            found = self._stream.decompress(b"", min(max_length - size, _LZ4_PIECE))
+            pieces.append(found)
+            size += len(found)
+        return b"".join(pieces)
 
 
 def _library(module: str, name: str, extra: str) -> Any:
@@ -152,8 +181,9 @@ def _library(module: str, name: str, extra: str) -> Any:
 
 
 def _bounded(stream: Any, data: bytes, limit: int) -> bytes | None:
-    # One byte more than may be: that it is there says that there is too much.
-    found: bytes = stream.decompress(data, limit + 1)
+    # One byte more than may be: that it is there says that there is too much. The libraries take
+    # the largest size that an object may have, and none beyond it.
+    found: bytes = stream.decompress(data, min(limit + 1, sys.maxsize))
     if len(found) > limit:
         return None
     if not stream.eof or stream.unused_data:

@@ -6,14 +6,9 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 from .._arguments import check_between
 from .._errors import SerializationError
+from ._marks import FLAGS_JSON, FLAGS_MSGPACK, FLAGS_PICKLE, FLAGS_RAW, FLAGS_UTF8
 
 T = TypeVar("T")
-
-FLAGS_RAW = 0
-FLAGS_UTF8 = 0xEC01
-FLAGS_JSON = 0xEC02
-FLAGS_MSGPACK = 0xEC03
-FLAGS_PICKLE = 0xEC04
 
 
 class Serializer(Protocol[T]):
@@ -24,7 +19,7 @@ class Serializer(Protocol[T]):
     """
 
     def dumps(self, value: T) -> tuple[bytes, int]:
-        """Give a value's bytes and its flags, 32 bits; bits 16 to 18 are left to compression."""
+        """Return a value's bytes and its flags: 32 bits, of which 28 to 30 mark compression."""
         ...
 
     def loads(self, data: bytes, flags: int) -> T:
@@ -32,7 +27,7 @@ class Serializer(Protocol[T]):
         ...
 
 
-class _OneFormat:
+class OneFormat:
     """A serializer whose values all carry the same flags."""
 
     def __init__(self, flags: int) -> None:
@@ -50,7 +45,7 @@ class _OneFormat:
             )
 
 
-class Raw(_OneFormat):
+class Raw(OneFormat):
     """Bytes as they are.
 
     Args:
@@ -72,7 +67,7 @@ class Raw(_OneFormat):
         return data
 
 
-class Utf8(_OneFormat):
+class Utf8(OneFormat):
     """Text as UTF-8.
 
     Args:
@@ -94,7 +89,7 @@ class Utf8(_OneFormat):
         return data.decode()
 
 
-class Json(_OneFormat, Generic[T]):
+class Json(OneFormat, Generic[T]):
     """JSON in UTF-8.
 
     By default the standard library's, without spaces: tuples come back as lists, keys of objects
@@ -158,7 +153,7 @@ def _standard_decoder() -> Callable[[bytes], Any]:
     return lambda data: decode(data.decode())
 
 
-class MsgPack(_OneFormat):
+class MsgPack(OneFormat):
     """MessagePack; needs ``pip install 'emcache[msgpack]'``.
 
     Tuples come back as lists. Aware datetimes are kept as timestamps, in UTC; naive ones are
@@ -190,7 +185,7 @@ class MsgPack(_OneFormat):
         return self._library.unpackb(data, timestamp=3, strict_map_key=False)
 
 
-class Pickle(_OneFormat):
+class Pickle(OneFormat):
     """Pickle: nearly any Python object, and only for a cache that nobody else can write to.
 
     .. warning::

@@ -7,20 +7,11 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from .._arguments import check_between
 from .._errors import SerializationError
-from ._compression import (
-    FLAG_LZ4,
-    FLAG_ZLIB,
-    FLAG_ZSTD,
-    LARGEST,
-    Compression,
-    Lz4,
-    Zlib,
-    Zstd,
-    check_flag,
-)
+from ._compression import LARGEST, Compression, Lz4, Zlib, Zstd, check_flag
 from ._keys import shown
+from ._marks import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
 from ._presets import Preset, Pylibmc, Pymemcache
-from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
+from ._serializers import Json, MsgPack, OneFormat, Pickle, Raw, Serializer, Utf8
 from ._threads import in_few_threads
 
 K = TypeVar("K")
@@ -61,6 +52,11 @@ class Values(Generic[T]):
         elif compression is not None:
             self._bits |= compression.flag
             self._reads[compression.flag] = compression
+        if isinstance(serializer, OneFormat) and serializer.flags & self._bits:
+            raise ValueError(
+                f"flags {serializer.flags:#x} of the serializer have bits that mark compressed "
+                f"values ({self._bits:#x}): choose others"
+            )
 
     async def pack(self, key: bytes, value: T) -> tuple[bytes, int]:
         """Give the bytes and flags to store."""
