@@ -1,4 +1,4 @@
-"""Times of Python's as the server counts them; imported when the first one is used."""
+"""The one conversion of times to memcached's ``exptime``; imported when the first one is used."""
 
 import math
 import time
@@ -9,50 +9,59 @@ THIRTY_DAYS = 60 * 60 * 24 * 30
 LAST = 2**31 - 1
 """The last second that servers know (2038-01-19); what expires later would be gone at once."""
 GONE = -1
-"""Expires at once."""
+"""Expires at once. The core sends a time in the past instead, which every proxy accepts."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = timedelta(seconds=1)
+_MICROSECOND = timedelta(microseconds=1)
+_SECOND = 1_000_000
 
 
-def in_seconds(exptime: object, name: str = "exptime") -> int:
-    """Give an exptime as an ``int``; integers stay as they are.
-
-    A part of a second counts as a whole one.
-    """
-    match exptime:
+def to_exptime(value: object, name: str = "exptime") -> int:
+    """Convert an argument; integers stay as they are, because the server reads them."""
+    match value:
         case timedelta():
-            return _of_duration(exptime)
+            return _after(value // _MICROSECOND, _now())
         case datetime():
-            return _of_moment(exptime, name)
-        case int() if not isinstance(exptime, bool):
-            return exptime
+            return _at(value, name)
+        case int() if not isinstance(value, bool):
+            return value
     raise TypeError(
         f"Argument {name!r} has incorrect type "
-        f"(expected int, timedelta or datetime, got {type(exptime).__name__})"
+        f"(expected int, timedelta or datetime, got {type(value).__name__})"
     )
 
 
-def _of_duration(duration: timedelta) -> int:
-    if duration <= timedelta(0):
+def duration_to_exptime(seconds: float | timedelta) -> int:
+    """Convert a finite number of seconds from now, however many: never Unix time."""
+    if isinstance(seconds, timedelta):
+        return to_exptime(seconds)
+    if seconds <= 0:
         return GONE
-    seconds = _whole(duration)
-    if seconds <= THIRTY_DAYS:
-        return seconds
-    return min(math.ceil(time.time()) + seconds, LAST)
+    # However short it is, it is more than nothing.
+    return _after(round(min(seconds, LAST) * _SECOND) or 1, _now())
 
 
-def _whole(duration: timedelta) -> int:
-    seconds, rest = divmod(duration, _SECOND)
-    return seconds + bool(rest)
-
-
-def _of_moment(moment: datetime, name: str) -> int:
+def _at(moment: datetime, name: str) -> int:
     if moment.utcoffset() is None:
         raise ValueError(
-            f"{name} is a datetime without a time zone: say datetime.now(UTC), or use astimezone()"
+            f"{name} is a datetime without a time zone: use datetime.now(UTC) or astimezone()"
         )
-    seconds = _whole(moment - _EPOCH)
-    if seconds <= time.time():
+    now = _now()
+    return _after((moment - _EPOCH) // _MICROSECOND - now, now)
+
+
+def _after(duration: int, now: int) -> int:
+    """Convert a duration from ``now``, both in microseconds.
+
+    Up to 30 days it is sent as such, so that only the server's clock counts. Fractions of a second
+    round up, so that what is to live for less than a second is not stored for ever.
+    """
+    if duration <= 0:
         return GONE
-    return min(seconds, LAST)
+    if duration <= THIRTY_DAYS * _SECOND:
+        return math.ceil(duration / _SECOND)
+    return min(-(-(now + duration) // _SECOND), LAST)
+
+
+def _now() -> int:
+    return round(time.time() * _SECOND)

@@ -99,12 +99,13 @@ class Client(metaclass=ABCMeta):
     A key is 1 to 250 bytes without whitespace and control bytes (no byte <= 0x20, no 0x7f).
     ``exptime`` is in seconds: 0 never expires, a negative number expires at once, up to 2,592,000
     (30 days) counts from now, above that the server reads it as Unix time; it must fit 32 bits with
-    sign. Or it is a ``timedelta`` from now, of any length, or a ``datetime`` with a time zone:
-    a part of a second counts as a whole one, what is not in the future expires at once, and
-    what is after 2038-01-19 expires then. ``flags`` are 32 bits that the server keeps with the
-    item. A value is bytes-like; servers refuse items over their limit (1 MiB unless started
-    with ``-I``). With ``noreply`` a call returns at once and errors of the server are counted
-    but not raised; with more than 1,024 such commands unanswered it waits for the answer.
+    sign. It may also be a ``timedelta`` of any length, or a ``datetime`` with a time zone. These
+    are sent as seconds from now if they end within 30 days, and as Unix time otherwise. Fractions
+    of a second round up, a time that is not in the future expires at once, and one after
+    2038-01-19 expires then. ``flags`` are 32 bits that the server keeps with the item. A value is
+    bytes-like; servers refuse items over their limit (1 MiB unless started with ``-I``). With
+    ``noreply`` a call returns at once and errors of the server are counted but not raised; with
+    more than 1,024 such commands unanswered it waits for the answer.
 
     Sources: memcached doc/protocol.txt, by the section named in each method.
     """

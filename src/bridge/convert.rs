@@ -10,7 +10,7 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyMemoryView};
 
 use super::errors::InvalidKeyError;
 use crate::pool::Address;
-use crate::protocol::{Key, MAX_VALUE_LEN};
+use crate::protocol::{EXPIRED, Key, MAX_VALUE_LEN};
 
 pub fn key<'a>(object: &'a Bound<'_, PyAny>) -> PyResult<Key<'a>> {
     let bytes = object.cast::<PyBytes>().map_err(|_| wrong_type("key", "bytes", object))?;
@@ -111,14 +111,18 @@ pub fn integer<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
     in_range(name, object)
 }
 
-/// Seconds as the server takes them. What is no `int` may be a time of Python's.
+/// Seconds as the server takes them. What is not an `int` may be one of Python's times. A negative time
+/// expires at once, and is sent as one that has passed: some proxies hang up on a minus sign, or answer it
+/// twice.
 pub fn exptime(object: &Bound<'_, PyAny>) -> PyResult<i32> {
-    static IN_SECONDS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    if object.is_exact_instance_of::<PyInt>() {
-        return in_range("exptime", object);
-    }
-    let in_seconds = IN_SECONDS.import(object.py(), "emcache._times", "in_seconds")?;
-    in_range("exptime", &in_seconds.call1((object,))?)
+    static TO_EXPTIME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let seconds = if object.is_exact_instance_of::<PyInt>() {
+        in_range("exptime", object)?
+    } else {
+        let to_exptime = TO_EXPTIME.import(object.py(), "emcache._times", "to_exptime")?;
+        in_range("exptime", &to_exptime.call1((object,))?)?
+    };
+    Ok(if seconds < 0 { EXPIRED } else { seconds })
 }
 
 fn in_range<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {

@@ -32,5 +32,7 @@ pub use pipeline::{
     Pipeline, Sink, Term, Tick,
 };
 pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
-pub use request::{ArithmeticVerb, Command, Request, RetrievalVerb, StatsArgs, StorageVerb, Verb};
+pub use request::{
+    ArithmeticVerb, Command, EXPIRED, Request, RetrievalVerb, StatsArgs, StorageVerb, Verb,
+};
 pub use tally::{Asked, CommandTally, LATENCY_BOUNDS, Latency, Outcome, Tally};

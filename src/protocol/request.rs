@@ -5,6 +5,10 @@
 use super::key::Key;
 use super::reply::Shape;
 
+/// An exptime that expires at once: servers read more than 30 days as a Unix time, and this one is in 1970.
+/// Every server and proxy takes it, which is not so of negative numbers.
+pub const EXPIRED: i32 = 60 * 60 * 24 * 30 + 1;
+
 /// A request that borrows the caller's bytes until they are encoded.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {

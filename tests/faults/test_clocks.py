@@ -24,7 +24,6 @@ DATED = {
     PACKAGE / "testing" / "_tls.py",
     # A time of expiry is the server's Unix time.
     PACKAGE / "_times.py",
-    PACKAGE / "contrib" / "_exptime.py",
     # A snapshot says when it was made.
     PACKAGE / "client.py",
     PACKAGE / "metrics.py",

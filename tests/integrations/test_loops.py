@@ -468,7 +468,16 @@ def test_nodes_of_a_wrong_type():
 @pytest.mark.parametrize(
     ("seconds", "exptime"),
     [
-        *[(None, 0), (0, -1), (-5, -1), (0.2, 1), (1.0, 1), (1.5, 2), (2592000, 2592000)],
+        *[
+            (None, 0),
+            (0, -1),
+            (-5, -1),
+            (0.2, 1),
+            (1.0, 1),
+            (1.5, 2),
+            (1e-9, 1),
+            (2592000, 2592000),
+        ],
         *[(timedelta(0), -1), (timedelta(days=-1), -1), (timedelta(seconds=1, microseconds=1), 2)],
         (timedelta.max, 2**31 - 1),
     ],
@@ -480,7 +489,8 @@ def test_exptime(seconds, exptime):
 @pytest.mark.driver_independent
 def test_exptime_of_more_than_thirty_days(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.7)
-    assert exptime_of(2592001) == 1_800_000_000 + 2592001
+    assert exptime_of(2592001) == 1_800_000_001 + 2592001
+    assert exptime_of(2592001.3) == 1_800_000_001 + 2592001
     assert exptime_of(10**12) == 2**31 - 1
     with pytest.raises(ValueError, match="time to live"):
         exptime_of(float("nan"))

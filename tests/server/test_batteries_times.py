@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 import pytest
 
 import emcache
-from emcache._times import LAST, THIRTY_DAYS, in_seconds
+from emcache._times import LAST, THIRTY_DAYS, to_exptime
 
 DAY = timedelta(days=1)
 AFTER_THE_END = datetime(2040, 1, 1, tzinfo=UTC)
@@ -27,7 +27,7 @@ def now() -> datetime:
 
 
 @pytest.mark.driver_independent
-class TestInSeconds:
+class TestToExptime:
     @pytest.mark.parametrize(
         ("duration", "seconds"),
         [
@@ -55,26 +55,46 @@ class TestInSeconds:
         ],
     )
     def test_what_is_sent(self, duration, seconds):
-        assert in_seconds(duration) == seconds
+        assert to_exptime(duration) == seconds
 
     def test_over_thirty_days_is_a_point_in_time(self):
         before = time.time()
-        sent = in_seconds(timedelta(days=30, microseconds=1))
-        assert before + THIRTY_DAYS + 1 <= sent <= time.time() + THIRTY_DAYS + 2
+        sent = to_exptime(timedelta(days=30, microseconds=1))
+        assert before + THIRTY_DAYS <= sent <= time.time() + THIRTY_DAYS + 1
+
+    def test_up_to_thirty_days_away_is_a_duration(self, monkeypatch):
+        """By a clock that stands still, so that the bound is exact."""
+        monkeypatch.setattr("time.time", lambda: 1_800_000_000.123456)
+        here = datetime(2027, 1, 15, 8, 0, 0, 123456, tzinfo=UTC)
+        for after, sent in [
+            (timedelta(microseconds=1), 1),
+            (timedelta(seconds=1), 1),
+            (timedelta(minutes=5), 300),
+            (timedelta(minutes=5, microseconds=1), 301),
+            (timedelta(days=30), THIRTY_DAYS),
+            (timedelta(days=30, microseconds=1), 1_800_000_001 + THIRTY_DAYS),
+            (timedelta(days=400), 1_800_000_001 + 400 * 86400),
+            (timedelta(0), -1),
+            (timedelta(microseconds=-1), -1),
+        ]:
+            assert to_exptime(here + after) == sent, after
+            assert to_exptime((here + after).astimezone(timezone(timedelta(hours=9)))) == sent
+            # A duration and the moment when it ends are the same time.
+            assert to_exptime(after) == sent, after
 
     def test_not_in_the_future_is_at_once(self):
-        assert in_seconds(now()) in (-1, int(time.time()) + 1)
-        assert in_seconds(now() - timedelta(seconds=1)) == -1
+        assert to_exptime(now()) in (-1, 1)
+        assert to_exptime(now() - timedelta(seconds=1)) == -1
 
     @pytest.mark.parametrize("naive", [datetime(2037, 1, 1), datetime.now()])
     def test_a_naive_datetime_is_refused(self, naive):
         with pytest.raises(ValueError, match="without a time zone"):
-            in_seconds(naive)
+            to_exptime(naive)
 
     @pytest.mark.parametrize("other", [True, 1.5, "60", None, date(2037, 1, 1), time.gmtime(), b""])
     def test_other_types_are_refused(self, other):
         with pytest.raises(TypeError, match="expected int, timedelta or datetime"):
-            in_seconds(other)
+            to_exptime(other)
 
 
 CALLS = {

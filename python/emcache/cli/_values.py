@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from .._times import LAST, THIRTY_DAYS, duration_to_exptime
+
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_RELATIVE_MAX = 30 * 86400
-_MAX = 2**31 - 1
 
 
 # Not generic at runtime before click 8.4.
@@ -36,18 +36,17 @@ class Exptime(click.ParamType):  # type: ignore[type-arg]
         if match is None:
             self.fail(f"{value!r} is no time: write seconds, or 10m, 2h, 7d", param, ctx)
         seconds = int(match[1]) * _SECONDS[match[2]]
-        if seconds > _RELATIVE_MAX:
-            if match[2]:
-                seconds += int(time.time())
-            elif seconds <= time.time():
-                self.fail(
-                    f"{seconds} is above 30 days, so servers read it as a Unix time, and that is "
-                    f"in the past. From now on: {seconds}s",
-                    param,
-                    ctx,
-                )
-        if not -_MAX <= seconds <= _MAX:
-            self.fail(f"{value!r} is too far away: servers count to {_MAX}", param, ctx)
+        if abs(seconds) > LAST:
+            self.fail(f"{value!r} is too far away: servers count to {LAST}", param, ctx)
+        if match[2] and seconds:
+            return duration_to_exptime(seconds)
+        if THIRTY_DAYS < seconds <= time.time():
+            self.fail(
+                f"{seconds} is above 30 days, so servers read it as a Unix time, and that is "
+                f"in the past. From now on: {seconds}s",
+                param,
+                ctx,
+            )
         return seconds
 
 

@@ -1,11 +1,9 @@
 """Times to live as other libraries have them."""
 
 import math
-import time
 from datetime import timedelta
 
-_LONGEST_RELATIVE = 30 * 24 * 3600
-_LATEST = 2**31 - 1
+from .._times import duration_to_exptime
 
 
 def seconds_of(name: str, value: float | str | timedelta | None) -> float | None:
@@ -27,11 +25,10 @@ def seconds_of(name: str, value: float | str | timedelta | None) -> float | None
 
 
 def exptime_of(ttl: float | timedelta | None) -> int:
-    """Give what memcached takes for a time to live, in seconds or a timedelta.
+    """Convert a time to live, in seconds or a timedelta, to memcached's exptime.
 
-    None never expires, 0 and less expire at once, fractions are rounded up. The server would take
-    more than 30 days for a date long past, so those become the date that is meant; what lies beyond
-    2038 becomes its last second.
+    None never expires, and 0 and less expire at once. A number of more than 30 days is a duration
+    as well, never Unix time. The rest is the conversion that the client uses.
 
     Raises:
         ValueError: not a finite number of seconds.
@@ -39,19 +36,13 @@ def exptime_of(ttl: float | timedelta | None) -> int:
     """
     if ttl is None:
         return 0
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     try:
-        is_finite = math.isfinite(seconds)
+        is_finite = isinstance(ttl, timedelta) or math.isfinite(ttl)
     except TypeError:
         raise TypeError(
             "a time to live must be a number of seconds, a timedelta or None, not "
-            f"{type(seconds).__name__}"
+            f"{type(ttl).__name__}"
         ) from None
     if not is_finite:
-        raise ValueError(f"{seconds} is no time to live: None never expires")
-    if seconds <= 0:
-        return -1
-    relative = math.ceil(seconds)
-    if relative <= _LONGEST_RELATIVE:
-        return relative
-    return min(int(time.time()) + relative, _LATEST)
+        raise ValueError(f"{ttl} is not a time to live: pass None for one that never expires")
+    return duration_to_exptime(ttl)

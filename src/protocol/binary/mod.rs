@@ -17,6 +17,7 @@ use bytes::{BufMut, BytesMut};
 use super::decode::{MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
 use super::error::{Excerpt, ProtocolError};
 use super::key::MAX_KEY_LEN;
+use super::request::EXPIRED;
 
 const REQUEST: u8 = 0x80;
 const RESPONSE: u8 = 0x81;
@@ -25,9 +26,6 @@ const HEADER_LEN: usize = 24;
 const MAX_BODY_LEN: usize = 1024 * 1024;
 /// `incr` and `decr` with this expiration do not create what is missing.
 const CREATE_NOTHING: u32 = u32::MAX;
-/// Times beyond 30 days are points in time, and this one was in 1970: gone at once, as anything negative is
-/// in the text protocol.
-const EXPIRED: u32 = 60 * 60 * 24 * 30 + 1;
 
 const NOT_IN_BINARY: &str = "CLIENT_ERROR there is no such command in the binary protocol\r\n";
 
@@ -238,7 +236,7 @@ fn arithmetic(delta: u64, initial: u64, expiration: u32) -> [u8; 20] {
 }
 
 fn expiration(word: Option<&[u8]>) -> u32 {
-    u32::try_from(number::<i64>(word)).unwrap_or(EXPIRED)
+    u32::try_from(number::<i64>(word)).unwrap_or(EXPIRED.cast_unsigned())
 }
 
 impl Translator {
