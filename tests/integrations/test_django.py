@@ -4,16 +4,20 @@ import asyncio
 import datetime
 import logging
 import pickle
+import socketserver
 import sys
+import threading
 import time
 
 import pytest
+from django.contrib.sessions.backends import cache as sessions
 from django.core.cache import CacheHandler, InvalidCacheKey
 from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
 import emcache
 from emcache.contrib import _store
+from emcache.contrib import django as django_backend
 from emcache.contrib.django import EmcacheCache
 from support.isolated import run_silent
 from support.memcached import free_port, memcached
@@ -419,6 +423,153 @@ def test_errors_of_one_node_are_ignored(call, cache):
         assert call("get_many", many) == {key: many[key] for key in many if key not in lost}
 
 
+class Refusing(socketserver.StreamRequestHandler):
+    """A proxy whose servers are away, or that has its own opinion of every command."""
+
+    def handle(self):
+        for line in self.rfile:
+            words = line.split()
+            if words[0] in (b"set", b"add"):
+                self.rfile.read(int(words[4]) + 2)
+            if self.server.answer == b"closes":
+                return
+            if self.server.answer != b"silent":
+                self.wfile.write(self.server.answer + b"\r\n")
+
+
+@pytest.fixture
+def refusing():
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing) as server:
+        server.daemon_threads = True
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+REFUSALS = [
+    b"SERVER_ERROR Reply timeout",
+    b"SERVER_ERROR out of memory storing object",
+    b"SERVER_ERROR object too large for cache",
+    b"CLIENT_ERROR bad command line format",
+    b"CLIENT_ERROR unauthenticated",
+    b"CLIENT_ERROR line too long",
+    b"ERROR",
+    b"ERROR Too many open connections",
+    b"HTTP/1.1 400 Bad Request",
+    b"NOT_STORED",
+    b"closes",
+    b"silent",
+]
+
+
+@pytest.mark.parametrize("answer", REFUSALS, ids=bytes.decode)
+def test_whatever_a_server_or_proxy_refuses_is_ignored(call, cache, refusing, answer):
+    refusing.answer = answer
+    options = {"timeout": 0.1 if answer == b"silent" else 30, "ignore_errors": True}
+    location = "127.0.0.1:{1}".format(*refusing.server_address)
+    cache._store = EmcacheCache(location, {"OPTIONS": options})._store
+    assert call("get", "k", "default") == "default"
+    assert call("has_key", "k") is False
+    assert call("get_many", ["a", "b"]) == {}
+    assert call("set", "k", 1) is None
+    assert call("add", "k", 1) is False
+    assert call("touch", "k") is False
+    assert call("delete", "k") is False
+    assert call("set_many", {"a": 1, "b": 2}) == ["a", "b"]
+    assert call("delete_many", ["a", "b"]) is None
+    assert call("get_or_set", "k", lambda: 3) == 3
+    assert call("clear") is None
+    for name in ("incr", "decr"):
+        with pytest.raises(ValueError, match=r"not found|CLIENT_ERROR"):
+            call(name, "k")
+
+
+def test_a_value_that_is_too_large_is_ignored(call, cache, caplog, monkeypatch):
+    monkeypatch.setattr(_store, "_complaints", _store._Complaints(_store._complaints._line))
+    cache._store._ignore_errors = True
+    call("set", "k", "small")
+    assert call("set", "k", "x" * 2**21) is None
+    # As without ignore_errors, the server has dropped the old value too.
+    assert call("get", "k", "default") == "default"
+    assert call("add", "k", "x" * 2**21) is False
+    assert call("set_many", {"large": "x" * 2**21, "small": "x"}) == ["large"]
+    assert call("get_or_set", "k", "x" * 2**21) == "x" * 2**21
+    assert "StorageCommandError: " in caplog.text
+    assert "xxx" not in caplog.text
+
+
+def test_mistakes_are_not_ignored(call, cache):
+    params = {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
+    cache._store = EmcacheCache(f"127.0.0.1:{free_port()}", params)._store
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        call("set", "k", lambda: None)
+    with pytest.raises(TypeError):
+        call("incr", "k", "1")
+    with pytest.raises(TypeError):
+        call("set", "k", 1, "10")
+    with pytest.raises(InvalidCacheKey):
+        call("get", "with space")
+
+
+def test_a_value_that_is_no_number_is_not_ignored(call, cache):
+    cache._store._ignore_errors = True
+    call("set", "k", "text")
+    with pytest.raises(emcache.ArithmeticCommandError):
+        call("incr", "k")
+
+
+@pytest.mark.parametrize("answer", [None, b"SERVER_ERROR object too large for cache"])
+def test_a_session_that_cannot_be_stored_fails_at_once(refusing, answer):
+    """Django asks for another key as long as `add` says that there is one, 10,000 times."""
+    refusing.answer = answer
+    out = run_silent(
+        """
+        from django.conf import settings
+
+        logging.getLogger("emcache").setLevel(logging.CRITICAL)
+        settings.configure(
+            CACHES={
+                "default": {
+                    "BACKEND": "emcache.contrib.django.EmcacheCache",
+                    "LOCATION": [f"127.0.0.1:{port}"],
+                    "OPTIONS": {"timeout": 30, "ignore_errors": True},
+                }
+            },
+        )
+        from django.contrib.sessions.backends.cache import SessionStore
+        from django.core.cache import cache
+        from emcache.contrib import _store
+
+        real, adds = _store.Store.add, []
+
+        async def counted(*arguments, **options):
+            adds.append(arguments[1])
+            return await real(*arguments, **options)
+
+        _store.Store.add = counted
+        for create in (lambda: SessionStore().create(), lambda: run(SessionStore().acreate())):
+            try:
+                create()
+            except emcache.EmcacheError as error:
+                print(type(error).__name__, len(adds))
+        print(cache.add("k", 1))
+        """,
+        "asyncio",
+        free_port() if answer is None else refusing.server_address[1],
+    )
+    name = "NodeUnavailableError" if answer is None else "StorageCommandError"
+    assert out.splitlines() == [f"{name} 1", f"{name} 2", "False"]
+
+
+def test_keys_of_sessions_are_known():
+    assert django_backend._SESSIONS == sessions.KEY_PREFIX
+    assert sessions.SessionStore.cache_key_prefix == sessions.KEY_PREFIX
+
+
 async def test_discovery_that_fails(caplog, monkeypatch):
     monkeypatch.setattr(_store, "_complaints", _store._Complaints(_store._complaints._line))
     options = {"autodiscovery": True, "autodiscovery_timeout": 0.02}
@@ -434,7 +585,7 @@ async def test_discovery_that_fails(caplog, monkeypatch):
     )
     assert isinstance(results[0], emcache.DiscoveryError)
     assert results[1:] == ["default", ["a"], None]
-    assert "cannot be reached" in caplog.text
+    assert "DiscoveryError: " in caplog.text
 
 
 # -- loops, threads, processes ---------------------------------------------------------------------

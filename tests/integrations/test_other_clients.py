@@ -50,11 +50,8 @@ def pymemcache(server, serde):
 
 def django(server):
     pytest.importorskip("django")
-    from django.conf import settings
     from django.core.cache.backends.memcached import PyMemcacheCache
 
-    if not settings.configured:
-        settings.configure()
     return PyMemcacheCache(f"127.0.0.1:{server.port}", {"KEY_FUNCTION": lambda key, *_: key})
 
 

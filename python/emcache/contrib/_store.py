@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
 from .. import _errors
-from .._address import Address
 from ..base import Client, Item
 from ._options import check_delta
 from .loops import ClientPerLoop
@@ -24,12 +23,12 @@ _AT_ONCE = 1024
 _LOG_EVERY = 10.0
 """Seconds between two lines about servers, or values, that fail."""
 
-_UNREACHABLE = (
-    _errors.ConnectionFailedError,
-    _errors.OperationTimeoutError,
-    _errors.OverloadedError,
-    _errors.ClusterNoAvailableNodes,
-)
+_MISTAKES = (_errors.InvalidKeyError, _errors.SerializationError)
+"""What the program itself did wrong, which is never forgiven.
+
+All other errors of emcache say that a server, a proxy or the network failed or refused: they are
+what ``ignore_errors`` forgives, but for the ordinary answers that a command lists itself.
+"""
 
 
 class Store:
@@ -37,19 +36,24 @@ class Store:
 
     Args:
         clients: where it is from.
-        ignore_errors: take servers that cannot be reached for empty ones.
+        ignore_errors: treat servers that fail or refuse as empty ones.
     """
 
     def __init__(self, clients: ClientPerLoop, ignore_errors: bool) -> None:
         self._clients = clients
         self._ignore_errors = ignore_errors
 
-    async def add(self, name: bytes, stored: Stored, exptime: int) -> bool:
-        """Store a value if there is none; whether it was."""
+    async def add(self, name: bytes, stored: Stored, exptime: int, *, forgive: bool = True) -> bool:
+        """Store a value if there is none; whether it was.
+
+        Without ``forgive`` errors are raised in any case, for a caller that takes ``False`` for a
+        key that exists.
+        """
         value, flags = stored
         return await self._succeeds(
             lambda c: c.add(name, value, flags=flags, exptime=exptime),
             _errors.NotStoredStorageCommandError,
+            forgive=forgive,
         )
 
     async def get(self, name: bytes) -> Item | None:
@@ -60,22 +64,14 @@ class Store:
         """Get the items that there are."""
         nothing: dict[bytes, Item] = {}
         if self._ignore_errors:
-            return await self._call(lambda c: self._get_each_node(c, names), nothing)
+            return await self._call(lambda c: self._get_what_comes(c, names), nothing)
         return await self._call(lambda c: c.get_many(names, return_flags=True), nothing)
 
-    async def _get_each_node(self, client: Client, names: Iterable[bytes]) -> dict[bytes, Item]:
-        """Get what the nodes have that can be reached."""
-        of_node: dict[Address, list[bytes]] = {}
-        for name in names:
-            of_node.setdefault(client.node_for(name), []).append(name)
-        gets = [client.get_many(part, return_flags=True) for part in of_node.values()]
-        found: dict[bytes, Item] = {}
-        for result in await asyncio.gather(*gets, return_exceptions=True):
-            if isinstance(result, Exception):
-                self._forgive(result)
-            elif isinstance(result, dict):
-                found |= result
-        return found
+    async def _get_what_comes(self, client: Client, names: Iterable[bytes]) -> dict[bytes, Item]:
+        found = await client.get_many(names, return_flags=True, on_error="partial")
+        for error in {id(error): error for error in found.errors.values()}.values():
+            self._forgive(error)
+        return dict(found)
 
     async def set(self, name: bytes, stored: Stored, exptime: int) -> None:
         """Store a value."""
@@ -85,8 +81,8 @@ class Store:
     async def set_many(self, values: Mapping[bytes, Stored], exptime: int) -> list[bytes]:
         """Store values; the names of those that could not be."""
         failed = await self._call(lambda c: _set_each(c, values, exptime), dict.fromkeys(values))
-        if unreachable := [error for error in failed.values() if isinstance(error, _UNREACHABLE)]:
-            _complaints.log(unreachable[0])
+        if errors := [error for error in failed.values() if error is not None]:
+            _complaints.log(type(errors[0]).__name__, errors[0])
         return list(failed)
 
     async def touch(self, name: bytes, exptime: int) -> bool:
@@ -108,10 +104,11 @@ class Store:
     async def change(self, name: bytes, delta: int) -> int | None:
         """Add to an integer, or take from it; None if there is none."""
         check_delta(delta)
+        answers = (_errors.NotFoundCommandError, _errors.ArithmeticCommandError)
         try:
             if delta < 0:
-                return await self._call(lambda c: c.decrement(name, -delta), None)
-            return await self._call(lambda c: c.increment(name, delta), None)
+                return await self._call(lambda c: c.decrement(name, -delta), None, answers)
+            return await self._call(lambda c: c.increment(name, delta), None, answers)
         except _errors.NotFoundCommandError:
             return None
 
@@ -123,29 +120,44 @@ class Store:
         """Close the client; the next command has another."""
         await self._clients.close()
 
-    async def _call(self, command: Callable[[Client], Awaitable[T]], otherwise: T) -> T:
+    async def _call(
+        self,
+        command: Callable[[Client], Awaitable[T]],
+        otherwise: T,
+        answers: tuple[type[Exception], ...] = (),
+    ) -> T:
+        """Run a command; raise ``answers``, and return ``otherwise`` for errors to forgive."""
         try:
             return await command(await self._clients.get())
-        except _UNREACHABLE as error:
+        except answers:
+            raise
+        except _errors.EmcacheError as error:
             self._forgive(error)
             return otherwise
 
     async def _succeeds(
-        self, command: Callable[[Client], Awaitable[None]], unless: type[Exception]
+        self,
+        command: Callable[[Client], Awaitable[None]],
+        unless: type[Exception],
+        *,
+        forgive: bool = True,
     ) -> bool:
         async def succeeds(client: Client) -> bool:
             await command(client)
             return True
 
+        answers = (unless,) if forgive else (_errors.EmcacheError,)
         try:
-            return await self._call(succeeds, False)
+            return await self._call(succeeds, False, answers)
         except unless:
             return False
 
     def _forgive(self, error: Exception) -> None:
-        if not self._ignore_errors or not isinstance(error, _UNREACHABLE):
+        """Log an error of a server, proxy or network; raise it where that is not wanted."""
+        is_ours = isinstance(error, _errors.EmcacheError) and not isinstance(error, _MISTAKES)
+        if not self._ignore_errors or not is_ours:
             raise error
-        _complaints.log(error)
+        _complaints.log(type(error).__name__, error)
 
 
 async def _each(
@@ -200,7 +212,7 @@ class _Complaints:
             self._next, self._kept = now + _LOG_EVERY, 0
 
 
-_complaints = _Complaints("memcached cannot be reached (calls: %d): %s")
+_complaints = _Complaints("memcached failed or refused (calls: %d): %s: %s")
 _unreadable = _Complaints("values cannot be read, which are misses (%d); that of %r: %s")
 
 

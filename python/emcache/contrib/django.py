@@ -47,6 +47,8 @@ from ._store import Store, Stored, log_unreadable
 from .loops import BackgroundLoop, ClientPerLoop
 
 _LONGEST_KEY = 250
+_SESSIONS = "django.contrib.sessions.cache"
+"""What the keys of Django's cache sessions begin with."""
 
 _wait = BackgroundLoop().run
 _clients: list[tuple[list[Address], dict[str, Any], ClientPerLoop]] = []
@@ -67,9 +69,11 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
 
     Timeouts, ``TIMEOUT`` too, are seconds or a ``timedelta``.
 
-    ``OPTIONS`` are those of :func:`emcache.create_client`, and ``ignore_errors`` (default False):
-    True makes servers that cannot be reached misses, and writes to them nothing, with a warning in
-    the log every ten seconds at most.
+    ``OPTIONS`` are those of :func:`emcache.create_client`, and ``ignore_errors`` (default False).
+    With True, a server or proxy that cannot be reached, does not answer in time, or refuses a
+    command is treated as an empty one: reads are misses and writes do nothing, with a warning in
+    the log every ten seconds at most. Only ``add`` of a new session of
+    ``django.contrib.sessions.backends.cache`` raises, because that tries 10,000 keys otherwise.
 
     ``close()``, which Django calls after each request, closes nothing; :meth:`aclose` does.
     """
@@ -123,13 +127,15 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
         name, exptime = self._name(key, version), self.get_backend_timeout(timeout)
-        return _wait(self._store.add(name, dump(value), exptime))
+        forgive = not _is_session(key)
+        return _wait(self._store.add(name, dump(value), exptime, forgive=forgive))
 
     async def aadd(
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
         name, exptime = self._name(key, version), self.get_backend_timeout(timeout)
-        return await self._store.add(name, await _adump(value), exptime)
+        forgive = not _is_session(key)
+        return await self._store.add(name, await _adump(value), exptime, forgive=forgive)
 
     def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
         return self._value(key, _wait(self._store.get(self._name(key, version))), default)
@@ -261,6 +267,11 @@ async def _adump(value: Any) -> Stored:
     except SynchronousOnlyOperation:
         # A queryset that was not evaluated yet asks the database when it is pickled.
         return await sync_to_async(dump, thread_sensitive=True)(value)
+
+
+def _is_session(key: object) -> bool:
+    """Whether a new session is to be stored: its store takes False for a key that exists."""
+    return str(key).startswith(_SESSIONS)
 
 
 def _counted(key: str, result: int | None) -> int:
