@@ -1,6 +1,7 @@
 """`emcache.testing.FaultProxy`: each fault, as plain sockets and as the client see it."""
 
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -237,6 +238,116 @@ def test_a_proxy_before_nothing(upstream, text):
     with pytest.raises((TypeError, ValueError), match=text):
         proxy.__init__(upstream)
     assert repr(proxy) == "<FaultProxy 127.0.0.1:0 refusing, 0 open>"
+
+
+@contextlib.contextmanager
+def stream_of(lines, pauses=(0.0,)):
+    """The address of a server that sends numbered lines to its first client, and then FIN."""
+    rng = random.Random(1)
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for number in range(lines):
+                connection.sendall(b"%d\n" % number)
+                if pause := rng.choice(pauses):
+                    time.sleep(pause)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield emcache.MemcachedHostAddress(*listener.getsockname())
+        thread.join(20)
+
+
+def numbered(lines):
+    return b"".join(b"%d\n" % number for number in range(lines))
+
+
+@independent
+def test_bytes_that_come_when_the_time_of_collecting_ends_are_kept():
+    pauses = (0.01, 0.005, 0.01001, 0.0005)
+    with stream_of(300, pauses) as address, FaultProxy(address) as proxy:
+        proxy.answers.coalesce = 0.01
+        with connected(proxy) as sock:
+            assert read(sock, 1 << 20) == numbered(300)
+
+
+@independent
+@pytest.mark.parametrize("seed", range(3))
+def test_faults_that_change_in_running_traffic_lose_no_byte(seed):
+    changes = [
+        {"delay": 0.001},
+        {"jitter": 0.002},
+        {"rate": 10_000_000.0},
+        {"split": 7},
+        {"split": 5_000},
+        {"coalesce": 0.002},
+        {"coalesce": 0.0005},
+        {"stall_after": 0},
+    ]
+    rng, lines = random.Random(seed), 60_000
+    with stream_of(lines, (0.0,) * 400 + (0.001,)) as address, FaultProxy(address) as proxy:
+        ended = threading.Event()
+
+        def change():
+            while not ended.wait(rng.random() * 0.005):
+                rng.choice([proxy.heal, proxy.answers.clear, lambda: None])()
+                ((name, value),) = rng.choice(changes).items()
+                setattr(proxy.answers, name, value)
+                if proxy.answers.stall_after is not None and rng.random() < 0.8:
+                    proxy.answers.stall_after = None
+            proxy.heal()
+
+        changing = threading.Thread(target=change, daemon=True)
+        with connected(proxy) as sock:
+            changing.start()
+            threading.Timer(2.0, ended.set).start()
+            assert read(sock, 1 << 20) == numbered(lines)
+        ended.set()
+        changing.join(10)
+
+
+@independent
+def test_a_stall_that_begins_during_a_delay_holds_the_piece(server):
+    with FaultProxy(server) as proxy, connected(proxy) as sock:
+        proxy.answers.delay = 1.0
+        sock.sendall(GET)
+        while proxy.answer_bytes < len(MISS):
+            time.sleep(0.001)
+        proxy.answers.stall_after = 0
+        sock.settimeout(1.6)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.settimeout(20)
+        proxy.heal()
+        assert read(sock, len(MISS)) == MISS
+
+
+@independent
+@pytest.mark.parametrize("faults", [{}, {"delay": 0.05}, {"split": 1}, {"coalesce": 0.05}], ids=str)
+def test_answers_pass_after_the_last_request(server, faults):
+    """A client that has nothing more to send may end its side and read on, as `nc -N` does."""
+    with FaultProxy(server) as proxy, connected(proxy) as sock:
+        for name, value in faults.items():
+            setattr(proxy.requests, name, value)
+            setattr(proxy.answers, name, value)
+        sock.sendall(GET * 3 + b"quit\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        assert read(sock, 1 << 20) == MISS * 3
+
+
+@independent
+def test_fin_is_no_reset_when_requests_are_unread(server):
+    with FaultProxy(server) as proxy, connected(proxy) as sock:
+        proxy.requests.stall_after = len(GET)
+        proxy.answers.delay = 0.1
+        proxy.answers.fin_after = 3
+        sock.sendall(GET)
+        time.sleep(0.02)
+        sock.sendall(GET * 100)
+        assert read(sock, 1 << 20) == MISS[:3]
 
 
 @independent

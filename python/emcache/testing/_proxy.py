@@ -228,40 +228,54 @@ class FaultProxy(Managed):
         return (address.address, address.port), family
 
     async def _relay(self, link: Link, client: socket.socket, server: socket.socket) -> None:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        pumps = [
+        for sock in (client, server):
+            # Each piece leaves when it is written, and not with the next one.
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pumps = {
             asyncio.create_task(self._pump(link.requests, client, server, is_request=True)),
             asyncio.create_task(self._pump(link.answers, server, client)),
-        ]
+        }
+        running, is_over, is_cut = pumps, False, False
         try:
-            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            # The end of one direction is passed on like its bytes; the other one goes on.
+            while running and not is_over:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                is_cut = any(pump.exception() is None and pump.result() for pump in done)
+                is_over = is_cut or any(pump.exception() is not None for pump in done)
         finally:
             await _ended(pumps)
-        cut = any(pump.exception() is None and pump.result() for pump in done)
-        if cut and link._is_reset():
+        if is_cut and link._is_reset():
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        elif is_cut:
+            _discard_unread(client)
 
     async def _pump(
         self, faults: Faults, source: socket.socket, sink: socket.socket, is_request: bool = False
     ) -> bool:
-        """Pass bytes on until one side ends, or a fault does it: then true."""
-        passed, chunk = 0, b""
+        """Pass bytes on until their sender ends, or a fault ends the connection: then true."""
+        passed, chunk, has_paused = 0, b"", False
         while True:
+            # Every wait is followed by another look: the faults may have changed meanwhile.
             if faults._stalls(passed):
                 await asyncio.sleep(0.005)
                 continue
             if not chunk:
-                chunk = await self._read(faults, source)
+                chunk, has_paused = await self._read(faults, source), False
                 self._count(len(chunk), is_request)
                 if not chunk:
+                    with contextlib.suppress(OSError):
+                        sink.shutdown(socket.SHUT_WR)
                     return False
-                # It may have been told to stall meanwhile.
                 continue
             if size := min(len(chunk), faults.split or CHUNK, max(faults._room(passed), 0)):
-                await self._pause(faults, size)
+                if not has_paused:
+                    await self._pause(faults, size)
+                    has_paused = True
+                    continue
                 await asyncio.get_running_loop().sock_sendall(sink, chunk[:size])
                 passed += size
-                chunk = chunk[size:]
+                chunk, has_paused = chunk[size:], False
             if faults._ended(passed):
                 return True
 
@@ -283,12 +297,40 @@ class FaultProxy(Managed):
     async def _read(self, faults: Faults, source: socket.socket) -> bytes:
         loop = asyncio.get_running_loop()
         chunk = await loop.sock_recv(source, CHUNK)
-        if faults.coalesce:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(faults.coalesce):
-                    while more := await loop.sock_recv(source, CHUNK):
-                        chunk += more
+        until = loop.time() + faults.coalesce
+        # Bytes stay in the socket until they are kept here: a receive that a time limit cancels
+        # may have taken some already.
+        while chunk and await self._is_readable(source, until - loop.time()):
+            try:
+                more = source.recv(CHUNK)
+            except BlockingIOError:
+                continue
+            if not more:
+                break
+            chunk += more
         return chunk
+
+    async def _is_readable(self, source: socket.socket, seconds: float) -> bool:
+        """Wait for bytes or the end of the stream, for so long at most and until healed."""
+        if seconds <= 0:
+            return False
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+
+        def is_there() -> None:
+            if not readable.done():
+                readable.set_result(None)
+
+        loop.add_reader(source, is_there)
+        healed = loop.create_task(self._healed.wait())
+        try:
+            await asyncio.wait(
+                (readable, healed), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            return readable.done()
+        finally:
+            loop.remove_reader(source)
+            healed.cancel()
 
 
 def _check(upstream: object, plan: object) -> None:
@@ -307,6 +349,13 @@ def _bound(port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", port))
     return sock
+
+
+def _discard_unread(sock: socket.socket) -> None:
+    """Read what came already: closing a socket with unread bytes sends RST instead of FIN."""
+    with contextlib.suppress(OSError):
+        while sock.recv(CHUNK):
+            pass
 
 
 async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
