@@ -38,8 +38,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 Fetched = tuple[list[bytes], list[bytes], list[int], list[int | None], bytearray]
 """``(keys, values, flags, cas tokens, error line)`` of the items that came, in order."""
 
-_MAX_KEYS_LENGTH = 8 * 1024 - 32
-"""Some servers refuse longer retrieval lines."""
+_MAX_KEYS_LENGTH = 1000 - len(b"gats -2147483648\r\n")
+"""Servers refuse longer retrieval lines if they arrive in pieces."""
 
 
 @dataclasses.dataclass

@@ -646,7 +646,7 @@ class TestManyKeys:
             assert (await connection.fetch_command(b"get", keys))[0] == keys
             got = await connection.get_and_touch_command(b"gats", -(2**31), keys)
             assert got[1] == [value_of(key) for key in keys]
-        assert max(len(b" ".join(words)) for words in watched.commands) <= 8192 - 2
+        assert max(len(b" ".join(words)) for words in watched.commands) <= 1000 - 2
 
     @within(20)
     async def test_an_error_among_them(self):

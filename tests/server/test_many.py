@@ -8,9 +8,6 @@ import pytest
 import pytest_asyncio
 
 import emcache
-from support.scripted import scripted
-
-MAX_LINE = 8192
 
 
 def value_of(key: bytes) -> bytes:
@@ -227,28 +224,6 @@ class TestMany:
         items = await client.get_many([Key(key)])
         assert items[key].value == value_of(key)
         assert type(next(iter(items))) is bytes
-
-
-@pytest.mark.parametrize("length", [1, 31, 250])
-@pytest.mark.parametrize("verb", ["get", "gats"])
-async def test_lines_stay_under_8_kib(verb, length):
-    lines: list[bytes] = []
-
-    async def script(connection):
-        while line := await connection.line():
-            lines.append(line)
-            await connection.send(b"END\r\n")
-
-    keys = sorted({b"%d" % (n % 10**length) for n in range(400)})
-    keys = [key.rjust(length, b"k") for key in keys]
-    async with scripted(script) as server, emcache.create_client([server.address]) as client:
-        if verb == "get":
-            assert await client.get_many(keys) == {}
-        else:
-            assert await client.gats_many(-(2**31), keys) == {}
-    head = 1 if verb == "get" else 2
-    assert sorted(word for line in lines for word in line.split(b" ")[head:]) == sorted(keys)
-    assert max(len(line) for line in lines) + len(b"\r\n") <= MAX_LINE
 
 
 class TestConcurrentGets:
