@@ -22,13 +22,13 @@ async def begin(
     limit: float,
     options: dict[str, Any],
     refuse: Callable[[Iterable[Address]], None] | None,
-) -> tuple[Discovery, Topology | None]:
-    """Give whom to ask from now on, and the first list; None: the addresses are all there is."""
+) -> tuple[Discovery, Topology, bool]:
+    """Give whom to ask from now on, the first nodes, and whether they are those of a list."""
     if how is True:
         source: Discovery = _hosted(addresses, limit, options)
     else:
         source = Bounded(cast(Discovery, how), limit, refuse)
-    return source, await _discovered(source, addresses)
+    return source, *await _discovered(source, addresses)
 
 
 def _hosted(addresses: list[Address], limit: float, options: dict[str, Any]) -> ConfigDiscovery:
@@ -41,19 +41,19 @@ def _hosted(addresses: list[Address], limit: float, options: dict[str, Any]) -> 
     return ConfigDiscovery(addresses, lambda a: ConnectionPool._to_ask(a, limit, **asked), limit)
 
 
-async def _discovered(source: Discovery, addresses: list[Address]) -> Topology | None:
-    """Give what it says first; None: these addresses are all there is."""
+async def _discovered(source: Discovery, addresses: list[Address]) -> tuple[Topology, bool]:
     names = ", ".join(map(address_text, addresses))
     try:
-        return await first(source, DEFAULT_STARTUP_WAIT_AUTODISCOVERY)
+        return await first(source, DEFAULT_STARTUP_WAIT_AUTODISCOVERY), True
     except AuthenticationError:
         raise
-    except NoDiscoveryError as error:
-        logger.warning("no autodiscovery at %s: %s; it is used as a node", names, error)
-        return None
     except Exception as error:
         what = str(error) or type(error).__name__
-        if addresses and not isinstance(source, ConfigDiscovery):
+        if addresses and isinstance(error, NoDiscoveryError):
+            # It may be starting: it is asked again at each poll.
+            logger.warning("no autodiscovery at %s: %s; it is used as a node", names, what)
+        elif addresses and not isinstance(source, ConfigDiscovery):
             logger.warning("autodiscovery failed, to begin with there is %s: %s", names, what)
-            return Topology.of(addresses)
-        raise DiscoveryError(f"autodiscovery failed: {what}") from error
+        else:
+            raise DiscoveryError(f"autodiscovery failed: {what}") from error
+        return Topology.of(addresses), False

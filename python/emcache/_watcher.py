@@ -34,6 +34,8 @@ class Watcher:
         current: Topology,
         interval: float,
         apply: Callable[[Topology], Awaitable[None]],
+        *,
+        is_listed: bool,
     ) -> None:
         self._discovery = discovery
         self._current = current
@@ -41,7 +43,8 @@ class Watcher:
         self._apply = apply
         self._stale = 0
         self._stale_since = 0.0
-        self._failures = 0
+        # Without a list to begin with, the first poll comes soon, and its failure is known.
+        self._failures = 0 if is_listed else 1
         self._hurry = asyncio.Event()
 
     def hurry(self) -> None:

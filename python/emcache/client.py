@@ -94,7 +94,13 @@ class _Client(CoreOwner, Client):
         self._management.attach(self._core)
 
     def _watch(
-        self, discovery: "Discovery", current: "Topology", interval: float, patience: float
+        self,
+        discovery: "Discovery",
+        current: "Topology",
+        interval: float,
+        patience: float,
+        *,
+        is_listed: bool,
     ) -> None:
         """Follow the nodes of a cluster."""
         for index, node in enumerate(current.nodes):
@@ -107,7 +113,7 @@ class _Client(CoreOwner, Client):
             if (alive := client()) is not None:
                 await alive._apply(topology, patience)
 
-        self._watcher = Watcher(discovery, current, interval, apply)
+        self._watcher = Watcher(discovery, current, interval, apply, is_listed=is_listed)
         loop = asyncio.get_running_loop()
         self._watching = loop.create_task(self._watcher.run(), name="emcache autodiscovery")
         task = weakref.ref(self._watching)
@@ -639,17 +645,16 @@ async def _create_client(
     check_limits(options["min_connections"], options["max_connections"])
     check_between("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
     options["security"] = Security(tls(addresses), login())
-    source, topology = None, None
+    source, topology, is_listed = None, None, False
     if how is True or is_object:
         from ._following import begin
 
         check_seconds("autodiscovery_poll_interval", interval)
         check_seconds("autodiscovery_timeout", limit)
         refuse = refuse_sockets if needs_names else None
-        source, topology = await begin(how, addresses, limit, options, refuse)
-        if topology is not None:
-            addresses = [node.address for node in topology.nodes]
-            endpoints = [endpoint(address) for address in addresses]
+        source, topology, is_listed = await begin(how, addresses, limit, options, refuse)
+        addresses = [node.address for node in topology.nodes]
+        endpoints = [endpoint(address) for address in addresses]
     client = _Client(
         addresses,
         cluster_events,
@@ -660,5 +665,5 @@ async def _create_client(
         patience = options["connection_timeout"]
         # A node that cannot be connected must not keep the others waiting for ever.
         patience = DEFAULT_CONNECTION_TIMEOUT if patience is None else patience
-        client._watch(source, topology, interval, patience)
+        client._watch(source, topology, interval, patience, is_listed=is_listed)
     return client

@@ -14,7 +14,13 @@ from typing import Protocol, runtime_checkable
 
 from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from ._arguments import address_text, endpoint
-from ._errors import AuthenticationError, CommandError, EmcacheError
+from ._errors import (
+    AuthenticationError,
+    CommandError,
+    ConnectionFailedError,
+    EmcacheError,
+    ProtocolError,
+)
 from ._topology import DiscoveredNode, Topology, checked, parse
 from .connection_pool import Connection, ConnectionPool
 
@@ -112,7 +118,6 @@ class ConfigDiscovery:
         """Who else is asked: nodes, on AWS."""
         self._version = 0
         """Of the last list. A node with an older one lags."""
-        self._asks_by_key = False
 
     async def discover(self) -> Topology:
         """Ask the endpoint, or else a node.
@@ -139,40 +144,14 @@ class ConfigDiscovery:
     async def _ask(self, source: Address) -> Topology:
         pool = self._open_pool(source)
         try:
-            async with (
-                within(self._timeout, address_text(source)),
-                pool.create_connection_context() as connection,
-            ):
-                payload = await self._read(connection)
+            async with within(self._timeout, address_text(source)):
+                payload = await _read(pool)
         finally:
             await pool.close()
         topology = checked(parse(payload))
         if source not in self._endpoints and (topology.version or 0) < self._version:
             raise ValueError(f"{address_text(source)} has an older list")
         return topology
-
-    async def _read(self, connection: Connection) -> bytes:
-        if self._asks_by_key and (payload := await self._by_key(connection)):
-            return payload
-        self._asks_by_key = False
-        said = bytes(await connection.config_command())
-        if said.startswith(b"SERVER_ERROR"):
-            raise CommandError(f"the server answered {said!r}")
-        if said not in (b"END", b"") and not said.startswith((b"ERROR", b"CLIENT_ERROR")):
-            return said
-        # Engines before 1.4.14 keep it under a key.
-        if payload := await self._by_key(connection):
-            self._asks_by_key = True
-            return payload
-        if said in (b"END", b""):
-            raise CommandError("the server has no list of nodes yet")
-        raise NoDiscoveryError("the server keeps no list of nodes")
-
-    async def _by_key(self, connection: Connection) -> bytes | None:
-        _, values, *_, error = await connection.fetch_command(b"get", [_LEGACY_KEY])
-        if error:
-            raise CommandError(f"the server answered {bytes(error)!r}")
-        return bytes(values[0]) if values else None
 
     async def _is_a_node(self, topology: Topology) -> bool:
         """Whether an endpoint is one of the nodes, and so they have lists too."""
@@ -193,6 +172,46 @@ class ConfigDiscovery:
 
 
 _LEGACY_KEY = b"AmazonElastiCache:cluster"
+
+
+async def _read(pool: ConnectionPool) -> bytes:
+    """Ask one server for its list. Its next answer may be of another version, so none is kept."""
+    async with pool.create_connection_context() as connection:
+        said = await _config(connection)
+        if said is not None:
+            if said not in (b"END", b"") and not said.startswith((b"ERROR", b"CLIENT_ERROR")):
+                return said
+            # Engines before 1.4.14 keep it under a key.
+            if payload := await _by_key(connection):
+                return payload
+            if said in (b"END", b""):
+                raise CommandError("the server has no list of nodes yet")
+            raise NoDiscoveryError("the server keeps no list of nodes")
+    # A proxy hangs up on commands that it does not know.
+    async with pool.create_connection_context() as connection:
+        if payload := await _by_key(connection):
+            return payload
+    raise NoDiscoveryError("the server closes the connection for 'config get cluster'")
+
+
+async def _config(connection: Connection) -> bytes | None:
+    """Give the answer to ``config get cluster``; None: the server closed the connection."""
+    try:
+        said = bytes(await connection.config_command())
+    except ProtocolError:
+        raise
+    except ConnectionFailedError:
+        return None
+    if said.startswith(b"SERVER_ERROR"):
+        raise CommandError(f"the server answered {said!r}")
+    return said
+
+
+async def _by_key(connection: Connection) -> bytes | None:
+    _, values, *_, error = await connection.fetch_command(b"get", [_LEGACY_KEY])
+    if error:
+        raise CommandError(f"the server answered {bytes(error)!r}")
+    return bytes(values[0]) if values else None
 
 
 def _hosts(addresses: Iterable[Address]) -> set[str]:

@@ -8,7 +8,7 @@ import pytest
 
 import emcache
 from emcache._watcher import Watcher
-from emcache.discovery import CallableDiscovery, DnsDiscovery, Topology
+from emcache.discovery import CallableDiscovery, DnsDiscovery, NoDiscoveryError, Topology
 from support.discovery import SOON, discovering, endpoint, listed, nodes_of, polls, until
 from support.memcached import memcached
 from support.sasl import sasl_memcached
@@ -187,6 +187,95 @@ class TestWhoIsAsked:
                 assert {node.address.address.count(":") for node in found.nodes} == {colons}
         with pytest.raises(OSError):
             await DnsDiscovery("127.0.0.1", port, family=socket.AF_INET6).discover()
+
+
+def hang_up():
+    raise ConnectionResetError
+
+
+class TestTheFirstAnswer:
+    """It decides nothing: the endpoint may be starting, or be behind a proxy that is changed."""
+
+    @pytest.mark.parametrize(
+        "reply",
+        [lambda: b"ERROR\r\n", lambda: b"CLIENT_ERROR unknown command\r\n", hang_up],
+        ids=["ERROR", "CLIENT_ERROR", "closed"],
+    )
+    async def test_an_endpoint_without_a_list_is_asked_at_each_poll(self, nodes, reply, caplog):
+        async with endpoint() as source:
+            source.reply = reply
+            async with discovering(source) as client:
+                assert nodes_of(client) == [source.address]
+                await polls(source, 3)
+                assert nodes_of(client) == [source.address]
+                source.reply = source.list
+                source.change(listed(nodes[0]))
+                await until(lambda: nodes_of(client) == [nodes[0].address])
+                source.change(listed(nodes[0]), listed(nodes[1]))
+                await until(lambda: nodes_of(client) == [nodes[0].address, nodes[1].address])
+        assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+            r.getMessage() for r in caplog.records if "no autodiscovery at" in r.getMessage()
+        ]
+
+    @pytest.mark.parametrize("interval", [SOON, 3600])
+    async def test_the_list_is_found_soon_whatever_the_interval(self, nodes, interval):
+        async with endpoint(listed(nodes[0])) as source:
+            source.reply = lambda: b"ERROR\r\n"
+            async with discovering(source, autodiscovery_poll_interval=interval) as client:
+                source.reply = source.list
+                await until(lambda: nodes_of(client) == [nodes[0].address])
+
+    async def test_under_the_key_later(self, nodes):
+        async with endpoint(listed(nodes[0])) as source:
+            source.reply = lambda: b"ERROR\r\n"
+            async with discovering(source) as client:
+                source.by_key = source.under_key
+                await until(lambda: nodes_of(client) == [nodes[0].address])
+
+    async def test_a_proxy_that_passes_the_key_on(self, nodes):
+        async with endpoint(listed(nodes[0])) as source:
+            source.reply, source.by_key = hang_up, source.under_key
+            async with discovering(source) as client:
+                assert nodes_of(client) == [nodes[0].address]
+
+    @pytest.mark.usefixtures("one_try")
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            lambda: b"END\r\n",
+            lambda: b"SERVER_ERROR starting\r\n",
+            lambda: b"CONFIG cluster 0 7\r\nnothing\r\nEND\r\n",
+            lambda: b"what?\r\n",
+        ],
+        ids=["END", "SERVER_ERROR", "no list", "garbage"],
+    )
+    async def test_other_answers_fail_and_the_next_client_finds_the_list(self, nodes, reply):
+        async with endpoint(listed(nodes[0])) as source:
+            source.reply = reply
+            with pytest.raises(emcache.DiscoveryError):
+                await discovering(source)
+            source.reply = source.list
+            async with discovering(source) as client:
+                assert nodes_of(client) == [nodes[0].address]
+
+    @pytest.mark.usefixtures("one_try")
+    async def test_no_list_and_no_address(self):
+        async def discover():
+            raise NoDiscoveryError("nothing here")
+
+        own = CallableDiscovery(discover)
+        with pytest.raises(emcache.DiscoveryError, match="nothing here"):
+            await emcache.create_client([], autodiscovery=own)
+
+    async def test_the_command_counts_more_than_a_key_that_stays(self, nodes):
+        """An engine that was replaced by a newer one, to which somebody copied the items."""
+        async with endpoint(listed(nodes[0])) as source:
+            source.reply, source.by_key = lambda: b"ERROR\r\n", source.under_key
+            async with discovering(source) as client:
+                old = source.under_key()
+                source.by_key, source.reply = lambda: old, source.list
+                source.change(listed(nodes[1]))
+                await until(lambda: nodes_of(client) == [nodes[1].address])
 
 
 class TestOlderLists:
