@@ -6,6 +6,7 @@ import contextvars
 import gc
 import logging
 import random
+import traceback
 import weakref
 
 import pytest
@@ -257,13 +258,294 @@ async def test_an_exception_reaches_all_and_is_not_kept(cache, caplog):
     callers = [asyncio.create_task(cache.get_or_set("k", failing)) for _ in range(5)]
     await failing.started()
     failing.go.set()
-    assert all(result is failing.result for result in await outcomes(*callers))
+    results = await outcomes(*callers)
+    assert {(type(result), result.args) for result in results} == {(LookupError, ("no row",))}
+    # An exception for each: one that is raised in many tasks collects the frames of all.
+    assert len(set(map(id, results))) == 5
+    assert failing.result in results
+    assert len({len(traceback.extract_tb(result.__traceback__)) for result in results}) == 1
     assert failing.calls == 1
     working = Factory()
     working.go.set()
     assert await cache.get_or_set("k", working) == [1]
     gc.collect()
     assert caplog.records == []
+
+
+class Coded(Exception):
+    """One whose arguments are not those that it was made of."""
+
+    def __init__(self, code, *, hint):
+        super().__init__(f"code {code}")
+        self.code, self.hint = code, hint
+
+
+class Slotted(Exception):
+    __slots__ = ("code",)
+
+
+def slotted():
+    error = Slotted("x")
+    error.code = 5
+    return error
+
+
+def caused():
+    error = ValueError("outer")
+    error.__cause__ = KeyError("inner")
+    error.add_note("a note")
+    return error
+
+
+def with_node():
+    error = emcache.ConnectionFailedError("lost")
+    error.node = "127.0.0.1:1"
+    return error
+
+
+FAILURES = {
+    "plain": lambda: LookupError("no row"),
+    "of its own making": lambda: Coded(5, hint="none"),
+    "an OSError": lambda: FileNotFoundError(2, "No such file", "name"),
+    "with slots": slotted,
+    "with a cause": caused,
+    "of a client": with_node,
+    "a group": lambda: ExceptionGroup("both", [ValueError(1), KeyError(2)]),
+    "of text": lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"),
+}
+
+
+@pytest.mark.parametrize("make", FAILURES.values(), ids=FAILURES)
+@within(10)
+async def test_each_caller_has_an_exception_of_its_own(cache, make):
+    failing = Factory(make())
+
+    async def caller():
+        try:
+            await cache.get_or_set("k", failing)
+        except Exception as error:
+            lines = len(traceback.format_exception(error))
+            notes = getattr(error, "__notes__", None)
+            return error, lines, {**vars(error), "__notes__": None}, str(error), notes
+
+    callers = [asyncio.create_task(caller()) for _ in range(30)]
+    await failing.started()
+    failing.go.set()
+    (first, *told), *others = await asyncio.gather(*callers)
+    assert first is failing.result
+    for error, *also in others:
+        assert (type(error), also) == (type(first), told)
+        assert repr(error.__cause__) == repr(first.__cause__)
+        assert getattr(error, "code", None) == getattr(first, "code", None)
+    distinct = {id(error) for error, *_ in others} | {id(first)}
+    assert len(distinct) == (1 if make is slotted else 30)
+
+
+class Session:
+    """What a request has, and closes when it ends."""
+
+    def __init__(self, name):
+        self.name, self.is_open = name, True
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def query(self):
+        self.asked.set()
+        await self.go.wait()
+        if not self.is_open:
+            raise RuntimeError(f"the session of {self.name} is closed")
+        return self.name
+
+    async def request(self, cached):
+        try:
+            return await cached(self)
+        finally:
+            self.is_open = False
+
+
+@pytest.fixture
+def by_session(cache):
+    @emcache.cached(cache, key="k")
+    async def load(session):
+        return await session.query()
+
+    return load
+
+
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+@within(10)
+async def test_the_resources_of_a_caller_who_left_fail_nobody(by_session, how):
+    first, second, third = map(Session, ("first", "second", "third"))
+    leaving = asyncio.create_task(
+        asyncio.wait_for(first.request(by_session), 0.2 if how == "timed out" else 60)
+    )
+    await first.asked.wait()
+    staying = [asyncio.create_task(each.request(by_session)) for each in (second, third)]
+    await asyncio.sleep(0.01)
+    if how == "cancelled":
+        leaving.cancel()
+    assert isinstance((await outcomes(leaving))[0], asyncio.CancelledError | TimeoutError)
+    # It computes on for the others, and fails.
+    first.go.set()
+    await second.asked.wait()
+    second.go.set()
+    assert await asyncio.gather(*staying) == ["second", "second"]
+    assert not third.asked.is_set()
+
+
+@within(10)
+async def test_one_caller_after_the_other_leaves(by_session):
+    sessions = [Session(str(number)) for number in range(4)]
+    callers = []
+    for session in sessions:
+        callers.append(asyncio.create_task(session.request(by_session)))
+        await asyncio.sleep(0.01)
+    for session, caller in zip(sessions[:-1], callers[:-1], strict=True):
+        await session.asked.wait()
+        caller.cancel()
+        await outcomes(caller)
+        session.go.set()
+    await sessions[-1].asked.wait()
+    sessions[-1].go.set()
+    assert await callers[-1] == "3"
+
+
+@within(10)
+async def test_what_a_caller_who_left_had_begun_is_used_if_it_works(by_session):
+    first, second = Session("first"), Session("second")
+    leaving = asyncio.create_task(by_session(first))
+    await first.asked.wait()
+    staying = asyncio.create_task(by_session(second))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    first.go.set()
+    assert await staying == "first"
+    assert not second.asked.is_set()
+
+
+@within(10)
+async def test_a_group_of_tasks_that_dies_with_its_caller(cache):
+    """What the factory had begun in it is cancelled, and with that the computation."""
+    started = asyncio.Event()
+
+    async def dying():
+        async with asyncio.TaskGroup() as group:
+
+            async def compute():
+                started.set()
+                return await group.create_task(asyncio.sleep(60, "never"))
+
+            group.create_task(cache.get_or_set("k", compute))
+            await started.wait()
+            await asyncio.sleep(0.02)
+            raise LookupError
+
+    async def good():
+        return "good"
+
+    request = asyncio.create_task(dying())
+    await started.wait()
+    staying = asyncio.create_task(cache.get_or_set("k", good))
+    with pytest.raises(ExceptionGroup):
+        await request
+    assert await staying == "good"
+
+
+@within(10)
+async def test_a_computation_that_is_cancelled_by_itself_cancels_nobody_else(cache):
+    go = asyncio.Event()
+
+    async def cancelled():
+        await go.wait()
+        raise asyncio.CancelledError
+
+    async def good():
+        return "good"
+
+    first = asyncio.create_task(cache.get_or_set("k", cancelled))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(cache.get_or_set("k", good))
+    await asyncio.sleep(0.01)
+    go.set()
+    assert isinstance((await outcomes(first))[0], asyncio.CancelledError)
+    assert await second == "good"
+
+
+async def overlapping(cache, *calls):
+    """Calls of one key, of which the first computes."""
+    tasks = []
+    for call in calls:
+        tasks.append(asyncio.create_task(call(cache)))
+        await asyncio.sleep(0.02)
+    return await outcomes(*tasks)
+
+
+@within(10)
+async def test_the_arguments_of_one_caller_fail_no_other(cache, client, monkeypatch):
+    async def slow():
+        await asyncio.sleep(0.1)
+        return "good"
+
+    def bad_condition(value):
+        raise ZeroDivisionError
+
+    def with_(factory, **options):
+        return lambda cache: cache.get_or_set("k", factory, **options)
+
+    error, value = await overlapping(cache, with_(slow, store_if=bad_condition), with_(slow))
+    assert isinstance(error, ZeroDivisionError)
+    assert value == "good"
+    assert await cache.get("k") is None
+
+    full = emcache.OverloadedError("full")
+
+    async def refuse(*args, **kwargs):
+        raise full
+
+    monkeypatch.setattr(client, "set", refuse)
+    strict, lax = with_(slow, on_error="raise"), with_(slow)
+    error, value, other = await overlapping(cache, strict, lax, strict)
+    assert (type(error), type(other)) == (emcache.OverloadedError,) * 2
+    assert error is not other
+    assert value == "good"
+    value, error = await overlapping(cache, lax, strict)
+    assert value == "good"
+    assert isinstance(error, emcache.OverloadedError)
+
+
+@within(10)
+async def test_a_factory_of_another_caller_that_is_none(cache, client, monkeypatch):
+    """Two who miss at the same time: what the first gives is no async function."""
+
+    async def good():
+        return "good"
+
+    calls = (lambda: 5), good
+    error, value = await outcomes(*(cache.get_or_set("k", each) for each in calls))
+    assert isinstance(error, TypeError)
+    assert value == "good"
+
+
+@within(10)
+async def test_the_context_is_that_of_who_computes(by_session, cache):
+    variable = contextvars.ContextVar("variable")
+
+    async def read():
+        await asyncio.sleep(0.05)
+        if (name := variable.get()) == "first":
+            raise RuntimeError
+        return name
+
+    def caller(name):
+        variable.set(name)
+        return asyncio.create_task(cache.get_or_set("k", read))
+
+    first = caller("first")
+    await asyncio.sleep(0.02)
+    second = caller("second")
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert await second == "second"
 
 
 @within(10)
@@ -666,4 +948,5 @@ async def test_a_storm(cache, seed):
         reasons = LookupError, TimeoutError, asyncio.CancelledError
         assert result is None or isinstance(result, reasons), repr(result)
     assert not any(running.values())
-    assert asyncio.all_tasks() == before
+    # A store that has begun outlasts its callers.
+    await until(lambda: asyncio.all_tasks() == before)

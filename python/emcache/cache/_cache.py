@@ -17,6 +17,7 @@ from ._complaints import complain
 from ._compression import LARGEST, Compression
 from ._flights import MISSING, Missing, flights_of
 from ._keys import Key, KeyPolicy, Keys
+from ._late import Outdated
 from ._serializers import Json, Serializer
 from ._store import OnError, Store, check_function
 from ._ttl import Ttl, exptime
@@ -134,6 +135,11 @@ class Cache(Generic[T]):
     def _exptime(self, ttl: Ttl | None) -> int:
         return exptime(self._ttl if ttl is None else ttl)
 
+    async def _fetch(self, name: bytes) -> T | Missing:
+        outdated = self._flights.outdated(name)
+        item = await self._client.get(name, return_flags=True)
+        return await self._read(name, _current(outdated, name, item))
+
     async def _read(self, key: bytes, item: Item | None) -> T | Missing:
         if item is None:
             return MISSING
@@ -151,14 +157,14 @@ class Cache(Generic[T]):
     async def get(self, key: Key, default: D) -> T | D: ...
     async def get(self, key: Key, default: Any = None) -> Any:
         """Get a value; ``default`` on a miss."""
-        name = self._keys.wire(key)
-        found = await self._read(name, await self._client.get(name, return_flags=True))
+        found = await self._fetch(self._keys.wire(key))
         return default if isinstance(found, Missing) else found
 
     async def get_with_cas(self, key: Key) -> tuple[T, int] | None:
         """Get a value and the token for :meth:`cas`; None on a miss."""
         name = self._keys.wire(key)
-        item = await self._client.gets(name, return_flags=True)
+        outdated = self._flights.outdated(name)
+        item = _current(outdated, name, await self._client.gets(name, return_flags=True))
         found = await self._read(name, item)
         if isinstance(found, Missing) or item is None or item.cas is None:
             return None
@@ -170,9 +176,10 @@ class Cache(Generic[T]):
     async def get_and_touch(self, key: Key, ttl: Ttl, default: D) -> T | D: ...
     async def get_and_touch(self, key: Key, ttl: Ttl, default: Any = None) -> Any:
         """Get a value and set its ``ttl`` anew; ``default`` on a miss."""
-        name = self._keys.wire(key)
-        item = await self._client.gat(exptime(ttl), name, return_flags=True)
-        found = await self._read(name, item)
+        name, expires = self._keys.wire(key), exptime(ttl)
+        outdated = self._flights.outdated(name)
+        item = await self._client.gat(expires, name, return_flags=True)
+        found = await self._read(name, _current(outdated, name, item))
         return default if isinstance(found, Missing) else found
 
     @overload
@@ -196,22 +203,25 @@ class Cache(Generic[T]):
         """
         names = self._keys.wires(keys)
         wanted = names.values()
+        outdated = self._flights.outdated(*wanted)
         if on_error == "raise":
-            return await self._read_many(names, await self._client.get_many(wanted, True), None)
+            found = await self._client.get_many(wanted, True)
+            return await self._read_many(names, found, outdated, None)
         items = await self._client.get_many(wanted, True, on_error=on_error)
         errors = {key: items.errors[name] for key, name in names.items() if name in items.errors}
-        return PartialResult(await self._read_many(names, items, errors), errors)
+        return PartialResult(await self._read_many(names, items, outdated, errors), errors)
 
     async def _read_many(
         self,
         names: Mapping[K, bytes],
         items: Mapping[bytes, Item],
+        outdated: Outdated,
         errors: dict[K, Exception] | None,
     ) -> dict[K, T]:
         values: dict[K, T] = {}
         for key, name in names.items():
             try:
-                found = await self._read(name, items.get(name))
+                found = await self._read(name, _current(outdated, name, items.get(name)))
             except SerializationError as error:
                 if errors is None:
                     raise
@@ -229,8 +239,8 @@ class Cache(Generic[T]):
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
         data, flags = await self._values.pack(name, value)
-        self._flights.forget(name)
-        await self._client.set(name, data, flags=flags, exptime=expires)
+        with self._flights.changing(name):
+            await self._client.set(name, data, flags=flags, exptime=expires)
 
     async def add(self, key: Key, value: T, *, ttl: Ttl | None = None) -> bool:
         """Store a value if the key does not exist; tell whether it was stored."""
@@ -265,21 +275,16 @@ class Cache(Generic[T]):
     async def touch(self, key: Key, ttl: Ttl) -> bool:
         """Set the ``ttl`` of a value anew; tell whether it exists."""
         name = self._keys.wire(key)
-        return await self._changed(name, self._client.touch(name, exptime(ttl)), forget=False)
+        return await _succeeds(self._client.touch(name, exptime(ttl)))
 
     async def delete(self, key: Key) -> bool:
         """Delete a value; tell whether it existed."""
         name = self._keys.wire(key)
         return await self._changed(name, self._client.delete(name))
 
-    async def _changed(self, name: bytes, call: Awaitable[None], *, forget: bool = True) -> bool:
-        if forget:
-            self._flights.forget(name)
-        try:
-            await call
-        except (NotStoredStorageCommandError, NotFoundCommandError):
-            return False
-        return True
+    async def _changed(self, name: bytes, call: Awaitable[None]) -> bool:
+        with self._flights.changing(name):
+            return await _succeeds(call)
 
     async def set_many(
         self, values: Mapping[K, T], *, ttl: Ttl | None = None
@@ -296,13 +301,18 @@ class Cache(Generic[T]):
         packed, errors = await self._values.pack_many(
             (key, name, values[key]) for key, name in names.items()
         )
-        for name in names.values():
-            self._flights.forget(name)
         set_many = self._client.set_many
-        results = await asyncio.gather(
-            *(set_many(items, flags=flags, exptime=expires) for flags, items in packed.items())
-        )
-        failed = {name: error for result in results for name, error in result.errors.items()}
+        with self._flights.changing(*names.values()):
+            # One that raises must not leave the others under way.
+            results = await asyncio.gather(
+                *(set_many(items, flags=flags, exptime=expires) for flags, items in packed.items()),
+                return_exceptions=True,
+            )
+        failed: dict[bytes, Exception] = {}
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            failed |= result.errors
         return errors | {key: failed[name] for key, name in names.items() if name in failed}
 
     async def delete_many(self, keys: Iterable[K]) -> dict[K, Exception]:
@@ -312,9 +322,8 @@ class Cache(Generic[T]):
             The errors by key, empty if none exists any more.
         """
         names = self._keys.wires(keys)
-        for name in names.values():
-            self._flights.forget(name)
-        failed = (await self._client.delete_many(names.values())).errors
+        with self._flights.changing(*names.values()):
+            failed = (await self._client.delete_many(names.values())).errors
         return {key: failed[name] for key, name in names.items() if name in failed}
 
     async def increment(
@@ -357,18 +366,18 @@ class Cache(Generic[T]):
             raise ValueError("ttl is that of a number that is created: it needs initial")
         name, expires = self._keys.wire(key), self._exptime(ttl)
         first = None if initial is None else await self._number(name, initial)
-        for _ in range(_ROUNDS):
-            self._flights.forget(name)
-            try:
-                return await count(name, delta)
-            except NotFoundCommandError:
-                if first is None:
-                    return None
-            # The flags must be those of the serializer, which no single command sets.
-            data, flags = first
-            added = self._client.add(name, data, flags=flags, exptime=expires)
-            if await self._changed(name, added):
-                return initial
+        with self._flights.changing(name):
+            for _ in range(_ROUNDS):
+                try:
+                    return await count(name, delta)
+                except NotFoundCommandError:
+                    if first is None:
+                        return None
+                # The flags must be those of the serializer, which no single command sets.
+                data, flags = first
+                added = self._client.add(name, data, flags=flags, exptime=expires)
+                if await _succeeds(added):
+                    return initial
         raise NotFoundCommandError(f"the number was created and deleted {_ROUNDS} times by others")
 
     async def _number(self, name: bytes, initial: int) -> tuple[bytes, int]:
@@ -392,9 +401,11 @@ class Cache(Generic[T]):
         with equal serializers, share one call of ``factory``, which runs in a task of its own: a
         caller who is cancelled leaves it to the others, and the last one cancels it and waits for
         its end, so that ``asyncio.wait_for`` may take as long as the clean-up of ``factory`` does.
-        All of them get the very same object, or the same exception, which is not stored. None is a
-        value like any other. If the key is written or deleted through a ``Cache`` of the same
-        client meanwhile, the result is not stored.
+        If it fails after its own caller has left, the next caller computes with its own factory.
+
+        All of them get the very same object, or a copy of the same exception, which is not stored.
+        None is a value like any other. If the key is written or deleted through a ``Cache`` of
+        the same client before the result is stored, it does not stay in the cache.
 
         Args:
             key: see :class:`Cache`.
@@ -411,11 +422,13 @@ class Cache(Generic[T]):
         """
         check_function("factory", factory)
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
-        return await self._flights.fetch(
-            name,
-            self._values.kind,
-            lambda: store.look(name),
-            lambda flight: store.compute(flight, name, factory),
+        return store.result(
+            *await self._flights.fetch(
+                name,
+                self._values.kind,
+                lambda: store.look(name),
+                lambda flight: store.compute(flight, name, factory),
+            )
         )
 
     async def renew(
@@ -433,12 +446,31 @@ class Cache(Generic[T]):
         """
         check_function("factory", factory)
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
-        return await self._flights.renew(
-            name, self._values.kind, lambda flight: store.compute(flight, name, factory)
+        return store.result(
+            *await self._flights.renew(
+                name, self._values.kind, lambda flight: store.compute(flight, name, factory)
+            )
         )
 
     def _store(
         self, ttl: Ttl | None, store_if: Callable[[T], bool] | None, on_error: OnError
     ) -> Store[T]:
         expires = self._exptime(ttl)
-        return Store(self._client, self._read, self._values, expires, store_if, on_error)
+        return Store(
+            self._client, self._flights, self._fetch, self._values, expires, store_if, on_error
+        )
+
+
+def _current(outdated: Outdated, name: bytes, item: Item | None) -> Item | None:
+    """Leave out an outdated value that was stored late, and is about to be removed."""
+    if item is None or name not in outdated:
+        return item
+    return None if any(late.wrote(item.value) for late in outdated[name]) else item
+
+
+async def _succeeds(call: Awaitable[None]) -> bool:
+    try:
+        await call
+    except (NotStoredStorageCommandError, NotFoundCommandError):
+        return False
+    return True

@@ -1,19 +1,13 @@
 """What ``get_or_set`` does with the cache, which may fail."""
 
-import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Generic, Literal, TypeVar
 
-from .._errors import (
-    EmcacheError,
-    InvalidKeyError,
-    NotFoundCommandError,
-    SerializationError,
-)
-from ..base import Client, Item
+from .._errors import EmcacheError, InvalidKeyError, SerializationError
+from ..base import Client
 from ._complaints import complain
-from ._flights import MISSING, Flight, Missing
+from ._flights import MISSING, Flight, Flights, Missing, Outcome
 from ._values import Values
 
 T = TypeVar("T")
@@ -39,7 +33,8 @@ class Store(Generic[T]):
     def __init__(
         self,
         client: Client,
-        read: Callable[[bytes, Item | None], Awaitable[T | Missing]],
+        flights: Flights,
+        fetch: Callable[[bytes], Awaitable[T | Missing]],
         values: Values[T],
         expires: int,
         store_if: Callable[[T], bool] | None,
@@ -49,7 +44,8 @@ class Store(Generic[T]):
         if store_if is not None:
             check_function("store_if", store_if)
         self._client = client
-        self._read = read
+        self._flights = flights
+        self._fetch = fetch
         self._values = values
         self._expires = expires
         self._store_if = store_if
@@ -59,39 +55,55 @@ class Store(Generic[T]):
     async def look(self, name: bytes) -> T | Missing:
         """Give what is in the cache."""
         try:
-            return await self._read(name, await self._client.get(name, return_flags=True))
+            return await self._fetch(name)
         except EmcacheError as error:
             if not self._quiet or isinstance(error, InvalidKeyError):
                 raise
             complain("the cache cannot be read, which counts as a miss", error)
-            # Nobody shall wait for a dead cache twice. An unreadable value is to be replaced.
+            # One wait for a dead cache is enough. An unreadable value is replaced.
             self._reachable = isinstance(error, SerializationError)
             return MISSING
 
-    async def compute(self, flight: Flight, name: bytes, factory: Callable[[], Awaitable[T]]) -> T:
-        """Compute the value, store it if that is wanted, and give it."""
+    async def compute(
+        self, flight: Flight, name: bytes, factory: Callable[[], Awaitable[T]]
+    ) -> Outcome[T]:
+        """Compute the value, and store it if that is wanted."""
         computing = factory()
         if not inspect.isawaitable(computing):
             kind = type(computing).__name__
-            raise TypeError(f"factory must be an async function: it returned {kind}")
+            error = TypeError(f"factory must be an async function: it returned {kind}")
+            return Outcome(MISSING, own_error=error)
         value = await computing
-        wanted = self._reachable and not flight.stale
-        if not wanted or (self._store_if is not None and not self._store_if(value)):
-            return value
+        if not self._reachable or flight.stale:
+            return Outcome(value)
+        try:
+            wanted = self._store_if is None or self._store_if(value)
+        except Exception as error:
+            return Outcome(value, own_error=error)
+        if not wanted:
+            return Outcome(value)
         try:
             await self._keep(flight, name, value)
         except EmcacheError as error:
-            if not self._quiet:
-                raise
-            complain("a computed value cannot be stored", error)
-        return value
+            if self._quiet:
+                complain("a computed value cannot be stored", error)
+            return Outcome(value, store_error=error)
+        return Outcome(value)
 
     async def _keep(self, flight: Flight, name: bytes, value: T) -> None:
         data, flags = await self._values.pack(name, value)
         if flight.stale:
             return
-        await self._client.set(name, data, flags=flags, exptime=self._expires)
-        if flight.stale:
-            # Whoever wrote or deleted it meanwhile may have come first.
-            with contextlib.suppress(NotFoundCommandError):
-                await self._client.delete(name)
+        put = self._client.set
+        await self._flights.store(
+            flight, name, data, lambda: put(name, data, flags=flags, exptime=self._expires)
+        )
+
+    def result(self, outcome: Outcome[T], is_owner: bool) -> T:
+        """Give this caller's share of what became of a computation, or raise it."""
+        if is_owner and outcome.own_error is not None:
+            raise outcome.own_error
+        if outcome.store_error is not None and not self._quiet:
+            raise outcome.store_error.take()
+        assert not isinstance(outcome.value, Missing)
+        return outcome.value
