@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import datetime
 import decimal
 import enum
@@ -12,11 +13,12 @@ import re
 import sys
 import uuid
 
+import pydantic
 import pytest
 
 import emcache
 from emcache import Cache, cached
-from emcache.cache import Utf8, _complaints
+from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, _complaints
 from support.calls import outcomes, within
 from support.memcached import memcached
 
@@ -422,15 +424,76 @@ async def test_a_dead_cache(key, caplog):
         assert await function(1) == "1aFalse"  # after close(), too
 
 
-async def test_a_result_of_another_type(client, key, caplog):
-    cache = Cache(client, serializer=Utf8(), prefix=key)
+@dataclasses.dataclass
+class Point:
+    x: int
 
-    @cached(cache)
-    async def number():
-        return 5
 
-    with caplog.at_level(logging.WARNING, "emcache"):
-        assert await number() == 5
-        assert await number() == 5
-    assert len(caplog.records) == 1
-    assert "of type int, cannot be stored" in caplog.text
+class Model(pydantic.BaseModel):
+    x: int
+
+
+def secret(point):
+    raise TypeError("secret")
+
+
+class OwnSerializer:
+    def dumps(self, value):
+        raise KeyError("secret")
+
+    def loads(self, data, flags):
+        raise AssertionError
+
+
+RESULTS = {
+    "dataclass": (Json(), Point(1), "Object of type Point is not JSON serializable; Json stores"),
+    "model": (Json(), Model(x=1), "Object of type Model is not JSON serializable; Json stores"),
+    "in a list": (
+        Json(),
+        [Point(1)],
+        "of type list, cannot be stored: TypeError: Object of type P",
+    ),
+    "a key": (Json(), {(1, 2): 3}, "keys must be str, int, float, bool or None, not tuple"),
+    "not a number": (Json(), float("nan"), "ValueError: Out of range float values"),
+    "an int as text": (Utf8(), 5, "int is not str; Utf8 stores str: return"),
+    "text as bytes": (Raw(), "text", "str is not bytes; Raw stores bytes: return"),
+    "half a character": (Utf8(), "\ud800", "UnicodeEncodeError; Utf8 stores"),
+    "msgpack": (MsgPack(), Point(1), "'Point' object; MsgPack stores dict, list"),
+    "pickle": (Pickle(), lambda: None, "Pickle stores objects whose class"),
+    "pymemcache": (Pymemcache(), Point(1), "pickle=True allows that"),
+    "dumps": (Json(dumps=secret, loads=str), Point(1), "TypeError; Json stores what its dumps"),
+    "no bytes": (Json(dumps=len, loads=str), "abc", "dumps must give str or bytes, not int"),
+    "own": (OwnSerializer(), 5, "KeyError; return what OwnSerializer stores"),
+}
+
+
+@pytest.mark.parametrize(("serializer", "value", "says"), RESULTS.values(), ids=RESULTS)
+@pytest.mark.parametrize("on_error", ["miss", "raise"])
+async def test_a_result_that_the_serializer_does_not_take(
+    client, key, caplog, serializer, value, says, on_error
+):
+    cache = Cache(client, serializer=serializer, prefix=key)
+
+    @cached(cache, key="{number}", on_error=on_error)
+    async def function(number):
+        await asyncio.sleep(0.01)
+        return value
+
+    # Each refresh would keep those before it from being stored.
+    for call, times in ((function, 3), (function.refresh, 1)):
+        errors = await outcomes(*(call(1) for _ in range(times)))
+        for error in errors:
+            assert isinstance(error, emcache.SerializationError), error
+            assert f"of type {type(value).__name__}, cannot be stored: " in str(error)
+            assert says in str(error)
+            assert "secret" not in str(error)
+        assert len(set(map(id, errors))) == times
+    assert caplog.records == []
+
+
+async def test_a_result_that_is_not_to_be_stored_may_be_anything(cache):
+    @cached(cache, key="k", store_if=lambda value: False)
+    async def function():
+        return Point(1)
+
+    assert await function() == Point(1)

@@ -13,7 +13,7 @@ import pytest
 
 import emcache
 from emcache import Cache
-from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, _complaints, _flights
+from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, Zlib, _complaints, _flights
 from support.calls import frozen, outcomes, until, within
 from support.memcached import memcached
 
@@ -146,13 +146,14 @@ def strings():
 @pytest.mark.parametrize("make", [Json, Utf8, Raw, MsgPack, Pickle, strings, Pymemcache])
 @within(10)
 async def test_caches_with_equal_serializers_share(client, key, make):
-    factory = Factory("text")
+    value = b"bytes" if make is Raw else "text"
+    factory = Factory(value)
     caches = [Cache(client, serializer=make(), prefix=key) for _ in range(2)]
     callers = [asyncio.create_task(each.get_or_set("k", factory)) for each in caches]
     await factory.started()
     await asyncio.sleep(0.01)
     factory.go.set()
-    assert await asyncio.gather(*callers) == ["text"] * 2
+    assert await asyncio.gather(*callers) == [value] * 2
     assert factory.calls == 1
 
 
@@ -827,26 +828,34 @@ async def test_an_unreadable_value_is_replaced(client, cache):
     assert await cache.get("k") == [1]
 
 
+@pytest.mark.parametrize("on_error", ["miss", "raise"])
 @within(10)
-async def test_a_result_that_cannot_be_stored_is_a_result(cache, caplog):
+async def test_a_result_that_can_never_be_stored_is_an_error(cache, on_error):
     async def a_set():
         return {1, 2}
+
+    for call in (cache.get_or_set, cache.renew):
+        with pytest.raises(emcache.SerializationError, match="of type set, cannot be stored"):
+            await call("k", a_set, on_error=on_error)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": Zlib(), "max_size": 1_000_000}])
+@within(10)
+async def test_a_result_that_is_too_large_is_a_result(client, key, caplog, options):
+    """That depends on the data, and not on the program."""
+    cache = Cache(client, prefix=key, **options)
 
     async def too_large():
         return "x" * 2_000_000
 
     with caplog.at_level(logging.WARNING, "emcache"):
         for _ in range(3):
-            assert await cache.get_or_set("k", a_set) == {1, 2}
-            assert len(await cache.get_or_set("l", too_large)) == 2_000_000
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
-    assert "of type set, cannot be stored" in said[0]
-    assert "too large" in said[1]
-    with pytest.raises(emcache.SerializationError):
-        await cache.get_or_set("k", a_set, on_error="raise")
-    with pytest.raises(emcache.StorageCommandError):
-        await cache.get_or_set("l", too_large, on_error="raise")
+            assert len(await cache.get_or_set("k", too_large)) == 2_000_000
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "a computed value cannot be stored" in said
+    error = emcache.SerializationError if options else emcache.StorageCommandError
+    with pytest.raises(error):
+        await cache.get_or_set("k", too_large, on_error="raise")
 
 
 @within(10)

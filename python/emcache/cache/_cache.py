@@ -413,10 +413,12 @@ class Cache(Generic[T]):
             ttl: see :class:`Cache`.
             store_if: whether to store what was computed; None: always.
             on_error: ``"miss"``: the factory is called if the cache fails, and its result returned
-                if it cannot be stored, with a warning to the logger ``emcache`` once a minute.
-                ``"raise"``: errors of the cache are raised. A bad key or ``ttl`` raises always.
+                if the cache refuses it (as too large), with a warning to the logger ``emcache``
+                once a minute. ``"raise"``: errors of the cache are raised. A bad key, a bad
+                ``ttl``, and a result that the serializer does not take always raise.
 
         Raises:
+            SerializationError: the serializer does not take what ``factory`` returned.
             RuntimeError: ``factory`` asks for the key that it computes, also in a task of its own
                 or by way of other keys: it would wait for itself.
         """

@@ -163,8 +163,9 @@ def cached(
             its arguments, which must be None, bool, int, float, str, bytes, members of an Enum,
             UUIDs, dates, times, Decimals, or tuples of these.
         store_if: which results to keep; None: all, None among them.
-        on_error: ``"miss"``: a cache that fails is as good as none, the function still works;
-            warned of once a minute. ``"raise"``: errors of the cache are raised.
+        on_error: ``"miss"``: if the cache fails, the function is called, with a warning once a
+            minute. ``"raise"``: errors of the cache are raised. A result that the serializer does
+            not take always raises :class:`emcache.SerializationError`.
 
     Raises:
         TypeError: the function is not async; ``key`` names a parameter that it does not have; it

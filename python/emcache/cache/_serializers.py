@@ -30,6 +30,11 @@ class Serializer(Protocol[T]):
 class OneFormat:
     """A serializer whose values all carry the same flags."""
 
+    takes = "other values"
+    """What it can store, for messages."""
+    names_types_only = True
+    """Whether the first part of what it raises never shows a value."""
+
     def __init__(self, flags: int) -> None:
         check_between("flags", flags, 0, 2**32 - 1)
         self.flags = flags
@@ -52,13 +57,15 @@ class Raw(OneFormat):
         flags: what its values carry, and must carry to be read.
     """
 
+    takes = "bytes"
+
     def __init__(self, *, flags: int = FLAGS_RAW) -> None:
         super().__init__(flags)
 
     def dumps(self, value: bytes) -> tuple[bytes, int]:
         """Take bytes-like values."""
         if not isinstance(value, bytes | bytearray | memoryview):
-            raise TypeError(f"Raw takes bytes, not {type(value).__name__}")
+            raise TypeError(f"{type(value).__name__} is not bytes")
         return bytes(value), self.flags
 
     def loads(self, data: bytes, flags: int) -> bytes:
@@ -74,13 +81,15 @@ class Utf8(OneFormat):
         flags: what its values carry, and must carry to be read; 0 for text of other programs.
     """
 
+    takes = "str"
+
     def __init__(self, *, flags: int = FLAGS_UTF8) -> None:
         super().__init__(flags)
 
     def dumps(self, value: str) -> tuple[bytes, int]:
         """Take a str."""
         if not isinstance(value, str):
-            raise TypeError(f"Utf8 takes a str, not {type(value).__name__}")
+            raise TypeError(f"{type(value).__name__} is not str")
         return value.encode(), self.flags
 
     def loads(self, data: bytes, flags: int) -> str:
@@ -103,6 +112,8 @@ class Json(OneFormat, Generic[T]):
         flags: what its values carry, and must carry to be read; 0 for JSON of other programs.
     """
 
+    takes = "dict, list, str, int, float, bool and None"
+
     @overload
     def __init__(self: "Json[Any]", *, flags: int = ...) -> None: ...
     @overload
@@ -124,11 +135,18 @@ class Json(OneFormat, Generic[T]):
         super().__init__(flags)
         self._dumps = dumps or _standard_encoder()
         self._loads = loads or _standard_decoder()
+        if dumps is not None:
+            self.takes, self.names_types_only = "what its dumps takes", False
 
     def dumps(self, value: T) -> tuple[bytes, int]:
         """Take what JSON can express."""
         text = self._dumps(value)
-        return (text.encode() if isinstance(text, str) else bytes(text)), self.flags
+        if isinstance(text, str):
+            return text.encode(), self.flags
+        # What bytes() makes of an int is no error, and no JSON either.
+        if not isinstance(text, bytes | bytearray | memoryview):
+            raise SerializationError(f"dumps must give str or bytes, not {type(text).__name__}")
+        return bytes(text), self.flags
 
     def loads(self, data: bytes, flags: int) -> T:
         """Give what the JSON says."""
@@ -166,6 +184,8 @@ class MsgPack(OneFormat):
         ImportError: msgpack is not installed.
     """
 
+    takes = "dict, list, str, bytes, int, float, bool, None and aware datetimes"
+
     def __init__(self, *, flags: int = FLAGS_MSGPACK) -> None:
         super().__init__(flags)
         try:
@@ -201,6 +221,8 @@ class Pickle(OneFormat):
         protocol: pickle's own; 5 is read by Python 3.8 and later.
         flags: what its values carry, and must carry to be read.
     """
+
+    takes = "objects whose class can be imported"
 
     def __init__(self, *, protocol: int = 5, flags: int = FLAGS_PICKLE) -> None:
         super().__init__(flags)

@@ -82,16 +82,18 @@ class Store(Generic[T]):
             return Outcome(value, own_error=error)
         if not wanted:
             return Outcome(value)
+        # A value that the serializer does not take would never be stored: that is not an outage.
+        data, flags = self._values.dump(name, value)
         try:
-            await self._keep(flight, name, value)
+            await self._keep(flight, name, data, flags)
         except EmcacheError as error:
             if self._quiet:
                 complain("a computed value cannot be stored", error)
             return Outcome(value, store_error=error)
         return Outcome(value)
 
-    async def _keep(self, flight: Flight, name: bytes, value: T) -> None:
-        data, flags = await self._values.pack(name, value)
+    async def _keep(self, flight: Flight, name: bytes, data: bytes, flags: int) -> None:
+        data, flags = await self._values.shrink(name, data, flags)
         if flight.stale:
             return
         put = self._client.set

@@ -58,19 +58,32 @@ class Values(Generic[T]):
                 f"values ({self._bits:#x}): choose others"
             )
 
-    async def pack(self, key: bytes, value: T) -> tuple[bytes, int]:
-        """Give the bytes and flags to store."""
+    def dump(self, key: bytes, value: T) -> tuple[bytes, int]:
+        """Serialize a value; what the serializer does not take is an error of the program."""
+        what = f"the value of {shown(key)}, of type {type(value).__name__}, cannot be stored"
         try:
-            data, flags = self._checked(self._serializer.dumps(value))
-            if self._writes is None or len(data) < max(self._writes.min_size, 1):
-                return data, flags
+            return self._checked(self._serializer.dumps(value))
+        except SerializationError as error:
+            _fail(what, error)
+        except Exception as error:
+            reason, remedy = _reason(self._serializer, error), _remedy(self._serializer)
+            raise SerializationError(f"{what}: {reason}; {remedy}") from error
+
+    async def shrink(self, key: bytes, data: bytes, flags: int) -> tuple[bytes, int]:
+        """Give the bytes and flags to store, of a value that is serialized."""
+        if self._writes is None or len(data) < max(self._writes.min_size, 1):
+            return data, flags
+        try:
             packed = await self._compress(self._writes, data)
         except Exception as error:
-            kind = type(value).__name__
-            _fail(f"the value of {shown(key)}, of type {kind}, cannot be stored", error)
+            _fail(f"the value of {shown(key)}, of {len(data)} bytes, cannot be stored", error)
         if len(packed) >= len(data):
             return data, flags
         return packed, flags | self._writes.flag
+
+    async def pack(self, key: bytes, value: T) -> tuple[bytes, int]:
+        """Give the bytes and flags to store."""
+        return await self.shrink(key, *self.dump(key, value))
 
     async def pack_many(
         self, named: Iterable[tuple[K, bytes, T]]
@@ -165,6 +178,29 @@ def _kind(serializer: object) -> Hashable:
             hash(kind)
             return kind
     return id(serializer)
+
+
+def _reason(serializer: object, error: Exception) -> str:
+    """Say why a value was refused, but not in words that may show the value."""
+    kind = type(error).__name__
+    if isinstance(error, ImportError):
+        return str(error)
+    if isinstance(error, UnicodeError) or not getattr(serializer, "names_types_only", False):
+        return kind
+    # Behind a colon some libraries repeat the value.
+    text = str(error).partition(":")[0]
+    return f"{kind}: {text}" if text else kind
+
+
+def _remedy(serializer: object) -> str:
+    name = type(serializer).__name__
+    if not isinstance(serializer, OneFormat):
+        return f"return what {name} stores, or give the Cache another serializer"
+    other = "Json(dumps=..., loads=...)" if isinstance(serializer, Json) else "Json()"
+    return (
+        f"{name} stores {serializer.takes}: return these, or give the Cache another serializer, "
+        f"as {other} or Pickle()"
+    )
 
 
 def _as_bytes(what: str, data: object) -> bytes:
