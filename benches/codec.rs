@@ -24,7 +24,7 @@ fn bench_encode(c: &mut Criterion) {
     group.bench_function("get", |b| {
         // Pipelines encode gets; this one is not let grow.
         b.iter(|| {
-            let mut pipeline = Pipeline::new(1);
+            let mut pipeline = Pipeline::new(1, "node".into());
             line.clear();
             let name = black_box("bench:000001:key");
             with_get(name, |get| pipeline.push(get, Counting::default(), NEVER, &mut line));

@@ -84,7 +84,7 @@ fn decode() -> Case {
 fn pipeline_gets(merged: u32) -> Case {
     let keys = keys(BURST);
     let text = answer(&keys, merged as usize, VALUE.len());
-    let (mut pipeline, mut out) = (Pipeline::new(merged), Outgoing::default());
+    let (mut pipeline, mut out) = (Pipeline::new(merged, "node".into()), Outgoing::default());
     let mut tally = Tally::default();
     let call = move || {
         out.clear();
@@ -102,7 +102,7 @@ fn pipeline_gets(merged: u32) -> Case {
 
 fn pipeline_sets() -> Case {
     let (keys, text) = (keys(BURST), "STORED\r\n".repeat(BURST));
-    let (mut pipeline, mut out) = (Pipeline::new(32), Outgoing::default());
+    let (mut pipeline, mut out) = (Pipeline::new(32, "node".into()), Outgoing::default());
     let mut tally = Tally::default();
     let call = move || {
         out.clear();

@@ -25,7 +25,7 @@ impl Sink for Counting {
     }
     fn stat(&mut self, _stat: &StatLine<'_>) {}
     fn restart(&mut self) {}
-    fn reply(self, reply: &Reply<'_>) {
+    fn reply(self, reply: &Reply<'_>, _from: &str) {
         black_box((self.0, reply));
     }
 }
@@ -72,7 +72,7 @@ pub struct Wire {
 impl Wire {
     pub fn new(max_merged_keys: u32) -> Self {
         let (ours, server) = tokio::io::duplex(1 << 20);
-        let connection = Connection::new(Box::new(ours), max_merged_keys);
+        let connection = Connection::new(Box::new(ours), max_merged_keys, "node".into());
         Self { connection, server, received: vec![0; 1 << 16], tally: Tally::default() }
     }
 

@@ -49,7 +49,7 @@ impl Sink for Awaited {
     }
     fn stat(&mut self, _stat: &StatLine<'_>) {}
     fn restart(&mut self) {}
-    fn reply(self, _reply: &Reply<'_>) {
+    fn reply(self, _reply: &Reply<'_>, _from: &str) {
         self.burst.left.set(self.burst.left.get() - 1);
         if self.burst.left.get() == 0 {
             self.burst.done.notify_one();

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ._arguments import Exptime
 from ._emcache import CoreClient
-from ._errors import NotFoundCommandError, NotStoredStorageCommandError
+from ._errors import NotFoundCommandError, NotStoredStorageCommandError, attributed
 
 _UNKNOWN, _KNOWN_NOT_TO, _REFUSED = -1, -2, -3
 """What the core says instead of a number: nothing was done, the server may not know ``ma``."""
@@ -57,10 +57,13 @@ async def _in_steps(
 ) -> int:
     step = core.increment if verb == "incr" else core.decrement
     for _ in range(_ROUNDS):
-        with contextlib.suppress(NotFoundCommandError):
+        try:
             # With noreply there would be none.
             return await step(key, value, False) or 0
+        except NotFoundCommandError as error:
+            node = error.node
         with contextlib.suppress(NotStoredStorageCommandError):
             await core.add(key, b"%d" % initial, 0, exptime, False)
             return initial
-    raise NotFoundCommandError(f"the counter was created and deleted {_ROUNDS} times by others")
+    text = f"the counter was created and deleted {_ROUNDS} times by others"
+    raise attributed(NotFoundCommandError(text), node, verb)

@@ -25,13 +25,19 @@ still catch it.
 """
 
 import asyncio
+import copy
+from typing import TypeVar
+
+E = TypeVar("E", bound=Exception)
 
 
 class EmcacheError(Exception):
     """Root of all exceptions of this package."""
 
     node: str | None = None
-    """The node it happened with, as ``host:port`` or path, where that is known."""
+    """The node it happened with, as ``host:port`` or path; None if it is not about one node."""
+    command: str | None = None
+    """The command that failed, in memcached's word (``get``, ``incr``); None if there is none."""
 
 
 class InvalidKeyError(EmcacheError, ValueError):
@@ -96,3 +102,25 @@ class ArithmeticCommandError(CommandError, ValueError):
 
 class AuthenticationError(CommandError):
     """The server did not accept the credentials."""
+
+
+def attributed(error: E, node: str | None, command: str | None) -> E:
+    """Say which node and which command an exception is about."""
+    vars(error).update(node=node, command=command)
+    return error
+
+
+def fresh(error: E) -> E:
+    """Return an exception that can be raised in place of one that was raised before.
+
+    Raising the same object again would lengthen its traceback each time, and each of those who log
+    it would log the raises of all.
+    """
+    try:
+        again = copy.copy(error)
+    except Exception:
+        # Somebody else's class, which cannot be copied: at least its traceback starts anew.
+        again = error
+    again.__cause__, again.__context__ = error.__cause__, error.__context__
+    again.__suppress_context__ = error.__suppress_context__
+    return again

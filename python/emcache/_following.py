@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from ._address import Address
 from ._arguments import address_text
-from ._errors import AuthenticationError, DiscoveryError
+from ._errors import AuthenticationError, DiscoveryError, attributed
 from ._topology import Topology
 from ._watcher import Bounded, first
 from .connection_pool import ConnectionPool
@@ -55,5 +55,7 @@ async def _discovered(source: Discovery, addresses: list[Address]) -> tuple[Topo
         elif addresses and not isinstance(source, ConfigDiscovery):
             logger.warning("autodiscovery failed, to begin with there is %s: %s", names, what)
         else:
-            raise DiscoveryError(f"autodiscovery failed: {what}") from error
+            node = getattr(error, "node", None) or (names if len(addresses) == 1 else None)
+            failed = DiscoveryError(f"autodiscovery failed: {what}")
+            raise attributed(failed, node, getattr(error, "command", None)) from error
         return Topology.of(addresses), False

@@ -4,26 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ._errors import fresh
+
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 @dataclass(frozen=True)
 class ManyResult:
-    """What became of each key of a call that changes many; empty with ``noreply``.
-
-    Keys that failed for the same reason share an exception.
-    """
+    """What became of each key of a call that changes many; empty with ``noreply``."""
 
     done: list[bytes]
     """Stored, deleted, or touched."""
     missed: list[bytes]
     """The server's ordinary no: ``add`` found the key there, the others did not find it."""
     errors: dict[bytes, Exception]
-    """The exception that a call for this key alone would have raised."""
+    """The exception that a call for this key alone would have raised; each key has its own."""
 
     def raise_errors(self) -> None:
-        """Raise an ``ExceptionGroup`` of what is in ``errors``, if there is anything."""
+        """Raise an ``ExceptionGroup`` if there are errors, with one exception for each reason."""
         asked = len(self.done) + len(self.missed) + len(self.errors)
         raise_all(f"{len(self.errors)} of {asked} keys failed", self.errors)
 
@@ -37,7 +36,7 @@ class PartialResult(dict[K, V]):
     __slots__ = ("errors",)
 
     errors: dict[K, Exception]
-    """By key, or by node. Keys that failed for the same reason share an exception."""
+    """By key, or by node."""
 
     def __init__(self, answered: Mapping[K, V], errors: dict[K, Exception]) -> None:
         super().__init__(answered)
@@ -50,13 +49,12 @@ class PartialResult(dict[K, V]):
         return type(self), (dict(self), self.errors)
 
     def raise_errors(self) -> None:
-        """Raise an ``ExceptionGroup`` of what is in ``errors``, if there is anything."""
+        """Raise an ``ExceptionGroup`` if there are errors, with one exception for each reason."""
         raise_all(f"{len(self.errors)} failed, {len(self)} answered", self.errors)
 
 
 def raise_all(message: str, errors: Mapping[K, Exception]) -> None:
-    """Raise each exception once, as a group."""
+    """Raise a group with one exception for each reason, so that a dead node is one of them."""
     if errors:
-        raise ExceptionGroup(
-            message, list({id(error): error for error in errors.values()}.values())
-        )
+        reasons = {(type(error), str(error)): error for error in errors.values()}
+        raise ExceptionGroup(message, [fresh(error) for error in reasons.values()])

@@ -360,10 +360,11 @@ class _Client(CoreOwner, Client):
         initial: int | None,
         exptime: Exptime,
     ) -> int:
+        check_bools(noreply=noreply)
         if initial is None:
-            raise ValueError("exptime is that of a counter that is created: it needs initial")
+            raise ValueError("exptime applies only when a counter is created; pass initial as well")
         if noreply:
-            raise ValueError("initial needs the reply: not together with noreply")
+            raise ValueError("initial and noreply exclude each other, because the reply is needed")
         from ._counters import count
 
         return await count(self._core, verb, key, value, initial, exptime)

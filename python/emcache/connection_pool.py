@@ -21,7 +21,7 @@ from ._arguments import (
     tls_arguments,
 )
 from ._emcache import CoreClient, CoreLease, Security
-from ._errors import AuthenticationError
+from ._errors import AuthenticationError, attributed
 from ._owner import CoreOwner
 from .default_values import (
     DEFAULT_CONNECTION_TIMEOUT,
@@ -435,7 +435,9 @@ class Connection:
             refusal = Security.refusal(words, password)
             # Not in this frame: the server may have repeated the password.
             del reply, words
-            raise AuthenticationError(f"the server refused the login: {refusal}")
+            node = address_text(self._pool._address)
+            error = AuthenticationError(f"{node} refused the login: {refusal}")
+            raise attributed(error, node, "auth")
 
     async def autodiscovery(self) -> tuple[bool, int, list[tuple[str, str, int]]]:
         """Ask a hosted cluster for its nodes: ``(True, version, [(host, ip, port), ...])``.

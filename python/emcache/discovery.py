@@ -20,6 +20,7 @@ from ._errors import (
     ConnectionFailedError,
     EmcacheError,
     ProtocolError,
+    attributed,
 )
 from ._topology import DiscoveredNode, Topology, checked, parse
 from .connection_pool import Connection, ConnectionPool
@@ -132,6 +133,8 @@ class ConfigDiscovery:
             try:
                 topology = await self._ask(source)
             except Exception as error:
+                if isinstance(error, EmcacheError) and error.node is None:
+                    attributed(error, address_text(source), _COMMAND)
                 failures.append(error)
                 continue
             self._version = topology.version or 0
@@ -172,6 +175,7 @@ class ConfigDiscovery:
 
 
 _LEGACY_KEY = b"AmazonElastiCache:cluster"
+_COMMAND = "config get cluster"
 
 
 async def _read(pool: ConnectionPool) -> bytes:

@@ -3,7 +3,6 @@
 //! They go in windows, so that no call is too much for the queues: the next one is sent when all of the
 //! one before is answered. Most calls are one window.
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -118,7 +117,9 @@ impl Batch {
         let progress = &self.progress;
         match outcome {
             Outcome::Value(_) => {}
-            Outcome::NotStored | Outcome::NotFound { .. } => progress.misses.borrow_mut().push(at),
+            Outcome::NotStored { .. } | Outcome::NotFound { .. } => {
+                progress.misses.borrow_mut().push(at)
+            }
             failure => progress.failures.borrow_mut().push((at, failure)),
         }
         progress.missing.set(progress.missing.get() - 1);
@@ -155,29 +156,10 @@ impl Batch {
         let done: Vec<_> = (0..self.keys.len()).filter(is_done).map(key_at).collect();
         let done = PyList::new(py, done)?;
         let not_done = PyList::new(py, misses.iter().map(|at| key_at(*at)))?;
-        let (errors, mut exceptions) = (PyDict::new(py), Exceptions::default());
+        let errors = PyDict::new(py);
         for (at, failure) in failures {
-            errors.set_item(key_at(at), exceptions.of(py, failure))?;
+            errors.set_item(key_at(at), failure.to_error(py))?;
         }
         Ok((done, not_done, errors).into_pyobject(py)?.into_any().unbind())
-    }
-}
-
-/// Exceptions for keys: those that failed for the same reason share one.
-#[derive(Default)]
-pub struct Exceptions(HashMap<String, Py<PyAny>>);
-
-impl Exceptions {
-    pub fn of(&mut self, py: Python<'_>, failure: Outcome) -> Py<PyAny> {
-        let reason = match &failure {
-            Outcome::Failed(error) => format!("failed: {error}"),
-            Outcome::Refused { line, .. } => format!("refused: {line}"),
-            Outcome::NoNodes(error) => format!("no nodes: {error}"),
-            Outcome::Closed => "closed".to_owned(),
-            Outcome::TooLate { .. } => "too late".to_owned(),
-            _ => "internal".to_owned(),
-        };
-        let exception = self.0.entry(reason);
-        exception.or_insert_with(|| failure.into_error(py).into_value(py).into_any()).clone_ref(py)
     }
 }

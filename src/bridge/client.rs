@@ -308,7 +308,7 @@ impl CoreClient {
     fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
         self.open()?;
         let key = convert::key(key)?;
-        let noreply = noreply.is_truthy()?;
+        let noreply = convert::flag("noreply", noreply)?;
         self.session(py)?.command(py, Target::Key(key), Command::Delete { key }, noreply)
     }
 
@@ -342,7 +342,7 @@ impl CoreClient {
         self.open()?;
         let key = convert::key(key)?;
         let exptime = convert::exptime(exptime)?;
-        let noreply = noreply.is_truthy()?;
+        let noreply = convert::flag("noreply", noreply)?;
         let command = Command::Touch { key, exptime };
         self.session(py)?.command(py, Target::Key(key), command, noreply)
     }
@@ -366,7 +366,7 @@ impl CoreClient {
         let values = values.collect::<PyResult<_>>()?;
         let flags = convert::integer("flags", flags)?;
         let exptime = convert::exptime(exptime)?;
-        let noreply = noreply.is_truthy()?;
+        let noreply = convert::flag("noreply", noreply)?;
         // Asked again: what was called up to here may be the user's code.
         let session = self.session(py)?;
         session.batch(py, Action::Store { verb, flags, exptime }, keys, values, noreply)
@@ -422,7 +422,7 @@ impl CoreClient {
     ) -> Awaitable {
         self.session(py)?;
         let delay = convert::integer("delay", delay)?;
-        self.admin(py, node, Command::FlushAll { delay }, noreply.is_truthy()?)
+        self.admin(py, node, Command::FlushAll { delay }, convert::flag("noreply", noreply)?)
     }
 
     fn version(&self, py: Python<'_>, node: usize) -> Awaitable {
@@ -438,7 +438,7 @@ impl CoreClient {
     ) -> Awaitable {
         self.session(py)?;
         let level = convert::integer("level", level)?;
-        self.admin(py, node, Command::Verbosity { level }, noreply.is_truthy()?)
+        self.admin(py, node, Command::Verbosity { level }, convert::flag("noreply", noreply)?)
     }
 
     fn cache_memlimit(
@@ -450,7 +450,12 @@ impl CoreClient {
     ) -> Awaitable {
         self.session(py)?;
         let megabytes = convert::integer("value", value)?;
-        self.admin(py, node, Command::CacheMemlimit { megabytes }, noreply.is_truthy()?)
+        self.admin(
+            py,
+            node,
+            Command::CacheMemlimit { megabytes },
+            convert::flag("noreply", noreply)?,
+        )
     }
 
     fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
@@ -560,8 +565,8 @@ impl CoreClient {
         key: &Object<'_>,
         return_flags: &Object<'_>,
     ) -> Awaitable {
-        let flags = return_flags.is_truthy()?;
         self.open()?;
+        let flags = convert::flag("return_flags", return_flags)?;
         let key = convert::key(key)?;
         let verb = verb()?;
         self.session(py)?.fetch(py, key, verb, flags)
@@ -578,7 +583,7 @@ impl CoreClient {
         self.session(py)?;
         // None counts as no keys, as any false value does in 1.3.
         let objects = if keys.is_truthy()? { convert::objects(keys)? } else { Vec::new() };
-        let flags = return_flags.is_truthy()?;
+        let flags = convert::flag("return_flags", return_flags)?;
         let keys = convert::keys(objects)?;
         let verb = if keys.is_empty() { RetrievalVerb::Get } else { verb()? };
         // Asked again: what was called up to here is the user's code and may have closed the client.
@@ -594,7 +599,7 @@ impl CoreClient {
     ) -> Awaitable {
         self.session(py)?;
         let objects = convert::objects(keys)?;
-        let (action, noreply) = (action()?, noreply.is_truthy()?);
+        let (action, noreply) = (action()?, convert::flag("noreply", noreply)?);
         let keys = convert::unique(py, convert::keys(objects)?);
         // Asked again, as above.
         self.session(py)?.batch(py, action, keys, Vec::new(), noreply)
@@ -617,7 +622,7 @@ impl CoreClient {
         let verb = verb()?;
         let flags = convert::integer("flags", flags)?;
         let exptime = convert::exptime(exptime)?;
-        let noreply = noreply.is_truthy()?;
+        let noreply = convert::flag("noreply", noreply)?;
         let session = self.session(py)?;
         if let Some(value) = convert::shared(&value) {
             let request = OwnedRequest::storage(verb, key, flags, exptime, value);
@@ -639,7 +644,7 @@ impl CoreClient {
         self.open()?;
         let key = convert::key(key)?;
         let delta = convert::integer("value", value)?;
-        let noreply = noreply.is_truthy()?;
+        let noreply = convert::flag("noreply", noreply)?;
         let command = Command::Arithmetic { verb, key, delta };
         self.session(py)?.command(py, Target::Key(key), command, noreply)
     }

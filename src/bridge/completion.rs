@@ -34,18 +34,30 @@ pub enum Outcome {
     Batch(Rc<Batch>),
     Stats(Stats),
     /// `NOT_STORED` and `EXISTS`.
-    NotStored,
+    NotStored {
+        verb: Verb,
+        node: String,
+    },
     NotFound {
         verb: Verb,
+        node: String,
     },
     /// An error line of the server.
     Refused {
         verb: Verb,
         kind: ErrorKind,
         line: String,
+        node: String,
     },
-    Failed(pool::Error),
-    NoNodes(ClusterError),
+    /// `verb`: `None` for a wait that is for no command.
+    Failed {
+        error: pool::Error,
+        verb: Option<Verb>,
+    },
+    NoNodes {
+        error: ClusterError,
+        verb: Option<Verb>,
+    },
     /// The client was closed before it was sent.
     Closed,
     /// Its time was over before it was sent.
@@ -180,7 +192,7 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> Py
         Outcome::Leased { session, lease } => CoreLease::new_object(future.py(), session, lease),
         Outcome::Raw(items) => items.into_tuple(future.py()),
         Outcome::Nobody => return Ok(()),
-        failure => Err(failure.into_error(future.py())),
+        failure => Err(failure.to_error(future.py())),
     };
     OpFuture::resolve(future, result, wake)
 }
@@ -211,16 +223,19 @@ fn go_on(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>
 }
 
 impl Outcome {
-    /// One that is no success, as an exception.
-    pub fn into_error(self, py: Python<'_>) -> PyErr {
+    /// One that is not a success, as an exception: a new one each time, because raising one lengthens its
+    /// traceback.
+    pub fn to_error(&self, py: Python<'_>) -> PyErr {
         match self {
-            Self::NotStored => errors::not_stored(),
-            Self::NotFound { verb } => errors::not_found(verb),
-            Self::Refused { verb, kind, line } => errors::refused(verb, kind, &line),
-            Self::Failed(error) => errors::failed(py, &error),
-            Self::NoNodes(error) => errors::no_nodes(error),
+            Self::NotStored { verb, node } => errors::not_stored(py, *verb, node),
+            Self::NotFound { verb, node } => errors::not_found(py, *verb, node),
+            Self::Refused { verb, kind, line, node } => {
+                errors::refused(py, *verb, *kind, line, node)
+            }
+            Self::Failed { error, verb } => errors::failed(py, error, *verb),
+            Self::NoNodes { error, verb } => errors::no_nodes(py, error, *verb),
             Self::Closed => errors::closed(),
-            Self::TooLate { verb, limit } => errors::too_late(verb, limit),
+            Self::TooLate { verb, limit } => errors::too_late(py, *verb, *limit),
             _ => errors::internal(),
         }
     }

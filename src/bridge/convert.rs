@@ -111,6 +111,30 @@ pub fn integer<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
     in_range(name, object)
 }
 
+/// `True` or `False`, or 1 or 0. Other objects are true or false too, but mean something else: the default that
+/// `get` has in other libraries, for one.
+pub fn flag(name: &str, object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if let Ok(object) = object.cast::<PyBool>() {
+        return Ok(object.is_true());
+    }
+    let number = object.cast::<PyInt>().ok().and_then(|number| number.extract::<u8>().ok());
+    match number {
+        Some(number @ (0 | 1)) => Ok(number == 1),
+        _ => Err(not_a_bool(name, object)),
+    }
+}
+
+#[cold]
+fn not_a_bool(name: &str, object: &Bound<'_, PyAny>) -> PyErr {
+    // Not what it is: it may be somebody's value.
+    let kind = type_name(object);
+    let hint = match name {
+        "return_flags" => "; there is no default argument, and a miss returns None",
+        _ => "",
+    };
+    PyTypeError::new_err(format!("{name} must be a bool, not {kind}{hint}"))
+}
+
 /// Seconds as the server takes them. What is not an `int` may be one of Python's times. A negative time
 /// expires at once, and is sent as one that has passed: some proxies hang up on a minus sign, or answer it
 /// twice.
@@ -154,8 +178,12 @@ pub fn address(object: &Bound<'_, PyAny>) -> PyResult<Address> {
 }
 
 fn wrong_type(name: &str, expected: &str, object: &Bound<'_, PyAny>) -> PyErr {
-    let got = object.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    let got = type_name(object);
     PyTypeError::new_err(format!(
         "Argument '{name}' has incorrect type (expected {expected}, got {got})"
     ))
+}
+
+fn type_name(object: &Bound<'_, PyAny>) -> String {
+    object.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
 }

@@ -44,43 +44,54 @@ pub fn forked() -> PyErr {
     PyRuntimeError::new_err("this client was made before a fork: make one in the child process")
 }
 
-pub fn too_late(verb: Verb, limit: Duration) -> PyErr {
-    let limit = limit.as_secs_f64();
-    OperationTimeoutError::new_err(format!("not sent within {limit:?} s ({})", verb.name()))
-}
-
 /// A bug of ours, but no reason to wait for ever.
 pub fn internal() -> PyErr {
     PyRuntimeError::new_err("internal error of emcache, please report it")
 }
 
-pub fn no_nodes(error: ClusterError) -> PyErr {
-    ClusterNoAvailableNodes::new_err(error.to_string())
+pub fn too_late(py: Python<'_>, verb: Verb, limit: Duration) -> PyErr {
+    let limit = limit.as_secs_f64();
+    let text = format!("not sent within {limit:?} s ({})", verb.name());
+    attributed(py, OperationTimeoutError::new_err(text), None, Some(verb))
 }
 
-pub fn not_stored() -> PyErr {
-    NotStoredStorageCommandError::new_err(())
+pub fn no_nodes(py: Python<'_>, error: &ClusterError, verb: Option<Verb>) -> PyErr {
+    attributed(py, ClusterNoAvailableNodes::new_err(error.to_string()), None, verb)
 }
 
-pub fn not_found(verb: Verb) -> PyErr {
-    match verb.shape() {
-        Shape::Storage => StorageCommandError::new_err(format!("key not found ({})", verb.name())),
-        _ => NotFoundCommandError::new_err(()),
-    }
+/// `node` answered `NOT_STORED` or `EXISTS`.
+pub fn not_stored(py: Python<'_>, verb: Verb, node: &str) -> PyErr {
+    let why = match verb {
+        Verb::Add => "the key exists",
+        Verb::Cas => "the value was changed since it was read",
+        _ => "the key does not exist",
+    };
+    let text = format!("{node} did not store the value: {why} ({})", verb.name());
+    attributed(py, NotStoredStorageCommandError::new_err(text), Some(node), Some(verb))
 }
 
-pub fn refused(verb: Verb, kind: ErrorKind, line: &str) -> PyErr {
-    let text = format!("the server answered '{line}' ({})", verb.name());
-    match (verb.shape(), kind) {
+pub fn not_found(py: Python<'_>, verb: Verb, node: &str) -> PyErr {
+    let text = format!("key not found on {node} ({})", verb.name());
+    let error = match verb.shape() {
+        Shape::Storage => StorageCommandError::new_err(text),
+        _ => NotFoundCommandError::new_err(text),
+    };
+    attributed(py, error, Some(node), Some(verb))
+}
+
+pub fn refused(py: Python<'_>, verb: Verb, kind: ErrorKind, line: &str, node: &str) -> PyErr {
+    let text = format!("{node} answered '{line}' ({})", verb.name());
+    let error = match (verb.shape(), kind) {
         (Shape::Storage, _) => StorageCommandError::new_err(text),
         (Shape::Arithmetic | Shape::MetaArithmetic, ErrorKind::Client) => {
             ArithmeticCommandError::new_err(text)
         }
         _ => CommandError::new_err(text),
-    }
+    };
+    attributed(py, error, Some(node), Some(verb))
 }
 
-pub fn failed(py: Python<'_>, error: &pool::Error) -> PyErr {
+pub fn failed(py: Python<'_>, error: &pool::Error, verb: Option<Verb>) -> PyErr {
     use pool::ErrorKind as Kind;
     let text = error.to_string();
     let exception = match error.kind() {
@@ -92,9 +103,23 @@ pub fn failed(py: Python<'_>, error: &pool::Error) -> PyErr {
         Kind::Closed => ClientClosedError::new_err(text),
         _ => ConnectionFailedError::new_err(text),
     };
-    let node = error.node().to_string();
-    if let Err(error) = exception.value(py).setattr(intern!(py, "node"), node) {
-        return error;
+    attributed(py, exception, Some(&error.node().to_string()), verb)
+}
+
+/// With the attributes that every `EmcacheError` has besides its text.
+fn attributed(py: Python<'_>, error: PyErr, node: Option<&str>, verb: Option<Verb>) -> PyErr {
+    let set = || {
+        let exception = error.value(py);
+        if let Some(node) = node {
+            exception.setattr(intern!(py, "node"), node)?;
+        }
+        if let Some(verb) = verb {
+            exception.setattr(intern!(py, "command"), verb.name())?;
+        }
+        PyResult::Ok(())
+    };
+    match set() {
+        Ok(()) => error,
+        Err(error) => error,
     }
-    exception
 }

@@ -71,7 +71,7 @@ impl CoreLease {
     }
 
     fn run(&self, py: Python<'_>, command: Command<'_>, noreply: &Object<'_>) -> Awaitable {
-        let noreply = noreply.is_truthy()?;
+        let noreply = convert::flag("noreply", noreply)?;
         self.session(py)?.raw_command(py, self.lease, command, noreply)
     }
 

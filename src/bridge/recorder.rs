@@ -80,7 +80,9 @@ pub enum End {
 pub enum OwnedReply {
     Plain(Reply<'static>),
     Version(Bytes),
-    Error(ErrorKind, Bytes),
+    /// One that may become an exception, and who gave it.
+    Negative(Reply<'static>, Box<str>),
+    Error(ErrorKind, Bytes, Box<str>),
 }
 
 impl Record {
@@ -151,9 +153,9 @@ impl Sink for Recorder {
         self.events.clear();
     }
 
-    fn reply(mut self, reply: &Reply<'_>) {
+    fn reply(mut self, reply: &Reply<'_>, from: &str) {
         if self.record.is_partial.get() && !matches!(reply, Reply::End) {
-            return self.failed(End::Reply(OwnedReply::of(reply)));
+            return self.failed(End::Reply(OwnedReply::new(reply, from)));
         }
         let record = &self.record;
         let mut events = record.events.borrow_mut();
@@ -165,7 +167,7 @@ impl Sink for Recorder {
         drop(events);
         record.missing_lines.set(record.missing_lines.get() - 1);
         if record.missing_lines.get() == 0 || !matches!(reply, Reply::End) {
-            record.end(End::Reply(OwnedReply::of(reply)));
+            record.end(End::Reply(OwnedReply::new(reply, from)));
         }
     }
 
@@ -188,35 +190,38 @@ impl Recorder {
     fn failed(mut self, end: End) {
         let positions = self.positions.take();
         self.events.push(Event::Failed { positions, end });
-        self.reply(&Reply::End);
+        self.reply(&Reply::End, "");
     }
 }
 
 impl OwnedReply {
-    fn of(reply: &Reply<'_>) -> Self {
-        Self::Plain(match *reply {
-            Reply::Version(text) => return Self::Version(Bytes::copy_from_slice(text)),
+    fn new(reply: &Reply<'_>, from: &str) -> Self {
+        match *reply {
+            Reply::Version(text) => Self::Version(Bytes::copy_from_slice(text)),
             Reply::Error(ErrorLine { kind, line }) => {
-                return Self::Error(kind, Bytes::copy_from_slice(line));
+                Self::Error(kind, Bytes::copy_from_slice(line), from.into())
             }
-            Reply::End => Reply::End,
-            Reply::Stored => Reply::Stored,
-            Reply::NotStored => Reply::NotStored,
-            Reply::Exists => Reply::Exists,
-            Reply::NotFound => Reply::NotFound,
-            Reply::Deleted => Reply::Deleted,
-            Reply::Touched => Reply::Touched,
-            Reply::Ok => Reply::Ok,
-            Reply::Reset => Reply::Reset,
-            Reply::Number(number) => Reply::Number(number),
-        })
+            Reply::End => Self::Plain(Reply::End),
+            Reply::Stored => Self::Plain(Reply::Stored),
+            Reply::Deleted => Self::Plain(Reply::Deleted),
+            Reply::Touched => Self::Plain(Reply::Touched),
+            Reply::Number(number) => Self::Plain(Reply::Number(number)),
+            Reply::NotStored => Self::Negative(Reply::NotStored, from.into()),
+            Reply::Exists => Self::Negative(Reply::Exists, from.into()),
+            Reply::NotFound => Self::Negative(Reply::NotFound, from.into()),
+            // To `stats` these are no answers.
+            Reply::Ok => Self::Negative(Reply::Ok, from.into()),
+            Reply::Reset => Self::Negative(Reply::Reset, from.into()),
+        }
     }
 
-    fn as_reply(&self) -> Reply<'_> {
+    /// With who gave it.
+    fn as_reply(&self) -> (Reply<'_>, &str) {
         match self {
-            Self::Plain(reply) => *reply,
-            Self::Version(text) => Reply::Version(text),
-            Self::Error(kind, line) => Reply::Error(ErrorLine { kind: *kind, line }),
+            Self::Plain(reply) => (*reply, ""),
+            Self::Version(text) => (Reply::Version(text), ""),
+            Self::Negative(reply, from) => (*reply, from),
+            Self::Error(kind, line, from) => (Reply::Error(ErrorLine { kind: *kind, line }), from),
         }
     }
 }
@@ -243,7 +248,8 @@ pub fn play_back(events: Events, end: End, mut waiter: PyWaiter) {
                 waiter.stat(&StatLine { line: &line, name, value });
             }
             Event::Failed { positions, end: End::Reply(reply) } => {
-                waiter.keys_failed(positions, Ok(&reply.as_reply()));
+                let (reply, from) = reply.as_reply();
+                waiter.keys_failed(positions, Ok((&reply, from)));
             }
             Event::Failed { positions, end: End::Failed(error) } => {
                 waiter.keys_failed(positions, Err(error));
@@ -252,9 +258,15 @@ pub fn play_back(events: Events, end: End, mut waiter: PyWaiter) {
         }
     }
     match end {
-        End::Reply(reply) => waiter.reply(&reply.as_reply()),
+        End::Reply(reply) => {
+            let (reply, from) = reply.as_reply();
+            waiter.reply(&reply, from);
+        }
         End::Failed(error) => waiter.fail(&error),
-        End::NoNodes(error) => waiter.fail_with(Outcome::NoNodes(error)),
+        End::NoNodes(error) => {
+            let verb = waiter.verb();
+            waiter.fail_with(Outcome::NoNodes { error, verb });
+        }
         End::NoMeta(why) => Python::attach(|py| waiter.fail_with(Outcome::Value(no_meta(py, why)))),
         End::Closed => waiter.fail_with(Outcome::Closed),
         End::Dropped => waiter.fail_with(Outcome::Internal),

@@ -20,7 +20,7 @@ use super::thread_driver::{Route, ThreadEngine};
 use super::waiter::{Gather, Line, NoMeta, NoReplies, PyWaiter, RawItems, no_meta};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeMetrics};
 use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter};
-use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick};
+use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick, Verb};
 
 /// With more unanswered commands that nobody waits for, the next one is waited for after all: the
 /// caller is slowed down to what the server does.
@@ -189,9 +189,10 @@ impl Session {
         verb: RetrievalVerb,
         flags: bool,
     ) -> Awaitable {
-        let target = self.route(Target::Key(key))?;
+        let target = self.route(py, Target::Key(key), verb.verb())?;
         let future = self.driver.create_future(py)?;
-        let waiter = PyWaiter::One { future: future.clone_ref(py), flags, item: None };
+        let waiter =
+            PyWaiter::One { future: future.clone_ref(py), verb: verb.verb(), flags, item: None };
         let request = Request::Retrieval { verb, keys: &[key] };
         self.send(py, target, Submission::Borrowed(&request), waiter)?;
         Ok(future)
@@ -232,10 +233,11 @@ impl Session {
                 let lines = match cluster.lines_for(&keys) {
                     Ok(lines) => lines,
                     Err(error) if is_partial => {
-                        waiter(None, 0).fail_with(Outcome::NoNodes(error));
+                        let verb = Some(gather.verb);
+                        waiter(None, 0).fail_with(Outcome::NoNodes { error, verb });
                         Vec::new()
                     }
-                    Err(error) => return Err(errors::no_nodes(error)),
+                    Err(error) => return Err(errors::no_nodes(py, &error, Some(gather.verb))),
                 };
                 gather.missing_lines.set(lines.len());
                 let deadline = self.deadline(context);
@@ -331,7 +333,10 @@ impl Session {
                     Ok(node) => {
                         cluster.pool(node).submit_any(submission, waiter, batch.deadline.0);
                     }
-                    Err(error) => waiter.fail_with(Outcome::NoNodes(error)),
+                    Err(error) => {
+                        let verb = waiter.verb();
+                        waiter.fail_with(Outcome::NoNodes { error, verb });
+                    }
                 },
                 Core::There(engine) => {
                     let request = engine.own(submission);
@@ -344,7 +349,7 @@ impl Session {
 
     /// A [`Command::Counter`]: its number, or one of [`NoMeta`].
     pub fn counter(&self, py: Python<'_>, key: Key<'_>, command: Command<'_>) -> Awaitable {
-        let target = self.route(Target::Key(key))?;
+        let target = self.route(py, Target::Key(key), command.verb())?;
         let future = self.driver.create_future(py)?;
         if let (Core::Here { cluster, .. }, Target::Node(node)) = (&self.core, target)
             && let Some(why) = NoMeta::of(cluster.pool(node).meta())
@@ -382,7 +387,7 @@ impl Session {
         submission: Submission<'_>,
         noreply: bool,
     ) -> Awaitable {
-        let target = self.route(target)?;
+        let target = self.route(py, target, submission.verb())?;
         let future = self.driver.create_future(py)?;
         let waiter = if noreply {
             self.no_reply_waiter(py, &future)?
@@ -429,7 +434,7 @@ impl Session {
     ) -> Awaitable {
         let future = self.driver.create_future(py)?;
         let items = Box::new(RawItems::of(keys.iter().map(|key| key.clone_ref(py)).collect()));
-        let waiter = PyWaiter::RawItems { future: future.clone_ref(py), items };
+        let waiter = PyWaiter::RawItems { future: future.clone_ref(py), verb: verb.verb(), items };
         let request = Request::Retrieval { verb, keys: &convert::trusted(py, &keys) };
         self.send(py, Target::Lease(lease), Submission::Borrowed(&request), waiter)?;
         Ok(future)
@@ -476,7 +481,7 @@ impl Session {
     pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let index = self.ask(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
-        index.map_err(errors::no_nodes)
+        index.map_err(|error| errors::no_nodes(py, &error, None))
     }
 
     /// Indexes of the healthy and of the unhealthy nodes.
@@ -540,10 +545,11 @@ impl Session {
     }
 
     /// Where the cluster is here, the node is known at once, and that there is none.
-    fn route<'a>(&self, target: Target<'a>) -> PyResult<Target<'a>> {
+    fn route<'a>(&self, py: Python<'_>, target: Target<'a>, verb: Verb) -> PyResult<Target<'a>> {
         match (&self.core, target) {
             (Core::Here { cluster, .. }, Target::Key(key)) => {
-                cluster.index_for(key).map(Target::Node).map_err(errors::no_nodes)
+                let node = cluster.index_for(key).map(Target::Node);
+                node.map_err(|error| errors::no_nodes(py, &error, Some(verb)))
             }
             _ => Ok(target),
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString};
 
-use super::batch::{Batch, Exceptions};
+use super::batch::Batch;
 use super::completion::{self, Outcome};
 use super::future::OpFuture;
 use super::item::RawItem;
@@ -23,6 +23,7 @@ pub enum PyWaiter {
     /// `get` and its family with one key.
     One {
         future: Py<OpFuture>,
+        verb: Verb,
         flags: bool,
         item: Option<RawItem>,
     },
@@ -65,6 +66,7 @@ pub enum PyWaiter {
     /// small.
     RawItems {
         future: Py<OpFuture>,
+        verb: Verb,
         items: Box<RawItems>,
     },
     /// A command whose caller does not wait for the answer; `held`: until it is there, all the same.
@@ -174,16 +176,15 @@ impl Gather {
         py: Python<'py>,
         items: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let (errors, mut exceptions) = (PyDict::new(py), Exceptions::default());
+        let errors = PyDict::new(py);
         for (positions, failure) in self.failures.take() {
-            let exception = exceptions.of(py, failure);
             let keys: Vec<_> = match &positions {
                 Some(positions) => positions.iter().map(|at| &self.keys[*at]).collect(),
                 None => self.keys.iter().collect(),
             };
             for key in keys {
                 if !items.contains(key)? {
-                    errors.set_item(key, &exception)?;
+                    errors.set_item(key, failure.to_error(py))?;
                 }
             }
         }
@@ -261,37 +262,38 @@ impl Sink for PyWaiter {
         }
     }
 
-    fn reply(self, reply: &Reply<'_>) {
+    fn reply(self, reply: &Reply<'_>, from: &str) {
         Python::attach(|py| match self {
-            Self::One { future, flags, item } => {
+            Self::One { future, verb, flags, item } => {
                 let outcome = match (reply, item) {
                     (Reply::End, Some(item)) => Outcome::Item { item, flags },
                     (Reply::End, None) => Outcome::Value(py.None()),
-                    (other, _) => outcome_of(py, Verb::Get, other),
+                    (other, _) => outcome_of(py, verb, other, from),
                 };
                 completion::complete(future, outcome);
             }
             Self::Line { gather, line } => match reply {
                 Reply::End => gather.line_done(py, line),
                 other => {
-                    let outcome = outcome_of(py, gather.verb, other);
+                    let outcome = outcome_of(py, gather.verb, other, from);
                     gather.line_failed(py, line, outcome);
                 }
             },
             Self::Part { batch, at } => {
-                let outcome = outcome_of(py, batch.action.verb(), reply);
+                let outcome = outcome_of(py, batch.action.verb(), reply, from);
                 batch.answered(py, at, outcome);
             }
             Self::Counter { future } => {
-                completion::complete(future, outcome_of(py, Verb::MetaArithmetic, reply));
+                let outcome = outcome_of(py, Verb::MetaArithmetic, reply, from);
+                completion::complete(future, outcome);
             }
             Self::Command { future, verb } => {
-                completion::complete(future, outcome_of(py, verb, reply));
+                completion::complete(future, outcome_of(py, verb, reply, from));
             }
             Self::Stats { future, stats } => {
                 let outcome = match reply {
                     Reply::End => Outcome::Stats(stats),
-                    other => outcome_of(py, Verb::Stats, other),
+                    other => outcome_of(py, Verb::Stats, other, from),
                 };
                 completion::complete(future, outcome);
             }
@@ -309,7 +311,7 @@ impl Sink for PyWaiter {
                 let text = PyByteArray::new(py, &text).into_any().unbind();
                 completion::complete(future, Outcome::Value(text));
             }
-            Self::RawItems { future, mut items } => {
+            Self::RawItems { future, mut items, .. } => {
                 if let Reply::Error(error) = reply {
                     items.error = error.line.to_vec();
                 }
@@ -330,7 +332,8 @@ impl Sink for PyWaiter {
 
 impl Waiter for PyWaiter {
     fn fail(self, error: &Error) {
-        self.fail_with(Outcome::Failed(error.clone()));
+        let verb = self.verb();
+        self.fail_with(Outcome::Failed { error: error.clone(), verb });
     }
 }
 
@@ -355,11 +358,16 @@ impl PyWaiter {
     }
 
     /// Some keys of a partial call are not answered: what the server said, or what happened.
-    pub fn keys_failed(&self, positions: Option<Vec<usize>>, failure: Result<&Reply<'_>, Error>) {
+    pub fn keys_failed(
+        &self,
+        positions: Option<Vec<usize>>,
+        failure: Result<(&Reply<'_>, &str), Error>,
+    ) {
         let Self::Line { gather, .. } = self else { return };
+        let verb = gather.verb;
         let outcome = match failure {
-            Ok(reply) => Python::attach(|py| outcome_of(py, gather.verb, reply)),
-            Err(error) => Outcome::Failed(error),
+            Ok((reply, from)) => Python::attach(|py| outcome_of(py, verb, reply, from)),
+            Err(error) => Outcome::Failed { error, verb: Some(verb) },
         };
         gather.failures.borrow_mut().push((positions, outcome));
     }
@@ -368,6 +376,21 @@ impl PyWaiter {
     pub fn watch_abandoned(&self) -> Option<Arc<AtomicBool>> {
         let future = self.future()?;
         Python::attach(|py| Some(future.bind(py).try_borrow_mut().ok()?.watch_abandoned()))
+    }
+
+    /// `None` for a wait that is for no command.
+    pub fn verb(&self) -> Option<Verb> {
+        match self {
+            Self::One { verb, .. }
+            | Self::Command { verb, .. }
+            | Self::RawReply { verb, .. }
+            | Self::RawItems { verb, .. } => Some(*verb),
+            Self::Line { gather, .. } => Some(gather.verb),
+            Self::Part { batch, .. } => Some(batch.action.verb()),
+            Self::Counter { .. } => Some(Verb::MetaArithmetic),
+            Self::Stats { .. } => Some(Verb::Stats),
+            Self::Lease { .. } | Self::NoReply { .. } => None,
+        }
     }
 
     fn future(&self) -> Option<&Py<OpFuture>> {
@@ -436,11 +459,12 @@ fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
     }
 }
 
-fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>) -> Outcome {
+fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>, from: &str) -> Outcome {
+    let refused = |kind, line| Outcome::Refused { verb, kind, line, node: from.to_owned() };
     match *reply {
         Reply::Ok if verb != Verb::Stats => Outcome::Value(py.None()),
-        Reply::NotStored | Reply::Exists => Outcome::NotStored,
-        Reply::NotFound => Outcome::NotFound { verb },
+        Reply::NotStored | Reply::Exists => Outcome::NotStored { verb, node: from.to_owned() },
+        Reply::NotFound => Outcome::NotFound { verb, node: from.to_owned() },
         Reply::Number(number) => match number.into_pyobject(py) {
             Ok(number) => Outcome::Value(number.into_any().unbind()),
             Err(never) => match never {},
@@ -454,12 +478,10 @@ fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>) -> Outcome {
         {
             Outcome::Value(no_meta(py, NoMeta::Refused))
         }
-        Reply::Error(ErrorLine { kind, line }) => {
-            Outcome::Refused { verb, kind, line: line.escape_ascii().to_string() }
-        }
+        Reply::Error(ErrorLine { kind, line }) => refused(kind, line.escape_ascii().to_string()),
         // `stats reset` and `stats detail on`: 1.3 raises although the server did what it was asked.
-        Reply::Reset => Outcome::Refused { verb, kind: ErrorKind::Refused, line: "RESET".into() },
-        Reply::Ok => Outcome::Refused { verb, kind: ErrorKind::Refused, line: "OK".into() },
+        Reply::Reset => refused(ErrorKind::Refused, "RESET".into()),
+        Reply::Ok => refused(ErrorKind::Refused, "OK".into()),
         Reply::End | Reply::Stored | Reply::Deleted | Reply::Touched => Outcome::Value(py.None()),
     }
 }

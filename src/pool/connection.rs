@@ -60,11 +60,12 @@ pub struct Connection<S: Sink> {
 }
 
 impl<S: Sink> Connection<S> {
-    pub fn new(stream: Box<dyn Io>, max_merged_keys: u32) -> Self {
+    /// `node`: its name, for error texts.
+    pub fn new(stream: Box<dyn Io>, max_merged_keys: u32, node: Arc<str>) -> Self {
         let reads_at_once = stream.reads_at_once();
         Self {
             stream,
-            pipeline: Pipeline::new(max_merged_keys),
+            pipeline: Pipeline::new(max_merged_keys, node),
             read_buf: ReadBuffer::default(),
             write_buf: Outgoing::default(),
             written: 0,

@@ -9,7 +9,7 @@ use super::error::{Cause, ErrorKind};
 use super::health::{Change, ticks};
 use super::pool::{PATIENCE, Shared, Waiter};
 use super::queue::Queued;
-use crate::protocol::{Expired, NEVER, Outcome, OwnedRequest, Reply, Sink, Term, Tick};
+use crate::protocol::{Expired, NEVER, Outcome, OwnedRequest, Sink, Term, Tick};
 
 impl<W: Waiter> Shared<W> {
     /// Counts a failed dial and says how long to wait before the next; `None`: nobody needs one.
@@ -236,7 +236,7 @@ impl<W: Waiter> Member for Shared<W> {
         let is_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
         drop(guard);
         for waiter in gone.into_iter().map(|(waiter, _)| waiter).chain(gone_too) {
-            waiter.reply(&Reply::End);
+            waiter.dismiss();
         }
         for (waiter, asked) in expired {
             let kind = ErrorKind::Timeout { verb: asked.verb, limit };

@@ -116,7 +116,7 @@ impl<W: Waiter> Shared<W> {
             }
             let Some((lease, waiter)) = state.leases.pop() else { return };
             entry.lease = Some(lease);
-            waiter.reply(&Reply::Ok);
+            waiter.reply(&Reply::Ok, &self.name);
         }
     }
 }

@@ -26,12 +26,21 @@ use super::queue::{LeaseQueue, Queue, Queued, Submission};
 use super::state::{Entry, State};
 use super::tasks::{drive, purge_unused};
 use crate::protocol::{
-    CommandTally, LARGE_VALUE_LEN, NEVER, OwnedRequest, Request, Sink, Tally, Term, Tick, Verb,
+    CommandTally, LARGE_VALUE_LEN, NEVER, OwnedRequest, Reply, Request, Sink, Tally, Term, Tick,
+    Verb,
 };
 
 /// Who waits for an answer, or for why there is none.
 pub trait Waiter: Sink + 'static {
     fn fail(self, error: &Error);
+
+    /// Nobody waits any more, and nothing will come.
+    fn dismiss(self)
+    where
+        Self: Sized,
+    {
+        self.reply(&Reply::End, "");
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +80,8 @@ type ChangeListener = Box<dyn Fn(Change)>;
 pub(super) struct Shared<W: Waiter> {
     pub context: Rc<Context>,
     pub address: Arc<Address>,
+    /// The address as texts have it.
+    pub name: Arc<str>,
     pub config: PoolConfig,
     pub unflushed: Cell<bool>,
     /// For tasks that sleep: a pool that was closed must not wait for them to be forgotten.
@@ -89,6 +100,7 @@ impl<W: Waiter> Pool<W> {
     pub fn new(context: &Rc<Context>, address: Address, config: PoolConfig) -> Self {
         let shared = Rc::new(Shared {
             context: context.clone(),
+            name: address.to_string().into(),
             address: Arc::new(address),
             config,
             unflushed: Cell::new(false),
@@ -394,7 +406,7 @@ impl<W: Waiter> Shared<W> {
         self.meta.set(None);
         let id = state.next_id;
         state.next_id += 1;
-        let connection = Connection::new(stream, self.config.max_merged_keys);
+        let connection = Connection::new(stream, self.config.max_merged_keys, self.name.clone());
         let now = self.context.now();
         let (opened, last_used, looked_at) = (now, now, now);
         let entry = Entry {

@@ -6,8 +6,7 @@ use bytes::{Bytes, BytesMut};
 use super::connection::Connection;
 use super::pool::{LeaseId, Waiter};
 use crate::protocol::{
-    Asked, Command, NEVER, Outcome, OwnedRequest, Reply, Request, Sink, Tally, Term, Tick, Verb,
-    encode,
+    Asked, Command, NEVER, Outcome, OwnedRequest, Request, Sink, Tally, Term, Tick, Verb, encode,
 };
 
 /// A request on its way into the pool.
@@ -189,7 +188,7 @@ impl<W: Waiter> Queue<W> {
             }
             // Not sent; whoever asked went away, and the waiter expects to be told.
             tally.ended(queued.asked(), Outcome::Cancelled);
-            queued.waiter.reply(&Reply::End);
+            queued.waiter.dismiss();
         }
     }
 
@@ -246,7 +245,7 @@ impl<W: Waiter> LeaseQueue<W> {
         if self.waiting.len() >= self.sweep_at {
             for (lease, waiter, deadline) in std::mem::take(&mut self.waiting) {
                 if waiter.is_abandoned() {
-                    waiter.reply(&Reply::End);
+                    waiter.dismiss();
                 } else {
                     self.waiting.push_back((lease, waiter, deadline));
                 }
@@ -264,7 +263,7 @@ impl<W: Waiter> LeaseQueue<W> {
     pub fn skip_abandoned(&mut self) {
         while self.waiting.front().is_some_and(|(_, waiter, _)| waiter.is_abandoned()) {
             if let Some((_, waiter, _)) = self.waiting.pop_front() {
-                waiter.reply(&Reply::End);
+                waiter.dismiss();
             }
         }
     }

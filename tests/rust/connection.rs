@@ -10,7 +10,7 @@ use crate::support::{NO_DEADLINE, Told, run, with_get, with_set};
 
 fn connection(capacity: usize) -> (Connection<Told>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(capacity);
-    (Connection::new(Box::new(ours), 32), theirs)
+    (Connection::new(Box::new(ours), 32, "node".into()), theirs)
 }
 
 async fn until_closed(connection: &mut Connection<Told>) -> String {

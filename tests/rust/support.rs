@@ -44,7 +44,7 @@ impl Sink for Told {
     fn restart(&mut self) {
         self.items.clear();
     }
-    fn reply(self, reply: &Reply<'_>) {
+    fn reply(self, reply: &Reply<'_>, _from: &str) {
         let _ = self.tell.send(Ok(format!("{} {reply:?}", self.items.join(","))));
     }
     fn is_abandoned(&self) -> bool {

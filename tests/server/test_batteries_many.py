@@ -125,7 +125,7 @@ class TestChanges:
         too_large = bytes(2 * 1024 * 1024)
         result = await client.set_many({a: b"1", b: too_large, c: b"3", d: too_large})
         assert (result.done, result.missed, list(result.errors)) == ([a, c], [], [b, d])
-        assert result.errors[b] is result.errors[d]
+        assert str(result.errors[b]) == str(result.errors[d])
         with pytest.raises(ExceptionGroup, match="2 of 4 keys failed") as raised:
             result.raise_errors()
         (error,) = raised.value.exceptions
@@ -387,7 +387,7 @@ class TestPartial:
             items = await client.get_many([b"a", b"b", b"c"], on_error="partial")
         assert items == {b"a": emcache.Item(b"1", None, None)}
         assert {k: str(e) for k, e in items.errors.items()} == dict.fromkeys(
-            [b"b", b"c"], "the server answered 'SERVER_ERROR busy' (get)"
+            [b"b", b"c"], f"127.0.0.1:{server.port} answered 'SERVER_ERROR busy' (get)"
         )
 
     @within(20)

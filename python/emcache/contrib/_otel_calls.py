@@ -139,7 +139,7 @@ def _partial_failure(result: object, attributes: Attributes) -> Attributes:
     return _failure(next(iter(errors.values())), attributes)
 
 
-_STATUS = re.compile("the server answered '([A-Z_]+)")
+_STATUS = re.compile(" answered '([A-Z_]+)")
 
 
 def _failure(error: BaseException, attributes: Attributes) -> Attributes:
@@ -152,7 +152,7 @@ def _failure(error: BaseException, attributes: Attributes) -> Attributes:
     if isinstance(error, CommandError):
         if str(error).startswith("key not found"):  # of `cas`
             return {"db.response.status_code": "NOT_FOUND"}
-        if status := _STATUS.match(str(error)):
+        if status := _STATUS.search(str(error)):
             told["error.type"] = told["db.response.status_code"] = status[1]
     if isinstance(error, EmcacheError) and error.node and "server.address" not in attributes:
         host, colon, port = error.node.rpartition(":")

@@ -12,8 +12,10 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from .._errors import fresh
 from ..base import Client
 
 T = TypeVar("T")
@@ -96,7 +98,7 @@ class _Entry:
         self.client: Client | None = None
         self._lifetime: AsyncGenerator[Client] | None = None
         self._opening = asyncio.Lock()
-        self._failures: list[Exception] = []
+        self._failures: list[tuple[Exception, TracebackType | None]] = []
 
     async def open(self, begin: Callable[[], AsyncGenerator[Client]]) -> Client:
         # Discovery takes time. Who waits for it fails with it: to try one after the other would
@@ -105,7 +107,8 @@ class _Entry:
         async with self._opening:
             if self.client is None:
                 if failures:
-                    raise failures[0]
+                    failure, traceback = failures[0]
+                    raise fresh(failure).with_traceback(traceback)
                 await self._begin(begin())
             assert self.client is not None
             return self.client
@@ -114,7 +117,7 @@ class _Entry:
         try:
             self.client = await anext(lifetime)
         except Exception as error:
-            self._failures.append(error)
+            self._failures.append((error, error.__traceback__))
             self._failures = []
             raise
         self._lifetime = lifetime

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Literal
 
-from .._arguments import check_between
+from .._arguments import check_between, check_bools
 from ._login import AuthFile, SaslDatabase
 from ._managed import Managed
 from ._process import MemcachedStartError, Process, find_memcached, private_folder
@@ -83,6 +83,7 @@ class MemcachedServer(Reachable, Managed):
         self._folder: Path | None = None
         self._users = None
         self._tls = None
+        check_bools(unix=unix)
         _check_place(port, unix)
         _check_texts("options of memcached", args)
         _check_security(tls, users, auth)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._arguments import check_bools
+
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -114,6 +116,7 @@ class CertificateAuthority:
             expired: it was valid until yesterday.
             self_signed: signed by its own key, not by this CA.
         """
+        check_bools(expired=expired, self_signed=self_signed)
         return self._write(file, *self._certify(names, common_name, expired, self_signed)[:2])
 
     def _certify(

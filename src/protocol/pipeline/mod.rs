@@ -14,6 +14,7 @@
 mod keys;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -78,8 +79,8 @@ pub trait Sink {
     fn stat(&mut self, stat: &StatLine<'_>);
     /// The request is asked again on another connection: forget what came.
     fn restart(&mut self);
-    /// The answer is complete.
-    fn reply(self, reply: &Reply<'_>);
+    /// The answer is complete. `from`: who gave it, for error texts.
+    fn reply(self, reply: &Reply<'_>, from: &str);
     /// Nobody waits any more: a request that is not sent yet need not be sent.
     fn is_abandoned(&self) -> bool {
         false
@@ -276,12 +277,14 @@ pub struct Pipeline<S: Sink> {
     large_keys: Vec<Bytes>,
     shared_keys: u64,
     max_merged_keys: u32,
+    /// Who answers, for error texts.
+    peer: Arc<str>,
     must_close: Option<ErrorKind>,
 }
 
 impl<S: Sink> Pipeline<S> {
     /// `max_merged_keys`: how many retrievals may share a line; 1 sends one line for each.
-    pub fn new(max_merged_keys: u32) -> Self {
+    pub fn new(max_merged_keys: u32, peer: Arc<str>) -> Self {
         Self {
             slots: VecDeque::new(),
             lines: VecDeque::new(),
@@ -301,6 +304,7 @@ impl<S: Sink> Pipeline<S> {
             large_keys: Vec::new(),
             shared_keys: 0,
             max_merged_keys,
+            peer,
             must_close: None,
         }
     }
@@ -835,7 +839,7 @@ impl<S: Sink> Pipeline<S> {
             let Some(slot) = self.slots.pop_front() else { break };
             if let Some(sink) = slot.sink {
                 command.latency.record(book.now.saturating_sub(slot.term.made));
-                sink.reply(reply);
+                sink.reply(reply, &self.peer);
             } else {
                 // Counted when its time was up.
                 self.answered_late += 1;
@@ -884,7 +888,7 @@ impl<S: Sink> Pipeline<S> {
         match sink {
             Some(sink) => {
                 self.refused += u64::from(is_error);
-                sink.reply(reply);
+                sink.reply(reply, &self.peer);
             }
             None => self.answered_late += u64::from(!is_error),
         }
@@ -937,7 +941,7 @@ impl<S: Sink> Pipeline<S> {
                 orphans.push(Orphan { sink, asked, deadline, retried, sent, again });
             }
         }
-        *self = Self::new(self.max_merged_keys);
+        *self = Self::new(self.max_merged_keys, self.peer.clone());
         orphans
     }
 }

@@ -34,7 +34,7 @@ impl Sink for Logged {
     fn restart(&mut self) {
         self.items.clear();
     }
-    fn reply(self, reply: &Reply<'_>) {
+    fn reply(self, reply: &Reply<'_>, _from: &str) {
         self.log.borrow_mut().push(format!("{} {:?} {reply:?}", self.name, self.items));
     }
 }
@@ -56,7 +56,7 @@ fn key(bytes: &str) -> Key<'_> {
 impl Bed {
     fn new(max_merged_keys: u32) -> Self {
         let (log, kept) = (Rc::default(), Rc::default());
-        let pipeline = Pipeline::new(max_merged_keys);
+        let pipeline = Pipeline::new(max_merged_keys, "peer".into());
         let (out, tally) = (Outgoing::default(), Tally::default());
         Self { pipeline, in_place: true, out, log, tally, kept }
     }
