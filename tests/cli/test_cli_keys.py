@@ -6,7 +6,7 @@ import pytest
 
 from emcache.cli._keys import parse
 from support.cli import document, invoke, invoke_beside, named, one_loop, run, start
-from support.memcached import memcached
+from support.memcached import free_port, memcached
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
 from support.scripted import scripted
 from support.tls import certificates, tls_memcached
@@ -204,3 +204,63 @@ def test_keys_that_would_act_on_a_terminal_or_a_pipe():
         assert invoke("keys", *named(server)).stdout == "a\\nb\\x1b\n"
         assert document("keys", *named(server))["keys"][0]["key"] == "a\nb\x1b"
         assert json.loads(run("keys", "--json", *named(server)).stdout)["keys"]
+
+
+def test_each_key_is_one_word_of_one_line():
+    with memcached() as server:
+        # "a b", and "a b" with a line end before the b.
+        server.command(b"ms YSBi 1 b\r\nx\r\nms YSAKYg== 1 b\r\nx\r\nbogus\r\n")
+        assert sorted(invoke("keys", *named(server)).stdout.splitlines()) == [
+            "a\\x20\\nb",
+            "a\\x20b",
+        ]
+        lines = invoke("keys", "--long", *named(server)).stdout.splitlines()
+        assert [len(line.split()) for line in lines] == [3, 3]
+
+
+def test_delete_by_prefix(cluster):
+    for server in cluster:
+        server.command(b"flush_all\r\n")
+        # On all nodes, wherever this client would look for it.
+        for key in (b"user:1", b"user:2", b"other"):
+            server.command(b"set %b 0 0 1\r\nx\r\n" % key)
+    done = invoke("delete", "--prefix", "user:", *named(*cluster))
+    assert (done.exit_code, done.stdout) == (0, "deleted 6\n")
+    assert invoke("keys", *named(*cluster)).stdout == "other\n" * 3
+    answer = document("delete", "--prefix", "other", *named(*cluster))
+    assert [each["key"] for each in answer["keys"]] == ["other"] * 3
+    assert all(each["deleted"] for each in answer["keys"])
+    assert len(answer["nodes"]) == 3
+    assert document("delete", "--prefix", "other", *named(*cluster))["keys"] == []
+
+
+def test_delete_by_prefix_of_many_and_odd_keys():
+    with memcached() as server:
+        sets = [b"set k:%d 0 0 1 noreply\r\nx\r\n" % number for number in range(5000)]
+        # "k: \n", in base64.
+        odd = b"ms azogCg== 1 b\r\nx\r\n"
+        server.command(b"".join(sets) + odd + b"set kept 0 0 1\r\nx\r\n")
+        assert invoke("delete", "--prefix", "k:", *named(server)).stdout == "deleted 5001\n"
+        assert invoke("keys", *named(server)).stdout == "kept\n"
+
+
+def test_delete_by_prefix_where_a_node_is_dead(cluster):
+    cluster[0].command(b"set user:1 0 0 1\r\nx\r\n")
+    dead = f"127.0.0.1:{free_port()}"
+    done = invoke("delete", "--prefix", "user:", *named(cluster[0]), "-s", dead)
+    assert (done.exit_code, done.stdout) == (3, "deleted 1\n")
+    assert dead in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--prefix", ""], "must not be empty"),
+        (["key", "--prefix", "k"], "or --prefix"),
+        ([], "or --prefix"),
+    ],
+)
+def test_delete_wants_keys_or_a_prefix(server, arguments, says):
+    done = invoke("delete", *arguments, *named(server))
+    assert done.exit_code == 2
+    assert says in done.stderr

@@ -9,12 +9,19 @@ reached or did not answer; 4 a server answered with an error, or refused the log
 import sys
 
 from ..version import __version__
+from . import _streams
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and give its exit code; ``arguments`` are those of the process if None."""
+    """Run one command and give its exit code.
+
+    ``arguments`` are those of the process if None, whose standard streams it then takes over.
+    """
     try:
-        return _main(sys.argv[1:] if arguments is None else arguments)
+        if arguments is not None:
+            return _main(arguments)
+        _streams.take_over()
+        return _streams.finish(_main(sys.argv[1:]))
     except KeyboardInterrupt:
         # While it was starting, or already ending.
         return 130

@@ -1,7 +1,5 @@
 """The commands by name."""
 
-import io
-import sys
 from typing import Any
 
 import click
@@ -32,10 +30,6 @@ for module in (_nodes, _stats, _items, _keys, _top, _bench, _doctor):
 
 def run(arguments: list[str]) -> int:
     """Run one command and give its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # What a terminal has no letters for is no reason to fail.
-            stream.reconfigure(errors="backslashreplace")
     try:
         app.main(arguments, prog_name="emcache")
     except SystemExit as end:

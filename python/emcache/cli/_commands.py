@@ -12,10 +12,10 @@ from typing import Any, Concatenate, ParamSpec
 import click
 from click.core import ParameterSource
 
-from .._errors import EmcacheError
-from ._exits import exit_code_of, nobody_reads
+from ._exits import exit_code_of
 from ._output import Output
 from ._settings import DEFAULT_SERVER, Settings
+from ._streams import OutputError
 
 P = ParamSpec("P")
 _ENVIRONMENT = """They may be in the environment: EMCACHE_SERVERS, EMCACHE_CA and so on. The
@@ -210,9 +210,8 @@ def runs(body: Body[P]) -> Callable[P, int]:
             code = asyncio.run(body(settings, output, *args, **options)) or 0
             sys.stdout.flush()
         except Exception as error:
-            if isinstance(error, BrokenPipeError) and not isinstance(error, EmcacheError):
-                return nobody_reads()
-            output.failure(error)
+            if not isinstance(error, OutputError):
+                output.failure(error)
             raise
         return code
 

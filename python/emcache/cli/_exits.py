@@ -1,8 +1,5 @@
 """What an exception means to a script: an exit code, and one line on stderr."""
 
-import os
-import sys
-
 import click
 
 from .._errors import (
@@ -13,6 +10,7 @@ from .._errors import (
     NotStoredStorageCommandError,
 )
 from ._output import printable
+from ._streams import OutputError, code_of_lost
 
 OK = 0
 NEGATIVE = 1
@@ -20,7 +18,6 @@ USAGE = 2
 NODE = 3
 SERVER = 4
 INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 
 _OPTIONS = {
@@ -85,14 +82,10 @@ def _with_options(text: str) -> str:
     return text
 
 
-def nobody_reads() -> int:
-    """Give the exit code for a pipe that was closed, and see that Python does not fail of it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return BROKEN_PIPE
-
-
 def exit_code_of(error: BaseException) -> int:
     """Say what happened on stderr, and give the exit code."""
+    if isinstance(error, OutputError):
+        return code_of_lost(error)
     code = code_of(error)
     if code is None:
         raise error

@@ -10,6 +10,7 @@ from ..base import Client
 from ._commands import Command, interruptible, runs
 from ._exits import NEGATIVE
 from ._output import Output, bytes_fields, bytes_text
+from ._prefix import delete_prefix
 from ._settings import Settings
 from ._values import EXPTIME, KEY
 
@@ -91,7 +92,10 @@ def _value(value: str | None, file: Any) -> bytes:
     if file is not None:
         data = file.read()
     elif value == "-":
-        data = sys.stdin.buffer.read()
+        try:
+            data = sys.stdin.buffer.read()
+        except OSError as error:
+            raise click.UsageError(f"stdin cannot be read: {error.strerror}") from error
     else:
         data = (value or "").encode(sys.getfilesystemencoding(), "surrogateescape")
     return data
@@ -103,10 +107,23 @@ def _done(output: Output, key: bytes, what: dict[str, Any]) -> None:
 
 
 @click.command("delete", cls=Command)
-@click.argument("keys", metavar="KEY...", type=KEY, nargs=-1, required=True)
+@click.argument("keys", metavar="[KEY...]", type=KEY, nargs=-1)
+@click.option("--prefix", type=KEY, help="All items of all nodes whose keys begin so.")
 @runs
-async def delete(settings: Settings, output: Output, keys: tuple[bytes, ...]) -> int:
-    """Delete items. The exit code is 1 if one of them did not exist."""
+async def delete(
+    settings: Settings, output: Output, keys: tuple[bytes, ...], prefix: bytes | None
+) -> int:
+    """Delete items by KEY, or by a prefix of their keys.
+
+    The exit code is 1 if one KEY did not exist. With --prefix the number of deleted items is
+    printed; the servers list all their keys for it, as for the command keys.
+    """
+    if bool(keys) == (prefix is not None):
+        raise click.UsageError("give one KEY or more, or --prefix")
+    if prefix is not None:
+        if not prefix:
+            raise click.UsageError("--prefix must not be empty: 'emcache flush' deletes all")
+        return await delete_prefix(settings, output, prefix)
     async with await settings.client() as client:
         deleted = [await _delete(client, key) for key in keys]
     if output.as_json:

@@ -164,11 +164,9 @@ class _Printer:
             self._stdout.write(",\n" if self._count else "\n")
             self._stdout.write(json_text(_fields(item, node)))
         elif self._is_long:
-            self._stdout.write(
-                f"{_expiry(item):>10}  {item.size or 0:>9}  {bytes_text(item.key)}\n"
-            )
-        elif self._output.is_terminal or any(byte <= 0x20 for byte in item.key):
-            self._stdout.write(bytes_text(item.key) + "\n")
+            self._stdout.write(f"{_expiry(item):>10}  {item.size or 0:>9}  {_word(item.key)}\n")
+        elif self._output.is_terminal or any(byte <= 0x20 or byte == 0x7F for byte in item.key):
+            self._stdout.write(_word(item.key) + "\n")
         else:
             self._bytes.write(item.key + b"\n")
         self._count += 1
@@ -191,6 +189,11 @@ def _fields(item: Listed, node: str) -> dict[str, object]:
     }
 
 
+def _word(key: bytes) -> str:
+    """Show a key in one word of one line, whatever it holds."""
+    return bytes_text(key).replace(" ", "\\x20")
+
+
 def _expiry(item: Listed) -> str:
     if item.expires is None:
         return "never"
@@ -208,17 +211,10 @@ async def keys(
     """List the keys of all nodes, as they come.
 
     The servers walk through all they have, so it is nothing to do every second. Piped, keys are
-    raw bytes, one a line.
+    raw bytes, one a line; those with spaces or control characters are escaped, and best read from
+    --json.
     """
-    async with await settings.client() as client:
-        nodes = client.cluster_managment().nodes()
-        failures: dict[Address, EmcacheError] = {}
-        for node in nodes:
-            try:
-                # Whether it lets us in is what the client finds out.
-                await client.version(node)
-            except EmcacheError as error:
-                failures[node] = error
+    nodes, failures = await nodes_that_answer(settings)
     printer = _Printer(output, is_long, limit)
     printer.begin()
     for node in nodes:
@@ -228,10 +224,26 @@ async def keys(
             await _print(printer, settings, node, prefix)
         except EmcacheError as error:
             failures[node] = error
-    printer.end([_outcome(node, failures.get(node)) for node in nodes])
+    printer.end([outcome_fields(node, failures.get(node)) for node in nodes])
     for failure in failures.values():
         click.echo(f"emcache: {text_of(failure)}", err=True)
     return worst_code(failures.values())
+
+
+async def nodes_that_answer(
+    settings: Settings,
+) -> tuple[list[Address], dict[Address, EmcacheError]]:
+    """Give all nodes, and why some of them cannot be asked."""
+    async with await settings.client() as client:
+        nodes = client.cluster_managment().nodes()
+        failures: dict[Address, EmcacheError] = {}
+        for node in nodes:
+            try:
+                # Whether it lets us in is what the client finds out.
+                await client.version(node)
+            except EmcacheError as error:
+                failures[node] = error
+    return nodes, failures
 
 
 async def _print(printer: _Printer, settings: Settings, node: Address, prefix: bytes) -> None:
@@ -245,7 +257,8 @@ async def _print(printer: _Printer, settings: Settings, node: Address, prefix: b
                         return
 
 
-def _outcome(node: Address, error: EmcacheError | None) -> dict[str, object]:
+def outcome_fields(node: Address, error: EmcacheError | None) -> dict[str, object]:
+    """Give what became of a node as JSON has it."""
     return {
         "node": node_name(node),
         "ok": error is None,
