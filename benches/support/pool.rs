@@ -61,6 +61,10 @@ impl Waiter for Awaited {
     fn fail(self, error: &Error) {
         panic!("{error}");
     }
+
+    fn split(self, _missing: &[usize]) -> Vec<Self> {
+        vec![self]
+    }
 }
 
 pub struct Bed {

@@ -184,6 +184,18 @@ impl Waiter for Recorder {
         }
         self.record.end(End::Failed(error.clone()));
     }
+
+    fn split(self, missing: &[usize]) -> Vec<Self> {
+        let record = self.record.clone();
+        let alone = |index: &usize| {
+            let at = self.positions.as_ref().map_or(*index, |positions| positions[*index]);
+            record.line(Some(vec![at]))
+        };
+        let waiters = missing.iter().map(alone).collect();
+        record.expect_lines(record.missing_lines.get() + missing.len());
+        self.reply(&Reply::End, "");
+        waiters
+    }
 }
 
 impl Recorder {

@@ -335,6 +335,19 @@ impl Waiter for PyWaiter {
         let verb = self.verb();
         self.fail_with(Outcome::Failed { error: error.clone(), verb });
     }
+
+    fn split(self, missing: &[usize]) -> Vec<Self> {
+        let Self::Line { gather, line } = self else { return vec![self] };
+        let alone = |index: &usize| {
+            let at = line.positions.as_ref().map_or(*index, |positions| positions[*index]);
+            let line = Line { positions: Some(vec![at]), items: Vec::new() };
+            Self::Line { gather: gather.clone(), line }
+        };
+        let waiters = missing.iter().map(alone).collect();
+        gather.missing_lines.set(gather.missing_lines.get() + missing.len());
+        Python::attach(|py| gather.line_done(py, line));
+        waiters
+    }
 }
 
 impl PyWaiter {

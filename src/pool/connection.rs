@@ -16,7 +16,8 @@ use super::error::Cause;
 use super::read_buffer::ReadBuffer;
 use super::transport::Io;
 use crate::protocol::{
-    Asked, Expired, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tally, Term, Tick,
+    Asked, ErrorKind, Expired, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tally,
+    Term, Tick,
 };
 
 /// Room for one read, at least; a longer frame in progress makes its own room, up to this much at a time.
@@ -158,6 +159,16 @@ impl<S: Sink> Connection<S> {
         self.pipeline.front_deadline()
     }
 
+    /// See [`Pipeline::line_error`].
+    pub fn line_error(&self) -> Option<&(ErrorKind, Bytes)> {
+        self.pipeline.line_error()
+    }
+
+    /// See [`Pipeline::set_max_merged_keys`].
+    pub fn set_max_merged_keys(&mut self, max_merged_keys: u32) {
+        self.pipeline.set_max_merged_keys(max_merged_keys);
+    }
+
     /// See [`Pipeline::take_large_keys`].
     pub fn take_large_keys(&mut self) -> Vec<Bytes> {
         self.pipeline.take_large_keys()
@@ -254,8 +265,8 @@ impl<S: Sink> Connection<S> {
                 Ok(used) => self.read_buf.consume(used),
                 Err(error) => return Poll::Ready(Cause::of(error)),
             }
-            if self.pipeline.must_close().is_some() {
-                return Poll::Ready(Cause::StorageRefused);
+            if let Some(why) = self.pipeline.must_close() {
+                return Poll::Ready(why.into());
             }
         }
     }

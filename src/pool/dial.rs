@@ -17,7 +17,7 @@ use super::open::{Phase, Security, open};
 use super::pool::{Shared, Waiter};
 use super::transport::{Io, Way};
 use crate::protocol::{
-    CONNECTION_REFUSED, Decoder, ErrorKind, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape,
+    CONNECTION_REFUSED, Decoder, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape,
 };
 
 /// A probe that is not answered is given up after this, if there is no `connection_timeout`.
@@ -125,8 +125,8 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
     }
 }
 
-/// Asks for a key, which every server and proxy knows how to answer, and wants an answer that is given to
-/// those who are served, or would be after a login.
+/// Asks for a key, which every server and proxy knows how to answer. Any answer will do, an error line too: the
+/// backend of this key may be down behind a proxy that is up.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
@@ -144,22 +144,18 @@ async fn probe(mut stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
             }
             continue;
         };
-        let is_alive = match frame {
-            Frame::Reply(Reply::End) => true,
+        match frame {
             Frame::Reply(Reply::Error(ErrorLine { line: CONNECTION_REFUSED, .. })) => {
                 return Err(Cause::TooManyConnections);
             }
-            Frame::Reply(Reply::Error(ErrorLine { kind, line })) => {
-                kind == ErrorKind::Client || line == b"ERROR"
-            }
+            Frame::Reply(_) => {}
             _ => {
                 answer.advance(used);
                 continue;
             }
-        };
+        }
         return match &answer[used..] {
-            [] if is_alive => Ok(stream),
-            [] => Err(Cause::of(ProtocolError::UnexpectedLine(Excerpt::of(&answer)))),
+            [] => Ok(stream),
             surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of(surplus)))),
         };
     }

@@ -9,7 +9,12 @@ use super::error::{Cause, ErrorKind};
 use super::health::{Change, ticks};
 use super::pool::{PATIENCE, Shared, Waiter};
 use super::queue::Queued;
-use crate::protocol::{Expired, NEVER, Outcome, OwnedRequest, Sink, Term, Tick};
+use super::state::State;
+use super::tasks::merge_again;
+use crate::protocol::{ErrorLine, Expired, NEVER, Outcome, OwnedRequest, Reply, Sink, Term, Tick};
+
+/// How long keys do not share lines after an error in the answer to several keys.
+const UNMERGED_FOR: Duration = Duration::from_secs(30);
 
 impl<W: Waiter> Shared<W> {
     /// Counts a failed dial and says how long to wait before the next; `None`: nobody needs one.
@@ -78,15 +83,17 @@ impl<W: Waiter> Shared<W> {
         let is_garbage = matches!(cause, Cause::Protocol(_));
         state.metrics.protocol_errors += u64::from(is_garbage);
         let now = self.context.now();
-        // One that was there already when another ended is not the fresh one that a read is promised.
+        // One that was there already when another ended is not the fresh one that a read is promised, and
+        // no sign of the node's health: idle connections end together.
         let is_fresh = entry.opened >= std::mem::replace(&mut state.last_loss, now);
-        if is_garbage || entry.is_a_failure(cause, now) {
-            state.health.failed();
+        if is_fresh && entry.is_a_failure(cause, now) {
+            state.health.died();
         }
         if let Some(lease) = entry.lease {
             state.lost_leases.push((lease, told.clone()));
         }
-        let mut failed = Vec::new();
+        let (mut failed, mut refused) = (Vec::new(), Vec::new());
+        let line_error = entry.connection.line_error().cloned();
         if matches!(cause, Cause::Panicked) {
             failed.extend(entry.connection.into_sinks());
         } else {
@@ -94,21 +101,37 @@ impl<W: Waiter> Shared<W> {
             let may_repeat = !is_garbage && entry.lease.is_none() && !state.closed;
             for orphan in entry.connection.dismantle().into_iter().rev() {
                 let is_read = matches!(orphan.again, Some(OwnedRequest::Retrieval { .. }));
-                match orphan.again {
-                    Some(request) if may_repeat && !(is_read && orphan.retried && is_fresh) => {
+                // A connection that the pool closed is no try of a read.
+                let is_spent = is_read && orphan.retried && is_fresh && !cause.is_ours();
+                let term = Term { made: orphan.asked.made, deadline: orphan.deadline };
+                let retried = orphan.retried || (is_read && orphan.sent && !cause.is_ours());
+                match (orphan.again, orphan.missing) {
+                    (Some(request), None) if may_repeat && !is_spent => {
                         let mut waiter = orphan.sink;
                         waiter.restart();
-                        let retried = is_read && (orphan.sent || orphan.retried);
                         state.metrics.requests_retried += u64::from(is_read && orphan.sent);
-                        let term = Term { made: orphan.asked.made, deadline: orphan.deadline };
                         state.queue.push_front(Queued { request, waiter, term, retried });
+                    }
+                    (Some(request), Some(missing)) if may_repeat => {
+                        state.metrics.requests_retried += 1;
+                        let queued = Queued { request, waiter: orphan.sink, term, retried };
+                        for alone in queued.split(&missing).into_iter().rev() {
+                            state.queue.push_front(alone);
+                        }
+                    }
+                    (_, Some(_)) => {
+                        state.tally.ended(orphan.asked, Outcome::ServerError);
+                        refused.push(orphan.sink);
                     }
                     _ => failed.push((orphan.sink, orphan.asked)),
                 }
             }
             failed.reverse();
         }
-        state.metrics.operations_executed_with_error += failed.len() as u64;
+        if line_error.is_some() {
+            self.keep_keys_apart(state);
+        }
+        state.metrics.operations_executed_with_error += (failed.len() + refused.len()) as u64;
         let outcome = if is_garbage { Outcome::Protocol } else { Outcome::Connection };
         for (_, asked) in &failed {
             state.tally.failed(*asked, outcome, now);
@@ -118,6 +141,11 @@ impl<W: Waiter> Shared<W> {
             self.context.wake_later(other.connection.waker());
         }
         drop(guard);
+        if let Some((kind, line)) = &line_error {
+            for waiter in refused {
+                waiter.reply(&Reply::Error(ErrorLine { kind: *kind, line }), &self.name);
+            }
+        }
         for (waiter, asked) in failed {
             let lost = ErrorKind::Lost { verb: asked.verb };
             let kind = if is_garbage { ErrorKind::Protocol } else { lost };
@@ -125,6 +153,19 @@ impl<W: Waiter> Shared<W> {
         }
         self.give_up_if_hopeless(&told);
         self.dial_if_wanted();
+    }
+
+    /// The server, probably a proxy, answered one of several keys with an error. From now on each has a line of
+    /// its own for a while, so that no further connection has to be closed for it.
+    fn keep_keys_apart(self: &Rc<Self>, state: &mut State<W>) {
+        let until = self.context.now().saturating_add(ticks(UNMERGED_FOR));
+        if state.unmerged_until.replace(until).is_some() {
+            return;
+        }
+        for entry in &mut state.connections {
+            entry.connection.set_max_merged_keys(1);
+        }
+        self.context.spawn(merge_again(Rc::downgrade(self)));
     }
 
     /// Sockets are open and nothing answers: from now on calls fail at once, and a probe finds out when

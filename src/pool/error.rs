@@ -9,7 +9,7 @@ use tokio_rustls::rustls;
 use super::address::Address;
 use super::open::Phase;
 use super::tls;
-use crate::protocol::{CONNECTION_REFUSED, Outcome, ProtocolError, Verb};
+use crate::protocol::{CONNECTION_REFUSED, MustClose, Outcome, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -81,6 +81,10 @@ pub enum Cause {
     Tls(Arc<str>),
     /// The server refused the head of a storage command, so its value may have been run.
     StorageRefused,
+    /// An error line came in the answer to several keys, so nobody knows whose answer comes next.
+    KeyRefused,
+    /// The server wants a login.
+    Unauthenticated,
     /// The node is elsewhere now, and where it was did not answer in time.
     Moved,
     /// Whoever leased the connection closed it.
@@ -91,7 +95,30 @@ pub enum Cause {
     Panicked,
 }
 
+impl From<MustClose> for Cause {
+    fn from(why: MustClose) -> Self {
+        match why {
+            MustClose::StorageRefused => Self::StorageRefused,
+            MustClose::KeyRefused => Self::KeyRefused,
+            MustClose::Unauthenticated => Self::Unauthenticated,
+        }
+    }
+}
+
 impl Cause {
+    /// Whether the connection was closed by the pool, and its node did nothing wrong.
+    pub fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::ClosedByHolder
+                | Self::Moved
+                | Self::NoAnswer
+                | Self::StorageRefused
+                | Self::KeyRefused
+                | Self::Unauthenticated
+        )
+    }
+
     pub fn of(error: ProtocolError) -> Self {
         match error {
             ProtocolError::TooManyConnections => Self::TooManyConnections,
@@ -234,6 +261,10 @@ impl fmt::Display for Cause {
             }),
             Self::Tls(why) => write!(f, "TLS: {why}"),
             Self::StorageRefused => write!(f, "a storage command was refused before its value"),
+            Self::Unauthenticated => write!(f, "the server wants a login"),
+            Self::KeyRefused => f.write_str(
+                "it was closed after an error in the answer to another request, for several keys",
+            ),
             Self::Moved => write!(f, "the node moved, and its old address did not answer in time"),
             Self::ClosedByHolder => write!(f, "it was closed by its holder"),
             Self::LoginRefused(answer) => write!(f, "the server refused the login: {answer}"),

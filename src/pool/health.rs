@@ -1,6 +1,7 @@
 //! Whether a node is fit for use, told by what became of dials, connections and requests.
 //!
-//! A node is unhealthy when it has no connection after [`UNHEALTHY_AFTER`] failures in a row, or when it
+//! A node is unhealthy when it cannot be reached: it has no connection, and the last of [`UNHEALTHY_AFTER`]
+//! failures in a row was a dial. Or when it
 //! is silent: [`UNHEALTHY_AFTER`] requests that were sent ended at their deadline, and not a byte came for
 //! [`SILENT_AFTER`] after something was written. What counts is when bytes were written and read, so a
 //! program that was busy elsewhere takes nobody for silent.
@@ -33,13 +34,15 @@ impl Change {
 }
 
 const UNHEALTHY_AFTER: u32 = 3;
+/// After this many failures in a row a new connection must answer a probe.
+const SUSPECT_AFTER: u32 = UNHEALTHY_AFTER - 1;
 /// Longer than a busy or swapping server pauses for.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub(super) struct Health {
     unhealthy_since: Option<Tick>,
-    /// Failed dials, and connections that died unanswered, since the last answer.
+    /// Failed dials, and fresh connections that died unanswered, since the last answer.
     failures: u32,
     /// The same, since the last connection that proved good: what dials are paced by.
     dial_failures: u32,
@@ -63,16 +66,23 @@ impl Health {
     /// Whether a new connection must show that it is answered before anybody gets it.
     pub fn wants_proof(&self) -> bool {
         let was_full = matches!(self.last_failure, Some(Cause::TooManyConnections));
-        !self.is_healthy() || (was_full && self.dial_failures > 0)
+        !self.is_healthy() || self.failures >= SUSPECT_AFTER || (was_full && self.dial_failures > 0)
     }
 
     pub fn last_failure(&self) -> Option<&Cause> {
         self.last_failure.as_ref()
     }
 
-    /// A dial failed, or a connection died without one good answer.
+    /// A dial failed.
     pub fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
+        self.dial_failures = self.dial_failures.saturating_add(1);
+    }
+
+    /// A fresh connection died without one answer. A proxy may have closed it because of what was sent, so this
+    /// alone never makes a node unhealthy: the next dial asks a question of its own.
+    pub fn died(&mut self) {
+        self.failures = self.failures.max((self.failures + 1).min(SUSPECT_AFTER));
         self.dial_failures = self.dial_failures.saturating_add(1);
     }
 
@@ -127,7 +137,7 @@ impl Health {
         self.timeouts = 0;
     }
 
-    /// A good answer came; `is_first`: of its connection.
+    /// An answer came, be it an error line; `is_first`: of its connection.
     pub fn answered(&mut self, is_first: bool) {
         self.failures = 0;
         if is_first {
@@ -224,6 +234,19 @@ mod tests {
         health.asked(|| 20 * SECOND);
         timeouts(&mut health, 3);
         assert!(!health.is_silent(20 * SECOND, TIMEOUT));
+    }
+
+    #[test]
+    fn connections_that_die_unanswered_call_for_a_probe_and_for_no_more() {
+        let mut health = Health::default();
+        (0..10).for_each(|_| health.died());
+        assert!(health.wants_proof() && !health.is_beyond_hope());
+        health.failed();
+        assert!(health.is_beyond_hope());
+        health.died();
+        assert!(health.is_beyond_hope());
+        health.proved(0);
+        assert!(!health.wants_proof() && !health.is_beyond_hope());
     }
 
     #[test]

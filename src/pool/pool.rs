@@ -31,16 +31,17 @@ use crate::protocol::{
 };
 
 /// Who waits for an answer, or for why there is none.
-pub trait Waiter: Sink + 'static {
+pub trait Waiter: Sink + Sized + 'static {
     fn fail(self, error: &Error);
 
     /// Nobody waits any more, and nothing will come.
-    fn dismiss(self)
-    where
-        Self: Sized,
-    {
+    fn dismiss(self) {
         self.reply(&Reply::End, "");
     }
+
+    /// Of a request for several keys, those with the indexes `missing` are each asked for alone from now on: the
+    /// waiters for them, in that order. What came for the other keys is kept.
+    fn split(self, missing: &[usize]) -> Vec<Self>;
 }
 
 #[derive(Clone, Debug)]
@@ -123,6 +124,7 @@ impl<W: Waiter> Pool<W> {
                 large_keys: LargeKeys::default(),
                 small_lately: 0,
                 wants_own: false,
+                unmerged_until: None,
                 place: Place::default(),
                 metrics: Metrics::default(),
                 tally: Tally::default(),
@@ -233,18 +235,15 @@ impl<W: Waiter> Pool<W> {
             return;
         }
         let term = shared.term(deadline);
-        let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
-            || outgoing.asks_for(|key| state.large_keys.contains(key));
-        if let Some(at) = state.pick(is_large, deadline) {
-            let entry = &mut state.connections[at];
-            shared.send(entry, &mut state.health, outgoing, waiter, term);
+        if state.unmerged_until.is_some() && outgoing.asked().keys > 1 {
+            let request = outgoing.into_owned();
+            let whole = Queued { request, waiter, term, retried: false };
+            for Queued { request, waiter, .. } in whole.split_all() {
+                shared.place(state, Submission::Owned(request), waiter, term);
+            }
         } else {
-            state.metrics.operations_waited += 1;
-            state.queue.push_back(outgoing, waiter, term);
+            shared.place(state, outgoing, waiter, term);
         }
-        // Large transfers share the connections that are not the first.
-        state.wants_own |=
-            is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0);
         let wants_dial = state.wants_dial(&shared.config, deadline);
         drop(guard);
         shared.context.arm(deadline);
@@ -293,6 +292,28 @@ impl<W: Waiter> Shared<W> {
         Error::new(kind, &self.address, cause)
     }
 
+    /// Sends a request, or has it wait for a connection.
+    fn place(
+        self: &Rc<Self>,
+        state: &mut State<W>,
+        outgoing: Submission<'_>,
+        waiter: W,
+        term: Term,
+    ) {
+        let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
+            || outgoing.asks_for(|key| state.large_keys.contains(key));
+        if let Some(at) = state.pick(is_large, term.deadline) {
+            let entry = &mut state.connections[at];
+            self.send(entry, &mut state.health, outgoing, waiter, term);
+        } else {
+            state.metrics.operations_waited += 1;
+            state.queue.push_back(outgoing, waiter, term);
+        }
+        // Large transfers share the connections that are not the first.
+        state.wants_own |=
+            is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0);
+    }
+
     pub fn send(
         self: &Rc<Self>,
         entry: &mut Entry<W>,
@@ -322,18 +343,30 @@ impl<W: Waiter> Shared<W> {
 
     /// Moves what waits to the connections that take it.
     pub fn drain_queue(&self, state: &mut State<W>) {
+        let is_unmerged = state.unmerged_until.is_some();
         for entry in &mut state.connections {
             let mut moved = false;
             while entry.takes_more() {
                 let Some(queued) = state.queue.pop(&mut state.tally) else { break };
-                let Queued { request, waiter, term, retried } = queued;
-                entry.connection.push_owned(&request, waiter, term, retried);
+                if is_unmerged && queued.request.keys() > 1 {
+                    for Queued { request, waiter, term, retried } in queued.split_all() {
+                        entry.connection.push_owned(&request, waiter, term, retried);
+                    }
+                } else {
+                    let Queued { request, waiter, term, retried } = queued;
+                    entry.connection.push_owned(&request, waiter, term, retried);
+                }
                 moved = true;
             }
             if moved {
                 self.flush_entry(entry, &mut state.health);
             }
         }
+    }
+
+    /// How many retrievals may share a line.
+    pub fn max_merged_keys(&self, state: &State<W>) -> u32 {
+        if state.unmerged_until.is_some() { 1 } else { self.config.max_merged_keys }
     }
 
     /// When a request with this deadline was made. All have the pool's timeout, so most need no clock.
@@ -406,7 +439,8 @@ impl<W: Waiter> Shared<W> {
         self.meta.set(None);
         let id = state.next_id;
         state.next_id += 1;
-        let connection = Connection::new(stream, self.config.max_merged_keys, self.name.clone());
+        let max_merged_keys = self.max_merged_keys(&state);
+        let connection = Connection::new(stream, max_merged_keys, self.name.clone());
         let now = self.context.now();
         let (opened, last_used, looked_at) = (now, now, now);
         let entry = Entry {

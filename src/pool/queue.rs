@@ -2,6 +2,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::connection::Connection;
 use super::pool::{LeaseId, Waiter};
@@ -137,6 +138,28 @@ impl<W> Queued<W> {
     fn asked(&self) -> Asked {
         let made = self.term.made;
         Asked { verb: self.request.verb(), keys: self.request.keys(), made }
+    }
+}
+
+impl<W: Waiter> Queued<W> {
+    /// A retrieval of several keys, as one for each. `indexes`: where its keys stand in what its waiter asked for.
+    #[cold]
+    pub fn split(self, indexes: &[usize]) -> Vec<Self> {
+        let Self { request, waiter, term, retried } = self;
+        let OwnedRequest::Retrieval { verb, keys } = request else {
+            return vec![Self { request, waiter, term, retried }];
+        };
+        let alone = |(key, waiter)| {
+            let request = OwnedRequest::Retrieval { verb, keys: SmallVec::from_iter([key]) };
+            Self { request, waiter, term, retried }
+        };
+        keys.into_iter().zip(waiter.split(indexes)).map(alone).collect()
+    }
+
+    /// As [`Self::split`], for all keys.
+    pub fn split_all(self) -> Vec<Self> {
+        let indexes: Vec<_> = (0..self.request.keys() as usize).collect();
+        self.split(&indexes)
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct State<W: Sink> {
     pub small_lately: u8,
     /// A large transfer found none but the first connection.
     pub wants_own: bool,
+    /// Until then each key is asked for in a line of its own; `None`: keys share lines.
+    pub unmerged_until: Option<Tick>,
     pub place: Place,
     pub metrics: Metrics,
     pub tally: Tally,
@@ -192,17 +194,12 @@ impl<W: Waiter> Entry<W> {
         now.saturating_sub(self.looked_at) >= ticks(STALE_AFTER)
     }
 
-    /// Whether its end is one more sign that the node is not well: a server that hangs up on everybody, or
-    /// sends its errors to everybody, is not to be dialled at once.
+    /// Whether the end of this connection, if it is fresh, is a sign that the node is not well: it never
+    /// answered, and the pool did not close it.
     pub fn is_a_failure(&self, cause: &Cause, now: Tick) -> bool {
-        match cause {
-            Cause::ClosedByHolder | Cause::Moved => false,
-            Cause::NoAnswer => true,
-            _ => {
-                let is_young = now.saturating_sub(self.opened) < ticks(UNWELCOME_WITHIN);
-                self.connection.answered() == 0 && (is_young || self.connection.in_flight() > 0)
-            }
-        }
+        let is_young = now.saturating_sub(self.opened) < ticks(UNWELCOME_WITHIN);
+        let has_answered = self.connection.answered() + self.connection.refused() > 0;
+        !cause.is_ours() && !has_answered && (is_young || self.connection.in_flight() > 0)
     }
 
     /// Whether a request with this deadline would wait for long behind others.

@@ -43,7 +43,7 @@ impl<W: Waiter> Shared<W> {
             catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, tally)))
                 .unwrap_or(Poll::Ready(Cause::Panicked))
         };
-        let is_first = answered == 0;
+        let is_first = answered + refused == 0;
         let (answered, refused) =
             (connection.answered() - answered, connection.refused() - refused);
         let late = connection.answered_late() - late;
@@ -61,8 +61,10 @@ impl<W: Waiter> Shared<W> {
         if answered + refused > 0 {
             entry.last_used = entry.looked_at;
         }
-        if answered > 0 {
+        if answered + refused > 0 {
             state.health.answered(is_first);
+        }
+        if answered > 0 {
             for key in connection.take_large_keys() {
                 state.large_keys.insert(&key);
             }
@@ -106,6 +108,30 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
         }
         if state.connections.len() <= pool.config.min_connections {
             state.purging = false;
+            return;
+        }
+    }
+}
+
+/// Lets keys share lines again when the time has come.
+pub(super) async fn merge_again<W: Waiter>(pool: Weak<Shared<W>>) {
+    let Some((context, closing)) = context_of(&pool) else { return };
+    loop {
+        let left = {
+            let Some(pool) = pool.upgrade() else { return };
+            let mut state = pool.state();
+            let until = state.unmerged_until.unwrap_or_default();
+            let left = until.saturating_sub(context.now());
+            if left == 0 {
+                state.unmerged_until = None;
+                for entry in &mut state.connections {
+                    entry.connection.set_max_merged_keys(pool.config.max_merged_keys);
+                }
+                return;
+            }
+            Duration::from_nanos(left)
+        };
+        if before(&closing, context.sleep(left)).await.is_none() {
             return;
         }
     }

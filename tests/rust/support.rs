@@ -56,6 +56,10 @@ impl Waiter for Told {
     fn fail(self, error: &Error) {
         let _ = self.tell.send(Err(error.to_string()));
     }
+    fn split(self, _missing: &[usize]) -> Vec<Self> {
+        // Each asks for one key.
+        vec![self]
+    }
 }
 
 pub fn config() -> PoolConfig {

@@ -26,7 +26,7 @@ use super::error::{Excerpt, ProtocolError};
 use super::kept::Kept;
 use super::key::Key;
 use super::outgoing::Outgoing;
-use super::reply::{ErrorKind, ItemRef, Reply, Shape, StatLine};
+use super::reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 use super::request::{Request, RetrievalVerb, StorageVerb, Verb};
 use super::tally::{Asked, Tally};
 use keys::KeyFifo;
@@ -37,6 +37,9 @@ pub const MAX_LINE_LEN: usize = 1000;
 
 /// What memcached says to those above its limit (`-c`) before it closes.
 pub const CONNECTION_REFUSED: &[u8] = b"ERROR Too many open connections";
+
+/// What `memcached -Y` says to those who did not log in. It says so once for all that it finds in its buffer.
+const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
 
 /// Values from this length on are a transfer that others should not wait behind.
 pub const LARGE_VALUE_LEN: usize = 64 * 1024;
@@ -118,6 +121,9 @@ pub struct Orphan<S> {
     /// What to send again: any retrieval, or a command of which no byte was sent. `None`: the server
     /// may have done it.
     pub again: Option<OwnedRequest>,
+    /// The answer to its line broke off with [`Pipeline::line_error`]: these of its keys have no item, and
+    /// `again` asks for them and no others.
+    pub missing: Option<SmallVec<[usize; 1]>>,
 }
 
 /// A request whose time is up.
@@ -279,7 +285,20 @@ pub struct Pipeline<S: Sink> {
     max_merged_keys: u32,
     /// Who answers, for error texts.
     peer: Arc<str>,
-    must_close: Option<ErrorKind>,
+    must_close: Option<MustClose>,
+    line_error: Option<(ErrorKind, Bytes)>,
+}
+
+/// An answer after which the connection must not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MustClose {
+    /// The server refused the head of a storage command, and may take the value for commands.
+    StorageRefused,
+    /// An error line in the answer to several keys: with some servers it is the end of that answer, and some
+    /// proxies go on to `END`. What comes next has no certain owner.
+    KeyRefused,
+    /// The server wants a login, and answers only some of what is sent before.
+    Unauthenticated,
 }
 
 impl<S: Sink> Pipeline<S> {
@@ -306,7 +325,13 @@ impl<S: Sink> Pipeline<S> {
             max_merged_keys,
             peer,
             must_close: None,
+            line_error: None,
         }
+    }
+
+    /// How many retrievals may share a line from now on.
+    pub fn set_max_merged_keys(&mut self, max_merged_keys: u32) {
+        self.max_merged_keys = max_merged_keys;
     }
 
     /// Slots whose answer has not come, abandoned ones included.
@@ -382,10 +407,14 @@ impl<S: Sink> Pipeline<S> {
         self.was_long
     }
 
-    /// An answer after which the connection must not be used: the server refused the head of a
-    /// storage command, and may take the value for commands.
-    pub fn must_close(&self) -> Option<ErrorKind> {
+    /// Whether an answer came after which the connection must not be used. The answers behind it are not read.
+    pub fn must_close(&self) -> Option<MustClose> {
         self.must_close
+    }
+
+    /// The error line of [`MustClose::KeyRefused`].
+    pub fn line_error(&self) -> Option<&(ErrorKind, Bytes)> {
+        self.line_error.as_ref()
     }
 
     /// Encodes a request to `out` and waits for its answer.
@@ -539,7 +568,9 @@ impl<S: Sink> Pipeline<S> {
     fn fits_open_line(&self, verb: RetrievalVerb, key_len: usize) -> bool {
         match (&self.open, self.lines.back()) {
             (Some(open), Some(line)) => {
-                line.verb == verb && open.len + 1 + key_len + 2 <= MAX_LINE_LEN
+                line.verb == verb
+                    && line.keys < self.max_merged_keys
+                    && open.len + 1 + key_len + 2 <= MAX_LINE_LEN
             }
             _ => false,
         }
@@ -648,6 +679,12 @@ impl<S: Sink> Pipeline<S> {
                 // Not an answer to anything: the server will not have this connection.
                 Frame::Reply(Reply::Error(error)) if error.line == CONNECTION_REFUSED => {
                     return Err(ProtocolError::TooManyConnections);
+                }
+                Frame::Reply(Reply::Error(error))
+                    if error.line == UNAUTHENTICATED && self.slots.len() > 1 =>
+                {
+                    self.refuse_all(&Reply::Error(error), &mut book);
+                    return Ok(buf.len());
                 }
                 Frame::Reply(reply) => self.finish(&reply, &mut book),
             }
@@ -799,7 +836,7 @@ impl<S: Sink> Pipeline<S> {
         if let (Shape::Storage, Reply::Error(error)) = (slot.verb.shape(), reply)
             && matches!(error.kind, ErrorKind::Unknown | ErrorKind::Client)
         {
-            self.must_close = Some(error.kind);
+            self.must_close = Some(MustClose::StorageRefused);
         }
         if slot.sink.is_some() {
             let took = book.now.saturating_sub(slot.term.made);
@@ -809,6 +846,12 @@ impl<S: Sink> Pipeline<S> {
     }
 
     fn finish_line(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
+        if let Reply::Error(error) = reply
+            && (self.found > 0 || self.lines.front().is_some_and(|line| self.asks_for_many(line)))
+        {
+            self.break_off(error, book);
+            return;
+        }
         let Some(line) = self.lines.pop_front() else { return };
         // Without an item nothing says that the next is long.
         self.was_long &= !self.assigned.is_empty();
@@ -852,24 +895,68 @@ impl<S: Sink> Pipeline<S> {
         command.retrieved(hits, keys - hits);
     }
 
-    /// After an error the items that came are whole; only who misses one is told.
+    /// An error line is the whole answer to a line with one key.
     #[cold]
     fn refuse(&mut self, line: &Line, error: &Reply<'_>, book: &mut Book<'_>) {
         let command = book.tally.of(line.verb.verb());
-        let mut ordinal = 0;
         for _ in 0..line.slots {
             let Some(slot) = self.slots.pop_front() else { break };
-            let (keys, found) = (slot.keys, self.found(ordinal, slot.keys));
-            ordinal += keys;
             if slot.sink.is_some() {
                 command.latency.record(book.now.saturating_sub(slot.term.made));
-                if found == keys {
-                    command.retrieved(keys, 0);
-                } else {
-                    command.refused(error, keys);
-                }
+                command.refused(error, slot.keys);
             }
-            self.resolve(slot.sink, if found == keys { &Reply::End } else { error });
+            self.resolve(slot.sink, error);
+        }
+    }
+
+    /// The same error answers all requests.
+    #[cold]
+    fn refuse_all(&mut self, error: &Reply<'_>, book: &mut Book<'_>) {
+        for slot in std::mem::take(&mut self.slots) {
+            if slot.sink.is_some() {
+                let command = book.tally.of(slot.verb);
+                command.latency.record(book.now.saturating_sub(slot.term.made));
+                command.refused(error, slot.keys.max(1));
+            }
+            self.resolve(slot.sink, error);
+        }
+        self.lines.clear();
+        self.must_close = Some(MustClose::Unauthenticated);
+    }
+
+    /// Whether more than one key of this line is on the wire.
+    fn asks_for_many(&self, line: &Line) -> bool {
+        let mut position = line.keys_start;
+        let mut sent = 0;
+        for _ in 0..line.keys {
+            let entry = self.keys.at(position);
+            sent += u32::from(!entry.alias);
+            position = entry.next;
+        }
+        sent > 1
+    }
+
+    /// An error line in the answer to several keys. Whoever has all items is told now, as these are whole; the
+    /// other slots of the line stay, for [`Self::drain`].
+    #[cold]
+    fn break_off(&mut self, error: &ErrorLine<'_>, book: &mut Book<'_>) {
+        self.must_close = Some(MustClose::KeyRefused);
+        self.line_error = Some((error.kind, Bytes::copy_from_slice(error.line)));
+        let Some(line) = self.lines.front() else { return };
+        let (verb, slots) = (line.verb.verb(), line.slots as usize);
+        let mut ordinal = 0;
+        for at in 0..slots {
+            let keys = self.slots[at].keys;
+            if self.found(ordinal, keys) == keys
+                && let Some(sink) = self.slots[at].sink.take()
+            {
+                let command = book.tally.of(verb);
+                command.latency.record(book.now.saturating_sub(self.slots[at].term.made));
+                command.retrieved(keys, 0);
+                self.answered += 1;
+                sink.reply(&Reply::End, &self.peer);
+            }
+            ordinal += keys;
         }
     }
 
@@ -916,18 +1003,32 @@ impl<S: Sink> Pipeline<S> {
     pub fn drain(&mut self, unsent: &Outgoing, written: u64) -> Vec<Orphan<S>> {
         let mut orphans = Vec::with_capacity(self.slots.len());
         let mut position = self.lines.front().map_or(0, |line| line.keys_start);
+        // Of the keys in flight, so many belong to the line whose answer broke off.
+        let broken_off = match (&self.line_error, self.lines.front()) {
+            (Some(_), Some(line)) => line.keys,
+            _ => 0,
+        };
         let mut verbs = std::mem::take(&mut self.lines)
             .into_iter()
             .flat_map(|line| std::iter::repeat_n(line.verb, line.slots as usize));
         let mut slots = std::mem::take(&mut self.slots).into_iter().peekable();
+        let mut ordinal = 0;
         while let Some(slot) = slots.next() {
+            let mut missing = (ordinal < broken_off).then(SmallVec::new);
             let again = if slot.keys > 0 {
                 let mut keys = SmallVec::with_capacity(slot.keys as usize);
-                for _ in 0..slot.keys {
+                for index in 0..slot.keys {
                     let entry = self.keys.at(position);
-                    keys.push(Bytes::copy_from_slice(entry.key));
                     position = entry.next;
+                    if let Some(missing) = &mut missing {
+                        if self.is_assigned(ordinal + index) {
+                            continue;
+                        }
+                        missing.push(index as usize);
+                    }
+                    keys.push(Bytes::copy_from_slice(entry.key));
                 }
+                ordinal += slot.keys;
                 verbs.next().map(|verb| OwnedRequest::Retrieval { verb, keys })
             } else {
                 let end = slots.peek().map_or(self.encoded, |next| next.start);
@@ -938,7 +1039,7 @@ impl<S: Sink> Pipeline<S> {
             let (asked, sent) = (slot.asked(), slot.start < written);
             let Slot { sink, term: Term { deadline, .. }, retried, .. } = slot;
             if let Some(sink) = sink {
-                orphans.push(Orphan { sink, asked, deadline, retried, sent, again });
+                orphans.push(Orphan { sink, asked, deadline, retried, sent, again, missing });
             }
         }
         *self = Self::new(self.max_merged_keys, self.peer.clone());

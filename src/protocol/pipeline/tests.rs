@@ -353,17 +353,101 @@ fn an_answer_to_what_was_not_written_is_an_error() {
 }
 
 #[test]
-fn an_error_line_reaches_who_misses_something() {
+fn an_error_line_answers_one_key() {
     for error in ["ERROR", "CLIENT_ERROR no", "SERVER_ERROR out of memory"] {
         let mut bed = Bed::new(32);
-        bed.gets(&["a"]).gets(&["b"]).set("s", b"v");
-        let answer = format!("VALUE a 0 1\r\n1\r\n{error}\r\nSTORED\r\n");
-        let told = bed.answer(answer.as_bytes(), &[]).unwrap();
-        assert_eq!(told[0], r#"a ["0:a=1 0 None"] End"#);
-        assert!(told[1].starts_with("b [] Error("), "{told:?}");
+        // The same key twice is one key.
+        bed.gets(&["a"]).gets(&["a"]).set("s", b"v");
+        let told = bed.answer(format!("{error}\r\nSTORED\r\n").as_bytes(), &[]).unwrap();
+        assert!(told[..2].iter().all(|told| told.starts_with("a [] Error(")), "{told:?}");
         assert_eq!(told[2], "s [] Stored");
         assert_eq!(bed.pipeline.must_close(), None);
+        let word = error.split(' ').next().unwrap().to_lowercase();
+        assert_eq!(counted(&bed.tally), format!("get: {word} 2; set: stored 1"));
     }
+}
+
+/// The keys that are to be asked for, and their indexes where the answer to their line broke off.
+type Again = (Vec<String>, Option<Vec<usize>>);
+
+fn asked_again(bed: &mut Bed) -> Vec<Again> {
+    let orphans = bed.pipeline.drain(&bed.out, u64::MAX);
+    let of = |orphan: Orphan<Logged>| {
+        let keys = match orphan.again {
+            Some(OwnedRequest::Retrieval { keys, .. }) => {
+                keys.iter().map(|key| key.escape_ascii().to_string()).collect()
+            }
+            _ => Vec::new(),
+        };
+        (keys, orphan.missing.map(SmallVec::into_vec))
+    };
+    orphans.into_iter().map(of).collect()
+}
+
+#[test]
+fn an_error_line_among_several_keys_ends_the_trust() {
+    // Where an error line is the end of an answer, and where it stands for a key.
+    for rest in ["", "VALUE c 0 1\r\n3\r\nEND\r\n"] {
+        let mut bed = Bed::new(32);
+        bed.gets(&["a"]).gets(&["b"]).gets(&["c"]).set("s", b"v").gets(&["d"]);
+        let answer = format!("VALUE a 0 1\r\n1\r\nSERVER_ERROR no\r\n{rest}STORED\r\nEND\r\n");
+        bed.pipeline.close_line(&mut bed.out);
+        bed.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut bed.tally).unwrap();
+        assert_eq!(bed.log.take(), [r#"a ["0:a=1 0 None"] End"#]);
+        assert_eq!(bed.pipeline.must_close(), Some(MustClose::KeyRefused));
+        let (kind, line) = bed.pipeline.line_error().unwrap();
+        assert_eq!((*kind, line.as_ref()), (ErrorKind::Server, b"SERVER_ERROR no".as_ref()));
+        assert_eq!(counted(&bed.tally), "get: hit 1");
+        let alone = |key: &str| (vec![key.to_owned()], Some(vec![0]));
+        let expected = [alone("b"), alone("c"), (vec![], None), (vec!["d".to_owned()], None)];
+        assert_eq!(asked_again(&mut bed), expected);
+    }
+}
+
+#[test]
+fn what_is_missing_of_many_keys_is_known_wherever_an_error_line_comes() {
+    let names = ["a", "b", "c", "d", "e"];
+    for found in 0..names.len() {
+        let mut bed = Bed::new(32);
+        bed.gets(&names).gets(&["z"]);
+        // Every second key has its item; the others are missing or still to come.
+        let had: Vec<_> = names[..found].iter().step_by(2).collect();
+        let items: String = had.iter().map(|key| format!("VALUE {key} 0 1\r\n1\r\n")).collect();
+        let answer = format!("{items}SERVER_ERROR no\r\nEND\r\nEND\r\n");
+        bed.pipeline.close_line(&mut bed.out);
+        bed.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut bed.tally).unwrap();
+        let missing: Vec<usize> =
+            (0..names.len()).filter(|at| !had.contains(&&names[*at])).collect();
+        let keys = missing.iter().map(|at| names[*at].to_owned()).collect();
+        let expected = [(keys, Some(missing)), (vec!["z".to_owned()], None)];
+        assert_eq!(asked_again(&mut bed), expected);
+        assert!(bed.log.take().is_empty());
+    }
+}
+
+#[test]
+fn an_error_line_behind_the_item_of_one_key_ends_the_trust() {
+    let mut bed = Bed::new(1);
+    bed.gets(&["a"]).gets(&["b"]);
+    let answer = b"VALUE a 0 1\r\n1\r\nSERVER_ERROR no\r\nEND\r\n";
+    bed.pipeline.feed(answer, u64::MAX, 0, &mut bed.tally).unwrap();
+    assert_eq!(bed.log.take(), [r#"a ["0:a=1 0 None"] End"#]);
+    assert_eq!(asked_again(&mut bed), [(vec!["b".to_owned()], None)]);
+}
+
+#[test]
+fn a_server_that_wants_a_login_says_so_to_all() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]).gets(&["b"]).set("s", b"v").gets(&["c"]);
+    bed.pipeline.close_line(&mut bed.out);
+    let answer = b"CLIENT_ERROR unauthenticated\r\n";
+    bed.pipeline.feed(answer, u64::MAX, 0, &mut bed.tally).unwrap();
+    let told = bed.log.take();
+    assert_eq!(told.len(), 4);
+    assert!(told.iter().all(|told| told.contains("unauthenticated") || told.contains("Error(")));
+    assert_eq!(bed.pipeline.must_close(), Some(MustClose::Unauthenticated));
+    assert_eq!(counted(&bed.tally), "get: client_error 3; set: client_error 1");
+    assert_eq!(asked_again(&mut bed), []);
 }
 
 #[test]
@@ -377,15 +461,6 @@ fn every_answer_is_counted_once_wherever_it_is_split() {
         assert_eq!(counted(&bed.tally), expected, "{cut}");
         assert_eq!(bed.pipeline.shared_keys(), 1);
     }
-}
-
-#[test]
-fn an_error_counts_for_the_keys_that_miss_their_item() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]).gets(&["b"]).gets(&["m1", "m2", "m3"]);
-    let answer = b"VALUE a 0 1\r\n1\r\nSERVER_ERROR x\r\nVALUE m1 0 1\r\n1\r\nSERVER_ERROR x\r\n";
-    bed.answer(answer, &[]).unwrap();
-    assert_eq!(counted(&bed.tally), "get: hit 1, server_error 4");
 }
 
 #[test]
