@@ -177,7 +177,7 @@ async def test_many_keys_that_are_wanted_as_a_whole(proxy, command):
 @within(30)
 @of_proxies
 async def test_calls_behind_it_get_their_own_answers(proxy):
-    """Reads are retried. A write that was sent fails, or has its own answer; it is never retried."""
+    """Reads are retried. A write that was sent fails or has its own answer, and is not retried."""
     behind = Proxy(proxy)
     async with scripted(behind) as server, client_of_proxy(server) as client:
         await warm(client)
