@@ -9,12 +9,64 @@ use super::error::{Cause, ErrorKind};
 use super::health::{Change, ticks};
 use super::pool::{PATIENCE, Shared, Waiter};
 use super::queue::Queued;
-use super::state::State;
+use super::state::{Entry, State};
 use super::tasks::merge_again;
-use crate::protocol::{ErrorLine, Expired, NEVER, Outcome, OwnedRequest, Reply, Sink, Term, Tick};
+use crate::protocol::{
+    Asked, ErrorLine, Expired, NEVER, Outcome, OwnedRequest, Reply, Sink, Term, Tick,
+};
 
 /// How long keys do not share lines after an error in the answer to several keys.
 const UNMERGED_FOR: Duration = Duration::from_secs(30);
+
+/// Who waited for an answer of a connection that ended, and is not asked for again.
+struct Unanswered<W> {
+    failed: Vec<(W, Asked)>,
+    /// Those whom the error line that ended the connection answers.
+    refused: Vec<W>,
+}
+
+impl<W: Waiter> State<W> {
+    /// Queues what can be asked again of a connection that ended, before all that waits.
+    fn ask_again(&mut self, entry: Entry<W>, cause: &Cause, is_fresh: bool) -> Unanswered<W> {
+        let (mut failed, mut refused) = (Vec::new(), Vec::new());
+        if matches!(cause, Cause::Panicked) {
+            failed.extend(entry.connection.into_sinks());
+            return Unanswered { failed, refused };
+        }
+        // What a holder of a lease sends goes to that connection or nowhere.
+        let is_garbage = matches!(cause, Cause::Protocol(_));
+        let may_repeat = !is_garbage && entry.lease.is_none() && !self.closed;
+        for orphan in entry.connection.dismantle().into_iter().rev() {
+            let is_read = matches!(orphan.again, Some(OwnedRequest::Retrieval { .. }));
+            // A connection that the pool closed is no try of a read.
+            let is_spent = is_read && orphan.retried && is_fresh && !cause.is_ours();
+            let term = Term { made: orphan.asked.made, deadline: orphan.deadline };
+            let retried = orphan.retried || (is_read && orphan.sent && !cause.is_ours());
+            match (orphan.again, orphan.missing) {
+                (Some(request), None) if may_repeat && !is_spent => {
+                    let mut waiter = orphan.sink;
+                    waiter.restart();
+                    self.metrics.requests_retried += u64::from(is_read && orphan.sent);
+                    self.queue.push_front(Queued { request, waiter, term, retried });
+                }
+                (Some(request), Some(missing)) if may_repeat => {
+                    self.metrics.requests_retried += 1;
+                    let queued = Queued { request, waiter: orphan.sink, term, retried };
+                    for alone in queued.split(&missing).into_iter().rev() {
+                        self.queue.push_front(alone);
+                    }
+                }
+                (_, Some(_)) => {
+                    self.tally.ended(orphan.asked, Outcome::ServerError);
+                    refused.push(orphan.sink);
+                }
+                _ => failed.push((orphan.sink, orphan.asked)),
+            }
+        }
+        failed.reverse();
+        Unanswered { failed, refused }
+    }
+}
 
 impl<W: Waiter> Shared<W> {
     /// Counts a failed dial and says how long to wait before the next; `None`: nobody needs one.
@@ -92,42 +144,8 @@ impl<W: Waiter> Shared<W> {
         if let Some(lease) = entry.lease {
             state.lost_leases.push((lease, told.clone()));
         }
-        let (mut failed, mut refused) = (Vec::new(), Vec::new());
         let line_error = entry.connection.line_error().cloned();
-        if matches!(cause, Cause::Panicked) {
-            failed.extend(entry.connection.into_sinks());
-        } else {
-            // What a holder of a lease sends goes to that connection or nowhere.
-            let may_repeat = !is_garbage && entry.lease.is_none() && !state.closed;
-            for orphan in entry.connection.dismantle().into_iter().rev() {
-                let is_read = matches!(orphan.again, Some(OwnedRequest::Retrieval { .. }));
-                // A connection that the pool closed is no try of a read.
-                let is_spent = is_read && orphan.retried && is_fresh && !cause.is_ours();
-                let term = Term { made: orphan.asked.made, deadline: orphan.deadline };
-                let retried = orphan.retried || (is_read && orphan.sent && !cause.is_ours());
-                match (orphan.again, orphan.missing) {
-                    (Some(request), None) if may_repeat && !is_spent => {
-                        let mut waiter = orphan.sink;
-                        waiter.restart();
-                        state.metrics.requests_retried += u64::from(is_read && orphan.sent);
-                        state.queue.push_front(Queued { request, waiter, term, retried });
-                    }
-                    (Some(request), Some(missing)) if may_repeat => {
-                        state.metrics.requests_retried += 1;
-                        let queued = Queued { request, waiter: orphan.sink, term, retried };
-                        for alone in queued.split(&missing).into_iter().rev() {
-                            state.queue.push_front(alone);
-                        }
-                    }
-                    (_, Some(_)) => {
-                        state.tally.ended(orphan.asked, Outcome::ServerError);
-                        refused.push(orphan.sink);
-                    }
-                    _ => failed.push((orphan.sink, orphan.asked)),
-                }
-            }
-            failed.reverse();
-        }
+        let Unanswered { failed, refused } = state.ask_again(entry, cause, is_fresh);
         if line_error.is_some() {
             self.keep_keys_apart(state);
         }

@@ -412,7 +412,8 @@ fn what_is_missing_of_many_keys_is_known_wherever_an_error_line_comes() {
         bed.gets(&names).gets(&["z"]);
         // Every second key has its item; the others are missing or still to come.
         let had: Vec<_> = names[..found].iter().step_by(2).collect();
-        let items: String = had.iter().map(|key| format!("VALUE {key} 0 1\r\n1\r\n")).collect();
+        let items: Vec<_> = had.iter().map(|key| format!("VALUE {key} 0 1\r\n1\r\n")).collect();
+        let items = items.concat();
         let answer = format!("{items}SERVER_ERROR no\r\nEND\r\nEND\r\n");
         bed.pipeline.close_line(&mut bed.out);
         bed.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut bed.tally).unwrap();
