@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 import uuid
+from zoneinfo import ZoneInfo
 
 import pydantic
 import pytest
@@ -37,7 +38,7 @@ def counting(cache, **options):
     """A cached function, and the arguments it was really called with."""
     calls = []
 
-    @cached(cache, **options)
+    @cached(cache, **{"key": "{number}:{text}:{flag}", **options})
     async def function(number, text="a", *, flag=False):
         calls.append((number, text, flag))
         await asyncio.sleep(0)
@@ -86,7 +87,7 @@ async def test_invalidate_and_refresh(cache):
 async def test_invalidated_while_it_is_computed(cache):
     go, values = asyncio.Event(), ["new", "old"]
 
-    @cached(cache)
+    @cached(cache, key="k")
     async def read():
         value = values.pop()
         if value == "old":
@@ -117,11 +118,11 @@ async def test_ttl(client, cache):
 async def test_none_and_store_if(cache):
     calls = []
 
-    @cached(cache)
+    @cached(cache, key="nothing")
     async def nothing():
         calls.append(1)
 
-    @cached(cache, store_if=lambda value: value is not None)
+    @cached(cache, key="not_nothing", store_if=lambda value: value is not None)
     async def not_nothing():
         calls.append(1)
 
@@ -136,7 +137,7 @@ async def test_none_and_store_if(cache):
 async def test_exceptions(cache):
     calls = []
 
-    @cached(cache)
+    @cached(cache, key="k")
     async def fails():
         calls.append(1)
         await asyncio.sleep(0.01)
@@ -147,6 +148,20 @@ async def test_exceptions(cache):
     assert len(calls) == 1
     with pytest.raises(LookupError, match="2"):
         await fails()
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+class Model(pydantic.BaseModel):
+    x: int
+
+
+class Account:
+    def __init__(self, **fields):
+        vars(self).update(fields)
 
 
 class Color(enum.Enum):
@@ -222,11 +237,63 @@ def test_keys_by_themselves_tell_apart():
     assert key_for(1, b=2, c=3) == key_for(1, c=3, b=2) != key_for(1, b=3, c=2)
 
 
+class Named(tuple):
+    pass
+
+
+class Text(str):
+    pass
+
+
+class Number(int):
+    def __repr__(self):
+        return "5"
+
+
+def local_enum(value):
+    class Local(enum.Enum):
+        MEMBER = value
+
+    return Local.MEMBER
+
+
+# Two of them could have the same name.
+Unnamed = enum.Enum("Named", "MEMBER")
+
+
+class Zone(datetime.tzinfo):
+    def utcoffset(self, when):
+        return datetime.timedelta(hours=1)
+
+    def __repr__(self):
+        return "a zone"
+
+
 @pytest.mark.driver_independent
-@pytest.mark.parametrize("value", [[1], {1}, object(), {"a": [1]}, ([],), len])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *([1], {1}, object(), {"a": [1]}, ([],), len, frozenset({1}), bytearray(b"a"), range(3)),
+        *(Named((1,)), Text("a"), Number(6), {Text("a"): 1}, {1: 2}, 1j, Account(a=1), int, ...),
+        *(local_enum(1), Unnamed.MEMBER, Point(1), Model(x=1), [], set()),
+    ],
+)
 def test_arguments_that_are_in_no_key(value):
     with pytest.raises(TypeError, match=r"argument a is a .*give key="):
         keys_of("a")(value)
+
+
+@pytest.mark.driver_independent
+def test_time_zones_in_keys():
+    key_for = keys_of("a")
+    zones = [None, datetime.UTC, ZoneInfo("Europe/Berlin"), ZoneInfo("Europe/Paris")]
+    zones += [datetime.timezone(datetime.timedelta(hours=1)), ZoneInfo("UTC")]
+    moments = [datetime.datetime(2026, 10, 25, 2, fold=f, tzinfo=z) for z in zones for f in (0, 1)]
+    moments += [datetime.time(2, tzinfo=zone) for zone in zones]
+    assert len({key_for(moment) for moment in moments}) == len(moments)
+    for moment in (datetime.datetime(2026, 1, 1, tzinfo=Zone()), datetime.time(1, tzinfo=Zone())):
+        with pytest.raises(TypeError, match=r"a has a time zone of type Zone.* or give key="):
+            key_for(moment)
 
 
 @pytest.mark.driver_independent
@@ -242,7 +309,15 @@ def test_arguments_that_are_in_no_key(value):
         ("", "constant", (), "constant"),
         ("a, b", "u:{a}:{b}", ("x:y", "z%"), "u:x%3Ay:z%25"),
         ("a, b", "{a}/{b}", ("x/y", "é.-_"), "x%2Fy/é.-_"),
-        ("a, b", "{a}-{b}", (-1, -2.5), "-1--2.5"),
+        ("a, b", "{a}-{b}", (-1, -2.5), "%2D1-%2D2.5"),
+        ("a", "{a}", (-1.5,), "-1.5"),
+        ("a", "{a}", (datetime.datetime(2026, 1, 1),), "2026-01-01%2000:00:00"),
+        ("a", "{a!s}", (datetime.datetime(2026, 1, 1),), "2026-01-01%2000%3A00%3A00"),
+        ("a", "{a}", (datetime.timedelta(1),), "1%20day,%200:00:00"),
+        ("a", "{a:5d}", (7,), "%20%20%20%207"),
+        ("a, b", "{a}x{b}", ("1x2", 3), "1%782x3"),
+        ("a, b", "{a:>{b}}", (7, 3), "%20%207"),
+        ("a, b", "{a:%d.%m}.{b}", (datetime.date(2026, 1, 2), 3), "02%2E01.3"),
         ("a", "{a}", ("x:/",), "x%3A/"),
         ("a", "{a!r:>5}", ("x:",), " 'x%3A'"),
         ("a", "{{{a}}}", ("x}",), "{x%7D}"),
@@ -261,9 +336,93 @@ def test_told_keys_tell_apart():
         assert len({key_for(a, b) for a in texts for b in texts}) == len(texts) ** 2
 
 
+VALUES = [
+    *(1, -1, 0, 10, 1.5, -1.5, 2.25, 5.2, 1e22, 1e-7, True, None, decimal.Decimal("-7.50")),
+    *("", "1.5x", "-1x", "x", "a", "%", "%2E", "1x2", "2026-01-01x", "day,", "T", ":"),
+    datetime.date(2026, 1, 1),
+    datetime.datetime(2026, 1, 1),
+    datetime.datetime(2026, 1, 1, 0, 0, 1, 5),
+    datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone(-datetime.timedelta(hours=5))),
+    datetime.time(1, 2),
+    datetime.time(1, 2, 3),
+    datetime.timedelta(days=-1),
+    datetime.timedelta(days=1, seconds=2),
+    uuid.UUID(int=5),
+    Color.RED,
+    b"x",
+    (1, 2),
+    (1, (2, 3)),
+]
+SEPARATORS = [
+    ".",
+    "-",
+    ":",
+    "/",
+    "T",
+    "x",
+    "Z",
+    "--",
+    "-T-",
+    "%:",
+    "_",
+    ",",
+    "e",
+    "+",
+    " ",
+    "1.",
+    "ü",
+]
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize("separator", SEPARATORS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "k{separator}{{a}}{separator}{{b}}",
+        "{{a}}{separator}{{b}}%",
+        "{{a!s}}{separator}{{b!r}}",
+        "{{a}}{separator}{{c.b}}",
+        "{{c.a}}{separator}{{d[b]}}",
+        "{{d[a]!s:s}}{separator}{{c.b}}",
+    ],
+)
+def test_told_keys_tell_all_values_apart(form, separator):
+    key_for = keys_of("a, b, c, d", key=form.format(separator=separator))
+    keys = {}
+    for a in VALUES:
+        for b in VALUES:
+            key = key_for(a, b, Account(a=a, b=b), {"a": a, "b": b})
+            keys.setdefault(key, []).append((a, b))
+    assert [pairs for pairs in keys.values() if len(pairs) > 1] == []
+
+
+TIMES = [value for value in VALUES if type(value).__module__ == "datetime"]
+
+
+@pytest.mark.parametrize("template", ["day:{a}", "{a}.{b}", "{a}-{b}", "{a!s}:{b}"])
+async def test_keys_of_times_are_taken(cache, template):
+    @cached(cache, key=template)
+    async def function(a, b=-1.5):
+        return str(a)
+
+    for time in TIMES:
+        assert await function(time) == str(time) == await function(time)
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    "key", ["{a}{b}", "{a}1{b}", "{a}F{b}", "{a}%{b}", "k:{a}{b}", "{a}:{b}{a}", "{a}%20{b}"]
+)
+def test_told_keys_that_could_not_tell_apart(key):
+    with pytest.raises(TypeError, match=r"put a sign such as ':' between \{[ab]\} and \{[ab]\}"):
+        keys_of("a, b", key=key)
+
+
 @pytest.mark.driver_independent
 def test_wrong_decorations():
-    for key in ("{b}", "{0}", "{}", "{self.id}"):
+    for key in ("{b}", "{0}", "{}", "{self.id}", "{a:{b}}"):
         with pytest.raises(TypeError, match="has no parameter"):
             keys_of("a", key=key)
     with pytest.raises(TypeError, match="is a method"):
@@ -301,8 +460,12 @@ async def test_a_source_that_gives_no_cache(client):
 
 
 async def test_wrong_arguments_are_as_wrong_as_without(cache):
-    for options in ({}, {"key": "{number}"}):
-        function, calls = counting(cache, **options)
+    @cached(cache)
+    async def by_itself(number):
+        raise AssertionError
+
+    told, calls = counting(cache)
+    for function in (told, by_itself):
         with pytest.raises(TypeError):
             await function()
         with pytest.raises(TypeError):
@@ -422,15 +585,6 @@ async def test_a_dead_cache(key, caplog):
                 await function.invalidate(1)
             assert await function.refresh(1) == "1aFalse"
         assert await function(1) == "1aFalse"  # after close(), too
-
-
-@dataclasses.dataclass
-class Point:
-    x: int
-
-
-class Model(pydantic.BaseModel):
-    x: int
 
 
 def secret(point):

@@ -157,19 +157,20 @@ def cached(
             function without arguments that gives the cache of the moment. Where it gives None the
             function is called as if it were not decorated.
         ttl: how long results live; None: as long as the cache's ``ttl`` says.
-        key: a template with the names of the parameters, as ``"user:{user_id}"``, in whose text
-            ``%``, ``:`` and the template's own signs are percent-encoded; or a function that makes
-            the key of the same arguments. None: the function's module and name, and
-            its arguments, which must be None, bool, int, float, str, bytes, members of an Enum,
-            UUIDs, dates, times, Decimals, or tuples of these.
+        key: a template with the names of the parameters, as ``"user:{user_id}"``; what separates
+            its fields is percent-encoded in their text, so that different texts give different
+            keys. Or a function that makes the key of the same arguments. None: the function's
+            module and name, and its arguments, which must be None, bool, int, float, str, bytes,
+            members of an Enum, UUIDs, dates, times, Decimals, or tuples of these.
         store_if: which results to keep; None: all, None among them.
         on_error: ``"miss"``: if the cache fails, the function is called, with a warning once a
             minute. ``"raise"``: errors of the cache are raised. A result that the serializer does
             not take always raises :class:`emcache.SerializationError`.
 
     Raises:
-        TypeError: the function is not async; ``key`` names a parameter that it does not have; it
-            is a method without ``key``.
+        TypeError: the function is not async; ``key`` names a parameter that it does not have, or
+            has two fields with no sign in between; there is no ``key``, and the module and name
+            do not tell the function from others (a method, a closure, a partial, ...).
     """
     _check_source(cache)
     if ttl is not None:

@@ -14,12 +14,13 @@ MAX_LENGTH = 250
 MARKER = b"#sha256:"
 HASHED_LENGTH = len(MARKER) + 64
 
-_UNSAFE = bytes(range(0x21)) + b"\x7f"
+UNSAFE = bytes(range(0x21)) + b"\x7f"
+"""What memcached takes in no key."""
 
 
 def is_safe(key: bytes) -> bool:
     """Tell whether memcached takes all bytes of a key."""
-    return len(key.translate(None, _UNSAFE)) == len(key)
+    return len(key.translate(None, UNSAFE)) == len(key)
 
 
 def hashed(key: bytes) -> bytes:
