@@ -402,6 +402,16 @@ def test_a_url_in_a_program_that_imports_nothing_else():
     assert done.stdout.strip() == "shop:", done.stderr
 
 
+@pytest.mark.parametrize(
+    "text", ["plain", "two words", "k" * 300, "ключ " * 60, "#sha256:" + "0" * 64]
+)
+async def test_keys_are_those_of_a_cache_that_hashes(cache, text):
+    await cache.set(text, "value")
+    client = await cache.client()
+    name = emcache.Cache(client, keys="hash").wire_key(cache.namespace + text)
+    assert (await client.get(name)).value == b'"value"'
+
+
 async def test_no_key_is_taken_for_another(cache):
     secret, odd = "a b", safe_key("a b").decode()
     await cache.set(secret, 1)

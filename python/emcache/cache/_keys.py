@@ -4,30 +4,12 @@ from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
 from .._errors import InvalidKeyError
+from .._keys import HASHED_LENGTH, MAX_LENGTH, fitted, is_safe
 
 Key = str | bytes
 K = TypeVar("K", bound=Key)
 KeyPolicy = Literal["refuse", "hash"] | Callable[[bytes], bytes]
 """What becomes of keys; see :class:`emcache.Cache`."""
-
-MAX_LENGTH = 250
-MARKER = b"#sha256:"
-HASHED_LENGTH = len(MARKER) + 64
-
-UNSAFE = bytes(range(0x21)) + b"\x7f"
-"""What memcached takes in no key."""
-
-
-def is_safe(key: bytes) -> bool:
-    """Tell whether memcached takes all bytes of a key."""
-    return len(key.translate(None, UNSAFE)) == len(key)
-
-
-def hashed(key: bytes) -> bytes:
-    """Give the form of a key that does not fit: the marker and the SHA-256 in hex."""
-    from hashlib import sha256
-
-    return MARKER + sha256(key).hexdigest().encode()
 
 
 def shown(key: bytes) -> str:
@@ -56,7 +38,7 @@ class Keys:
         if not name:
             raise InvalidKeyError("the key is empty")
         if self._policy == "hash":
-            return self.prefix + (hashed(name) if self._is_hashed(name) else name)
+            return self.prefix + fitted(name, MAX_LENGTH - len(self.prefix))
         if callable(self._policy):
             name = self._policy(name)
             if not isinstance(name, bytes):
@@ -70,11 +52,6 @@ class Keys:
         if is_one or not isinstance(keys, Iterable):
             raise TypeError(f"keys must be a list or the like, not one {type(keys).__name__}")
         return {key: self.wire(key) for key in keys}
-
-    def _is_hashed(self, name: bytes) -> bool:
-        # What looks like a hashed key is hashed as well: none is ever taken for another.
-        fits = len(self.prefix) + len(name) <= MAX_LENGTH
-        return not fits or name.startswith(MARKER) or not is_safe(name)
 
     def _checked(self, key: bytes) -> bytes:
         if len(key) > MAX_LENGTH:

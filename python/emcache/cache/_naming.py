@@ -8,8 +8,8 @@ from datetime import datetime, time, timezone
 from enum import Enum
 from typing import Any
 
+from .._keys import UNSAFE, hashed, is_safe
 from ._functions import describe, name_of
-from ._keys import UNSAFE, hashed, is_safe
 
 KeyOf = Callable[..., str]
 

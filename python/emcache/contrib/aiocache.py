@@ -52,8 +52,8 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     by :meth:`close` in that loop, or with the loop.
 
     Times to live may be fractions, which are rounded up to whole seconds, longer than 30 days, and
-    a ``timedelta``; None and 0 never expire. Keys that memcached would refuse end in a SHA-256 of
-    the whole key. Errors are those of :class:`emcache.Client`.
+    a ``timedelta``; None and 0 never expire. Keys that memcached would refuse are hashed,
+    by the rule of ``Cache(keys="hash")``. Errors are those of :class:`emcache.Client`.
 
     Args:
         endpoint: the host of the only node; with ``port``.

@@ -37,6 +37,7 @@ except ImportError as error:
     ) from error
 
 from .._address import Address
+from .._keys import MAX_LENGTH
 from ..base import Item
 from ..client import create_client
 from ._addresses import parse_nodes
@@ -46,7 +47,6 @@ from ._serde import dump, load
 from ._store import Store, Stored, log_unreadable
 from .loops import BackgroundLoop, ClientPerLoop
 
-_LONGEST_KEY = 250
 _SESSIONS = "django.contrib.sessions.cache"
 """What the keys of Django's cache sessions begin with."""
 
@@ -117,10 +117,10 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         """Refuse keys that memcached does not take."""
         for warning in memcache_key_warnings(key):
             raise InvalidCacheKey(warning)
-        if (length := len(key.encode())) > _LONGEST_KEY:
+        if (length := len(key.encode())) > MAX_LENGTH:
             raise InvalidCacheKey(
                 f"Cache key will cause errors if used with memcached: {key!r} "
-                f"({length} bytes, longer than {_LONGEST_KEY})"
+                f"({length} bytes, longer than {MAX_LENGTH})"
             )
 
     def add(
