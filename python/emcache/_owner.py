@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import warnings
+from collections.abc import Awaitable, Callable
 
 from ._emcache import CoreClient
 
@@ -13,6 +14,8 @@ class CoreOwner:
     _core: CoreClient
     _grace: float
     """Seconds to wait for commands that nobody waits for."""
+    _settled: Callable[[], Awaitable[None]] | None = None
+    """Waits until no cache on top of the client has to remove an outdated value."""
 
     def __del__(self) -> None:
         core: CoreClient | None = getattr(self, "_core", None)
@@ -23,6 +26,10 @@ class CoreOwner:
                 core.abandon()
 
     async def _drain(self) -> None:
+        if self._settled is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._grace):
+                    await self._settled()
         if self._core.noreply_unanswered:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._grace):

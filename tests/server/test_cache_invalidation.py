@@ -311,6 +311,27 @@ async def test_all_tasks_are_cancelled_while_a_value_is_stored(client, cache, mo
     assert await client.get(cache.wire_key("k")) is None
 
 
+@pytest.mark.parametrize("failure", [None, emcache.OperationTimeoutError("no reply")])
+@within(10)
+async def test_the_client_is_closed_while_a_value_is_stored(
+    server, client, key, failure, monkeypatch
+):
+    async with emcache.create_client([server.address]) as closing:
+        cache = Cache(closing, prefix=key)
+        storing = Held(monkeypatch, closing, "set", failure=failure)
+        caller = asyncio.create_task(cache.get_or_set("k", older))
+        await storing.reached.wait()
+        await cache.delete("k")
+        caller.cancel()
+        await outcomes(caller)
+        ending = asyncio.create_task(closing.close())
+        await asyncio.sleep(0.01)
+        assert not ending.done()
+        storing.go.set()
+        await ending
+    assert await client.get(cache.wire_key("k")) is None
+
+
 @within(20)
 async def test_a_large_value_that_is_slow_to_store(server, key):
     with FaultProxy(server) as proxy:

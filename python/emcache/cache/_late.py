@@ -14,6 +14,7 @@ from .._errors import (
     NotFoundCommandError,
     OverloadedError,
 )
+from .._owner import CoreOwner
 from ..base import Client
 from ._complaints import complain
 
@@ -72,6 +73,19 @@ class LateStores:
         self._stores: dict[bytes, list[LateStore]] = {}
         self._outdated: dict[bytes, tuple[LateStore, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiters: list[asyncio.Future[None]] = []
+        if isinstance(client, CoreOwner):
+            client._settled = self.settled
+
+    async def settled(self) -> None:
+        """Wait for the end of stores that are outdated, and of their removal.
+
+        Not of those whose outcome is unknown: that may take all of DOUBT.
+        """
+        while any(not store.unknown for stores in self._outdated.values() for store in stores):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
 
     def outdated(self, keys: Iterable[bytes]) -> Outdated:
         """Give what a read that begins now must not return."""
@@ -100,6 +114,7 @@ class LateStores:
             raise
         except BaseException as error:
             late.unknown = True
+            self._wake()
             await self._doubt(key, late, error)
             raise
         if late.outdated:
@@ -175,8 +190,15 @@ class LateStores:
         if not stores:
             del self._stores[key]
         if late.outdated:
+            self._wake()
             rest = tuple(store for store in stores if store.outdated)
             if rest:
                 self._outdated[key] = rest
             else:
                 self._outdated.pop(key, None)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
