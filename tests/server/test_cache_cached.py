@@ -398,6 +398,16 @@ def test_told_keys_tell_all_values_apart(form, separator):
     assert [pairs for pairs in keys.values() if len(pairs) > 1] == []
 
 
+@pytest.mark.driver_independent
+@pytest.mark.parametrize("key", ["{a}", "x:{a!r}", "{a!s}:{b}", "{b}:{c[0]}", "{c}"])
+@pytest.mark.parametrize("value", [object(), Account(a=1), lambda: 1, local_enum, [object()]])
+def test_told_keys_have_no_addresses(key, value):
+    key_for = keys_of("a, b, c", key=key)
+    with pytest.raises(TypeError, match=r"has no text of its own.* name one of its attributes"):
+        key_for(value, 1, [value])
+    assert key_for("<x at 0x12>", 1, ["x"])
+
+
 TIMES = [value for value in VALUES if type(value).__module__ == "datetime"]
 
 

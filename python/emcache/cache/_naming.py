@@ -1,6 +1,7 @@
 """Keys of calls."""
 
 import inspect
+import re
 import string
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ SHOWN_LENGTH = 64
 """Characters up to which the arguments can be read in a key."""
 NAME_LENGTH = 100
 """Bytes up to which the name of a function can be read in a key."""
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
 _ESCAPES = "%0123456789ABCDEF"
 """What escapes are made of, and so nothing that an escape can hide."""
 
@@ -56,6 +58,7 @@ class _Template(string.Formatter):
     """A template in whose fields its own separators are escaped, so that no two calls are one."""
 
     def __init__(self, key: str) -> None:
+        self._key = key
         parts = list(self.parse(key))
         nested = [self.parse(spec) for _, _, spec, _ in parts if spec]
         fields = [name for _, name, _, _ in parts if name is not None]
@@ -68,8 +71,10 @@ class _Template(string.Formatter):
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         converted = super().convert_field(value, conversion)
-        is_text = conversion is None or isinstance(value, str | bytes)
-        return converted if is_text else _Text(converted)
+        if conversion is None or isinstance(value, str | bytes):
+            return converted
+        self._check_address(value, converted)
+        return _Text(converted)
 
     def format_field(self, value: Any, format_spec: str) -> str:
         text: str = super().format_field(value, format_spec)
@@ -78,8 +83,17 @@ class _Template(string.Formatter):
             text = text.translate(self._signs)
         if isinstance(value, str | bytes) and not isinstance(value, _Text):
             return text
+        self._check_address(value, text)
         # Of a date, not what users type: that is left to the policy of the cache.
         return text.translate(self._unsafe)
+
+    def _check_address(self, value: object, text: str) -> None:
+        """Refuse what prints its address: when it is gone, another object may have that."""
+        if not isinstance(value, str | bytes) and _ADDRESS.search(text):
+            raise TypeError(
+                f"key {self._key!r}: a {type(value).__qualname__} has no text of its own, but that "
+                "of its address; name one of its attributes, as {user.id}"
+            )
 
 
 def _letters_between(
