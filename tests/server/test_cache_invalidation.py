@@ -354,6 +354,38 @@ async def test_a_large_value_that_is_slow_to_store(server, key):
             assert await cache.get("k") is None
 
 
+@pytest.mark.parametrize("deleted", ["before", "after"])
+@within(30)
+async def test_a_large_value_that_arrives_after_its_timeout(server, key, monkeypatch, deleted):
+    monkeypatch.setattr(_late, "PAUSES", (0.0, 0.5, 1.0, 2.0))
+    with FaultProxy(server) as proxy:
+        options = {"timeout": 0.5, "max_connections": 4}
+        async with emcache.create_client([proxy.address], **options) as client:
+            cache = Cache(client, serializer=Utf8(), prefix=key)
+            # Connections for large values, so that the delete does not wait behind one.
+            for _ in range(3):
+                warm = (client.set(b"warm%d" % i, b"x" * 100_000) for i in range(4))
+                await asyncio.gather(*warm)
+            proxy.requests.rate = 1_000_000
+
+            async def large():
+                return "older" * 160_000
+
+            caller = asyncio.create_task(cache.get_or_set("k", large))
+            late = _flights.flights_of(client)._late
+            await until(lambda: late._stores)
+            if deleted == "before":
+                await cache.delete("k")
+            assert len(await caller) == 800_000
+            if deleted == "after":
+                await cache.delete("k")
+            while late._stores:
+                assert await cache.get("k") is None
+                await asyncio.sleep(0.05)
+        async with emcache.create_client([server.address]) as direct:
+            assert await direct.get(cache.wire_key("k")) is None
+
+
 @within(10)
 async def test_caches_with_other_prefixes_and_the_same_key(client, cache, monkeypatch):
     storing = Held(monkeypatch, client, "set")
