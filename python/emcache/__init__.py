@@ -115,11 +115,28 @@ _LATER = {
 }
 """What few programs need, and the module that has it."""
 
+_SUBMODULES = {
+    "autobatching",
+    "cache",
+    "client_errors",
+    "discovery",
+    "metrics",
+    "node",
+    "protocol",
+    "timeout",
+}
+"""Attributes as well, because in emcache 1.3 all modules were."""
+
 
 def __getattr__(name: str) -> object:
     """Import what few programs need when somebody asks for it."""
-    if name in _LATER:
+    if name in _LATER or name in _SUBMODULES:
         from importlib import import_module
 
-        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+        module = import_module(f".{_LATER.get(name, name)}", __name__)
+        return getattr(module, name) if name in _LATER else module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *_SUBMODULES})

@@ -25,7 +25,6 @@ still catch it.
 """
 
 import asyncio
-import copy
 from typing import TypeVar
 
 E = TypeVar("E", bound=Exception)
@@ -108,19 +107,3 @@ def attributed(error: E, node: str | None, command: str | None) -> E:
     """Say which node and which command an exception is about."""
     vars(error).update(node=node, command=command)
     return error
-
-
-def fresh(error: E) -> E:
-    """Return an exception that can be raised in place of one that was raised before.
-
-    Raising the same object again would lengthen its traceback each time, and each of those who log
-    it would log the raises of all.
-    """
-    try:
-        again = copy.copy(error)
-    except Exception:
-        # Somebody else's class, which cannot be copied: at least its traceback starts anew.
-        again = error
-    again.__cause__, again.__context__ = error.__cause__, error.__context__
-    again.__suppress_context__ = error.__suppress_context__
-    return again

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ._errors import fresh
+from ._failures import copied
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -57,4 +57,4 @@ def raise_all(message: str, errors: Mapping[K, Exception]) -> None:
     """Raise a group with one exception for each reason, so that a dead node is one of them."""
     if errors:
         reasons = {(type(error), str(error)): error for error in errors.values()}
-        raise ExceptionGroup(message, [fresh(error) for error in reasons.values()])
+        raise ExceptionGroup(message, [copied(error) for error in reasons.values()])

@@ -4,16 +4,15 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, overload
+from typing import Literal, Self, overload
+
+# For annotations: what few programs need is imported when they are resolved.
+import emcache
 
 from ._address import ALL_NODES, Address, AllNodes
 from ._arguments import Exptime, OnError, Value
 from ._emcache import Item as Item
 from .connection_pool import ConnectionPoolMetrics
-
-if TYPE_CHECKING:
-    from ._many import ManyResult, PartialResult
-    from .metrics import ClientMetrics
 
 
 # Without methods, which nobody calls: making them is a tenth of what importing this costs.
@@ -131,7 +130,7 @@ class Client(metaclass=ABCMeta):
         """Return the node that a key belongs to as things stand; nothing is sent."""
         raise NotImplementedError
 
-    def metrics(self) -> "ClientMetrics":
+    def metrics(self) -> "emcache.ClientMetrics":
         """Return what was counted since the client was made: a snapshot that does not change.
 
         Nothing is sent. May be called from any thread. On the client's loop the counts are of now.
@@ -183,7 +182,7 @@ class Client(metaclass=ABCMeta):
     @abstractmethod
     async def get_many(
         self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["partial"]
-    ) -> "PartialResult[bytes, Item]": ...
+    ) -> "emcache.PartialResult[bytes, Item]": ...
 
     @abstractmethod
     async def get_many(
@@ -221,7 +220,7 @@ class Client(metaclass=ABCMeta):
     @abstractmethod
     async def gets_many(
         self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["partial"]
-    ) -> "PartialResult[bytes, Item]": ...
+    ) -> "emcache.PartialResult[bytes, Item]": ...
 
     @abstractmethod
     async def gets_many(
@@ -270,7 +269,7 @@ class Client(metaclass=ABCMeta):
         return_flags: bool = False,
         *,
         on_error: Literal["partial"],
-    ) -> "PartialResult[bytes, Item]": ...
+    ) -> "emcache.PartialResult[bytes, Item]": ...
 
     @abstractmethod
     async def gat_many(
@@ -306,7 +305,7 @@ class Client(metaclass=ABCMeta):
         return_flags: bool = False,
         *,
         on_error: Literal["partial"],
-    ) -> "PartialResult[bytes, Item]": ...
+    ) -> "emcache.PartialResult[bytes, Item]": ...
 
     @abstractmethod
     async def gats_many(
@@ -507,7 +506,7 @@ class Client(metaclass=ABCMeta):
         flags: int = 0,
         exptime: Exptime = 0,
         noreply: bool = False,
-    ) -> "ManyResult":
+    ) -> "emcache.ManyResult":
         """Store many values, whatever was there, at all their nodes at once.
 
         A key that fails, or a node, keeps no other from being stored, and raises nothing: look at
@@ -541,7 +540,7 @@ class Client(metaclass=ABCMeta):
         flags: int = 0,
         exptime: Exptime = 0,
         noreply: bool = False,
-    ) -> "ManyResult":
+    ) -> "emcache.ManyResult":
         """Store many values, each only if its key does not exist; else as :meth:`set_many`.
 
         ``missed`` are the keys that exist.
@@ -550,7 +549,9 @@ class Client(metaclass=ABCMeta):
         """
         raise NotImplementedError
 
-    async def delete_many(self, keys: Iterable[bytes], *, noreply: bool = False) -> "ManyResult":
+    async def delete_many(
+        self, keys: Iterable[bytes], *, noreply: bool = False
+    ) -> "emcache.ManyResult":
         """Delete many items; else as :meth:`set_many`. A repeated key counts once.
 
         ``missed`` are the keys that do not exist.
@@ -561,7 +562,7 @@ class Client(metaclass=ABCMeta):
 
     async def touch_many(
         self, keys: Iterable[bytes], exptime: Exptime, *, noreply: bool = False
-    ) -> "ManyResult":
+    ) -> "emcache.ManyResult":
         """Set the ``exptime`` of many items anew; else as :meth:`delete_many`.
 
         Wire: ``touch <key> <exptime>`` for each key Source: "Touch".
@@ -639,12 +640,12 @@ class Client(metaclass=ABCMeta):
     @abstractmethod
     async def stats(
         self, memcached_host_address: AllNodes = ALL_NODES, *args: str
-    ) -> "PartialResult[Address, dict[str, str]]": ...
+    ) -> "emcache.PartialResult[Address, dict[str, str]]": ...
 
     @abstractmethod
     async def stats(
         self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
-    ) -> "dict[str, str] | PartialResult[Address, dict[str, str]]":
+    ) -> "dict[str, str] | emcache.PartialResult[Address, dict[str, str]]":
         """Return statistics by name, of one node or of all.
 
         Args:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, S
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+import emcache
+
 from ._address import ALL_NODES, Address, AllNodes
 from ._arguments import (
     Changed,
@@ -48,14 +50,11 @@ from .default_values import (
     DEFAULT_TIMEOUT,
 )
 
-# Only those who use these pay for their import.
+# Only those who use these pay for their import. What public annotations name is found by way of the
+# package, also at run time.
 if TYPE_CHECKING:
     from ._emcache import _RawSnapshot
-    from ._many import ManyResult, PartialResult
-    from ._topology import Topology
     from ._watcher import Watcher
-    from .discovery import Discovery
-    from .metrics import ClientMetrics
 
 _TIMES = ("timeout", "connection_timeout", "purge_unused_connections_after")
 _LOOK_EVERY = 0.01
@@ -95,8 +94,8 @@ class _Client(CoreOwner, Client):
 
     def _watch(
         self,
-        discovery: "Discovery",
-        current: "Topology",
+        discovery: "emcache.Discovery",
+        current: "emcache.Topology",
         interval: float,
         patience: float,
         *,
@@ -109,7 +108,7 @@ class _Client(CoreOwner, Client):
 
         from ._watcher import Watcher
 
-        async def apply(topology: "Topology") -> None:
+        async def apply(topology: "emcache.Topology") -> None:
             if (alive := client()) is not None:
                 await alive._apply(topology, patience)
 
@@ -126,7 +125,7 @@ class _Client(CoreOwner, Client):
 
         weakref.finalize(self, end).atexit = False
 
-    async def _apply(self, topology: "Topology", patience: float) -> None:
+    async def _apply(self, topology: "emcache.Topology", patience: float) -> None:
         old = {self._addresses[index]: index for index in self._management.members()}
         new = {node.address: node for node in topology.nodes}
         joining = []
@@ -186,7 +185,7 @@ class _Client(CoreOwner, Client):
     def cluster_managment(self) -> ClusterManagment:
         return self._management
 
-    def metrics(self) -> "ClientMetrics":
+    def metrics(self) -> "emcache.ClientMetrics":
         from .metrics import metrics_of_client
 
         return metrics_of_client(self)
@@ -264,7 +263,7 @@ class _Client(CoreOwner, Client):
         keys: Iterable[bytes],
         return_flags: bool,
         on_error: OnError,
-    ) -> "PartialResult[bytes, Item]":
+    ) -> "emcache.PartialResult[bytes, Item]":
         if on_error != "partial":
             raise ValueError("on_error must be 'raise' or 'partial'")
         from ._many import PartialResult
@@ -379,7 +378,7 @@ class _Client(CoreOwner, Client):
         flags: int = 0,
         exptime: Exptime = 0,
         noreply: bool = False,
-    ) -> "ManyResult":
+    ) -> "emcache.ManyResult":
         return _many(await self._core.store_many("set", items, flags, exptime, noreply))
 
     async def add_many(
@@ -389,15 +388,17 @@ class _Client(CoreOwner, Client):
         flags: int = 0,
         exptime: Exptime = 0,
         noreply: bool = False,
-    ) -> "ManyResult":
+    ) -> "emcache.ManyResult":
         return _many(await self._core.store_many("add", items, flags, exptime, noreply))
 
-    async def delete_many(self, keys: Iterable[bytes], *, noreply: bool = False) -> "ManyResult":
+    async def delete_many(
+        self, keys: Iterable[bytes], *, noreply: bool = False
+    ) -> "emcache.ManyResult":
         return _many(await self._core.delete_many(keys, noreply))
 
     async def touch_many(
         self, keys: Iterable[bytes], exptime: Exptime, *, noreply: bool = False
-    ) -> "ManyResult":
+    ) -> "emcache.ManyResult":
         return _many(await self._core.touch_many(keys, exptime, noreply))
 
     async def ping(self) -> dict[Address, float | Exception]:
@@ -436,7 +437,7 @@ class _Client(CoreOwner, Client):
 
     async def stats(  # type: ignore[override] # as above
         self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
-    ) -> "dict[str, str] | PartialResult[Address, dict[str, str]]":
+    ) -> "dict[str, str] | emcache.PartialResult[Address, dict[str, str]]":
         if memcached_host_address is not ALL_NODES:
             return await self._core.stats(self._node(memcached_host_address), stats_words(args))
         from ._nodes import ask_all
@@ -455,7 +456,7 @@ class _Client(CoreOwner, Client):
         await self._core.cache_memlimit(self._node(memcached_host_address), value, noreply)
 
 
-def _many(told: Changed | None) -> "ManyResult":
+def _many(told: Changed | None) -> "emcache.ManyResult":
     from ._many import ManyResult
 
     return ManyResult(*(told or ([], [], {})))
@@ -511,7 +512,7 @@ def create_client(
     ssl_extra_ca: Pem | None = None,
     username: str | None = None,
     password: str | None = None,
-    autodiscovery: "bool | Discovery" = False,
+    autodiscovery: "bool | emcache.Discovery" = False,
     autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,
     autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,
     ssl_certfile: Pem | None = None,
@@ -624,7 +625,7 @@ def _check_events(events: object) -> None:
 async def _create_client(
     node_addresses: Sequence[Address],
     cluster_events: ClusterEvents | None,
-    discovery: "tuple[bool | Discovery | None, float, float]",
+    discovery: "tuple[bool | emcache.Discovery | None, float, float]",
     needs_names: bool,
     login: Callable[[], LoginArguments | None],
     tls: Callable[[list[Address]], TlsArguments | None],

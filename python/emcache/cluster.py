@@ -15,7 +15,6 @@ from .base import ClusterEvents, ClusterManagment
 from .connection_pool import ConnectionPoolMetrics, metrics_of
 
 logger: logging.Logger = logging.getLogger("emcache")
-logger.addHandler(logging.NullHandler())
 
 MAX_EVENTS = 1000
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
+import emcache
+
 from ._address import Address
 from ._emcache import LATENCY_BOUNDS
 from .connection_pool import ConnectionPoolMetrics
 
 if TYPE_CHECKING:
     from ._emcache import _RawSnapshot
-    from .client import _Client
 
 __all__ = ["ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
 
@@ -138,7 +139,7 @@ def pools_added_up(pools: Sequence[ConnectionPoolMetrics]) -> dict[str, int]:
     return {name: sum(getattr(pool, name) for pool in pools) for name in countable}
 
 
-def metrics_of_client(client: "_Client", wait: float = WAIT) -> ClientMetrics:
+def metrics_of_client(client: "emcache.client._Client", wait: float = WAIT) -> ClientMetrics:
     """Do what :meth:`emcache.Client.metrics` says, and wait so many seconds for the loop."""
     # In the child of a fork its loop seems to run, and does not.
     if not client.closed and not client._core.forked:
@@ -159,7 +160,7 @@ def _is_in(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def _count_there(client: "_Client", wait: float) -> None:
+def _count_there(client: "emcache.client._Client", wait: float) -> None:
     done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def count() -> None:

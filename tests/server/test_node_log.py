@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-import emcache
 from emcache import _node_log
 from emcache._node_log import NodeLog
 from support.calls import client_of, outcomes, until
-from support.memcached import memcached
+from support.isolated import run_program, run_silent
+from support.memcached import free_port, memcached
 from support.scripted import scripted
 from support.tls import certificates, tls_memcached
 
@@ -136,8 +136,50 @@ class TestTooMany:
         assert len(said(caplog)) == _node_log.MAX_LINES
 
 
-@pytest.mark.driver_independent
-def test_nothing_is_written_without_a_handler():
-    handlers = logging.getLogger("emcache").handlers
-    assert any(isinstance(handler, logging.NullHandler) for handler in handlers)
-    assert emcache.__name__ == "emcache"
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+class TestWithoutLogging:
+    """What a service prints that has not set up any logging."""
+
+    def test_a_dead_node_is_one_line(self, loop):
+        port = free_port()
+        done = run_program(
+            """
+            async def main():
+                async with create() as client:
+                    failed = 0
+                    while failed < 100:
+                        try:
+                            await client.get(b"k")
+                        except emcache.ConnectionFailedError:
+                            failed += 1
+                assert client.closed
+
+            run(main())
+            """,
+            loop,
+            port,
+        )
+        assert (done.returncode, done.stdout) == (0, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"node 127.0.0.1:{port} is unhealthy: Connection refused")
+
+    def test_healthy_servers_are_not_worth_a_line(self, server, loop):
+        run_silent(
+            """
+            async def main():
+                async with create() as client:
+                    await client.set(b"node-log", b"v", noreply=True)
+                    await asyncio.gather(*(client.get(b"node-log") for _ in range(100)))
+                    await client.get_many([b"node-log", b"node-log-none"])
+                    await client.delete(b"node-log")
+                    client.cluster_managment().connection_pool_metrics()
+                    await client.wait_ready(10)
+                    cache = emcache.Cache(client)
+                    await cache.get_or_set("node-log", lambda: asyncio.sleep(0, 1), ttl=1)
+
+            run(main())
+            run(main())
+            """,
+            loop,
+            server.port,
+        )

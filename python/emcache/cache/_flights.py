@@ -6,8 +6,8 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
+from .._failures import SharedFailure
 from ..base import Client
-from ._failures import SharedFailure
 from ._late import LateStores, Outdated
 from ._runs import Run, waiting_for
 

@@ -1,5 +1,6 @@
 """The commands by name."""
 
+import logging
 from typing import Any
 
 import click
@@ -30,6 +31,8 @@ for module in (_nodes, _stats, _items, _keys, _top, _bench, _doctor):
 
 def run(arguments: list[str]) -> int:
     """Run one command and give its exit code."""
+    # Each command says itself what failed.
+    logging.getLogger("emcache").addHandler(logging.NullHandler())
     try:
         app.main(arguments, prog_name="emcache")
     except SystemExit as end:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from .._errors import fresh
+from .._failures import copied
 from ..base import Client
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class _Entry:
             if self.client is None:
                 if failures:
                     failure, traceback = failures[0]
-                    raise fresh(failure).with_traceback(traceback)
+                    raise copied(failure).with_traceback(traceback)
                 await self._begin(begin())
             assert self.client is not None
             return self.client

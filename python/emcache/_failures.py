@@ -1,7 +1,10 @@
-"""One failure for several callers: each raises an exception of its own."""
+"""One failure for several callers, or raised again and again: each time it is a new exception."""
 
 import copy
 from types import TracebackType
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class SharedFailure:
@@ -20,12 +23,12 @@ class SharedFailure:
 
     def take(self) -> BaseException:
         """Give the exception for the next caller: the first time as it is, then a copy."""
-        error = _copied(self._error) if self._is_taken else self._error
+        error = copied(self._error) if self._is_taken else self._error
         self._is_taken = True
         return error.with_traceback(self._traceback)
 
 
-def _copied(error: BaseException) -> BaseException:
+def copied(error: E) -> E:
     """Copy an exception; one that cannot be copied is returned as it is."""
     kind = type(error)
     if any("__slots__" in vars(each) for each in kind.__mro__ if each.__module__ != "builtins"):
@@ -44,7 +47,7 @@ def _copied(error: BaseException) -> BaseException:
     return made
 
 
-def _made_again(error: BaseException) -> BaseException:
+def _made_again(error: E) -> E:
     kind = type(error)
     builtins = [each for each in kind.__mro__ if each.__module__ == "builtins"]
     if any(each.__basicsize__ > BaseException.__basicsize__ for each in builtins):
