@@ -13,6 +13,7 @@ import inspect
 import io
 import json
 import linecache
+import logging
 import multiprocessing
 import os
 import re
@@ -156,6 +157,8 @@ def _check(block: dict[str, Any], printed: str) -> None:
 def main() -> None:
     name, path = sys.argv[1:]
     sys.path.insert(0, "")
+    # Servers of a page come and go under clients that are open still.
+    logging.getLogger("emcache").addHandler(logging.NullHandler())
     with asyncio.Runner() as runner:
         page = Page(name, runner)
         for block in json.loads(Path(path).read_text()):
