@@ -866,26 +866,19 @@ class Closing(tzinfo):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda client, closing: client.get(b"k", return_flags=closing),
         lambda client, closing: client.gat(closing.later, b"k"),
         lambda client, closing: client.gats(closing.later, b"k"),
         lambda client, closing: client.get_many(closing),
-        lambda client, closing: client.get_many([b"k"], return_flags=closing),
         lambda client, closing: client.gat_many(closing.later, [b"k"]),
         lambda client, closing: client.gats_many(closing.later, [b"k"], on_error="partial"),
         lambda client, closing: client.set(b"k", b"v", exptime=closing.later),
-        lambda client, closing: client.set(b"k", b"v" * 100_000, noreply=closing),
+        lambda client, closing: client.set(b"k", b"v" * 100_000, exptime=closing.later),
         lambda client, closing: client.cas(b"k", b"v", 1, exptime=closing.later),
-        lambda client, closing: client.append(b"k", b"v", noreply=closing),
-        lambda client, closing: client.delete(b"k", noreply=closing),
-        lambda client, closing: client.increment(b"k", 1, noreply=closing),
         lambda client, closing: client.increment(b"k", 1, initial=1, exptime=closing.later),
         lambda client, closing: client.touch(b"k", closing.later),
-        lambda client, closing: client.touch(b"k", 1, noreply=closing),
         lambda client, closing: client.set_many({b"k": b"v"}, exptime=closing.later),
         lambda client, closing: client.touch_many([b"k"], closing.later),
         lambda client, closing: client.delete_many(closing),
-        lambda client, closing: client.delete_many([b"k"], noreply=closing),
     ],
 )
 async def test_an_argument_that_closes_the_client(server, call):

@@ -144,6 +144,8 @@ class TestWithoutLogging:
         port = free_port()
         done = run_program(
             """
+            logging.getLogger("emcache").handlers.clear()
+
             async def main():
                 async with create() as client:
                     failed = 0
@@ -166,6 +168,8 @@ class TestWithoutLogging:
     def test_healthy_servers_are_not_worth_a_line(self, server, loop):
         run_silent(
             """
+            logging.getLogger("emcache").handlers.clear()
+
             async def main():
                 async with create() as client:
                     await client.set(b"node-log", b"v", noreply=True)

@@ -11,6 +11,8 @@ import emcache
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no fault: debug mode reports callbacks that took long.
 logging.getLogger("asyncio").addFilter(lambda record: "Executing " not in record.getMessage())
+# Nodes that are made to fail are told of in a line each.
+logging.getLogger("emcache").addHandler(logging.NullHandler())
 loop_name, port = sys.argv[1], int(sys.argv[2])
 if loop_name == "uvloop":
     import uvloop
