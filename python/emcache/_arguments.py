@@ -159,6 +159,7 @@ def check_seconds(name: str, value: float) -> None:
     """Refuse what is no time to wait."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    check_float(name, value)
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a number of seconds > 0")
 
@@ -170,6 +171,16 @@ def check_patience(**times: float | None) -> None:
         if value is not None and (isinstance(value, bool) or not hasattr(value, "__float__")):
             kind = type(value).__name__
             raise TypeError(f"{name} must be a number of seconds or None, not {kind}")
+        if value is not None:
+            check_float(name, value)
+
+
+def check_float(name: str, value: float) -> None:
+    """Refuse an integer that no float can hold: what waits counts in floats."""
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large: no number of seconds has so many digits") from None
 
 
 def check_bools(**switches: bool) -> None:

@@ -239,6 +239,12 @@ def test_timeouts(server, cache, call, timeout, seconds):
     assert is_about(ttl_of(server, name), seconds)
 
 
+@pytest.mark.parametrize("timeout", [10**12, 10**400], ids=["13 digits", "401 digits"])
+def test_a_timeout_beyond_2038_ends_with_the_last_second_that_servers_know(server, call, timeout):
+    call("set", "k", 1, timeout)
+    assert call("get", "k") == 1
+
+
 @pytest.mark.parametrize("timeout", ["10", datetime.datetime(2026, 1, 1)], ids=["str", "datetime"])
 def test_what_is_no_timeout(call, timeout):
     for name, *args in [("set", "k", 1), ("add", "k", 1), ("touch", "k"), ("set_many", {"k": 1})]:
@@ -295,6 +301,12 @@ def test_keys_that_are_refused(call, key_):
 
 
 # -- settings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.driver_independent
+def test_a_timeout_that_is_infinite_is_refused():
+    with pytest.raises(ImproperlyConfigured, match=r"TIMEOUT .*None never expires"):
+        EmcacheCache("a", {"TIMEOUT": float("inf")})
 
 
 @pytest.mark.driver_independent

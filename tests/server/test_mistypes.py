@@ -145,3 +145,54 @@ async def test_a_ca_without_tls(server):
     with pytest.warns(RuntimeWarning, match="ssl_extra_ca without ssl=True: nothing is encrypted"):
         client = await emcache.create_client([server.address], ssl_extra_ca="ca.pem")
     await client.close()
+
+
+# Neither fits a float; the second is longer than Python prints.
+HUGE = [10**400, 10**5000]
+
+
+@pytest.mark.parametrize("number", HUGE, ids=["400 digits", "5000 digits"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timeout",
+        "connection_timeout",
+        "purge_unused_connections_after",
+        "max_connections",
+        "min_connections",
+        "autodiscovery_poll_interval",
+        "autodiscovery_timeout",
+    ],
+)
+async def test_numbers_that_no_float_holds_are_refused(server, name, number):
+    options = {name: number}
+    if name.startswith("autodiscovery"):
+        options["autodiscovery"] = True
+    for sign in (1, -1):
+        with pytest.raises(ValueError, match=name):
+            await emcache.create_client([server.address], **{**options, name: sign * number})
+        if not name.startswith("autodiscovery"):
+            with pytest.raises(ValueError, match=name):
+                emcache.ConnectionPool(server.address, **{name: sign * number})
+
+
+@pytest.mark.parametrize("number", HUGE, ids=["400 digits", "5000 digits"])
+async def test_calls_refuse_numbers_that_are_too_large(client, key, number):
+    cache = emcache.Cache(client)
+    for call in (
+        lambda: client.wait_ready(number),
+        lambda: client.set(key, b"v", exptime=number),
+        lambda: client.set(key, b"v", flags=number),
+        lambda: client.touch(key, number),
+        lambda: client.increment(key, number),
+        lambda: client.increment(key, 1, initial=number),
+        lambda: client.cas(key, b"v", number),
+        lambda: client.flush_all(delay=number),
+        lambda: cache.set(key, 1, ttl=number),
+        lambda: cache.touch(key, number),
+    ):
+        with pytest.raises(ValueError, match=r"between|large"):
+            await call()
+    with pytest.raises(ValueError, match="max_size"):
+        emcache.Cache(client, max_size=number)
+    assert await client.get(key) is None

@@ -22,6 +22,8 @@ def seconds_of(name: str, value: float | str | timedelta | None) -> float | None
         raise type(error)(
             f"{name} must be a number of seconds or a timedelta, not {value!r:.40}"
         ) from None
+    except OverflowError:
+        raise ValueError(f"{name} is too large: no number of seconds has so many digits") from None
 
 
 def exptime_of(ttl: float | timedelta | None) -> int:
@@ -37,7 +39,8 @@ def exptime_of(ttl: float | timedelta | None) -> int:
     if ttl is None:
         return 0
     try:
-        is_finite = isinstance(ttl, timedelta) or math.isfinite(ttl)
+        # Of integers there are some that no float holds, but none is infinite.
+        is_finite = isinstance(ttl, timedelta | int) or math.isfinite(ttl)
     except TypeError:
         raise TypeError(
             "a time to live must be a number of seconds, a timedelta or None, not "

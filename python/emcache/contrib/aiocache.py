@@ -289,6 +289,8 @@ def _whole(name: str, value: int | str) -> int:
         return int(value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} must be a number, not {value!r:.40}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be a finite number, not {value!r:.40}") from None
 
 
 def _serializer(serializer: Any) -> Any:

@@ -83,7 +83,12 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         if not isinstance(given, Mapping):
             kind = type(given).__name__
             raise ImproperlyConfigured(f"OPTIONS of EmcacheCache must be a dict, not {kind}")
-        super().__init__(params)
+        try:
+            super().__init__(params)
+        except OverflowError as error:
+            raise ImproperlyConfigured(
+                "TIMEOUT of EmcacheCache must be finite: None never expires"
+            ) from error
         timeout = params.get("timeout", params.get("TIMEOUT"))
         if isinstance(timeout, timedelta):
             # Django takes what is no number for 300.

@@ -1,0 +1,72 @@
+//! Values that are made when they are first used, and stay.
+//!
+//! `PyO3`'s own (`PyOnceLock`, its `intern!`) detach from the interpreter while they enter their lock. Another
+//! thread may fork in that moment, and then the lock is held in the child for ever, by a thread that is not
+//! there. Here the lock is held for no longer than it takes to store the value, by a thread that stays
+//! attached: whoever forks is attached too, so a fork finds it free.
+use std::sync::OnceLock;
+
+use pyo3::PyTypeCheck;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+pub struct AttachedOnce<T>(OnceLock<Py<T>>);
+
+impl<T> AttachedOnce<T> {
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// Threads that ask at the same time may each make one; they all get the same.
+    fn get_or_try_init<'py>(
+        &self,
+        py: Python<'py>,
+        make: impl FnOnce() -> PyResult<Py<T>>,
+    ) -> PyResult<&Bound<'py, T>> {
+        if let Some(known) = self.0.get() {
+            return Ok(known.bind(py));
+        }
+        let made = make()?;
+        Ok(self.0.get_or_init(|| made).bind(py))
+    }
+}
+
+impl<T: PyTypeCheck> AttachedOnce<T> {
+    /// What a module has under this name.
+    pub fn import<'py>(
+        &self,
+        py: Python<'py>,
+        module: &str,
+        name: &str,
+    ) -> PyResult<&Bound<'py, T>> {
+        self.get_or_try_init(py, || {
+            Ok(py.import(module)?.getattr(name)?.cast_into::<T>()?.unbind())
+        })
+    }
+}
+
+/// A name of Python's, as [`intern!`] makes it.
+pub struct Name(&'static str, AttachedOnce<PyString>);
+
+impl Name {
+    pub const fn new(text: &'static str) -> Self {
+        Self(text, AttachedOnce::new())
+    }
+
+    pub fn get<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {
+        if let Some(known) = self.1.0.get() {
+            return known.bind(py);
+        }
+        let made = PyString::intern(py, self.0).unbind();
+        self.1.0.get_or_init(|| made).bind(py)
+    }
+}
+
+/// As `pyo3::intern!`.
+macro_rules! intern {
+    ($py:expr, $text:expr) => {{
+        static NAME: $crate::bridge::once::Name = $crate::bridge::once::Name::new($text);
+        NAME.get($py)
+    }};
+}
+pub(super) use intern;
