@@ -1,6 +1,6 @@
 """FastAPI: one client for the application, handed to whoever asks for it.
 
-Usage: MEMCACHED=10.0.0.1:11211,10.0.0.2:11211 uvicorn --app-dir examples fastapi_app:app
+Usage: EMCACHE_SERVERS=10.0.0.1:11211,10.0.0.2:11211 uvicorn --app-dir examples fastapi_app:app
 or: python examples/fastapi_app.py, which starts a memcached of its own and sends a few requests.
 
 Starlette alone is the same without `Depends`: `request.app.state.memcached`.
@@ -19,8 +19,8 @@ import emcache
 
 
 def nodes() -> list[emcache.MemcachedHostAddress]:
-    """The nodes of the environment variable `MEMCACHED`: host:port, with commas between."""
-    each = os.environ.get("MEMCACHED", "127.0.0.1:11211").split(",")
+    """The nodes of the environment variable `EMCACHE_SERVERS`: host:port, with commas between."""
+    each = os.environ.get("EMCACHE_SERVERS", "127.0.0.1:11211").split(",")
     pairs = [node.rpartition(":") for node in each]
     return [emcache.MemcachedHostAddress(host, int(port)) for host, _, port in pairs]
 
@@ -28,7 +28,7 @@ def nodes() -> list[emcache.MemcachedHostAddress]:
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Each worker process has its own event loop, and so its own client.
-    timeout = float(os.environ.get("MEMCACHED_TIMEOUT", "0.5"))
+    timeout = float(os.environ.get("EMCACHE_TIMEOUT", "0.5"))
     async with emcache.create_client(nodes(), timeout=timeout) as client:
         app.state.memcached = client
         yield
@@ -97,7 +97,7 @@ if __name__ == "__main__":
     from servers import memcached_cluster
 
     with memcached_cluster(tcp=1) as started:
-        os.environ["MEMCACHED"] = ",".join(
+        os.environ["EMCACHE_SERVERS"] = ",".join(
             f"{node.address}:{node.port}"
             for node in started
             if isinstance(node, emcache.MemcachedHostAddress)

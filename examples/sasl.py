@@ -54,7 +54,7 @@ async def main(node: Address, password: str) -> None:
 
 if __name__ == "__main__":
     # Real programs have it from their environment, or from a file.
-    secret = os.environ.get("MEMCACHED_PASSWORD", "correct horse battery staple")
+    secret = os.environ.get("EMCACHE_PASSWORD", "correct horse battery staple")
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o755)
         make_users(Path(home), "app", secret)

@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where memcached is, and whether it must be there."""
     group = parser.getgroup("emcache", "memcached servers for tests (emcache)")
-    group.addoption("--memcached", metavar="PATH", help="the memcached to run (or: MEMCACHED=PATH)")
+    group.addoption(
+        "--memcached",
+        metavar="PATH",
+        help="the memcached to run (or: EMCACHE_TEST_MEMCACHED=PATH)",
+    )
     group.addoption(
         "--memcached-required",
         action="store_true",
         default=None,
         help="fail where memcached, or what a fixture needs of it, is missing; do not skip"
-        " (or: MEMCACHED_REQUIRED=1)",
+        " (or: EMCACHE_TEST_MEMCACHED_REQUIRED=1)",
     )
     parser.addini("memcached", "the memcached to run")
     parser.addini("memcached_required", "fail where memcached is missing; do not skip", type="bool")
@@ -175,7 +179,7 @@ def _running(config: pytest.Config, *args: str, **options: Any) -> "Iterator[Mem
 def _binary(config: pytest.Config) -> str:
     from emcache.testing._process import MemcachedNotFoundError, find_memcached
 
-    named = config.getoption("--memcached") or os.environ.get("MEMCACHED")
+    named = config.getoption("--memcached") or os.environ.get("EMCACHE_TEST_MEMCACHED")
     named = named or config.getini("memcached")
     try:
         return find_memcached(named)
@@ -196,7 +200,7 @@ def _need_option(config: pytest.Config, option: str, what: str) -> None:
 
 def _missing(config: pytest.Config, text: str) -> NoReturn:
     required = config.getoption("--memcached-required")
-    if required is None and (variable := os.environ.get("MEMCACHED_REQUIRED")):
+    if required is None and (variable := os.environ.get("EMCACHE_TEST_MEMCACHED_REQUIRED")):
         required = variable != "0"
     if required is None:
         required = config.getini("memcached_required")

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    monkeypatch.setenv("MEMCACHED_TIMEOUT", "30")
+    monkeypatch.setenv("EMCACHE_TIMEOUT", "30")
 
 
 @pytest_asyncio.fixture
@@ -31,7 +31,7 @@ async def app(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi_app", module)
     spec.loader.exec_module(module)
     with memcached() as server:
-        monkeypatch.setenv("MEMCACHED", f"127.0.0.1:{server.port}")
+        monkeypatch.setenv("EMCACHE_SERVERS", f"127.0.0.1:{server.port}")
         async with module.app.router.lifespan_context(module.app):
             yield module.app, server
         assert module.app.state.memcached.closed
@@ -82,7 +82,7 @@ def test_uvicorn(server, loop):
     port = free_port()
     command = [sys.executable, "-X", "dev", "-m", "uvicorn", "--app-dir", str(EXAMPLES)]
     command += ["--port", str(port), "--loop", loop, "--no-access-log", "fastapi_app:app"]
-    environment = os.environ | {"MEMCACHED": f"127.0.0.1:{server.port}"}
+    environment = os.environ | {"EMCACHE_SERVERS": f"127.0.0.1:{server.port}"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             transport = httpx.HTTPTransport(retries=0)

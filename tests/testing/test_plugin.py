@@ -24,7 +24,7 @@ def project(pytester, monkeypatch):
     lines = "".join(f"{name} = {module}\n" for name, module in points.items())
     (info / "entry_points.txt").write_text(f"[pytest11]\n{lines}")
     monkeypatch.setenv("PYTHONPATH", str(pytester.path))
-    for variable in ("MEMCACHED", "MEMCACHED_REQUIRED", "PYTEST_ADDOPTS"):
+    for variable in ("EMCACHE_TEST_MEMCACHED", "EMCACHE_TEST_MEMCACHED_REQUIRED", "PYTEST_ADDOPTS"):
         monkeypatch.delenv(variable, raising=False)
     return pytester
 
@@ -256,9 +256,9 @@ def test_no_memcached(project, monkeypatch):
 def test_no_memcached_though_it_is_required(project, monkeypatch, how):
     monkeypatch.setenv("PATH", "")
     if how == "option":
-        monkeypatch.setenv("MEMCACHED_REQUIRED", "0")
+        monkeypatch.setenv("EMCACHE_TEST_MEMCACHED_REQUIRED", "0")
     if how == "variable":
-        monkeypatch.setenv("MEMCACHED_REQUIRED", "1")
+        monkeypatch.setenv("EMCACHE_TEST_MEMCACHED_REQUIRED", "1")
     if how == "ini":
         project.makeini("[pytest]\nmemcached_required = true")
     project.makepyfile(SERVERS)
@@ -273,9 +273,11 @@ def test_named(project, monkeypatch):
     project.makepyfile(LOADED)
     binary = shutil.which("memcached")
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("MEMCACHED", binary)
+    monkeypatch.setenv("EMCACHE_TEST_MEMCACHED", binary)
+    # Programs name their nodes so, the examples of other clients among them.
+    monkeypatch.setenv("MEMCACHED", "10.0.0.1:11211")
     run(project, "-o", "memcached=/nowhere/memcached").assert_outcomes(passed=1)
-    monkeypatch.delenv("MEMCACHED")
+    monkeypatch.delenv("EMCACHE_TEST_MEMCACHED")
     result = run(project, "-o", "memcached=/nowhere/memcached")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*/nowhere/memcached is no program that can be run*"])

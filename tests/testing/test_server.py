@@ -205,7 +205,7 @@ with MemcachedServer(tls=True) as a, MemcachedServer(unix=True) as b:
 
 @independent
 def test_no_program(monkeypatch):
-    monkeypatch.delenv("MEMCACHED", raising=False)
+    monkeypatch.delenv("EMCACHE_TEST_MEMCACHED", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MemcachedNotFoundError, match="not installed, or not on PATH"):
         MemcachedServer().__enter__()

@@ -20,15 +20,15 @@ class MemcachedStartError(RuntimeError):
 
 
 def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
-    """Give the program's path: as named, else by the variable MEMCACHED, else from PATH."""
-    named = os.fspath(binary) if binary else os.environ.get("MEMCACHED")
+    """Give the program's path: as named, else by the environment, else from PATH."""
+    named = os.fspath(binary) if binary else os.environ.get("EMCACHE_TEST_MEMCACHED")
     if found := shutil.which(named or "memcached"):
         return found
     if named:
         raise MemcachedNotFoundError(f"{named} is no program that can be run")
     raise MemcachedNotFoundError(
         "memcached is not installed, or not on PATH (Debian: apt-get install memcached);"
-        " the variable MEMCACHED may name it"
+        " the variable EMCACHE_TEST_MEMCACHED may name it"
     )
 
 

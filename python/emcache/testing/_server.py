@@ -46,7 +46,8 @@ class MemcachedServer(Reachable, Managed):
         users: passwords by name; nobody else is let in.
         auth: ``"ascii"`` (``-Y``) or ``"sasl"`` (``-S``: PLAIN over the binary protocol; needs
             ``saslpasswd2``).
-        binary: the program; None: what the variable ``MEMCACHED`` names, else ``memcached``.
+        binary: the program; None: what the variable ``EMCACHE_TEST_MEMCACHED`` names, else
+            ``memcached``.
         environment: variables for memcached besides those of this process.
 
     Raises:
