@@ -5,10 +5,10 @@ use bytes::Bytes;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyMemoryView};
 
 use super::errors::InvalidKeyError;
+use super::once::AttachedOnce;
 use crate::pool::Address;
 use crate::protocol::{EXPIRED, Key, MAX_VALUE_LEN};
 
@@ -139,7 +139,7 @@ fn not_a_bool(name: &str, object: &Bound<'_, PyAny>) -> PyErr {
 /// expires at once, and is sent as one that has passed: some proxies hang up on a minus sign, or answer it
 /// twice.
 pub fn exptime(object: &Bound<'_, PyAny>) -> PyResult<i32> {
-    static TO_EXPTIME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static TO_EXPTIME: AttachedOnce<PyAny> = AttachedOnce::new();
     let seconds = if object.is_exact_instance_of::<PyInt>() {
         in_range("exptime", object)?
     } else {

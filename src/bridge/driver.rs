@@ -6,15 +6,14 @@ use std::cell::{Cell, RefCell};
 use std::env::VarError;
 use std::rc::{Rc, Weak};
 
-use pyo3::exceptions::{PyNotImplementedError, PyValueError};
-use pyo3::intern;
+use pyo3::exceptions::{PyException, PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use super::completion;
 use super::exit;
 use super::future::{OpFuture, Parking, Wake};
 use super::loop_driver::LoopEngine;
+use super::once::{AttachedOnce, intern};
 use super::registry;
 use super::session::Session;
 use super::thread_driver::ThreadEngine;
@@ -106,8 +105,7 @@ impl Driver {
             Choice::Thread => Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?)),
             Choice::Auto => match LoopEngine::start(py, &python) {
                 Ok(engine) => Engine::Loop(engine),
-                // The loop, or the platform, does not let descriptors be watched.
-                Err(error) if error.is_instance_of::<PyNotImplementedError>(py) => {
+                Err(error) if is_refusal(py, &error)? => {
                     log_fallback(py, &error)?;
                     Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?))
                 }
@@ -277,6 +275,22 @@ impl Driver {
     }
 }
 
+/// Whether the loop, or the platform, does not let descriptors be watched, in whatever words. What the system
+/// has run out of would be missing for a thread too, and is an error of its own.
+fn is_refusal(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    if error.is_instance_of::<PyOSError>(py) {
+        let number = error.value(py).getattr("errno")?;
+        let numbers = py.import("errno")?;
+        for exhausted in ["EMFILE", "ENFILE", "ENOMEM", "ENOSPC"] {
+            if number.eq(numbers.getattr(exhausted)?)? {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
+    }
+    Ok(error.is_instance_of::<PyException>(py) && !error.is_instance_of::<PyMemoryError>(py))
+}
+
 fn log_fallback(py: Python<'_>, error: &PyErr) -> PyResult<()> {
     let logger = py.import("logging")?.call_method1("getLogger", ("emcache",))?;
     let text = "the event loop cannot drive emcache, a thread does (slower): %s";
@@ -285,10 +299,7 @@ fn log_fallback(py: Python<'_>, error: &PyErr) -> PyResult<()> {
 }
 
 pub fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
-    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let get = GET.get_or_try_init(py, || {
-        py.import("asyncio")?.getattr("_get_running_loop").map(Bound::unbind)
-    })?;
-    let event_loop = get.bind(py).call0()?;
+    static GET: AttachedOnce<PyAny> = AttachedOnce::new();
+    let event_loop = GET.import(py, "asyncio", "_get_running_loop")?.call0()?;
     Ok((!event_loop.is_none()).then_some(event_loop))
 }

@@ -3,26 +3,40 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::{import_exception, intern};
+use pyo3::{PyTypeInfo, import_exception};
 
+use super::once::intern;
 use crate::cluster::ClusterError;
 use crate::pool;
 use crate::protocol::{ErrorKind, Shape, Verb};
 
-import_exception!(emcache._errors, ArithmeticCommandError);
-import_exception!(emcache._errors, AuthenticationError);
-import_exception!(emcache._errors, ClientClosedError);
-import_exception!(emcache._errors, ClusterNoAvailableNodes);
-import_exception!(emcache._errors, CommandError);
-import_exception!(emcache._errors, ConnectionFailedError);
-import_exception!(emcache._errors, InvalidKeyError);
-import_exception!(emcache._errors, NodeUnavailableError);
-import_exception!(emcache._errors, NotFoundCommandError);
-import_exception!(emcache._errors, NotStoredStorageCommandError);
-import_exception!(emcache._errors, OperationTimeoutError);
-import_exception!(emcache._errors, OverloadedError);
-import_exception!(emcache._errors, ProtocolError);
-import_exception!(emcache._errors, StorageCommandError);
+macro_rules! exceptions {
+    ($($name:ident),+ $(,)?) => {
+        $(import_exception!(emcache._errors, $name);)+
+
+        /// Imports them all: `PyO3` does it where one is first raised, under a lock that a fork may not find held.
+        pub fn prepare(py: Python<'_>) {
+            $($name::type_object(py);)+
+        }
+    };
+}
+
+exceptions! {
+    ArithmeticCommandError,
+    AuthenticationError,
+    ClientClosedError,
+    ClusterNoAvailableNodes,
+    CommandError,
+    ConnectionFailedError,
+    InvalidKeyError,
+    NodeUnavailableError,
+    NotFoundCommandError,
+    NotStoredStorageCommandError,
+    OperationTimeoutError,
+    OverloadedError,
+    ProtocolError,
+    StorageCommandError,
+}
 
 pub fn closed() -> PyErr {
     ClientClosedError::new_err("Emcache client is closed")

@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyTuple, PyType};
+
+use super::once::{AttachedOnce, intern};
 
 #[pyclass(module = "emcache._emcache", freelist = 1024)]
 pub struct OpFuture {
@@ -115,6 +115,15 @@ impl Parking {
 }
 
 impl OpFuture {
+    /// Makes one, with which `PyO3` makes the list of free ones: under a lock that a fork may not find held.
+    pub fn prepare(py: Python<'_>) -> PyResult<()> {
+        let none = || py.None();
+        let (event_loop, create_future, answered) = (none(), none(), none());
+        let spare = Mutex::default();
+        let parking = Parking { event_loop, create_future, spare, answered, leave: None };
+        Self::new(py, &Py::new(py, parking)?).map(drop)
+    }
+
     pub fn new(py: Python<'_>, parking: &Py<Parking>) -> PyResult<Py<Self>> {
         let parking = parking.clone_ref(py);
         Py::new(py, Self { parking, state: State::Pending, parked: None, abandoned: None })
@@ -235,7 +244,7 @@ impl<'py> Wait<'py> {
 }
 
 fn task_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static TASK: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static TASK: AttachedOnce<PyType> = AttachedOnce::new();
     TASK.import(py, "asyncio", "Task")
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::client::session_here;
+use super::once::intern;
 use super::registry::{self, Abandoned};
 use super::session::{Awaitable, Session};
 use super::{convert, errors};

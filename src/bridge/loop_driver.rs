@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use pyo3::exceptions::PyNotImplementedError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use tokio::time::Instant;
 
 use super::completion;
 use super::driver::PythonLoop;
+use super::once::intern;
 use super::runtime::{Inbox, Postponed, TurnRuntime};
 use crate::pool::{Context, Host, LocalFuture};
 

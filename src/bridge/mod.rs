@@ -16,6 +16,7 @@ mod item;
 mod kept;
 mod lease;
 mod loop_driver;
+mod once;
 mod recorder;
 mod registry;
 #[cfg_attr(not(unix), path = "no_turns.rs")]
@@ -39,6 +40,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<item::Item>()?;
     module.add_class::<security::PySecurity>()?;
     send::install(module.py());
+    prepare(module.py())?;
     // While the interpreter still runs: afterwards nothing of Python's can be touched.
     let close_all = wrap_pyfunction!(registry::close_all, module)?;
     module.py().import("atexit")?.call_method1("register", (close_all,))?;
@@ -50,4 +52,12 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         register.call((), Some(&hooks))?;
     }
     Ok(())
+}
+
+/// Makes what `PyO3` would make later, when another thread may fork: see [`once`].
+fn prepare(py: Python<'_>) -> PyResult<()> {
+    errors::prepare(py);
+    future::OpFuture::prepare(py)?;
+    // From 3.14 on it asks once how the interpreter keeps integers.
+    1_i128.into_pyobject(py)?.extract::<i128>().map(drop)
 }

@@ -26,8 +26,8 @@ impl<T> AttachedOnce<T> {
         if let Some(known) = self.0.get() {
             return Ok(known.bind(py));
         }
-        let made = make()?;
-        Ok(self.0.get_or_init(|| made).bind(py))
+        let value = make()?;
+        Ok(self.0.get_or_init(|| value).bind(py))
     }
 }
 
@@ -57,8 +57,8 @@ impl Name {
         if let Some(known) = self.1.0.get() {
             return known.bind(py);
         }
-        let made = PyString::intern(py, self.0).unbind();
-        self.1.0.get_or_init(|| made).bind(py)
+        let name = PyString::intern(py, self.0).unbind();
+        self.1.0.get_or_init(|| name).bind(py)
     }
 }
 

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_asyncio::TaskLocals;
@@ -24,6 +23,7 @@ use super::completion::{self, Outcome};
 use super::driver::PythonLoop;
 use super::errors;
 use super::exit;
+use super::once::intern;
 use super::recorder::{End, Message, Record, Recorder, Ticket, play_back};
 use super::waiter::{NoMeta, PyWaiter};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};

@@ -48,6 +48,20 @@ fn pool_knows_neither_cluster_nor_python() {
     }
 }
 
+/// A thread that waits for the interpreter while it holds a lock leaves it locked in the child of a fork. What
+/// is made while the module is imported is made before anybody can fork.
+#[test]
+fn bridge_makes_names_and_types_without_a_lock_of_pyo3() {
+    for (path, source) in sources("bridge") {
+        let is_exempt = path.ends_with("once.rs") || path.ends_with("mod.rs");
+        for word in
+            ["PyOnceLock", "pyo3::intern", "GILOnceCell", "pyo3::{import_exception, intern}"]
+        {
+            assert!(is_exempt || !source.contains(word), "{path} uses `{word}`: see once.rs");
+        }
+    }
+}
+
 #[test]
 fn cluster_knows_no_python() {
     assert_free_of("cluster", &["pyo3", "crate::bridge", "Python", "tokio"]);

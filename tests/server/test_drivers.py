@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import errno
 import gc
 import logging
 import socket
@@ -42,8 +43,10 @@ def silent_port():
 class Unwatchable(asyncio.SelectorEventLoop):
     """As those of Windows, and of some frameworks: descriptors cannot be watched."""
 
+    refusal: BaseException = NotImplementedError("not by this loop")
+
     def add_reader(self, fd, callback, *args):
-        raise NotImplementedError("not by this loop")
+        raise self.refusal
 
 
 def run_unwatchable(main):
@@ -137,6 +140,59 @@ class TestUnwatchable:
         assert "not by this loop" in records[0].getMessage()
         # Once for each time that the loop gets its first client.
         assert len(records) == 2
+
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            RuntimeError("not by this loop"),
+            AttributeError("'Loop' object has no attribute '_selector'"),
+            ValueError("filedescriptor out of range in select()"),
+            TypeError("add_reader() takes 2 positional arguments"),
+            KeyError("fd"),
+            OSError("not by this loop"),
+            PermissionError(errno.EPERM, "Operation not permitted"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_however_the_loop_refuses(self, server, monkeypatch, caplog, refusal):
+        monkeypatch.delenv("EMCACHE_DRIVER", raising=False)
+        monkeypatch.setattr(Unwatchable, "refusal", refusal)
+        caplog.set_level(logging.INFO, "emcache")
+
+        async def main():
+            async with emcache.create_client([server.address], timeout=10) as client:
+                assert client._core.driver == "thread"
+                await client.set(b"unwatchable", b"v")
+                assert (await client.get(b"unwatchable")).value == b"v"
+
+        run_unwatchable(main())
+        told = [record.getMessage() for record in caplog.records]
+        assert any(str(refusal) in line for line in told if "a thread does" in line)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.EMFILE, "Too many open files"),
+            OSError(errno.ENFILE, "Too many open files in system"),
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            OSError(errno.ENOSPC, "No space left on device"),
+            MemoryError(),
+            asyncio.CancelledError(),
+        ],
+        ids=repr,
+    )
+    def test_what_the_system_lacks_is_no_refusal(self, server, monkeypatch, caplog, error):
+        monkeypatch.delenv("EMCACHE_DRIVER", raising=False)
+        monkeypatch.setattr(Unwatchable, "refusal", error)
+        caplog.set_level(logging.INFO, "emcache")
+
+        async def main():
+            with pytest.raises(type(error)) as raised:
+                await emcache.create_client([server.address])
+            assert raised.value is error
+
+        run_unwatchable(main())
+        assert not [record for record in caplog.records if "a thread does" in record.getMessage()]
 
     def test_it_can_be_forced_too(self, server, monkeypatch, caplog):
         monkeypatch.setenv("EMCACHE_DRIVER", "thread")
