@@ -2,6 +2,9 @@
 
 import typing
 
+# First: it says where emcache does not work, and brings back the exceptions of an earlier import.
+from . import _emcache as _emcache  # isort: split
+
 from ._address import ALL_NODES, MemcachedHostAddress, MemcachedUnixSocketPath
 from ._errors import (
     ArithmeticCommandError,

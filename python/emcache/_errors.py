@@ -107,3 +107,9 @@ def attributed(error: E, node: str | None, command: str | None) -> E:
     """Say which node and which command an exception is about."""
     vars(error).update(node=node, command=command)
     return error
+
+
+# The core raises the classes of the first import. They stay the same if this module is reloaded.
+_FIRST: dict[str, object] = globals().get("_FIRST", {})
+for _name in [name for name, each in globals().items() if isinstance(each, type)]:
+    globals()[_name] = _FIRST.setdefault(_name, globals()[_name])

@@ -57,6 +57,8 @@ impl CoreClient {
         security: &PySecurity,
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
+        // Before any call of Python, which may fork.
+        let forks = registry::forks();
         let event_loop =
             running_loop(py)?.ok_or_else(|| PyRuntimeError::new_err("no running event loop"))?;
         let addresses = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
@@ -83,7 +85,7 @@ impl CoreClient {
         registry::add_session(id, session.clone());
         session.driver.settle(py)?;
         let turn = session.driver.turn_callback(py);
-        let (forks, closed) = (registry::forks(), AtomicBool::new(false));
+        let closed = AtomicBool::new(false);
         let gone = session.gone.clone();
         Ok(Self { id, forks, closed, gone, event_loop: event_loop.unbind(), turn })
     }
@@ -468,22 +470,22 @@ impl CoreClient {
     fn node_for(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<usize> {
         self.open()?;
         let key = convert::key(key)?;
-        self.session(py)?.node_for(py, key)
+        self.session_on_thread()?.node_for(py, key)
     }
 
     /// Indexes of the healthy and of the unhealthy nodes.
     fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-        self.session(py)?.health(py)
+        self.session_on_thread()?.health(py)
     }
 
     /// The counters of one node, by the names of `ConnectionPoolMetrics`.
     fn metrics<'py>(&self, py: Python<'py>, node: usize) -> PyResult<Bound<'py, PyDict>> {
-        snapshot::of_pool(py, &self.session(py)?.metrics(py, node)?)
+        snapshot::of_pool(py, &self.session_on_thread()?.metrics(py, node)?)
     }
 
     /// What is counted of all nodes that keys can belong to: see [`super::snapshot`].
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let session = self.session(py)?;
+        let session = self.session_on_thread()?;
         let (min_connections, max_connections) = session.limits;
         let nodes = snapshot::of_nodes(py, session.all_metrics(py)?)?;
         (min_connections, max_connections, nodes).into_bound_py_any(py)
@@ -556,6 +558,16 @@ impl CoreClient {
     pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
         self.open()?;
         session_here(py, self.id, self.forks)
+    }
+
+    /// For questions that nothing is sent for: the loop need not be running.
+    fn session_on_thread(&self) -> PyResult<Rc<Session>> {
+        self.open()?;
+        registry::session(self.id).ok_or_else(|| self.out_of_place())
+    }
+
+    fn out_of_place(&self) -> PyErr {
+        if self.forked() { errors::forked() } else { errors::foreign() }
     }
 
     fn fetch(

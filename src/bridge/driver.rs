@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 
 use pyo3::exceptions::{PyException, PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::completion;
 use super::exit;
@@ -16,12 +17,16 @@ use super::loop_driver::LoopEngine;
 use super::once::{AttachedOnce, intern};
 use super::registry;
 use super::session::Session;
+use super::stepping::Stepping;
 use super::thread_driver::ThreadEngine;
 
 pub struct Driver {
     id: u64,
+    /// Forks before it was made: in a child of its process everything here is the parent's.
+    forks: u64,
     engine: Engine,
     python: PythonLoop,
+    stepping: Stepping,
     turn_scheduled: Cell<bool>,
     /// Whether a turn is waking tasks at this moment.
     turning: Cell<bool>,
@@ -90,6 +95,8 @@ impl Driver {
     /// Starts to drive for the running loop.
     pub fn start(event_loop: &Bound<'_, PyAny>, id: u64) -> PyResult<Rc<Self>> {
         let py = event_loop.py();
+        let forks = registry::forks();
+        let stepping = Stepping::of(event_loop)?;
         let callbacks = Bound::new(py, LoopCallbacks { driver: id })?;
         let python = PythonLoop {
             event_loop: event_loop.clone().unbind(),
@@ -114,8 +121,10 @@ impl Driver {
         };
         Ok(Rc::new(Self {
             id,
+            forks,
             engine,
             python,
+            stepping,
             turn_scheduled: Cell::new(false),
             turning: Cell::new(false),
             stopped: Cell::new(false),
@@ -125,6 +134,17 @@ impl Driver {
 
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    pub fn forks(&self) -> u64 {
+        self.forks
+    }
+
+    /// Whether this process is a child of the one whose driver this is. Any call of Python may have forked,
+    /// and the child returns from it, too: nothing of the core is touched then, for its sockets and its epoll
+    /// instance are shared with the parent.
+    pub fn is_forked(&self) -> bool {
+        self.forks != registry::forks()
     }
 
     pub fn engine(&self) -> &Engine {
@@ -166,6 +186,17 @@ impl Driver {
         OpFuture::new(py, &self.python.parking)
     }
 
+    /// Calls the user's code: at once, where a turn may do that, else in the loop's next iteration.
+    pub fn call(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        if self.python.parking.get().steps_tasks() || self.is_loop_closed(py) {
+            let callback = args.get_item(0)?;
+            callback.call1(args.get_slice(1, args.len()))?;
+        } else {
+            self.python.call_soon.call1(py, args)?;
+        }
+        Ok(())
+    }
+
     pub fn event_loop(&self, py: Python<'_>) -> Py<PyAny> {
         self.python.event_loop.clone_ref(py)
     }
@@ -180,6 +211,9 @@ impl Driver {
 
     /// Forgets a session that was closed; the last one ends the driver.
     pub fn remove_session(&self, py: Python<'_>, session: &Rc<Session>) {
+        if self.is_forked() {
+            return;
+        }
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|other| other.upgrade().is_some_and(|other| !Rc::ptr_eq(&other, session)));
         if sessions.is_empty() {
@@ -190,7 +224,7 @@ impl Driver {
 
     /// Sees to it that what the last call into the core left to do is done.
     pub fn settle(&self, py: Python<'_>) -> PyResult<()> {
-        if exit::is_frozen() {
+        if exit::is_frozen() || self.is_forked() {
             return Ok(());
         }
         if self.turning.get() {
@@ -227,6 +261,9 @@ impl Driver {
     }
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_forked() {
+            return Ok(());
+        }
         match &self.engine {
             Engine::Loop(engine) => engine.flush(),
             Engine::Thread(engine) => engine.flush(),
@@ -235,6 +272,9 @@ impl Driver {
     }
 
     fn timer(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_forked() {
+            return Ok(());
+        }
         if let Engine::Loop(engine) = &self.engine {
             engine.timer_fired();
         }
@@ -243,15 +283,23 @@ impl Driver {
 
     fn turn(&self, py: Python<'_>) -> PyResult<()> {
         let Some(_under_way) = exit::Turn::begin() else { return Ok(()) };
+        if self.is_forked() {
+            return Ok(());
+        }
         self.turn_scheduled.set(false);
+        if self.turning.replace(false) {
+            // The loop runs within a task that a turn is stepping, and that turn goes on only afterwards.
+            self.stepping.was_nested();
+        }
         match &self.engine {
             Engine::Loop(engine) => engine.turn(),
             Engine::Thread(engine) => engine.collect(),
         }
-        self.turning.set(true);
-        let delivered = completion::deliver(py, Wake::Now(&self.python.parking));
-        self.turning.set(false);
+        let delivered = self.deliver(py);
         registry::close_abandoned(py);
+        if self.is_forked() {
+            return delivered;
+        }
         // Each is done whatever becomes of the others: nobody may call again.
         let timed = match &self.engine {
             Engine::Loop(engine) => engine.after_turn(py, &self.python),
@@ -264,12 +312,29 @@ impl Driver {
         delivered.and(timed).and(settled)
     }
 
+    fn deliver(&self, py: Python<'_>) -> PyResult<()> {
+        if !completion::is_pending() {
+            return Ok(());
+        }
+        let parking = &self.python.parking;
+        parking.get().step_tasks(self.stepping.is_allowed(py));
+        self.turning.set(true);
+        let delivered = completion::deliver(py, Wake::Now(parking));
+        self.turning.set(false);
+        delivered
+    }
+
     /// Leaves the loop and closes everything. Does nothing the second time.
     fn stop(&self, py: Python<'_>) {
         registry::forget_driver(self.id);
         self.stopped.set(true);
         match &self.engine {
-            Engine::Loop(engine) => engine.stop(py, &self.python),
+            Engine::Loop(engine) => {
+                engine.leave(py, &self.python);
+                if !self.is_forked() {
+                    engine.shut_down();
+                }
+            }
             Engine::Thread(engine) => engine.stop(py),
         }
     }

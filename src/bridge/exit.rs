@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
+use super::registry;
+
 static EXITING: AtomicBool = AtomicBool::new(false);
 static EXITING_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
 static TURNS: AtomicUsize = AtomicUsize::new(0);
@@ -18,20 +20,25 @@ static TURNS: AtomicUsize = AtomicUsize::new(0);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A turn that is under way.
-pub struct Turn;
+pub struct Turn {
+    forks: u64,
+}
 
 impl Turn {
     /// `None`: there are to be no more.
     pub fn begin() -> Option<Self> {
         TURNS.fetch_add(1, Ordering::SeqCst);
-        let turn = Self;
+        let turn = Self { forks: registry::forks() };
         (!is_frozen()).then_some(turn)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        TURNS.fetch_sub(1, Ordering::SeqCst);
+        // One that ends in a child in which it did not begin is not counted there.
+        if self.forks == registry::forks() {
+            TURNS.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 

@@ -45,7 +45,8 @@ pub enum Step<'py> {
 /// How tasks are woken.
 #[derive(Clone, Copy)]
 pub enum Wake<'l> {
-    /// Here and now, if they are of this loop: only in a callback of it, where no task is running.
+    /// Here and now, if they are of this loop and it lets them: only in a callback of it, where no task is
+    /// running.
     Now(&'l Py<Parking>),
     /// By the loop, in its next iteration.
     Soon,
@@ -57,6 +58,8 @@ pub struct Parking {
     event_loop: Py<PyAny>,
     create_future: Py<PyAny>,
     spare: Mutex<Vec<Py<PyAny>>>,
+    /// Whether turns may step tasks: see [`super::stepping`].
+    steps_tasks: AtomicBool,
     /// A finished future: what tasks are woken with. They ask it only whether the wait ended well.
     answered: Py<PyAny>,
     /// From 3.14 on a future knows by whom it is awaited, and this makes it forget.
@@ -75,7 +78,16 @@ impl Parking {
         answered.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
         let leave = py.import("asyncio")?.getattr_opt("future_discard_from_awaited_by")?;
         let leave = leave.map(Bound::unbind);
-        Py::new(py, Self { event_loop, create_future, spare: Mutex::default(), answered, leave })
+        let (spare, steps_tasks) = (Mutex::default(), AtomicBool::new(true));
+        Py::new(py, Self { event_loop, create_future, spare, steps_tasks, answered, leave })
+    }
+
+    pub fn steps_tasks(&self) -> bool {
+        self.steps_tasks.load(Ordering::Relaxed)
+    }
+
+    pub fn step_tasks(&self, steps: bool) {
+        self.steps_tasks.store(steps, Ordering::Relaxed);
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -119,8 +131,9 @@ impl OpFuture {
     pub fn prepare(py: Python<'_>) -> PyResult<()> {
         let none = || py.None();
         let (event_loop, create_future, answered) = (none(), none(), none());
-        let spare = Mutex::default();
-        let parking = Parking { event_loop, create_future, spare, answered, leave: None };
+        let (spare, steps_tasks) = (Mutex::default(), AtomicBool::default());
+        let parking =
+            Parking { event_loop, create_future, spare, steps_tasks, answered, leave: None };
         Self::new(py, &Py::new(py, parking)?).map(drop)
     }
 
@@ -164,7 +177,7 @@ impl OpFuture {
             let Some(parked) = future.parked.take() else { return Ok(()) };
             (parked, future.parking.clone_ref(py))
         };
-        if matches!(wake, Wake::Now(here) if here.is(&parking))
+        if matches!(wake, Wake::Now(here) if here.is(&parking) && here.get().steps_tasks())
             // A loop may make futures of its own kind, of which nothing is known but what all have.
             && let Some(wait) = Wait::on(parked.bind(py)).unwrap_or_default()
         {
@@ -211,6 +224,34 @@ impl OpFuture {
         drop(future);
         Ok(())
     }
+}
+
+/// Ends the calls that tasks of a loop wait for, without those who would have answered them. A task that ends
+/// by that is not reported, if nobody awaits it.
+pub fn end_calls(event_loop: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyResult<()> {
+    let py = event_loop.py();
+    let retrieve = wrap_pyfunction!(retrieve, py)?;
+    let tasks = py.import("asyncio")?.call_method1("all_tasks", (event_loop,))?;
+    for task in tasks.try_iter()? {
+        let task = task?;
+        let mut awaited = task.call_method0("get_coro")?;
+        while let Some(inner) = awaited.getattr_opt("cr_await")? {
+            awaited = inner;
+        }
+        if let Ok(future) = awaited.cast::<OpFuture>() {
+            task.call_method1("add_done_callback", (&retrieve,))?;
+            OpFuture::resolve(future, Err(why()), Wake::Soon)?;
+        }
+    }
+    Ok(())
+}
+
+#[pyfunction]
+fn retrieve(task: &Bound<'_, PyAny>) -> PyResult<()> {
+    if !task.call_method0("cancelled")?.is_truthy()? {
+        task.call_method0("exception")?;
+    }
+    Ok(())
 }
 
 /// In asyncio's way: who waits is woken in the next iteration.

@@ -35,7 +35,7 @@ impl CoreLease {
         let held = Self {
             session,
             lease,
-            forks: registry::forks(),
+            forks: owner.driver.forks(),
             gone: owner.gone.clone(),
             released: AtomicBool::new(false),
             event_loop: owner.driver.event_loop(py),

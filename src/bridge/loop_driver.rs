@@ -147,13 +147,17 @@ impl LoopEngine {
         Ok(())
     }
 
-    pub fn stop(&self, py: Python<'_>, python: &PythonLoop) {
+    /// The loop calls no more.
+    pub fn leave(&self, py: Python<'_>, python: &PythonLoop) {
         // A loop that is closed has forgotten its readers, and says so with an error.
         let event_loop = python.event_loop.bind(py);
         let _ = event_loop.call_method1(intern!(py, "remove_reader"), (self.runtime.fd(),));
         if let Some((_, handle)) = self.timer.take() {
             let _ = handle.call_method0(py, intern!(py, "cancel"));
         }
+    }
+
+    pub fn shut_down(&self) {
         self.runtime.shut_down();
     }
 }

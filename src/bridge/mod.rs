@@ -25,13 +25,18 @@ mod security;
 mod send;
 mod session;
 mod snapshot;
+mod stepping;
 mod thread_driver;
 mod waiter;
 
+use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    refuse_subinterpreters(module.py())?;
+    share_modules(module.py())?;
     // Cargo's `2.0.0-dev0` is Python's `2.0.0.dev0`.
     module.add("__version__", env!("CARGO_PKG_VERSION").replace('-', "."))?;
     module.add("LATENCY_BOUNDS", snapshot::latency_bounds(module.py())?)?;
@@ -41,6 +46,47 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<security::PySecurity>()?;
     send::install(module.py());
     prepare(module.py())?;
+    register_hooks(module)
+}
+
+/// Statics hold objects of one interpreter, and callbacks from other threads enter the main one.
+#[allow(unsafe_code)]
+fn refuse_subinterpreters(_: Python<'_>) -> PyResult<()> {
+    // SAFETY: the thread is attached to an interpreter, whose state this reads.
+    let is_main =
+        unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) } == 0;
+    if is_main {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "emcache does not work in sub-interpreters: import it in the main interpreter \
+         (with mod_wsgi: `WSGIApplicationGroup %{GLOBAL}`)",
+    ))
+}
+
+/// What a program that clears `sys.modules` and imports the package again gets from the first import: the
+/// exceptions, which the core raises, and the addresses. Handlers and calls of either import know them.
+fn share_modules(py: Python<'_>) -> PyResult<()> {
+    static SHARED: PyOnceLock<Vec<(&str, Py<PyModule>)>> = PyOnceLock::new();
+    let shared = SHARED.get_or_try_init(py, || {
+        let import = |name| Ok((name, py.import(format!("emcache.{name}"))?.unbind()));
+        ["_errors", "_address"].into_iter().map(import).collect::<PyResult<_>>()
+    })?;
+    let modules = py.import("sys")?.getattr("modules")?;
+    let package = modules.get_item("emcache")?;
+    for (name, module) in shared {
+        modules.set_item(format!("emcache.{name}"), module)?;
+        package.setattr(*name, module)?;
+    }
+    Ok(())
+}
+
+/// Once in a process, however often the module is made.
+fn register_hooks(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    static REGISTERED: PyOnceLock<()> = PyOnceLock::new();
+    if REGISTERED.set(module.py(), ()).is_err() {
+        return Ok(());
+    }
     // While the interpreter still runs: afterwards nothing of Python's can be touched.
     let close_all = wrap_pyfunction!(registry::close_all, module)?;
     module.py().import("atexit")?.call_method1("register", (close_all,))?;

@@ -13,7 +13,9 @@ use pyo3::prelude::*;
 
 use super::completion;
 use super::driver::Driver;
+use super::errors;
 use super::exit;
+use super::future;
 use super::session::Session;
 use super::thread_driver;
 use crate::cluster::NodeChange;
@@ -52,16 +54,22 @@ pub fn forks() -> u64 {
 /// Forgets, in the child of a fork, all that is its parent's. It is not dropped: the sockets and the
 /// epoll instance are shared with the parent, which would lose its registrations.
 #[pyfunction]
-pub fn after_fork_in_child() {
+pub fn after_fork_in_child(py: Python<'_>) {
     FORKS.fetch_add(1, Ordering::Relaxed);
     std::mem::forget(SESSIONS.with(|all| std::mem::take(&mut *all.borrow_mut())));
-    std::mem::forget(DRIVERS.with(|all| all.take()));
+    let drivers = DRIVERS.with(|all| all.take());
+    let loops: Vec<_> = drivers.iter().map(|driver| driver.event_loop(py)).collect();
+    std::mem::forget(drivers);
     super::completion::forget_all();
     thread_driver::after_fork_in_child();
     exit::after_fork_in_child();
     // Another thread of the parent's may have held the lock; then the child never gets it.
     if let Ok(mut abandoned) = ABANDONED.try_lock() {
         abandoned.clear();
+    }
+    for event_loop in loops {
+        // Where this fails, nobody runs that loop in the child.
+        let _ = future::end_calls(event_loop.bind(py), errors::forked);
     }
 }
 
@@ -191,8 +199,8 @@ pub fn tell_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<()>
         Change::Barred(cause) => ("barred", Some(cause)),
         Change::Admitted => ("admitted", None),
     };
-    session.on_change.call1(py, (change.node, what, cause.map(Cause::discreet)))?;
-    Ok(())
+    let args = (&session.on_change, change.node, what, cause.map(Cause::discreet));
+    session.driver.call(py, &args.into_pyobject(py)?)
 }
 
 /// Closes a session of this thread that nobody holds any more, once its commands that nobody waits for are

@@ -156,7 +156,8 @@ impl Session {
 
     /// Ends all requests; the waiters' results are left to [`super::completion`].
     pub fn close(&self, py: Python<'_>) {
-        match &self.core {
+        let Ok(core) = self.core() else { return };
+        match core {
             Core::Here { context, cluster } => {
                 context.flush();
                 cluster.close();
@@ -167,9 +168,10 @@ impl Session {
 
     /// Closes when all commands that nobody waits for are answered, or after a while.
     pub fn close_later(&self) {
+        let Ok(core) = self.core() else { return };
         self.no_replies.closes.set(Some(self.id));
         let id = self.id;
-        match &self.core {
+        match core {
             Core::Here { context, .. } => {
                 context.flush();
                 let timer = context.clone();
@@ -228,7 +230,7 @@ impl Session {
             let line = Line { positions, items: Vec::with_capacity(keys) };
             PyWaiter::Line { gather: gather.clone(), line }
         };
-        match &self.core {
+        match self.core()? {
             Core::Here { context, cluster } => {
                 let lines = match cluster.lines_for(&keys) {
                     Ok(lines) => lines,
@@ -318,6 +320,7 @@ impl Session {
     pub fn send_window(&self, py: Python<'_>, batch: &Rc<Batch>) -> PyResult<()> {
         let is_held = batch.future.bind(py).try_borrow()?.is_pending();
         let window = batch.next_window(py);
+        let core = self.core()?;
         if !is_held {
             let unanswered = &self.no_replies.unanswered;
             unanswered.set(unanswered.get() + window.len());
@@ -328,7 +331,7 @@ impl Session {
             } else {
                 PyWaiter::NoReply { backlog: self.no_replies.clone(), held: None }
             };
-            batch.request(py, at, |key, submission| match &self.core {
+            batch.request(py, at, |key, submission| match core {
                 Core::Here { cluster, .. } => match cluster.index_for(key) {
                     Ok(node) => {
                         cluster.pool(node).submit_any(submission, waiter, batch.deadline.0);
@@ -351,7 +354,7 @@ impl Session {
     pub fn counter(&self, py: Python<'_>, key: Key<'_>, command: Command<'_>) -> Awaitable {
         let target = self.route(py, Target::Key(key), command.verb())?;
         let future = self.driver.create_future(py)?;
-        if let (Core::Here { cluster, .. }, Target::Node(node)) = (&self.core, target)
+        if let (Core::Here { cluster, .. }, Target::Node(node)) = (self.core()?, target)
             && let Some(why) = NoMeta::of(cluster.pool(node).meta())
         {
             OpFuture::resolve(future.bind(py), Ok(no_meta(py, why)), Wake::Soon)?;
@@ -444,7 +447,7 @@ impl Session {
     pub fn lease(&self, py: Python<'_>, lease: LeaseId) -> Awaitable {
         let future = self.driver.create_future(py)?;
         let waiter = PyWaiter::Lease { future: future.clone_ref(py), session: self.id, lease };
-        match &self.core {
+        match self.core()? {
             Core::Here { context, cluster } => {
                 cluster.pool(0).lease(lease, waiter, self.deadline(context));
             }
@@ -531,22 +534,23 @@ impl Session {
         py: Python<'_>,
         question: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
     ) -> PyResult<T> {
-        match &self.core {
+        match self.core()? {
             Core::Here { cluster, .. } => Ok(question(cluster)),
             Core::There(engine) => engine.ask(py, self.id, move |cluster| question(cluster)),
         }
     }
 
     fn tell(&self, what: impl FnOnce(&dyn Nodes) + Send + 'static) {
-        match &self.core {
-            Core::Here { cluster, .. } => what(cluster),
-            Core::There(engine) => engine.post_to(self.id, move |cluster| what(cluster)),
+        match self.core() {
+            Err(_) => {}
+            Ok(Core::Here { cluster, .. }) => what(cluster),
+            Ok(Core::There(engine)) => engine.post_to(self.id, move |cluster| what(cluster)),
         }
     }
 
     /// Where the cluster is here, the node is known at once, and that there is none.
     fn route<'a>(&self, py: Python<'_>, target: Target<'a>, verb: Verb) -> PyResult<Target<'a>> {
-        match (&self.core, target) {
+        match (self.core()?, target) {
             (Core::Here { cluster, .. }, Target::Key(key)) => {
                 let node = cluster.index_for(key).map(Target::Node);
                 node.map_err(|error| errors::no_nodes(py, &error, Some(verb)))
@@ -563,7 +567,7 @@ impl Session {
         submission: Submission<'_>,
         waiter: PyWaiter,
     ) -> PyResult<()> {
-        match &self.core {
+        match self.core()? {
             Core::Here { context, cluster } => {
                 let deadline = self.deadline(context);
                 match target {
@@ -593,6 +597,12 @@ impl Session {
             }
         }
         self.driver.settle(py)
+    }
+
+    /// The core, unless it is another process's. To be asked for after the last call of Python: that may have
+    /// forked.
+    fn core(&self) -> PyResult<&Core> {
+        if self.driver.is_forked() { Err(errors::forked()) } else { Ok(&self.core) }
     }
 
     fn deadline(&self, context: &Context) -> Tick {

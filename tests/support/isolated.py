@@ -16,9 +16,17 @@ logging.getLogger("emcache").addHandler(logging.NullHandler())
 loop_name, port = sys.argv[1], int(sys.argv[2])
 if loop_name == "uvloop":
     import uvloop
-    new_loop = uvloop.new_event_loop
+    make_loop = uvloop.new_event_loop
 else:
-    new_loop = asyncio.SelectorEventLoop
+    make_loop = asyncio.SelectorEventLoop
+
+def new_loop():
+    loop = make_loop()
+    # Development mode is on for its warnings. In debug mode tasks are woken in another way.
+    loop.set_debug(False)
+    if os.environ.get("EMCACHE_TEST_EAGER") == "1" and sys.version_info >= (3, 12):
+        loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
 
 def run(main):
     with asyncio.Runner(loop_factory=new_loop) as runner:
