@@ -1,6 +1,7 @@
 """What all tests share: a memcached for the session, and both event loops."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,12 +13,16 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parent))
 
 import emcache
+from support.eager import make_eager
 from support.memcached import Memcached, memcached
 
 
 def pytest_asyncio_loop_factories(config, item):
-    """Run every asynchronous test under both loops."""
-    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+    """Run every asynchronous test under both loops; with EMCACHE_TEST_EAGER=1 with eager tasks."""
+    factories = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+    if os.environ.get("EMCACHE_TEST_EAGER") != "1":
+        return factories
+    return {name: lambda make=make: make_eager(make()) for name, make in factories.items()}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Questions to all nodes at once."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -22,18 +23,12 @@ _LOOK_EVERY = 0.25
 """Seconds between two looks at which nodes there are."""
 
 
-async def ask_all(nodes: Nodes, ask: Callable[[int], Awaitable[T]]) -> PartialResult[Address, T]:
-    """Ask all nodes the same; one that fails keeps no other from being told."""
-
-    async def answer(node: int) -> T | EmcacheError:
-        try:
-            return await ask(node)
-        except EmcacheError as error:
-            return error
-
-    answers = await asyncio.gather(*(answer(node) for node in nodes))
+async def ask_all(
+    nodes: Callable[[], Nodes], ask: Callable[[int], Awaitable[T]]
+) -> PartialResult[Address, T]:
+    """Ask all nodes the same question, and separate the answers from the errors."""
     told = PartialResult[Address, T]({}, {})
-    for address, result in zip(nodes.values(), answers, strict=True):
+    for address, result in (await _answers(nodes, ask)).items():
         if isinstance(result, EmcacheError):
             told.errors[address] = result
         else:
@@ -41,7 +36,33 @@ async def ask_all(nodes: Nodes, ask: Callable[[int], Awaitable[T]]) -> PartialRe
     return told
 
 
-async def ping(core: CoreClient, nodes: Nodes) -> dict[Address, float | Exception]:
+async def _answers(
+    nodes: Callable[[], Nodes], ask: Callable[[int], Awaitable[T]]
+) -> dict[Address, T | EmcacheError]:
+    """Ask all nodes; one that fails does not keep the others from being asked.
+
+    A node that fails because it left the cluster meanwhile is left out.
+    """
+
+    async def answer(node: int) -> T | EmcacheError:
+        try:
+            return await ask(node)
+        except EmcacheError as error:
+            return error
+
+    asked = there = nodes()
+    answers = await asyncio.gather(*(answer(node) for node in asked))
+    # All nodes of a client that was closed meanwhile say so.
+    with contextlib.suppress(ClientClosedError):
+        there = nodes()
+    return {
+        address: result
+        for (node, address), result in zip(asked.items(), answers, strict=True)
+        if node in there or not isinstance(result, EmcacheError)
+    }
+
+
+async def ping(core: CoreClient, nodes: Callable[[], Nodes]) -> dict[Address, float | Exception]:
     """Measure the round trip to each node."""
 
     async def measured(node: int) -> float:
@@ -49,11 +70,7 @@ async def ping(core: CoreClient, nodes: Nodes) -> dict[Address, float | Exceptio
         await core.version(node)
         return time.perf_counter() - start
 
-    told = await ask_all(nodes, measured)
-    return {
-        address: told[address] if address in told else told.errors[address]
-        for address in nodes.values()
-    }
+    return {**await _answers(nodes, measured)}
 
 
 async def wait_ready(
@@ -87,7 +104,11 @@ class _Waiting:
     def is_over(self, nodes: Nodes, min_nodes: int | None) -> bool:
         """Look at the nodes that there are now, and ask those that are new."""
         self._ready &= nodes.keys()
-        if len(self._ready) >= (len(nodes) if min_nodes is None else min_nodes):
+        for node in self._probes.keys() - nodes.keys():
+            self._probes.pop(node).cancel()
+        # Nodes that have left cannot be waited for.
+        wanted = len(nodes) if min_nodes is None else min(min_nodes, len(nodes))
+        if len(self._ready) >= wanted:
             return True
         for node in nodes.keys() - self._ready - self._probes.keys():
             self._probes[node] = asyncio.create_task(self._probe(node))

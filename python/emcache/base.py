@@ -31,7 +31,12 @@ Item.__dataclass_params__ = _ItemFields.__dataclass_params__  # type: ignore[att
 
 
 class ClusterManagment(metaclass=ABCMeta):
-    """The nodes of a client and how they are; the spelling is that of 1.3."""
+    """The nodes of a client and how they are; the spelling is that of 1.3.
+
+    May be asked from any thread, whether the loop runs or not. On the thread of the client's loop
+    the answers are of now. On other threads health is what was seen last, and counters are those
+    of now if the loop runs and answers within 1 s, else the last that were read.
+    """
 
     @abstractmethod
     def nodes(self) -> list[Address]:
@@ -57,7 +62,8 @@ class ClusterEvents(metaclass=ABCMeta):
     """Told when a node turns healthy or unhealthy.
 
     The methods are called one at a time, in the order in which it happened. An exception is logged
-    and the next event delivered. At most 1,000 events wait; more are dropped with a warning.
+    and the next event is delivered, also after a handler was cancelled. At most 1,000 events
+    wait; more are dropped with a warning.
     """
 
     @abstractmethod
@@ -590,7 +596,8 @@ class Client(metaclass=ABCMeta):
 
         Args:
             timeout: in seconds, > 0.
-            min_nodes: so many nodes are enough, 1 to all of them; None: all.
+            min_nodes: so many nodes are enough, 1 to all of them; None: all. Nodes that leave
+                meanwhile are not waited for.
 
         Raises:
             OperationTimeoutError: they did not all answer in time; a ``TimeoutError``, which says

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -33,6 +32,7 @@ from ._arguments import (
 from ._emcache import CoreClient, Security
 from ._errors import ClientClosedError
 from ._owner import CoreOwner
+from ._snapshots import Snapshots
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
 from .cluster import EventDispatcher, _ClusterManagment
 from .default_values import (
@@ -53,7 +53,6 @@ from .default_values import (
 # Only those who use these pay for their import. What public annotations name is found by way of the
 # package, also at run time.
 if TYPE_CHECKING:
-    from ._emcache import _RawSnapshot
     from ._watcher import Watcher
 
 _TIMES = ("timeout", "connection_timeout", "purge_unused_connections_after")
@@ -71,8 +70,6 @@ class _Client(CoreOwner, Client):
     ) -> None:
         self._addresses = addresses
         self._grace = grace
-        self._loop = asyncio.get_running_loop()
-        self._counted: tuple[float, _RawSnapshot] | None = None
         self._watcher: Watcher | None = None
         self._watching: asyncio.Task[None] | None = None
         self._management = _ClusterManagment(addresses)
@@ -90,7 +87,8 @@ class _Client(CoreOwner, Client):
                 alive._watcher.hurry()
 
         self._core = make_core(on_change)
-        self._management.attach(self._core)
+        self._snapshots = Snapshots(self._core, asyncio.get_running_loop())
+        self._management.attach(self._core, self._snapshots)
 
     def _watch(
         self,
@@ -178,7 +176,7 @@ class _Client(CoreOwner, Client):
         finally:
             # What it is to tell of its nodes from now on.
             self._management.known()
-            self._take_counts()
+            self._snapshots.take()
             self._core.close()
             self._dispatcher.close()
 
@@ -189,11 +187,6 @@ class _Client(CoreOwner, Client):
         from .metrics import metrics_of_client
 
         return metrics_of_client(self)
-
-    def _take_counts(self) -> None:
-        """Take a snapshot, if there is still something to take it of."""
-        with contextlib.suppress(RuntimeError):
-            self._counted = time.time(), self._core.snapshot()
 
     def node_for(self, key: bytes) -> Address:
         return self._addresses[self._core.node_for(key)]
@@ -404,7 +397,7 @@ class _Client(CoreOwner, Client):
     async def ping(self) -> dict[Address, float | Exception]:
         from ._nodes import ping
 
-        return await ping(self._core, self._nodes())
+        return await ping(self._core, self._nodes)
 
     async def wait_ready(
         self,
@@ -428,8 +421,7 @@ class _Client(CoreOwner, Client):
             return
         from ._nodes import ask_all
 
-        nodes = self._nodes()
-        told = await ask_all(nodes, lambda node: self._core.flush_all(node, delay, noreply))
+        told = await ask_all(self._nodes, lambda node: self._core.flush_all(node, delay, noreply))
         told.raise_errors()
 
     async def version(self, memcached_host_address: Address) -> str | None:
@@ -442,8 +434,8 @@ class _Client(CoreOwner, Client):
             return await self._core.stats(self._node(memcached_host_address), stats_words(args))
         from ._nodes import ask_all
 
-        nodes, words = self._nodes(), stats_words(args)
-        return await ask_all(nodes, lambda node: self._core.stats(node, words))
+        words = stats_words(args)
+        return await ask_all(self._nodes, lambda node: self._core.stats(node, words))
 
     async def verbosity(
         self, memcached_host_address: Address, level: int, *, noreply: bool = False

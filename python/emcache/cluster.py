@@ -11,8 +11,9 @@ from ._address import Address
 from ._arguments import address_text
 from ._emcache import CoreClient
 from ._node_log import NodeLog
+from ._snapshots import Snapshots
 from .base import ClusterEvents, ClusterManagment
-from .connection_pool import ConnectionPoolMetrics, metrics_of
+from .connection_pool import ConnectionPoolMetrics
 
 logger: logging.Logger = logging.getLogger("emcache")
 
@@ -24,21 +25,23 @@ class _ClusterManagment(ClusterManagment):
         # Grows with the nodes that are discovered; those that left stay in it.
         self._addresses = addresses
         self._core: CoreClient | None = None
+        self._snapshots: Snapshots | None = None
         self._last = list(range(len(addresses))), list[int]()
 
-    def attach(self, core: CoreClient) -> None:
-        self._core = core
+    def attach(self, core: CoreClient, snapshots: Snapshots) -> None:
+        self._core, self._snapshots = core, snapshots
 
     def _health(self) -> tuple[list[int], list[int]]:
         if self._core is not None and not self._core.closed:
-            self._last = self._core.health()
+            # The core answers on its loop's thread only. Other threads get what was seen there
+            # last, and `node_changed` keeps that up to date.
+            with contextlib.suppress(RuntimeError):
+                self._last = self._core.health()
         return self._last
 
     def known(self) -> tuple[list[Address], list[Address]]:
-        """Tell whoever asks which nodes are up and down: as last seen, where the core is not."""
-        with contextlib.suppress(RuntimeError):
-            self._health()
-        up, down = self._last
+        """Tell which nodes are up and down."""
+        up, down = self._health()
         return [self._addresses[node] for node in up], [self._addresses[node] for node in down]
 
     def node_changed(self, index: int, healthy: bool) -> None:
@@ -62,11 +65,12 @@ class _ClusterManagment(ClusterManagment):
         return [self._addresses[index] for index in self._health()[1]]
 
     def connection_pool_metrics(self) -> dict[Address, ConnectionPoolMetrics]:
-        if self._core is None or self._core.closed:
+        if self._snapshots is None or (counted := self._snapshots.latest()) is None:
             return {}
+        _, (_, _, nodes) = counted
         return {
-            self._addresses[index]: metrics_of(self._core, index)
-            for index in sorted(self.members())
+            self._addresses[index]: ConnectionPoolMetrics(**pool)  # type: ignore[arg-type]
+            for index, _, pool, _ in nodes
         }
 
 
@@ -76,11 +80,17 @@ class EventDispatcher:
     A task runs only while there are events.
     """
 
+    _AFTER_CANCEL = 0.05
+    """Seconds until events continue after a handler was cancelled. A loop that cancels all tasks
+    because it ends has ended by then."""
+
     def __init__(self, management: _ClusterManagment, events: ClusterEvents | None) -> None:
         self._management = management
         self._events = events
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[Callable[[ClusterEvents], Awaitable[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._start: asyncio.Handle | None = None
         self._log = NodeLog()
 
     def node_changed(self, address: Address, what: str, why: str | None) -> None:
@@ -107,25 +117,56 @@ class EventDispatcher:
             logger.warning("%d cluster events wait, one is dropped", MAX_EVENTS)
             return
         self._waiting.append(event)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._dispatch())
+        self._schedule(0)
+
+    def _schedule(self, delay: float) -> None:
+        """Start the task, unless it runs or is about to.
+
+        Not at once: an eager task would call the handler inside the callback of the core.
+        """
+        if self._waiting and self._task is None and self._start is None:
+            # A loop that is closed calls no handlers.
+            with contextlib.suppress(RuntimeError):
+                self._start = self._loop.call_later(delay, self._run)
+
+    def _run(self) -> None:
+        self._start = None
+        task = self._loop.create_task(self._dispatch())
+        # An eager task may have ended already.
+        if task.done():
+            self._ended(task)
+        else:
+            self._task = task
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        # What it raised was raised by the loop too, and is not reported again.
+        task.cancelled() or task.exception()
+        self._task = None
+        self._schedule(self._AFTER_CANCEL)
 
     async def _dispatch(self) -> None:
-        events = cast(ClusterEvents, self._events)
-        try:
-            while self._waiting:
-                event = self._waiting.popleft()
-                try:
-                    await event(events)
-                except Exception:
-                    logger.exception("a cluster event handler failed")
-        finally:
-            self._task = None
+        events, task = cast(ClusterEvents, self._events), asyncio.current_task()
+        while self._waiting:
+            event = self._waiting.popleft()
+            try:
+                await event(events)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                    raise
+                logger.exception("a cluster event handler failed")
+            if task and task.cancelling():
+                # The next handler would get the cancellation.
+                return
 
     def close(self) -> None:
         """Deliver nothing more."""
         self._log.close()
         self._waiting.clear()
+        if self._start is not None:
+            self._start.cancel()
         # A handler may close the client, and goes on after that.
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()

@@ -1,8 +1,5 @@
 """What a client counts: :meth:`emcache.Client.metrics` gives a :class:`ClientMetrics`."""
 
-import asyncio
-import concurrent.futures
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
@@ -11,15 +8,13 @@ import emcache
 
 from ._address import Address
 from ._emcache import LATENCY_BOUNDS
+from ._snapshots import WAIT
 from .connection_pool import ConnectionPoolMetrics
 
 if TYPE_CHECKING:
     from ._emcache import _RawSnapshot
 
 __all__ = ["ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
-
-WAIT = 1.0
-"""Seconds for which another thread waits for the client's loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,36 +136,11 @@ def pools_added_up(pools: Sequence[ConnectionPoolMetrics]) -> dict[str, int]:
 
 def metrics_of_client(client: "emcache.client._Client", wait: float = WAIT) -> ClientMetrics:
     """Do what :meth:`emcache.Client.metrics` says, and wait so many seconds for the loop."""
-    # In the child of a fork its loop seems to run, and does not.
-    if not client.closed and not client._core.forked:
-        if _is_in(client._loop):
-            client._take_counts()
-        elif client._loop.is_running():
-            _count_there(client, wait)
-    if client._counted is None:
+    counted = client._snapshots.latest(wait)
+    if counted is None:
         return ClientMetrics()
-    taken, raw = client._counted
+    taken, raw = counted
     return _typed(taken, raw, client._addresses)
-
-
-def _is_in(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
-
-
-def _count_there(client: "emcache.client._Client", wait: float) -> None:
-    done: concurrent.futures.Future[None] = concurrent.futures.Future()
-
-    def count() -> None:
-        client._take_counts()
-        done.set_result(None)
-
-    # A loop that was closed just now refuses; one that is blocked does not answer in time.
-    with contextlib.suppress(RuntimeError, TimeoutError):
-        client._loop.call_soon_threadsafe(count)
-        done.result(wait)
 
 
 def _typed(taken: float, raw: "_RawSnapshot", addresses: Sequence[Address]) -> ClientMetrics:

@@ -112,7 +112,7 @@ pub fn failed(py: Python<'_>, error: &pool::Error, verb: Option<Verb>) -> PyErr 
         Kind::Timeout { .. } | Kind::NoLease { .. } => OperationTimeoutError::new_err(text),
         Kind::Protocol => ProtocolError::new_err(text),
         Kind::LoginRefused => AuthenticationError::new_err(text),
-        Kind::Unavailable => NodeUnavailableError::new_err(text),
+        Kind::Unavailable | Kind::Gone => NodeUnavailableError::new_err(text),
         Kind::Saturated { .. } => OverloadedError::new_err(text),
         Kind::Closed => ClientClosedError::new_err(text),
         _ => ConnectionFailedError::new_err(text),

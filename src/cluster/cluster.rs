@@ -2,6 +2,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use super::rendezvous::Ring;
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
@@ -62,7 +63,7 @@ impl<W: Waiter> Clone for Cluster<W> {
 struct Shared<W: Waiter> {
     context: Rc<Context>,
     config: PoolConfig,
-    /// All that ever were, by their index; those that left are closed.
+    /// All that ever were, by their index.
     nodes: RefCell<Vec<Node<W>>>,
     order: RefCell<Order>,
     on_change: Box<dyn Fn(NodeChange)>,
@@ -71,7 +72,9 @@ struct Shared<W: Waiter> {
 struct Node<W: Waiter> {
     /// What its share of the keys depends on.
     id: Rc<[u8]>,
-    pool: Pool<W>,
+    address: Arc<Address>,
+    /// `None`: the node left, and all that it was asked has ended.
+    pool: Option<Pool<W>>,
     /// Whether it is one that keys can belong to.
     is_member: Cell<bool>,
 }
@@ -150,10 +153,12 @@ impl<W: Waiter> Cluster<W> {
         let id = id_of(&address);
         let pool = Pool::new(&self.0.context, address, self.0.config.clone());
         pool.set_ip(ip);
+        let address = pool.address().clone();
         let index = self.0.nodes.borrow().len();
         let cluster = Rc::downgrade(&self.0);
         pool.on_change(move |change| node_changed(&cluster, index, change));
-        self.0.nodes.borrow_mut().push(Node { id, pool, is_member: Cell::new(is_member) });
+        let (pool, is_member) = (Some(pool), Cell::new(is_member));
+        self.0.nodes.borrow_mut().push(Node { id, address, pool, is_member });
         index
     }
 
@@ -164,8 +169,8 @@ impl<W: Waiter> Cluster<W> {
         let mut order = self.0.order.borrow_mut();
         order.remove(leaving);
         for &node in joining {
+            let Some(pool) = &nodes[node].pool else { continue };
             nodes[node].is_member.set(true);
-            let pool = &nodes[node].pool;
             order.append(node, pool.is_healthy());
             if !pool.is_healthy() {
                 let why = pool.last_failure().unwrap_or(Cause::NoAnswer);
@@ -175,7 +180,9 @@ impl<W: Waiter> Cluster<W> {
         drop(order);
         for &node in leaving {
             nodes[node].is_member.set(false);
-            nodes[node].pool.retire();
+            let Some(pool) = &nodes[node].pool else { continue };
+            let cluster = Rc::downgrade(&self.0);
+            pool.retire(move || forget(&cluster, node));
         }
     }
 
@@ -187,7 +194,11 @@ impl<W: Waiter> Cluster<W> {
     }
 
     pub fn pool(&self, index: usize) -> Pool<W> {
-        self.0.nodes.borrow()[index].pool.clone()
+        let node = &self.0.nodes.borrow()[index];
+        node.pool.clone().unwrap_or_else(|| {
+            let Shared { context, config, .. } = &*self.0;
+            Pool::of_former_node(context, node.address.clone(), config.clone())
+        })
     }
 
     /// Splits keys into lines that fit, each for one node: the positions of its keys in the order given,
@@ -235,17 +246,21 @@ impl<W: Waiter> Cluster<W> {
     pub fn metrics(&self) -> Vec<NodeMetrics> {
         let nodes = self.0.nodes.borrow();
         let members = nodes.iter().enumerate().filter(|(_, node)| node.is_member.get());
-        let metrics_of = |(index, node): (usize, &Node<W>)| NodeMetrics {
-            node: index,
-            healthy: node.pool.is_healthy(),
-            pool: node.pool.metrics(),
-            commands: node.pool.commands(),
+        let metrics_of = |(index, node): (usize, &Node<W>)| {
+            let pool = node.pool.as_ref()?;
+            Some(NodeMetrics {
+                node: index,
+                healthy: pool.is_healthy(),
+                pool: pool.metrics(),
+                commands: pool.commands(),
+            })
         };
-        members.map(metrics_of).collect()
+        members.filter_map(metrics_of).collect()
     }
 
     pub fn close(&self) {
-        let pools: Vec<_> = self.0.nodes.borrow().iter().map(|node| node.pool.clone()).collect();
+        let pools: Vec<_> =
+            self.0.nodes.borrow().iter().filter_map(|node| node.pool.clone()).collect();
         for pool in pools {
             pool.close();
         }
@@ -260,6 +275,16 @@ fn id_of(address: &Address) -> Rc<[u8]> {
         Address::Tcp { host, port } => format!("{host}{port}").into_bytes().into(),
         Address::Unix { path } => path.as_bytes().into(),
     }
+}
+
+/// A node that left is only an address from now on: programs run for long, and nodes come and go.
+fn forget<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize) {
+    let Some(cluster) = cluster.upgrade() else { return };
+    let forgotten = cluster.nodes.borrow_mut().get_mut(node).map(|node| {
+        node.id = Rc::default();
+        node.pool.take()
+    });
+    drop(forgotten);
 }
 
 fn node_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, change: Change) {

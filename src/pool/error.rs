@@ -41,6 +41,8 @@ pub enum ErrorKind {
     Closed,
     /// The node left the cluster, and had not answered within this.
     Left { patience: Duration },
+    /// The node left the cluster; nothing was sent.
+    Gone,
 }
 
 impl ErrorKind {
@@ -50,7 +52,7 @@ impl ErrorKind {
             Self::Timeout { .. } | Self::NoLease { .. } => Outcome::Timeout,
             Self::Lost { .. } | Self::LeaseLost | Self::Left { .. } => Outcome::Connection,
             Self::Protocol => Outcome::Protocol,
-            Self::Unavailable => Outcome::Unavailable,
+            Self::Unavailable | Self::Gone => Outcome::Unavailable,
             Self::LoginRefused => Outcome::Login,
             Self::Saturated { .. } => Outcome::Overloaded,
             Self::Closed => Outcome::Closed,
@@ -222,6 +224,7 @@ impl fmt::Display for Error {
                 "{node} left the cluster and did not reply within {:?} s",
                 patience.as_secs_f64()
             )?,
+            ErrorKind::Gone => write!(f, "{node} has left the cluster")?,
         }
         match &self.cause {
             Some(cause) => write!(f, ": {cause}"),

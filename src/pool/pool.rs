@@ -99,10 +99,31 @@ pub(super) struct Shared<W: Waiter> {
 
 impl<W: Waiter> Pool<W> {
     pub fn new(context: &Rc<Context>, address: Address, config: PoolConfig) -> Self {
-        let shared = Rc::new(Shared {
+        let Self(shared) = Self::unconnected(context, Arc::new(address), config);
+        let as_member: Rc<dyn Member> = shared.clone();
+        context.join(Rc::downgrade(&as_member));
+        shared.dial_if_wanted();
+        Self(shared)
+    }
+
+    /// The pool of a node that left the cluster: all that it is asked fails.
+    pub fn of_former_node(
+        context: &Rc<Context>,
+        address: Arc<Address>,
+        config: PoolConfig,
+    ) -> Self {
+        let pool = Self::unconnected(context, address, config);
+        let mut state = pool.0.state.borrow_mut();
+        (state.closed, state.left) = (true, true);
+        drop(state);
+        pool
+    }
+
+    fn unconnected(context: &Rc<Context>, address: Arc<Address>, config: PoolConfig) -> Self {
+        Self(Rc::new(Shared {
             context: context.clone(),
             name: address.to_string().into(),
-            address: Arc::new(address),
+            address,
             config,
             unflushed: Cell::new(false),
             closing: Rc::default(),
@@ -120,6 +141,7 @@ impl<W: Waiter> Pool<W> {
                 dialling: false,
                 purging: false,
                 closed: false,
+                left: false,
                 health: Health::default(),
                 large_keys: LargeKeys::default(),
                 small_lately: 0,
@@ -131,11 +153,7 @@ impl<W: Waiter> Pool<W> {
                 unreplaced: 0,
                 latencies: ConnectLatencies::default(),
             }),
-        });
-        let as_member: Rc<dyn Member> = shared.clone();
-        context.join(Rc::downgrade(&as_member));
-        shared.dial_if_wanted();
-        Self(shared)
+        }))
     }
 
     /// Calls `listener` after each change.
@@ -171,12 +189,15 @@ impl<W: Waiter> Pool<W> {
         !self.0.state.borrow().connections.is_empty()
     }
 
-    /// Closes when everything is answered, or when nothing will be.
-    pub fn retire(&self) {
+    /// Closes when everything is answered, or when nothing will be, and calls `then`.
+    pub fn retire(&self, then: impl FnOnce() + 'static) {
         self.0.on_change.borrow_mut().take();
         let pool = self.clone();
         let patience = self.0.last_answer_within();
-        self.0.context.spawn(retire(pool, patience));
+        self.0.context.spawn(async move {
+            retire(pool, patience).await;
+            then();
+        });
     }
 
     pub fn metrics(&self) -> Metrics {
@@ -259,6 +280,7 @@ impl<W: Waiter> Pool<W> {
 
     /// As [`Self::close`], for a node that was given up after `patience`.
     pub(super) fn leave(&self, patience: Duration) {
+        self.0.state.borrow_mut().left = true;
         self.end(ErrorKind::Left { patience });
     }
 
@@ -267,9 +289,6 @@ impl<W: Waiter> Pool<W> {
         self.0.closing.notify_waiters();
         let mut state = self.0.state.borrow_mut();
         state.closed = true;
-        // A cluster keeps the pools of nodes that left.
-        state.latencies = ConnectLatencies::default();
-        state.large_keys = LargeKeys::default();
         let orphans = state.take_connections();
         for (_, asked) in &orphans {
             state.tally.ended(*asked, why.outcome());
@@ -381,7 +400,8 @@ impl<W: Waiter> Shared<W> {
     /// Why a request is not even queued.
     pub fn refusal(&self, state: &State<W>, bytes: usize) -> Option<Error> {
         if state.closed {
-            return Some(self.error(ErrorKind::Closed, None));
+            let why = if state.left { ErrorKind::Gone } else { ErrorKind::Closed };
+            return Some(self.error(why, None));
         }
         if !state.health.is_healthy() && state.connections.is_empty() {
             return Some(self.unavailable(state.health.last_failure().cloned()));

@@ -41,6 +41,8 @@ pub(super) struct State<W: Sink> {
     pub dialling: bool,
     pub purging: bool,
     pub closed: bool,
+    /// Whether it was closed because its node left the cluster.
+    pub left: bool,
     pub health: Health,
     pub large_keys: LargeKeys,
     /// Above 0 if one of the last requests was small.

@@ -202,7 +202,7 @@ fn a_node_that_left_says_so_to_whom_it_did_not_answer() {
         let (bed, _old, mut peer, _new) = moving(1).await;
         let asked = bed.get("a");
         assert_eq!(peer.line().await, "get a");
-        bed.pool.retire();
+        bed.pool.retire(|| ());
         let error = asked.await.unwrap().unwrap_err();
         assert!(error.contains("left the cluster and did not reply within 1.0 s"), "{error}");
     });

@@ -34,10 +34,10 @@ except ImportError as _missing:
     ) from _missing
 
 from .._arguments import address_text
+from .._snapshots import WAIT
 from ..base import Client
 from ..client import _Client
 from ..metrics import (
-    WAIT,
     ClientMetrics,
     LatencyHistogram,
     NodeMetrics,

@@ -1,0 +1,34 @@
+"""Tasks that begin within `create_task`, as `asyncio.eager_task_factory` makes them."""
+
+import asyncio
+import contextvars
+import sys
+
+
+def make_eager(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+    """Let a loop begin its tasks at once."""
+    if sys.version_info >= (3, 12):
+        loop.set_task_factory(asyncio.eager_task_factory)
+    else:
+        loop.set_task_factory(_as_in_312)
+    return loop
+
+
+def _as_in_312(loop, coroutine, **options):
+    """What 3.11 lacks: a task asks its loop for the first step, which is taken here and now."""
+    steps = []
+    loop.call_soon = lambda step, *args, context=None: steps.append((step, args, context))
+    try:
+        task = asyncio.Task(coroutine, loop=loop, **options)
+    finally:
+        del loop.call_soon
+    [(step, args, context)] = steps
+    outer = asyncio.current_task(loop)
+    if outer is not None:
+        asyncio.tasks._leave_task(loop, outer)
+    try:
+        (context or contextvars.copy_context()).run(step, *args)
+    finally:
+        if outer is not None:
+            asyncio.tasks._enter_task(loop, outer)
+    return task
