@@ -56,10 +56,12 @@ impl Background {
         let background = Arc::new(Self::start().map_err(|error| {
             PyOSError::new_err(format!("emcache's thread cannot be started: {error}"))
         })?);
-        // A weak one of the parent's is forgotten: its count is of no use here.
-        let old =
-            std::mem::replace(&mut *running, (registry::forks(), Arc::downgrade(&background)));
-        std::mem::forget(old);
+        let new = (registry::forks(), Arc::downgrade(&background));
+        let (forks, old) = std::mem::replace(&mut *running, new);
+        if forks != registry::forks() {
+            // The parent's: its count is of no use here.
+            std::mem::forget(old);
+        }
         Ok(background)
     }
 

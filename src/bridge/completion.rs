@@ -179,6 +179,11 @@ pub fn deliver_all(py: Python<'_>) {
 }
 
 fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> PyResult<()> {
+    // The answer of a call that was cancelled is not built. These two have more to do than to answer.
+    let has_duties = matches!(outcome, Outcome::Batch(_) | Outcome::Leased { .. });
+    if !has_duties && !future.try_borrow()?.is_pending() {
+        return Ok(());
+    }
     let result = match outcome {
         Outcome::Value(value) => Ok(value),
         Outcome::Item { item, flags } => item.into_item(future.py(), flags).map(Py::into_any),

@@ -136,6 +136,10 @@ impl Sink for Recorder {
     type Kept = Bytes;
 
     fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Bytes>) {
+        // Nothing is kept for a caller that has given up.
+        if self.is_abandoned() {
+            return;
+        }
         let index = self.positions.as_ref().map_or(index, |positions| positions[index]);
         let ItemRef { value, flags, cas, .. } = *item;
         let value = kept.cloned().unwrap_or_else(|| keep(value));
@@ -143,6 +147,9 @@ impl Sink for Recorder {
     }
 
     fn stat(&mut self, stat: &StatLine<'_>) {
+        if self.is_abandoned() {
+            return;
+        }
         let name_start = stat.name.as_ptr() as usize - stat.line.as_ptr() as usize;
         let name_end = name_start + stat.name.len();
         let line = Bytes::copy_from_slice(stat.line);

@@ -223,7 +223,10 @@ impl Sink for PyWaiter {
     type Kept = KeptBytes;
 
     fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&KeptBytes>) {
+        // Nothing is made for a caller that has given up.
         Python::attach(|py| match self {
+            Self::One { future, .. } | Self::RawItems { future, .. } if is_over(py, future) => {}
+            Self::Line { gather, .. } if is_over(py, &gather.future) => {}
             Self::One { item: place, .. } => *place = Some(RawItem::new(py, item, kept)),
             Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item, kept))),
             Self::RawItems { items, .. } => items.items.push((index, RawItem::new(py, item, kept))),
@@ -235,6 +238,8 @@ impl Sink for PyWaiter {
 
     fn stat(&mut self, stat: &StatLine<'_>) {
         match self {
+            Self::Stats { future, .. } | Self::RawReply { future, .. }
+                if Python::attach(|py| is_over(py, future)) => {}
             Self::Stats { stats, .. } => Python::attach(|py| {
                 let text = |bytes| PyString::new(py, &String::from_utf8_lossy(bytes)).unbind();
                 stats.push((text(stat.name), text(stat.value)));
@@ -324,10 +329,12 @@ impl Sink for PyWaiter {
     }
 
     fn is_abandoned(&self) -> bool {
-        self.future().is_some_and(|future| {
-            Python::attach(|py| !future.bind(py).try_borrow().is_ok_and(|f| f.is_pending()))
-        })
+        self.future().is_some_and(|future| Python::attach(|py| is_over(py, future)))
     }
+}
+
+fn is_over(py: Python<'_>, future: &Py<OpFuture>) -> bool {
+    !future.bind(py).try_borrow().is_ok_and(|future| future.is_pending())
 }
 
 impl Waiter for PyWaiter {

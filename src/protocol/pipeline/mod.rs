@@ -247,8 +247,30 @@ struct Receiving<K: Kept> {
     key: Bytes,
     flags: u32,
     cas: Option<u64>,
-    /// `value.remaining_mut() == 0` when all of it has come.
-    value: Limit<K::Receiving>,
+    value: Rest<K>,
+}
+
+/// Where the rest of a value goes. It is all there when nothing is missing.
+enum Rest<K: Kept> {
+    Kept(Limit<K::Receiving>),
+    /// Nobody waits for it any more: so much of it is read and dropped.
+    Dropped(usize),
+}
+
+impl<K: Kept> Rest<K> {
+    fn missing(&self) -> usize {
+        match self {
+            Self::Kept(value) => value.remaining_mut(),
+            Self::Dropped(missing) => *missing,
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Kept(value) => value.put_slice(bytes),
+            Self::Dropped(missing) => *missing -= bytes.len(),
+        }
+    }
 }
 
 /// Where in the front line the next item is expected.
@@ -390,15 +412,17 @@ impl<S: Sink> Pipeline<S> {
     /// in the buffer.
     pub fn missing(&self, read: usize) -> usize {
         match &self.receiving {
-            Some(receiving) => receiving.value.remaining_mut() + 2,
+            Some(receiving) => receiving.value.missing() + 2,
             None => self.decoder.frame_len().saturating_sub(read),
         }
     }
 
     /// Where the rest of the value that is being read belongs, if nothing else is to be read before.
     pub fn rest_of_value(&mut self) -> Option<&mut impl BufMut> {
-        let value = self.receiving.as_mut().map(|receiving| &mut receiving.value);
-        value.filter(|value| value.remaining_mut() > 0)
+        match &mut self.receiving.as_mut()?.value {
+            Rest::Kept(value) => Some(value).filter(|value| value.remaining_mut() > 0),
+            Rest::Dropped(_) => None,
+        }
     }
 
     /// Whether the next item is probably one that is received in its place, so that little should be read
@@ -700,12 +724,16 @@ impl<S: Sink> Pipeline<S> {
             return Ok(false);
         };
         let found = self.asked_for(item.key)?;
-        let Some(value) = S::Kept::receive(len) else {
-            self.no_room = true;
-            return Ok(false);
+        let mut value = if self.is_dropped(found) {
+            Rest::Dropped(len)
+        } else {
+            let Some(value) = S::Kept::receive(len) else {
+                self.no_room = true;
+                return Ok(false);
+            };
+            Rest::Kept(value.limit(len))
         };
-        let mut value = value.limit(len);
-        value.put_slice(item.value);
+        value.put(item.value);
         self.receiving = Some(Receiving {
             found,
             next: self.keys.at(found.position).next,
@@ -721,10 +749,10 @@ impl<S: Sink> Pipeline<S> {
     /// Takes what belongs to the value that is being received, and says how much; 0: more is needed.
     fn receive(&mut self, buf: &[u8]) -> Result<usize, ProtocolError> {
         let Some(receiving) = &mut self.receiving else { return Ok(0) };
-        let missing = receiving.value.remaining_mut();
+        let missing = receiving.value.missing();
         if missing > 0 {
             let len = missing.min(buf.len());
-            receiving.value.put_slice(&buf[..len]);
+            receiving.value.put(&buf[..len]);
             return Ok(len);
         }
         let Some(end) = buf.get(..2) else { return Ok(0) };
@@ -732,12 +760,32 @@ impl<S: Sink> Pipeline<S> {
             return Err(ProtocolError::ValueNotTerminated);
         }
         if let Some(Receiving { found, next, key, flags, cas, value }) = self.receiving.take() {
-            let kept = S::Kept::received(value.into_inner());
-            let item = ItemRef { key: &key, flags, cas, value: kept.as_bytes() };
-            self.give(found, next, &item, Some(&kept));
+            match value {
+                Rest::Kept(value) => {
+                    let kept = S::Kept::received(value.into_inner());
+                    let item = ItemRef { key: &key, flags, cas, value: kept.as_bytes() };
+                    self.give(found, next, &item, Some(&kept));
+                }
+                Rest::Dropped(_) => self.skip(found, next),
+            }
             self.was_long = true;
         }
         Ok(2)
+    }
+
+    /// Whether nobody waits any more for the item of a key that one slot alone has asked for.
+    fn is_dropped(&self, found: Cursor) -> bool {
+        let is_shared = self.lines.front().is_none_or(|line| line.aliases);
+        let sink = self.slots.get(found.slot as usize).and_then(|slot| slot.sink.as_ref());
+        !is_shared && sink.is_none_or(Sink::is_abandoned)
+    }
+
+    /// Goes on behind an item that was dropped.
+    fn skip(&mut self, found: Cursor, next: u64) {
+        let Some(&Line { keys, .. }) = self.lines.front() else { return };
+        self.make_room(keys);
+        self.mark_assigned(found);
+        self.cursor = self.step(found, next);
     }
 
     /// The key whose item comes next if the answer is in order and nothing is missing, and where the key
@@ -777,9 +825,7 @@ impl<S: Sink> Pipeline<S> {
         if item.value.len() >= LARGE_VALUE_LEN {
             self.large_keys.push(Bytes::copy_from_slice(item.key));
         }
-        if self.assigned.is_empty() {
-            self.assigned.resize(keys.div_ceil(64) as usize, 0);
-        }
+        self.make_room(keys);
         let copied = (aliases && kept.is_none()).then(|| S::Kept::of(item.value));
         let kept = kept.or(copied.as_ref());
         self.deliver(found, item, kept);
@@ -814,11 +860,21 @@ impl<S: Sink> Pipeline<S> {
     }
 
     fn deliver(&mut self, at: Cursor, item: &ItemRef<'_>, kept: Option<&S::Kept>) {
-        self.assigned[at.ordinal as usize / 64] |= 1 << (at.ordinal % 64);
-        self.found += 1;
+        self.mark_assigned(at);
         if let Some(sink) = &mut self.slots[at.slot as usize].sink {
             sink.item(at.index as usize, item, kept);
         }
+    }
+
+    fn make_room(&mut self, keys: u32) {
+        if self.assigned.is_empty() {
+            self.assigned.resize(keys.div_ceil(64) as usize, 0);
+        }
+    }
+
+    fn mark_assigned(&mut self, at: Cursor) {
+        self.assigned[at.ordinal as usize / 64] |= 1 << (at.ordinal % 64);
+        self.found += 1;
     }
 
     fn is_assigned(&self, ordinal: u32) -> bool {

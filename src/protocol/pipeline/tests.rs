@@ -14,6 +14,7 @@ struct Logged {
     items: Vec<String>,
     log: Rc<RefCell<Vec<String>>>,
     kept: Rc<RefCell<Vec<Bytes>>>,
+    is_abandoned: bool,
 }
 
 impl Sink for Logged {
@@ -33,6 +34,9 @@ impl Sink for Logged {
     }
     fn restart(&mut self) {
         self.items.clear();
+    }
+    fn is_abandoned(&self) -> bool {
+        self.is_abandoned
     }
     fn reply(self, reply: &Reply<'_>, _from: &str) {
         self.log.borrow_mut().push(format!("{} {:?} {reply:?}", self.name, self.items));
@@ -67,6 +71,7 @@ impl Bed {
             items: Vec::new(),
             log: self.log.clone(),
             kept: self.kept.clone(),
+            is_abandoned: false,
         }
     }
 
@@ -208,6 +213,35 @@ fn a_value_in_pieces_that_nobody_asked_for_or_that_goes_on_is_an_error() {
         bed.gets(&["a"]);
         let told = bed.answer(answer.as_bytes(), &[15, 18]).unwrap_err().to_string();
         assert!(told.contains(error), "{told}");
+    }
+}
+
+#[test]
+fn a_value_in_pieces_is_not_made_for_a_caller_that_gave_up() {
+    let wire = b"VALUE a 1 12\r\nEND\r\n\r\nVALUE\r\nVALUE b 2 9\r\nbbbb\r\nEND\r\nEND\r\n";
+    for cut in 0..=wire.len() {
+        for in_place in [true, false] {
+            for abandoned in [[true, false], [false, true], [true, true]] {
+                let mut bed = Bed::new(32);
+                bed.in_place = in_place;
+                bed.gets(&["a"]).gets(&["b"]);
+                for (slot, abandoned) in bed.pipeline.slots.iter_mut().zip(abandoned) {
+                    slot.sink.as_mut().unwrap().is_abandoned = abandoned;
+                }
+                // What was whole in one read is not copied before, but told.
+                let log = bed.answer(wire, &[cut]).unwrap();
+                assert_eq!(log.len(), 2, "{log:?}");
+                let kept: Vec<_> = bed.kept.take();
+                for (value, abandoned) in
+                    [(&wire[14..26], abandoned[0]), (&wire[41..50], abandoned[1])]
+                {
+                    assert!(!abandoned || !kept.iter().any(|kept| kept == value), "{cut} {log:?}");
+                }
+                assert!(abandoned[0] || log[0].contains("a=END"), "{cut} {log:?}");
+                assert!(abandoned[1] || log[1].contains("b=bbbb"), "{cut} {log:?}");
+                assert_eq!(counted(&bed.tally), "get: hit 2");
+            }
+        }
     }
 }
 
