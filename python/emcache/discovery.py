@@ -22,6 +22,7 @@ from ._errors import (
     ProtocolError,
     attributed,
 )
+from ._lookups import addresses
 from ._topology import DiscoveredNode, Topology, checked, parse
 from .connection_pool import Connection, ConnectionPool
 
@@ -61,14 +62,10 @@ class DnsDiscovery:
 
     async def discover(self) -> Topology:
         """Resolve the name, with the resolver of the system."""
-        loop = asyncio.get_running_loop()
         # Of both versions: those that this host has an address of, too.
         flags = 0 if self._family else socket.AI_ADDRCONFIG
-        found = await loop.getaddrinfo(
-            self._host, self._port, family=self._family, type=socket.SOCK_STREAM, flags=flags
-        )
-        addresses = sorted({str(sockaddr[0]) for *_, sockaddr in found})
-        return Topology.of(MemcachedHostAddress(address, self._port) for address in addresses)
+        found = await addresses(self._host, self._port, family=self._family, flags=flags)
+        return Topology.of(MemcachedHostAddress(ip, self._port) for ip in sorted(found))
 
 
 Found = Topology | Sequence[Address]

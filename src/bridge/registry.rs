@@ -63,6 +63,7 @@ pub fn after_fork_in_child(py: Python<'_>) {
     super::completion::forget_all();
     thread_driver::after_fork_in_child();
     exit::after_fork_in_child();
+    crate::pool::after_fork_in_child();
     // Another thread of the parent's may have held the lock; then the child never gets it.
     if let Ok(mut abandoned) = ABANDONED.try_lock() {
         abandoned.clear();

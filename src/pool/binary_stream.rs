@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::transport::Io;
-use crate::protocol::binary::Translator;
+use crate::protocol::binary::{Translator, request_len};
 
 /// Text is taken in pieces of this length, and no more of it while this much waits to be sent.
 const SHARE: usize = 64 * 1024;
@@ -20,6 +20,8 @@ pub(super) struct BinaryStream {
     /// Received and translated.
     text: BytesMut,
     received: Box<[u8]>,
+    /// What is still to be sent of a request of which a part was sent.
+    rest: usize,
     /// Told by the next poll, after what was accepted or translated before it: who is told that bytes
     /// were not taken sends them elsewhere.
     failed: Option<io::Error>,
@@ -29,20 +31,50 @@ impl BinaryStream {
     pub fn new(inner: Box<dyn Io>) -> Self {
         let (out, text) = (BytesMut::new(), BytesMut::new());
         let received = vec![0; SHARE].into_boxed_slice();
-        Self { inner, translator: Translator::default(), out, text, received, failed: None }
+        let translator = Translator::default();
+        Self { inner, translator, out, text, received, rest: 0, failed: None }
+    }
+
+    /// How much of `out` is to be written together, and what will be missing of its last request then. Nothing while a
+    /// request that fits into a record has not come whole.
+    fn next_write(&self) -> (usize, usize) {
+        let len = self.out.len();
+        let Some(most) = self.inner.record_len() else { return (len, 0) };
+        if self.rest > 0 {
+            let taken = self.rest.min(most).min(len);
+            return (taken, self.rest - taken);
+        }
+        let mut end = 0;
+        while let Some(request) = request_len(&self.out[end..]) {
+            if end == 0 && request > most {
+                let taken = most.min(len);
+                return (taken, request - taken);
+            }
+            if end + request > most.min(len) {
+                break;
+            }
+            end += request;
+        }
+        (end, 0)
     }
 
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
         }
-        while !self.out.is_empty() {
-            match ready!(Pin::new(&mut self.inner).poll_write(cx, &self.out))? {
+        loop {
+            let (len, rest) = self.next_write();
+            if len == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, &self.out[..len]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => self.out.advance(sent),
+                sent => {
+                    self.rest = rest + (len - sent);
+                    self.out.advance(sent);
+                }
             }
         }
-        Poll::Ready(Ok(()))
     }
 
     /// As far as it goes now; the rest, and what is wrong, is for the next poll.

@@ -58,12 +58,16 @@ pub struct Connection<S: Sink> {
     waker: Waker,
     broken: Option<Cause>,
     reads_at_once: bool,
+    /// See [`Io::record_len`].
+    record_len: Option<usize>,
+    /// Where the commands of the current record end, of all that was ever written.
+    record_end: u64,
 }
 
 impl<S: Sink> Connection<S> {
     /// `node`: its name, for error texts.
     pub fn new(stream: Box<dyn Io>, max_merged_keys: u32, node: Arc<str>) -> Self {
-        let reads_at_once = stream.reads_at_once();
+        let (reads_at_once, record_len) = (stream.reads_at_once(), stream.record_len());
         Self {
             stream,
             pipeline: Pipeline::new(max_merged_keys, node),
@@ -79,6 +83,8 @@ impl<S: Sink> Connection<S> {
             waker: Waker::noop().clone(),
             broken: None,
             reads_at_once,
+            record_len,
+            record_end: 0,
         }
     }
 
@@ -298,8 +304,12 @@ impl<S: Sink> Connection<S> {
                 self.has_more = true;
                 break;
             }
+            let limit = match self.record_len {
+                None => SHARE,
+                Some(most) => self.next_record(most),
+            };
             let mut pieces = [&[][..]; MAX_SLICES];
-            let filled = self.write_buf.fill(&mut pieces, SHARE);
+            let filled = self.write_buf.fill(&mut pieces, limit);
             let stream = Pin::new(&mut self.stream);
             let polled = match pieces[..filled] {
                 [piece] => stream.poll_write(cx, piece),
@@ -328,6 +338,14 @@ impl<S: Sink> Connection<S> {
             Some(cause) => Poll::Ready(cause.clone()),
             None => Poll::Pending,
         }
+    }
+
+    /// The length of the next record: whole commands, or a part of one that does not fit into a record.
+    fn next_record(&mut self, most: usize) -> usize {
+        if self.written >= self.record_end {
+            self.record_end = self.pipeline.commands_end(self.written, most as u64);
+        }
+        usize::try_from(self.record_end - self.written).map_or(most, |left| left.min(most))
     }
 
     /// See [`Pipeline::expire`].

@@ -13,6 +13,7 @@ mod health;
 mod large;
 mod leases;
 mod login;
+mod lookup;
 mod metrics;
 mod moves;
 mod open;
@@ -35,6 +36,7 @@ pub use health::Change;
 pub use login::{
     InvalidCredentials, Login, Mechanism, flaw as credentials_flaw, refusal as login_refusal,
 };
+pub use lookup::after_fork_in_child;
 pub use metrics::{ConnectLatency, Metrics};
 pub use open::{Phase, Security};
 pub use pool::{LeaseId, Pool, PoolConfig, Waiter};

@@ -1,9 +1,13 @@
 //! TLS: whom to trust, who we are, and what a failed handshake says.
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice, Write};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -20,7 +24,81 @@ use super::address::Address;
 use super::error::Cause;
 use super::transport::Io;
 
-impl Io for tokio_rustls::client::TlsStream<Box<dyn Io>> {}
+/// What a TLS record holds.
+const RECORD_LEN: usize = 16 * 1024;
+/// Records that are written to the socket together.
+const MAX_BUFFERED: usize = 4 * RECORD_LEN;
+
+/// Makes one TLS record of each write.
+///
+/// memcached before 1.6.39 reads a long value directly, and leaves what follows it in the same record inside OpenSSL,
+/// where it is not noticed until more bytes come. So a record must not end with a part of a command after others.
+struct TlsRecords {
+    inner: TlsStream<Box<dyn Io>>,
+    /// Plaintext bytes in records that may not be written to the socket yet.
+    buffered: usize,
+}
+
+impl TlsRecords {
+    fn new(mut inner: TlsStream<Box<dyn Io>>) -> Self {
+        // A limit would cut a record. What is buffered is limited here.
+        inner.get_mut().1.set_buffer_limit(None);
+        Self { inner, buffered: 0 }
+    }
+}
+
+impl Io for TlsRecords {
+    fn record_len(&self) -> Option<usize> {
+        Some(RECORD_LEN)
+    }
+}
+
+impl AsyncRead for TlsRecords {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsRecords {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.buffered >= MAX_BUFFERED {
+            ready!(self.as_mut().poll_flush(cx))?;
+        }
+        let written = self.inner.get_mut().1.writer().write_vectored(pieces)?;
+        self.buffered += written;
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        self.buffered = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
 
 /// What a user says about TLS. PEM texts, not paths.
 #[derive(Default)]
@@ -129,7 +207,7 @@ impl Tls {
                 .map_err(|error| Cause::Tls(error.to_string().into()))?,
         };
         match self.connector.connect(name, stream).await {
-            Ok(stream) => Ok(Box::new(stream)),
+            Ok(stream) => Ok(Box::new(TlsRecords::new(stream))),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(Cause::Tls("the server closed the connection during the handshake".into()))
             }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::address::Address;
 use super::context::Context;
+use super::lookup::addresses;
 use super::socket;
 
 /// Of a known address, where a dial has no limit.
@@ -20,6 +21,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin {
     /// Whether a poll reads although Tokio's driver was not asked: see [`super::socket`].
     fn reads_at_once(&self) -> bool {
         false
+    }
+
+    /// How much a write may hold, where the server sees which bytes were written together. Such a write must hold
+    /// whole commands, or a part of one that is longer, and is taken as a whole.
+    fn record_len(&self) -> Option<usize> {
+        None
     }
 }
 
@@ -74,8 +81,8 @@ pub(super) async fn connect(
     let is_other = |named: &SocketAddr| {
         Some(*named) != known && !way.avoid.contains(&named.ip().to_canonical())
     };
-    let mut candidates: Vec<_> = match lookup_host((host, port)).await {
-        Ok(named) => named.filter(is_other).collect(),
+    let mut candidates: Vec<_> = match addresses(host, port).await {
+        Ok(named) => named.into_iter().filter(is_other).collect(),
         Err(error) if failure.is_none() => return Err(error),
         Err(_) => Vec::new(),
     };

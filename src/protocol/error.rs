@@ -7,6 +7,8 @@ pub enum ProtocolError {
     UnexpectedLine(Excerpt),
     /// A line without an end within [`super::MAX_REPLY_LINE_LEN`].
     LineTooLong,
+    /// So many lines of statistics that they do not seem to end.
+    TooManyLines,
     /// A value of more than [`super::MAX_VALUE_LEN`] bytes was announced.
     ValueTooLong { len: u64 },
     /// A value that is not followed by CRLF: its length was wrong.
@@ -88,6 +90,7 @@ impl fmt::Display for ProtocolError {
             Self::LineTooLong => {
                 write!(f, "a reply line exceeds {} bytes", super::MAX_REPLY_LINE_LEN)
             }
+            Self::TooManyLines => write!(f, "the answer to stats is too long"),
             Self::ValueTooLong { len } => write!(f, "a value of {len} bytes was announced"),
             Self::ValueNotTerminated => write!(f, "a value is not followed by CRLF"),
             Self::ForeignKey(Excerpt(e)) => {

@@ -124,6 +124,7 @@ def test_after_a_login():
         ([b"SERVER_ERROR out of memory\r\n"], 4, "out of memory"),
         ([b"key=\r\nEND\r\n"], 3, "no list of keys"),
         ([b"key=a exp=-1\r\n", None], 3, "closed"),
+        ([b"key=" + b"a" * 200_000], 3, "sent a line that does not end"),
         ([b"BUSY currently processing crawler request\r\n"], 4, "busy"),
         ([b"key=a exp=-1\r\n"], 3, "did not answer within 0.5 s"),
     ],

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import os
-import socket
 import time
 
 import click
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from .._errors import AuthenticationError, CommandError, EmcacheError
+from .._lookups import addresses as lookup
 from ..base import Client
 from ..connection_pool import ConnectionPool
 from ..discovery import ConfigDiscovery, NoDiscoveryError
@@ -104,7 +104,7 @@ async def _reachable(settings: Settings, address: Address) -> list[Finding]:
         case MemcachedHostAddress(host, port):
             try:
                 async with asyncio.timeout(settings.timeout):
-                    ips = await _resolve(host, port)
+                    ips = await lookup(host, port)
             except (OSError, UnicodeError) as error:
                 text = f"{host}: {getattr(error, 'strerror', None) or 'no answer in time'}"
                 return [fault("names", text, "is the name right? Does its DNS server answer?")]
@@ -113,12 +113,6 @@ async def _reachable(settings: Settings, address: Address) -> list[Finding]:
                 names = [found("names", f"{host} is {', '.join(ips)}")]
             tried = [await _connect(settings, f"{ip}", (ip, port)) for ip in ips]
             return names + _any_of(tried)
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found_all = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found_all))
 
 
 def _any_of(tried: list[Finding]) -> list[Finding]:

@@ -11,11 +11,14 @@ from .._errors import (
     ConnectionFailedError,
     EmcacheError,
     OperationTimeoutError,
+    ProtocolError,
 )
+from .._lookups import addresses
 from ._exits import ServerLacksError
 from ._settings import Settings, node_name
 
 _CHUNK = 64 * 1024
+_LONGEST_LINE = 64 * 1024
 
 
 def tls_context(settings: Settings, *, verify: bool | None = None) -> ssl.SSLContext:
@@ -97,7 +100,10 @@ class RawConnection:
     async def line(self) -> bytes:
         """Read a line without its end."""
         async with asyncio.timeout(self._seconds):
-            line = await self._reader.readline()
+            try:
+                line = await self._reader.readline()
+            except ValueError:
+                raise self._too_long() from None
         if not line.endswith(b"\n"):
             raise EOFError("the connection was closed")
         return line.rstrip(b"\r\n")
@@ -111,8 +117,13 @@ class RawConnection:
             if not chunk:
                 raise EOFError("the connection was closed")
             *whole, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                raise self._too_long()
             if whole:
                 yield [line.removesuffix(b"\r") for line in whole]
+
+    def _too_long(self) -> ProtocolError:
+        return ProtocolError(f"{node_name(self.address)} sent a line that does not end")
 
     def close(self) -> None:
         """Close it at once, with whatever is unread."""
@@ -151,7 +162,19 @@ async def _connect(
         case MemcachedUnixSocketPath(path):
             return await asyncio.open_unix_connection(path, ssl=tls, server_hostname=name)
         case MemcachedHostAddress(host, port):
-            return await asyncio.open_connection(host, port, ssl=tls, server_hostname=name)
+            return await open_tcp(host, port, tls, name)
+
+
+async def open_tcp(
+    host: str, port: int, tls: ssl.SSLContext | None, name: str | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to the first address of a name that can be connected; ``name`` is for TLS."""
+    # asyncio's own lookup would keep the command from ending while a DNS server is silent.
+    *others, last = await addresses(host, port)
+    for ip in others:
+        with contextlib.suppress(OSError):
+            return await asyncio.open_connection(ip, port, ssl=tls, server_hostname=name)
+    return await asyncio.open_connection(last, port, ssl=tls, server_hostname=name)
 
 
 async def _log_in(connection: RawConnection, settings: Settings) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from ._finding import Finding, doubt, fault, found
 from ._output import printable
-from ._raw import server_name, tls_context
+from ._raw import open_tcp, server_name, tls_context
 from ._settings import Settings
 
 Certificate = dict[str, Any]
@@ -53,9 +53,7 @@ async def _session(
                     path, ssl=context, server_hostname=name
                 )
             case MemcachedHostAddress(host, port):
-                _, writer = await asyncio.open_connection(
-                    host, port, ssl=context, server_hostname=name
-                )
+                _, writer = await open_tcp(host, port, context, name)
     try:
         yield writer.get_extra_info("ssl_object")
     finally:

@@ -218,6 +218,12 @@ fn request_if(
     out.extend_from_slice(key);
 }
 
+/// The length of the request at the start of `bytes`; `None`: its header has not come whole.
+pub fn request_len(bytes: &[u8]) -> Option<usize> {
+    let body_len = bytes.get(..HEADER_LEN)?.get(8..12)?.try_into().ok().map(u32::from_be_bytes)?;
+    Some(HEADER_LEN + body_len as usize)
+}
+
 /// Our own encoder wrote it, so it is there and a number.
 fn number<T: std::str::FromStr + Default>(word: Option<&[u8]>) -> T {
     word.and_then(|w| std::str::from_utf8(w).ok()).and_then(|w| w.parse().ok()).unwrap_or_default()

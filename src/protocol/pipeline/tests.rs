@@ -5,7 +5,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::{ArithmeticVerb, Command, CommandTally, StorageVerb};
+use crate::protocol::{ArithmeticVerb, Command, CommandTally, StatsArgs, StorageVerb};
 
 /// Writes what it was told into a log that the test reads.
 #[derive(Debug)]
@@ -146,7 +146,7 @@ fn mixed() -> (Bed, Vec<u8>, Vec<&'static str>) {
     bed.command("d", Command::Delete { key: key("d") });
     bed.command("touch", Command::Touch { key: key("t"), exptime: 1 });
     bed.command("version", Command::Version);
-    let args = crate::protocol::StatsArgs::parse("settings").unwrap();
+    let args = StatsArgs::parse("settings").unwrap();
     bed.command("stats", Command::Stats { args });
     bed.command("flush", Command::FlushAll { delay: 0 });
     let answer = b"VALUE a 1 5\r\nEND\r\n\r\nVALUE c 0 0\r\n\r\nEND\r\nSTORED\r\n\
@@ -338,6 +338,63 @@ fn a_line_stays_under_its_limit() {
     let wire = bed.wire();
     assert!(wire.split_inclusive("\r\n").all(|line| line.len() <= MAX_LINE_LEN));
     assert_eq!(wire.split_inclusive("\r\n").count(), 100_usize.div_ceil(3));
+}
+
+#[test]
+fn commands_end_where_a_record_may_end() {
+    let mut bed = Bed::new(32);
+    bed.set("a", b"v").gets(&["b"]).gets(&["c"]).set("d", &[b'v'; 100]).gets(&["e"]);
+    let ends: Vec<u64> = ["set a 0 0 1\r\nv\r\n", "get b c\r\n", &"-".repeat(117), "get e\r\n"]
+        .iter()
+        .scan(0, |end, command| {
+            *end += command.len() as u64;
+            Some(*end)
+        })
+        .collect();
+    bed.pipeline.close_line(&mut bed.out);
+    assert_eq!(bed.out.len() as u64, ends[3]);
+    for most in 1..200 {
+        let mut from = 0;
+        while from < ends[3] {
+            let end = bed.pipeline.commands_end(from, most);
+            assert!(ends.contains(&end) && end > from);
+            let is_one = ends.iter().filter(|known| (from + 1..=end).contains(known)).count() == 1;
+            assert!(is_one || end - from <= most);
+            // No further command would have fitted.
+            assert!(ends.iter().all(|known| *known <= end || known - from > most));
+            from = end;
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_stats_has_an_end() {
+    for line in
+        ["STAT a 1\r\n".to_owned(), format!("STAT {} {}\r\n", "n".repeat(500), "v".repeat(500))]
+    {
+        let mut bed = Bed::new(32);
+        bed.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
+        bed.wire();
+        let lines = line.repeat(1000).into_bytes();
+        let most = MAX_STATS_SIZE / (line.len() - 2 + STAT_OVERHEAD);
+        let mut tally = Tally::default();
+        let mut feed = || bed.pipeline.feed(&lines, u64::MAX, 0, &mut tally);
+        for _ in 0..most / 1000 {
+            assert_eq!(feed(), Ok(lines.len()));
+        }
+        assert_eq!(feed(), Err(ProtocolError::TooManyLines));
+    }
+}
+
+#[test]
+fn each_answer_to_stats_is_counted_by_itself() {
+    let mut bed = Bed::new(32);
+    let lines = [b"STAT a 1\r\n".repeat(200_000), b"END\r\n".to_vec()].concat();
+    let mut tally = Tally::default();
+    for _ in 0..3 {
+        bed.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
+        assert_eq!(bed.pipeline.feed(&lines, u64::MAX, 0, &mut tally), Ok(lines.len()));
+    }
 }
 
 #[test]
