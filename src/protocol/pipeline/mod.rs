@@ -723,15 +723,7 @@ impl<S: Sink> Pipeline<S> {
                     }
                 }
                 Frame::Item(item) => self.assign(&item)?,
-                Frame::Stat(stat) => {
-                    self.stats_size += stat.line.len() + STAT_OVERHEAD;
-                    if self.stats_size > MAX_STATS_SIZE {
-                        return Err(ProtocolError::TooManyLines);
-                    }
-                    if let Some(sink) = &mut front.sink {
-                        sink.stat(&stat);
-                    }
-                }
+                Frame::Stat(stat) => self.stat(&stat)?,
                 // Not an answer to anything: the server will not have this connection.
                 Frame::Reply(Reply::Error(error)) if error.line == CONNECTION_REFUSED => {
                     return Err(ProtocolError::TooManyConnections);
@@ -747,6 +739,17 @@ impl<S: Sink> Pipeline<S> {
             pos += len;
         }
         Ok(pos)
+    }
+
+    fn stat(&mut self, stat: &StatLine<'_>) -> Result<(), ProtocolError> {
+        self.stats_size += stat.line.len() + STAT_OVERHEAD;
+        if self.stats_size > MAX_STATS_SIZE {
+            return Err(ProtocolError::TooManyLines);
+        }
+        if let Some(sink) = self.slots.front_mut().and_then(|front| front.sink.as_mut()) {
+            sink.stat(stat);
+        }
+        Ok(())
     }
 
     /// Begins to receive the value of the item in progress in its place, if much of it is still to come.
