@@ -241,12 +241,16 @@ class TestStorage:
         assert await one_connection.delete(key, noreply=True) is None
         assert await one_connection.get(key) is None
 
-    async def test_refused_conditions_have_no_text(self, client, key):
-        """As under 1.3, where callers log them as they are."""
-        for call in (client.delete(key), client.replace(key, b"")):
+    async def test_a_refused_condition_names_its_node_and_command(self, client, key):
+        calls = {"delete": client.delete(key), "replace": client.replace(key, b"secret")}
+        for command, call in calls.items():
             with pytest.raises(emcache.CommandError) as raised:
                 await call
-            assert raised.value.args == ()
+            error = raised.value
+            assert error.command == command
+            assert str(error.node) in str(error)
+            assert str(error).endswith(f"({command})")
+            assert "secret" not in str(error)
 
 
 class TestCas:
