@@ -109,8 +109,9 @@ class Client(metaclass=ABCMeta):
     of a second round up, a time that is not in the future expires at once, and one after
     2038-01-19 expires then. ``flags`` are 32 bits that the server keeps with the item. A value is
     bytes-like; servers refuse items over their limit (1 MiB unless started with ``-I``). With
-    ``noreply`` a call returns at once and errors of the server are counted but not raised; with
-    more than 1,024 such commands unanswered it waits for the answer.
+    ``noreply`` a call returns when its command is on a connection and raises if it cannot be;
+    errors of the server are counted but not raised. With more than 1,024 such commands unanswered
+    it waits for the answer.
 
     Sources: memcached doc/protocol.txt, by the section named in each method.
     """
@@ -522,7 +523,8 @@ class Client(metaclass=ABCMeta):
             items: the values by key.
             flags: of all of them; see :class:`Client`.
             exptime: of all of them; see :class:`Client`.
-            noreply: see :class:`Client`; the result is empty.
+            noreply: see :class:`Client`; the result is empty, and the error of the first key that
+                could not be sent is raised.
 
         Returns:
             ``done``, the keys that were stored; ``missed``, empty; ``errors``, by key why not, such

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::completion::{self, Outcome};
 use super::convert;
 use super::future::OpFuture;
+use super::waiter::settle;
 use crate::pool::Submission;
 use crate::protocol::{Command, Key, OwnedRequest, Request, StorageVerb, Tick, Verb};
 
@@ -37,8 +38,10 @@ pub struct Batch {
     pub values: Vec<Py<PyBytes>>,
     /// For all windows, on whichever clock the driver has.
     pub deadline: (Tick, Option<Instant>),
-    /// Whether nobody asked for the result.
+    /// Whether it was called with `noreply`.
     pub is_quiet: bool,
+    /// Whether the call lasts until all is answered; else until all is on a connection.
+    pub is_answered: bool,
     pub progress: Progress,
 }
 
@@ -118,13 +121,19 @@ impl Batch {
         match outcome {
             Outcome::Value(_) => {}
             Outcome::NotStored { .. } | Outcome::NotFound { .. } => {
-                progress.misses.borrow_mut().push(at)
+                progress.misses.borrow_mut().push(at);
             }
             failure => progress.failures.borrow_mut().push((at, failure)),
         }
         progress.missing.set(progress.missing.get() - 1);
-        if progress.missing.get() == 0 {
-            completion::complete(self.future.clone_ref(py), Outcome::Batch(self));
+        if progress.missing.get() > 0 {
+            return;
+        }
+        let future = self.future.clone_ref(py);
+        if self.is_answered || self.failed() > 0 {
+            completion::complete(future, Outcome::Batch(self));
+        } else {
+            settle(py, future);
         }
     }
 
@@ -141,13 +150,16 @@ impl Batch {
     /// `(done, missed, errors by key)`, each in the order of the call. May start a garbage collection: not
     /// while the core is borrowed.
     pub fn into_result(self: Rc<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        if self.is_quiet {
-            return Ok(py.None());
-        }
         let mut misses = self.progress.misses.take();
         let mut failures = self.progress.failures.take();
         misses.sort_unstable();
         failures.sort_unstable_by_key(|(at, _)| *at);
+        if self.is_quiet {
+            // What the server refuses is counted, as if nobody had waited.
+            let is_refusal = |outcome: &Outcome| matches!(outcome, Outcome::Refused { .. });
+            let unsent = failures.iter().map(|(_, failure)| failure).find(|f| !is_refusal(f));
+            return unsent.map_or_else(|| Ok(py.None()), |failure| Err(failure.to_error(py)));
+        }
         let is_done = |at: &usize| {
             misses.binary_search(at).is_err()
                 && failures.binary_search_by_key(at, |(failed, _)| *failed).is_err()

@@ -220,7 +220,7 @@ fn go_on(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>
             },
         }
     }
-    if let Some(session) = session.filter(|_| batch.is_quiet) {
+    if let Some(session) = session.filter(|_| batch.is_quiet && batch.is_answered) {
         let errors = &session.no_replies.errors;
         errors.set(errors.get() + batch.failed() as u64);
     }
@@ -238,7 +238,7 @@ impl Outcome {
                 errors::refused(py, *verb, *kind, line, node)
             }
             Self::Failed { error, verb } => errors::failed(py, error, *verb),
-            Self::NoNodes { error, verb } => errors::no_nodes(py, error, *verb),
+            Self::NoNodes { error, verb } => errors::no_nodes(py, *error, *verb),
             Self::Closed => errors::closed(),
             Self::TooLate { verb, limit } => errors::too_late(py, *verb, *limit),
             _ => errors::internal(),

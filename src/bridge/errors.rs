@@ -69,7 +69,7 @@ pub fn too_late(py: Python<'_>, verb: Verb, limit: Duration) -> PyErr {
     attributed(py, OperationTimeoutError::new_err(text), None, Some(verb))
 }
 
-pub fn no_nodes(py: Python<'_>, error: &ClusterError, verb: Option<Verb>) -> PyErr {
+pub fn no_nodes(py: Python<'_>, error: ClusterError, verb: Option<Verb>) -> PyErr {
     attributed(py, ClusterNoAvailableNodes::new_err(error.to_string()), None, verb)
 }
 

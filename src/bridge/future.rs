@@ -186,6 +186,16 @@ impl OpFuture {
         finish(py, &parked)
     }
 
+    /// Gives None to a call whose task does not wait yet, and runs nothing of Python's. Whether that is so.
+    pub fn settle_unawaited(slf: &Bound<'_, Self>) -> bool {
+        let Ok(mut future) = slf.try_borrow_mut() else { return false };
+        let is_unawaited = future.is_pending() && future.parked.is_none();
+        if is_unawaited {
+            future.state = State::Value(slf.py().None());
+        }
+        is_unawaited
+    }
+
     /// What an `await` does with it, first and again when it was woken.
     pub fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Step<'py>> {
         let py = slf.py();

@@ -32,6 +32,9 @@ pub struct Record {
     ticket: Ticket,
     outbox: Arc<Outbox>,
     abandoned: Option<Arc<AtomicBool>>,
+    /// See [`Sink::is_noreply`].
+    noreply: bool,
+    accepted: Cell<bool>,
     events: RefCell<Events>,
     missing_lines: Cell<usize>,
     is_partial: Cell<bool>,
@@ -40,9 +43,22 @@ pub struct Record {
 
 /// What crosses.
 pub enum Message {
-    Ended { ticket: Ticket, events: Events, end: End },
-    Changed { session: u64, change: NodeChange },
-    Close { session: u64 },
+    /// A request with `noreply` is on a connection.
+    Accepted {
+        ticket: Ticket,
+    },
+    Ended {
+        ticket: Ticket,
+        events: Events,
+        end: End,
+    },
+    Changed {
+        session: u64,
+        change: NodeChange,
+    },
+    Close {
+        session: u64,
+    },
 }
 
 /// Mostly one.
@@ -91,12 +107,15 @@ impl Record {
         ticket: Ticket,
         outbox: Arc<Outbox>,
         abandoned: Option<Arc<AtomicBool>>,
+        noreply: bool,
     ) -> Rc<Self> {
         let (missing_lines, ended) = (Cell::new(1), Cell::new(false));
         Rc::new(Self {
             ticket,
             outbox,
             abandoned,
+            noreply,
+            accepted: Cell::new(false),
             events: RefCell::default(),
             missing_lines,
             is_partial: Cell::new(false),
@@ -181,6 +200,17 @@ impl Sink for Recorder {
     fn is_abandoned(&self) -> bool {
         self.record.ended.get()
             || self.record.abandoned.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    fn is_noreply(&self) -> bool {
+        self.record.noreply
+    }
+
+    fn accepted(&mut self) {
+        let record = &self.record;
+        if record.noreply && !record.accepted.replace(true) {
+            record.outbox.push(Message::Accepted { ticket: record.ticket });
+        }
     }
 }
 

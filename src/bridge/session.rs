@@ -17,7 +17,7 @@ use super::driver::{Driver, Engine};
 use super::errors;
 use super::future::{OpFuture, Wake};
 use super::thread_driver::{Route, ThreadEngine};
-use super::waiter::{Gather, Line, NoMeta, NoReplies, PyWaiter, RawItems, no_meta};
+use super::waiter::{Caller, Gather, Line, NoMeta, NoReplies, PyWaiter, RawItems, no_meta};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeMetrics};
 use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter};
 use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick, Verb};
@@ -239,7 +239,7 @@ impl Session {
                         waiter(None, 0).fail_with(Outcome::NoNodes { error, verb });
                         Vec::new()
                     }
-                    Err(error) => return Err(errors::no_nodes(py, &error, Some(gather.verb))),
+                    Err(error) => return Err(errors::no_nodes(py, error, Some(gather.verb))),
                 };
                 gather.missing_lines.set(lines.len());
                 let deadline = self.deadline(context);
@@ -284,7 +284,7 @@ impl Session {
             Core::Here { context, .. } => (self.deadline(context), None),
             Core::There(_) => (NEVER, self.deadline_instant()),
         };
-        let batch = Rc::new(Batch {
+        let mut batch = Batch {
             session: self.id,
             future: future.clone_ref(py),
             action,
@@ -292,15 +292,16 @@ impl Session {
             values,
             deadline,
             is_quiet: noreply,
+            is_answered: true,
             progress: Progress::default(),
-        });
+        };
+        let backlog = self.no_replies.unanswered.get() + batch.keys.len();
+        batch.is_answered =
+            !noreply || backlog > MAX_UNANSWERED_NO_REPLIES || !batch.is_one_window(py);
+        let batch = Rc::new(batch);
         if batch.keys.is_empty() {
             OpFuture::resolve(future.bind(py), batch.into_result(py), Wake::Soon)?;
             return Ok(future);
-        }
-        let backlog = self.no_replies.unanswered.get() + batch.keys.len();
-        if noreply && backlog <= MAX_UNANSWERED_NO_REPLIES && batch.is_one_window(py) {
-            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
         }
         self.send_window(py, &batch)?;
         Ok(future)
@@ -318,18 +319,19 @@ impl Session {
 
     /// Sends what is next of a batch.
     pub fn send_window(&self, py: Python<'_>, batch: &Rc<Batch>) -> PyResult<()> {
-        let is_held = batch.future.bind(py).try_borrow()?.is_pending();
         let window = batch.next_window(py);
         let core = self.core()?;
-        if !is_held {
+        if !batch.is_answered {
             let unanswered = &self.no_replies.unanswered;
             unanswered.set(unanswered.get() + window.len());
         }
         for at in window {
-            let waiter = if is_held {
+            let waiter = if batch.is_answered {
                 PyWaiter::Part { batch: batch.clone(), at }
             } else {
-                PyWaiter::NoReply { backlog: self.no_replies.clone(), held: None }
+                let caller = Caller::UntilPartAccepted { batch: batch.clone(), at };
+                let verb = batch.action.verb();
+                PyWaiter::NoReply { backlog: self.no_replies.clone(), verb, caller }
             };
             batch.request(py, at, |key, submission| match core {
                 Core::Here { cluster, .. } => match cluster.index_for(key) {
@@ -393,7 +395,7 @@ impl Session {
         let target = self.route(py, target, submission.verb())?;
         let future = self.driver.create_future(py)?;
         let waiter = if noreply {
-            self.no_reply_waiter(py, &future)?
+            self.no_reply_waiter(py, submission.verb(), &future)
         } else {
             PyWaiter::Command { future: future.clone_ref(py), verb: submission.verb() }
         };
@@ -484,7 +486,7 @@ impl Session {
     pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let index = self.ask(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
-        index.map_err(|error| errors::no_nodes(py, &error, None))
+        index.map_err(|error| errors::no_nodes(py, error, None))
     }
 
     /// Indexes of the healthy and of the unhealthy nodes.
@@ -553,7 +555,7 @@ impl Session {
         match (self.core()?, target) {
             (Core::Here { cluster, .. }, Target::Key(key)) => {
                 let node = cluster.index_for(key).map(Target::Node);
-                node.map_err(|error| errors::no_nodes(py, &error, Some(verb)))
+                node.map_err(|error| errors::no_nodes(py, error, Some(verb)))
             }
             _ => Ok(target),
         }
@@ -616,17 +618,17 @@ impl Session {
         self.timeout.and_then(|limit| Instant::now().checked_add(limit))
     }
 
-    /// The caller of a command without a reply goes on at once, unless too many are unanswered.
-    fn no_reply_waiter(&self, py: Python<'_>, future: &Py<OpFuture>) -> PyResult<PyWaiter> {
+    /// The caller of a command with `noreply` goes on when it is on a connection, unless too many are unanswered.
+    fn no_reply_waiter(&self, py: Python<'_>, verb: Verb, future: &Py<OpFuture>) -> PyWaiter {
         let backlog = self.no_replies.clone();
         let unanswered = backlog.unanswered.get() + 1;
         backlog.unanswered.set(unanswered);
-        let held = if unanswered <= MAX_UNANSWERED_NO_REPLIES {
-            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
-            None
+        let future = future.clone_ref(py);
+        let caller = if unanswered <= MAX_UNANSWERED_NO_REPLIES {
+            Caller::UntilAccepted(future)
         } else {
-            Some(future.clone_ref(py))
+            Caller::UntilAnswered(future)
         };
-        Ok(PyWaiter::NoReply { backlog, held })
+        PyWaiter::NoReply { backlog, verb, caller }
     }
 }

@@ -28,7 +28,7 @@ use super::recorder::{End, Message, Record, Recorder, Ticket, play_back};
 use super::waiter::{NoMeta, PyWaiter};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
 use crate::pool::{Address, LeaseId, Submission};
-use crate::protocol::{Key, OwnedRequest, Tick, Verb};
+use crate::protocol::{Key, OwnedRequest, Sink, Tick, Verb};
 
 pub struct ThreadEngine {
     background: RefCell<Option<Arc<Background>>>,
@@ -49,6 +49,7 @@ pub struct Posted {
     ticket: Ticket,
     outbox: Arc<Outbox>,
     abandoned: Option<Arc<AtomicBool>>,
+    noreply: bool,
     deadline: Option<Instant>,
     what: What,
 }
@@ -61,7 +62,7 @@ enum What {
 impl Posted {
     /// On the core's thread. `last`: the cluster of the request before it.
     pub fn submit(self, cores: &Cores, last: &mut Option<(u64, Cluster<Recorder>)>) {
-        let record = Record::new(self.ticket, self.outbox, self.abandoned);
+        let record = Record::new(self.ticket, self.outbox, self.abandoned, self.noreply);
         let deadline = cores.context.deadline_at(self.deadline);
         if last.as_ref().is_none_or(|(session, _)| *session != self.session) {
             let cluster = cores.clusters.borrow().get(&self.session).cloned();
@@ -292,6 +293,11 @@ impl ThreadEngine {
     pub fn collect(&self) {
         for message in self.outbox.take() {
             match message {
+                Message::Accepted { ticket } => {
+                    if let Some(waiter) = self.waiters.borrow_mut().get_mut(ticket) {
+                        waiter.accepted();
+                    }
+                }
                 Message::Ended { ticket, events, end } => {
                     let waiter = self.waiters.borrow_mut().try_remove(ticket);
                     if let Some(waiter) = waiter {
@@ -320,10 +326,11 @@ impl ThreadEngine {
     }
 
     fn post_request(&self, session: u64, waiter: PyWaiter, deadline: Option<Instant>, what: What) {
-        let abandoned = waiter.watch_abandoned();
+        let (abandoned, noreply) = (waiter.watch_abandoned(), waiter.is_noreply());
         let ticket = self.waiters.borrow_mut().insert(waiter);
         let outbox = self.outbox.clone();
-        self.post_job(Job::Request(Posted { session, ticket, outbox, abandoned, deadline, what }));
+        let posted = Posted { session, ticket, outbox, abandoned, noreply, deadline, what };
+        self.post_job(Job::Request(posted));
     }
 
     fn post(&self, job: impl FnOnce(&Cores) + Send + 'static) {

@@ -69,11 +69,26 @@ pub enum PyWaiter {
         verb: Verb,
         items: Box<RawItems>,
     },
-    /// A command whose caller does not wait for the answer; `held`: until it is there, all the same.
+    /// A command with `noreply`.
     NoReply {
         backlog: Rc<NoReplies>,
-        held: Option<Py<OpFuture>>,
+        verb: Verb,
+        caller: Caller,
     },
+}
+
+/// For how long the caller of a command with `noreply` waits.
+pub enum Caller {
+    /// Until the request is on a connection: then it is certain that nothing is known to keep it from the server.
+    UntilAccepted(Py<OpFuture>),
+    /// As before, for one key of many.
+    UntilPartAccepted {
+        batch: Rc<Batch>,
+        at: usize,
+    },
+    /// Until it is answered, because too many are not.
+    UntilAnswered(Py<OpFuture>),
+    Gone,
 }
 
 /// What was asked for in one line, and what came.
@@ -202,12 +217,9 @@ impl Gather {
 }
 
 impl NoReplies {
-    fn answered(&self, py: Python<'_>, error: bool, held: Option<Py<OpFuture>>) {
+    fn ended(&self, py: Python<'_>, error: bool) {
         self.unanswered.set(self.unanswered.get() - 1);
         self.errors.set(self.errors.get() + u64::from(error));
-        if let Some(future) = held {
-            completion::complete(future, Outcome::Value(py.None()));
-        }
         if self.unanswered.get() == 0 {
             for future in self.drained.take() {
                 completion::complete(future, Outcome::Value(py.None()));
@@ -322,14 +334,54 @@ impl Sink for PyWaiter {
                 }
                 completion::complete(future, Outcome::Raw(items));
             }
-            Self::NoReply { backlog, held } => {
-                backlog.answered(py, matches!(reply, Reply::Error(_)), held);
+            Self::NoReply { backlog, caller, .. } => {
+                backlog.ended(py, matches!(reply, Reply::Error(_)));
+                caller.told(py, Outcome::Value(py.None()));
             }
         });
     }
 
     fn is_abandoned(&self) -> bool {
         self.future().is_some_and(|future| Python::attach(|py| is_over(py, future)))
+    }
+
+    fn is_noreply(&self) -> bool {
+        matches!(self, Self::NoReply { .. })
+    }
+
+    fn accepted(&mut self) {
+        if let Self::NoReply { caller, .. } = self {
+            caller.accepted();
+        }
+    }
+}
+
+impl Caller {
+    fn accepted(&mut self) {
+        match std::mem::replace(self, Self::Gone) {
+            Self::UntilAccepted(future) => Python::attach(|py| settle(py, future)),
+            Self::UntilPartAccepted { batch, at } => Python::attach(|py| {
+                batch.answered(py, at, Outcome::Value(py.None()));
+            }),
+            other => *self = other,
+        }
+    }
+
+    fn told(self, py: Python<'_>, outcome: Outcome) {
+        match self {
+            Self::UntilAccepted(future) | Self::UntilAnswered(future) => {
+                completion::complete(future, outcome);
+            }
+            Self::UntilPartAccepted { batch, at } => batch.answered(py, at, outcome),
+            Self::Gone => {}
+        }
+    }
+}
+
+/// Ends a call whose task may not wait yet: then it need not wait at all.
+pub fn settle(py: Python<'_>, future: Py<OpFuture>) {
+    if !OpFuture::settle_unawaited(future.bind(py)) {
+        completion::complete(future, Outcome::Value(py.None()));
     }
 }
 
@@ -371,9 +423,10 @@ impl PyWaiter {
                 Python::attach(|py| gather.line_failed(py, line, outcome));
             }
             Self::Part { batch, at } => Python::attach(|py| batch.answered(py, at, outcome)),
-            Self::NoReply { backlog, held } => {
-                Python::attach(|py| backlog.answered(py, true, held));
-            }
+            Self::NoReply { backlog, caller, .. } => Python::attach(|py| {
+                backlog.ended(py, true);
+                caller.told(py, outcome);
+            }),
         }
     }
 
@@ -404,12 +457,13 @@ impl PyWaiter {
             Self::One { verb, .. }
             | Self::Command { verb, .. }
             | Self::RawReply { verb, .. }
-            | Self::RawItems { verb, .. } => Some(*verb),
+            | Self::RawItems { verb, .. }
+            | Self::NoReply { verb, .. } => Some(*verb),
             Self::Line { gather, .. } => Some(gather.verb),
             Self::Part { batch, .. } => Some(batch.action.verb()),
             Self::Counter { .. } => Some(Verb::MetaArithmetic),
             Self::Stats { .. } => Some(Verb::Stats),
-            Self::Lease { .. } | Self::NoReply { .. } => None,
+            Self::Lease { .. } => None,
         }
     }
 
@@ -424,7 +478,11 @@ impl PyWaiter {
             | Self::RawItems { future, .. } => Some(future),
             Self::Line { gather, .. } => Some(&gather.future),
             Self::Part { batch, .. } => Some(&batch.future),
-            Self::NoReply { .. } => None,
+            Self::NoReply { caller, .. } => match caller {
+                Caller::UntilAccepted(future) | Caller::UntilAnswered(future) => Some(future),
+                Caller::UntilPartAccepted { batch, .. } => Some(&batch.future),
+                Caller::Gone => None,
+            },
         }
     }
 }

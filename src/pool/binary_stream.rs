@@ -85,7 +85,11 @@ impl BinaryStream {
     }
 }
 
-impl Io for BinaryStream {}
+impl Io for BinaryStream {
+    fn look_again(&mut self) {
+        self.inner.look_again();
+    }
+}
 
 impl AsyncWrite for BinaryStream {
     fn poll_write(

@@ -62,6 +62,18 @@ pub struct Connection<S: Sink> {
     record_len: Option<usize>,
     /// Where the commands of the current record end, of all that was ever written.
     record_end: u64,
+    output: Output,
+}
+
+/// What becomes of bytes that are to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// They are written at once.
+    Flows,
+    /// Others are in the way since an earlier poll: callers may have given up what waits.
+    Blocked,
+    /// The connection was idle for so long that it is read before anything is written.
+    HeldBack,
 }
 
 impl<S: Sink> Connection<S> {
@@ -85,6 +97,7 @@ impl<S: Sink> Connection<S> {
             reads_at_once,
             record_len,
             record_end: 0,
+            output: Output::Flows,
         }
     }
 
@@ -95,6 +108,29 @@ impl<S: Sink> Connection<S> {
     /// Bytes that wait to be written, and those of a long value that is being read.
     pub fn backlog(&self) -> usize {
         self.write_buf.len() + self.pipeline.missing(self.read_buf.len())
+    }
+
+    /// Bytes that wait to be written.
+    pub fn unwritten(&self) -> usize {
+        self.write_buf.len()
+    }
+
+    /// Writes nothing before its task has looked whether it is still open.
+    pub fn hold_back(&mut self) {
+        self.output = Output::HeldBack;
+        self.stream.look_again();
+    }
+
+    /// Before a push: tells the sink that the connection is alive, if that is known.
+    pub fn accept(&self, sink: &mut S) {
+        if self.output != Output::HeldBack {
+            sink.accepted();
+        }
+    }
+
+    /// See [`Pipeline::noreply_unanswered`].
+    pub fn noreply_unanswered(&self) -> usize {
+        self.pipeline.noreply_unanswered()
     }
 
     pub fn is_broken(&self) -> bool {
@@ -217,6 +253,10 @@ impl<S: Sink> Connection<S> {
     /// Writes as much as the socket takes; the task writes the rest.
     pub fn flush(&mut self) {
         self.last_batch = std::mem::take(&mut self.batch);
+        if self.output != Output::Flows {
+            // Its task writes, after a look at what of it is still wanted.
+            return;
+        }
         let waker = self.waker.clone();
         if self.poll_write(&mut TaskContext::from_waker(&waker)).is_ready() {
             // A waker that no task is behind yet is no loss: the task starts with a poll.
@@ -232,7 +272,7 @@ impl<S: Sink> Connection<S> {
     pub fn poll(
         &mut self,
         cx: &mut TaskContext<'_>,
-        clock: impl Fn() -> Tick,
+        clock: impl Fn() -> Tick + Copy,
         tally: &mut Tally,
     ) -> Poll<Cause> {
         if !self.waker.will_wake(cx.waker()) {
@@ -240,6 +280,13 @@ impl<S: Sink> Connection<S> {
         }
         if let Poll::Ready(reason) = self.poll_read(cx, clock, tally) {
             return Poll::Ready(reason);
+        }
+        if self.output == Output::HeldBack {
+            self.pipeline.accept_all();
+        }
+        if self.output != Output::Flows {
+            let (out, mark, now) = (&mut self.write_buf, &mut self.record_end, clock());
+            self.pipeline.prune(out, self.written, SHARE, mark, now, tally);
         }
         if self.has_unflushed() {
             self.last_batch = std::mem::take(&mut self.batch);
@@ -297,6 +344,13 @@ impl<S: Sink> Connection<S> {
 
     /// Ready only when the connection is over.
     fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
+        let polled = self.poll_write_out(cx);
+        let is_blocked = !self.write_buf.is_empty();
+        self.output = if is_blocked { Output::Blocked } else { Output::Flows };
+        polled
+    }
+
+    fn poll_write_out(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         self.pipeline.close_line(&mut self.write_buf);
         let share = self.written + SHARE as u64;
         while self.broken.is_none() && !self.write_buf.is_empty() {

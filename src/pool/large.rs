@@ -23,7 +23,7 @@ impl LargeKeys {
 }
 
 /// Never 0, which is an empty place.
-fn hash(key: &[u8]) -> u64 {
+pub(super) fn hash(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     hasher.finish() | 1 << 63

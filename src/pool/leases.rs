@@ -2,6 +2,7 @@
 use std::rc::Rc;
 
 use super::error::{Cause, ErrorKind};
+use super::order::pin_of;
 use super::pool::{LeaseId, PATIENCE, Pool, Shared, Waiter};
 use super::queue::Submission;
 use super::state::{Entry, State};
@@ -44,9 +45,13 @@ impl<W: Waiter> Pool<W> {
         };
         match at {
             Ok(at) => {
+                let pin = waiter.is_noreply().then(|| pin_of(&request));
                 let (entry, health) = (&mut state.connections[at], &mut state.health);
                 let term = shared.term(deadline);
                 shared.send(entry, health, Submission::Owned(request), waiter, term);
+                if let Some(pin) = pin {
+                    state.pin(at, pin);
+                }
                 drop(guard);
                 shared.context.arm(deadline);
             }
@@ -69,6 +74,7 @@ impl<W: Waiter> Pool<W> {
         let held = state.connections.iter_mut().find(|entry| entry.lease == Some(lease));
         let Some(entry) = held else { return };
         entry.lease = None;
+        entry.left_behind = entry.noreply.len();
         entry.last_used = now;
         if entry.connection.in_flight() > 0 && !std::mem::replace(&mut entry.is_watched, true) {
             shared.context.spawn(end_if_stuck(Rc::downgrade(shared), entry.id, PATIENCE));
@@ -102,13 +108,8 @@ impl<W: Waiter> Shared<W> {
             if state.leases.is_empty() {
                 return;
             }
-            // Where answers to somebody else are still to come, only if there will be no other.
-            let is_full = state.connections.len() >= self.config.max_connections;
-            let free = |entry: &&mut Entry<W>| {
-                entry.is_free() && (is_full || entry.connection.in_flight() == 0)
-            };
-            let free = state.connections.iter_mut().filter(free);
-            let Some(entry) = free.min_by_key(|entry| entry.connection.in_flight()) else { return };
+            let Some(at) = self.next_to_grant(state) else { return };
+            let entry = &mut state.connections[at];
             if entry.is_stale(now) {
                 // Its task looks whether it is still open, and then grants again.
                 self.context.wake_later(entry.connection.waker());
@@ -118,5 +119,20 @@ impl<W: Waiter> Shared<W> {
             entry.lease = Some(lease);
             waiter.reply(&Reply::Ok, &self.name);
         }
+    }
+
+    fn next_to_grant(&self, state: &State<W>) -> Option<usize> {
+        let entries = || state.connections.iter().enumerate();
+        // Whoever asks may be who sent writes with `noreply` just before: what is sent next comes after them.
+        let mut unsettled = entries().filter(|(_, entry)| entry.is_unsettled());
+        if let Some((at, entry)) = unsettled.next() {
+            return (unsettled.next().is_none() && entry.is_free()).then_some(at);
+        }
+        // Where answers to somebody else are still to come, only if there will be no other.
+        let is_full = state.connections.len() >= self.config.max_connections;
+        let is_next =
+            |entry: &Entry<W>| entry.is_free() && (is_full || entry.connection.in_flight() == 0);
+        let free = entries().filter(|(_, entry)| is_next(entry));
+        free.min_by_key(|(_, entry)| entry.connection.in_flight()).map(|(at, _)| at)
     }
 }

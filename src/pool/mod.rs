@@ -17,6 +17,7 @@ mod lookup;
 mod metrics;
 mod moves;
 mod open;
+mod order;
 #[allow(clippy::module_inception, reason = "the pool of this layer")]
 mod pool;
 mod queue;

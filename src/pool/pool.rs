@@ -5,6 +5,7 @@
 //! more, no request waits (`queue` is first come, first served); a leased connection gets only what its
 //! holder sends.
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +23,13 @@ use super::login::Mechanism;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::moves::{Place, retire};
 use super::open::{Phase, Security};
+use super::order::{Order, Route, pin_of};
 use super::queue::{LeaseQueue, Queue, Queued, Submission};
 use super::state::{Entry, State};
 use super::tasks::{drive, purge_unused};
 use crate::protocol::{
-    CommandTally, LARGE_VALUE_LEN, NEVER, OwnedRequest, Reply, Request, Sink, Tally, Term, Tick,
-    Verb,
+    CommandTally, LARGE_VALUE_LEN, NEVER, OwnedRequest, Reply, Request, Scope, Sink, Tally, Term,
+    Tick, Verb,
 };
 
 /// Who waits for an answer, or for why there is none.
@@ -135,6 +137,7 @@ impl<W: Waiter> Pool<W> {
                 connections: Vec::new(),
                 next_id: 0,
                 queue: Queue::new(),
+                order: Order::default(),
                 leases: LeaseQueue::new(),
                 lost_leases: Vec::new(),
                 last_loss: 0,
@@ -248,7 +251,9 @@ impl<W: Waiter> Pool<W> {
         let shared = &self.0;
         let mut guard = shared.state.borrow_mut();
         let state = &mut *guard;
-        if let Some(refusal) = shared.refusal(state, outgoing.payload_len()) {
+        let refusal = shared.refusal(state, outgoing.payload_len());
+        if let Some(refusal) = refusal.or_else(|| shared.pinned_refusal(state, &outgoing, &waiter))
+        {
             state.metrics.operations_executed_with_error += 1;
             state.tally.ended(outgoing.asked(), refusal.kind().outcome());
             drop(guard);
@@ -321,9 +326,23 @@ impl<W: Waiter> Shared<W> {
     ) {
         let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
             || outgoing.asks_for(|key| state.large_keys.contains(key));
-        if let Some(at) = state.pick(is_large, term.deadline) {
+        let is_noreply = waiter.is_noreply();
+        let at = match state.route(&outgoing, is_noreply) {
+            Route::Any => state.pick(is_large, term.deadline),
+            Route::At(at) => Some(at),
+            Route::Later => {
+                state.metrics.operations_waited += 1;
+                state.queue.block(Queued::new(outgoing, waiter, term));
+                return;
+            }
+        };
+        if let Some(at) = at {
+            let pin = is_noreply.then(|| pin_of(&outgoing));
             let entry = &mut state.connections[at];
             self.send(entry, &mut state.health, outgoing, waiter, term);
+            if let Some(pin) = pin {
+                state.pin(at, pin);
+            }
         } else {
             state.metrics.operations_waited += 1;
             state.queue.push_back(outgoing, waiter, term);
@@ -338,14 +357,17 @@ impl<W: Waiter> Shared<W> {
         entry: &mut Entry<W>,
         health: &mut Health,
         outgoing: Submission<'_>,
-        waiter: W,
+        mut waiter: W,
         term: Term,
     ) {
-        outgoing.push(&mut entry.connection, waiter, term);
-        if entry.connection.in_flight() == 1 && entry.is_stale(self.context.now()) {
+        if entry.connection.in_flight() == 0 && entry.is_stale(self.context.now()) {
             // Its task reads before it writes, and what is not written can go elsewhere.
+            entry.connection.hold_back();
             self.context.wake_later(entry.connection.waker());
-        } else if entry.connection.should_flush() {
+        }
+        entry.connection.accept(&mut waiter);
+        outgoing.push(&mut entry.connection, waiter, term);
+        if entry.connection.should_flush() {
             self.flush_entry(entry, health);
         } else if !self.unflushed.replace(true) {
             self.context.flush_later(self.clone());
@@ -363,21 +385,51 @@ impl<W: Waiter> Shared<W> {
     /// Moves what waits to the connections that take it.
     pub fn drain_queue(&self, state: &mut State<W>) {
         let is_unmerged = state.unmerged_until.is_some();
-        for entry in &mut state.connections {
-            let mut moved = false;
-            while entry.takes_more() {
-                let Some(queued) = state.queue.pop(&mut state.tally) else { break };
-                if is_unmerged && queued.request.keys() > 1 {
-                    for Queued { request, waiter, term, retried } in queued.split_all() {
-                        entry.connection.push_owned(&request, waiter, term, retried);
-                    }
-                } else {
-                    let Queued { request, waiter, term, retried } = queued;
-                    entry.connection.push_owned(&request, waiter, term, retried);
-                }
-                moved = true;
+        let now = self.context.now();
+        let mut next = 0;
+        while let Some(entry) = state.connections.get(next) {
+            if !entry.takes_more() {
+                next += 1;
+                continue;
             }
-            if moved {
+            if entry.connection.in_flight() == 0 && entry.is_stale(now) {
+                // Its task looks whether it is still open, and then comes here.
+                self.context.wake_later(entry.connection.waker());
+                next += 1;
+                continue;
+            }
+            let Some(queued) = state.queue.pop(&mut state.tally) else { break };
+            if is_unmerged && queued.request.keys() > 1 {
+                for part in queued.split_all().into_iter().rev() {
+                    state.queue.push_front(part);
+                }
+                continue;
+            }
+            let is_noreply = queued.waiter.is_noreply();
+            let at = match state.route_queued(&queued.request, is_noreply) {
+                Route::Any => next,
+                Route::At(at) => at,
+                // What comes after a command for all keys must not pass it.
+                Route::Later if is_noreply && queued.request.verb().scope() != Scope::Keys => {
+                    state.queue.push_front(queued);
+                    break;
+                }
+                Route::Later => {
+                    state.queue.block(queued);
+                    continue;
+                }
+            };
+            let Queued { request, mut waiter, term, retried } = queued;
+            let pin = is_noreply.then(|| pin_of(&request));
+            let connection = &mut state.connections[at].connection;
+            connection.accept(&mut waiter);
+            connection.push_owned(&request, waiter, term, retried);
+            if let Some(pin) = pin {
+                state.pin(at, pin);
+            }
+        }
+        for entry in &mut state.connections {
+            if entry.connection.has_unflushed() {
                 self.flush_entry(entry, &mut state.health);
             }
         }
@@ -412,6 +464,19 @@ impl<W: Waiter> Shared<W> {
             return Some(self.unavailable(Some(refusal.clone())));
         }
         self.saturation(state, state.queue.bytes(), bytes)
+    }
+
+    /// Why a request is not sent behind the unanswered writes that it must come after: the connection takes
+    /// it however much waits there, within the same bound.
+    fn pinned_refusal(
+        &self,
+        state: &State<W>,
+        outgoing: &Submission<'_>,
+        waiter: &W,
+    ) -> Option<Error> {
+        let Route::At(at) = state.route(outgoing, waiter.is_noreply()) else { return None };
+        let waiting = state.connections[at].connection.unwritten();
+        self.saturation(state, waiting, outgoing.payload_len())
     }
 
     /// Why there is no connection to a node.
@@ -471,6 +536,8 @@ impl<W: Waiter> Shared<W> {
             last_used,
             looked_at,
             lease: None,
+            noreply: VecDeque::new(),
+            left_behind: 0,
             is_watched: false,
             leaves_by: None,
         };

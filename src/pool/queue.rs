@@ -135,6 +135,14 @@ pub(super) struct Queued<W> {
 }
 
 impl<W> Queued<W> {
+    pub fn new(outgoing: Submission<'_>, waiter: W, term: Term) -> Self {
+        let request = match outgoing {
+            Submission::Owned(request) => request.unshared(),
+            borrowed @ Submission::Borrowed(_) => borrowed.into_owned(),
+        };
+        Self { request, waiter, term, retried: false }
+    }
+
     fn asked(&self) -> Asked {
         let made = self.term.made;
         Asked { verb: self.request.verb(), keys: self.request.keys(), made }
@@ -166,18 +174,22 @@ impl<W: Waiter> Queued<W> {
 /// Invariant: `bytes == sum(request.payload_len())`.
 pub(super) struct Queue<W> {
     waiting: VecDeque<Queued<W>>,
+    /// What must come after an unanswered write on a connection that takes no more. Each of them is older than
+    /// what waits with the same key.
+    blocked: VecDeque<Queued<W>>,
     bytes: usize,
 }
 
 impl<W: Waiter> Queue<W> {
     pub fn new() -> Self {
-        Self { waiting: VecDeque::new(), bytes: 0 }
+        Self { waiting: VecDeque::new(), blocked: VecDeque::new(), bytes: 0 }
     }
 
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.blocked.len()
     }
 
+    /// Whether nothing waits for a connection that takes it. Others may be blocked.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -187,12 +199,22 @@ impl<W: Waiter> Queue<W> {
     }
 
     pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, term: Term) {
-        let request = match outgoing {
-            Submission::Owned(request) => request.unshared(),
-            borrowed @ Submission::Borrowed(_) => borrowed.into_owned(),
-        };
-        self.bytes += request.payload_len();
-        self.waiting.push_back(Queued { request, waiter, term, retried: false });
+        let queued = Queued::new(outgoing, waiter, term);
+        self.bytes += queued.request.payload_len();
+        self.waiting.push_back(queued);
+    }
+
+    /// For what goes nowhere until [`Self::unblock`]. Others may pass it.
+    pub fn block(&mut self, queued: Queued<W>) {
+        self.bytes += queued.request.payload_len();
+        self.blocked.push_back(queued);
+    }
+
+    /// What was blocked goes before all that waits, and in its order.
+    pub fn unblock(&mut self) {
+        while let Some(queued) = self.blocked.pop_back() {
+            self.waiting.push_front(queued);
+        }
     }
 
     /// For what waited before all others, and must go on now.
@@ -217,22 +239,27 @@ impl<W: Waiter> Queue<W> {
 
     /// Hands out those whose deadline is at or before `now`, and says when the next one is.
     pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W, Asked)) -> Tick {
-        if self.waiting.iter().any(|queued| queued.term.deadline <= now) {
-            for queued in std::mem::take(&mut self.waiting) {
-                if queued.term.deadline <= now {
-                    self.bytes -= queued.request.payload_len();
-                    let asked = queued.asked();
-                    expired(queued.waiter, asked);
-                } else {
-                    self.waiting.push_back(queued);
+        let mut next = NEVER;
+        for list in [&mut self.blocked, &mut self.waiting] {
+            if list.iter().any(|queued| queued.term.deadline <= now) {
+                for queued in std::mem::take(list) {
+                    if queued.term.deadline <= now {
+                        self.bytes -= queued.request.payload_len();
+                        let asked = queued.asked();
+                        expired(queued.waiter, asked);
+                    } else {
+                        list.push_back(queued);
+                    }
                 }
             }
+            next = list.iter().map(|queued| queued.term.deadline).min().unwrap_or(NEVER).min(next);
         }
-        self.waiting.iter().map(|queued| queued.term.deadline).min().unwrap_or(NEVER)
+        next
     }
 
     /// Everybody, in order.
     pub fn drain(&mut self) -> impl Iterator<Item = (W, Asked)> {
+        self.unblock();
         self.bytes = 0;
         self.waiting.drain(..).map(|queued| {
             let asked = queued.asked();

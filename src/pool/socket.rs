@@ -204,4 +204,8 @@ where
     fn reads_at_once(&self) -> bool {
         true
     }
+
+    fn look_again(&mut self) {
+        self.is_drained = false;
+    }
 }

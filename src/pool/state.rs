@@ -1,4 +1,5 @@
 //! What a pool consists of, and what follows from it: which connection takes a request, whether to grow.
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::health::{Health, ticks};
 use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::moves::Place;
+use super::order::Order;
 use super::pool::{LeaseId, PoolConfig, Waiter};
 use super::queue::{LeaseQueue, Queue};
 use crate::protocol::{Asked, NEVER, Outcome, Sink, Tally, Tick};
@@ -33,6 +35,7 @@ pub(super) struct State<W: Sink> {
     pub connections: Vec<Entry<W>>,
     pub next_id: u64,
     pub queue: Queue<W>,
+    pub order: Order,
     pub leases: LeaseQueue<W>,
     /// Leased connections that ended, for as long as their holders do not know.
     pub lost_leases: Vec<(LeaseId, Cause)>,
@@ -69,6 +72,10 @@ pub(super) struct Entry<W: Sink> {
     /// When its task last read from it.
     pub looked_at: Tick,
     pub lease: Option<LeaseId>,
+    /// What its unanswered `noreply` writes pin, in their order: see [`super::order`].
+    pub noreply: VecDeque<u64>,
+    /// How many of them former holders left unanswered.
+    pub left_behind: usize,
     /// Whether [`super::tasks::end_if_stuck`] looks after it.
     pub is_watched: bool,
     /// It leads to where the node is no more: it takes nothing, and ends when it is answered, or now.
@@ -157,6 +164,7 @@ impl<W: Waiter> State<W> {
         self.metrics.bytes_read += entry.connection.bytes_read();
         self.metrics.bytes_written += entry.connection.bytes_written();
         self.metrics.keys_shared += entry.connection.shared_keys();
+        self.unpin_all(entry);
     }
 
     /// Everybody in the queues, who is told for the same reason.
@@ -189,6 +197,11 @@ impl<W: Waiter> Entry<W> {
 
     pub fn takes_more(&self) -> bool {
         self.is_free() && self.connection.backlog() < MAX_BACKLOG
+    }
+
+    /// Whether a former holder left writes with `noreply` on it whose answers are not overdue.
+    pub fn is_unsettled(&self) -> bool {
+        self.left_behind > 0 && self.connection.overdue_since().is_none()
     }
 
     /// Not looked at for so long that the server may have closed it, with the news still unread.

@@ -31,9 +31,10 @@ impl<W: Waiter> Shared<W> {
     fn poll_connection(&self, id: u64, cx: &mut TaskContext<'_>) -> Poll<Option<Cause>> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let Some(entry) = state.connections.iter_mut().find(|entry| entry.id == id) else {
+        let Some(at) = state.connections.iter().position(|entry| entry.id == id) else {
             return Poll::Ready(None);
         };
+        let entry = &mut state.connections[at];
         let connection = &mut entry.connection;
         let (answered, refused) = (connection.answered(), connection.refused());
         let late = connection.answered_late();
@@ -68,6 +69,9 @@ impl<W: Waiter> Shared<W> {
             for key in connection.take_large_keys() {
                 state.large_keys.insert(&key);
             }
+        }
+        if has_read && !state.order.is_empty() {
+            state.unpin_answered(at);
         }
         state.metrics.operations_executed += answered - late;
         state.metrics.operations_executed_with_error += refused;

@@ -51,6 +51,10 @@ impl Io for TlsRecords {
     fn record_len(&self) -> Option<usize> {
         Some(RECORD_LEN)
     }
+
+    fn look_again(&mut self) {
+        self.inner.get_mut().0.look_again();
+    }
 }
 
 impl AsyncRead for TlsRecords {

@@ -28,6 +28,9 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin {
     fn record_len(&self) -> Option<usize> {
         None
     }
+
+    /// The next poll reads although nothing new was told since the last one.
+    fn look_again(&mut self) {}
 }
 
 impl Io for DuplexStream {}

@@ -33,6 +33,6 @@ pub use pipeline::{
 };
 pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 pub use request::{
-    ArithmeticVerb, Command, EXPIRED, Request, RetrievalVerb, StatsArgs, StorageVerb, Verb,
+    ArithmeticVerb, Command, EXPIRED, Request, RetrievalVerb, Scope, StatsArgs, StorageVerb, Verb,
 };
 pub use tally::{Asked, CommandTally, LATENCY_BOUNDS, Latency, Outcome, Tally};

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+const JOINED_BELOW: usize = 4 * 1024;
+
 /// Invariant: `shared_len == sum(chunk.len())`; the chunks go before the tail.
 #[derive(Debug, Default)]
 pub struct Outgoing {
@@ -71,6 +73,44 @@ impl Outgoing {
         self.tail.advance(count);
     }
 
+    /// Takes ranges of bytes out, which are in order and do not overlap.
+    pub fn cut(&mut self, ranges: &[(usize, usize)]) {
+        let Some(&(_, last)) = ranges.last() else { return };
+        if last > self.shared_len {
+            // What is behind them is not moved.
+            let front = self.tail.split_to(last - self.shared_len).freeze();
+            self.shared_len += front.len();
+            self.chunks.push_back(front);
+        }
+        let mut kept = Pieces::default();
+        let (mut next, mut at) = (0, 0);
+        while at < last {
+            let Some(chunk) = self.chunks.pop_front() else { break };
+            let end = at + chunk.len();
+            let mut from = at;
+            while let Some(&(start, stop)) = ranges.get(next)
+                && start < end
+            {
+                if start > from {
+                    kept.push(chunk.slice(from - at..start - at));
+                }
+                from = stop.min(end);
+                if stop > end {
+                    break;
+                }
+                next += 1;
+            }
+            if from < end {
+                kept.push(chunk.slice(from - at..));
+            }
+            at = end;
+        }
+        kept.join();
+        kept.chunks.append(&mut self.chunks);
+        self.chunks = kept.chunks;
+        self.shared_len -= ranges.iter().map(|(start, stop)| stop - start).sum::<usize>();
+    }
+
     /// A copy of the bytes from `start` to `end`; `None`: they are not all here.
     pub fn copy(&self, start: usize, end: usize) -> Option<Bytes> {
         if start > end || end > self.len() {
@@ -90,6 +130,30 @@ impl Outgoing {
     pub fn shrink_to(&mut self, capacity: usize) {
         if self.is_empty() && self.tail.capacity() > capacity {
             self.tail = BytesMut::new();
+        }
+    }
+}
+
+/// What is left of chunks: short pieces, each of which would be one of the few in a write, are joined.
+#[derive(Default)]
+struct Pieces {
+    chunks: VecDeque<Bytes>,
+    short: BytesMut,
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        if piece.len() < JOINED_BELOW {
+            self.short.extend_from_slice(&piece);
+        } else {
+            self.join();
+            self.chunks.push_back(piece);
+        }
+    }
+
+    fn join(&mut self) {
+        if !self.short.is_empty() {
+            self.chunks.push_back(self.short.split().freeze());
         }
     }
 }
@@ -132,5 +196,47 @@ mod tests {
             assert_eq!(out.copy(0, expected.len() + 1), None);
             assert_eq!(written(&mut out, at_once), expected);
         }
+    }
+
+    #[test]
+    fn cut_leaves_the_rest_in_order() {
+        let pieces = || {
+            let mut out = Outgoing::default();
+            for n in 0..4u8 {
+                out.tail().extend_from_slice(&[n; 3]);
+                out.push_shared(Bytes::from(vec![100 + n; 4]));
+            }
+            out.tail().extend_from_slice(b"the end");
+            out
+        };
+        let all = written(&mut pieces(), 1000);
+        for start in 0..all.len() {
+            for stop in start + 1..=all.len() {
+                for second in (stop..all.len()).step_by(3) {
+                    let mut out = pieces();
+                    out.cut(&[(start, stop), (second, second + 1)]);
+                    let mut expected = all.clone();
+                    expected.remove(second);
+                    expected.drain(start..stop);
+                    assert_eq!(out.len(), expected.len());
+                    out.tail().extend_from_slice(b"more");
+                    expected.extend(b"more");
+                    assert_eq!(written(&mut out, 5), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cut_does_not_copy_long_pieces() {
+        let mut out = Outgoing::default();
+        let value = Bytes::from(vec![b'v'; 3 * JOINED_BELOW]);
+        out.tail().extend_from_slice(b"head");
+        out.push_shared(value.clone());
+        out.cut(&[(0, 4), (4 + JOINED_BELOW, 5 + JOINED_BELOW)]);
+        let mut slices = [&[][..]; 3];
+        assert_eq!(out.fill(&mut slices, usize::MAX), 2);
+        assert_eq!(slices[0].as_ptr(), value.as_ptr());
+        assert_eq!(slices[1].len(), 2 * JOINED_BELOW - 1);
     }
 }

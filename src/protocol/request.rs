@@ -135,6 +135,17 @@ pub enum Verb {
     Auth,
 }
 
+/// What a command reads or changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Its keys.
+    Keys,
+    /// What all keys hold, or settings of the server.
+    AllKeys,
+    /// Nothing that a command changes.
+    Fixed,
+}
+
 impl Verb {
     pub const COUNT: usize = Self::Auth as usize + 1;
     /// In the order of their numbers.
@@ -190,6 +201,14 @@ impl Verb {
         }
     }
 
+    pub fn scope(self) -> Scope {
+        match self {
+            Self::FlushAll | Self::Stats | Self::Verbosity | Self::CacheMemlimit => Scope::AllKeys,
+            Self::Version | Self::ConfigGetCluster | Self::Auth => Scope::Fixed,
+            _ => Scope::Keys,
+        }
+    }
+
     /// What the server will answer.
     pub fn shape(self) -> Shape {
         match self {
@@ -238,7 +257,19 @@ impl StorageVerb {
     }
 }
 
-impl Command<'_> {
+impl<'a> Command<'a> {
+    /// The key of a command that has one.
+    pub fn key(&self) -> Option<Key<'a>> {
+        match *self {
+            Self::Storage { key, .. }
+            | Self::Delete { key }
+            | Self::Arithmetic { key, .. }
+            | Self::Counter { key, .. }
+            | Self::Touch { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     pub fn verb(&self) -> Verb {
         match self {
             Self::Storage { verb, .. } => verb.verb(),
@@ -263,6 +294,16 @@ impl Request<'_> {
         match self {
             Self::Retrieval { verb, .. } => verb.verb(),
             Self::Command(command) => command.verb(),
+        }
+    }
+
+    /// All keys, where it has any.
+    pub fn for_each_key(&self, mut visit: impl FnMut(&[u8])) {
+        match self {
+            Self::Retrieval { keys, .. } => keys.iter().for_each(|key| visit(key.as_bytes())),
+            Self::Command(command) => {
+                command.key().iter().for_each(|key| visit(key.as_bytes()));
+            }
         }
     }
 

@@ -3,5 +3,6 @@
 mod connection;
 mod layering;
 mod moves;
+mod order;
 mod pool;
 mod support;

@@ -1,5 +1,5 @@
 //! A waiter that Rust code can await, and a scripted server.
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub type Outcome = Result<String, String>;
 pub struct Told {
     items: Vec<String>,
     tell: oneshot::Sender<Outcome>,
+    /// Of a request with `noreply`: set when it is on a connection.
+    accepted: Option<Rc<Cell<bool>>>,
 }
 
 impl Told {
@@ -30,7 +32,26 @@ impl Told {
 
     pub fn new() -> (Self, oneshot::Receiver<Outcome>) {
         let (tell, told) = oneshot::channel();
-        (Self { items: Vec::new(), tell }, told)
+        (Self { items: Vec::new(), tell, accepted: None }, told)
+    }
+
+    pub fn noreply() -> (Self, NoReply) {
+        let (waiter, ended) = Self::new();
+        let accepted = Rc::new(Cell::new(false));
+        let waiter = Self { accepted: Some(accepted.clone()), ..waiter };
+        (waiter, NoReply { ended, accepted })
+    }
+}
+
+/// What became of a request with `noreply`.
+pub struct NoReply {
+    pub ended: oneshot::Receiver<Outcome>,
+    accepted: Rc<Cell<bool>>,
+}
+
+impl NoReply {
+    pub fn is_accepted(&self) -> bool {
+        self.accepted.get()
     }
 }
 
@@ -49,6 +70,14 @@ impl Sink for Told {
     }
     fn is_abandoned(&self) -> bool {
         self.tell.is_closed()
+    }
+    fn is_noreply(&self) -> bool {
+        self.accepted.is_some()
+    }
+    fn accepted(&mut self) {
+        if let Some(accepted) = &self.accepted {
+            accepted.set(true);
+        }
     }
 }
 
@@ -88,6 +117,7 @@ pub fn with_set<T>(name: &str, value: &[u8], run: impl FnOnce(&Request<'_>) -> T
 }
 
 pub const NO_DEADLINE: Tick = NEVER;
+const FLUSH_ALL: Request<'_> = Request::Command(Command::FlushAll { delay: 0 });
 
 /// Runs a test in a `LocalSet`, and fails it if it hangs.
 pub fn run(test: impl Future<Output = ()>) {
@@ -142,9 +172,42 @@ impl Bed {
         told
     }
 
+    pub fn set_noreply_leased(&self, lease: u64, name: &str, value: &[u8]) -> NoReply {
+        let (waiter, told) = Told::noreply();
+        let request = with_set(name, value, owned);
+        self.pool.submit_leased(lease, request, waiter, NO_DEADLINE);
+        told
+    }
+
     pub fn set(&self, name: &str, value: &[u8]) -> oneshot::Receiver<Outcome> {
         let (waiter, told) = Told::new();
         with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
+        told
+    }
+
+    pub fn set_noreply(&self, name: &str, value: &[u8]) -> NoReply {
+        let (waiter, told) = Told::noreply();
+        with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
+        told
+    }
+
+    pub fn get_many(&self, names: &[&str]) -> oneshot::Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
+        let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
+        self.pool.submit(&request, waiter, NO_DEADLINE);
+        told
+    }
+
+    pub fn flush_all(&self) -> oneshot::Receiver<Outcome> {
+        let (waiter, told) = Told::new();
+        self.pool.submit(&FLUSH_ALL, waiter, NO_DEADLINE);
+        told
+    }
+
+    pub fn flush_all_noreply(&self) -> NoReply {
+        let (waiter, told) = Told::noreply();
+        self.pool.submit(&FLUSH_ALL, waiter, NO_DEADLINE);
         told
     }
 }

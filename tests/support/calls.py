@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -63,6 +64,20 @@ def within(seconds: float) -> Callable[..., Callable[..., Coroutine[Any, Any, No
         return bounded
 
     return decorate
+
+
+@contextlib.contextmanager
+def full_backlog() -> Iterator[emcache.MemcachedHostAddress]:
+    """Where connects are neither taken nor refused, because too many wait to be accepted."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield emcache.MemcachedHostAddress(*listener.getsockname())
 
 
 async def until(condition: Callable[[], bool]) -> None:

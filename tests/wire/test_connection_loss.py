@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-import socket
 import struct
 import termios
 import time
@@ -14,7 +13,7 @@ import pytest
 import uvloop
 
 import emcache
-from support.calls import COMMANDS, READS, client_of, frozen, outcomes, until, within
+from support.calls import COMMANDS, READS, client_of, frozen, full_backlog, outcomes, until, within
 from support.memcached import Memcached, free_port, memcached
 from support.oracle import END, answer, item, reply_to, value_of
 from support.scripted import hold, scripted
@@ -382,20 +381,10 @@ async def test_a_dead_host(nowhere, command):
 
 @within(30)
 async def test_a_host_that_swallows_connects():
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        with contextlib.ExitStack() as fillers:
-            for _ in range(3):
-                filler = fillers.enter_context(socket.socket())
-                filler.setblocking(False)
-                filler.connect_ex(full.getsockname())
-            address = emcache.MemcachedHostAddress(*full.getsockname())
-            async with emcache.create_client(
-                [address], timeout=30, connection_timeout=0.1
-            ) as client:
-                with pytest.raises(emcache.NodeUnavailableError, match=r"0\.1 s"):
-                    await client.get(b"k")
+    with full_backlog() as address:
+        async with emcache.create_client([address], timeout=30, connection_timeout=0.1) as client:
+            with pytest.raises(emcache.NodeUnavailableError, match=r"0\.1 s"):
+                await client.get(b"k")
 
 
 @within(30)

@@ -27,8 +27,8 @@ use super::kept::Kept;
 use super::key::Key;
 use super::outgoing::Outgoing;
 use super::reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
-use super::request::{Request, RetrievalVerb, StorageVerb, Verb};
-use super::tally::{Asked, Tally};
+use super::request::{Request, RetrievalVerb, Scope, StorageVerb, Verb};
+use super::tally::{Asked, Outcome, Tally};
 use keys::KeyFifo;
 
 /// The longest retrieval line, CRLF included. memcached 1.6.12 refuses a `get` line of more than 1,024 bytes that
@@ -94,6 +94,12 @@ pub trait Sink {
     fn is_abandoned(&self) -> bool {
         false
     }
+    /// Whether the caller goes on before the answer comes, so that later requests must not overtake this one.
+    fn is_noreply(&self) -> bool {
+        false
+    }
+    /// The request is on a connection that is alive, written or to be written.
+    fn accepted(&mut self) {}
 }
 
 /// A request that owns its bytes, for when there is no connection to encode it to.
@@ -193,6 +199,15 @@ impl OwnedRequest {
         }
     }
 
+    /// All keys, where it has any.
+    pub fn for_each_key(&self, mut visit: impl FnMut(&[u8])) {
+        match self {
+            Self::Retrieval { keys, .. } => keys.iter().for_each(|key| visit(key)),
+            _ if self.verb().scope() == Scope::Keys => visit(self.key()),
+            _ => {}
+        }
+    }
+
     /// The bytes that it keeps.
     pub fn payload_len(&self) -> usize {
         match self {
@@ -213,9 +228,19 @@ struct Slot<S> {
     retried: bool,
     /// Whether it is on the line of the slot before it.
     shares_line: bool,
+    /// See [`Sink::is_noreply`].
+    noreply: bool,
     term: Term,
     /// Where its bytes, from the start of its line, begin in all that was ever encoded.
     start: u64,
+}
+
+impl<S: Sink> Slot<S> {
+    /// Whether it is a command that need not be sent any more.
+    fn is_given_up(&self, now: Tick) -> bool {
+        let is_over = |sink: &S| self.term.deadline <= now || sink.is_abandoned();
+        self.keys == 0 && !self.noreply && self.sink.as_ref().is_none_or(is_over)
+    }
 }
 
 impl<S> Slot<S> {
@@ -309,6 +334,8 @@ pub struct Pipeline<S: Sink> {
     /// What the lines of the answer to `stats` take that have come.
     stats_size: usize,
     encoded: u64,
+    /// Slots of `noreply` commands.
+    noreply_unanswered: usize,
     answered: u64,
     answered_late: u64,
     refused: u64,
@@ -319,6 +346,8 @@ pub struct Pipeline<S: Sink> {
     peer: Arc<str>,
     must_close: Option<MustClose>,
     line_error: Option<(ErrorKind, Bytes)>,
+    /// Taken out by [`Self::prune`], and not told yet.
+    too_late: Vec<Expired<S>>,
 }
 
 /// An answer after which the connection must not be used.
@@ -350,6 +379,7 @@ impl<S: Sink> Pipeline<S> {
             found: 0,
             stats_size: 0,
             encoded: 0,
+            noreply_unanswered: 0,
             answered: 0,
             answered_late: 0,
             refused: 0,
@@ -359,6 +389,7 @@ impl<S: Sink> Pipeline<S> {
             peer,
             must_close: None,
             line_error: None,
+            too_late: Vec::new(),
         }
     }
 
@@ -404,6 +435,16 @@ impl<S: Sink> Pipeline<S> {
         self.slots.iter().filter(gone).count()
     }
 
+    /// Requests with `noreply` whose answers have not come.
+    pub fn noreply_unanswered(&self) -> usize {
+        self.noreply_unanswered
+    }
+
+    /// Tells those who wait that the connection is alive.
+    pub fn accept_all(&mut self) {
+        self.slots.iter_mut().filter_map(|slot| slot.sink.as_mut()).for_each(Sink::accepted);
+    }
+
     /// Keys that another request of the same line asks for too: the server is asked once.
     pub fn shared_keys(&self) -> u64 {
         self.shared_keys
@@ -416,7 +457,9 @@ impl<S: Sink> Pipeline<S> {
 
     /// Those who wait, of a pipeline that cannot be trusted any more.
     pub fn into_sinks(self) -> impl Iterator<Item = (S, Asked)> {
-        self.slots.into_iter().filter_map(|mut slot| Some((slot.sink.take()?, slot.asked())))
+        let slots = self.slots.into_iter();
+        let waiting = slots.filter_map(|mut slot| Some((slot.sink.take()?, slot.asked())));
+        waiting.chain(self.too_late.into_iter().map(|late| (late.sink, late.asked)))
     }
 
     /// How much of the frame that is being read is still to come, where that is known and `read` bytes are
@@ -525,9 +568,11 @@ impl<S: Sink> Pipeline<S> {
         let (start, before) = (self.encoded, out.len());
         write(out);
         self.encoded += (out.len() - before) as u64;
+        let noreply = sink.is_noreply();
+        self.noreply_unanswered += usize::from(noreply);
         let sink = Some(sink);
         let (keys, shares_line) = (0, false);
-        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, term, start });
+        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, noreply, term, start });
     }
 
     fn push_key(
@@ -565,8 +610,8 @@ impl<S: Sink> Pipeline<S> {
             open.seen |= seen;
         }
         let verb = verb.verb();
-        let (sink, keys, shares_line) = (Some(sink), 1, fits);
-        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, term, start });
+        let (sink, keys, shares_line, noreply) = (Some(sink), 1, fits, false);
+        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, noreply, term, start });
         if full {
             self.close_line(out);
         }
@@ -598,8 +643,8 @@ impl<S: Sink> Pipeline<S> {
             line.keys = count;
         }
         let verb = verb.verb();
-        let (sink, keys, shares_line) = (Some(sink), count, false);
-        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, term, start });
+        let (sink, keys, shares_line, noreply) = (Some(sink), count, false, false);
+        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, noreply, term, start });
         self.close_line(out);
     }
 
@@ -924,6 +969,7 @@ impl<S: Sink> Pipeline<S> {
         }
         (self.was_long, self.stats_size) = (false, 0);
         let Some(slot) = self.slots.pop_front() else { return };
+        self.noreply_unanswered -= usize::from(slot.noreply);
         if let (Shape::Storage, Reply::Error(error)) = (slot.verb.shape(), reply)
             && matches!(error.kind, ErrorKind::Unknown | ErrorKind::Client)
         {
@@ -1012,6 +1058,7 @@ impl<S: Sink> Pipeline<S> {
             self.resolve(slot.sink, error);
         }
         self.lines.clear();
+        self.noreply_unanswered = 0;
         self.must_close = Some(MustClose::Unauthenticated);
     }
 
@@ -1075,6 +1122,7 @@ impl<S: Sink> Pipeline<S> {
     /// Takes the sinks whose deadline is at or before `now`, and says when the next one is. Their
     /// slots stay: the answers are still to come. `written` as for [`Self::feed`].
     pub fn expire(&mut self, now: Tick, written: u64, mut expired: impl FnMut(Expired<S>)) -> Tick {
+        self.too_late.drain(..).for_each(&mut expired);
         let mut next = NEVER;
         for slot in &mut self.slots {
             if slot.sink.is_none() {
@@ -1089,10 +1137,75 @@ impl<S: Sink> Pipeline<S> {
         next
     }
 
+    /// Takes commands out of `out` of which nothing was sent and that nobody waits for any more, as far as they
+    /// begin in the next `len` bytes: for a connection that could not write for a while. Who went away is
+    /// told that it is over; whose time is up is left to [`Self::expire`].
+    ///
+    /// Retrievals stay, as they change nothing but `gat`'s exptime. So does what was sent with `noreply`: its
+    /// caller was told that it will be written. `mark`, the end of a command, moves with what is before it.
+    pub fn prune(
+        &mut self,
+        out: &mut Outgoing,
+        written: u64,
+        len: usize,
+        mark: &mut u64,
+        now: Tick,
+        tally: &mut Tally,
+    ) {
+        self.close_line(out);
+        let end = written.saturating_add(len as u64);
+        let first = self.slots.partition_point(|slot| slot.start < written);
+        let mut given_up = Vec::new();
+        for (at, slot) in self.slots.iter().enumerate().skip(first) {
+            if slot.start >= end {
+                break;
+            }
+            if slot.is_given_up(now) {
+                given_up.push(at);
+            }
+        }
+        if given_up.is_empty() {
+            return;
+        }
+        let mut cuts = Vec::with_capacity(given_up.len());
+        let mut removed = 0;
+        let mut given_up = given_up.into_iter().peekable();
+        let slots = self.slots.split_off(first);
+        let ends: Vec<u64> = slots.iter().skip(1).map(|slot| slot.start).collect();
+        let ends = ends.into_iter().chain([self.encoded]);
+        for (at, (mut slot, end)) in (first..).zip(slots.into_iter().zip(ends)) {
+            if given_up.next_if_eq(&at).is_none() {
+                slot.start -= removed;
+                self.slots.push_back(slot);
+                continue;
+            }
+            cuts.push((slot.start, end));
+            removed += end - slot.start;
+            let asked = slot.asked();
+            match slot.sink {
+                Some(sink) if sink.is_abandoned() => {
+                    tally.ended(asked, Outcome::Cancelled);
+                    sink.reply(&Reply::End, "");
+                }
+                Some(sink) => self.too_late.push(Expired { sink, asked, sent: false }),
+                None => {}
+            }
+        }
+        self.encoded -= removed;
+        *mark -= cuts.iter().filter(|cut| cut.0 < *mark).map(|cut| cut.1 - cut.0).sum::<u64>();
+        let in_out = |cut: (u64, u64)| unsent_range(cut.0, cut.1, written);
+        let cuts: Vec<_> = cuts.into_iter().filter_map(in_out).collect();
+        out.cut(&cuts);
+    }
+
     /// Empties the pipeline of a connection that died. `unsent` are the encoded bytes that were not
     /// written, `written` is how many were.
     pub fn drain(&mut self, unsent: &Outgoing, written: u64) -> Vec<Orphan<S>> {
         let mut orphans = Vec::with_capacity(self.slots.len());
+        orphans.extend(self.too_late.drain(..).map(|Expired { sink, asked, sent }| {
+            let (deadline, retried, again, missing) = (NEVER, false, None, None);
+            Orphan { sink, asked, deadline, retried, sent, again, missing }
+        }));
         let mut position = self.lines.front().map_or(0, |line| line.keys_start);
         // Of the keys in flight, so many belong to the line whose answer broke off.
         let broken_off = match (&self.line_error, self.lines.front()) {

@@ -1,0 +1,174 @@
+//! Which connection a request takes so that it does not overtake an unanswered `noreply` write.
+//!
+//! The caller of a `noreply` write goes on before the answer comes, and another connection could serve its next
+//! request first. So each key with such a write is pinned to the connection of that write until the answer
+//! comes or the connection ends. All unanswered `noreply` writes stay on one connection if possible, which
+//! keeps the order among them too.
+use std::collections::HashMap;
+
+use super::large::hash;
+use super::pool::Waiter;
+use super::queue::Submission;
+use super::state::{Entry, State};
+use crate::protocol::{OwnedRequest, Scope};
+
+/// Stands for all keys in place of the hash of one.
+const ALL_KEYS: u64 = 0;
+
+/// Keys are known by their hashes: two with the same one are pinned together, which does no harm.
+#[derive(Default)]
+pub(super) struct Order {
+    pins: HashMap<u64, Pin>,
+    /// The connection that took the latest `noreply` write.
+    latest: u64,
+}
+
+struct Pin {
+    connection: u64,
+    /// Unanswered ones.
+    writes: usize,
+}
+
+/// What a request reads or changes.
+pub(super) trait Scoped {
+    fn scope(&self) -> Scope;
+    fn for_each_key(&self, visit: impl FnMut(&[u8]));
+}
+
+impl Scoped for Submission<'_> {
+    fn scope(&self) -> Scope {
+        self.verb().scope()
+    }
+
+    fn for_each_key(&self, visit: impl FnMut(&[u8])) {
+        match self {
+            Self::Borrowed(request) => request.for_each_key(visit),
+            Self::Owned(request) => request.for_each_key(visit),
+        }
+    }
+}
+
+impl Scoped for OwnedRequest {
+    fn scope(&self) -> Scope {
+        self.verb().scope()
+    }
+
+    fn for_each_key(&self, visit: impl FnMut(&[u8])) {
+        self.for_each_key(visit);
+    }
+}
+
+/// The unanswered writes that a request must come after.
+enum Pinned {
+    Nowhere,
+    To(u64),
+    ToSeveral,
+}
+
+/// Where a request goes.
+pub(super) enum Route {
+    /// To any connection that takes it.
+    Any,
+    At(usize),
+    /// Nowhere until an unanswered write is answered, or its connection has ended.
+    Later,
+}
+
+impl Order {
+    pub fn is_empty(&self) -> bool {
+        self.pins.is_empty()
+    }
+
+    fn pinned(&self, request: &impl Scoped) -> Pinned {
+        let mut pinned = Pinned::Nowhere;
+        let mut add = |pin: Option<&Pin>| {
+            let Some(&Pin { connection, .. }) = pin else { return };
+            pinned = match pinned {
+                Pinned::Nowhere => Pinned::To(connection),
+                Pinned::To(other) if other == connection => Pinned::To(connection),
+                Pinned::To(_) | Pinned::ToSeveral => Pinned::ToSeveral,
+            };
+        };
+        match request.scope() {
+            Scope::Keys => {
+                add(self.pins.get(&ALL_KEYS));
+                request.for_each_key(|key| add(self.pins.get(&hash(key))));
+            }
+            Scope::AllKeys => self.pins.values().for_each(|pin| add(Some(pin))),
+            Scope::Fixed => {}
+        }
+        pinned
+    }
+
+    fn add(&mut self, connection: u64, hash: u64) {
+        self.latest = connection;
+        self.pins.entry(hash).or_insert(Pin { connection, writes: 0 }).writes += 1;
+    }
+
+    fn remove(&mut self, hash: u64) {
+        let Some(pin) = self.pins.get_mut(&hash) else { return };
+        pin.writes -= 1;
+        if pin.writes == 0 {
+            self.pins.remove(&hash);
+        }
+    }
+}
+
+/// What a `noreply` write pins: the hash of its key.
+pub(super) fn pin_of(request: &impl Scoped) -> u64 {
+    let mut pin = ALL_KEYS;
+    request.for_each_key(|key| pin = hash(key));
+    pin
+}
+
+impl<W: Waiter> State<W> {
+    /// Where a request goes that is new: behind others, if any wait.
+    pub fn route(&self, request: &impl Scoped, is_noreply: bool) -> Route {
+        if self.queue.is_empty() { self.route_queued(request, is_noreply) } else { Route::Any }
+    }
+
+    /// Where a request goes that was the first in the queue.
+    pub fn route_queued(&self, request: &impl Scoped, is_noreply: bool) -> Route {
+        if self.order.is_empty() {
+            return Route::Any;
+        }
+        let id = match self.order.pinned(request) {
+            Pinned::Nowhere if is_noreply => self.order.latest,
+            Pinned::Nowhere => return Route::Any,
+            Pinned::To(id) => {
+                let is_there = |entry: &Entry<W>| entry.id == id && entry.is_free();
+                return self.connections.iter().position(is_there).map_or(Route::Later, Route::At);
+            }
+            Pinned::ToSeveral => return Route::Later,
+        };
+        let is_usable =
+            |entry: &Entry<W>| entry.id == id && entry.is_free() && !entry.noreply.is_empty();
+        self.connections.iter().position(is_usable).map_or(Route::Any, Route::At)
+    }
+
+    /// The connection at `at` took a `noreply` write.
+    pub fn pin(&mut self, at: usize, hash: u64) {
+        let entry = &mut self.connections[at];
+        entry.noreply.push_back(hash);
+        self.order.add(entry.id, hash);
+    }
+
+    /// The connection at `at` was read: some of its `noreply` writes may be answered.
+    pub fn unpin_answered(&mut self, at: usize) {
+        let entry = &mut self.connections[at];
+        let answered = entry.noreply.len().saturating_sub(entry.connection.noreply_unanswered());
+        if answered > 0 {
+            entry.noreply.drain(..answered).for_each(|hash| self.order.remove(hash));
+            entry.left_behind = entry.left_behind.saturating_sub(answered);
+            self.queue.unblock();
+        }
+    }
+
+    /// A connection is no longer among the pool's: what it did not answer keeps nothing waiting.
+    pub fn unpin_all(&mut self, entry: &Entry<W>) {
+        if !entry.noreply.is_empty() {
+            entry.noreply.iter().for_each(|hash| self.order.remove(*hash));
+            self.queue.unblock();
+        }
+    }
+}
