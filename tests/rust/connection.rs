@@ -1,5 +1,6 @@
 //! One connection over an in-memory duplex.
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::time::Duration;
 
 use _emcache::pool::Connection;
@@ -86,6 +87,59 @@ fn what_the_socket_does_not_take_is_written_later() {
         assert_eq!(told.await.unwrap().unwrap(), " Stored");
         assert!(server.await.unwrap().ends_with(b"vvv\r\n"));
         assert_eq!(connection.backlog(), 0);
+    });
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
+    run(async {
+        let (mut connection, mut peer) = connection(1024);
+        let push = |connection: &mut Connection<Told>, name: &str, value: &[u8], deadline| {
+            let (waiter, told) = Told::new();
+            with_set(name, value, |request| connection.push(request, waiter, deadline));
+            told
+        };
+        let long = vec![b'v'; 300_000];
+        let _long = push(&mut connection, "long", &long, NO_DEADLINE);
+        connection.flush();
+        let early = push(&mut connection, "early", b"1", 10);
+        let (_late, _later) =
+            (push(&mut connection, "late", b"1", 20), push(&mut connection, "later", &long, 30));
+        drop(push(&mut connection, "cancelled", b"1", NO_DEADLINE));
+        let (waiter, _quiet) = Told::noreply();
+        with_set("quiet", b"1", |request| connection.push(request, waiter, 10));
+        let wanted = push(&mut connection, "wanted", b"1", NO_DEADLINE);
+        // The time of two is up before anything else is written, that of another when it would be.
+        let mut expired = 0;
+        connection.expire(10, |_| expired += 1);
+        assert_eq!(expired, 2);
+        let mut reading = tokio::task::spawn_local(async move {
+            let mut got = Vec::with_capacity(1 << 20);
+            while !got.ends_with(b"set wanted 0 0 1\r\n1\r\n") {
+                peer.read_buf(&mut got).await.unwrap();
+            }
+            (got, peer)
+        });
+        let mut tally = Tally::default();
+        let (got, _peer) = poll_fn(|cx| {
+            assert!(connection.poll(cx, || 25, &mut tally).is_pending());
+            if connection.has_more() {
+                cx.waker().wake_by_ref();
+            }
+            Pin::new(&mut reading).poll(cx)
+        })
+        .await
+        .unwrap();
+        let text = String::from_utf8(got).unwrap();
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("set ")).collect();
+        let sent = ["set long 0 0 300000", "set later 0 0 300000", "set quiet 0 0 1"];
+        assert_eq!(lines[..3], sent);
+        assert_eq!(lines[3..], ["set wanted 0 0 1"]);
+        assert_eq!(connection.in_flight(), 4);
+        let mut told = Vec::new();
+        connection.expire(25, |late| told.push(late.sent));
+        assert_eq!(told, [false]);
+        drop((early, wanted));
     });
 }
 

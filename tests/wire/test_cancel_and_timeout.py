@@ -12,7 +12,9 @@ from support.calls import COMMANDS, client_of, frozen, outcomes, until, within
 from support.memcached import memcached
 from support.oracle import answer, reply_to, value_of
 from support.proxy import slow_proxy
+from support.sasl import PASSWORD, USER, sasl_memcached
 from support.scripted import hold, scripted
+from support.tls import certificates, peer_context
 
 
 class Gate:
@@ -46,6 +48,39 @@ class Backlog:
         await self.opened.wait()
         await connection.send(b"".join(map(reply_to, asked)))
         await answer(connection)
+
+
+class Unread:
+    """A script that reads nothing until it is opened, and then answers."""
+
+    def __init__(self):
+        self.asked = []
+        self.opened = asyncio.Event()
+
+    async def __call__(self, connection):
+        await self.opened.wait()
+        while (words := (await connection.command())[0]) != [b""]:
+            self.asked.append(words)
+            await connection.send(reply_to(words))
+
+
+async def filled(client):
+    """Calls whose bytes are more than the kernel takes; of the last one nothing is written."""
+    sizes, calls = [900_000, 900_000], []
+    metrics = client.cluster_managment().connection_pool_metrics
+
+    def unwritten():
+        (pool,) = metrics().values()
+        return sum(sizes[: len(calls)]) - pool.bytes_written
+
+    while len(calls) < len(sizes) or unwritten() < sizes[-1]:
+        if len(calls) == len(sizes):
+            sizes.append(60_000)
+        calls.append(asyncio.ensure_future(client.set(b"filler", bytes(sizes[len(calls)]))))
+        before = None
+        while before != (before := unwritten()):
+            await asyncio.sleep(0.005)
+    return calls
 
 
 async def cancelled(task):
@@ -589,3 +624,104 @@ async def test_a_server_that_is_stopped_for_a_while():
             assert await patiently(client.increment, b"n", 0) == 6
             assert (await patiently(client.get, b"k")).value == b"v"
             assert await patiently(client.get, b"m") is None
+
+
+# -- given up before a byte was written ----------------------------------------------------------
+
+
+UNSENT = {
+    name: call for name, call in COMMANDS.items() if "get" not in name and "ga" not in name
+} | {
+    "set_many": lambda client, _: client.set_many({b"k": b"1", b"l": b"2"}),
+    "delete_many": lambda client, _: client.delete_many([b"k", b"l"]),
+    "large set": lambda client, _: client.set(b"k", bytes(100_000)),
+}
+
+
+@within(30)
+@pytest.mark.parametrize("command", UNSENT)
+async def test_cancelled_behind_a_full_socket_it_is_never_sent(command):
+    unread = Unread()
+    async with scripted(unread) as server, client_of(server) as client:
+        filling = await filled(client)
+        before = asyncio.ensure_future(client.set(b"before", b"v"))
+        given_up = asyncio.ensure_future(UNSENT[command](client, server.address))
+        after = asyncio.ensure_future(client.increment(b"after", 1))
+        await asyncio.sleep(0.01)
+        await cancelled(given_up)
+        unread.opened.set()
+        assert await after == 42
+        await asyncio.gather(before, *filling)
+        asked = [words for words in unread.asked if words[1:2] != [b"filler"]]
+        assert asked == [[b"set", b"before", b"0", b"0", b"1"], [b"incr", b"after", b"1"]]
+        assert server.accepted == 1
+
+
+@within(30)
+async def test_of_many_behind_a_full_socket_those_that_are_wanted_are_sent_in_order():
+    unread = Unread()
+    async with scripted(unread) as server, client_of(server) as client:
+        filling = await filled(client)
+        calls = []
+        for number in range(200):
+            key = b"%d" % number
+            call = [
+                lambda key: client.set(key, key),
+                lambda key: client.get(key),
+                lambda key: client.set(key, bytes(500), noreply=True),
+                lambda key: client.delete(key),
+                lambda key: client.append(key, bytes(300 if key != b"104" else 40_000)),
+            ][number % 5]
+            calls.append((key, asyncio.ensure_future(call(key))))
+        await asyncio.sleep(0.01)
+        wanted = []
+        for number, (key, call) in enumerate(calls):
+            # What only reads may be sent, and what was sent with noreply will be.
+            if number % 3 or number % 5 in (1, 2):
+                wanted.append(key)
+            if not number % 3:
+                call.cancel()
+        await asyncio.sleep(0)
+        unread.opened.set()
+        results = await outcomes(*(call for _, call in calls))
+        await asyncio.gather(*filling)
+        assert {type(result) for result in results} >= {asyncio.CancelledError, emcache.Item}
+        assert not [r for r in results if isinstance(r, emcache.EmcacheError)]
+        asked = [words[1] for words in unread.asked if words[1] != b"filler"]
+        assert asked == wanted
+
+
+@within(30)
+async def test_cancelled_behind_a_full_socket_with_tls(certificate):
+    unread = Unread()
+    async with scripted(unread, tls=peer_context(certificate.good)) as server:
+        options = {"ssl": True, "ssl_extra_ca": certificate.ca.file}
+        async with client_of(server, **options) as client:
+            filling = await filled(client)
+            given_up = asyncio.ensure_future(client.set(b"k", b"v"))
+            await asyncio.sleep(0.01)
+            await cancelled(given_up)
+            unread.opened.set()
+            await client.get(b"after")
+            await asyncio.gather(*filling)
+            assert not [words for words in unread.asked if b"k" in words]
+
+
+@within(30)
+async def test_cancelled_behind_a_full_socket_with_sasl():
+    with sasl_memcached() as server:
+        async with client_of(server, auth="sasl", username=USER, password=PASSWORD) as client:
+            await client.set(b"k", b"old")
+            with frozen(server):
+                filling = await filled(client)
+                given_up = asyncio.ensure_future(client.set(b"k", b"new"))
+                await asyncio.sleep(0.01)
+                await cancelled(given_up)
+            assert (await client.get(b"k")).value == b"old"
+            await asyncio.gather(*filling)
+
+
+@pytest.fixture(scope="module")
+def certificate():
+    with certificates() as made:
+        yield made

@@ -13,10 +13,12 @@ import pytest
 import uvloop
 
 import emcache
+from emcache.testing import FaultProxy
 from support.calls import COMMANDS, READS, client_of, frozen, full_backlog, outcomes, until, within
 from support.memcached import Memcached, free_port, memcached
 from support.oracle import END, answer, item, reply_to, value_of
 from support.scripted import hold, scripted
+from support.tls import certificates, tls_memcached
 
 HOW = ["FIN", "RST"]
 
@@ -319,6 +321,49 @@ async def test_a_server_that_dies_with_calls_in_flight():
             assert all(map(is_lost, results)), results
 
 
+SEVERAL = {
+    "set_many": lambda client: [client.set_many(dict.fromkeys(THREE, b"v"))],
+    "noreply set_many": lambda client: [client.set_many(dict.fromkeys(THREE, b"v"), noreply=True)],
+    "sets": lambda client: [client.set(key, b"v") for key in THREE],
+    "noreply sets": lambda client: [client.set(key, b"v", noreply=True) for key in THREE],
+    "large sets": lambda client: [client.set(key, bytes(100_000)) for key in THREE],
+    "get and sets": lambda client: [client.get(b"x"), *(client.set(key, b"v") for key in THREE)],
+    "increments": lambda client: [client.increment(key, 1, initial=1) for key in THREE],
+}
+THREE = [b"a", b"b", b"c"]
+
+
+@within(20)
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("calls", SEVERAL)
+async def test_no_write_is_sent_on_an_idle_connection_that_ended(certificate, calls, tls, how):
+    """It ends while the loop is busy, and whoever is next asks for several things at once."""
+    with contextlib.ExitStack() as stack:
+        if tls:
+            server = stack.enter_context(tls_memcached(certificate.good))
+        else:
+            server = stack.enter_context(memcached())
+        proxy = stack.enter_context(FaultProxy(server))
+        options = {"ssl": True, "ssl_extra_ca": certificate.ca.file} if tls else {}
+        # Nobody dials before something is asked.
+        options["min_connections"] = 0
+        reached = server if how == "FIN" else proxy
+        async with client_of(reached, **options) as client:
+            await client.increment(b"first", 1, initial=1)
+            await asyncio.sleep(1)
+            if how == "FIN":
+                server.kill()
+                server.start()
+            else:
+                proxy.reset()
+            time.sleep(0.05)
+            results = await outcomes(*SEVERAL[calls](client))
+            assert not [result for result in results if isinstance(result, Exception)]
+            assert not [r for r in results if isinstance(r, emcache.ManyResult) and r.errors]
+            assert set(await client.get_many(THREE)) == set(THREE)
+
+
 def test_the_idle_timeout_of_a_server_is_not_seen():
     """Under both loops at the same time: the server takes seconds."""
     loops = {b"asyncio": asyncio.SelectorEventLoop, b"uvloop": uvloop.new_event_loop}
@@ -519,3 +564,9 @@ async def test_get_many_with_a_node_that_drops_fails_as_a_whole():
         lost = [result for result in singles if isinstance(result, Exception)]
         assert 0 < len(lost) < len(KEYS)
         assert all(map(is_lost, lost))
+
+
+@pytest.fixture(scope="module")
+def certificate():
+    with certificates() as made:
+        yield made
