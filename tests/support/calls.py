@@ -44,6 +44,23 @@ OTHERS: dict[str, Call] = {
     "cache_memlimit": lambda client, node: client.cache_memlimit(node, 64),
 }
 COMMANDS = READS | STORAGE | OTHERS
+NOREPLY_WRITES: dict[str, Call] = {
+    "set": lambda client, _: client.set(b"k", b"v", noreply=True),
+    "add": lambda client, _: client.add(b"k", b"v", noreply=True),
+    "replace": lambda client, _: client.replace(b"k", b"v", noreply=True),
+    "append": lambda client, _: client.append(b"k", b"v", noreply=True),
+    "prepend": lambda client, _: client.prepend(b"k", b"v", noreply=True),
+    "cas": lambda client, _: client.cas(b"k", b"v", 7, noreply=True),
+    "delete": lambda client, _: client.delete(b"k", noreply=True),
+    "increment": lambda client, _: client.increment(b"k", 1, noreply=True),
+    "decrement": lambda client, _: client.decrement(b"k", 1, noreply=True),
+    "touch": lambda client, _: client.touch(b"k", 60, noreply=True),
+    "flush_all": lambda client, node: client.flush_all(node, noreply=True),
+}
+NOREPLY_SETTINGS: dict[str, Call] = {
+    "verbosity": lambda client, node: client.verbosity(node, 1, noreply=True),
+    "cache_memlimit": lambda client, node: client.cache_memlimit(node, 64, noreply=True),
+}
 
 
 def client_of(*servers: Scripted | Memcached, **options: Any) -> Any:

@@ -322,15 +322,18 @@ async def test_a_server_that_dies_with_calls_in_flight():
 
 
 SEVERAL = {
-    "set_many": lambda client: [client.set_many(dict.fromkeys(THREE, b"v"))],
-    "noreply set_many": lambda client: [client.set_many(dict.fromkeys(THREE, b"v"), noreply=True)],
-    "sets": lambda client: [client.set(key, b"v") for key in THREE],
-    "noreply sets": lambda client: [client.set(key, b"v", noreply=True) for key in THREE],
-    "large sets": lambda client: [client.set(key, bytes(100_000)) for key in THREE],
-    "get and sets": lambda client: [client.get(b"x"), *(client.set(key, b"v") for key in THREE)],
-    "increments": lambda client: [client.increment(key, 1, initial=1) for key in THREE],
+    "set_many": lambda client, keys: [client.set_many(dict.fromkeys(keys, b"v"))],
+    "quiet set_many": lambda client, keys: [
+        client.set_many(dict.fromkeys(keys, b""), noreply=True)
+    ],
+    "sets": lambda client, keys: [client.set(key, b"v") for key in keys],
+    "quiet sets": lambda client, keys: [client.set(key, b"v", noreply=True) for key in keys],
+    "large sets": lambda client, keys: [client.set(key, bytes(100_000)) for key in keys],
+    "gets and sets": lambda client, keys: [
+        client.get(b"none" + keys[0]) if key is None else client.set(key, b"v")
+        for key in (None, *keys)
+    ],
 }
-THREE = [b"a", b"b", b"c"]
 
 
 @within(20)
@@ -338,30 +341,45 @@ THREE = [b"a", b"b", b"c"]
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("calls", SEVERAL)
 async def test_no_write_is_sent_on_an_idle_connection_that_ended(certificate, calls, tls, how):
-    """It ends while the loop is busy, and whoever is next asks for several things at once."""
+    """It ends while the loop is busy, and those woken by another node's replies write to it."""
     with contextlib.ExitStack() as stack:
         if tls:
-            server = stack.enter_context(tls_memcached(certificate.good))
+            servers = [stack.enter_context(tls_memcached(certificate.good)) for _ in range(2)]
         else:
-            server = stack.enter_context(memcached())
-        proxy = stack.enter_context(FaultProxy(server))
+            servers = [stack.enter_context(memcached()) for _ in range(2)]
+        proxy = stack.enter_context(FaultProxy(servers[1]))
         options = {"ssl": True, "ssl_extra_ca": certificate.ca.file} if tls else {}
         # Nobody dials before something is asked.
         options["min_connections"] = 0
-        reached = server if how == "FIN" else proxy
-        async with client_of(reached, **options) as client:
-            await client.increment(b"first", 1, initial=1)
+        busy, idle = servers[0], servers[1] if how == "FIN" else proxy
+        async with client_of(busy, idle, **options) as client:
+            keys = {busy.address: [], idle.address: []}
+            for number in range(200):
+                keys[client.node_for(b"%d" % number)].append(b"%d" % number)
+            three = keys[idle.address][:3]
+
+            async def after_a_get(call):
+                await client.get(keys[busy.address][0])
+                return await call
+
+            await outcomes(*(client.get(some[0]) for some in keys.values()))
             await asyncio.sleep(1)
+            await client.get(keys[busy.address][0])
+            several = SEVERAL[calls](client, three)
+            tasks = [asyncio.create_task(after_a_get(call)) for call in several]
+            # They ask, and then it is written.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             if how == "FIN":
-                server.kill()
-                server.start()
+                servers[1].kill()
+                servers[1].start()
             else:
                 proxy.reset()
             time.sleep(0.05)
-            results = await outcomes(*SEVERAL[calls](client))
+            results = await outcomes(*tasks)
             assert not [result for result in results if isinstance(result, Exception)]
             assert not [r for r in results if isinstance(r, emcache.ManyResult) and r.errors]
-            assert set(await client.get_many(THREE)) == set(THREE)
+            assert set(await client.get_many(three)) == set(three)
 
 
 def test_the_idle_timeout_of_a_server_is_not_seen():

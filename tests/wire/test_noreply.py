@@ -7,34 +7,31 @@ import pytest
 
 import emcache
 import emcache.connection_pool
-from support.calls import client_of, frozen, full_backlog, outcomes, until, within
+from emcache.testing import FaultProxy
+from support.calls import (
+    NOREPLY_SETTINGS,
+    NOREPLY_WRITES,
+    client_of,
+    frozen,
+    full_backlog,
+    outcomes,
+    until,
+    within,
+)
+from support.faults import seeded
 from support.memcached import free_port, memcached
 from support.oracle import reply_to
 from support.sasl import PASSWORD, USER, file_memcached
 from support.scripted import scripted
 
-WRITES = {
-    "set": lambda client, _: client.set(b"k", b"v", noreply=True),
-    "add": lambda client, _: client.add(b"k", b"v", noreply=True),
-    "replace": lambda client, _: client.replace(b"k", b"v", noreply=True),
-    "append": lambda client, _: client.append(b"k", b"v", noreply=True),
-    "prepend": lambda client, _: client.prepend(b"k", b"v", noreply=True),
-    "cas": lambda client, _: client.cas(b"k", b"v", 7, noreply=True),
-    "delete": lambda client, _: client.delete(b"k", noreply=True),
-    "increment": lambda client, _: client.increment(b"k", 1, noreply=True),
-    "decrement": lambda client, _: client.decrement(b"k", 1, noreply=True),
-    "touch": lambda client, _: client.touch(b"k", 60, noreply=True),
+WRITES = NOREPLY_WRITES | {
     "set_many": lambda client, _: client.set_many({b"a": b"v", b"k": b"v"}, noreply=True),
     "add_many": lambda client, _: client.add_many({b"k": b"v", b"a": b"v"}, noreply=True),
     "delete_many": lambda client, _: client.delete_many([b"k"], noreply=True),
     "touch_many": lambda client, _: client.touch_many([b"k"], 60, noreply=True),
-    "flush_all": lambda client, node: client.flush_all(node, noreply=True),
     "flush_all later": lambda client, node: client.flush_all(node, 10, noreply=True),
 }
-SETTINGS = {
-    "verbosity": lambda client, node: client.verbosity(node, 1, noreply=True),
-    "cache_memlimit": lambda client, node: client.cache_memlimit(node, 64, noreply=True),
-}
+EVERYTHING = WRITES | NOREPLY_SETTINGS
 LATER = {
     "get": lambda client, _: client.get(b"k"),
     "gets": lambda client, _: client.gets(b"k"),
@@ -50,7 +47,7 @@ LATER = {
     "stats": lambda client, node: client.stats(node),
 }
 EVERY_WRITE = pytest.mark.parametrize("write", WRITES)
-EVERY_COMMAND = pytest.mark.parametrize("write", WRITES | SETTINGS)
+EVERY_COMMAND = pytest.mark.parametrize("write", EVERYTHING)
 TWO = {"min_connections": 2, "max_connections": 2}
 CONTROL = b"control"
 """A key that nothing else is about."""
@@ -142,6 +139,81 @@ async def test_the_last_of_many_writes_stays(pauses):
                 assert await client.get(b"k") is None
 
 
+@within(60)
+async def test_one_task_sees_its_own_writes():
+    """Any commands, while others read and the server stands still at times."""
+    rng = seeded()
+    with memcached() as server, FaultProxy(server) as proxy:
+        proxy.requests.rate = 20_000_000
+        async with client_of(proxy, max_connections=3) as client:
+            over = asyncio.Event()
+
+            async def read():
+                while not over.is_set():
+                    await client.get_many([b"long", b"k0"])
+                    await asyncio.sleep(0.01)
+
+            async def pause():
+                while not over.is_set():
+                    with frozen(server):
+                        await asyncio.sleep(0.3)
+                    await asyncio.sleep(0.05)
+
+            others = [asyncio.create_task(read()) for _ in range(4)]
+            others.append(asyncio.create_task(pause()))
+            await client.set(b"long", bytes(300_000))
+            try:
+                await follow(client, rng, keys=[b"k0", b"k1", b"k2"])
+            finally:
+                over.set()
+                await asyncio.gather(*others)
+
+
+async def follow(client, rng, keys, steps=200):
+    """Make calls one after the other, and compare what is read with what it must be."""
+    known = {}
+    for step in range(steps):
+        key, noreply = rng.choice(keys), rng.random() < 0.95
+        value = b"%d:" % step * rng.choice([1, 1, 1, 10, 15_000])
+        options = {"noreply": noreply}
+        match rng.randrange(14):
+            case 0 | 1 | 9 | 10 | 11 | 12:
+                await client.set(key, value, **options)
+                known[key] = value
+            case 2:
+                await outcomes(client.add(key, value, **options))
+                known.setdefault(key, value)
+            case 3:
+                await outcomes(client.append(key, b"+", **options))
+                known |= {key: known[key] + b"+"} if key in known else {}
+            case 4:
+                await outcomes(client.delete(key, **options))
+                known.pop(key, None)
+            case 5:
+                await client.set_many(dict.fromkeys(keys, value), **options)
+                known |= dict.fromkeys(keys, value)
+            case 6:
+                await client.delete_many(keys[:2], **options)
+                known = {key: value for key, value in known.items() if key not in keys[:2]}
+            case 7 if rng.random() < 0.06:
+                await client.flush_all(node_of(client), **options)
+                known = {}
+                # What is stored in the same second may be flushed as well.
+                await asyncio.sleep(1.1)
+            case 8:
+                found = await client.get_many(keys)
+                assert {key: item.value for key, item in found.items()} == known
+            case _:
+                found = await client.get(key)
+                assert (found and found.value) == known.get(key), (step, key)
+        await asyncio.sleep(rng.choice([0, 0.01, 0.02, 0.05]))
+
+
+def node_of(client):
+    (node,) = client.cluster_managment().nodes()
+    return node
+
+
 @within(20)
 async def test_the_next_holder_of_a_connection_comes_after_them():
     gates = Gates()
@@ -174,7 +246,7 @@ async def test_a_dead_node(write):
     async with emcache.create_client([dead], timeout=10) as client:
         # While the first dials fail, and when it is known to be down.
         for _ in range(2):
-            await raises((WRITES | SETTINGS)[write](client, dead), emcache.NodeUnavailableError)
+            await raises(EVERYTHING[write](client, dead), emcache.NodeUnavailableError)
             await until(client.cluster_managment().unhealthy_nodes)
 
 
@@ -196,9 +268,7 @@ async def test_a_node_that_refuses_the_login(write):
     with file_memcached() as server:
         options = {"username": USER, "password": PASSWORD + "x"}
         async with client_of(server, **options) as client:
-            await raises(
-                (WRITES | SETTINGS)[write](client, server.address), emcache.AuthenticationError
-            )
+            await raises(EVERYTHING[write](client, server.address), emcache.AuthenticationError)
 
 
 @within(20)
@@ -206,7 +276,7 @@ async def test_a_node_that_refuses_the_login(write):
 async def test_a_node_that_swallows_connects(write):
     with full_backlog() as address:
         async with emcache.create_client([address], timeout=0.3) as client:
-            await raises((WRITES | SETTINGS)[write](client, address), emcache.OperationTimeoutError)
+            await raises(EVERYTHING[write](client, address), emcache.OperationTimeoutError)
 
 
 @within(30)

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 import emcache
-from support.calls import COMMANDS, READS, STORAGE, client_of, outcomes, until, within
+from support.calls import (
+    COMMANDS,
+    NOREPLY_SETTINGS,
+    NOREPLY_WRITES,
+    READS,
+    STORAGE,
+    client_of,
+    outcomes,
+    until,
+    within,
+)
 from support.memcached import memcached
 from support.oracle import END, answer, item, reply_to, value_of
 from support.scripted import hold, scripted
@@ -416,21 +426,7 @@ async def test_errors_of_the_server(command, error):
         assert server.accepted == (2 if closed else 1)
 
 
-NO_REPLY = {
-    "set": lambda client, _: client.set(b"k", b"v", noreply=True),
-    "add": lambda client, _: client.add(b"k", b"v", noreply=True),
-    "replace": lambda client, _: client.replace(b"k", b"v", noreply=True),
-    "append": lambda client, _: client.append(b"k", b"v", noreply=True),
-    "prepend": lambda client, _: client.prepend(b"k", b"v", noreply=True),
-    "cas": lambda client, _: client.cas(b"k", b"v", 7, noreply=True),
-    "delete": lambda client, _: client.delete(b"k", noreply=True),
-    "increment": lambda client, _: client.increment(b"k", 1, noreply=True),
-    "decrement": lambda client, _: client.decrement(b"k", 1, noreply=True),
-    "touch": lambda client, _: client.touch(b"k", 60, noreply=True),
-    "flush_all": lambda client, node: client.flush_all(node, noreply=True),
-    "verbosity": lambda client, node: client.verbosity(node, 1, noreply=True),
-    "cache_memlimit": lambda client, node: client.cache_memlimit(node, 64, noreply=True),
-}
+NO_REPLY = NOREPLY_WRITES | NOREPLY_SETTINGS
 
 
 @within(20)
