@@ -214,7 +214,7 @@ class Client(metaclass=ABCMeta):
         Raises:
             CommandError: a server answered with an error.
 
-        Wire: ``get <key>*`` (lines of at most 1,000 bytes) Source: "Retrieval command".
+        Wire: ``get <key>*`` (lines of at most 1,000 bytes, or 8 KiB) Source: "Retrieval command".
         """
 
     @overload

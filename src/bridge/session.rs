@@ -232,7 +232,7 @@ impl Session {
         };
         match self.core()? {
             Core::Here { context, cluster } => {
-                let lines = match cluster.lines_for(&keys) {
+                let lines = match cluster.lines_for(verb, &keys) {
                     Ok(lines) => lines,
                     Err(error) if is_partial => {
                         let verb = Some(gather.verb);

@@ -417,7 +417,7 @@ fn send(
         }
         (Route::Keys { is_partial }, OwnedRequest::Retrieval { verb, keys }) => {
             let all: Vec<Key<'_>> = keys.iter().map(|key| Key::trusted(key)).collect();
-            let lines = cluster.lines_for(&all)?;
+            let lines = cluster.lines_for(verb, &all)?;
             record.expect_lines(lines.len());
             if is_partial {
                 record.keep_failures();

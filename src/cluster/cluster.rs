@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::rendezvous::Ring;
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
-use crate::protocol::{CommandTally, Key, MAX_LINE_LEN, Verb};
+use crate::protocol::{CommandTally, Key, MAX_LINE_LEN, RetrievalVerb, Verb};
 
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
@@ -203,10 +203,17 @@ impl<W: Waiter> Cluster<W> {
 
     /// Splits keys into lines that fit, each for one node: the positions of its keys in the order given,
     /// or `None` where one line has all of them.
-    pub fn lines_for(&self, keys: &[Key<'_>]) -> Result<Vec<NodeLine>, ClusterError> {
-        let len = keys.iter().map(|key| key.as_bytes().len() + 1).sum::<usize>();
-        if len <= MAX_LINE_LEN - LINE_HEAD_LEN
-            && let Some(node) = self.only()
+    pub fn lines_for(
+        &self,
+        verb: RetrievalVerb,
+        keys: &[Key<'_>],
+    ) -> Result<Vec<NodeLine>, ClusterError> {
+        let len = LINE_HEAD_LEN + keys.iter().map(|key| key.as_bytes().len() + 1).sum::<usize>();
+        let fits = |len: usize, node: usize| {
+            len <= MAX_LINE_LEN || len <= self.pool(node).max_line_len(verb)
+        };
+        if let Some(node) = self.only()
+            && fits(len, node)
         {
             return Ok(vec![(node, None)]);
         }
@@ -219,7 +226,7 @@ impl<W: Waiter> Cluster<W> {
             let (at, len) = &mut last[node];
             *len += key_len;
             match lines.get_mut(*at) {
-                Some((_, Some(positions))) if *len <= MAX_LINE_LEN => positions.push(position),
+                Some((_, Some(positions))) if fits(*len, node) => positions.push(position),
                 _ => {
                     (*at, *len) = (lines.len(), LINE_HEAD_LEN + key_len);
                     lines.push((node, Some(vec![position])));

@@ -12,6 +12,7 @@ mod error;
 mod health;
 mod large;
 mod leases;
+mod line_len;
 mod login;
 mod lookup;
 mod metrics;

@@ -19,6 +19,7 @@ use super::dial::{Dialled, dial};
 use super::error::{Cause, Error, ErrorKind};
 use super::health::{Change, Health, ticks};
 use super::large::LargeKeys;
+use super::line_len::LineLen;
 use super::login::Mechanism;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::moves::{Place, retire};
@@ -96,6 +97,7 @@ pub(super) struct Shared<W: Waiter> {
     pub phase: Rc<Cell<Phase>>,
     /// See [`Pool::meta`].
     pub meta: Cell<Option<bool>>,
+    pub line_len: LineLen,
     pub state: RefCell<State<W>>,
 }
 
@@ -133,6 +135,7 @@ impl<W: Waiter> Pool<W> {
             relocated: Rc::default(),
             phase: Rc::default(),
             meta: Cell::new(None),
+            line_len: LineLen::new(),
             state: RefCell::new(State {
                 connections: Vec::new(),
                 next_id: 0,
@@ -522,6 +525,9 @@ impl<W: Waiter> Shared<W> {
         }
         // It may be another server's.
         self.meta.set(None);
+        if state.connections.iter().all(|entry| entry.peer != peer) {
+            self.line_len.forget();
+        }
         let id = state.next_id;
         state.next_id += 1;
         let max_merged_keys = self.max_merged_keys(&state);

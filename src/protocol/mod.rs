@@ -28,8 +28,8 @@ pub use kept::Kept;
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use outgoing::Outgoing;
 pub use pipeline::{
-    CONNECTION_REFUSED, Expired, LARGE_VALUE_LEN, MAX_LINE_LEN, MustClose, NEVER, Orphan,
-    OwnedRequest, Pipeline, Sink, Term, Tick,
+    CONNECTION_REFUSED, Expired, LARGE_VALUE_LEN, LONG_LINE_LEN, MAX_LINE_LEN, MustClose, NEVER,
+    Orphan, OwnedRequest, Pipeline, Sink, Term, Tick,
 };
 pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 pub use request::{

@@ -12,7 +12,7 @@ pub const EXPIRED: i32 = 60 * 60 * 24 * 30 + 1;
 /// A request that borrows the caller's bytes until they are encoded.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
-    /// "Retrieval command"; `keys` is never empty and fits one line ([`super::MAX_LINE_LEN`]).
+    /// "Retrieval command"; `keys` is never empty and fits one line (see [`super::MAX_LINE_LEN`]).
     Retrieval { verb: RetrievalVerb, keys: &'a [Key<'a>] },
     /// Any other command.
     Command(Command<'a>),

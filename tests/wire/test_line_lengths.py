@@ -130,12 +130,8 @@ async def test_many_keys_through_segments(server, key, verb, count):
         async with emcache.create_client([proxy.address], timeout=30) as client:
             await client.set_many({key: value_of(key) for key in keys})
             found = await asyncio.gather(*(call(client) for _ in range(3)))
-            assert (
-                proxy.accepted
-                == client.cluster_managment()
-                .connection_pool_metrics()[proxy.address]
-                .cur_connections
-            )
+            metrics = client.cluster_managment().connection_pool_metrics()[proxy.address]
+            assert (metrics.connections_closed, metrics.requests_retried) == (0, 0)
         for items in found:
             assert {key: item.value for key, item in items.items()} == {
                 key: value_of(key) for key in keys
@@ -157,3 +153,103 @@ async def test_tasks_that_share_lines_through_segments(server, key, verb):
                 items = await asyncio.gather(*(call(client, key) for key in keys))
                 assert [item.value for item in items] == [value_of(key) for key in keys]
         assert proxy.accepted == 1
+
+
+class Versioned:
+    """A server without items that says its version, and the lines that it is sent."""
+
+    def __init__(self, version):
+        self.version = version
+        self.lines = []
+        self.asked = 0
+        self.connections = []
+
+    async def __call__(self, connection):
+        self.connections.append(connection)
+        while line := await connection.line():
+            if line != b"version":
+                self.lines.append(line)
+                await connection.send(b"END\r\n")
+                continue
+            self.asked += 1
+            if self.version is None:
+                return
+            await connection.send(self.version + b"\r\n")
+
+    async def longest(self, client, verb):
+        """The longest line of the last of a few calls with many keys."""
+        keys = [b"%040d" % number for number in range(500)]
+        for _ in range(10):
+            self.lines.clear()
+            assert await MANY[verb](client, keys) == {}
+            assert list(keys_of(self.lines)) == keys
+            await asyncio.sleep(0.01)
+        return max(map(len, self.lines)) + len(b"\r\n")
+
+
+@within(20)
+@pytest.mark.parametrize("version", [b"VERSION 1.6.13", b"VERSION 1.6.18", b"VERSION 1.6.45"])
+async def test_longer_lines_to_servers_that_take_them(version):
+    server = Versioned(version)
+    async with scripted(server) as running, emcache.create_client([running.address]) as client:
+        await client.get(b"first")
+        for verb in ("get", "gets"):
+            assert 7 * MAX_LINE < await server.longest(client, verb) <= 8192
+        for verb in ("gat", "gats"):
+            assert await server.longest(client, verb) <= MAX_LINE
+        keys = [b"%040d" % number for number in range(500)]
+        server.lines.clear()
+        await asyncio.gather(*(client.get(key) for key in keys))
+        assert max(map(len, server.lines)) + len(b"\r\n") <= MAX_LINE
+        assert server.asked == 1
+
+
+@within(20)
+@pytest.mark.parametrize(
+    "version",
+    [
+        b"VERSION 1.6.12",
+        b"VERSION 1.5.16",
+        b"VERSION yrmcds version 1.1.9",
+        b"VERSION mcrouter",
+        b"ERROR",
+        b"SERVER_ERROR backend failure",
+        b"END",
+        None,
+    ],
+)
+async def test_no_longer_lines_to_others(version):
+    server = Versioned(version)
+    async with scripted(server) as running, emcache.create_client([running.address]) as client:
+        await client.get(b"first")
+        for verb in MANY:
+            assert await server.longest(client, verb) <= MAX_LINE
+        assert server.asked == 1
+        metrics = client.cluster_managment().connection_pool_metrics()[running.address]
+        assert (metrics.connections_closed, metrics.requests_retried) == (0, 0)
+        assert client.cluster_managment().unhealthy_nodes() == []
+
+
+@within(20)
+async def test_a_server_that_is_replaced_is_asked_again():
+    server = Versioned(b"VERSION 1.6.18")
+    async with scripted(server) as running, emcache.create_client([running.address]) as client:
+        await client.get(b"first")
+        assert await server.longest(client, "get") > 7 * MAX_LINE
+        server.version = b"VERSION 1.6.12"
+        for connection in server.connections:
+            connection.close()
+        await asyncio.sleep(0.1)
+        await client.get(b"first")
+        assert await server.longest(client, "get") <= MAX_LINE
+        assert server.asked == 2
+
+
+@within(20)
+async def test_short_calls_ask_for_no_version():
+    server = Versioned(b"VERSION 1.6.18")
+    async with scripted(server) as running, emcache.create_client([running.address]) as client:
+        keys = [b"%010d" % number for number in range(80)]
+        assert await client.get_many(keys) == {}
+        assert await client.gat_many(60, keys * 10) == {}
+        assert (server.asked, running.accepted) == (0, 1)

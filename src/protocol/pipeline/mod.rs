@@ -34,6 +34,8 @@ use keys::KeyFifo;
 /// The longest retrieval line, CRLF included. memcached 1.6.12 refuses a `get` line of more than 1,024 bytes that
 /// arrives in two reads, and every version closes the connection for such a `gat` line (1,024 or 2,048 bytes).
 pub const MAX_LINE_LEN: usize = 1000;
+/// The longest `get` or `gets` line to a server that is known to take it.
+pub const LONG_LINE_LEN: usize = 8 * 1024;
 
 /// What memcached says to those above its limit (`-c`) before it closes.
 pub const CONNECTION_REFUSED: &[u8] = b"ERROR Too many open connections";

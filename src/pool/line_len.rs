@@ -1,0 +1,168 @@
+//! How long a `get` line may be.
+//!
+//! Every server takes [`MAX_LINE_LEN`]. Longer lines save the server a system call for each line, a tenth of the time
+//! of a `get` of 100 keys. memcached 1.6.13 and later takes them from every network. So the first call that would use
+//! one makes the pool ask for the version, on a connection of its own: a proxy may close it.
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::context::{before, caught};
+use super::error::Cause;
+use super::health::ticks;
+use super::login::Mechanism;
+use super::open::open;
+use super::pool::{Pool, Shared, Waiter};
+use super::transport::{Io, Way};
+use crate::protocol::{
+    Decoder, Excerpt, Frame, LONG_LINE_LEN, MAX_LINE_LEN, ProtocolError, Reply, RetrievalVerb,
+    Shape, Tick,
+};
+
+/// For which time the answer is waited for, if there is no `connection_timeout`.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
+/// How long after a failure the node is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Nothing { ask_from: Tick },
+    Asking,
+    Len(usize),
+}
+
+/// What is known of the server that the pool is connected to.
+pub(super) struct LineLen {
+    known: Cell<Known>,
+    /// Rises whenever another server may answer.
+    server: Cell<u64>,
+}
+
+impl LineLen {
+    pub fn new() -> Self {
+        Self { known: Cell::new(Known::Nothing { ask_from: 0 }), server: Cell::new(0) }
+    }
+
+    /// The next connection may lead to another server.
+    pub fn forget(&self) {
+        self.known.set(Known::Nothing { ask_from: 0 });
+        self.server.set(self.server.get() + 1);
+    }
+}
+
+impl<W: Waiter> Pool<W> {
+    /// How long a line of this command may be, for a call that could use more than [`MAX_LINE_LEN`].
+    pub fn max_line_len(&self, verb: RetrievalVerb) -> usize {
+        // Longer `gat` lines are refused by every version.
+        if !matches!(verb, RetrievalVerb::Get | RetrievalVerb::Gets) {
+            return MAX_LINE_LEN;
+        }
+        let shared = &self.0;
+        let login = shared.config.security.login.as_ref();
+        if login.is_some_and(|login| login.mechanism == Mechanism::Sasl) {
+            // It becomes one binary request for each key.
+            return LONG_LINE_LEN;
+        }
+        match shared.line_len.known.get() {
+            Known::Len(len) => return len,
+            Known::Nothing { ask_from } if shared.wants_version(ask_from) => {
+                shared.line_len.known.set(Known::Asking);
+                shared.context.spawn(ask(Rc::downgrade(shared)));
+            }
+            Known::Nothing { .. } | Known::Asking => {}
+        }
+        MAX_LINE_LEN
+    }
+}
+
+impl<W: Waiter> Shared<W> {
+    /// Not before there is a connection: a node that is down is dialled by its own task alone.
+    fn wants_version(&self, ask_from: Tick) -> bool {
+        let state = self.state();
+        !state.closed && !state.connections.is_empty() && self.context.now() >= ask_from
+    }
+}
+
+async fn ask<W: Waiter>(pool: Weak<Shared<W>>) {
+    let Some(strong) = pool.upgrade() else { return };
+    let (context, address) = (strong.context.clone(), strong.address.clone());
+    let (security, closing) = (strong.config.security.clone(), strong.closing.clone());
+    let limit = strong.config.connection_timeout.unwrap_or(ASK_WITHIN);
+    let (ip, server) = (strong.state().place.ip, strong.line_len.server.get());
+    drop(strong);
+    let way = Way { address: &address, ip, avoid: &[], limit: Some(limit) };
+    let phase = Cell::default();
+    let asked = caught(async {
+        let (stream, _) = open(&context, &way, &security, &phase).await?;
+        version(stream).await
+    });
+    let asked = context.timeout(Some(limit), asked);
+    let Some(asked) = before(&closing, asked).await else { return };
+    let Some(pool) = pool.upgrade() else { return };
+    if pool.line_len.server.get() != server {
+        return;
+    }
+    pool.line_len.known.set(match asked {
+        Some(Some(Ok(len))) => Known::Len(len),
+        _ => Known::Nothing { ask_from: context.now().saturating_add(ticks(ASK_AGAIN_AFTER)) },
+    });
+}
+
+/// Asks for the version, and gives how long a line it takes.
+async fn version(mut stream: Box<dyn Io>) -> Result<usize, Cause> {
+    stream.write_all(b"version\r\n").await.map_err(Cause::of_io)?;
+    stream.flush().await.map_err(Cause::of_io)?;
+    let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
+    loop {
+        if let Some((frame, _)) = decoder.next(&answer, Shape::Version).map_err(Cause::of)? {
+            return match frame {
+                Frame::Reply(Reply::Version(text)) if takes_long_lines(text) => Ok(LONG_LINE_LEN),
+                Frame::Reply(_) => Ok(MAX_LINE_LEN),
+                _ => Err(Cause::of(ProtocolError::UnexpectedLine(Excerpt::of(&answer)))),
+            };
+        }
+        if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 {
+            return Err(Cause::Eof);
+        }
+    }
+}
+
+/// Whether this is the version of a memcached since 1.6.13.
+fn takes_long_lines(version: &[u8]) -> bool {
+    let Some(rest) = version.strip_prefix(b"1.6.") else { return false };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = std::str::from_utf8(&rest[..digits]).ok().and_then(|digits| digits.parse().ok());
+    number.is_some_and(|number: u32| number >= 13)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_for_known_versions() {
+        for version in ["1.6.13", "1.6.18", "1.6.45", "1.6.100", "1.6.22-aws", "1.6.38_beta"] {
+            assert!(takes_long_lines(version.as_bytes()), "{version}");
+        }
+        for version in [
+            "1.6.12",
+            "1.6.9",
+            "1.6.",
+            "1.6",
+            "1.5.16",
+            "1.4.14",
+            "1.7.13",
+            "11.6.18",
+            "",
+            "yrmcds version 1.1.9",
+            "mcrouter 0.41",
+            "1.6.99999999999999999999",
+            "1.6.x18",
+        ] {
+            assert!(!takes_long_lines(version.as_bytes()), "{version}");
+        }
+    }
+}
