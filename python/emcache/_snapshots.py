@@ -10,6 +10,9 @@ from ._emcache import CoreClient
 
 if TYPE_CHECKING:
     from ._emcache import _RawSnapshot
+else:
+    # Only the stub has this name, and annotations are evaluated at run time.
+    _RawSnapshot = tuple
 
 WAIT = 1.0
 """Seconds for which another thread waits for the client's loop."""
@@ -30,7 +33,7 @@ class Snapshots:
             return True
         return False
 
-    def latest(self, wait: float = WAIT) -> "tuple[float, _RawSnapshot] | None":
+    def latest(self, wait: float = WAIT) -> tuple[float, _RawSnapshot] | None:
         """Give the counts of now, or the last that were taken, and when; None: never.
 
         Another thread waits so many seconds for a loop that runs.

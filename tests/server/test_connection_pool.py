@@ -569,6 +569,9 @@ class TestReplies:
 
         async def script(connection):
             words, credentials = await connection.command()
+            if words == [b""]:
+                # The connection that took the place of the refused one.
+                return
             heard.append((words, credentials))
             if credentials == b"user pass word":
                 await connection.send(b"STORED\r\n")
@@ -655,13 +658,12 @@ class TestManyKeys:
         def answers(words):
             return b"SERVER_ERROR busy\r\n" if bad in words else reply_to(words)
 
-        async with scripted(Watched(answers)) as server, leased(server) as connection:
-            keys, contents, _, _, error = await connection.fetch_command(b"get", self.KEYS)
-            assert is_reply(error, b"SERVER_ERROR busy")
-            assert bad not in keys
-            assert set(keys) < set(self.KEYS)
-            assert contents == [value_of(key) for key in keys]
-            assert (await connection.fetch_command(b"get", [b"k"]))[1] == [value_of(b"k")]
+        async with scripted(Watched(answers)) as server, pool_of(server) as pool:
+            async with pool.create_connection_context() as connection:
+                with pytest.raises(emcache.ConnectionFailedError, match="error in the answer"):
+                    await connection.fetch_command(b"get", self.KEYS)
+                assert connection.closed()
+            assert await values(pool, b"k") == [value_of(b"k")]
 
     @within(20)
     async def test_a_lost_connection_among_them(self, caplog):
@@ -1370,15 +1372,15 @@ class TestServerErrors:
             async with pool.create_connection_context() as connection:
                 for call in calls.values():
                     assert is_reply(await call(connection), line)
-                for got in (
-                    await connection.fetch_command(b"get", [b"k", b"l"]),
-                    await connection.get_and_touch_command(b"gats", 0, [b"k"]),
-                ):
-                    assert got == ([], [], [], [], line)
-                    assert type(got[4]) is bytearray
+                got = await connection.get_and_touch_command(b"gats", 0, [b"k"])
+                assert got == ([], [], [], [], line)
                 assert not connection.closed()
+                got = await connection.fetch_command(b"get", [b"k", b"l"])
+                assert got == ([], [], [], [], line)
+                assert type(got[4]) is bytearray
+                # A proxy may go on after the error line, so nobody knows where the answer ends.
+                await until(connection.closed)
             assert await values(pool, b"good") == [value_of(b"good")]
-            await whole(pool)
 
     @within(20)
     async def test_after_some_items(self):
