@@ -16,12 +16,12 @@ logging.getLogger("emcache").addHandler(logging.NullHandler())
 loop_name, port = sys.argv[1], int(sys.argv[2])
 if loop_name == "uvloop":
     import uvloop
-    make_loop = uvloop.new_event_loop
+    bare_loop = uvloop.new_event_loop
 else:
-    make_loop = asyncio.SelectorEventLoop
+    bare_loop = asyncio.SelectorEventLoop
 
 def new_loop():
-    loop = make_loop()
+    loop = bare_loop()
     # Development mode is on for its warnings. In debug mode tasks are woken in another way.
     loop.set_debug(False)
     if os.environ.get("EMCACHE_TEST_EAGER") == "1" and sys.version_info >= (3, 12):
