@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::Waker;
 
-use pyo3::exceptions::PyNotImplementedError;
+use pyo3::exceptions::{PyNotImplementedError, PyOSError};
 use pyo3::prelude::*;
 use tokio::time::Instant;
 
@@ -63,7 +63,11 @@ impl LoopEngine {
         };
         let runtime = TurnRuntime::new(inbox, postponed).map_err(|error| match error.kind() {
             io::ErrorKind::Unsupported => PyNotImplementedError::new_err(error.to_string()),
-            _ => PyErr::from(error),
+            // With its number, which tells what the system has run out of.
+            _ => match error.raw_os_error() {
+                Some(number) => PyOSError::new_err((number, error.to_string())),
+                None => PyErr::from(error),
+            },
         })?;
         let watch = (runtime.fd(), &python.turn);
         if let Err(error) = python.event_loop.call_method1(py, intern!(py, "add_reader"), watch) {

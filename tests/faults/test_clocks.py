@@ -25,7 +25,7 @@ DATED = {
     # A time of expiry is the server's Unix time.
     PACKAGE / "_times.py",
     # A snapshot says when it was made.
-    PACKAGE / "client.py",
+    PACKAGE / "_snapshots.py",
     PACKAGE / "metrics.py",
     PACKAGE / "contrib" / "prometheus.py",
     # What people read.
