@@ -30,9 +30,9 @@ class Serializer(Protocol[T]):
 class OneFormat:
     """A serializer whose values all carry the same flags."""
 
-    takes = "other values"
+    takes: str = "other values"
     """What it can store, for messages."""
-    names_types_only = True
+    names_types_only: bool = True
     """Whether the first part of what it raises never shows a value."""
 
     def __init__(self, flags: int) -> None:
@@ -57,7 +57,7 @@ class Raw(OneFormat):
         flags: what its values carry, and must carry to be read.
     """
 
-    takes = "bytes"
+    takes: str = "bytes"
 
     def __init__(self, *, flags: int = FLAGS_RAW) -> None:
         super().__init__(flags)
@@ -81,7 +81,7 @@ class Utf8(OneFormat):
         flags: what its values carry, and must carry to be read; 0 for text of other programs.
     """
 
-    takes = "str"
+    takes: str = "str"
 
     def __init__(self, *, flags: int = FLAGS_UTF8) -> None:
         super().__init__(flags)
@@ -112,7 +112,7 @@ class Json(OneFormat, Generic[T]):
         flags: what its values carry, and must carry to be read; 0 for JSON of other programs.
     """
 
-    takes = "dict, list, str, int, float, bool and None"
+    takes: str = "dict, list, str, int, float, bool and None"
 
     @overload
     def __init__(self: "Json[Any]", *, flags: int = ...) -> None: ...
@@ -136,7 +136,8 @@ class Json(OneFormat, Generic[T]):
         self._dumps = dumps or _standard_encoder()
         self._loads = loads or _standard_decoder()
         if dumps is not None:
-            self.takes, self.names_types_only = "what its dumps takes", False
+            self.takes = "what its dumps takes"
+            self.names_types_only = False
 
     def dumps(self, value: T) -> tuple[bytes, int]:
         """Take what JSON can express."""
@@ -184,7 +185,7 @@ class MsgPack(OneFormat):
         ImportError: msgpack is not installed.
     """
 
-    takes = "dict, list, str, bytes, int, float, bool, None and aware datetimes"
+    takes: str = "dict, list, str, bytes, int, float, bool, None and aware datetimes"
 
     def __init__(self, *, flags: int = FLAGS_MSGPACK) -> None:
         super().__init__(flags)
@@ -222,7 +223,7 @@ class Pickle(OneFormat):
         flags: what its values carry, and must carry to be read.
     """
 
-    takes = "objects whose class can be imported"
+    takes: str = "objects whose class can be imported"
 
     def __init__(self, *, protocol: int = 5, flags: int = FLAGS_PICKLE) -> None:
         super().__init__(flags)
