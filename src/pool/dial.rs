@@ -23,6 +23,7 @@ use crate::protocol::{
 /// A probe that is not answered is given up after this, if there is no `connection_timeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE: &[u8] = b"get emcache:probe\r\n";
+const PROBE_KEY: &[u8] = b"emcache:probe";
 
 /// A new connection.
 pub(super) struct Dialled {
@@ -149,6 +150,9 @@ async fn probe(mut stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
                 return Err(Cause::TooManyConnections);
             }
             Frame::Reply(_) => {}
+            Frame::Item(item) if item.key != PROBE_KEY => {
+                return Err(protocol_cause(ProtocolError::ForeignKey(Excerpt::of_key(item.key))));
+            }
             _ => {
                 answer.advance(used);
                 continue;

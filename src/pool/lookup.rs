@@ -120,11 +120,11 @@ impl Lookups {
             let panicked = |_| Err(io::Error::other("the lookup of the name panicked"));
             let answer = catch_unwind(|| resolver(&name)).unwrap_or_else(panicked);
             let mut entries = self.entries();
-            sender.send_replace(Some((answer.map_err(Failure::from), Instant::now())));
-            // One receiver is the entry itself.
+            // One receiver is the entry itself. Callers drop theirs as soon as they have the answer.
             if sender.receiver_count() > 1 {
                 entries.remove(&name);
             }
+            sender.send_replace(Some((answer.map_err(Failure::from), Instant::now())));
         })?;
         entries.insert(host.to_owned(), receiver.clone());
         Ok(receiver)
