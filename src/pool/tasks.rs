@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::capabilities::Family;
 use super::context::{Context, before};
 use super::error::Cause;
 use super::health::ticks;
@@ -64,6 +65,11 @@ impl<W: Waiter> Shared<W> {
         }
         if answered + refused > 0 {
             state.health.answered(is_first);
+        }
+        if refused > 0
+            && let Some(family) = connection.take_unknown().and_then(Family::of)
+        {
+            state.capabilities.doubt(family, entry.looked_at);
         }
         if answered > 0 {
             for key in connection.take_large_keys() {
