@@ -88,17 +88,17 @@ async def answered(core: CoreClient, node: int, limit: float) -> None:
 
 
 async def _first_of(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Wait for the first that is in time; raise a timeout if none is."""
-    late: OperationTimeoutError | None = None
+    """Wait for the first that succeeds; raise the last error if none does."""
+    failure: EmcacheError | None = None
     for task in asyncio.as_completed(tasks):
         try:
             await task
-        except OperationTimeoutError as error:
-            late = error
+        except EmcacheError as error:
+            failure = error
         else:
             return
-    if late is not None:
-        raise late
+    if failure is not None:
+        raise failure
 
 
 async def _isolated(core: CoreClient, node: int) -> None:

@@ -627,7 +627,7 @@ class Client(metaclass=ABCMeta):
             memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
             delay: in seconds, from now; above 2,592,000 the server reads it as Unix time. 0 to
                 2**32 - 1.
-            noreply: raise no error of the server; the answer is waited for all the same.
+            noreply: see :class:`Client`; the first time the reply is waited for all the same.
 
         Raises:
             ValueError: not a node of this client.

@@ -48,11 +48,6 @@ impl Family {
         })
     }
 
-    /// Requests at a time, as long as it is not known whether the node answers them.
-    pub fn at_once(self) -> usize {
-        if self == Self::Classic { usize::MAX } else { 1 }
-    }
-
     /// Whether callers have another way to do the same with classic commands.
     pub fn has_substitute(self) -> bool {
         matches!(self, Self::GetAndTouch | Self::Meta)
@@ -119,7 +114,7 @@ impl Capabilities {
     /// The node has another address.
     pub fn reset(&mut self) {
         self.support = [Support::Unknown; Family::COUNT];
-        // Only proxies of before 2021 lack it. It is often sent, so it is trusted until it is in doubt.
+        // Only old proxies lack it, and it is sent often: it is trusted until it is in doubt.
         self.support[Family::Touch as usize] = Support::Answered;
     }
 }

@@ -23,6 +23,7 @@ use super::connection::Connection;
 use super::context::{before, caught};
 use super::dial::Dialler;
 use super::error::{Cause, ErrorKind};
+use super::health::ticks;
 use super::order::WritesBefore;
 use super::pool::{Pool, Shared, Waiter};
 use super::queue::{Queued, Submission};
@@ -56,6 +57,7 @@ pub(super) struct Isolation<W: Waiter> {
 struct Running<W: Waiter> {
     id: u64,
     family: Family,
+    since: Tick,
     step: Step<W>,
 }
 
@@ -156,6 +158,31 @@ impl<W: Waiter> Isolation<W> {
 
     fn running(&self, family: Family) -> usize {
         self.running.iter().filter(|running| running.family == family).count()
+    }
+
+    /// How many requests of a family may be under way at `now`.
+    fn at_most(&self, family: Family, now: Tick) -> usize {
+        let limit = match family {
+            Family::Classic => return usize::MAX,
+            Family::Meta => 1,
+            _ => MAX_RUNNING,
+        };
+        let is_slow = |running: &&Running<W>| {
+            running.family == family
+                && now.saturating_sub(running.since) >= ticks(WAIT_FOR_FIRST)
+        };
+        limit.min(1 + self.running.iter().filter(is_slow).count())
+    }
+
+    /// Makes room where all that is under way is for callers that went away.
+    fn give_up_abandoned(&mut self, family: Family) {
+        for running in self.running.iter_mut().filter(|running| running.family == family) {
+            if let Step::Asked(connection, _) = &mut running.step
+                && connection.abandoned() > 0
+            {
+                connection.give_up(Cause::NoAnswer);
+            }
+        }
     }
 
     fn find(&mut self, id: u64) -> Option<&mut Running<W>> {
@@ -278,7 +305,7 @@ impl<W: Waiter> Shared<W> {
         } else {
             state.isolation.waiting.push_back((family, queued));
             drop(state);
-            self.ask_next(family, family.at_once());
+            self.ask_next(family);
             self.dial_if_wanted();
         }
     }
@@ -295,12 +322,13 @@ impl<W: Waiter> Shared<W> {
         let mut families: Vec<Family> = waiting;
         families.dedup();
         for family in families {
-            self.ask_next(family, family.at_once());
+            self.ask_next(family);
         }
     }
 
-    /// Sends the next requests of a family until this many are under way.
-    fn ask_next(self: &Rc<Self>, family: Family, at_most: usize) {
+    /// Sends the next requests of a family, as many as may be under way.
+    fn ask_next(self: &Rc<Self>, family: Family) {
+        let now = self.context.now();
         let mut guard = self.state();
         let state = &mut *guard;
         // Without a connection the node may be down, and dials are paced by the pool.
@@ -308,6 +336,10 @@ impl<W: Waiter> Shared<W> {
             return;
         }
         let isolation = &mut state.isolation;
+        let at_most = isolation.at_most(family, now);
+        if isolation.running(family) >= MAX_RUNNING {
+            isolation.give_up_abandoned(family);
+        }
         let mut begun = Vec::new();
         while isolation.running(family) < at_most {
             let is_next = |(waiting, _): &(Family, Queued<W>)| *waiting == family;
@@ -326,7 +358,8 @@ impl<W: Waiter> Shared<W> {
             };
             let id = isolation.next_id;
             isolation.next_id += 1;
-            isolation.running.push(Running { id, family, step: Step::Dialling(request) });
+            let (since, step) = (now, Step::Dialling(request));
+            isolation.running.push(Running { id, family, since, step });
             begun.push(id);
         }
         drop(guard);
@@ -541,7 +574,7 @@ impl<W: Waiter> Shared<W> {
             }
         } else {
             drop(guard);
-            self.ask_next(family, family.at_once());
+            self.ask_next(family);
         }
     }
 
@@ -562,11 +595,8 @@ async fn run<W: Waiter>(pool: Weak<Shared<W>>, id: u64, family: Family) {
     if context.timeout(Some(WAIT_FOR_FIRST), asking.as_mut()).await.is_some() {
         return;
     }
-    if family != Family::Meta
-        && let Some(pool) = pool.upgrade()
-    {
-        let running = pool.state().isolation.running(family);
-        pool.ask_next(family, MAX_RUNNING.min(running + 1));
+    if let Some(pool) = pool.upgrade() {
+        pool.ask_next(family);
     }
     asking.await;
 }

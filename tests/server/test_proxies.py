@@ -346,6 +346,72 @@ async def test_a_command_without_an_answer_holds_nobody_up():
 
 
 @within(30)
+async def test_a_slow_answer_does_not_hold_up_the_next_call():
+    """Also one that comes later: behind a proxy the server of one key may hang."""
+    slow = asyncio.Event()
+
+    async def script(connection):
+        while (words := (await connection.command())[0]) != [b""]:
+            if words[-1] == b"slow":
+                await slow.wait()
+            await connection.send(b"END\r\n")
+
+    async with scripted(script) as proxy, emcache.create_client([proxy.address], timeout=20) as client:
+        first = asyncio.create_task(client.gat(60, b"slow"))
+        await until(lambda: proxy.accepted == 2)
+        await asyncio.sleep(0.2)
+        assert await client.gat(60, b"fast") is None
+        assert not first.done()
+        slow.set()
+        assert await first is None
+
+
+@within(30)
+async def test_calls_that_are_given_up_leave_room_for_others():
+    async def script(connection):
+        while (words := (await connection.command())[0]) != [b""]:
+            if words[-1] != b"silent":
+                await connection.send(b"END\r\n")
+
+    async with (
+        scripted(script) as proxy,
+        emcache.create_client([proxy.address], timeout=None) as client,
+    ):
+        for number in range(8):
+            call = asyncio.create_task(client.gat(60, b"silent"))
+            await until(lambda: proxy.accepted == number + 2)  # noqa: B023 - awaited at once
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            await asyncio.sleep(0.12)
+        assert await client.gat(60, b"other") is None
+
+
+@within(60)
+async def test_a_holder_of_a_connection_pays_for_its_own_commands():
+    """With the pool of 1.3.3, too, no other connection and no health suffers."""
+    with nutcracker() as proxy:
+        changes = []
+        pool = emcache.ConnectionPool(
+            proxy.address,
+            max_connections=2,
+            min_connections=1,
+            on_healthy_status_change_cb=changes.append,
+        )
+        try:
+            async with pool.create_connection_context() as other:
+                for _ in range(5):
+                    with pytest.raises(emcache.ConnectionFailedError):
+                        async with pool.create_connection_context() as connection:
+                            await connection.get_and_touch_command(b"gat", 60, [b"key"])
+                    assert await other.storage_command(
+                        b"set", b"key", b"value", 0, 0, False, None
+                    ) == b"STORED"
+        finally:
+            await pool.close()
+        assert changes == []
+
+
+@within(30)
 async def test_flush_all_without_a_reply_is_not_overtaken(server, key):
     async with emcache.create_client([server.address]) as client:
         for _ in range(3):
