@@ -237,8 +237,8 @@ impl Sink for PyWaiter {
     fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&KeptBytes>) {
         // Nothing is made for a caller that has given up.
         Python::attach(|py| match self {
-            Self::One { future, .. } | Self::RawItems { future, .. } if is_over(py, future) => {}
-            Self::Line { gather, .. } if is_over(py, &gather.future) => {}
+            Self::One { future, .. } | Self::RawItems { future, .. } if is_alone(py, future) => {}
+            Self::Line { gather, .. } if is_alone(py, &gather.future) => {}
             Self::One { item: place, .. } => *place = Some(RawItem::new(py, item, kept)),
             Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item, kept))),
             Self::RawItems { items, .. } => items.items.push((index, RawItem::new(py, item, kept))),
@@ -383,6 +383,13 @@ pub fn settle(py: Python<'_>, future: Py<OpFuture>) {
     if !OpFuture::settle_unawaited(future.bind(py)) {
         completion::complete(future, Outcome::Value(py.None()));
     }
+}
+
+/// Whether nobody else has it, so that nobody can wait for it any more. A coroutine that waits has it; this is
+/// asked for each item, and costs less than to look inside.
+#[allow(deprecated, reason = "that nobody else holds it is all that is asked")]
+fn is_alone(py: Python<'_>, future: &Py<OpFuture>) -> bool {
+    future.get_refcnt(py) == 1
 }
 
 fn is_over(py: Python<'_>, future: &Py<OpFuture>) -> bool {
