@@ -183,7 +183,9 @@ class FaultProxy(Managed):
 
     async def _reset(self) -> None:
         for client in self._serving.values():
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            # One may be closed already, and its task not yet forgotten.
+            if client.fileno() >= 0:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         await _ended(self._serving)
 
     # -- one connection --------------------------------------------------------------------------
