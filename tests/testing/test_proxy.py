@@ -141,6 +141,22 @@ def test_all_at_once(server):
         assert passes(proxy)
 
 
+@independent
+def test_reset_leaves_out_what_has_just_ended(server):
+    with FaultProxy(server) as proxy:
+        with connected(proxy) as ended, connected(proxy) as other:
+            for sock in (ended, other):
+                sock.sendall(GET)
+                assert read(sock, len(MISS)) == MISS
+            # As a connection closes its socket before its task is forgotten.
+            next(iter(proxy._serving.values())).close()
+            proxy.reset()
+            assert ended.recv(1) == b""
+            with pytest.raises(ConnectionResetError):
+                other.recv(1)
+        assert passes(proxy)
+
+
 def proxy_connect(proxy):
     socket.create_connection(("127.0.0.1", proxy.port)).close()
 
