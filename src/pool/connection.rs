@@ -201,6 +201,21 @@ impl<S: Sink> Connection<S> {
         self.pipeline.front_deadline()
     }
 
+    /// See [`Pipeline::has_waiters`].
+    pub fn has_waiters(&self) -> bool {
+        self.pipeline.has_waiters()
+    }
+
+    /// See [`Pipeline::is_held_up`].
+    pub fn is_held_up(&self) -> bool {
+        self.pipeline.is_held_up()
+    }
+
+    /// See [`Pipeline::take_held_up`].
+    pub fn take_held_up(&mut self, must_stay: impl Fn(&[u8]) -> bool) -> Vec<Orphan<S>> {
+        self.pipeline.take_held_up(self.written, must_stay)
+    }
+
     /// See [`Pipeline::line_error`].
     pub fn line_error(&self) -> Option<&(ErrorKind, Bytes)> {
         self.pipeline.line_error()

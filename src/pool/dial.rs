@@ -22,8 +22,6 @@ use crate::protocol::{
 
 /// A probe that is not answered is given up after this, if there is no `connection_timeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-const PROBE: &[u8] = b"get emcache:probe\r\n";
-const PROBE_KEY: &[u8] = b"emcache:probe";
 
 /// A new connection.
 pub(super) struct Dialled {
@@ -64,6 +62,8 @@ impl Dialler {
     ) -> Result<Dialled, Cause> {
         let Self { context, address, limit, security, phase } = self;
         let started = Instant::now();
+        let key = probe_key(pool.upgrade().map_or(0, |pool| pool.state().health.probe()));
+        let limit = &pool.upgrade().map_or(*limit, |pool| pool.dial_limit());
         let way = Way { address, ip, avoid, limit: *limit };
         let dialled = caught(async {
             let (stream, peer) = open(context, &way, security, phase).await?;
@@ -73,7 +73,7 @@ impl Dialler {
                 return Ok((stream, peer, false));
             }
             let limit = limit.unwrap_or(PROBE_TIMEOUT);
-            let proved = context.timeout(Some(limit), probe(stream)).await;
+            let proved = context.timeout(Some(limit), probe(stream, &key)).await;
             proved.unwrap_or(Err(Cause::NoAnswer)).map(|stream| (stream, peer, true))
         });
         match context.timeout(*limit, dialled).await {
@@ -114,8 +114,14 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
             // It is elsewhere.
             None => Duration::ZERO,
             Some(Ok(new)) => {
-                pool.state().dialling = false;
-                pool.connected(new);
+                let mut state = pool.state();
+                state.dialling = false;
+                // One that was silent may have been answered meanwhile.
+                let is_wanted = state.has_room(pool.config.max_connections);
+                drop(state);
+                if is_wanted {
+                    pool.connected(new);
+                }
                 return;
             }
             Some(Err(cause)) => match pool.connect_failed(&cause) {
@@ -126,14 +132,22 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
     }
 }
 
+/// The key that a probe asks for. It changes, as behind a proxy the backend of one key may hang.
+fn probe_key(number: u32) -> String {
+    match number {
+        0 => "emcache:probe".to_owned(),
+        some => format!("emcache:probe:{some}"),
+    }
+}
+
 /// Asks for a key, which every server and proxy knows how to answer. Any answer will do, an error line too: the
 /// backend of this key may be down behind a proxy that is up.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
-async fn probe(mut stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
+async fn probe(mut stream: Box<dyn Io>, key: &str) -> Result<Box<dyn Io>, Cause> {
     let protocol_cause = |error| Cause::of(error);
-    stream.write_all(PROBE).await.map_err(Cause::of_io)?;
+    stream.write_all(format!("get {key}\r\n").as_bytes()).await.map_err(Cause::of_io)?;
     stream.flush().await.map_err(Cause::of_io)?;
     let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
     loop {
@@ -150,7 +164,7 @@ async fn probe(mut stream: Box<dyn Io>) -> Result<Box<dyn Io>, Cause> {
                 return Err(Cause::TooManyConnections);
             }
             Frame::Reply(_) => {}
-            Frame::Item(item) if item.key != PROBE_KEY => {
+            Frame::Item(item) if item.key != key.as_bytes() => {
                 return Err(protocol_cause(ProtocolError::ForeignKey(Excerpt::of_key(item.key))));
             }
             _ => {

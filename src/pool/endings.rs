@@ -9,6 +9,7 @@ use super::error::{Cause, ErrorKind};
 use super::health::{Change, ticks};
 use super::pool::{PATIENCE, Shared, Waiter};
 use super::queue::Queued;
+use super::stalls::confirm;
 use super::state::{Entry, State};
 use super::tasks::merge_again;
 use crate::protocol::{
@@ -79,6 +80,9 @@ impl<W: Waiter> Shared<W> {
         } else {
             state.health.failed();
         }
+        if matches!(cause, Cause::NoAnswer | Cause::ConnectTimeout { .. }) {
+            state.health.probe_failed();
+        }
         state.health.remember(cause);
         let is_barred = state.health.barred(cause);
         drop(state);
@@ -87,6 +91,11 @@ impl<W: Waiter> Shared<W> {
         }
         self.give_up_if_hopeless(cause);
         let mut state = self.state.borrow_mut();
+        state.wants_relief = false;
+        if !state.queue.is_empty() {
+            // There will be no other soon.
+            self.drain_queue(&mut state);
+        }
         state.dialling = false;
         state.dialling = state.wants_dial(&self.config, NEVER);
         state.dialling.then(|| state.health.next_dial_after(self.context.now()))
@@ -128,6 +137,7 @@ impl<W: Waiter> Shared<W> {
         let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
         let entry = state.connections.remove(at);
         state.count_out(&entry);
+        state.any_silent &= state.connections.iter().any(|entry| entry.is_silent);
         state.unreplaced += u64::from(!matches!(cause, Cause::ClosedByHolder | Cause::Moved));
         let is_mute = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
         let told = if is_mute { cause.of_mute() } else { cause.clone() };
@@ -173,22 +183,28 @@ impl<W: Waiter> Shared<W> {
         self.dial_if_wanted();
     }
 
+    /// After a change of [`State::keeps_keys_apart`].
+    pub fn set_max_merged_keys(&self, state: &mut State<W>) {
+        let max_merged_keys = self.max_merged_keys(state);
+        for entry in &mut state.connections {
+            entry.connection.set_max_merged_keys(max_merged_keys);
+        }
+    }
+
     /// The server, probably a proxy, answered one of several keys with an error. From now on each has a line of
     /// its own for a while, so that no further connection has to be closed for it.
-    fn keep_keys_apart(self: &Rc<Self>, state: &mut State<W>) {
+    pub fn keep_keys_apart(self: &Rc<Self>, state: &mut State<W>) {
         let until = self.context.now().saturating_add(ticks(UNMERGED_FOR));
         if state.unmerged_until.replace(until).is_some() {
             return;
         }
-        for entry in &mut state.connections {
-            entry.connection.set_max_merged_keys(1);
-        }
+        self.set_max_merged_keys(state);
         self.context.spawn(merge_again(Rc::downgrade(self)));
     }
 
     /// Sockets are open and nothing answers: from now on calls fail at once, and a probe finds out when
     /// the node is back.
-    fn silent(self: &Rc<Self>) {
+    pub fn silent(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         let now = self.context.now();
         let turned = state.health.turn_unhealthy(now);
@@ -216,6 +232,31 @@ impl<W: Waiter> Shared<W> {
             self.tell(Change::Unhealthy(Cause::NoAnswer));
         }
         self.dial_if_wanted();
+    }
+
+    /// Hands out those whose time is up on a connection, gives up connections that are long overdue, and says when
+    /// the next is due.
+    fn expire_sent(&self, state: &mut State<W>, now: Tick, expired: &mut Vec<(W, Asked)>) -> Tick {
+        let mut next = NEVER;
+        for entry in &mut state.connections {
+            let connection = &mut entry.connection;
+            let health = &mut state.health;
+            next = next.min(connection.expire(now, |Expired { sink, asked, sent }| {
+                if sent {
+                    health.timed_out();
+                }
+                expired.push((sink, asked));
+            }));
+            let Some((since, patience)) = connection.overdue_since().zip(self.patience()) else {
+                continue;
+            };
+            if since.saturating_add(patience) <= now {
+                connection.give_up(Cause::NoAnswer);
+            } else {
+                next = next.min(since.saturating_add(patience));
+            }
+        }
+        next
     }
 
     /// How long after its deadline an answer is waited for, on a connection that serves others.
@@ -251,27 +292,15 @@ impl<W: Waiter> Member for Shared<W> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let limit = self.config.timeout.unwrap_or_default();
-        let mut next = NEVER;
         let mut expired = Vec::new();
-        for entry in &mut state.connections {
-            let connection = &mut entry.connection;
-            let health = &mut state.health;
-            next = next.min(connection.expire(now, |Expired { sink, asked, sent }| {
-                if sent {
-                    health.timed_out();
-                }
-                expired.push((sink, asked));
-            }));
-            let Some((since, patience)) = connection.overdue_since().zip(self.patience()) else {
-                continue;
-            };
-            if since.saturating_add(patience) <= now {
-                connection.give_up(Cause::NoAnswer);
-            } else {
-                next = next.min(since.saturating_add(patience));
+        let mut next = self.expire_sent(state, now, &mut expired);
+        state.find_silent(limit, now);
+        next = next.min(state.queue.expire(now, |waiter, asked| {
+            if state.any_silent {
+                state.health.timed_out();
             }
-        }
-        next = next.min(state.queue.expire(now, |waiter, asked| expired.push((waiter, asked))));
+            expired.push((waiter, asked));
+        }));
         let mut unleased = Vec::new();
         next = next.min(state.leases.expire(now, |waiter| unleased.push(waiter)));
         // Whoever went away is no error, and is told only so that nothing is kept for it.
@@ -292,7 +321,9 @@ impl<W: Waiter> Member for Shared<W> {
             let last = state.health.last_failure().filter(|_| state.health.is_failing()).cloned();
             last.unwrap_or(Cause::Dialling(self.phase.get()))
         });
-        let is_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
+        let seems_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
+        let confirms = seems_silent && !std::mem::replace(&mut state.is_confirming, true);
+        next = next.min(self.look_at_stalled(state, now));
         drop(guard);
         for waiter in gone.into_iter().map(|(waiter, _)| waiter).chain(gone_too) {
             waiter.dismiss();
@@ -304,9 +335,10 @@ impl<W: Waiter> Member for Shared<W> {
         for waiter in unleased {
             waiter.fail(&self.error(ErrorKind::NoLease { limit }, no_connection.clone()));
         }
-        if is_silent {
-            self.silent();
+        if confirms {
+            self.context.spawn(confirm(Rc::downgrade(&self)));
         }
+        self.dial_if_wanted();
         next
     }
 }

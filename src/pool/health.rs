@@ -2,8 +2,8 @@
 //!
 //! A node is unhealthy when it cannot be reached: it has no connection, and the last of [`UNHEALTHY_AFTER`]
 //! failures in a row was a dial. Or when it
-//! is silent: [`UNHEALTHY_AFTER`] requests that were sent ended at their deadline, and not a byte came for
-//! [`SILENT_AFTER`] after something was written. What counts is when bytes were written and read, so a
+//! is silent: [`UNHEALTHY_AFTER`] requests ended at their deadline, not a byte came for
+//! [`SILENT_AFTER`] after something was written, and a fresh connection was not answered either. What counts is when bytes were written and read, so a
 //! program that was busy elsewhere takes nobody for silent.
 use std::time::Duration;
 
@@ -38,6 +38,21 @@ const UNHEALTHY_AFTER: u32 = 3;
 const SUSPECT_AFTER: u32 = UNHEALTHY_AFTER - 1;
 /// Longer than a busy or swapping server pauses for.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
+const MILLISECOND: Tick = 1_000_000;
+
+/// What a silent connection may be mistaken for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pause {
+    /// A server that pauses: those that are well do it for less than the usual timeouts.
+    OfAll,
+    /// A thread of the server that is busy, while others serve.
+    OfOne,
+    /// Neither, probably: requests of this node were stalled just now.
+    Stalling,
+}
+
+/// No server that is well takes so long for what takes it microseconds.
+pub(super) const STALLED_AFTER: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Health {
@@ -53,6 +68,10 @@ pub(super) struct Health {
     barred_by: Option<String>,
     /// Requests that ended at their deadline, since the last byte.
     timeouts: u32,
+    /// The key of the next probe: another after each that was not answered.
+    probe: u32,
+    /// How long answers take to begin: the longest, of late.
+    lag: Tick,
     heard: Tick,
     /// The first write after that.
     asked: Option<Tick>,
@@ -84,6 +103,16 @@ impl Health {
     pub fn died(&mut self) {
         self.failures = self.failures.max((self.failures + 1).min(SUSPECT_AFTER));
         self.dial_failures = self.dial_failures.saturating_add(1);
+    }
+
+    /// Which of many keys probes ask for.
+    pub fn probe(&self) -> u32 {
+        self.probe
+    }
+
+    /// A probe was not answered.
+    pub fn probe_failed(&mut self) {
+        self.probe = self.probe.wrapping_add(1);
     }
 
     /// Whether the last dial failed.
@@ -137,6 +166,28 @@ impl Health {
         self.timeouts = 0;
     }
 
+    /// The first bytes of an answer came so long after something was written.
+    pub fn answered_after(&mut self, lag: Tick) {
+        self.lag = lag.max(self.lag - self.lag / 8);
+    }
+
+    /// A connection that owes an answer for longer is stalled: something is in the way of what waits behind.
+    pub fn stalled_after(&self) -> Tick {
+        ticks(STALLED_AFTER).max(self.lag.saturating_mul(4))
+    }
+
+    /// How long a connection must have been silent when a request on it times out, so that the next one goes
+    /// elsewhere.
+    pub fn silent_after(&self, timeout: Duration, pause: Pause) -> Tick {
+        let timeout = ticks(timeout);
+        let floor = match pause {
+            Pause::OfAll => (timeout / 2).max(450 * MILLISECOND),
+            Pause::OfOne => (timeout / 2).max(350 * MILLISECOND),
+            Pause::Stalling => (timeout / 4).max(350 * MILLISECOND),
+        };
+        floor.max(self.lag.saturating_add(self.lag / 2))
+    }
+
     /// An answer came, be it an error line; `is_first`: of its connection.
     pub fn answered(&mut self, is_first: bool) {
         self.failures = 0;
@@ -150,6 +201,7 @@ impl Health {
         self.timeouts = self.timeouts.saturating_add(1);
     }
 
+    /// Whether it looks so; a fresh connection must tell.
     pub fn is_silent(&self, now: Tick, timeout: Duration) -> bool {
         let limit = ticks(timeout.max(SILENT_AFTER));
         let since = self.asked.unwrap_or(self.heard);
@@ -247,6 +299,20 @@ mod tests {
         assert!(health.is_beyond_hope());
         health.proved(0);
         assert!(!health.wants_proof() && !health.is_beyond_hope());
+    }
+
+    #[test]
+    fn slow_answers_are_waited_for() {
+        let mut health = Health::default();
+        assert_eq!(health.stalled_after(), SECOND / 10);
+        assert_eq!(health.silent_after(TIMEOUT, Pause::OfAll), SECOND / 2);
+        assert_eq!(health.silent_after(TIMEOUT / 10, Pause::OfAll), SECOND * 9 / 20);
+        health.answered_after(SECOND);
+        assert_eq!(health.stalled_after(), 4 * SECOND);
+        assert_eq!(health.silent_after(TIMEOUT, Pause::OfAll), 3 * SECOND / 2);
+        (0..100).for_each(|_| health.answered_after(1000));
+        assert_eq!(health.stalled_after(), SECOND / 10);
+        assert_eq!(health.silent_after(TIMEOUT, Pause::OfAll), SECOND / 2);
     }
 
     #[test]

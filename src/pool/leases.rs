@@ -130,8 +130,10 @@ impl<W: Waiter> Shared<W> {
         }
         // Where answers to somebody else are still to come, only if there will be no other.
         let is_full = state.connections.len() >= self.config.max_connections;
-        let is_next =
-            |entry: &Entry<W>| entry.is_free() && (is_full || entry.connection.in_flight() == 0);
+        let is_next = |entry: &Entry<W>| {
+            let is_idle = entry.connection.in_flight() == 0;
+            entry.is_free() && !entry.is_silent && (is_full || is_idle)
+        };
         let free = entries().filter(|(_, entry)| is_next(entry));
         free.min_by_key(|(_, entry)| entry.connection.in_flight()).map(|(at, _)| at)
     }

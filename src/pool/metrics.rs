@@ -59,6 +59,11 @@ impl ConnectLatencies {
         self.0.push_back(took);
     }
 
+    /// Of those that are remembered.
+    pub fn longest(&self) -> Duration {
+        self.0.iter().max().copied().unwrap_or_default()
+    }
+
     pub fn summary(&self) -> Option<ConnectLatency> {
         let mut sorted: Vec<f64> = self.0.iter().map(Duration::as_secs_f64).collect();
         sorted.sort_by(f64::total_cmp);

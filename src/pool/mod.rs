@@ -25,6 +25,7 @@ mod queue;
 mod read_buffer;
 #[cfg_attr(not(unix), path = "plain_socket.rs")]
 mod socket;
+mod stalls;
 mod state;
 mod tasks;
 mod tls;

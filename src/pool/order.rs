@@ -79,6 +79,11 @@ impl Order {
         self.pins.is_empty()
     }
 
+    /// Whether requests for this key wait for an unanswered write.
+    pub fn pins(&self, key: &[u8]) -> bool {
+        self.pins.contains_key(&ALL_KEYS) || self.pins.contains_key(&hash(key))
+    }
+
     fn pinned(&self, request: &impl Scoped) -> Pinned {
         let mut pinned = Pinned::Nowhere;
         let mut add = |pin: Option<&Pin>| {
@@ -162,6 +167,16 @@ impl<W: Waiter> State<W> {
             entry.left_behind = entry.left_behind.saturating_sub(answered);
             self.queue.unblock();
         }
+    }
+
+    /// The connection at `at` is silent: what happens to its writes nobody knows, as with any that time out, and
+    /// nothing waits for them any more.
+    pub fn unpin_silent(&mut self, at: usize) {
+        let entry = &mut self.connections[at];
+        for hash in std::mem::take(&mut entry.noreply) {
+            self.order.remove(hash);
+        }
+        self.queue.unblock();
     }
 
     /// A connection is no longer among the pool's: what it did not answer keeps nothing waiting.

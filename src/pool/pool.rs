@@ -5,7 +5,6 @@
 //! more, no request waits (`queue` is first come, first served); a leased connection gets only what its
 //! holder sends.
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use super::connection::Connection;
 use super::context::{Context, Member};
 use super::dial::{Dialled, dial};
 use super::error::{Cause, Error, ErrorKind};
-use super::health::{Change, Health, ticks};
+use super::health::{Change, Health, STALLED_AFTER, ticks};
 use super::large::LargeKeys;
 use super::line_len::LineLen;
 use super::login::Mechanism;
@@ -26,6 +25,7 @@ use super::moves::{Place, retire};
 use super::open::{Phase, Security};
 use super::order::{Order, Route, pin_of};
 use super::queue::{LeaseQueue, Queue, Queued, Submission};
+use super::stalls::Window;
 use super::state::{Entry, State};
 use super::tasks::{drive, purge_unused};
 use crate::protocol::{
@@ -152,6 +152,10 @@ impl<W: Waiter> Pool<W> {
                 large_keys: LargeKeys::default(),
                 small_lately: 0,
                 wants_own: false,
+                any_silent: false,
+                is_confirming: false,
+                window: Window::default(),
+                wants_relief: false,
                 unmerged_until: None,
                 place: Place::default(),
                 metrics: Metrics::default(),
@@ -264,7 +268,7 @@ impl<W: Waiter> Pool<W> {
             return;
         }
         let term = shared.term(deadline);
-        if state.unmerged_until.is_some() && outgoing.asked().keys > 1 {
+        if state.keeps_keys_apart() && outgoing.asked().keys > 1 {
             let request = outgoing.into_owned();
             let whole = Queued { request, waiter, term, retried: false };
             for Queued { request, waiter, .. } in whole.split_all() {
@@ -275,7 +279,8 @@ impl<W: Waiter> Pool<W> {
         }
         let wants_dial = state.wants_dial(&shared.config, deadline);
         drop(guard);
-        shared.context.arm(deadline);
+        // Until then it is answered, or somebody looks whether something is in its way.
+        shared.context.arm(deadline.min(term.made.saturating_add(ticks(STALLED_AFTER))));
         if wants_dial {
             shared.dial();
         }
@@ -331,7 +336,7 @@ impl<W: Waiter> Shared<W> {
             || outgoing.asks_for(|key| state.large_keys.contains(key));
         let is_noreply = waiter.is_noreply();
         let at = match state.route(&outgoing, is_noreply) {
-            Route::Any => state.pick(is_large, term.deadline),
+            Route::Any => state.pick(&self.config, is_large, term),
             Route::At(at) => Some(at),
             Route::Later => {
                 state.metrics.operations_waited += 1;
@@ -381,17 +386,25 @@ impl<W: Waiter> Shared<W> {
         let before = entry.connection.bytes_written();
         entry.connection.flush();
         if entry.connection.bytes_written() > before {
-            health.asked(|| self.context.now());
+            let since = *entry.owes_since.get_or_insert_with(|| self.context.now());
+            health.asked(|| since);
         }
     }
 
     /// Moves what waits to the connections that take it.
     pub fn drain_queue(&self, state: &mut State<W>) {
-        let is_unmerged = state.unmerged_until.is_some();
+        let (is_unmerged, window) = (state.keeps_keys_apart(), state.window);
         let now = self.context.now();
+        let is_stalled = |entry: &Entry<W>, health: &Health| entry.is_stalled(now, health);
+        let takes =
+            |entry: &Entry<W>| entry.takes_more(window) && !is_stalled(entry, &state.health);
+        // Those that are stalled take nothing for as long as another does, or may come.
+        let spares_stalled =
+            state.connections.iter().any(takes) || state.awaits_another(&self.config);
         let mut next = 0;
         while let Some(entry) = state.connections.get(next) {
-            if !entry.takes_more() {
+            let is_spared = spares_stalled && is_stalled(entry, &state.health);
+            if is_spared || !entry.takes_more(window) {
                 next += 1;
                 continue;
             }
@@ -440,7 +453,7 @@ impl<W: Waiter> Shared<W> {
 
     /// How many retrievals may share a line.
     pub fn max_merged_keys(&self, state: &State<W>) -> u32 {
-        if state.unmerged_until.is_some() { 1 } else { self.config.max_merged_keys }
+        if state.keeps_keys_apart() { 1 } else { self.config.max_merged_keys }
     }
 
     /// When a request with this deadline was made. All have the pool's timeout, so most need no clock.
@@ -533,28 +546,21 @@ impl<W: Waiter> Shared<W> {
         let max_merged_keys = self.max_merged_keys(&state);
         let connection = Connection::new(stream, max_merged_keys, self.name.clone());
         let now = self.context.now();
-        let (opened, last_used, looked_at) = (now, now, now);
-        let entry = Entry {
-            id,
-            connection,
-            peer,
-            opened,
-            last_used,
-            looked_at,
-            lease: None,
-            noreply: VecDeque::new(),
-            left_behind: 0,
-            is_watched: false,
-            leaves_by: None,
-        };
+        let entry = Entry::new(id, connection, peer, now, is_proved);
         state.connections.push(entry);
         state.wants_own = false;
+        state.wants_relief = false;
         state.metrics.connections_created += 1;
         state.metrics.reconnects += u64::from(state.unreplaced > 0);
         state.unreplaced = state.unreplaced.saturating_sub(1);
         state.latencies.record(took);
         let was_barred = state.health.let_in();
         let recovered = is_proved && state.health.proved(now);
+        if state.any_silent {
+            self.look_at_silent(&mut state, None);
+        } else {
+            self.relieve(&mut state);
+        }
         self.grant(&mut state);
         self.drain_queue(&mut state);
         let purge = self

@@ -14,7 +14,8 @@ use super::moves::Place;
 use super::order::Order;
 use super::pool::{LeaseId, PoolConfig, Waiter};
 use super::queue::{LeaseQueue, Queue};
-use crate::protocol::{Asked, NEVER, Outcome, Sink, Tally, Tick};
+use super::stalls::Window;
+use crate::protocol::{Asked, NEVER, Outcome, Sink, Tally, Term, Tick};
 
 /// A connection with more than this to write or to read of one value takes no more requests.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -52,6 +53,14 @@ pub(super) struct State<W: Sink> {
     pub small_lately: u8,
     /// A large transfer found none but the first connection.
     pub wants_own: bool,
+    /// Whether a connection [`Entry::is_silent`].
+    pub any_silent: bool,
+    /// Whether [`super::stalls::confirm`] runs.
+    pub is_confirming: bool,
+    /// Requests wait behind a stalled one, and another connection could take them.
+    pub wants_relief: bool,
+    /// How many requests a connection may have in flight.
+    pub window: Window,
     /// Until then each key is asked for in a line of its own; `None`: keys share lines.
     pub unmerged_until: Option<Tick>,
     pub place: Place,
@@ -78,6 +87,12 @@ pub(super) struct Entry<W: Sink> {
     pub left_behind: usize,
     /// Whether [`super::tasks::end_if_stuck`] looks after it.
     pub is_watched: bool,
+    /// Since when it owes bytes, of which none came.
+    pub owes_since: Option<Tick>,
+    /// A request on it timed out, and it brings nothing: new requests go elsewhere.
+    pub is_silent: bool,
+    /// When it was made, if it was answered then.
+    pub proved: Tick,
     /// It leads to where the node is no more: it takes nothing, and ends when it is answered, or now.
     pub leaves_by: Option<Instant>,
 }
@@ -95,13 +110,18 @@ impl<W: Waiter> State<W> {
     }
 
     /// The connection for the next request. Small ones meet on the first that nothing is in the way of,
-    /// so that they share its lines; large ones go to another if there is one.
-    pub fn pick(&mut self, is_large: bool, deadline: Tick) -> Option<usize> {
+    /// so that they share its lines; large ones go to another if there is one. If all are stalled the request
+    /// waits for another connection, where there may be one more.
+    pub fn pick(&mut self, config: &PoolConfig, is_large: bool, term: Term) -> Option<usize> {
+        let Term { made, deadline } = term;
         self.small_lately = if is_large { self.small_lately.saturating_sub(1) } else { LATELY };
         if !self.queue.is_empty() {
             return None;
         }
-        let usable = || self.connections.iter().enumerate().filter(|(_, entry)| entry.takes_more());
+        let usable = || {
+            let takes_more = |(_, entry): &(usize, &Entry<W>)| entry.takes_more(self.window);
+            self.connections.iter().enumerate().filter(takes_more)
+        };
         let (at, _) = if is_large {
             // The first is kept for small ones, if there are any.
             let kept = usize::from(self.small_lately > 0);
@@ -111,12 +131,40 @@ impl<W: Waiter> State<W> {
                 .find(|(_, entry)| !entry.is_held_up(deadline))
                 .or_else(|| usable().min_by_key(|(_, entry)| entry.load()))
         }?;
-        Some(at)
+        let is_stalled = |at: usize| self.connections[at].is_stalled(made, &self.health);
+        if !is_stalled(at) {
+            return Some(at);
+        }
+        let other =
+            usable().filter(|(at, _)| !is_stalled(*at)).min_by_key(|(_, entry)| entry.load());
+        match other {
+            Some((other, _)) => Some(other),
+            None if self.awaits_another(config) => None,
+            None => Some(at),
+        }
+    }
+
+    /// Whether each key has a line of its own, so that no key harms another.
+    pub fn keeps_keys_apart(&self) -> bool {
+        self.unmerged_until.is_some() || self.window.is_limited()
+    }
+
+    /// How many connections are silent.
+    fn silent(&self) -> usize {
+        if !self.any_silent {
+            return 0;
+        }
+        self.connections.iter().filter(|entry| entry.is_silent).count()
+    }
+
+    /// Whether another connection is on its way, or could be, and nothing speaks against it.
+    pub fn awaits_another(&self, config: &PoolConfig) -> bool {
+        !self.health.is_failing() && (self.dialling || self.has_room(config.max_connections))
     }
 
     /// Whether the pool should grow, now that a request with this deadline was made ([`NEVER`]: none).
     pub fn wants_dial(&self, config: &PoolConfig, deadline: Tick) -> bool {
-        let connections = self.connections.len();
+        let connections = self.connections.len() - self.silent();
         !self.dialling
             && !self.closed
             && self.has_room(config.max_connections)
@@ -126,20 +174,23 @@ impl<W: Waiter> State<W> {
                 || !self.health.is_healthy()
                 || (connections == 0 && self.health.login_refusal().is_some())
                 || self.wants_own
+                || self.wants_relief
+                || (self.any_silent && connections == 0)
                 || self.are_all_held_up(deadline))
     }
 
-    /// For one more. Those that only wait for their last answers do not keep out the first of those that
-    /// take their place.
-    fn has_room(&self, max_connections: usize) -> bool {
+    /// For one more. Those that only wait for their last answers, or are silent, do not keep out the first of
+    /// those that take their place.
+    pub fn has_room(&self, max_connections: usize) -> bool {
         let connections = self.connections.len();
+        let is_of_no_use = |entry: &Entry<W>| entry.is_leaving() || entry.is_silent;
         connections < max_connections
-            || (connections == max_connections && self.connections.iter().all(Entry::is_leaving))
+            || (connections == max_connections && self.connections.iter().all(is_of_no_use))
     }
 
     /// Whether a new connection must show that it is answered before anybody gets it.
     pub fn wants_proof(&self) -> bool {
-        self.health.wants_proof() || self.is_behind()
+        self.health.wants_proof() || self.is_behind() || self.is_confirming
     }
 
     /// Those that are leased neither help nor ask for help.
@@ -151,6 +202,7 @@ impl<W: Waiter> State<W> {
     /// Closes all connections; who waits on them is handed out in order.
     pub fn take_connections(&mut self) -> Vec<(W, Asked)> {
         let mut orphans = Vec::new();
+        self.any_silent = false;
         for entry in std::mem::take(&mut self.connections) {
             self.count_out(&entry);
             orphans.extend(entry.connection.dismantle().into_iter().map(|o| (o.sink, o.asked)));
@@ -187,6 +239,31 @@ impl<W: Waiter> State<W> {
 }
 
 impl<W: Waiter> Entry<W> {
+    pub fn new(
+        id: u64,
+        connection: Connection<W>,
+        peer: Option<IpAddr>,
+        now: Tick,
+        is_proved: bool,
+    ) -> Self {
+        Self {
+            id,
+            connection,
+            peer,
+            opened: now,
+            last_used: now,
+            looked_at: now,
+            lease: None,
+            noreply: VecDeque::new(),
+            left_behind: 0,
+            is_watched: false,
+            owes_since: None,
+            is_silent: false,
+            proved: if is_proved { now } else { 0 },
+            leaves_by: None,
+        }
+    }
+
     pub fn is_free(&self) -> bool {
         self.lease.is_none() && !self.is_leaving() && !self.connection.is_broken()
     }
@@ -195,8 +272,21 @@ impl<W: Waiter> Entry<W> {
         self.leaves_by.is_some()
     }
 
-    pub fn takes_more(&self) -> bool {
-        self.is_free() && self.connection.backlog() < MAX_BACKLOG
+    pub fn takes_more(&self, window: Window) -> bool {
+        self.is_free()
+            && !self.is_silent
+            && self.connection.backlog() < MAX_BACKLOG
+            && window.takes(self.connection.in_flight())
+    }
+
+    /// Whether it brought nothing for too long at `now`, though it owes an answer.
+    pub fn is_stalled(&self, now: Tick, health: &Health) -> bool {
+        self.owes_since.is_some_and(|since| now.saturating_sub(since) >= health.stalled_after())
+    }
+
+    /// When the server was last known to serve it.
+    pub fn heard(&self) -> Tick {
+        self.connection.read_at().max(self.proved)
     }
 
     /// Whether a former holder left writes with `noreply` on it whose answers are not overdue.

@@ -28,7 +28,7 @@ pub(super) async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
 
 impl<W: Waiter> Shared<W> {
     /// `None`: the connection is not the pool's any more.
-    fn poll_connection(&self, id: u64, cx: &mut TaskContext<'_>) -> Poll<Option<Cause>> {
+    fn poll_connection(self: &Rc<Self>, id: u64, cx: &mut TaskContext<'_>) -> Poll<Option<Cause>> {
         let mut guard = self.state();
         let state = &mut *guard;
         let Some(at) = state.connections.iter().position(|entry| entry.id == id) else {
@@ -45,6 +45,7 @@ impl<W: Waiter> Shared<W> {
                 .unwrap_or(Poll::Ready(Cause::Panicked))
         };
         let is_first = answered + refused == 0;
+        let has_written = connection.bytes_written() > written;
         let (answered, refused) =
             (connection.answered() - answered, connection.refused() - refused);
         let late = connection.answered_late() - late;
@@ -53,20 +54,13 @@ impl<W: Waiter> Shared<W> {
         }
         let has_read = connection.bytes_read() > read;
         entry.looked_at = if has_read { connection.read_at() } else { self.context.now() };
-        if has_read {
-            state.health.heard(entry.looked_at);
-        }
-        if connection.bytes_written() > written {
-            state.health.asked(|| entry.looked_at);
-        }
+        entry.note_traffic(has_read, has_written, &mut state.health);
         if answered + refused > 0 {
             entry.last_used = entry.looked_at;
-        }
-        if answered + refused > 0 {
             state.health.answered(is_first);
         }
         if answered > 0 {
-            for key in connection.take_large_keys() {
+            for key in entry.connection.take_large_keys() {
                 state.large_keys.insert(&key);
             }
         }
@@ -75,6 +69,12 @@ impl<W: Waiter> Shared<W> {
         }
         state.metrics.operations_executed += answered - late;
         state.metrics.operations_executed_with_error += refused;
+        if state.window.is_limited() && state.window.widen(answered + refused) {
+            self.set_max_merged_keys(state);
+        }
+        if has_read && state.any_silent {
+            self.look_at_silent(state, Some(id));
+        }
         if polled.is_pending() {
             if !state.leases.is_empty() {
                 self.grant(state);
@@ -128,9 +128,7 @@ pub(super) async fn merge_again<W: Waiter>(pool: Weak<Shared<W>>) {
             let left = until.saturating_sub(context.now());
             if left == 0 {
                 state.unmerged_until = None;
-                for entry in &mut state.connections {
-                    entry.connection.set_max_merged_keys(pool.config.max_merged_keys);
-                }
+                pool.set_max_merged_keys(&mut state);
                 return;
             }
             Duration::from_nanos(left)

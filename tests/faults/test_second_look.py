@@ -214,7 +214,9 @@ def test_a_stopped_node_with_little_to_do_turns_unhealthy():
                     while not management.unhealthy_nodes():
                         pause = asyncio.create_task(asyncio.sleep(1.2))
                         (error,) = await outcomes(client.get(b"k"))
-                        assert isinstance(error, emcache.OperationTimeoutError), error
+                        # It may be known meanwhile that the node is down.
+                        if not management.unhealthy_nodes():
+                            assert isinstance(error, emcache.OperationTimeoutError), error
                         calls += 1
                         assert calls <= 6
                         if management.unhealthy_nodes():

@@ -1,4 +1,6 @@
 //! A pool against a scripted server on a real socket.
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use _emcache::pool::PoolConfig;
@@ -58,7 +60,8 @@ fn a_read_is_asked_again_and_a_sent_write_is_not() {
 fn a_deadline_ends_what_waits_and_what_was_sent() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        // With another, what waits behind the first would be asked there.
+        let bed = Bed::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
         let mut peer = listener.accept().await;
         let first = bed.get("first");
         assert_eq!(peer.line().await, "get first");
@@ -289,7 +292,21 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
                 tell.send(healthy).unwrap();
             }
         });
-        let silent = listener.accept().await;
+        // All that it accepts is silent, until it answers again.
+        let (answers, lines) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(Vec::new())));
+        let (is_well, heard) = (answers.clone(), lines.clone());
+        let server = tokio::task::spawn_local(async move {
+            let mut peers = Vec::new();
+            loop {
+                let mut peer = listener.accept().await;
+                if is_well.get() {
+                    let line = peer.line().await;
+                    heard.borrow_mut().push(line);
+                    peer.stream.write_all(b"END\r\n").await.unwrap();
+                }
+                peers.push(peer);
+            }
+        });
         let started = Instant::now();
         while bed.pool.metrics().requests_timed_out < 3 {
             let error = bed.get_within("a", limit).await.unwrap().unwrap_err();
@@ -303,16 +320,12 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
         let error = at_once.try_recv().unwrap().unwrap_err();
         assert!(error.contains("is down: the server stopped answering"), "{error}");
         // That a connection is accepted is no sign of life; an answer is.
-        let mut probe = listener.accept().await;
-        assert_eq!(probe.line().await, "get emcache:probe");
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(told.try_recv().is_err());
-        probe.stream.write_all(b"END\r\n").await.unwrap();
+        answers.set(true);
         assert_eq!(told.recv().await, Some(true));
-        let next = bed.get("c");
-        assert_eq!(probe.line().await, "get c");
-        probe.stream.write_all(b"END\r\n").await.unwrap();
-        next.await.unwrap().unwrap();
-        drop(silent);
+        assert!(lines.borrow()[0].starts_with("get emcache:probe"), "{lines:?}");
+        server.abort();
     });
 }
 
@@ -348,13 +361,14 @@ fn requests_behind_an_old_one_bring_a_second_connection() {
         let _old = bed.get_within("old", limit);
         assert_eq!(first.line().await, "get old");
         tokio::time::sleep(Duration::from_millis(150)).await;
-        let _held_up = bed.get_within("held-up", limit);
+        // It waits for another connection, and so do those that come after it.
+        let others = [bed.get_within("held-up", limit), bed.get_within("fast", limit)];
         let mut second = listener.accept().await;
-        bed.connections(2).await;
-        let fast = bed.get_within("fast", limit);
-        assert_eq!(second.line().await, "get fast");
+        assert_eq!(second.line().await, "get held-up fast");
         second.stream.write_all(b"END\r\n").await.unwrap();
-        fast.await.unwrap().unwrap();
+        for told in others {
+            told.await.unwrap().unwrap();
+        }
     });
 }
 

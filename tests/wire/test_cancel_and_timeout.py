@@ -569,7 +569,8 @@ async def stall(proxy):
     """Answers that come after their deadline, whatever the speed of the machine."""
     for _ in range(3):
         await asyncio.sleep(0.1)
-        proxy.longest = 0.3
+        # Well below what is taken for silence, after which another connection is made.
+        proxy.longest = 0.15
         await asyncio.sleep(0.1)
         proxy.longest = 0.006
 

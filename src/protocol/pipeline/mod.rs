@@ -431,6 +431,26 @@ impl<S: Sink> Pipeline<S> {
         self.slots.front().map_or(NEVER, |slot| slot.term.deadline)
     }
 
+    /// Whether somebody waits for an answer.
+    pub fn has_waiters(&self) -> bool {
+        self.slots.iter().any(|slot| slot.sink.as_ref().is_some_and(|sink| !sink.is_abandoned()))
+    }
+
+    /// The first slot that something else may hold up: behind a single key or command that is answered next, or
+    /// the first of several keys that are answered together.
+    fn first_held_up(&self) -> usize {
+        match (self.slots.front(), self.lines.front()) {
+            (Some(slot), Some(line)) if slot.keys > 0 && line.keys > 1 => 0,
+            _ => 1,
+        }
+    }
+
+    /// Whether somebody waits who may be held up by something else.
+    pub fn is_held_up(&self) -> bool {
+        let mut held_up = self.slots.iter().skip(self.first_held_up());
+        held_up.any(|slot| slot.sink.as_ref().is_some_and(|sink| !sink.is_abandoned()))
+    }
+
     /// Slots whose answers nobody waits for any more. Looks at each.
     pub fn abandoned(&self) -> usize {
         let gone = |slot: &&Slot<S>| slot.sink.as_ref().is_none_or(Sink::is_abandoned);
@@ -1198,6 +1218,48 @@ impl<S: Sink> Pipeline<S> {
         let in_out = |cut: (u64, u64)| unsent_range(cut.0, cut.1, written);
         let cuts: Vec<_> = cuts.into_iter().filter_map(in_out).collect();
         out.cut(&cuts);
+    }
+
+    /// Takes the sinks of the retrievals that something else may hold up, to be asked elsewhere. Their slots
+    /// stay, and what is answered in them is dropped. Those for a key that must stay are left. `written` as for
+    /// [`Self::feed`].
+    pub fn take_held_up(
+        &mut self,
+        written: u64,
+        must_stay: impl Fn(&[u8]) -> bool,
+    ) -> Vec<Orphan<S>> {
+        let first = self.first_held_up();
+        let mut orphans = Vec::new();
+        let mut lines = self.lines.iter();
+        let mut position = self.lines.front().map_or(0, |line| line.keys_start);
+        let (mut line_slots, mut line_verb) = (0, RetrievalVerb::Get);
+        for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.keys > 0) {
+            if line_slots == 0
+                && let Some(line) = lines.next()
+            {
+                (line_slots, line_verb) = (line.slots, line.verb);
+            }
+            line_slots -= 1;
+            let mut is_taken =
+                at >= first && slot.sink.as_ref().is_some_and(|sink| !sink.is_abandoned());
+            let mut keys = SmallVec::new();
+            for _ in 0..slot.keys {
+                let entry = self.keys.at(position);
+                position = entry.next;
+                is_taken = is_taken && !must_stay(entry.key);
+                if is_taken {
+                    keys.push(Bytes::copy_from_slice(entry.key));
+                }
+            }
+            let asked = slot.asked();
+            if let Some(sink) = slot.sink.take_if(|_| is_taken) {
+                let again = Some(OwnedRequest::Retrieval { verb: line_verb, keys });
+                let (deadline, retried) = (slot.term.deadline, slot.retried);
+                let (sent, missing) = (slot.start < written, None);
+                orphans.push(Orphan { sink, asked, deadline, retried, sent, again, missing });
+            }
+        }
+        orphans
     }
 
     /// Empties the pipeline of a connection that died. `unsent` are the encoded bytes that were not
