@@ -310,3 +310,24 @@ pub(super) async fn confirm<W: Waiter>(pool: Weak<Shared<W>>) {
     pool.state().is_confirming = false;
     pool.silent();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_window_widens_with_answers_until_there_is_none() {
+        let mut window = Window::default();
+        assert!(!window.is_limited() && window.takes(1_000_000));
+        window = Window::NARROW;
+        assert!(window.is_limited() && window.takes(0) && !window.takes(1));
+        assert!(!window.widen(Window::ANSWERS - 1) && !window.takes(1));
+        assert!(!window.widen(1) && window.takes(1) && !window.takes(2));
+        let mut answers = Window::ANSWERS;
+        while !window.widen(1) {
+            answers += 1;
+            assert!(answers <= Window::ANSWERS * (Window::WIDE as u64 + 1));
+        }
+        assert!(window.takes(1_000_000));
+    }
+}

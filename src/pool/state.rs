@@ -105,7 +105,9 @@ impl<W: Waiter> State<W> {
 
     /// Connections that nobody uses at this moment.
     pub fn idle(&self) -> usize {
-        let is_idle = |entry: &&Entry<W>| entry.is_free() && entry.connection.in_flight() == 0;
+        let is_idle = |entry: &&Entry<W>| {
+            entry.is_free() && !entry.is_silent && entry.connection.in_flight() == 0
+        };
         self.connections.iter().filter(is_idle).count()
     }
 

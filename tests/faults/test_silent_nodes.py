@@ -148,7 +148,7 @@ async def stays_healthy(server, delay):
             assert timed_out >= (3 if delay > TIMEOUT else 0)
             assert client.cluster_managment().unhealthy_nodes() == []
             assert recorder.events == []
-            # A call that timed out in silence is a reason to try another connection, once: from then on
+            # A call that timed out in silence is a reason to try another connection, once: then
             # the client knows how slow the answers are.
             assert proxy.accepted <= 2
 

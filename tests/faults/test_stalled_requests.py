@@ -18,7 +18,7 @@ HUNG = [b"hung:%d" % number for number in range(10)]
 
 
 class Proxy:
-    """Answers each connection in order, as proxies do; a key of the hung backend is never answered."""
+    """Answers each connection in order, as proxies do, and keys of the hung backend never."""
 
     def __init__(self, hung=(b"hung",)):
         self.hung = hung
@@ -141,7 +141,7 @@ async def test_reads_behind_it_are_asked_elsewhere():
 
 @within(30)
 async def test_new_requests_do_not_go_behind_it():
-    """Writes too, which could not be repeated: while another connection can be opened they wait for it."""
+    """Writes too, which could not be repeated: they wait while another can be opened."""
     proxy = Proxy()
     async with (
         scripted(proxy) as server,

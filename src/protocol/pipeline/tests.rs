@@ -517,6 +517,58 @@ fn what_is_missing_of_many_keys_is_known_wherever_an_error_line_comes() {
     }
 }
 
+fn taken(bed: &mut Bed, must_stay: &str) -> Vec<String> {
+    let taken = bed.pipeline.take_held_up(u64::MAX, |key| key == must_stay.as_bytes());
+    let keys = |orphan: Orphan<Logged>| match orphan.again {
+        Some(OwnedRequest::Retrieval { keys, .. }) => String::from_utf8(keys.join(&b' ')).unwrap(),
+        _ => unreachable!("only reads are taken"),
+    };
+    taken.into_iter().map(keys).collect()
+}
+
+#[test]
+fn reads_that_are_held_up_are_taken_and_their_answers_dropped() {
+    let mut bed = Bed::new(1);
+    bed.gets(&["first"]).gets(&["a"]).set("s", b"v").gets(&["b", "c"]).gets(&["pinned"]);
+    assert!(bed.pipeline.is_held_up());
+    assert_eq!(taken(&mut bed, "pinned"), ["a", "b c"]);
+    assert_eq!(taken(&mut bed, "pinned"), Vec::<String>::new());
+    let items = |keys: &[&str]| {
+        let items: Vec<_> = keys.iter().map(|key| format!("VALUE {key} 0 1\r\n1\r\n")).collect();
+        items.concat() + "END\r\n"
+    };
+    let answer = [
+        items(&["first"]),
+        items(&["a"]),
+        "STORED\r\n".to_owned(),
+        items(&["c"]),
+        items(&["pinned"]),
+    ];
+    let told = bed.answer(answer.concat().as_bytes(), &[]).unwrap();
+    let expected = [
+        r#"first ["0:first=1 0 None"] End"#,
+        "s [] Stored",
+        r#"pinned ["0:pinned=1 0 None"] End"#,
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn keys_that_share_the_first_line_hold_each_other_up() {
+    let mut bed = Bed::new(32);
+    bed.gets(&["a"]);
+    assert!(!bed.pipeline.is_held_up());
+    bed.gets(&["b"]).gets(&["c"]);
+    assert!(bed.pipeline.is_held_up());
+    assert_eq!(taken(&mut bed, ""), ["a", "b", "c"]);
+    assert!(!bed.pipeline.is_held_up() && !bed.pipeline.has_waiters());
+    // A command has no other in its line.
+    let mut bed = Bed::new(32);
+    bed.set("s", b"v").gets(&["a"]);
+    assert_eq!(taken(&mut bed, ""), ["a"]);
+    assert!(bed.pipeline.has_waiters());
+}
+
 #[test]
 fn an_error_line_behind_the_item_of_one_key_ends_the_trust() {
     let mut bed = Bed::new(1);
