@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
+.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ dev: $(VENV)/.tools  ## A build for iterating: thin LTO, half the wait
 memcached:
 	@tools/install-memcached
 
+nutcracker:
+	@tools/install-memcached nutcracker
+
 $(PEERS_VENV)/.installed: benches/python/peers.txt
 	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/python -m pip install -q --disable-pip-version-check -r benches/python/peers.txt
@@ -49,14 +52,14 @@ test-rust: $(VENV)/.tools  ## The core without Python
 	cargo test -q --no-default-features
 
 # Side by side: both mostly wait.
-test-python: build memcached  ## The package on real servers: both drivers, asyncio and uvloop
+test-python: build memcached nutcracker  ## The package on real servers: both drivers, asyncio and uvloop
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-loop test-thread
 
 WORKERS := -n 2 --dist worksteal
-test-loop: build memcached
+test-loop: build memcached nutcracker
 	$(BIN)/python -m pytest -q $(WORKERS)
 
-test-thread: build memcached
+test-thread: build memcached nutcracker
 	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q $(WORKERS) -m 'not driver_independent'
 
 test-churn: build memcached  ## Nodes come and go under load, for a minute

@@ -66,6 +66,10 @@ class OperationTimeoutError(EmcacheError, asyncio.TimeoutError):
 class ConnectionFailedError(EmcacheError, ConnectionError, asyncio.TimeoutError):
     """The connection was lost before the reply. A write may have happened all the same."""
 
+    _is_unanswered = False
+    """Whether it was closed instead of a reply to this one command, or is known to be: another
+    command may do."""
+
 
 class NodeUnavailableError(ConnectionFailedError):
     """The node is known to be down; nothing was sent."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from ._address import Address
@@ -19,6 +20,8 @@ Nodes = dict[int, Address]
 
 _AGAIN_AFTER = 0.05
 """Seconds from an error of a node to the next question."""
+_OTHER_KEYS = 8
+"""Keys that are asked for if the first is not answered soon."""
 _LOOK_EVERY = 0.25
 """Seconds between two looks at which nodes there are."""
 
@@ -62,12 +65,58 @@ async def _answers(
     }
 
 
-async def ping(core: CoreClient, nodes: Callable[[], Nodes]) -> dict[Address, float | Exception]:
+async def answered(core: CoreClient, node: int, limit: float) -> None:
+    """Wait until a node has answered for some key; ``limit`` is the client's timeout.
+
+    Behind a proxy the server of one key may hang, and hold up what is asked after it on the same
+    connection. So if the first key takes long, others are asked for on connections of their own.
+    """
+    try:
+        async with asyncio.timeout(limit / 4):
+            await core.probe(node, _some_key(), False)
+            return
+    except TimeoutError as error:
+        if isinstance(error, EmcacheError):
+            raise
+    others = [asyncio.create_task(_isolated(core, node)) for _ in range(_OTHER_KEYS)]
+    try:
+        await _first_of(others)
+    finally:
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _first_of(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Wait for the first that succeeds; raise the last error if none does."""
+    failure: EmcacheError | None = None
+    for task in asyncio.as_completed(tasks):
+        try:
+            await task
+        except EmcacheError as error:
+            failure = error
+        else:
+            return
+    if failure is not None:
+        raise failure
+
+
+async def _isolated(core: CoreClient, node: int) -> None:
+    await core.probe(node, _some_key(), True)
+
+
+def _some_key() -> bytes:
+    return b"emcache:probe:%08x" % random.getrandbits(32)
+
+
+async def ping(
+    core: CoreClient, nodes: Callable[[], Nodes], limit: float
+) -> dict[Address, float | Exception]:
     """Measure the round trip to each node."""
 
     async def measured(node: int) -> float:
         start = time.perf_counter()
-        await core.version(node)
+        await answered(core, node, limit)
         return time.perf_counter() - start
 
     return {**await _answers(nodes, measured)}
@@ -78,12 +127,13 @@ async def wait_ready(
     nodes: Callable[[], Nodes],
     timeout: float,  # noqa: ASYNC109 - it says why
     min_nodes: int | None,
+    limit: float,
 ) -> None:
     """Return when so many nodes have answered, all of them if ``min_nodes`` is None."""
     check_seconds("timeout", timeout)
     if min_nodes is not None:
         check_between("min_nodes", min_nodes, 1, len(nodes()))
-    waiting = _Waiting(core)
+    waiting = _Waiting(core, limit)
     try:
         async with asyncio.timeout(timeout):
             while not waiting.is_over(nodes(), min_nodes):
@@ -95,8 +145,9 @@ async def wait_ready(
 
 
 class _Waiting:
-    def __init__(self, core: CoreClient) -> None:
+    def __init__(self, core: CoreClient, limit: float) -> None:
         self._core = core
+        self._limit = limit
         self._ready: set[int] = set()
         self._causes: dict[int, EmcacheError] = {}
         self._probes: dict[int, asyncio.Task[None]] = {}
@@ -126,7 +177,7 @@ class _Waiting:
     async def _probe(self, node: int) -> None:
         while True:
             try:
-                await self._core.version(node)
+                await answered(self._core, node, self._limit)
             except ClientClosedError:
                 raise
             except EmcacheError as error:

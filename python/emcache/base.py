@@ -246,6 +246,9 @@ class Client(metaclass=ABCMeta):
     async def gat(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
         """Get one item and set its ``exptime`` anew; else as :meth:`get`.
 
+        Where the node does not answer ``gat``, as some proxies, it is done by ``get`` and
+        ``touch``: two steps, each with its own ``timeout``, and not atomic.
+
         Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
         """
 
@@ -582,9 +585,10 @@ class Client(metaclass=ABCMeta):
 
         Returns:
             By node the seconds until its answer came, or the exception that says why none did. A
-            node that is being connected is waited for, at most for ``timeout``.
+            node that is being connected is waited for, at most for ``timeout``. A proxy answers if
+            any of its servers does: other keys are asked for if the first takes a quarter of it.
 
-        Wire: ``version`` Source: "Other commands".
+        Wire: ``get emcache:probe:<number>`` Source: "Retrieval command".
         """
         raise NotImplementedError
 
@@ -605,7 +609,7 @@ class Client(metaclass=ABCMeta):
             OperationTimeoutError: they did not all answer in time; a ``TimeoutError``, which says
                 for each of the others why.
 
-        Wire: ``version`` Source: "Other commands".
+        Wire: as :meth:`ping`.
         """
         raise NotImplementedError
 
@@ -623,11 +627,12 @@ class Client(metaclass=ABCMeta):
             memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
             delay: in seconds, from now; above 2,592,000 the server reads it as Unix time. 0 to
                 2**32 - 1.
-            noreply: see :class:`Client`.
+            noreply: see :class:`Client`; the first time the reply is waited for all the same.
 
         Raises:
             ValueError: not a node of this client.
             CommandError: refused.
+            ConnectionFailedError: not answered; a proxy closes the connection.
             ExceptionGroup: of all nodes, some failed; with an exception for each, whose ``node`` is
                 its name. The others did it.
 

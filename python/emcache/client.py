@@ -30,7 +30,7 @@ from ._arguments import (
     tls_arguments,
 )
 from ._emcache import CoreClient, Security
-from ._errors import ClientClosedError
+from ._errors import ClientClosedError, ConnectionFailedError
 from ._owner import CoreOwner
 from ._snapshots import Snapshots
 from .base import Client, ClusterEvents, ClusterManagment, Item, Value
@@ -220,10 +220,30 @@ class _Client(CoreOwner, Client):
         return await self._core.gets_many(keys, return_flags)
 
     async def gat(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
-        return await self._core.gat(exptime, key, return_flags)
+        try:
+            return await self._core.gat(exptime, key, return_flags)
+        except ConnectionFailedError as error:
+            return await self._instead_of("gat", error, exptime, key, return_flags)
 
     async def gats(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
-        return await self._core.gats(exptime, key, return_flags)
+        try:
+            return await self._core.gats(exptime, key, return_flags)
+        except ConnectionFailedError as error:
+            return await self._instead_of("gats", error, exptime, key, return_flags)
+
+    async def _instead_of(
+        self,
+        verb: Literal["gat", "gats"],
+        error: ConnectionFailedError,
+        exptime: Exptime,
+        key: bytes,
+        return_flags: bool,
+    ) -> Item | None:
+        from ._substitutes import get_and_touch, instead
+
+        return await instead(
+            error, lambda: get_and_touch(self._core, verb, exptime, key, return_flags)
+        )
 
     async def gat_many(  # type: ignore[override] # as above
         self,
@@ -235,7 +255,7 @@ class _Client(CoreOwner, Client):
     ) -> dict[bytes, Item]:
         if on_error != "raise":
             return await self._partial("gat", exptime, keys, return_flags, on_error)
-        return await self._core.gat_many(exptime, keys, return_flags)
+        return await self._touching("gat", exptime, keys, return_flags)
 
     async def gats_many(  # type: ignore[override] # as above
         self,
@@ -247,7 +267,26 @@ class _Client(CoreOwner, Client):
     ) -> dict[bytes, Item]:
         if on_error != "raise":
             return await self._partial("gats", exptime, keys, return_flags, on_error)
-        return await self._core.gats_many(exptime, keys, return_flags)
+        return await self._touching("gats", exptime, keys, return_flags)
+
+    async def _touching(
+        self,
+        verb: Literal["gat", "gats"],
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool,
+    ) -> dict[bytes, Item]:
+        # They may be needed twice.
+        keys = list(keys) if hasattr(keys, "__next__") else keys
+        ask = self._core.gat_many if verb == "gat" else self._core.gats_many
+        try:
+            return await ask(exptime, keys, return_flags)
+        except ConnectionFailedError as error:
+            from ._substitutes import get_and_touch_many, instead
+
+            return await instead(
+                error, lambda: get_and_touch_many(self._core, verb, exptime, keys, return_flags)
+            )
 
     async def _partial(
         self,
@@ -261,7 +300,12 @@ class _Client(CoreOwner, Client):
             raise ValueError("on_error must be 'raise' or 'partial'")
         from ._many import PartialResult
 
-        return PartialResult(*await self._core.fetch_partial(verb, exptime, keys, return_flags))
+        told = await self._core.fetch_partial(verb, exptime, keys, return_flags)
+        if verb in ("gat", "gats") and told[1]:
+            from ._substitutes import get_and_touch_partial
+
+            told = await get_and_touch_partial(self._core, verb, exptime, *told, return_flags)
+        return PartialResult(*told)
 
     async def set(
         self,
@@ -397,7 +441,7 @@ class _Client(CoreOwner, Client):
     async def ping(self) -> dict[Address, float | Exception]:
         from ._nodes import ping
 
-        return await ping(self._core, self._nodes)
+        return await ping(self._core, self._nodes, self._grace)
 
     async def wait_ready(
         self,
@@ -407,7 +451,7 @@ class _Client(CoreOwner, Client):
     ) -> None:
         from ._nodes import wait_ready
 
-        await wait_ready(self._core, self._nodes, timeout, min_nodes)
+        await wait_ready(self._core, self._nodes, timeout, min_nodes, self._grace)
 
     async def flush_all(
         self,

@@ -390,7 +390,7 @@ impl CoreClient {
     }
 
     /// Adds (`verb` is `incr`) or subtracts (`decr`); what is missing is created as `initial`. Gives the number, or below
-    /// 0 why nothing was done: see [`super::waiter::NoMeta`].
+    /// 0 where the node does not know the command.
     fn count_from(
         &self,
         py: Python<'_>,
@@ -410,9 +410,12 @@ impl CoreClient {
         self.session(py)?.counter(py, key, command)
     }
 
-    /// Whether `count_from` may be sent to a node, until it is connected anew.
-    fn set_meta(&self, py: Python<'_>, node: usize, is_known: bool) -> PyResult<()> {
-        self.session(py)?.set_meta(py, node, is_known)
+    /// Done when the node has answered a `get` of this key, by whatever; on a connection of its own if it is
+    /// `isolated`.
+    fn probe(&self, py: Python<'_>, node: usize, key: &Object<'_>, isolated: bool) -> Awaitable {
+        let key = convert::key(key)?;
+        let target = if isolated { Target::Isolated(node) } else { Target::Node(node) };
+        self.session(py)?.probe(py, target, key)
     }
 
     fn flush_all(

@@ -117,6 +117,11 @@ pub fn failed(py: Python<'_>, error: &pool::Error, verb: Option<Verb>) -> PyErr 
         Kind::Closed => ClientClosedError::new_err(text),
         _ => ConnectionFailedError::new_err(text),
     };
+    if matches!(error.kind(), Kind::Unanswered { .. })
+        && let Err(error) = exception.value(py).setattr(intern!(py, "_is_unanswered"), true)
+    {
+        return error;
+    }
     attributed(py, exception, Some(&error.node().to_string()), verb)
 }
 

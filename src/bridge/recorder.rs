@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use pyo3::Python;
 use smallvec::SmallVec;
 
 use super::completion::Outcome;
 use super::thread_driver::Outbox;
-use super::waiter::{NoMeta, PyWaiter, no_meta};
+use super::waiter::PyWaiter;
 use crate::cluster::{ClusterError, NodeChange};
 use crate::pool::{Error, Waiter, keep_in};
 use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine};
@@ -87,7 +86,6 @@ pub enum End {
     Reply(OwnedReply),
     Failed(Error),
     NoNodes(ClusterError),
-    NoMeta(NoMeta),
     /// The client was closed before it got to the core.
     Closed,
     Dropped,
@@ -316,7 +314,6 @@ pub fn play_back(events: Events, end: End, mut waiter: PyWaiter) {
             let verb = waiter.verb();
             waiter.fail_with(Outcome::NoNodes { error, verb });
         }
-        End::NoMeta(why) => Python::attach(|py| waiter.fail_with(Outcome::Value(no_meta(py, why)))),
         End::Closed => waiter.fail_with(Outcome::Closed),
         End::Dropped => waiter.fail_with(Outcome::Internal),
     }

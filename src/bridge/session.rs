@@ -17,7 +17,7 @@ use super::driver::{Driver, Engine};
 use super::errors;
 use super::future::{OpFuture, Wake};
 use super::thread_driver::{Route, ThreadEngine};
-use super::waiter::{Caller, Gather, Line, NoMeta, NoReplies, PyWaiter, RawItems, no_meta};
+use super::waiter::{Caller, Gather, Line, NoReplies, PyWaiter, RawItems};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeMetrics};
 use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter};
 use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick, Verb};
@@ -66,7 +66,6 @@ pub trait Nodes {
     fn add_node(&self, address: Address, ip: Option<String>) -> usize;
     fn is_connected(&self, node: usize) -> bool;
     fn set_ip(&self, node: usize, ip: Option<String>);
-    fn set_meta(&self, node: usize, is_known: bool);
     fn change(&self, joining: &[usize], leaving: &[usize]);
 }
 
@@ -111,10 +110,6 @@ impl<W: Waiter> Nodes for Cluster<W> {
         self.pool(node).set_ip(ip.as_deref());
     }
 
-    fn set_meta(&self, node: usize, is_known: bool) {
-        self.pool(node).set_meta(is_known);
-    }
-
     fn change(&self, joining: &[usize], leaving: &[usize]) {
         self.change(joining, leaving);
     }
@@ -125,6 +120,8 @@ impl<W: Waiter> Nodes for Cluster<W> {
 pub enum Target<'a> {
     Key(Key<'a>),
     Node(usize),
+    /// A node, on a connection of its own.
+    Isolated(usize),
     Lease(LeaseId),
 }
 
@@ -352,26 +349,23 @@ impl Session {
         self.driver.settle(py)
     }
 
-    /// A [`Command::Counter`]: its number, or one of [`NoMeta`].
+    /// A [`Command::Counter`]: its number, or one below 0 where the node does not know the command.
     pub fn counter(&self, py: Python<'_>, key: Key<'_>, command: Command<'_>) -> Awaitable {
         let target = self.route(py, Target::Key(key), command.verb())?;
         let future = self.driver.create_future(py)?;
-        if let (Core::Here { cluster, .. }, Target::Node(node)) = (self.core()?, target)
-            && let Some(why) = NoMeta::of(cluster.pool(node).meta())
-        {
-            OpFuture::resolve(future.bind(py), Ok(no_meta(py, why)), Wake::Soon)?;
-            return Ok(future);
-        }
         let waiter = PyWaiter::Counter { future: future.clone_ref(py) };
         let request = Request::Command(command);
         self.send(py, target, Submission::Borrowed(&request), waiter)?;
         Ok(future)
     }
 
-    /// See [`crate::pool::Pool::set_meta`].
-    pub fn set_meta(&self, py: Python<'_>, node: usize, is_known: bool) -> PyResult<()> {
-        self.tell(move |nodes| nodes.set_meta(node, is_known));
-        self.driver.settle(py)
+    /// Done when a node has answered a `get` of this key, be it by an error of a server behind a proxy.
+    pub fn probe(&self, py: Python<'_>, target: Target<'_>, key: Key<'_>) -> Awaitable {
+        let future = self.driver.create_future(py)?;
+        let waiter = PyWaiter::Probe { future: future.clone_ref(py) };
+        let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
+        self.send(py, target, Submission::Borrowed(&request), waiter)?;
+        Ok(future)
     }
 
     pub fn command(
@@ -576,6 +570,9 @@ impl Session {
                     Target::Node(node) => {
                         cluster.pool(node).submit_any(submission, waiter, deadline);
                     }
+                    Target::Isolated(node) => {
+                        cluster.pool(node).submit_isolated(submission, waiter, deadline);
+                    }
                     Target::Lease(lease) => {
                         cluster.pool(0).submit_leased(
                             lease,
@@ -591,6 +588,7 @@ impl Session {
                 let route = match target {
                     Target::Key(_) => Route::Key,
                     Target::Node(node) => Route::Node(node),
+                    Target::Isolated(node) => Route::Isolated(node),
                     Target::Lease(lease) => Route::Lease(lease),
                 };
                 let deadline = self.deadline_instant();

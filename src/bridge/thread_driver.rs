@@ -25,10 +25,10 @@ use super::errors;
 use super::exit;
 use super::once::intern;
 use super::recorder::{End, Message, Record, Recorder, Ticket, play_back};
-use super::waiter::{NoMeta, PyWaiter};
+use super::waiter::PyWaiter;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
 use crate::pool::{Address, LeaseId, Submission};
-use crate::protocol::{Key, OwnedRequest, Sink, Tick, Verb};
+use crate::protocol::{Key, OwnedRequest, Sink, Tick};
 
 pub struct ThreadEngine {
     background: RefCell<Option<Arc<Background>>>,
@@ -185,6 +185,8 @@ pub enum Route {
         is_partial: bool,
     },
     Node(usize),
+    /// On a connection of its own.
+    Isolated(usize),
     Lease(LeaseId),
 }
 
@@ -407,12 +409,6 @@ fn send(
     match (route, request) {
         (Route::Key, request) => {
             let pool = cluster.pool(cluster.index_for(Key::trusted(request.key()))?);
-            if request.verb() == Verb::MetaArithmetic
-                && let Some(why) = NoMeta::of(pool.meta())
-            {
-                record.end(End::NoMeta(why));
-                return Ok(());
-            }
             pool.submit_owned(request, record.line(None), deadline);
         }
         (Route::Keys { is_partial }, OwnedRequest::Retrieval { verb, keys }) => {
@@ -437,6 +433,10 @@ fn send(
         }
         (Route::Node(node), request) => {
             cluster.pool(node).submit_owned(request, record.line(None), deadline);
+        }
+        (Route::Isolated(node), request) => {
+            let request = Submission::Owned(request);
+            cluster.pool(node).submit_isolated(request, record.line(None), deadline);
         }
         (Route::Lease(lease), request) => {
             cluster.pool(0).submit_leased(lease, request, record.line(None), deadline);

@@ -41,6 +41,10 @@ pub enum PyWaiter {
     Counter {
         future: Py<OpFuture>,
     },
+    /// A `get` of which only the answer counts, not what it is.
+    Probe {
+        future: Py<OpFuture>,
+    },
     /// Any other command.
     Command {
         future: Py<OpFuture>,
@@ -273,6 +277,7 @@ impl Sink for PyWaiter {
             Self::RawReply { text, .. } => text.clear(),
             Self::Command { .. }
             | Self::Counter { .. }
+            | Self::Probe { .. }
             | Self::Part { .. }
             | Self::NoReply { .. }
             | Self::Lease { .. } => {}
@@ -304,6 +309,7 @@ impl Sink for PyWaiter {
                 let outcome = outcome_of(py, Verb::MetaArithmetic, reply, from);
                 completion::complete(future, outcome);
             }
+            Self::Probe { future } => completion::complete(future, probed(py, reply, from)),
             Self::Command { future, verb } => {
                 completion::complete(future, outcome_of(py, verb, reply, from));
             }
@@ -414,6 +420,7 @@ impl PyWaiter {
         match self {
             Self::One { future, .. }
             | Self::Counter { future }
+            | Self::Probe { future }
             | Self::Command { future, .. }
             | Self::Stats { future, .. }
             | Self::Lease { future, .. }
@@ -462,6 +469,7 @@ impl PyWaiter {
             Self::Line { gather, .. } => Some(gather.verb),
             Self::Part { batch, .. } => Some(batch.action.verb()),
             Self::Counter { .. } => Some(Verb::MetaArithmetic),
+            Self::Probe { .. } => Some(Verb::Get),
             Self::Stats { .. } => Some(Verb::Stats),
             Self::Lease { .. } => None,
         }
@@ -471,6 +479,7 @@ impl PyWaiter {
         match self {
             Self::One { future, .. }
             | Self::Counter { future }
+            | Self::Probe { future }
             | Self::Command { future, .. }
             | Self::Stats { future, .. }
             | Self::Lease { future, .. }
@@ -487,30 +496,11 @@ impl PyWaiter {
     }
 }
 
-/// Why a counter was not sent, or not taken; Python is told a number below 0.
-#[derive(Clone, Copy)]
-pub enum NoMeta {
-    /// What the node's server speaks is not known since the last connect.
-    Unknown = -1,
-    /// It is known not to.
-    Known = -2,
-    /// It does not know the command.
-    Refused = -3,
-}
+/// Instead of a number: the server does not know the command of a counter that is created if it is missing.
+const NO_META: i32 = -1;
 
-impl NoMeta {
-    /// `None`: it is to be sent.
-    pub fn of(meta: Option<bool>) -> Option<Self> {
-        match meta {
-            None => Some(Self::Unknown),
-            Some(false) => Some(Self::Known),
-            Some(true) => None,
-        }
-    }
-}
-
-pub fn no_meta(py: Python<'_>, why: NoMeta) -> Py<PyAny> {
-    match (why as i32).into_pyobject(py) {
+fn no_meta(py: Python<'_>) -> Py<PyAny> {
+    match NO_META.into_pyobject(py) {
         Ok(number) => number.into_any().unbind(),
         Err(never) => match never {},
     }
@@ -537,6 +527,16 @@ fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
     }
 }
 
+/// Any answer is one: a proxy that cannot reach the server of a key has others. But whoever is not let in is told.
+fn probed(py: Python<'_>, reply: &Reply<'_>, from: &str) -> Outcome {
+    match reply {
+        Reply::Error(ErrorLine { line, .. }) if line.ends_with(b"unauthenticated") => {
+            outcome_of(py, Verb::Get, reply, from)
+        }
+        _ => Outcome::Value(py.None()),
+    }
+}
+
 fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>, from: &str) -> Outcome {
     let refused = |kind, line| Outcome::Refused { verb, kind, line, node: from.to_owned() };
     match *reply {
@@ -554,7 +554,7 @@ fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>, from: &str) -> Outc
         Reply::Error(ErrorLine { kind: ErrorKind::Unknown, .. })
             if verb == Verb::MetaArithmetic =>
         {
-            Outcome::Value(no_meta(py, NoMeta::Refused))
+            Outcome::Value(no_meta(py))
         }
         Reply::Error(ErrorLine { kind, line }) => refused(kind, line.escape_ascii().to_string()),
         // `stats reset` and `stats detail on`: 1.3 raises although the server did what it was asked.

@@ -17,7 +17,7 @@ use super::read_buffer::ReadBuffer;
 use super::transport::Io;
 use crate::protocol::{
     Asked, ErrorKind, Expired, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tally,
-    Term, Tick,
+    Term, Tick, Verb,
 };
 
 /// Room for one read, at least; a longer frame in progress makes its own room, up to this much at a time.
@@ -194,6 +194,16 @@ impl<S: Sink> Connection<S> {
     /// See [`Pipeline::abandoned`].
     pub fn abandoned(&self) -> usize {
         self.pipeline.abandoned()
+    }
+
+    /// See [`Pipeline::take_unknown`].
+    pub fn take_unknown(&mut self) -> Option<Verb> {
+        self.pipeline.take_unknown()
+    }
+
+    /// See [`Pipeline::unanswered`].
+    pub fn unanswered(&self) -> impl Iterator<Item = Verb> {
+        self.pipeline.unanswered(self.written)
     }
 
     /// See [`Pipeline::front_deadline`].

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::capabilities::Family;
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, ticks};
@@ -24,15 +25,17 @@ struct Unanswered<W> {
     failed: Vec<(W, Asked)>,
     /// Those whom the error line that ended the connection answers.
     refused: Vec<W>,
+    /// What must not be asked again on a connection that others use.
+    isolated: Vec<(Family, Queued<W>)>,
 }
 
 impl<W: Waiter> State<W> {
     /// Queues what can be asked again of a connection that ended, before all that waits.
     fn ask_again(&mut self, entry: Entry<W>, cause: &Cause, is_fresh: bool) -> Unanswered<W> {
-        let (mut failed, mut refused) = (Vec::new(), Vec::new());
+        let (mut failed, mut refused, mut isolated) = (Vec::new(), Vec::new(), Vec::new());
         if matches!(cause, Cause::Panicked) {
             failed.extend(entry.connection.into_sinks());
-            return Unanswered { failed, refused };
+            return Unanswered { failed, refused, isolated };
         }
         // What a holder of a lease sends goes to that connection or nowhere.
         let is_garbage = matches!(cause, Cause::Protocol(_));
@@ -48,13 +51,13 @@ impl<W: Waiter> State<W> {
                     let mut waiter = orphan.sink;
                     waiter.restart();
                     self.metrics.requests_retried += u64::from(is_read && orphan.sent);
-                    self.queue.push_front(Queued { request, waiter, term, retried });
+                    isolated.extend(self.put_back(Queued { request, waiter, term, retried }));
                 }
                 (Some(request), Some(missing)) if may_repeat => {
                     self.metrics.requests_retried += 1;
                     let queued = Queued { request, waiter: orphan.sink, term, retried };
                     for alone in queued.split(&missing).into_iter().rev() {
-                        self.queue.push_front(alone);
+                        isolated.extend(self.put_back(alone));
                     }
                 }
                 (_, Some(_)) => {
@@ -65,7 +68,8 @@ impl<W: Waiter> State<W> {
             }
         }
         failed.reverse();
-        Unanswered { failed, refused }
+        isolated.reverse();
+        Unanswered { failed, refused, isolated }
     }
 }
 
@@ -138,6 +142,9 @@ impl<W: Waiter> Shared<W> {
         let entry = state.connections.remove(at);
         state.count_out(&entry);
         state.any_silent &= state.connections.iter().any(|entry| entry.is_silent);
+        if state.connections.is_empty() && !cause.is_ours() {
+            state.capabilities.server_lost();
+        }
         state.unreplaced += u64::from(!matches!(cause, Cause::ClosedByHolder | Cause::Moved));
         let is_mute = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
         let told = if is_mute { cause.of_mute() } else { cause.clone() };
@@ -148,14 +155,15 @@ impl<W: Waiter> Shared<W> {
         // One that was there already when another ended is not the fresh one that a read is promised, and
         // no sign of the node's health: idle connections end together.
         let is_fresh = entry.opened >= std::mem::replace(&mut state.last_loss, now);
-        if is_fresh && entry.is_a_failure(cause, now) {
+        let is_provoked = state.is_provoked(&entry, cause, now);
+        if is_fresh && !is_provoked && entry.is_a_failure(cause, now) {
             state.health.died();
         }
         if let Some(lease) = entry.lease {
             state.lost_leases.push((lease, told.clone()));
         }
         let line_error = entry.connection.line_error().cloned();
-        let Unanswered { failed, refused } = state.ask_again(entry, cause, is_fresh);
+        let Unanswered { failed, refused, isolated } = state.ask_again(entry, cause, is_fresh);
         if line_error.is_some() {
             self.keep_keys_apart(state);
         }
@@ -179,6 +187,7 @@ impl<W: Waiter> Shared<W> {
             let kind = if is_garbage { ErrorKind::Protocol } else { lost };
             waiter.fail(&self.error(kind, Some(told.clone())));
         }
+        self.isolate_all(isolated);
         self.give_up_if_hopeless(&told);
         self.dial_if_wanted();
     }
@@ -213,6 +222,7 @@ impl<W: Waiter> Shared<W> {
         let leased: Vec<_> = state.connections.iter().filter_map(|entry| entry.lease).collect();
         state.lost_leases.extend(leased.into_iter().map(|lease| (lease, cause.clone())));
         state.unreplaced += state.connections.len() as u64;
+        state.capabilities.server_lost();
         let orphans = state.take_connections();
         for (_, asked) in &orphans {
             state.tally.failed(*asked, Outcome::Connection, now);
@@ -301,6 +311,7 @@ impl<W: Waiter> Member for Shared<W> {
             }
             expired.push((waiter, asked));
         }));
+        next = next.min(state.isolation.expire(now, |waiter, asked| expired.push((waiter, asked))));
         let mut unleased = Vec::new();
         next = next.min(state.leases.expire(now, |waiter| unleased.push(waiter)));
         // Whoever went away is no error, and is told only so that nothing is kept for it.

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Timeout { verb: Verb, limit: Duration },
     /// The connection was lost after the request was sent; the server may have done it.
     Lost { verb: Verb },
+    /// The connection of this one request was closed instead of an answer, or the node is known to do that.
+    Unanswered { verb: Verb },
     /// The server sent what is no answer.
     Protocol,
     /// The node is known to be down.
@@ -50,7 +52,9 @@ impl ErrorKind {
     pub fn outcome(self) -> Outcome {
         match self {
             Self::Timeout { .. } | Self::NoLease { .. } => Outcome::Timeout,
-            Self::Lost { .. } | Self::LeaseLost | Self::Left { .. } => Outcome::Connection,
+            Self::Lost { .. } | Self::Unanswered { .. } | Self::LeaseLost | Self::Left { .. } => {
+                Outcome::Connection
+            }
             Self::Protocol => Outcome::Protocol,
             Self::Unavailable | Self::Gone => Outcome::Unavailable,
             Self::LoginRefused => Outcome::Login,
@@ -207,6 +211,13 @@ impl fmt::Display for Error {
             }
             ErrorKind::Lost { verb } => {
                 write!(f, "connection to {node} lost before the reply ({})", verb.name())?;
+            }
+            ErrorKind::Unanswered { verb } => {
+                let name = verb.name();
+                write!(
+                    f,
+                    "{node} did not answer {name}; a proxy that does not know it closes the connection"
+                )?;
             }
             ErrorKind::Protocol => write!(f, "no valid reply from {node}, connection closed")?,
             ErrorKind::Unavailable => write!(f, "{node} is down")?,

@@ -154,6 +154,11 @@ impl Health {
         self.last_failure.as_ref().filter(|cause| matches!(cause, Cause::LoginRefused(_)))
     }
 
+    /// Whether any bytes came, ever.
+    pub fn was_heard(&self) -> bool {
+        self.heard > 0
+    }
+
     /// Bytes were written.
     pub fn asked(&mut self, now: impl FnOnce() -> Tick) {
         self.asked.get_or_insert_with(now);

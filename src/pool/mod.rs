@@ -4,12 +4,14 @@
 mod address;
 mod backoff;
 mod binary_stream;
+mod capabilities;
 mod connection;
 mod context;
 mod dial;
 mod endings;
 mod error;
 mod health;
+mod isolated;
 mod large;
 mod leases;
 mod line_len;

@@ -53,6 +53,9 @@ impl<W: Waiter> State<W> {
         if before == Some(ip) {
             return false;
         }
+        if before.is_some() {
+            self.capabilities.reset();
+        }
         if let Some(before) = before {
             let peers = self.connections.iter().filter_map(|entry| entry.peer);
             for place in peers.chain([before]) {

@@ -65,6 +65,9 @@ enum Pinned {
     ToSeveral,
 }
 
+/// By connection, how many of its `noreply` writes must be answered.
+pub(super) struct WritesBefore(Vec<(u64, u64)>);
+
 /// Where a request goes.
 pub(super) enum Route {
     /// To any connection that takes it.
@@ -158,12 +161,32 @@ impl<W: Waiter> State<W> {
         self.order.add(entry.id, hash);
     }
 
+    /// The unanswered writes that a request must come after, if there are any.
+    pub fn writes_before(&self, request: &impl Scoped) -> WritesBefore {
+        let mut unanswered = Vec::new();
+        if !matches!(self.order.pinned(request), Pinned::Nowhere) {
+            let target = |entry: &Entry<W>| entry.noreply_answered + entry.noreply.len() as u64;
+            unanswered.extend(self.connections.iter().map(|entry| (entry.id, target(entry))));
+        }
+        WritesBefore(unanswered)
+    }
+
+    /// Whether all of them are answered, or lost with their connections. Later writes do not count.
+    pub fn are_answered(&self, writes: &WritesBefore) -> bool {
+        let is_unanswered = |(id, target): &(u64, u64)| {
+            let connection = self.connections.iter().find(|entry| entry.id == *id);
+            connection.is_some_and(|entry| entry.noreply_answered < *target)
+        };
+        !writes.0.iter().any(is_unanswered)
+    }
+
     /// The connection at `at` was read: some of its `noreply` writes may be answered.
     pub fn unpin_answered(&mut self, at: usize) {
         let entry = &mut self.connections[at];
         let answered = entry.noreply.len().saturating_sub(entry.connection.noreply_unanswered());
         if answered > 0 {
             entry.noreply.drain(..answered).for_each(|hash| self.order.remove(hash));
+            entry.noreply_answered += answered as u64;
             entry.left_behind = entry.left_behind.saturating_sub(answered);
             self.queue.unblock();
         }

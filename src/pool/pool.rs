@@ -12,11 +12,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::address::Address;
+use super::capabilities::{Capabilities, Family};
 use super::connection::Connection;
 use super::context::{Context, Member};
 use super::dial::{Dialled, dial};
 use super::error::{Cause, Error, ErrorKind};
 use super::health::{Change, Health, STALLED_AFTER, ticks};
+use super::isolated::Isolation;
 use super::large::LargeKeys;
 use super::line_len::LineLen;
 use super::login::Mechanism;
@@ -95,8 +97,6 @@ pub(super) struct Shared<W: Waiter> {
     pub relocated: Rc<Notify>,
     /// How far the dial has come that is under way.
     pub phase: Rc<Cell<Phase>>,
-    /// See [`Pool::meta`].
-    pub meta: Cell<Option<bool>>,
     pub line_len: LineLen,
     pub state: RefCell<State<W>>,
 }
@@ -124,6 +124,8 @@ impl<W: Waiter> Pool<W> {
     }
 
     fn unconnected(context: &Rc<Context>, address: Arc<Address>, config: PoolConfig) -> Self {
+        let login = config.security.login.as_ref();
+        let is_binary = login.is_some_and(|login| login.mechanism == Mechanism::Sasl);
         Self(Rc::new(Shared {
             context: context.clone(),
             name: address.to_string().into(),
@@ -134,7 +136,6 @@ impl<W: Waiter> Pool<W> {
             on_change: RefCell::new(None),
             relocated: Rc::default(),
             phase: Rc::default(),
-            meta: Cell::new(None),
             line_len: LineLen::new(),
             state: RefCell::new(State {
                 connections: Vec::new(),
@@ -142,6 +143,8 @@ impl<W: Waiter> Pool<W> {
                 queue: Queue::new(),
                 order: Order::default(),
                 leases: LeaseQueue::new(),
+                isolation: Isolation::new(),
+                capabilities: Capabilities::new(is_binary),
                 lost_leases: Vec::new(),
                 last_loss: 0,
                 dialling: false,
@@ -182,17 +185,6 @@ impl<W: Waiter> Pool<W> {
     /// What went wrong last.
     pub fn last_failure(&self) -> Option<Cause> {
         self.0.state.borrow().health.last_failure().cloned()
-    }
-
-    /// Whether the server knows meta arithmetic; `None`: that is not known since the last connect.
-    pub fn meta(&self) -> Option<bool> {
-        let login = self.0.config.security.login.as_ref();
-        let is_translated = login.is_some_and(|login| login.mechanism == Mechanism::Sasl);
-        is_translated.then_some(true).or(self.0.meta.get())
-    }
-
-    pub fn set_meta(&self, is_known: bool) {
-        self.0.meta.set(Some(is_known));
     }
 
     pub fn is_connected(&self) -> bool {
@@ -268,6 +260,15 @@ impl<W: Waiter> Pool<W> {
             return;
         }
         let term = shared.term(deadline);
+        if let Some(family) = Family::of(outgoing.verb())
+            && !state.capabilities.may_share(family)
+        {
+            drop(guard);
+            let request = outgoing.into_owned().unshared();
+            shared.isolate(family, Queued { request, waiter, term, retried: false });
+            shared.context.arm(deadline);
+            return;
+        }
         if state.keeps_keys_apart() && outgoing.asked().keys > 1 {
             let request = outgoing.into_owned();
             let whole = Queued { request, waiter, term, retried: false };
@@ -537,7 +538,6 @@ impl<W: Waiter> Shared<W> {
             return;
         }
         // It may be another server's.
-        self.meta.set(None);
         if state.connections.iter().all(|entry| entry.peer != peer) {
             self.line_len.forget();
         }
@@ -579,6 +579,7 @@ impl<W: Waiter> Shared<W> {
         if recovered {
             self.tell(Change::Healthy);
         }
+        self.ask_waiting();
         self.follow();
         self.dial_if_wanted();
     }

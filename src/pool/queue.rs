@@ -143,7 +143,12 @@ impl<W> Queued<W> {
         Self { request, waiter, term, retried: false }
     }
 
-    fn asked(&self) -> Asked {
+    pub fn into_waiter(self) -> (W, Asked) {
+        let asked = self.asked();
+        (self.waiter, asked)
+    }
+
+    pub fn asked(&self) -> Asked {
         let made = self.term.made;
         Asked { verb: self.request.verb(), keys: self.request.keys(), made }
     }
@@ -196,6 +201,11 @@ impl<W: Waiter> Queue<W> {
 
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether a write waits whose caller may have gone on.
+    pub fn has_noreply(&self) -> bool {
+        self.waiting.iter().chain(&self.blocked).any(|queued| queued.waiter.is_noreply())
     }
 
     pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, term: Term) {
@@ -261,10 +271,7 @@ impl<W: Waiter> Queue<W> {
     pub fn drain(&mut self) -> impl Iterator<Item = (W, Asked)> {
         self.unblock();
         self.bytes = 0;
-        self.waiting.drain(..).map(|queued| {
-            let asked = queued.asked();
-            (queued.waiter, asked)
-        })
+        self.waiting.drain(..).map(Queued::into_waiter)
     }
 }
 

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::capabilities::{Capabilities, Family};
 use super::connection::Connection;
 use super::error::Cause;
 use super::health::{Health, ticks};
+use super::isolated::Isolation;
 use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::moves::Place;
 use super::order::Order;
 use super::pool::{LeaseId, PoolConfig, Waiter};
-use super::queue::{LeaseQueue, Queue};
+use super::queue::{LeaseQueue, Queue, Queued};
 use super::stalls::Window;
 use crate::protocol::{Asked, NEVER, Outcome, Sink, Tally, Term, Tick};
 
@@ -32,12 +34,14 @@ const LATELY: u8 = 64;
 const STALE_AFTER: Duration = Duration::from_millis(900);
 
 #[allow(clippy::struct_excessive_bools, reason = "facts that are independent")]
-pub(super) struct State<W: Sink> {
+pub(super) struct State<W: Waiter> {
     pub connections: Vec<Entry<W>>,
     pub next_id: u64,
     pub queue: Queue<W>,
     pub order: Order,
     pub leases: LeaseQueue<W>,
+    pub isolation: Isolation<W>,
+    pub capabilities: Capabilities,
     /// Leased connections that ended, for as long as their holders do not know.
     pub lost_leases: Vec<(LeaseId, Cause)>,
     /// When a connection ended last: those that are older may have ended with it.
@@ -83,6 +87,8 @@ pub(super) struct Entry<W: Sink> {
     pub lease: Option<LeaseId>,
     /// What its unanswered `noreply` writes pin, in their order: see [`super::order`].
     pub noreply: VecDeque<u64>,
+    /// How many were answered.
+    pub noreply_answered: u64,
     /// How many of them former holders left unanswered.
     pub left_behind: usize,
     /// Whether [`super::tasks::end_if_stuck`] looks after it.
@@ -100,7 +106,7 @@ pub(super) struct Entry<W: Sink> {
 impl<W: Waiter> State<W> {
     pub fn in_flight(&self) -> usize {
         let on_connections: usize = self.connections.iter().map(|e| e.connection.in_flight()).sum();
-        on_connections + self.queue.len() + self.leases.len()
+        on_connections + self.queue.len() + self.leases.len() + self.isolation.len()
     }
 
     /// Connections that nobody uses at this moment.
@@ -172,6 +178,7 @@ impl<W: Waiter> State<W> {
             && self.has_room(config.max_connections)
             && (connections < config.min_connections
                 || !self.queue.is_empty()
+                || (connections == 0 && self.isolation.is_waiting())
                 || self.leases.len() > self.idle()
                 || !self.health.is_healthy()
                 || (connections == 0 && self.health.login_refusal().is_some())
@@ -221,6 +228,30 @@ impl<W: Waiter> State<W> {
         self.unpin_all(entry);
     }
 
+    /// Puts a request of a lost connection back before all others, if it may share a connection again.
+    pub fn put_back(&mut self, queued: Queued<W>) -> Option<(Family, Queued<W>)> {
+        let family = Family::of(queued.request.verb());
+        if let Some(family) = family.filter(|family| !self.capabilities.may_share(*family)) {
+            return Some((family, queued));
+        }
+        self.queue.push_front(queued);
+        None
+    }
+
+    /// A connection was closed by the other side. If that may be the answer to a command that it does not know, the
+    /// command is in doubt, and the end is no sign of the node's health.
+    pub fn is_provoked(&mut self, entry: &Entry<W>, cause: &Cause, now: Tick) -> bool {
+        if !matches!(cause, Cause::Eof | Cause::Io(_)) {
+            return false;
+        }
+        let mut is_provoked = false;
+        for family in entry.connection.unanswered().filter_map(Family::of) {
+            self.capabilities.doubt(family, now);
+            is_provoked = true;
+        }
+        is_provoked
+    }
+
     /// Everybody in the queues, who is told for the same reason.
     pub fn take_queues(&mut self, outcome: Outcome) -> Vec<W> {
         let mut waiting = Vec::new();
@@ -229,6 +260,10 @@ impl<W: Waiter> State<W> {
             waiting.push(waiter);
         }
         waiting.extend(self.leases.drain());
+        for (waiter, asked) in self.isolation.drain() {
+            self.tally.ended(asked, outcome);
+            waiting.push(waiter);
+        }
         waiting
     }
 
@@ -237,6 +272,9 @@ impl<W: Waiter> State<W> {
         self.count_out(&entry);
         entry.connection.dismantle();
         self.metrics.connections_purged += 1;
+        if self.connections.is_empty() {
+            self.capabilities.server_lost();
+        }
     }
 }
 
@@ -257,6 +295,7 @@ impl<W: Waiter> Entry<W> {
             looked_at: now,
             lease: None,
             noreply: VecDeque::new(),
+            noreply_answered: 0,
             left_behind: 0,
             is_watched: false,
             owes_since: None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::capabilities::Family;
 use super::context::{Context, before};
 use super::error::Cause;
 use super::health::ticks;
@@ -58,6 +59,11 @@ impl<W: Waiter> Shared<W> {
         if answered + refused > 0 {
             entry.last_used = entry.looked_at;
             state.health.answered(is_first);
+        }
+        if refused > 0
+            && let Some(family) = connection.take_unknown().and_then(Family::of)
+        {
+            state.capabilities.doubt(family, entry.looked_at);
         }
         if answered > 0 {
             for key in entry.connection.take_large_keys() {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -180,7 +181,8 @@ impl Tls {
             .map_err(refused)?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let config = match options.client {
+        let has_certificate = options.client.is_some();
+        let mut config = match options.client {
             Some((certificates, key)) => {
                 let chain = certificates_of("ssl_certfile", &certificates)?;
                 let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| TlsConfigError::NoKey)?;
@@ -190,6 +192,11 @@ impl Tls {
             }
             None => builder.with_no_client_auth(),
         };
+        if has_certificate {
+            // memcached refuses to resume a session whose certificate it verified (OpenSSL: "session id context
+            // uninitialized"), and with it every connection but the first.
+            config.resumption = Resumption::disabled();
+        }
         let server_name = options.server_name.map(server_name).transpose()?;
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
     }

@@ -88,7 +88,13 @@ fn writes_without_replies_stay_on_one_connection() {
 #[test]
 fn commands_for_all_keys_come_after_writes_and_before_what_follows() {
     run(async {
-        let (bed, _listener, mut first, mut second) = held_up().await;
+        let (bed, listener, mut first, mut second) = held_up().await;
+        // From then on it is known that the server answers it, and it shares their connections.
+        let learnt = bed.flush_all();
+        let mut own = listener.accept().await;
+        lines(&mut own, &["flush_all"]).await;
+        answer(&mut own, "OK\r\n").await;
+        learnt.await.unwrap().unwrap();
         let _large = large_write(&bed, &mut second).await;
         let _flushed = bed.flush_all();
         lines(&mut second, &["flush_all"]).await;

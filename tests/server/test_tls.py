@@ -216,6 +216,20 @@ class TestClientCertificates:
         options = trusting(certs, **given(certs.client))
         assert await ask(strict.address, **options) == b"value"
 
+    async def test_every_connection_is_let_in(self, certs, strict):
+        """Not only the first: memcached refuses to resume the session of a certificate."""
+        own = certs.client
+        options = trusting(certs, ssl_certfile=own.certificate, ssl_keyfile=own.key)
+        async with emcache.create_client(
+            [strict.address], min_connections=4, max_connections=4, **options
+        ) as client:
+
+            def pool():
+                return client.cluster_managment().connection_pool_metrics()[strict.address]
+
+            await until(lambda: pool().cur_connections == 4)
+            assert pool().connections_created_with_error == 0
+
     @both
     async def test_without_one(self, certs, strict, ask):
         text = await refusal(ask, strict.address, **trusting(certs))

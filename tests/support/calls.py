@@ -61,6 +61,24 @@ NOREPLY_SETTINGS: dict[str, Call] = {
     "verbosity": lambda client, node: client.verbosity(node, 1, noreply=True),
     "cache_memlimit": lambda client, node: client.cache_memlimit(node, 64, noreply=True),
 }
+ISOLATED = {
+    *("gat", "gats", "gat_many", "gats_many", "flush_all", "version", "stats"),
+    *("verbosity", "cache_memlimit"),
+}
+"""Those that go on a connection of their own until the node has answered them once."""
+SUBSTITUTED = {"gat", "gats", "gat_many", "gats_many"}
+"""Those that are done by other commands where the node does not answer them."""
+
+
+async def learn(client: emcache.Client, node: emcache.MemcachedHostAddress) -> None:
+    """Let the node answer each of these once, so that they share the connections of the others."""
+    for command in ("gat", "flush_all", "version", "stats", "verbosity", "cache_memlimit"):
+        await COMMANDS[command](client, node)
+
+
+def connection_of(command: str) -> int:
+    """Give the number of the connection that a command comes on: 0 is the first shared one."""
+    return int(command in ISOLATED)
 
 
 def client_of(*servers: Scripted | Memcached, **options: Any) -> Any:

@@ -14,7 +14,18 @@ import uvloop
 
 import emcache
 from emcache.testing import FaultProxy
-from support.calls import COMMANDS, READS, client_of, frozen, full_backlog, outcomes, until, within
+from support.calls import (
+    COMMANDS,
+    READS,
+    SUBSTITUTED,
+    client_of,
+    connection_of,
+    frozen,
+    full_backlog,
+    outcomes,
+    until,
+    within,
+)
 from support.memcached import Memcached, free_port, memcached
 from support.oracle import END, answer, item, reply_to, value_of
 from support.scripted import hold, scripted
@@ -142,7 +153,7 @@ async def test_each_command_when_its_connection_is_lost(command, how):
 
     async def script(connection):
         asked.append((await connection.command())[0])
-        if connection.number == 0:
+        if connection.number == connection_of(command):
             return drop(connection, how)
         await connection.send(reply_to(asked[-1]))
         return await answer(connection)
@@ -151,7 +162,12 @@ async def test_each_command_when_its_connection_is_lost(command, how):
         call = COMMANDS[command](client, server.address)
         if command in READS:
             assert await call
-            assert asked[0] == asked[1]
+            again = asked[0]
+            if command in SUBSTITUTED:
+                # The first command of each connection: `touch` comes on the one of the read.
+                verb, _, *keys = again
+                again = [verb.replace(b"gat", b"get"), *keys]
+            assert asked[1:] == [again]
         else:
             with pytest.raises(emcache.ConnectionFailedError) as caught:
                 await call
@@ -175,7 +191,8 @@ async def test_a_read_is_asked_once_more_and_not_for_ever(command, how):
     async with scripted(script) as server, client_of(server) as client:
         with pytest.raises(emcache.ConnectionFailedError):
             await COMMANDS[command](client, server.address)
-        assert len(asked) == 2
+        # After a closed `gat` its substitute is tried, as a proxy may not know it.
+        assert len(asked) == (3 if command in SUBSTITUTED else 2)
 
 
 @within(20)
@@ -246,7 +263,7 @@ async def test_writes_that_were_not_sent_are_sent_on_the_next_connection(how):
 async def test_calls_before_the_first_connection_wait_for_it(command):
     async with scripted(answer) as server, client_of(server, min_connections=0) as client:
         await COMMANDS[command](client, server.address)
-        assert server.accepted == 1
+        assert server.accepted == 1 + connection_of(command)
 
 
 @within(20)

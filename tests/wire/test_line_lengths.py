@@ -129,6 +129,7 @@ async def test_many_keys_through_segments(server, key, verb, count):
     with segmented(server) as proxy:
         async with emcache.create_client([proxy.address], timeout=30) as client:
             await client.set_many({key: value_of(key) for key in keys})
+            await client.gat(60, key)
             found = await asyncio.gather(*(call(client) for _ in range(3)))
             metrics = client.cluster_managment().connection_pool_metrics()[proxy.address]
             assert (metrics.connections_closed, metrics.requests_retried) == (0, 0)
@@ -149,10 +150,12 @@ async def test_tasks_that_share_lines_through_segments(server, key, verb):
         options = {"timeout": 30, "max_connections": 1, "autobatching_max_keys": 256}
         async with emcache.create_client([proxy.address], **options) as client:
             await client.set_many({key: value_of(key) for key in keys})
+            await client.gat(60, key)
             for _ in range(3):
                 items = await asyncio.gather(*(call(client, key) for key in keys))
                 assert [item.value for item in items] == [value_of(key) for key in keys]
-        assert proxy.accepted == 1
+        # That it knows `gat` was learnt on one more connection.
+        assert proxy.accepted == 2
 
 
 class Versioned:

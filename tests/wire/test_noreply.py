@@ -14,6 +14,7 @@ from support.calls import (
     client_of,
     frozen,
     full_backlog,
+    learn,
     outcomes,
     until,
     within,
@@ -88,6 +89,10 @@ async def test_later_commands_follow_an_unanswered_write(write):
     gates = Gates()
     async with scripted(gates) as server, client_of(server, **TWO) as client:
         await both_connected(client)
+        gates.opened.set()
+        await learn(client, server.address)
+        gates.opened.clear()
+        gates.asked.clear()
         await WRITES[write](client, server.address)
         await until(gates.numbers)
         # For so long that others need not wait behind it.
@@ -102,6 +107,25 @@ async def test_later_commands_follow_an_unanswered_write(write):
         await asyncio.gather(control, *later)
         assert len(set(gates.numbers())) == 1
         assert len(gates.numbers()) > len(LATER)
+
+
+@within(20)
+@pytest.mark.parametrize("write", ["set", "delete", "set_many"])
+@pytest.mark.parametrize("name", ["gat", "gats_many", "flush_all"])
+async def test_a_command_on_a_connection_of_its_own_follows_too(write, name):
+    """As long as it is not known whether the node answers it."""
+    gates = Gates()
+    async with scripted(gates) as server, client_of(server, **TWO) as client:
+        await both_connected(client)
+        await WRITES[write](client, server.address)
+        await until(gates.numbers)
+        later = asyncio.ensure_future(LATER[name](client, server.address))
+        await until(lambda: server.accepted == 3)
+        await asyncio.sleep(0.05)
+        assert len(set(gates.numbers())) == 1
+        gates.opened.set()
+        await later
+        assert gates.asked[-1][0] == 2
 
 
 @within(20)
@@ -323,6 +347,6 @@ async def test_a_call_lasts_until_there_is_a_connection():
 @EVERY_WRITE
 async def test_a_connection_that_is_there_takes_them_without_a_wait(server, write):
     async with client_of(server) as client:
-        await client.get(b"k")
+        await learn(client, server.address)
         with pytest.raises(StopIteration):
             WRITES[write](client, server.address).send(None)

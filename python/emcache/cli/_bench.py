@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._address import Address
-from .._errors import CommandError
 from ..base import Client
 from ._commands import Command, runs
 from ._load import EXPTIME, Load, Run, unwrapped
 from ._output import Output, plain_table
+from ._proxies import if_known
 from ._settings import Settings
 from ._top_table import milliseconds, size
 
@@ -92,10 +92,9 @@ async def _check_room(client: Client, load: Load) -> None:
     needed = load.keys * (load.size + 120) / len(nodes)
 
     async def room(node: Address) -> None:
-        try:
-            stats = await client.stats(node)
-        except CommandError:
-            return  # a proxy: nobody knows
+        stats = await if_known(client.stats(node))
+        if stats is None:
+            return  # a proxy does not say
         limit, used = int(stats.get("limit_maxbytes", 0)), int(stats.get("bytes", 0))
         if limit and needed > limit - used:
             raise click.UsageError(

@@ -10,19 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._errors import AuthenticationError, CommandError, EmcacheError
+from .._errors import AuthenticationError, EmcacheError
 from .._lookups import addresses as lookup
-from ..base import Client
 from ..connection_pool import ConnectionPool
 from ..discovery import ConfigDiscovery, NoDiscoveryError
 from ._commands import Command, runs
 from ._exits import NEGATIVE, WANTS_LOGIN, text_of
 from ._finding import Finding, doubt, fault, found
 from ._output import Output, printable
+from ._proxies import answers, if_known, knows_gat
 from ._server_checks import MORE_CONNECTIONS, check_all
 from ._settings import Settings, node_name
 from ._tls_check import check_tls
-from ._versions import version_findings
+from ._versions import parse, version_findings
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -154,30 +154,38 @@ async def _asked(settings: Settings, address: Address) -> list[Finding]:
     """Ask the node about itself, through the client itself."""
     async with await settings.client_of([address]) as client:
         try:
-            version = await client.version(address)
+            await answers(client, address)
+            version = await if_known(client.version(address), patient=True)
+            stats, here = await if_known(client.stats(address)) or {}, time.time()
+            server = await if_known(client.stats(address, "settings")) or {}
+            has_gat = await knows_gat(client)
         except AuthenticationError as error:
             text = text_of(error)
             return [fault("login", text, "username, password, --auth, the server's users?")]
         except EmcacheError as error:
             return [_no_answer(settings, text_of(error))]
-        try:
-            stats, here = await _stats(client, address), time.time()
-            server = await _stats(client, address, "settings")
-        except EmcacheError as error:
-            return [fault("answers", text_of(error), "look at its load")]
+    is_proxy, of_proxy = _proxy(version, stats, has_gat)
+    of_version = version_findings(version, server) if stats or not is_proxy else []
     return [
-        *version_findings(version, server),
+        *of_proxy,
+        *of_version,
         *check_all(stats, server, settings, here),
-        *_not_told(stats, server),
+        *([] if is_proxy and not stats else _not_told(stats, server)),
     ]
 
 
-async def _stats(client: Client, address: Address, *what: str) -> dict[str, str]:
-    """Ask for statistics; none from a server that has none."""
-    try:
-        return await client.stats(address, *what)
-    except CommandError:
-        return {}
+def _proxy(version: str | None, stats: dict[str, str], has_gat: bool) -> tuple[bool, list[Finding]]:
+    """Say that it is a proxy, and what it does not answer."""
+    if any(name.startswith("proxy_") for name in stats):
+        text = "memcached's own proxy: what is said here is of itself, not of its servers"
+        return True, [doubt("proxy", text, "ask its servers too: --servers with their addresses")]
+    told = {"gat": has_gat, "stats": bool(stats), "version": version is not None}
+    missing = [name for name, is_told in told.items() if not is_told]
+    if not missing or (parse(version) is not None and has_gat):
+        return False, []
+    text = f"a proxy: it answers get, but not {', '.join(missing)}"
+    advice = "all that emcache needs works, see docs/clusters.md; ask its servers for their stats"
+    return True, [doubt("proxy", text, advice)]
 
 
 def _not_told(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:

@@ -15,6 +15,7 @@ from ..version import __version__
 from ._commands import Command, interruptible, runs
 from ._exits import code_of, text_of
 from ._output import Output, bytes_fields, bytes_text, plain_table, printable
+from ._proxies import ProxyLacksError, answers, explained
 from ._settings import Settings, node_name
 from ._values import KEY
 
@@ -50,7 +51,7 @@ async def ask_all(client: Client, ask: Callable[[Address], Awaitable[T]]) -> lis
         try:
             return Answer(node, await ask(node), None)
         except EmcacheError as error:
-            return Answer(node, None, error)
+            return Answer(node, None, await explained(client, node, error))
 
     nodes = client.cluster_managment().nodes()
     answers = await asyncio.gather(*map(one, nodes))
@@ -63,11 +64,11 @@ def worst_code(errors: Iterable[EmcacheError | None]) -> int:
 
 
 async def _pings(client: Client, node: Address, count: int) -> list[float]:
-    await client.version(node)  # connects; that is not what is measured
+    await answers(client, node)  # connects; that is not what is measured
     times = []
     for _ in range(count):
         begin = time.perf_counter()
-        await client.version(node)
+        await answers(client, node)
         times.append((time.perf_counter() - begin) * 1000)
     return sorted(times)
 
@@ -95,6 +96,8 @@ def _print_lines(
         node = answer.node.ljust(width)
         if answer.error is None:
             output.line(f"{node}  {text_for(answer.value)}")
+        elif isinstance(answer.error, ProxyLacksError):
+            output.line(f"{node}  up  {_why(answer).removeprefix(f'{answer.node} is ')}", "yellow")
         else:
             output.line(f"{node}  down  {_why(answer)}", "red")
 

@@ -105,7 +105,7 @@ class RawConnection:
             except ValueError:
                 raise self._too_long() from None
         if not line.endswith(b"\n"):
-            raise EOFError("the connection was closed")
+            raise EOFError("the connection was closed, as proxies do for what they do not know")
         return line.rstrip(b"\r\n")
 
     async def lines(self) -> AsyncGenerator[list[bytes], None]:
@@ -115,7 +115,7 @@ class RawConnection:
             async with asyncio.timeout(self._seconds):
                 chunk = await self._reader.read(_CHUNK)
             if not chunk:
-                raise EOFError("the connection was closed")
+                raise EOFError("the connection was closed, as proxies do for what they do not know")
             *whole, rest = (rest + chunk).split(b"\n")
             if len(rest) > _LONGEST_LINE:
                 raise self._too_long()

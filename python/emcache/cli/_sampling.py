@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from .._address import Address
 from .._errors import EmcacheError
 from ..base import Client
 from ._exits import text_of
+from ._proxies import ProxyLacksError, answers, explained, if_known
 from ._settings import node_name
 
 _PINGS_KEPT = 200
@@ -95,6 +96,7 @@ class Sampler:
         self._node = node
         self._pause = pause
         self._last: Counters | None = None
+        self._knows_version = True
         self._pings: deque[float] = deque(maxlen=_PINGS_KEPT)
         self._pinging = asyncio.create_task(self._ping())
 
@@ -108,12 +110,19 @@ class Sampler:
         while True:
             begin = time.perf_counter()
             try:
-                await self._client.version(self._node)
+                await self._question()
                 self._pings.append((time.perf_counter() - begin) * 1000)
             except (EmcacheError, ValueError):
                 # How it was before tells nothing of how it is when it comes back.
                 self._pings.clear()
             await asyncio.sleep(self._pause)
+
+    async def _question(self) -> None:
+        # A get counts as a miss, so version is asked for where it is known.
+        if self._knows_version and await if_known(self._client.version(self._node)) is not None:
+            return
+        self._knows_version = False
+        await answers(self._client, self._node)
 
     async def sample(self) -> Row:
         """Ask the node how it is."""
@@ -121,8 +130,14 @@ class Sampler:
         last, self._last = self._last, None
         try:
             now = Counters(await self._client.stats(self._node))
-        except (EmcacheError, ValueError) as error:
-            return Row(name, False, text_of(error).removeprefix(f"{name} is down: "))
+        except EmcacheError as error:
+            told = await explained(self._client, self._node, error)
+            if isinstance(told, ProxyLacksError):
+                text = text_of(told).removeprefix(f"{name} is ")
+                return _row_of_pings(Row(name, True, text), sorted(self._pings))
+            return Row(name, False, text_of(told).removeprefix(f"{name} is down: "))
+        except ValueError as error:
+            return Row(name, False, text_of(error))
         self._last = now
         before = last if last is not None and now.follows(last) else None
         return _row(name, now, before, sorted(self._pings))
@@ -136,7 +151,7 @@ def _row(name: str, now: Counters, before: Counters | None, pings: list[float]) 
 
     hits = rate(now["get_hits"], before["get_hits"]) if before else 0.0
     misses = rate(now["get_misses"], before["get_misses"]) if before else 0.0
-    return Row(
+    row = Row(
         node=name,
         up=True,
         ops_per_second=rate(now.operations, before.operations) if before else None,
@@ -146,13 +161,19 @@ def _row(name: str, now: Counters, before: Counters | None, pings: list[float]) 
         bytes_limit=now.get("limit_maxbytes"),
         connections=now.get("curr_connections"),
         items=now.get("curr_items"),
-        ping_ms_p50=pings[len(pings) // 2] if pings else None,
-        ping_ms_p99=pings[len(pings) * 99 // 100] if pings else None,
         uptime=now.get("uptime"),
         version=now.text("version"),
         hits=hits,
         misses=misses,
     )
+    return _row_of_pings(row, pings)
+
+
+def _row_of_pings(row: Row, pings: list[float]) -> Row:
+    if not pings:
+        return row
+    at = len(pings)
+    return replace(row, ping_ms_p50=pings[at // 2], ping_ms_p99=pings[at * 99 // 100])
 
 
 def total(rows: list[Row]) -> Row:

@@ -159,7 +159,11 @@ def _screen(rows: list[Row], width: int, footer: str) -> Group:
 
 def _troubles(rows: list[Row]) -> list[Text]:
     return [
-        Text(f"{printable(row.node)}: {printable(row.error)}", "red", overflow="fold")
+        Text(
+            f"{printable(row.node)}: {printable(row.error)}",
+            "yellow" if row.up else "red",
+            overflow="fold",
+        )
         for row in rows
         if row.error is not None
     ]

@@ -136,9 +136,10 @@ def plain_line(row: Row, clock: str) -> str:
     """Write a row for a log."""
     if not row.up and row.error is not None:
         return f"{clock} {row.node} down error={printable(row.error)!r}"
+    note = f" note={printable(row.error)!r}" if row.error is not None else ""
     return (
         f"{clock} {row.node} up ops/s={number(row.ops_per_second)} hits={percent(row.hit_ratio)} "
         f"evict/s={number(row.evictions_per_second)} used={size(row.bytes_used)} "
         f"limit={size(row.bytes_limit)} conns={number(row.connections)} "
-        f"p50_ms={milliseconds(row.ping_ms_p50)} p99_ms={milliseconds(row.ping_ms_p99)}"
+        f"p50_ms={milliseconds(row.ping_ms_p50)} p99_ms={milliseconds(row.ping_ms_p99)}{note}"
     )

@@ -350,6 +350,7 @@ pub struct Pipeline<S: Sink> {
     line_error: Option<(ErrorKind, Bytes)>,
     /// Taken out by [`Self::prune`], and not told yet.
     too_late: Vec<Expired<S>>,
+    unknown: Option<Verb>,
 }
 
 /// An answer after which the connection must not be used.
@@ -392,6 +393,7 @@ impl<S: Sink> Pipeline<S> {
             must_close: None,
             line_error: None,
             too_late: Vec::new(),
+            unknown: None,
         }
     }
 
@@ -465,6 +467,16 @@ impl<S: Sink> Pipeline<S> {
     /// Tells those who wait that the connection is alive.
     pub fn accept_all(&mut self) {
         self.slots.iter_mut().filter_map(|slot| slot.sink.as_mut()).for_each(Sink::accepted);
+    }
+
+    /// The last command, no retrieval, that was answered by a bare `ERROR` since the last call.
+    pub fn take_unknown(&mut self) -> Option<Verb> {
+        self.unknown.take()
+    }
+
+    /// The commands of which a byte was sent and whose answer has not come. `written` as for [`Self::feed`].
+    pub fn unanswered(&self, written: u64) -> impl Iterator<Item = Verb> {
+        self.slots.iter().filter(move |slot| slot.start < written).map(|slot| slot.verb)
     }
 
     /// Keys that another request of the same line asks for too: the server is asked once.
@@ -992,16 +1004,24 @@ impl<S: Sink> Pipeline<S> {
         (self.was_long, self.stats_size) = (false, 0);
         let Some(slot) = self.slots.pop_front() else { return };
         self.noreply_unanswered -= usize::from(slot.noreply);
-        if let (Shape::Storage, Reply::Error(error)) = (slot.verb.shape(), reply)
-            && matches!(error.kind, ErrorKind::Unknown | ErrorKind::Client)
-        {
-            self.must_close = Some(MustClose::StorageRefused);
+        if let Reply::Error(error) = reply {
+            self.note_error(slot.verb, error.kind);
         }
         if slot.sink.is_some() {
             let took = book.now.saturating_sub(slot.term.made);
             book.tally.of(slot.verb).answered(reply, took);
         }
         self.resolve(slot.sink, reply);
+    }
+
+    #[cold]
+    fn note_error(&mut self, verb: Verb, kind: ErrorKind) {
+        let is_storage = verb.shape() == Shape::Storage;
+        if is_storage && matches!(kind, ErrorKind::Unknown | ErrorKind::Client) {
+            self.must_close = Some(MustClose::StorageRefused);
+        } else if kind == ErrorKind::Unknown {
+            self.unknown = Some(verb);
+        }
     }
 
     fn finish_line(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {

@@ -1,0 +1,164 @@
+//! Which commands a node answers.
+//!
+//! Every server and proxy answers the classic commands. A proxy closes the connection for a command that it does
+//! not know, and with it fails everything else that is in flight there. So a command that a proxy may not know is
+//! sent on a connection of its own ([`super::isolated`]) until the node has answered it once.
+use std::time::Duration;
+
+use super::health::ticks;
+use crate::protocol::{Tick, Verb};
+
+/// For how long a node is not asked again for what it refused. A proxy may be replaced.
+pub(super) const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// The same, where it could not be found out.
+pub(super) const UNDECIDED_FOR: Duration = Duration::from_secs(5);
+
+/// Commands that a node knows together, or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    GetAndTouch,
+    Touch,
+    Meta,
+    Version,
+    Stats,
+    FlushAll,
+    Verbosity,
+    CacheMemlimit,
+    Config,
+    /// The classic commands, where the caller wants a connection of its own for them.
+    Classic,
+}
+
+impl Family {
+    const COUNT: usize = Self::Classic as usize + 1;
+
+    /// `None`: every server and proxy answers it.
+    pub fn of(verb: Verb) -> Option<Self> {
+        Some(match verb {
+            Verb::Gat | Verb::Gats => Self::GetAndTouch,
+            Verb::Touch => Self::Touch,
+            Verb::MetaArithmetic => Self::Meta,
+            Verb::Version => Self::Version,
+            Verb::Stats => Self::Stats,
+            Verb::FlushAll => Self::FlushAll,
+            Verb::Verbosity => Self::Verbosity,
+            Verb::CacheMemlimit => Self::CacheMemlimit,
+            Verb::ConfigGetCluster => Self::Config,
+            _ => return None,
+        })
+    }
+
+    /// Whether callers have another way to do the same with classic commands.
+    pub fn has_substitute(self) -> bool {
+        matches!(self, Self::GetAndTouch | Self::Meta)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Support {
+    Unknown,
+    Answered,
+    Refused { until: Tick },
+}
+
+pub(super) struct Capabilities {
+    support: [Support; Family::COUNT],
+    /// The binary protocol: no proxy speaks it, and an unknown command is answered.
+    is_certain: bool,
+}
+
+impl Capabilities {
+    pub fn new(is_certain: bool) -> Self {
+        let mut new = Self { support: [Support::Unknown; Family::COUNT], is_certain };
+        new.reset();
+        new
+    }
+
+    /// Whether a command may be sent on connections that others use.
+    pub fn may_share(&self, family: Family) -> bool {
+        self.is_certain || self.support[family as usize] == Support::Answered
+    }
+
+    pub fn is_refused(&self, family: Family, now: Tick) -> bool {
+        matches!(self.support[family as usize], Support::Refused { until } if now < until)
+    }
+
+    pub fn answered(&mut self, family: Family) {
+        self.support[family as usize] = Support::Answered;
+    }
+
+    pub fn refused(&mut self, family: Family, now: Tick, duration: Duration) {
+        self.support[family as usize] =
+            Support::Refused { until: now.saturating_add(ticks(duration)) };
+    }
+
+    /// A connection was closed while a command of this family was unanswered on it, or it was answered by `ERROR`.
+    pub fn doubt(&mut self, family: Family, now: Tick) {
+        if family == Family::Meta {
+            // Its answers cannot be asked for twice, and the substitute works everywhere.
+            self.refused(family, now, REFUSED_FOR);
+        } else {
+            self.support[family as usize] = Support::Unknown;
+        }
+    }
+
+    /// There is no connection any more: another server may answer on the next one.
+    pub fn server_lost(&mut self) {
+        for (at, support) in self.support.iter_mut().enumerate() {
+            if *support == Support::Answered && at != Family::Touch as usize {
+                *support = Support::Unknown;
+            }
+        }
+    }
+
+    /// The node has another address.
+    pub fn reset(&mut self) {
+        self.support = [Support::Unknown; Family::COUNT];
+        // Only old proxies lack it, and it is sent often: it is trusted until it is in doubt.
+        self.support[Family::Touch as usize] = Support::Answered;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_forgotten_after_a_while() {
+        let mut known = Capabilities::new(false);
+        known.refused(Family::GetAndTouch, 100, REFUSED_FOR);
+        assert!(known.is_refused(Family::GetAndTouch, 100));
+        assert!(!known.is_refused(Family::GetAndTouch, 100 + ticks(REFUSED_FOR)));
+        assert!(!known.may_share(Family::GetAndTouch));
+    }
+
+    #[test]
+    fn only_touch_is_trusted_unseen() {
+        let known = Capabilities::new(false);
+        let trusted = Verb::ALL.into_iter().filter_map(Family::of).filter(|f| known.may_share(*f));
+        assert_eq!(trusted.collect::<Vec<_>>(), [Family::Touch]);
+        let known = Capabilities::new(true);
+        assert!(Verb::ALL.into_iter().filter_map(Family::of).all(|f| known.may_share(f)));
+    }
+
+    #[test]
+    fn a_new_server_is_learnt_anew() {
+        let mut known = Capabilities::new(false);
+        known.answered(Family::Stats);
+        known.refused(Family::GetAndTouch, 0, REFUSED_FOR);
+        known.doubt(Family::Touch, 0);
+        known.server_lost();
+        assert!(!known.may_share(Family::Stats) && !known.may_share(Family::Touch));
+        assert!(known.is_refused(Family::GetAndTouch, 1));
+        known.reset();
+        assert!(!known.is_refused(Family::GetAndTouch, 1) && known.may_share(Family::Touch));
+    }
+
+    #[test]
+    fn a_connection_lost_with_meta_arithmetic_decides_for_the_substitute() {
+        let mut known = Capabilities::new(false);
+        known.answered(Family::Meta);
+        known.doubt(Family::Meta, 5);
+        assert!(known.is_refused(Family::Meta, 6));
+    }
+}
