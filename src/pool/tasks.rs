@@ -61,7 +61,7 @@ impl<W: Waiter> Shared<W> {
             state.health.answered(is_first);
         }
         if refused > 0
-            && let Some(family) = connection.take_unknown().and_then(Family::of)
+            && let Some(family) = entry.connection.take_unknown().and_then(Family::of)
         {
             state.capabilities.doubt(family, entry.looked_at);
         }
