@@ -12,9 +12,9 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use _emcache::cluster::rendezvous::Ring;
-use _emcache::protocol::{Decoder, Key, NEVER, Outgoing, Pipeline, Request, Shape, Tally};
+use _emcache::protocol::{Decoder, Key, NEVER, NodeStats, Outgoing, Pipeline, Request, Shape};
 
-use support::{Counting, Wire, answer, keys, pool::Bed, set, with_get};
+use support::{Counting, Wire, answer, keys, pool::Fixture, set, with_get};
 
 struct CountingAllocator;
 
@@ -85,7 +85,7 @@ fn pipeline_gets(merged: u32) -> Case {
     let keys = keys(BURST);
     let text = answer(&keys, merged as usize, VALUE.len());
     let (mut pipeline, mut out) = (Pipeline::new(merged, "node".into()), Outgoing::default());
-    let mut tally = Tally::default();
+    let mut stats = NodeStats::default();
     let call = move || {
         out.clear();
         for key in &keys {
@@ -93,7 +93,7 @@ fn pipeline_gets(merged: u32) -> Case {
         }
         pipeline.close_line(&mut out);
         assert_eq!(
-            pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut tally).unwrap(),
+            pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut stats).unwrap(),
             text.len()
         );
     };
@@ -103,7 +103,7 @@ fn pipeline_gets(merged: u32) -> Case {
 fn pipeline_sets() -> Case {
     let (keys, text) = (keys(BURST), "STORED\r\n".repeat(BURST));
     let (mut pipeline, mut out) = (Pipeline::new(32, "node".into()), Outgoing::default());
-    let mut tally = Tally::default();
+    let mut stats = NodeStats::default();
     let call = move || {
         out.clear();
         for key in &keys {
@@ -111,7 +111,7 @@ fn pipeline_sets() -> Case {
             pipeline.push(&request, Counting::default(), NEVER, &mut out);
         }
         assert_eq!(
-            pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut tally).unwrap(),
+            pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut stats).unwrap(),
             text.len()
         );
     };
@@ -133,8 +133,8 @@ fn connection_sets() -> Case {
 
 fn pool_gets(count: usize) -> Case {
     let keys = keys(count);
-    let bed = Bed::new(&VALUE);
-    (count, Box::new(move || bed.gets(&keys)))
+    let fixture = Fixture::new(&VALUE);
+    (count, Box::new(move || fixture.gets(&keys)))
 }
 
 fn route(count: usize) -> Case {

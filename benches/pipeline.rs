@@ -4,7 +4,7 @@ mod support;
 
 use std::hint::black_box;
 
-use _emcache::protocol::{NEVER, Outgoing, Pipeline, Request, Tally};
+use _emcache::protocol::{NEVER, NodeStats, Outgoing, Pipeline, Request};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{Counting, answer, keys, set, with_get};
@@ -17,7 +17,7 @@ fn bench_gets(c: &mut Criterion) {
         let text = answer(&keys, merged as usize, 100);
         group.bench_function(format!("256 gets, {name}"), |b| {
             let mut pipeline = Pipeline::new(merged, "node".into());
-            let (mut out, mut tally) = (Outgoing::default(), Tally::default());
+            let (mut out, mut stats) = (Outgoing::default(), NodeStats::default());
             b.iter(|| {
                 out.clear();
                 for key in &keys {
@@ -25,7 +25,7 @@ fn bench_gets(c: &mut Criterion) {
                 }
                 pipeline.close_line(&mut out);
                 let used =
-                    pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut tally).unwrap();
+                    pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut stats).unwrap();
                 assert_eq!(used, text.len());
             });
         });
@@ -39,14 +39,14 @@ fn bench_sets(c: &mut Criterion) {
     let (keys, value, text) = (keys(256), [b'v'; 100], "STORED\r\n".repeat(256));
     group.bench_function("256 sets of 100", |b| {
         let mut pipeline = Pipeline::new(32, "node".into());
-        let (mut out, mut tally) = (Outgoing::default(), Tally::default());
+        let (mut out, mut stats) = (Outgoing::default(), NodeStats::default());
         b.iter(|| {
             out.clear();
             for key in &keys {
                 let request = Request::Command(set(key, &value));
                 pipeline.push(&request, Counting::default(), NEVER, &mut out);
             }
-            let used = pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut tally).unwrap();
+            let used = pipeline.feed(black_box(text.as_bytes()), u64::MAX, 0, &mut stats).unwrap();
             assert_eq!(used, text.len());
         });
     });

@@ -9,7 +9,8 @@ use std::task::{Context, Waker};
 
 use _emcache::pool::Connection;
 use _emcache::protocol::{
-    Command, ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb, Tally,
+    Command, ItemRef, Key, NEVER, NodeStats, Reply, ReplyHandler, Request, RetrievalVerb, StatLine,
+    StorageVerb,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -18,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 #[derive(Default)]
 pub struct Counting(u64);
 
-impl Sink for Counting {
-    type Kept = Bytes;
-    fn item(&mut self, _index: usize, item: &ItemRef<'_>, _kept: Option<&Bytes>) {
+impl ReplyHandler for Counting {
+    type Value = Bytes;
+    fn item(&mut self, _index: usize, item: &ItemRef<'_>, _shared: Option<&Bytes>) {
         self.0 += item.value.len() as u64;
     }
     fn stat(&mut self, _stat: &StatLine<'_>) {}
@@ -66,14 +67,14 @@ pub struct Wire {
     connection: Connection<Counting>,
     server: DuplexStream,
     received: Vec<u8>,
-    tally: Tally,
+    stats: NodeStats,
 }
 
 impl Wire {
     pub fn new(max_merged_keys: u32) -> Self {
         let (ours, server) = tokio::io::duplex(1 << 20);
         let connection = Connection::new(Box::new(ours), max_merged_keys, "node".into());
-        Self { connection, server, received: vec![0; 1 << 16], tally: Tally::default() }
+        Self { connection, server, received: vec![0; 1 << 16], stats: NodeStats::default() }
     }
 
     /// Gets of `keys` in one burst, which the server answers by `answer`.
@@ -99,10 +100,10 @@ impl Wire {
         assert!(Pin::new(&mut self.server).poll_read(&mut cx, &mut read).is_ready());
         assert!(!read.filled().is_empty());
         assert!(Pin::new(&mut self.server).poll_write(&mut cx, answer.as_bytes()).is_ready());
-        assert!(self.connection.poll(&mut cx, || 0, &mut self.tally).is_pending());
+        assert!(self.connection.poll(&mut cx, || 0, &mut self.stats).is_pending());
         // Of a long value one poll reads a share.
         while self.connection.has_more() {
-            assert!(self.connection.poll(&mut cx, || 0, &mut self.tally).is_pending());
+            assert!(self.connection.poll(&mut cx, || 0, &mut self.stats).is_pending());
         }
         assert_eq!(self.connection.in_flight(), 0);
     }

@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use _emcache::pool::{Address, Context, Error, Host, LocalFuture, Pool, PoolConfig, Waiter};
-use _emcache::protocol::{ItemRef, Reply, Sink, StatLine};
+use _emcache::protocol::{ItemRef, Reply, ReplyHandler, StatLine};
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -42,9 +42,9 @@ struct Awaited {
     burst: Rc<Burst>,
 }
 
-impl Sink for Awaited {
-    type Kept = Bytes;
-    fn item(&mut self, _index: usize, item: &ItemRef<'_>, _kept: Option<&Bytes>) {
+impl ReplyHandler for Awaited {
+    type Value = Bytes;
+    fn item(&mut self, _index: usize, item: &ItemRef<'_>, _shared: Option<&Bytes>) {
         std::hint::black_box(item);
     }
     fn stat(&mut self, _stat: &StatLine<'_>) {}
@@ -67,7 +67,7 @@ impl Waiter for Awaited {
     }
 }
 
-pub struct Bed {
+pub struct Fixture {
     runtime: Runtime,
     tasks: LocalSet,
     context: Rc<Context>,
@@ -75,7 +75,7 @@ pub struct Bed {
     burst: Rc<Burst>,
 }
 
-impl Bed {
+impl Fixture {
     #[allow(clippy::unwrap_used, reason = "a bench may panic")]
     pub fn new(value: &'static [u8]) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -16,8 +16,8 @@ WINDOW = 60.0
 _TEXTS = {
     "healthy": (logging.INFO, "node %s is healthy"),
     "unhealthy": (logging.WARNING, "node %s is unhealthy: %s"),
-    "barred": (logging.WARNING, "node %s does not let us in: %s"),
-    "admitted": (logging.INFO, "node %s lets us in again"),
+    "login_failing": (logging.WARNING, "node %s does not let us in: %s"),
+    "login_recovered": (logging.INFO, "node %s lets us in again"),
 }
 
 

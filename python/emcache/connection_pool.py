@@ -20,7 +20,7 @@ from ._arguments import (
     stats_words,
     tls_arguments,
 )
-from ._emcache import CoreClient, CoreLease, Security
+from ._emcache import CoreClient, CoreCheckout, Security
 from ._errors import AuthenticationError, attributed
 from ._owner import CoreOwner
 from .default_values import (
@@ -68,7 +68,7 @@ class ConnectionPoolMetrics:
     create_connection_p50: float | None
     create_connection_p99: float | None
     create_connection_upper: float | None
-    connections_leased: int = 0
+    connections_checked_out: int = 0
     """Now with a holder of their own."""
     requests_in_flight: int = 0
     """Sent, or about to be, and unanswered now."""
@@ -275,7 +275,7 @@ class ConnectionPool(CoreOwner):
             metrics,
             cur_connections=0,
             connections_closed=metrics.connections_closed + metrics.cur_connections,
-            connections_leased=0,
+            connections_checked_out=0,
             connections_idle=0,
             requests_in_flight=0,
             requests_queued=0,
@@ -320,7 +320,7 @@ class ConnectionContext:
             raise RuntimeError("this context was entered already")
         self._entered = True
         # The one reference until it is returned: a cancellation on the way gives it back.
-        self._connection = Connection(self._pool, await self._pool._core.lease())
+        self._connection = Connection(self._pool, await self._pool._core.check_out())
         return self._connection
 
     async def __aexit__(
@@ -345,7 +345,7 @@ class Connection:
         OperationTimeoutError: no reply within the pool's ``timeout``.
     """
 
-    def __init__(self, pool: ConnectionPool, core: CoreLease) -> None:
+    def __init__(self, pool: ConnectionPool, core: CoreCheckout) -> None:
         self._pool = pool
         self._core = core
 

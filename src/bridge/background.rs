@@ -18,7 +18,7 @@ use tokio::task::LocalSet;
 
 use super::recorder::Recorder;
 use super::registry;
-use super::thread_driver::Posted;
+use super::thread_driver::PostedRequest;
 use crate::cluster::Cluster;
 use crate::pool::{Context, LocalSetHost};
 
@@ -29,7 +29,7 @@ pub struct Cores {
 }
 
 pub enum Job {
-    Request(Posted),
+    Request(PostedRequest),
     Call(Box<dyn FnOnce(&Cores) + Send>),
 }
 

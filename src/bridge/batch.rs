@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use super::completion::{self, Outcome};
 use super::convert;
 use super::future::OpFuture;
-use super::waiter::settle;
+use super::waiter::complete_with_none;
 use crate::pool::Submission;
-use crate::protocol::{Command, Key, OwnedRequest, Request, StorageVerb, Tick, Verb};
+use crate::protocol::{Command, Key, Nanos, OwnedRequest, Request, StorageVerb, Verb};
 
 /// Well below what may wait for one node.
 const WINDOW_KEYS: usize = 16 * 1024;
@@ -37,9 +37,9 @@ pub struct Batch {
     /// One for each key, where they are stored; else none.
     pub values: Vec<Py<PyBytes>>,
     /// For all windows, on whichever clock the driver has.
-    pub deadline: (Tick, Option<Instant>),
+    pub deadline: (Nanos, Option<Instant>),
     /// Whether it was called with `noreply`.
-    pub is_quiet: bool,
+    pub is_noreply: bool,
     /// Whether the call lasts until all is answered; else until all is on a connection.
     pub is_answered: bool,
     pub progress: Progress,
@@ -133,7 +133,7 @@ impl Batch {
         if self.is_answered || self.failed() > 0 {
             completion::complete(future, Outcome::Batch(self));
         } else {
-            settle(py, future);
+            complete_with_none(py, future);
         }
     }
 
@@ -154,7 +154,7 @@ impl Batch {
         let mut failures = self.progress.failures.take();
         misses.sort_unstable();
         failures.sort_unstable_by_key(|(at, _)| *at);
-        if self.is_quiet {
+        if self.is_noreply {
             // What the server refuses is counted, as if nobody had waited.
             let is_refusal = |outcome: &Outcome| matches!(outcome, Outcome::Refused { .. });
             let unsent = failures.iter().map(|(_, failure)| failure).find(|f| !is_refusal(f));

@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 use super::batch::Action;
 use super::driver::running_loop;
 use super::future::{OpFuture, Wake};
-use super::registry::{self, Abandoned};
+use super::registry::{self, AbandonedHandle};
 use super::security::PySecurity;
 use super::session::{Awaitable, Session, Target};
 use super::{convert, errors, snapshot};
@@ -30,7 +30,7 @@ pub struct CoreClient {
     /// Whether its user closed it.
     closed: AtomicBool,
     /// Whether its session is closed: with the client, with its loop, or with its thread.
-    gone: Arc<AtomicBool>,
+    session_closed: Arc<AtomicBool>,
     event_loop: Py<PyAny>,
     /// The driver's callback, for when the client is abandoned on another thread.
     turn: Py<PyAny>,
@@ -78,16 +78,16 @@ impl CoreClient {
             },
             purge_unhealthy_nodes,
         };
-        let driver = registry::driver_of(&event_loop)?;
+        let driver = registry::driver_for(&event_loop)?;
         let id = registry::next_id();
         let session = Session::open(id, driver, addresses, config, on_change);
         session.driver.add_session(&session);
         registry::add_session(id, session.clone());
-        session.driver.settle(py)?;
+        session.driver.schedule_pending(py)?;
         let turn = session.driver.turn_callback(py);
         let closed = AtomicBool::new(false);
-        let gone = session.gone.clone();
-        Ok(Self { id, forks, closed, gone, event_loop: event_loop.unbind(), turn })
+        let session_closed = session.session_closed.clone();
+        Ok(Self { id, forks, closed, session_closed, event_loop: event_loop.unbind(), turn })
     }
 
     /// Whether it was made in a process that this one was forked from.
@@ -114,8 +114,8 @@ impl CoreClient {
         if !here && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
             return Err(errors::foreign());
         }
-        if !self.gone.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
-            registry::abandon(self.as_abandoned());
+        if !self.session_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
+            registry::abandon(self.to_abandoned_handle());
         }
         self.closed.store(true, Ordering::Release);
         Ok(())
@@ -124,11 +124,11 @@ impl CoreClient {
     /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the
     /// closing is done on the loop's.
     fn abandon(&self, py: Python<'_>) {
-        if self.forks != registry::forks() || self.gone.load(Ordering::Acquire) {
+        if self.forks != registry::forks() || self.session_closed.load(Ordering::Acquire) {
             return;
         }
         if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
-            registry::abandon(self.as_abandoned());
+            registry::abandon(self.to_abandoned_handle());
             // A loop that is closed calls nobody; its thread sees to it when it next comes by.
             let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
         }
@@ -483,14 +483,14 @@ impl CoreClient {
 
     /// The counters of one node, by the names of `ConnectionPoolMetrics`.
     fn metrics<'py>(&self, py: Python<'py>, node: usize) -> PyResult<Bound<'py, PyDict>> {
-        snapshot::of_pool(py, &self.session_on_thread()?.metrics(py, node)?)
+        snapshot::metrics_to_dict(py, &self.session_on_thread()?.metrics(py, node)?)
     }
 
     /// What is counted of all nodes that keys can belong to: see [`super::snapshot`].
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let session = self.session_on_thread()?;
         let (min_connections, max_connections) = session.limits;
-        let nodes = snapshot::of_nodes(py, session.all_metrics(py)?)?;
+        let nodes = snapshot::nodes_to_list(py, session.all_metrics(py)?)?;
         (min_connections, max_connections, nodes).into_bound_py_any(py)
     }
 
@@ -525,9 +525,9 @@ impl CoreClient {
         self.session(py)?.change(py, joining, leaving)
     }
 
-    /// Gives a [`super::lease::CoreLease`].
-    fn lease(&self, py: Python<'_>) -> Awaitable {
-        self.session(py)?.lease(py, registry::next_id())
+    /// Gives a [`super::checkout::CoreCheckout`].
+    fn check_out(&self, py: Python<'_>) -> Awaitable {
+        self.session(py)?.check_out(py, registry::next_id())
     }
 
     /// What drives it: `loop` or `thread`.
@@ -544,8 +544,12 @@ impl CoreClient {
 }
 
 impl CoreClient {
-    fn as_abandoned(&self) -> Abandoned {
-        Abandoned { session: self.id, lease: None, gone: self.gone.clone() }
+    fn to_abandoned_handle(&self) -> AbandonedHandle {
+        AbandonedHandle {
+            session: self.id,
+            checkout: None,
+            session_closed: self.session_closed.clone(),
+        }
     }
 
     /// A closed client says so before anything else.

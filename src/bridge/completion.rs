@@ -13,14 +13,14 @@ use pyo3::prelude::*;
 use pyo3::types::IntoPyDict;
 
 use super::batch::Batch;
+use super::checkout::CoreCheckout;
 use super::errors;
 use super::future::{OpFuture, Wake};
 use super::item::RawItem;
-use super::lease::CoreLease;
 use super::registry;
 use super::waiter::{Gather, RawItems, Stats};
 use crate::cluster::{ClusterError, NodeChange};
-use crate::pool::{self, LeaseId};
+use crate::pool::{self, CheckoutId};
 use crate::protocol::{ErrorKind, Verb};
 
 pub enum Outcome {
@@ -61,21 +61,21 @@ pub enum Outcome {
     /// The client was closed before it was sent.
     Closed,
     /// Its time was over before it was sent.
-    TooLate {
+    DeadlinePassed {
         verb: Verb,
         limit: Duration,
     },
     Internal,
     /// A connection for its holder alone.
-    Leased {
+    CheckedOut {
         session: u64,
-        lease: LeaseId,
+        checkout: CheckoutId,
     },
     /// What came for a retrieval on a leased connection.
     Raw(Box<RawItems>),
     /// Nothing to tell; the future is brought along so that it is not dropped while the core is
     /// borrowed: with it may go a task, and with that code of anybody's.
-    Nobody,
+    Discarded,
 }
 
 enum Completion {
@@ -121,9 +121,9 @@ pub fn forget_all() {
 }
 
 /// The loop is kept no longer than this by what is delivered at a time, and by the step of one task.
-const SHARE: Duration = Duration::from_micros(500);
+const DELIVERY_BUDGET: Duration = Duration::from_micros(500);
 /// So many are delivered between two looks at the clock.
-const LOOK_EVERY: usize = 16;
+const CLOCK_INTERVAL: usize = 16;
 
 /// Resolves the futures of what was completed on this thread until now, or of as many as a share of time
 /// allows. The others, and what the woken tasks complete in their turn (a call that fails at once), stay
@@ -132,13 +132,13 @@ const LOOK_EVERY: usize = 16;
 /// An error is one that must stop the loop, such as `KeyboardInterrupt`.
 pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
     let count = COMPLETIONS.with(|all| all.borrow().len());
-    let until = (count > LOOK_EVERY).then(|| Instant::now() + SHARE);
+    let until = (count > CLOCK_INTERVAL).then(|| Instant::now() + DELIVERY_BUDGET);
     for delivered in 1..=count {
         let next = COMPLETIONS.with(|all| all.borrow_mut().pop_front());
         let Some(completion) = next else { break };
         deliver_one(py, completion, wake)?;
         let is_late = || until.is_some_and(|until| Instant::now() >= until);
-        if delivered % LOOK_EVERY == 0 && is_late() {
+        if delivered % CLOCK_INTERVAL == 0 && is_late() {
             break;
         }
     }
@@ -151,7 +151,7 @@ fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResu
             (resolve(future.bind(py), outcome, wake), Some(future))
         }
         Completion::Changed { session, change } => {
-            (registry::tell_change(py, session, &change), None)
+            (registry::notify_change(py, session, &change), None)
         }
         Completion::Close { session } => {
             registry::close_session(py, session);
@@ -180,7 +180,7 @@ pub fn deliver_all(py: Python<'_>) {
 
 fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> PyResult<()> {
     // The answer of a call that was cancelled is not built. These two have more to do than to answer.
-    let has_duties = matches!(outcome, Outcome::Batch(_) | Outcome::Leased { .. });
+    let has_duties = matches!(outcome, Outcome::Batch(_) | Outcome::CheckedOut { .. });
     if !has_duties && !future.try_borrow()?.is_pending() {
         return Ok(());
     }
@@ -188,22 +188,24 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> Py
         Outcome::Value(value) => Ok(value),
         Outcome::Item { item, flags } => item.into_item(future.py(), flags).map(Py::into_any),
         Outcome::Items(gather) => gather.into_items(future.py()),
-        Outcome::Batch(batch) => match go_on(future, &batch)? {
+        Outcome::Batch(batch) => match send_next_window(future, &batch)? {
             Some(()) => return Ok(()),
             None => batch.into_result(future.py()),
         },
         Outcome::Stats(stats) => stats.into_py_dict(future.py()).map(|d| d.into_any().unbind()),
         // Dropped, and with that given back, if nobody waits for it any more.
-        Outcome::Leased { session, lease } => CoreLease::new_object(future.py(), session, lease),
+        Outcome::CheckedOut { session, checkout } => {
+            CoreCheckout::new_object(future.py(), session, checkout)
+        }
         Outcome::Raw(items) => items.into_tuple(future.py()),
-        Outcome::Nobody => return Ok(()),
+        Outcome::Discarded => return Ok(()),
         failure => Err(failure.to_error(future.py())),
     };
     OpFuture::resolve(future, result, wake)
 }
 
 /// Sends what is left of a batch that somebody waits for; `None`: nothing is.
-fn go_on(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>> {
+fn send_next_window(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>> {
     let session = registry::session(batch.session);
     if !batch.is_sent() {
         if !future.try_borrow()?.is_pending() {
@@ -211,16 +213,16 @@ fn go_on(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>
         }
         match &session {
             None => batch.end(|| Outcome::Closed),
-            Some(session) => match session.time_over(batch) {
+            Some(session) => match session.passed_timeout(batch) {
                 None => return session.send_window(future.py(), batch).map(Some),
                 Some(limit) => {
                     let verb = batch.action.verb();
-                    batch.end(|| Outcome::TooLate { verb, limit });
+                    batch.end(|| Outcome::DeadlinePassed { verb, limit });
                 }
             },
         }
     }
-    if let Some(session) = session.filter(|_| batch.is_quiet && batch.is_answered) {
+    if let Some(session) = session.filter(|_| batch.is_noreply && batch.is_answered) {
         let errors = &session.no_replies.errors;
         errors.set(errors.get() + batch.failed() as u64);
     }
@@ -240,7 +242,7 @@ impl Outcome {
             Self::Failed { error, verb } => errors::failed(py, error, *verb),
             Self::NoNodes { error, verb } => errors::no_nodes(py, *error, *verb),
             Self::Closed => errors::closed(),
-            Self::TooLate { verb, limit } => errors::too_late(py, *verb, *limit),
+            Self::DeadlinePassed { verb, limit } => errors::deadline_passed(py, *verb, *limit),
             _ => errors::internal(),
         }
     }

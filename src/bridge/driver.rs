@@ -11,12 +11,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::completion;
-use super::exit;
-use super::future::{OpFuture, Parking, Wake};
+use super::future::{FuturePool, OpFuture, Wake};
 use super::loop_driver::LoopEngine;
 use super::once::{AttachedOnce, intern};
 use super::registry;
 use super::session::Session;
+use super::shutdown;
 use super::stepping::Stepping;
 use super::thread_driver::ThreadEngine;
 
@@ -44,7 +44,7 @@ pub enum Engine {
 pub struct PythonLoop {
     pub event_loop: Py<PyAny>,
     is_running: Py<PyAny>,
-    parking: Py<Parking>,
+    future_pool: Py<FuturePool>,
     pub call_soon: Py<PyAny>,
     pub turn: Py<PyAny>,
     pub timer: Py<PyAny>,
@@ -81,7 +81,7 @@ enum Choice {
 }
 
 impl Choice {
-    fn of_environment() -> PyResult<Self> {
+    fn from_environment() -> PyResult<Self> {
         match std::env::var("EMCACHE_DRIVER").as_deref() {
             Ok("loop") => Ok(Self::Loop),
             Ok("thread") => Ok(Self::Thread),
@@ -96,18 +96,18 @@ impl Driver {
     pub fn start(event_loop: &Bound<'_, PyAny>, id: u64) -> PyResult<Rc<Self>> {
         let py = event_loop.py();
         let forks = registry::forks();
-        let stepping = Stepping::of(event_loop)?;
+        let stepping = Stepping::new(event_loop)?;
         let callbacks = Bound::new(py, LoopCallbacks { driver: id })?;
         let python = PythonLoop {
             event_loop: event_loop.clone().unbind(),
             is_running: event_loop.getattr(intern!(py, "is_running"))?.unbind(),
-            parking: Parking::new(event_loop)?,
+            future_pool: FuturePool::new(event_loop)?,
             call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
             turn: callbacks.getattr(intern!(py, "turn"))?.unbind(),
             timer: callbacks.getattr(intern!(py, "timer"))?.unbind(),
             flush: callbacks.getattr(intern!(py, "flush"))?.unbind(),
         };
-        let engine = match Choice::of_environment()? {
+        let engine = match Choice::from_environment()? {
             Choice::Loop => Engine::Loop(LoopEngine::start(py, &python)?),
             Choice::Thread => Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?)),
             Choice::Auto => match LoopEngine::start(py, &python) {
@@ -183,12 +183,12 @@ impl Driver {
     }
 
     pub fn create_future(&self, py: Python<'_>) -> PyResult<Py<OpFuture>> {
-        OpFuture::new(py, &self.python.parking)
+        OpFuture::new(py, &self.python.future_pool)
     }
 
     /// Calls the user's code: at once, where a turn may do that, else in the loop's next iteration.
     pub fn call(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        if self.python.parking.get().steps_tasks() || self.is_loop_closed(py) {
+        if self.python.future_pool.get().steps_tasks() || self.is_loop_closed(py) {
             let callback = args.get_item(0)?;
             callback.call1(args.get_slice(1, args.len()))?;
         } else {
@@ -223,8 +223,8 @@ impl Driver {
     }
 
     /// Sees to it that what the last call into the core left to do is done.
-    pub fn settle(&self, py: Python<'_>) -> PyResult<()> {
-        if exit::is_frozen() || self.is_forked() {
+    pub fn schedule_pending(&self, py: Python<'_>) -> PyResult<()> {
+        if shutdown::is_frozen() || self.is_forked() {
             return Ok(());
         }
         if self.turning.get() {
@@ -232,7 +232,7 @@ impl Driver {
             return Ok(());
         }
         if self.stopped.get() {
-            self.refuse(py);
+            self.fail_pending(py);
             return Ok(());
         }
         let mut wants_turn = completion::is_pending();
@@ -253,7 +253,7 @@ impl Driver {
 
     /// Tells those at once who asked for something after the end: a finalizer may have closed the last
     /// client in the middle of a call.
-    fn refuse(&self, py: Python<'_>) {
+    fn fail_pending(&self, py: Python<'_>) {
         if let Engine::Thread(engine) = &self.engine {
             engine.flush();
         }
@@ -268,7 +268,7 @@ impl Driver {
             Engine::Loop(engine) => engine.flush(),
             Engine::Thread(engine) => engine.flush(),
         }
-        self.settle(py)
+        self.schedule_pending(py)
     }
 
     fn timer(&self, py: Python<'_>) -> PyResult<()> {
@@ -282,7 +282,7 @@ impl Driver {
     }
 
     fn turn(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(_under_way) = exit::Turn::begin() else { return Ok(()) };
+        let Some(_under_way) = shutdown::Turn::begin() else { return Ok(()) };
         if self.is_forked() {
             return Ok(());
         }
@@ -308,7 +308,7 @@ impl Driver {
                 Ok(())
             }
         };
-        let settled = self.settle(py);
+        let settled = self.schedule_pending(py);
         delivered.and(timed).and(settled)
     }
 
@@ -316,10 +316,10 @@ impl Driver {
         if !completion::is_pending() {
             return Ok(());
         }
-        let parking = &self.python.parking;
-        parking.get().step_tasks(self.stepping.is_allowed(py));
+        let future_pool = &self.python.future_pool;
+        future_pool.get().step_tasks(self.stepping.is_allowed(py));
         self.turning.set(true);
-        let delivered = completion::deliver(py, Wake::Now(parking));
+        let delivered = completion::deliver(py, Wake::Now(future_pool));
         self.turning.set(false);
         delivered
     }

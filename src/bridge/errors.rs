@@ -63,7 +63,7 @@ pub fn internal() -> PyErr {
     PyRuntimeError::new_err("internal error of emcache, please report it")
 }
 
-pub fn too_late(py: Python<'_>, verb: Verb, limit: Duration) -> PyErr {
+pub fn deadline_passed(py: Python<'_>, verb: Verb, limit: Duration) -> PyErr {
     let limit = limit.as_secs_f64();
     let text = format!("not sent within {limit:?} s ({})", verb.name());
     attributed(py, OperationTimeoutError::new_err(text), None, Some(verb))
@@ -109,10 +109,10 @@ pub fn failed(py: Python<'_>, error: &pool::Error, verb: Option<Verb>) -> PyErr 
     use pool::ErrorKind as Kind;
     let text = error.to_string();
     let exception = match error.kind() {
-        Kind::Timeout { .. } | Kind::NoLease { .. } => OperationTimeoutError::new_err(text),
+        Kind::Timeout { .. } | Kind::CheckoutTimeout { .. } => OperationTimeoutError::new_err(text),
         Kind::Protocol => ProtocolError::new_err(text),
         Kind::LoginRefused => AuthenticationError::new_err(text),
-        Kind::Unavailable | Kind::Gone => NodeUnavailableError::new_err(text),
+        Kind::Unavailable | Kind::Removed => NodeUnavailableError::new_err(text),
         Kind::Saturated { .. } => OverloadedError::new_err(text),
         Kind::Closed => ClientClosedError::new_err(text),
         _ => ConnectionFailedError::new_err(text),

@@ -6,7 +6,7 @@
 //! costs neither a future nor the round of the loop (`call_soon`) in which asyncio would wake its task.
 //! What differs from a plain future, and why nobody can see it:
 //!
-//! - A future goes back to the [`Parking`] only if nobody else holds it.
+//! - A future goes back to the [`FuturePool`] only if nobody else holds it.
 //! - Where anything but one task's wake-up waits on it (whoever drives a coroutine by hand), it is finished
 //!   in asyncio's way.
 //! - A task that is cancelled cancels the future as always; that one is not used again.
@@ -21,10 +21,10 @@ use super::once::{AttachedOnce, intern};
 
 #[pyclass(module = "emcache._emcache", freelist = 1024)]
 pub struct OpFuture {
-    parking: Py<Parking>,
+    future_pool: Py<FuturePool>,
     state: State,
     /// What the task waits on.
-    parked: Option<Py<PyAny>>,
+    borrowed: Option<Py<PyAny>>,
     /// Set when nobody waits any more, for whoever cannot look at the state.
     abandoned: Option<Arc<AtomicBool>>,
 }
@@ -34,7 +34,7 @@ enum State {
     Value(Py<PyAny>),
     Error(PyErr),
     /// Given to who waited, or nobody waits any more.
-    Over,
+    Done,
 }
 
 pub enum Step<'py> {
@@ -47,17 +47,17 @@ pub enum Step<'py> {
 pub enum Wake<'l> {
     /// Here and now, if they are of this loop and it lets them: only in a callback of it, where no task is
     /// running.
-    Now(&'l Py<Parking>),
+    Now(&'l Py<FuturePool>),
     /// By the loop, in its next iteration.
     Soon,
 }
 
 /// The futures of one loop that no task waits on.
 #[pyclass(frozen, module = "emcache._emcache")]
-pub struct Parking {
+pub struct FuturePool {
     event_loop: Py<PyAny>,
     create_future: Py<PyAny>,
-    spare: Mutex<Vec<Py<PyAny>>>,
+    idle: Mutex<Vec<Py<PyAny>>>,
     /// Whether turns may step tasks: see [`super::stepping`].
     steps_tasks: AtomicBool,
     /// A finished future: what tasks are woken with. They ask it only whether the wait ended well.
@@ -67,9 +67,9 @@ pub struct Parking {
 }
 
 /// Tasks beyond these make futures of their own.
-const MAX_SPARE: usize = 1024;
+const MAX_IDLE: usize = 1024;
 
-impl Parking {
+impl FuturePool {
     pub fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Py<Self>> {
         let py = event_loop.py();
         let create_future = event_loop.getattr(intern!(py, "create_future"))?.unbind();
@@ -78,8 +78,8 @@ impl Parking {
         answered.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
         let leave = py.import("asyncio")?.getattr_opt("future_discard_from_awaited_by")?;
         let leave = leave.map(Bound::unbind);
-        let (spare, steps_tasks) = (Mutex::default(), AtomicBool::new(true));
-        Py::new(py, Self { event_loop, create_future, spare, steps_tasks, answered, leave })
+        let (idle, steps_tasks) = (Mutex::default(), AtomicBool::new(true));
+        Py::new(py, Self { event_loop, create_future, idle, steps_tasks, answered, leave })
     }
 
     pub fn steps_tasks(&self) -> bool {
@@ -91,8 +91,8 @@ impl Parking {
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.map_or_else(|| self.create_future.call0(py), Ok)
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.map_or_else(|| self.create_future.call0(py), Ok)
     }
 
     /// Wakes the task that waits on `future`, which is then free for another.
@@ -118,9 +118,9 @@ impl Parking {
         if future.get_refcnt(py) != 1 {
             return finish(py, &future);
         }
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < MAX_SPARE {
-            spare.push(future);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE {
+            idle.push(future);
         }
         Ok(())
     }
@@ -131,15 +131,15 @@ impl OpFuture {
     pub fn prepare(py: Python<'_>) -> PyResult<()> {
         let none = || py.None();
         let (event_loop, create_future, answered) = (none(), none(), none());
-        let (spare, steps_tasks) = (Mutex::default(), AtomicBool::default());
-        let parking =
-            Parking { event_loop, create_future, spare, steps_tasks, answered, leave: None };
-        Self::new(py, &Py::new(py, parking)?).map(drop)
+        let (idle, steps_tasks) = (Mutex::default(), AtomicBool::default());
+        let future_pool =
+            FuturePool { event_loop, create_future, idle, steps_tasks, answered, leave: None };
+        Self::new(py, &Py::new(py, future_pool)?).map(drop)
     }
 
-    pub fn new(py: Python<'_>, parking: &Py<Parking>) -> PyResult<Py<Self>> {
-        let parking = parking.clone_ref(py);
-        Py::new(py, Self { parking, state: State::Pending, parked: None, abandoned: None })
+    pub fn new(py: Python<'_>, future_pool: &Py<FuturePool>) -> PyResult<Py<Self>> {
+        let future_pool = future_pool.clone_ref(py);
+        Py::new(py, Self { future_pool, state: State::Pending, borrowed: None, abandoned: None })
     }
 
     /// A flag that another thread may look at.
@@ -149,7 +149,7 @@ impl OpFuture {
 
     /// The tasks of a loop that was closed can be woken no more.
     pub fn is_loop_closed(&self, py: Python<'_>) -> bool {
-        let event_loop = &self.parking.get().event_loop;
+        let event_loop = &self.future_pool.get().event_loop;
         let closed = event_loop.call_method0(py, intern!(py, "is_closed"));
         closed.and_then(|closed| closed.is_truthy(py)).unwrap_or(true)
     }
@@ -165,7 +165,7 @@ impl OpFuture {
         wake: Wake<'_>,
     ) -> PyResult<()> {
         let py = slf.py();
-        let (parked, parking) = {
+        let (borrowed, future_pool) = {
             let mut future = slf.try_borrow_mut()?;
             if !future.is_pending() {
                 return Ok(());
@@ -174,22 +174,22 @@ impl OpFuture {
                 Ok(value) => State::Value(value),
                 Err(error) => State::Error(error),
             };
-            let Some(parked) = future.parked.take() else { return Ok(()) };
-            (parked, future.parking.clone_ref(py))
+            let Some(borrowed) = future.borrowed.take() else { return Ok(()) };
+            (borrowed, future.future_pool.clone_ref(py))
         };
-        if matches!(wake, Wake::Now(here) if here.is(&parking) && here.get().steps_tasks())
+        if matches!(wake, Wake::Now(here) if here.is(&future_pool) && here.get().steps_tasks())
             // A loop may make futures of its own kind, of which nothing is known but what all have.
-            && let Some(wait) = Wait::on(parked.bind(py)).unwrap_or_default()
+            && let Some(wait) = Wait::on(borrowed.bind(py)).unwrap_or_default()
         {
-            return parking.get().end(wait, parked);
+            return future_pool.get().end(wait, borrowed);
         }
-        finish(py, &parked)
+        finish(py, &borrowed)
     }
 
     /// Gives None to a call whose task does not wait yet, and runs nothing of Python's. Whether that is so.
-    pub fn settle_unawaited(slf: &Bound<'_, Self>) -> bool {
+    pub fn resolve_unawaited(slf: &Bound<'_, Self>) -> bool {
         let Ok(mut future) = slf.try_borrow_mut() else { return false };
-        let is_unawaited = future.is_pending() && future.parked.is_none();
+        let is_unawaited = future.is_pending() && future.borrowed.is_none();
         if is_unawaited {
             future.state = State::Value(slf.py().None());
         }
@@ -199,26 +199,26 @@ impl OpFuture {
     /// What an `await` does with it, first and again when it was woken.
     pub fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Step<'py>> {
         let py = slf.py();
-        let mut spare = None;
+        let mut taken = None;
         loop {
             let mut future = slf.try_borrow_mut()?;
-            match std::mem::replace(&mut future.state, State::Over) {
+            match std::mem::replace(&mut future.state, State::Done) {
                 State::Value(value) => return Ok(Step::Return(value.into_bound(py))),
                 State::Error(error) => return Err(error),
-                State::Over => return Err(PyRuntimeError::new_err("cannot be awaited again")),
+                State::Done => return Err(PyRuntimeError::new_err("cannot be awaited again")),
                 State::Pending => future.state = State::Pending,
             }
-            if let Some(parked) = spare.take().or_else(|| future.parked.take()) {
-                let parked: Bound<'py, PyAny> = Py::into_bound(parked, py);
-                future.parked = Some(parked.clone().unbind());
+            if let Some(borrowed) = taken.take().or_else(|| future.borrowed.take()) {
+                let borrowed: Bound<'py, PyAny> = Py::into_bound(borrowed, py);
+                future.borrowed = Some(borrowed.clone().unbind());
                 drop(future);
-                parked.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
-                return Ok(Step::Wait(parked));
+                borrowed.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+                return Ok(Step::Wait(borrowed));
             }
-            let parking = future.parking.clone_ref(py);
+            let future_pool = future.future_pool.clone_ref(py);
             drop(future);
             // May run Python, and by that the answer may come: looked at again.
-            spare = Some(parking.get().take(py)?);
+            taken = Some(future_pool.get().take(py)?);
         }
     }
 
@@ -227,7 +227,7 @@ impl OpFuture {
     fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
         let mut future = slf.try_borrow_mut()?;
         // Dropped after the borrow: a leased connection is given back with its last owner.
-        let _gone = (std::mem::replace(&mut future.state, State::Over), future.parked.take());
+        let _dropped = (std::mem::replace(&mut future.state, State::Done), future.borrowed.take());
         if let Some(abandoned) = &future.abandoned {
             abandoned.store(true, Ordering::Relaxed);
         }
@@ -311,7 +311,7 @@ impl OpFuture {
 
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         match Self::step(slf)? {
-            Step::Wait(parked) => Ok(parked),
+            Step::Wait(borrowed) => Ok(borrowed),
             // In a tuple of its own: one that is the result would be taken for the arguments.
             Step::Return(value) => Err(PyStopIteration::new_err((value.unbind(),))),
         }
@@ -337,7 +337,7 @@ impl OpFuture {
     fn __repr__(&self) -> &'static str {
         match self.state {
             State::Pending => "<emcache request pending>",
-            State::Value(_) | State::Error(_) | State::Over => "<emcache request finished>",
+            State::Value(_) | State::Error(_) | State::Done => "<emcache request finished>",
         }
     }
 }

@@ -3,8 +3,8 @@ use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
-use super::heap;
-use super::kept::KeptBytes;
+use super::malloc_hint;
+use super::value_buf::PyValueBuf;
 use crate::protocol::ItemRef;
 
 #[pyclass(module = "emcache.base", get_all, set_all, subclass)]
@@ -23,12 +23,12 @@ pub struct RawItem {
 }
 
 impl RawItem {
-    pub fn new(py: Python<'_>, item: &ItemRef<'_>, kept: Option<&KeptBytes>) -> Self {
+    pub fn new(py: Python<'_>, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Self {
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = if let Some(kept) = kept {
-            kept.share(py)
+        let value = if let Some(shared) = shared {
+            shared.clone_ref(py)
         } else {
-            heap::value_of(value.len());
+            malloc_hint::note_value_len(value.len());
             PyBytes::new(py, value).unbind()
         };
         Self { value, flags, cas }
@@ -117,7 +117,7 @@ impl Item {
         let py = slf.py();
         let new = py.import("copyreg")?.getattr("__newobj__")?;
         let state = match slf.getattr_opt("__dict__")? {
-            Some(of_a_subclass) => of_a_subclass.cast_into::<PyDict>()?.copy()?,
+            Some(subclass_state) => subclass_state.cast_into::<PyDict>()?.copy()?,
             None => PyDict::new(py),
         };
         let item = slf.try_borrow()?;

@@ -2,31 +2,31 @@
 //!
 //! What crosses: calls of [`client::CoreClient`] with borrowed arguments, awaitables ([`future::OpFuture`]) that it
 //! returns, results and exceptions that a turn of the [`driver`] gives to them.
+mod am_send;
 mod background;
 mod batch;
+mod checkout;
 mod client;
 mod completion;
 mod convert;
 mod driver;
 mod errors;
-mod exit;
 mod future;
-mod heap;
 mod item;
-mod kept;
-mod lease;
 mod loop_driver;
+mod malloc_hint;
 mod once;
 mod recorder;
 mod registry;
-#[cfg_attr(not(unix), path = "no_turns.rs")]
+#[cfg_attr(not(unix), path = "runtime_unsupported.rs")]
 mod runtime;
 mod security;
-mod send;
 mod session;
+mod shutdown;
 mod snapshot;
 mod stepping;
 mod thread_driver;
+mod value_buf;
 mod waiter;
 
 use pyo3::exceptions::PyImportError;
@@ -41,10 +41,10 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION").replace('-', "."))?;
     module.add("LATENCY_BOUNDS", snapshot::latency_bounds(module.py())?)?;
     module.add_class::<client::CoreClient>()?;
-    module.add_class::<lease::CoreLease>()?;
+    module.add_class::<checkout::CoreCheckout>()?;
     module.add_class::<item::Item>()?;
     module.add_class::<security::PySecurity>()?;
-    send::install(module.py());
+    am_send::install(module.py());
     prepare(module.py())?;
     register_hooks(module)
 }

@@ -12,8 +12,8 @@ use super::completion::Outcome;
 use super::thread_driver::Outbox;
 use super::waiter::PyWaiter;
 use crate::cluster::{ClusterError, NodeChange};
-use crate::pool::{Error, Waiter, keep_in};
-use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine};
+use crate::pool::{Error, Waiter, copy_into_block};
+use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, ReplyHandler, StatLine};
 
 /// Names a request between the two threads.
 pub type Ticket = usize;
@@ -31,7 +31,7 @@ pub struct Record {
     ticket: Ticket,
     outbox: Arc<Outbox>,
     abandoned: Option<Arc<AtomicBool>>,
-    /// See [`Sink::is_noreply`].
+    /// See [`ReplyHandler::is_noreply`].
     noreply: bool,
     accepted: Cell<bool>,
     events: RefCell<Events>,
@@ -149,17 +149,17 @@ impl Drop for Record {
     }
 }
 
-impl Sink for Recorder {
-    type Kept = Bytes;
+impl ReplyHandler for Recorder {
+    type Value = Bytes;
 
-    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Bytes>) {
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&Bytes>) {
         // Nothing is kept for a caller that has given up.
         if self.is_abandoned() {
             return;
         }
         let index = self.positions.as_ref().map_or(index, |positions| positions[index]);
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = kept.cloned().unwrap_or_else(|| keep(value));
+        let value = shared.cloned().unwrap_or_else(|| keep(value));
         self.events.push(Event::Item { index, value, flags, cas });
     }
 
@@ -279,7 +279,7 @@ thread_local! {
 }
 
 fn keep(value: &[u8]) -> Bytes {
-    BLOCK.with_borrow_mut(|block| keep_in(value, block))
+    BLOCK.with_borrow_mut(|block| copy_into_block(value, block))
 }
 
 /// Tells `waiter` what was recorded.

@@ -14,12 +14,12 @@ use pyo3::prelude::*;
 use super::completion;
 use super::driver::Driver;
 use super::errors;
-use super::exit;
 use super::future;
 use super::session::Session;
+use super::shutdown;
 use super::thread_driver;
 use crate::cluster::NodeChange;
-use crate::pool::{Cause, Change, LeaseId};
+use crate::pool::{Cause, Change, CheckoutId};
 
 // Never dropped by themselves: that could be after other thread-locals, or after the interpreter. What is
 // left is closed by `close_all`: for the main thread before the interpreter ends, for others when they end.
@@ -36,7 +36,7 @@ struct ThreadEnd;
 impl Drop for ThreadEnd {
     fn drop(&mut self) {
         // A panic here would abort the process; what cannot be closed any more is left to its end.
-        let _ = std::panic::catch_unwind(|| Python::try_attach(close_here));
+        let _ = std::panic::catch_unwind(|| Python::try_attach(close_thread_sessions));
     }
 }
 
@@ -62,7 +62,7 @@ pub fn after_fork_in_child(py: Python<'_>) {
     std::mem::forget(drivers);
     super::completion::forget_all();
     thread_driver::after_fork_in_child();
-    exit::after_fork_in_child();
+    shutdown::after_fork_in_child();
     crate::pool::after_fork_in_child();
     // Another thread of the parent's may have held the lock; then the child never gets it.
     if let Ok(mut abandoned) = ABANDONED.try_lock() {
@@ -82,19 +82,19 @@ pub fn next_id() -> u64 {
 }
 
 /// What nobody holds any more: a session, or a connection that it leased.
-pub struct Abandoned {
+pub struct AbandonedHandle {
     pub session: u64,
-    pub lease: Option<LeaseId>,
+    pub checkout: Option<CheckoutId>,
     /// Whether the session is closed meanwhile.
-    pub gone: Arc<AtomicBool>,
+    pub session_closed: Arc<AtomicBool>,
 }
 
 /// To be closed by the threads that they belong to.
-static ABANDONED: Mutex<Vec<Abandoned>> = Mutex::new(Vec::new());
+static ABANDONED: Mutex<Vec<AbandonedHandle>> = Mutex::new(Vec::new());
 static ANY_ABANDONED: AtomicBool = AtomicBool::new(false);
 
 /// Leaves what is of another thread to that.
-pub fn abandon(what: Abandoned) {
+pub fn abandon(what: AbandonedHandle) {
     if let Ok(mut abandoned) = ABANDONED.lock() {
         abandoned.push(what);
         ANY_ABANDONED.store(true, Ordering::Release);
@@ -109,19 +109,19 @@ pub fn close_abandoned(py: Python<'_>) {
     // The lock is not held while they are closed: that may run Python, which may abandon more. What is of
     // other threads stays where these find it.
     let Ok(mut list) = ABANDONED.lock() else { return };
-    let (of_others, ours): (Vec<_>, Vec<_>) = std::mem::take(&mut *list)
+    let (others, ours): (Vec<_>, Vec<_>) = std::mem::take(&mut *list)
         .into_iter()
-        .filter(|what| !what.gone.load(Ordering::Acquire))
+        .filter(|what| !what.session_closed.load(Ordering::Acquire))
         .partition(|what| session(what.session).is_none());
-    *list = of_others;
+    *list = others;
     ANY_ABANDONED.store(!list.is_empty(), Ordering::Release);
     drop(list);
-    for Abandoned { session: id, lease, .. } in ours {
-        match (lease, session(id)) {
+    for AbandonedHandle { session: id, checkout, .. } in ours {
+        match (checkout, session(id)) {
             (None, _) => {
                 abandon_session(py, id);
             }
-            (Some(lease), Some(session)) => session.release_silently(py, lease),
+            (Some(checkout), Some(session)) => session.release_silently(py, checkout),
             (Some(_), None) => {}
         }
     }
@@ -129,7 +129,7 @@ pub fn close_abandoned(py: Python<'_>) {
 
 /// Closes the sessions of this thread whose loop was closed before them. Nobody can call them any more,
 /// and what waits in them may be all that keeps their client alive.
-fn close_orphaned(py: Python<'_>) {
+fn close_sessions_of_closed_loops(py: Python<'_>) {
     let all: Vec<(u64, Rc<Session>)> =
         SESSIONS.with(|all| all.borrow().iter().map(|(id, s)| (*id, s.clone())).collect());
     for (id, session) in all {
@@ -142,12 +142,12 @@ fn close_orphaned(py: Python<'_>) {
 /// Closes all sessions of this thread; called when the interpreter is about to end.
 #[pyfunction]
 pub fn close_all(py: Python<'_>) {
-    exit::freeze_others(py);
-    close_here(py);
-    thread_driver::silence_bells(py);
+    shutdown::freeze_others(py);
+    close_thread_sessions(py);
+    thread_driver::stop_notifying(py);
 }
 
-fn close_here(py: Python<'_>) {
+fn close_thread_sessions(py: Python<'_>) {
     let all: Vec<u64> = SESSIONS.with(|all| all.borrow().keys().copied().collect());
     for id in all {
         close_session(py, id);
@@ -159,10 +159,10 @@ pub fn driver(id: u64) -> Option<Rc<Driver>> {
 }
 
 /// The driver of `event_loop`, which must be running on this thread.
-pub fn driver_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<Driver>> {
+pub fn driver_for(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<Driver>> {
     let py = event_loop.py();
     close_abandoned(py);
-    close_orphaned(py);
+    close_sessions_of_closed_loops(py);
     let known = DRIVERS.with(|all| all.borrow().iter().find(|d| d.drives(event_loop)).cloned());
     if let Some(driver) = known {
         return Ok(driver);
@@ -192,15 +192,15 @@ pub fn session(id: u64) -> Option<Rc<Session>> {
 }
 
 /// An error is one of the user's callback.
-pub fn tell_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<()> {
+pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<()> {
     let Some(session) = session(id) else { return Ok(()) };
     let (what, cause) = match &change.change {
         Change::Healthy => ("healthy", None),
         Change::Unhealthy(cause) => ("unhealthy", Some(cause)),
-        Change::Barred(cause) => ("barred", Some(cause)),
-        Change::Admitted => ("admitted", None),
+        Change::LoginFailing(cause) => ("login_failing", Some(cause)),
+        Change::LoginRecovered => ("login_recovered", None),
     };
-    let args = (&session.on_change, change.node, what, cause.map(Cause::discreet));
+    let args = (&session.on_change, change.node, what, cause.map(Cause::redacted));
     session.driver.call(py, &args.into_pyobject(py)?)
 }
 
@@ -212,7 +212,7 @@ pub fn abandon_session(py: Python<'_>, id: u64) -> bool {
         return close_session(py, id);
     }
     known.close_later();
-    if let Err(error) = known.driver.settle(py) {
+    if let Err(error) = known.driver.schedule_pending(py) {
         error.write_unraisable(py, None);
     }
     true
@@ -223,7 +223,7 @@ pub fn close_session(py: Python<'_>, id: u64) -> bool {
     let Some(session) = SESSIONS.with(|all| all.borrow_mut().remove(&id)) else {
         return false;
     };
-    session.gone.store(true, Ordering::Release);
+    session.session_closed.store(true, Ordering::Release);
     session.close(py);
     let driver = session.driver.clone();
     completion::deliver_all(py);

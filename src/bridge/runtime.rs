@@ -47,7 +47,7 @@ struct TurnWaker {
     owner: ThreadId,
     woken: AtomicBool,
     /// Written from other threads only: makes the watched descriptor readable.
-    bell: StdUnixStream,
+    wake_sender: StdUnixStream,
 }
 
 impl Wake for TurnWaker {
@@ -61,7 +61,7 @@ impl Wake for TurnWaker {
         // one asks for a turn. From elsewhere (a name was resolved on Tokio's blocking pool) the
         // descriptor must tell. A full pipe tells already.
         if thread::current().id() != self.owner {
-            let _ = (&self.bell).write(&[0]);
+            let _ = (&self.wake_sender).write(&[0]);
         }
     }
 }
@@ -72,18 +72,18 @@ impl TurnRuntime {
             .enable_all()
             .thread_keep_alive(Duration::from_secs(1))
             .build()?;
-        let (bell, ring) = StdUnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        ring.set_nonblocking(true)?;
-        let ring = {
+        let (wake_sender, wake_receiver) = StdUnixStream::pair()?;
+        wake_sender.set_nonblocking(true)?;
+        wake_receiver.set_nonblocking(true)?;
+        let wake_receiver = {
             let _entered = runtime.enter();
-            UnixStream::from_std(ring)?
+            UnixStream::from_std(wake_receiver)?
         };
-        let epoll_fd = epoll_watching(ring.as_raw_fd())?;
+        let epoll_fd = epoll_watching(wake_receiver.as_raw_fd())?;
         let tasks = LocalSet::new();
-        tasks.spawn_local(unconstrained(empty_bell(ring)));
+        tasks.spawn_local(unconstrained(drain_wakeups(wake_receiver)));
         let owner = thread::current().id();
-        let woken = Arc::new(TurnWaker { owner, woken: AtomicBool::new(true), bell });
+        let woken = Arc::new(TurnWaker { owner, woken: AtomicBool::new(true), wake_sender });
         let waker = Waker::from(woken.clone());
         let engine = RefCell::new(Some(Engine { runtime, tasks }));
         Ok(Self { engine, inbox, postponed, woken, waker, epoll_fd, turning: Cell::new(false) })
@@ -159,10 +159,10 @@ impl TurnRuntime {
     }
 }
 
-async fn empty_bell(ring: UnixStream) {
-    let mut pulls = [0; 64];
-    while ring.readable().await.is_ok() {
-        while matches!(ring.try_read(&mut pulls), Ok(n) if n > 0) {}
+async fn drain_wakeups(wake_receiver: UnixStream) {
+    let mut bytes = [0; 64];
+    while wake_receiver.readable().await.is_ok() {
+        while matches!(wake_receiver.try_read(&mut bytes), Ok(n) if n > 0) {}
     }
 }
 

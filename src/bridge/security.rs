@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::pool::{Login, Mechanism, Security, Tls, TlsOptions, login_refusal};
+use crate::pool::{Login, Mechanism, Security, Tls, TlsOptions, redact_login_refusal};
 
 #[pyclass(frozen, module = "emcache._emcache", name = "Security")]
 pub struct PySecurity(pub Arc<Security>);
@@ -15,14 +15,14 @@ impl PySecurity {
     #[new]
     fn new(tls: Option<TlsArguments>, login: Option<(String, String, String)>) -> PyResult<Self> {
         let tls = tls.map(TlsArguments::into_tls).transpose()?;
-        let login = login.map(login_of).transpose()?;
+        let login = login.map(login_from_args).transpose()?;
         Ok(Self(Arc::new(Security { tls, login })))
     }
 
     /// What may be shown of the words that refuse a login.
     #[staticmethod]
     fn refusal(words: &[u8], password: &str) -> String {
-        login_refusal(words, password)
+        redact_login_refusal(words, password)
     }
 }
 
@@ -46,7 +46,7 @@ impl TlsArguments {
 }
 
 /// Of mechanism, username and password.
-fn login_of((mechanism, username, password): (String, String, String)) -> PyResult<Login> {
+fn login_from_args((mechanism, username, password): (String, String, String)) -> PyResult<Login> {
     let mechanism = match mechanism.as_str() {
         "sasl" => Mechanism::Sasl,
         _ => Mechanism::Ascii,

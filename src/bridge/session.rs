@@ -19,8 +19,8 @@ use super::future::{OpFuture, Wake};
 use super::thread_driver::{Route, ThreadEngine};
 use super::waiter::{Caller, Gather, Line, NoReplies, PyWaiter, RawItems};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeMetrics};
-use crate::pool::{Address, Context, LeaseId, Metrics, Submission, Waiter};
-use crate::protocol::{Command, Key, NEVER, Request, RetrievalVerb, StatsArgs, Tick, Verb};
+use crate::pool::{Address, CheckoutId, Context, Metrics, Submission, Waiter};
+use crate::protocol::{Command, Key, NEVER, Nanos, Request, RetrievalVerb, StatsArgs, Verb};
 
 /// With more unanswered commands that nobody waits for, the next one is waited for after all: the
 /// caller is slowed down to what the server does.
@@ -42,16 +42,16 @@ pub struct Session {
     /// Connections to each node: at least, and at most.
     pub limits: (usize, usize),
     /// Shared with the client's Python object, which may be on another thread.
-    pub gone: Arc<AtomicBool>,
+    pub session_closed: Arc<AtomicBool>,
 }
 
 enum Core {
-    Here {
+    Local {
         context: Rc<Context>,
         cluster: Cluster<PyWaiter>,
     },
     /// On the thread of this engine.
-    There(Rc<ThreadEngine>),
+    Remote(Rc<ThreadEngine>),
 }
 
 /// What can be asked of a cluster, whoever its waiters are.
@@ -60,9 +60,9 @@ pub trait Nodes {
     fn health(&self) -> (Vec<usize>, Vec<usize>);
     fn metrics(&self, node: usize) -> Metrics;
     fn all_metrics(&self) -> Vec<NodeMetrics>;
-    fn release(&self, lease: LeaseId);
-    fn close_leased(&self, lease: LeaseId);
-    fn is_leased(&self, lease: LeaseId) -> bool;
+    fn release(&self, checkout: CheckoutId);
+    fn close_checked_out(&self, checkout: CheckoutId);
+    fn is_checked_out(&self, checkout: CheckoutId) -> bool;
     fn add_node(&self, address: Address, ip: Option<String>) -> usize;
     fn is_connected(&self, node: usize) -> bool;
     fn set_ip(&self, node: usize, ip: Option<String>);
@@ -86,16 +86,16 @@ impl<W: Waiter> Nodes for Cluster<W> {
         self.metrics()
     }
 
-    fn release(&self, lease: LeaseId) {
-        self.pool(0).release(lease);
+    fn release(&self, checkout: CheckoutId) {
+        self.pool(0).release(checkout);
     }
 
-    fn close_leased(&self, lease: LeaseId) {
-        self.pool(0).close_leased(lease);
+    fn close_checked_out(&self, checkout: CheckoutId) {
+        self.pool(0).close_checked_out(checkout);
     }
 
-    fn is_leased(&self, lease: LeaseId) -> bool {
-        self.pool(0).is_leased(lease)
+    fn is_checked_out(&self, checkout: CheckoutId) -> bool {
+        self.pool(0).is_checked_out(checkout)
     }
 
     fn add_node(&self, address: Address, ip: Option<String>) -> usize {
@@ -122,7 +122,7 @@ pub enum Target<'a> {
     Node(usize),
     /// A node, on a connection of its own.
     Isolated(usize),
-    Lease(LeaseId),
+    Checkout(CheckoutId),
 }
 
 impl Session {
@@ -140,26 +140,26 @@ impl Session {
                 let context = engine.context.clone();
                 let tell = move |change| completion::node_changed(id, change);
                 let cluster = Cluster::new(&context, addresses, &config, tell);
-                Core::Here { context, cluster }
+                Core::Local { context, cluster }
             }
             Engine::Thread(engine) => {
                 engine.open(id, addresses, config);
-                Core::There(engine.clone())
+                Core::Remote(engine.clone())
             }
         };
-        let (no_replies, gone) = (Rc::default(), Arc::default());
-        Rc::new(Self { id, driver, core, timeout, no_replies, on_change, limits, gone })
+        let (no_replies, session_closed) = (Rc::default(), Arc::default());
+        Rc::new(Self { id, driver, core, timeout, no_replies, on_change, limits, session_closed })
     }
 
     /// Ends all requests; the waiters' results are left to [`super::completion`].
     pub fn close(&self, py: Python<'_>) {
         let Ok(core) = self.core() else { return };
         match core {
-            Core::Here { context, cluster } => {
+            Core::Local { context, cluster } => {
                 context.flush();
                 cluster.close();
             }
-            Core::There(engine) => engine.close(py, self.id),
+            Core::Remote(engine) => engine.close(py, self.id),
         }
     }
 
@@ -169,7 +169,7 @@ impl Session {
         self.no_replies.closes.set(Some(self.id));
         let id = self.id;
         match core {
-            Core::Here { context, .. } => {
+            Core::Local { context, .. } => {
                 context.flush();
                 let timer = context.clone();
                 context.spawn(async move {
@@ -177,7 +177,7 @@ impl Session {
                     completion::close(id);
                 });
             }
-            Core::There(engine) => engine.close_after(id, CLOSE_AFTER),
+            Core::Remote(engine) => engine.close_after(id, CLOSE_AFTER),
         }
     }
 
@@ -228,7 +228,7 @@ impl Session {
             PyWaiter::Line { gather: gather.clone(), line }
         };
         match self.core()? {
-            Core::Here { context, cluster } => {
+            Core::Local { context, cluster } => {
                 let lines = match cluster.lines_for(verb, &keys) {
                     Ok(lines) => lines,
                     Err(error) if is_partial => {
@@ -255,15 +255,15 @@ impl Session {
                     cluster.pool(node).submit(&request, waiter, deadline);
                 }
             }
-            Core::There(engine) => {
+            Core::Remote(engine) => {
                 let waiter = waiter(None, keys.len());
                 let request = Request::Retrieval { verb, keys: &keys };
-                let request = engine.own(Submission::Borrowed(&request));
+                let request = engine.to_owned_request(Submission::Borrowed(&request));
                 let route = Route::Keys { is_partial };
                 engine.submit(self.id, route, request, waiter, self.deadline_instant());
             }
         }
-        self.driver.settle(py)?;
+        self.driver.schedule_pending(py)?;
         Ok(future)
     }
 
@@ -278,8 +278,8 @@ impl Session {
     ) -> Awaitable {
         let future = self.driver.create_future(py)?;
         let deadline = match &self.core {
-            Core::Here { context, .. } => (self.deadline(context), None),
-            Core::There(_) => (NEVER, self.deadline_instant()),
+            Core::Local { context, .. } => (self.deadline(context), None),
+            Core::Remote(_) => (NEVER, self.deadline_instant()),
         };
         let mut batch = Batch {
             session: self.id,
@@ -288,7 +288,7 @@ impl Session {
             keys,
             values,
             deadline,
-            is_quiet: noreply,
+            is_noreply: noreply,
             is_answered: true,
             progress: Progress::default(),
         };
@@ -305,11 +305,11 @@ impl Session {
     }
 
     /// The timeout, if all of it has passed for a batch.
-    pub fn time_over(&self, batch: &Batch) -> Option<Duration> {
+    pub fn passed_timeout(&self, batch: &Batch) -> Option<Duration> {
         let (tick, instant) = batch.deadline;
         let is_over = match &self.core {
-            Core::Here { context, .. } => tick <= context.now(),
-            Core::There(_) => instant.is_some_and(|deadline| deadline <= Instant::now()),
+            Core::Local { context, .. } => tick <= context.now(),
+            Core::Remote(_) => instant.is_some_and(|deadline| deadline <= Instant::now()),
         };
         self.timeout.filter(|_| is_over)
     }
@@ -331,7 +331,7 @@ impl Session {
                 PyWaiter::NoReply { backlog: self.no_replies.clone(), verb, caller }
             };
             batch.request(py, at, |key, submission| match core {
-                Core::Here { cluster, .. } => match cluster.index_for(key) {
+                Core::Local { cluster, .. } => match cluster.index_for(key) {
                     Ok(node) => {
                         cluster.pool(node).submit_any(submission, waiter, batch.deadline.0);
                     }
@@ -340,13 +340,13 @@ impl Session {
                         waiter.fail_with(Outcome::NoNodes { error, verb });
                     }
                 },
-                Core::There(engine) => {
-                    let request = engine.own(submission);
+                Core::Remote(engine) => {
+                    let request = engine.to_owned_request(submission);
                     engine.submit(self.id, Route::Key, request, waiter, batch.deadline.1);
                 }
             });
         }
-        self.driver.settle(py)
+        self.driver.schedule_pending(py)
     }
 
     /// A [`Command::Counter`]: its number, or one below 0 where the node does not know the command.
@@ -409,17 +409,17 @@ impl Session {
     pub fn raw_command(
         &self,
         py: Python<'_>,
-        lease: LeaseId,
+        checkout: CheckoutId,
         command: Command<'_>,
         noreply: bool,
     ) -> Awaitable {
         if noreply {
-            return self.command(py, Target::Lease(lease), command, true);
+            return self.command(py, Target::Checkout(checkout), command, true);
         }
         let (future, verb) = (self.driver.create_future(py)?, command.verb());
         let waiter = PyWaiter::RawReply { future: future.clone_ref(py), verb, text: Vec::new() };
         let request = Request::Command(command);
-        self.send(py, Target::Lease(lease), Submission::Borrowed(&request), waiter)?;
+        self.send(py, Target::Checkout(checkout), Submission::Borrowed(&request), waiter)?;
         Ok(future)
     }
 
@@ -427,53 +427,56 @@ impl Session {
     pub fn raw_fetch(
         &self,
         py: Python<'_>,
-        lease: LeaseId,
+        checkout: CheckoutId,
         keys: Vec<Py<PyBytes>>,
         verb: RetrievalVerb,
     ) -> Awaitable {
         let future = self.driver.create_future(py)?;
-        let items = Box::new(RawItems::of(keys.iter().map(|key| key.clone_ref(py)).collect()));
+        let items = Box::new(RawItems::new(keys.iter().map(|key| key.clone_ref(py)).collect()));
         let waiter = PyWaiter::RawItems { future: future.clone_ref(py), verb: verb.verb(), items };
         let request = Request::Retrieval { verb, keys: &convert::trusted(py, &keys) };
-        self.send(py, Target::Lease(lease), Submission::Borrowed(&request), waiter)?;
+        self.send(py, Target::Checkout(checkout), Submission::Borrowed(&request), waiter)?;
         Ok(future)
     }
 
     /// A connection of the first node for the caller alone.
-    pub fn lease(&self, py: Python<'_>, lease: LeaseId) -> Awaitable {
+    pub fn check_out(&self, py: Python<'_>, checkout: CheckoutId) -> Awaitable {
         let future = self.driver.create_future(py)?;
-        let waiter = PyWaiter::Lease { future: future.clone_ref(py), session: self.id, lease };
+        let waiter =
+            PyWaiter::Checkout { future: future.clone_ref(py), session: self.id, checkout };
         match self.core()? {
-            Core::Here { context, cluster } => {
-                cluster.pool(0).lease(lease, waiter, self.deadline(context));
+            Core::Local { context, cluster } => {
+                cluster.pool(0).check_out(checkout, waiter, self.deadline(context));
             }
-            Core::There(engine) => engine.lease(self.id, lease, waiter, self.deadline_instant()),
+            Core::Remote(engine) => {
+                engine.check_out(self.id, checkout, waiter, self.deadline_instant())
+            }
         }
-        self.driver.settle(py)?;
+        self.driver.schedule_pending(py)?;
         Ok(future)
     }
 
-    pub fn release(&self, py: Python<'_>, lease: LeaseId) -> PyResult<()> {
-        self.tell(move |nodes| nodes.release(lease));
-        self.driver.settle(py)
+    pub fn release(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<()> {
+        self.tell(move |nodes| nodes.release(checkout));
+        self.driver.schedule_pending(py)
     }
 
     /// As `release`, where nobody can be told of an error.
-    pub fn release_silently(&self, py: Python<'_>, lease: LeaseId) {
-        if let Err(error) = self.release(py, lease)
+    pub fn release_silently(&self, py: Python<'_>, checkout: CheckoutId) {
+        if let Err(error) = self.release(py, checkout)
             && !self.driver.is_loop_closed(py)
         {
             error.write_unraisable(py, None);
         }
     }
 
-    pub fn close_leased(&self, py: Python<'_>, lease: LeaseId) -> PyResult<()> {
-        self.tell(move |nodes| nodes.close_leased(lease));
-        self.driver.settle(py)
+    pub fn close_checked_out(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<()> {
+        self.tell(move |nodes| nodes.close_checked_out(checkout));
+        self.driver.schedule_pending(py)
     }
 
-    pub fn is_leased(&self, py: Python<'_>, lease: LeaseId) -> PyResult<bool> {
-        self.ask(py, move |nodes| nodes.is_leased(lease))
+    pub fn is_checked_out(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<bool> {
+        self.ask(py, move |nodes| nodes.is_checked_out(checkout))
     }
 
     /// The index of the node that a key belongs to.
@@ -505,7 +508,7 @@ impl Session {
         ip: Option<String>,
     ) -> PyResult<usize> {
         let index = self.ask(py, move |nodes| nodes.add_node(address, ip))?;
-        self.driver.settle(py)?;
+        self.driver.schedule_pending(py)?;
         Ok(index)
     }
 
@@ -516,13 +519,13 @@ impl Session {
     /// See [`crate::pool::Pool::set_ip`].
     pub fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
         self.ask(py, move |nodes| nodes.set_ip(node, ip))?;
-        self.driver.settle(py)
+        self.driver.schedule_pending(py)
     }
 
     /// See [`Cluster::change`].
     pub fn change(&self, py: Python<'_>, joining: Vec<usize>, leaving: Vec<usize>) -> PyResult<()> {
         self.ask(py, move |nodes| nodes.change(&joining, &leaving))?;
-        self.driver.settle(py)
+        self.driver.schedule_pending(py)
     }
 
     fn ask<T: Send + 'static>(
@@ -531,23 +534,23 @@ impl Session {
         question: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
     ) -> PyResult<T> {
         match self.core()? {
-            Core::Here { cluster, .. } => Ok(question(cluster)),
-            Core::There(engine) => engine.ask(py, self.id, move |cluster| question(cluster)),
+            Core::Local { cluster, .. } => Ok(question(cluster)),
+            Core::Remote(engine) => engine.ask(py, self.id, move |cluster| question(cluster)),
         }
     }
 
     fn tell(&self, what: impl FnOnce(&dyn Nodes) + Send + 'static) {
         match self.core() {
             Err(_) => {}
-            Ok(Core::Here { cluster, .. }) => what(cluster),
-            Ok(Core::There(engine)) => engine.post_to(self.id, move |cluster| what(cluster)),
+            Ok(Core::Local { cluster, .. }) => what(cluster),
+            Ok(Core::Remote(engine)) => engine.post_to(self.id, move |cluster| what(cluster)),
         }
     }
 
     /// Where the cluster is here, the node is known at once, and that there is none.
     fn route<'a>(&self, py: Python<'_>, target: Target<'a>, verb: Verb) -> PyResult<Target<'a>> {
         match (self.core()?, target) {
-            (Core::Here { cluster, .. }, Target::Key(key)) => {
+            (Core::Local { cluster, .. }, Target::Key(key)) => {
                 let node = cluster.index_for(key).map(Target::Node);
                 node.map_err(|error| errors::no_nodes(py, error, Some(verb)))
             }
@@ -564,7 +567,7 @@ impl Session {
         waiter: PyWaiter,
     ) -> PyResult<()> {
         match self.core()? {
-            Core::Here { context, cluster } => {
+            Core::Local { context, cluster } => {
                 let deadline = self.deadline(context);
                 match target {
                     Target::Node(node) => {
@@ -573,9 +576,9 @@ impl Session {
                     Target::Isolated(node) => {
                         cluster.pool(node).submit_isolated(submission, waiter, deadline);
                     }
-                    Target::Lease(lease) => {
-                        cluster.pool(0).submit_leased(
-                            lease,
+                    Target::Checkout(checkout) => {
+                        cluster.pool(0).submit_checked_out(
+                            checkout,
                             submission.into_owned(),
                             waiter,
                             deadline,
@@ -584,19 +587,19 @@ impl Session {
                     Target::Key(_) => waiter.fail_with(Outcome::Internal),
                 }
             }
-            Core::There(engine) => {
+            Core::Remote(engine) => {
                 let route = match target {
                     Target::Key(_) => Route::Key,
                     Target::Node(node) => Route::Node(node),
                     Target::Isolated(node) => Route::Isolated(node),
-                    Target::Lease(lease) => Route::Lease(lease),
+                    Target::Checkout(checkout) => Route::Checkout(checkout),
                 };
                 let deadline = self.deadline_instant();
-                let request = engine.own(submission);
+                let request = engine.to_owned_request(submission);
                 engine.submit(self.id, route, request, waiter, deadline);
             }
         }
-        self.driver.settle(py)
+        self.driver.schedule_pending(py)
     }
 
     /// The core, unless it is another process's. To be asked for after the last call of Python: that may have
@@ -605,7 +608,7 @@ impl Session {
         if self.driver.is_forked() { Err(errors::forked()) } else { Ok(&self.core) }
     }
 
-    fn deadline(&self, context: &Context) -> Tick {
+    fn deadline(&self, context: &Context) -> Nanos {
         match self.timeout {
             None => NEVER,
             limit => context.deadline_after(limit),

@@ -4,7 +4,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::cluster::NodeMetrics;
 use crate::pool::Metrics;
-use crate::protocol::{CommandTally, LATENCY_BOUNDS, Tick, Verb};
+use crate::protocol::{CommandStats, LATENCY_BOUNDS, Nanos, Verb};
 
 /// What the buckets of latencies reach up to, in seconds.
 pub fn latency_bounds(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
@@ -12,14 +12,14 @@ pub fn latency_bounds(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
 }
 
 /// `[(index, healthy, counters of the pool, {command: (results, buckets, sum)})]`
-pub fn of_nodes(py: Python<'_>, nodes: Vec<NodeMetrics>) -> PyResult<Bound<'_, PyList>> {
+pub fn nodes_to_list(py: Python<'_>, nodes: Vec<NodeMetrics>) -> PyResult<Bound<'_, PyList>> {
     let list = PyList::empty(py);
     for NodeMetrics { node, healthy, pool, commands } in nodes {
         let by_name = PyDict::new(py);
         for (verb, command) in commands {
-            by_name.set_item(verb_name(verb), of_command(py, &command)?)?;
+            by_name.set_item(verb_name(verb), command_to_tuple(py, &command)?)?;
         }
-        list.append((node, healthy, of_pool(py, &pool)?, by_name))?;
+        list.append((node, healthy, metrics_to_dict(py, &pool)?, by_name))?;
     }
     Ok(list)
 }
@@ -32,9 +32,9 @@ fn verb_name(verb: Verb) -> &'static str {
     }
 }
 
-fn of_command<'py>(py: Python<'py>, command: &CommandTally) -> PyResult<Bound<'py, PyTuple>> {
+fn command_to_tuple<'py>(py: Python<'py>, command: &CommandStats) -> PyResult<Bound<'py, PyTuple>> {
     let results = PyDict::new(py);
-    for (name, count) in command.outcomes() {
+    for (name, count) in command.results() {
         results.set_item(name, count)?;
     }
     let buckets = PyTuple::new(py, command.latency.buckets)?;
@@ -42,12 +42,12 @@ fn of_command<'py>(py: Python<'py>, command: &CommandTally) -> PyResult<Bound<'p
 }
 
 #[allow(clippy::cast_precision_loss, reason = "sums lose nanoseconds after months")]
-fn seconds(ticks: Tick) -> f64 {
-    ticks as f64 / 1e9
+fn seconds(nanos: Nanos) -> f64 {
+    nanos as f64 / 1e9
 }
 
 /// The counters of a pool, by the names of `ConnectionPoolMetrics`.
-pub fn of_pool<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, PyDict>> {
+pub fn metrics_to_dict<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (name, count) in [
         ("cur_connections", metrics.cur_connections),
@@ -59,7 +59,7 @@ pub fn of_pool<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, P
         ("operations_executed_with_error", metrics.operations_executed_with_error),
         ("operations_waited", metrics.operations_waited),
         ("connections_idle", metrics.connections_idle),
-        ("connections_leased", metrics.connections_leased),
+        ("connections_checked_out", metrics.connections_checked_out),
         ("reconnects", metrics.reconnects),
         ("keys_shared", metrics.keys_shared),
         ("requests_in_flight", metrics.requests_in_flight),

@@ -20,7 +20,7 @@ pub struct Stepping {
 }
 
 impl Stepping {
-    pub fn of(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = event_loop.py();
         let class = event_loop.get_type();
         let base = py.import("asyncio")?.getattr("BaseEventLoop")?;

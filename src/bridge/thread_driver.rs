@@ -22,13 +22,13 @@ use super::background::{Background, Cores, Job};
 use super::completion::{self, Outcome};
 use super::driver::PythonLoop;
 use super::errors;
-use super::exit;
 use super::once::intern;
 use super::recorder::{End, Message, Record, Recorder, Ticket, play_back};
+use super::shutdown;
 use super::waiter::PyWaiter;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
-use crate::pool::{Address, LeaseId, Submission};
-use crate::protocol::{Key, OwnedRequest, Sink, Tick};
+use crate::pool::{Address, CheckoutId, Submission};
+use crate::protocol::{Key, Nanos, OwnedRequest, ReplyHandler};
 
 pub struct ThreadEngine {
     background: RefCell<Option<Arc<Background>>>,
@@ -44,22 +44,22 @@ pub struct ThreadEngine {
 }
 
 /// A request on its way to the core's thread.
-pub struct Posted {
+pub struct PostedRequest {
     session: u64,
     ticket: Ticket,
     outbox: Arc<Outbox>,
     abandoned: Option<Arc<AtomicBool>>,
     noreply: bool,
     deadline: Option<Instant>,
-    what: What,
+    what: PostedAction,
 }
 
-enum What {
+enum PostedAction {
     Send(Route, OwnedRequest),
-    Lease(LeaseId),
+    Checkout(CheckoutId),
 }
 
-impl Posted {
+impl PostedRequest {
     /// On the core's thread. `last`: the cluster of the request before it.
     pub fn submit(self, cores: &Cores, last: &mut Option<(u64, Cluster<Recorder>)>) {
         let record = Record::new(self.ticket, self.outbox, self.abandoned, self.noreply);
@@ -70,8 +70,10 @@ impl Posted {
         }
         let Some((_, cluster)) = last else { return record.end(End::Closed) };
         match self.what {
-            What::Lease(lease) => cluster.pool(0).lease(lease, record.line(None), deadline),
-            What::Send(route, request) => {
+            PostedAction::Checkout(checkout) => {
+                cluster.pool(0).check_out(checkout, record.line(None), deadline)
+            }
+            PostedAction::Send(route, request) => {
                 if let Err(error) = send(cluster, route, request, &record, deadline) {
                     record.end(End::NoNodes(error));
                 }
@@ -84,27 +86,27 @@ impl Posted {
 pub struct Outbox {
     messages: Mutex<Vec<Message>>,
     /// Whether the loop is told already that there is something.
-    rung: AtomicBool,
+    is_notified: AtomicBool,
     runtime: &'static Runtime,
-    bell: Mutex<Option<Arc<Bell>>>,
+    notifier: Mutex<Option<Arc<Notifier>>>,
 }
 
 /// How the loop is called: in the context in which the first client was made.
-struct Bell {
+struct Notifier {
     locals: TaskLocals,
     turn: Py<PyAny>,
 }
 
 /// Helpers that are calling a loop; none may be at it when the interpreter ends.
-static RINGING: AtomicUsize = AtomicUsize::new(0);
-static SILENCED: AtomicBool = AtomicBool::new(false);
+static NOTIFYING: AtomicUsize = AtomicUsize::new(0);
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// From now on no thread of ours touches the interpreter. Waits for those that are at it.
-pub fn silence_bells(py: Python<'_>) {
-    SILENCED.store(true, Ordering::SeqCst);
+pub fn stop_notifying(py: Python<'_>) {
+    STOPPED.store(true, Ordering::SeqCst);
     py.detach(|| {
         for _ in 0..1000 {
-            if RINGING.load(Ordering::SeqCst) == 0 {
+            if NOTIFYING.load(Ordering::SeqCst) == 0 {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -114,21 +116,21 @@ pub fn silence_bells(py: Python<'_>) {
 
 /// In the child of a fork nobody is ringing, whatever was under way in the parent.
 pub fn after_fork_in_child() {
-    RINGING.store(0, Ordering::SeqCst);
+    NOTIFYING.store(0, Ordering::SeqCst);
 }
 
 impl Outbox {
     /// Called in a task, or a job, of the core's thread.
     pub fn push(self: &Arc<Self>, message: Message) {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
-        if !self.rung.swap(true, Ordering::AcqRel) {
+        if !self.is_notified.swap(true, Ordering::AcqRel) {
             let outbox = self.clone();
             // Behind what else is ready, so that one call of the loop is for all of it.
-            tokio::task::spawn_local(async move { outbox.ring() });
+            tokio::task::spawn_local(async move { outbox.notify() });
         }
     }
 
-    fn ring(self: &Arc<Self>) {
+    fn notify(self: &Arc<Self>) {
         let outbox = self.clone();
         let helped = catch_unwind(AssertUnwindSafe(|| {
             self.runtime.spawn_blocking(move || outbox.call_loop());
@@ -140,30 +142,30 @@ impl Outbox {
     }
 
     fn call_loop(&self) {
-        RINGING.fetch_add(1, Ordering::SeqCst);
-        if SILENCED.load(Ordering::SeqCst) {
-            self.rung.store(false, Ordering::Release);
+        NOTIFYING.fetch_add(1, Ordering::SeqCst);
+        if STOPPED.load(Ordering::SeqCst) {
+            self.is_notified.store(false, Ordering::Release);
         } else {
             let _ = Python::try_attach(|py| {
-                let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 // A loop that is closed refuses, and nobody is left to tell.
-                if bell.is_some_and(|bell| bell.ring(py).is_err()) {
-                    self.rung.store(false, Ordering::Release);
+                if notifier.is_some_and(|notifier| notifier.notify(py).is_err()) {
+                    self.is_notified.store(false, Ordering::Release);
                 }
             });
         }
-        RINGING.fetch_sub(1, Ordering::SeqCst);
+        NOTIFYING.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn take(&self) -> Vec<Message> {
         // Before the messages: what comes after them rings again.
-        self.rung.store(false, Ordering::Release);
+        self.is_notified.store(false, Ordering::Release);
         std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Bell {
-    fn ring(&self, py: Python<'_>) -> PyResult<()> {
+impl Notifier {
+    fn notify(&self, py: Python<'_>) -> PyResult<()> {
         let options = PyDict::new(py);
         options.set_item(intern!(py, "context"), self.locals.context(py))?;
         let event_loop = self.locals.event_loop(py);
@@ -187,21 +189,21 @@ pub enum Route {
     Node(usize),
     /// On a connection of its own.
     Isolated(usize),
-    Lease(LeaseId),
+    Checkout(CheckoutId),
 }
 
 impl ThreadEngine {
     pub fn start(py: Python<'_>, python: &PythonLoop) -> PyResult<Self> {
         let background = Background::get()?;
         // Whoever starts another loop in an exit handler is heard, too.
-        SILENCED.store(false, Ordering::SeqCst);
+        STOPPED.store(false, Ordering::SeqCst);
         let locals = TaskLocals::new(python.event_loop.bind(py).clone()).copy_context(py)?;
-        let bell = Arc::new(Bell { locals, turn: python.turn.clone_ref(py) });
+        let notifier = Arc::new(Notifier { locals, turn: python.turn.clone_ref(py) });
         let outbox = Arc::new(Outbox {
             messages: Mutex::default(),
-            rung: AtomicBool::new(false),
+            is_notified: AtomicBool::new(false),
             runtime: background.runtime(),
-            bell: Mutex::new(Some(bell)),
+            notifier: Mutex::new(Some(notifier)),
         });
         Ok(Self {
             background: RefCell::new(Some(background)),
@@ -243,16 +245,22 @@ impl ThreadEngine {
         waiter: PyWaiter,
         deadline: Option<Instant>,
     ) {
-        self.post_request(session, waiter, deadline, What::Send(route, request));
+        self.post_request(session, waiter, deadline, PostedAction::Send(route, request));
     }
 
     /// A request that can cross to the core's thread.
-    pub fn own(&self, submission: Submission<'_>) -> OwnedRequest {
-        submission.into_owned_in(&mut self.block.borrow_mut())
+    pub fn to_owned_request(&self, submission: Submission<'_>) -> OwnedRequest {
+        submission.into_owned_in_block(&mut self.block.borrow_mut())
     }
 
-    pub fn lease(&self, session: u64, lease: LeaseId, waiter: PyWaiter, deadline: Option<Instant>) {
-        self.post_request(session, waiter, deadline, What::Lease(lease));
+    pub fn check_out(
+        &self,
+        session: u64,
+        checkout: CheckoutId,
+        waiter: PyWaiter,
+        deadline: Option<Instant>,
+    ) {
+        self.post_request(session, waiter, deadline, PostedAction::Checkout(checkout));
     }
 
     pub fn close_after(&self, session: u64, delay: Duration) {
@@ -319,19 +327,25 @@ impl ThreadEngine {
         py.detach(|| drop(background));
         self.collect();
         self.fail_all(&|| Outcome::Internal);
-        let bell = self.outbox.bell.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(bell);
-        if exit::has_begun() {
+        let notifier = self.outbox.notifier.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(notifier);
+        if shutdown::has_begun() {
             // The loop was one of another exit handler's: there is no later one to wait for the helpers.
-            silence_bells(py);
+            stop_notifying(py);
         }
     }
 
-    fn post_request(&self, session: u64, waiter: PyWaiter, deadline: Option<Instant>, what: What) {
+    fn post_request(
+        &self,
+        session: u64,
+        waiter: PyWaiter,
+        deadline: Option<Instant>,
+        what: PostedAction,
+    ) {
         let (abandoned, noreply) = (waiter.watch_abandoned(), waiter.is_noreply());
         let ticket = self.waiters.borrow_mut().insert(waiter);
         let outbox = self.outbox.clone();
-        let posted = Posted { session, ticket, outbox, abandoned, noreply, deadline, what };
+        let posted = PostedRequest { session, ticket, outbox, abandoned, noreply, deadline, what };
         self.post_job(Job::Request(posted));
     }
 
@@ -404,7 +418,7 @@ fn send(
     route: Route,
     request: OwnedRequest,
     record: &Rc<Record>,
-    deadline: Tick,
+    deadline: Nanos,
 ) -> Result<(), ClusterError> {
     match (route, request) {
         (Route::Key, request) => {
@@ -438,8 +452,8 @@ fn send(
             let request = Submission::Owned(request);
             cluster.pool(node).submit_isolated(request, record.line(None), deadline);
         }
-        (Route::Lease(lease), request) => {
-            cluster.pool(0).submit_leased(lease, request, record.line(None), deadline);
+        (Route::Checkout(checkout), request) => {
+            cluster.pool(0).submit_checked_out(checkout, request, record.line(None), deadline);
         }
     }
     Ok(())

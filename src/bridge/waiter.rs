@@ -15,9 +15,9 @@ use super::batch::Batch;
 use super::completion::{self, Outcome};
 use super::future::OpFuture;
 use super::item::RawItem;
-use super::kept::KeptBytes;
-use crate::pool::{Error, LeaseId, Waiter};
-use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, Sink, StatLine, Verb};
+use super::value_buf::PyValueBuf;
+use crate::pool::{CheckoutId, Error, Waiter};
+use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, ReplyHandler, StatLine, Verb};
 
 pub enum PyWaiter {
     /// `get` and its family with one key.
@@ -55,10 +55,10 @@ pub enum PyWaiter {
         stats: Stats,
     },
     /// A connection of one's own.
-    Lease {
+    Checkout {
         future: Py<OpFuture>,
         session: u64,
-        lease: LeaseId,
+        checkout: CheckoutId,
     },
     /// On a leased connection: any command whose reply is given as it came.
     RawReply {
@@ -92,7 +92,7 @@ pub enum Caller {
     },
     /// Until it is answered, because too many are not.
     UntilAnswered(Py<OpFuture>),
-    Gone,
+    Done,
 }
 
 /// What was asked for in one line, and what came.
@@ -111,7 +111,7 @@ pub struct RawItems {
 }
 
 impl RawItems {
-    pub fn of(keys: Vec<Py<PyBytes>>) -> Self {
+    pub fn new(keys: Vec<Py<PyBytes>>) -> Self {
         Self { keys, ..Self::default() }
     }
 
@@ -163,7 +163,7 @@ impl Gather {
         let outcome = if self.missing_lines.get() == 0 && !self.failed.get() {
             Outcome::Items(self)
         } else {
-            Outcome::Nobody
+            Outcome::Discarded
         };
         completion::complete(future, outcome);
     }
@@ -215,7 +215,7 @@ impl Gather {
             self.failures.borrow_mut().push((line.positions.clone(), outcome));
             return self.line_done(py, line);
         }
-        let outcome = if self.failed.replace(true) { Outcome::Nobody } else { outcome };
+        let outcome = if self.failed.replace(true) { Outcome::Discarded } else { outcome };
         completion::complete(self.future.clone_ref(py), outcome);
     }
 }
@@ -235,17 +235,19 @@ impl NoReplies {
     }
 }
 
-impl Sink for PyWaiter {
-    type Kept = KeptBytes;
+impl ReplyHandler for PyWaiter {
+    type Value = PyValueBuf;
 
-    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&KeptBytes>) {
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) {
         // Nothing is made for a caller that has given up.
         Python::attach(|py| match self {
             Self::One { future, .. } | Self::RawItems { future, .. } if is_over(py, future) => {}
             Self::Line { gather, .. } if is_over(py, &gather.future) => {}
-            Self::One { item: place, .. } => *place = Some(RawItem::new(py, item, kept)),
-            Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item, kept))),
-            Self::RawItems { items, .. } => items.items.push((index, RawItem::new(py, item, kept))),
+            Self::One { item: place, .. } => *place = Some(RawItem::new(py, item, shared)),
+            Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item, shared))),
+            Self::RawItems { items, .. } => {
+                items.items.push((index, RawItem::new(py, item, shared)))
+            }
             // Of all other commands only `config get cluster` has an item.
             Self::RawReply { text, .. } => text.extend_from_slice(item.value),
             _ => {}
@@ -280,7 +282,7 @@ impl Sink for PyWaiter {
             | Self::Probe { .. }
             | Self::Part { .. }
             | Self::NoReply { .. }
-            | Self::Lease { .. } => {}
+            | Self::Checkout { .. } => {}
         }
     }
 
@@ -290,40 +292,40 @@ impl Sink for PyWaiter {
                 let outcome = match (reply, item) {
                     (Reply::End, Some(item)) => Outcome::Item { item, flags },
                     (Reply::End, None) => Outcome::Value(py.None()),
-                    (other, _) => outcome_of(py, verb, other, from),
+                    (other, _) => outcome_from_reply(py, verb, other, from),
                 };
                 completion::complete(future, outcome);
             }
             Self::Line { gather, line } => match reply {
                 Reply::End => gather.line_done(py, line),
                 other => {
-                    let outcome = outcome_of(py, gather.verb, other, from);
+                    let outcome = outcome_from_reply(py, gather.verb, other, from);
                     gather.line_failed(py, line, outcome);
                 }
             },
             Self::Part { batch, at } => {
-                let outcome = outcome_of(py, batch.action.verb(), reply, from);
+                let outcome = outcome_from_reply(py, batch.action.verb(), reply, from);
                 batch.answered(py, at, outcome);
             }
             Self::Counter { future } => {
-                let outcome = outcome_of(py, Verb::MetaArithmetic, reply, from);
+                let outcome = outcome_from_reply(py, Verb::MetaArithmetic, reply, from);
                 completion::complete(future, outcome);
             }
             Self::Probe { future } => completion::complete(future, probed(py, reply, from)),
             Self::Command { future, verb } => {
-                completion::complete(future, outcome_of(py, verb, reply, from));
+                completion::complete(future, outcome_from_reply(py, verb, reply, from));
             }
             Self::Stats { future, stats } => {
                 let outcome = match reply {
                     Reply::End => Outcome::Stats(stats),
-                    other => outcome_of(py, Verb::Stats, other, from),
+                    other => outcome_from_reply(py, Verb::Stats, other, from),
                 };
                 completion::complete(future, outcome);
             }
-            Self::Lease { future, session, lease } => {
+            Self::Checkout { future, session, checkout } => {
                 let outcome = match reply {
-                    Reply::Ok => Outcome::Leased { session, lease },
-                    _ => Outcome::Nobody,
+                    Reply::Ok => Outcome::CheckedOut { session, checkout },
+                    _ => Outcome::Discarded,
                 };
                 completion::complete(future, outcome);
             }
@@ -364,8 +366,8 @@ impl Sink for PyWaiter {
 
 impl Caller {
     fn accepted(&mut self) {
-        match std::mem::replace(self, Self::Gone) {
-            Self::UntilAccepted(future) => Python::attach(|py| settle(py, future)),
+        match std::mem::replace(self, Self::Done) {
+            Self::UntilAccepted(future) => Python::attach(|py| complete_with_none(py, future)),
             Self::UntilPartAccepted { batch, at } => Python::attach(|py| {
                 batch.answered(py, at, Outcome::Value(py.None()));
             }),
@@ -379,14 +381,14 @@ impl Caller {
                 completion::complete(future, outcome);
             }
             Self::UntilPartAccepted { batch, at } => batch.answered(py, at, outcome),
-            Self::Gone => {}
+            Self::Done => {}
         }
     }
 }
 
 /// Ends a call whose task may not wait yet: then it need not wait at all.
-pub fn settle(py: Python<'_>, future: Py<OpFuture>) {
-    if !OpFuture::settle_unawaited(future.bind(py)) {
+pub fn complete_with_none(py: Python<'_>, future: Py<OpFuture>) {
+    if !OpFuture::resolve_unawaited(future.bind(py)) {
         completion::complete(future, Outcome::Value(py.None()));
     }
 }
@@ -423,7 +425,7 @@ impl PyWaiter {
             | Self::Probe { future }
             | Self::Command { future, .. }
             | Self::Stats { future, .. }
-            | Self::Lease { future, .. }
+            | Self::Checkout { future, .. }
             | Self::RawReply { future, .. }
             | Self::RawItems { future, .. } => completion::complete(future, outcome),
             Self::Line { gather, line } => {
@@ -446,7 +448,7 @@ impl PyWaiter {
         let Self::Line { gather, .. } = self else { return };
         let verb = gather.verb;
         let outcome = match failure {
-            Ok((reply, from)) => Python::attach(|py| outcome_of(py, verb, reply, from)),
+            Ok((reply, from)) => Python::attach(|py| outcome_from_reply(py, verb, reply, from)),
             Err(error) => Outcome::Failed { error, verb: Some(verb) },
         };
         gather.failures.borrow_mut().push((positions, outcome));
@@ -471,7 +473,7 @@ impl PyWaiter {
             Self::Counter { .. } => Some(Verb::MetaArithmetic),
             Self::Probe { .. } => Some(Verb::Get),
             Self::Stats { .. } => Some(Verb::Stats),
-            Self::Lease { .. } => None,
+            Self::Checkout { .. } => None,
         }
     }
 
@@ -482,7 +484,7 @@ impl PyWaiter {
             | Self::Probe { future }
             | Self::Command { future, .. }
             | Self::Stats { future, .. }
-            | Self::Lease { future, .. }
+            | Self::Checkout { future, .. }
             | Self::RawReply { future, .. }
             | Self::RawItems { future, .. } => Some(future),
             Self::Line { gather, .. } => Some(&gather.future),
@@ -490,7 +492,7 @@ impl PyWaiter {
             Self::NoReply { caller, .. } => match caller {
                 Caller::UntilAccepted(future) | Caller::UntilAnswered(future) => Some(future),
                 Caller::UntilPartAccepted { batch, .. } => Some(&batch.future),
-                Caller::Gone => None,
+                Caller::Done => None,
             },
         }
     }
@@ -531,13 +533,13 @@ fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
 fn probed(py: Python<'_>, reply: &Reply<'_>, from: &str) -> Outcome {
     match reply {
         Reply::Error(ErrorLine { line, .. }) if line.ends_with(b"unauthenticated") => {
-            outcome_of(py, Verb::Get, reply, from)
+            outcome_from_reply(py, Verb::Get, reply, from)
         }
         _ => Outcome::Value(py.None()),
     }
 }
 
-fn outcome_of(py: Python<'_>, verb: Verb, reply: &Reply<'_>, from: &str) -> Outcome {
+fn outcome_from_reply(py: Python<'_>, verb: Verb, reply: &Reply<'_>, from: &str) -> Outcome {
     let refused = |kind, line| Outcome::Refused { verb, kind, line, node: from.to_owned() };
     match *reply {
         Reply::Ok if verb != Verb::Stats => Outcome::Value(py.None()),

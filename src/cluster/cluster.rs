@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::rendezvous::Ring;
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
-use crate::protocol::{CommandTally, Key, MAX_LINE_LEN, RetrievalVerb, Verb};
+use crate::protocol::{CommandStats, Key, MAX_LINE_LEN, RetrievalVerb, Verb};
 
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
@@ -29,7 +29,7 @@ pub struct NodeMetrics {
     pub node: usize,
     pub healthy: bool,
     pub pool: Metrics,
-    pub commands: Vec<(Verb, CommandTally)>,
+    pub commands: Vec<(Verb, CommandStats)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ struct Shared<W: Waiter> {
     config: PoolConfig,
     /// All that ever were, by their index.
     nodes: RefCell<Vec<Node<W>>>,
-    order: RefCell<Order>,
+    order: RefCell<RoutingOrder>,
     on_change: Box<dyn Fn(NodeChange)>,
 }
 
@@ -82,7 +82,7 @@ struct Node<W: Waiter> {
 /// Indexes of nodes. A node that changes goes to the end of its new list: ties between nodes are
 /// decided by this order, and it is the order of emcache 1.3.
 #[derive(Debug, Default)]
-struct Order {
+struct RoutingOrder {
     healthy: Vec<usize>,
     unhealthy: Vec<usize>,
     purge_unhealthy_nodes: bool,
@@ -90,7 +90,7 @@ struct Order {
     ring: OnceCell<Ring>,
 }
 
-impl Order {
+impl RoutingOrder {
     fn remove(&mut self, nodes: &[usize]) {
         self.healthy.retain(|node| !nodes.contains(node));
         self.unhealthy.retain(|node| !nodes.contains(node));
@@ -124,10 +124,10 @@ impl<W: Waiter> Cluster<W> {
         config: &ClusterConfig,
         on_change: impl Fn(NodeChange) + 'static,
     ) -> Self {
-        let order = Order {
+        let order = RoutingOrder {
             healthy: (0..addresses.len()).collect(),
             purge_unhealthy_nodes: config.purge_unhealthy_nodes,
-            ..Order::default()
+            ..RoutingOrder::default()
         };
         let cluster = Self(Rc::new(Shared {
             context: context.clone(),
@@ -150,7 +150,7 @@ impl<W: Waiter> Cluster<W> {
     }
 
     fn add(&self, address: Address, ip: Option<&str>, is_member: bool) -> usize {
-        let id = id_of(&address);
+        let id = routing_id(&address);
         let pool = Pool::new(&self.0.context, address, self.0.config.clone());
         pool.set_ip(ip);
         let address = pool.address().clone();
@@ -182,7 +182,7 @@ impl<W: Waiter> Cluster<W> {
             nodes[node].is_member.set(false);
             let Some(pool) = &nodes[node].pool else { continue };
             let cluster = Rc::downgrade(&self.0);
-            pool.retire(move || forget(&cluster, node));
+            pool.drain_and_close(move || forget(&cluster, node));
         }
     }
 
@@ -197,7 +197,7 @@ impl<W: Waiter> Cluster<W> {
         let node = &self.0.nodes.borrow()[index];
         node.pool.clone().unwrap_or_else(|| {
             let Shared { context, config, .. } = &*self.0;
-            Pool::of_former_node(context, node.address.clone(), config.clone())
+            Pool::for_removed_node(context, node.address.clone(), config.clone())
         })
     }
 
@@ -212,7 +212,7 @@ impl<W: Waiter> Cluster<W> {
         let fits = |len: usize, node: usize| {
             len <= MAX_LINE_LEN || len <= self.pool(node).max_line_len(verb)
         };
-        if let Some(node) = self.only()
+        if let Some(node) = self.only_node()
             && fits(len, node)
         {
             return Ok(vec![(node, None)]);
@@ -237,7 +237,7 @@ impl<W: Waiter> Cluster<W> {
     }
 
     /// The node that all keys belong to, if there is but one.
-    fn only(&self) -> Option<usize> {
+    fn only_node(&self) -> Option<usize> {
         let order = self.0.order.borrow();
         let mut routed = order.routed();
         routed.next().filter(|_| routed.next().is_none())
@@ -253,7 +253,7 @@ impl<W: Waiter> Cluster<W> {
     pub fn metrics(&self) -> Vec<NodeMetrics> {
         let nodes = self.0.nodes.borrow();
         let members = nodes.iter().enumerate().filter(|(_, node)| node.is_member.get());
-        let metrics_of = |(index, node): (usize, &Node<W>)| {
+        let node_metrics = |(index, node): (usize, &Node<W>)| {
             let pool = node.pool.as_ref()?;
             Some(NodeMetrics {
                 node: index,
@@ -262,7 +262,7 @@ impl<W: Waiter> Cluster<W> {
                 commands: pool.commands(),
             })
         };
-        members.filter_map(metrics_of).collect()
+        members.filter_map(node_metrics).collect()
     }
 
     pub fn close(&self) {
@@ -277,7 +277,7 @@ impl<W: Waiter> Cluster<W> {
 /// `gats`, a space, the longest exptime, CRLF.
 const LINE_HEAD_LEN: usize = 4 + 1 + 11 + 2;
 
-fn id_of(address: &Address) -> Rc<[u8]> {
+fn routing_id(address: &Address) -> Rc<[u8]> {
     match address {
         Address::Tcp { host, port } => format!("{host}{port}").into_bytes().into(),
         Address::Unix { path } => path.as_bytes().into(),
@@ -325,7 +325,7 @@ mod tests {
             steps in vec((0..64_usize, 0..3, vec(any::<u8>(), 0..=250)), 1..60),
         ) {
             let healthy = (0..count).collect();
-            let mut order = Order { healthy, purge_unhealthy_nodes, ..Order::default() };
+            let mut order = RoutingOrder { healthy, purge_unhealthy_nodes, ..RoutingOrder::default() };
             for (node, change, key) in steps {
                 let chosen = order.pick(&key, |node| ids[node].as_bytes().into());
                 let routed: Vec<usize> = order.routed().collect();

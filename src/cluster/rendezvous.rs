@@ -30,7 +30,7 @@ impl Ring {
         let numbered = ids.into_iter().enumerate();
         let mut nodes: Vec<_> = numbered.map(|(position, id)| RingNode { id, position }).collect();
         if nodes.len() > 1 {
-            nodes.sort_by_cached_key(|node| (score_of(&node.id), Reverse(node.position)));
+            nodes.sort_by_cached_key(|node| (id_score(&node.id), Reverse(node.position)));
         }
         Self { nodes, tables: Default::default() }
     }
@@ -131,7 +131,7 @@ impl Batch {
     }
 }
 
-fn score_of(id: &[u8]) -> u32 {
+fn id_score(id: &[u8]) -> u32 {
     let (start, rest) = Murmur::start(id);
     fold(start.finish(mixed(scaled(padded(rest))), id.len() as u64))
 }
@@ -215,7 +215,7 @@ fn avalanche(mut h: u64) -> u64 {
 #[cfg(test)]
 pub(super) mod plain {
     pub fn pick(key: &[u8], ids: &[impl AsRef<[u8]>]) -> Option<usize> {
-        let scores = |id: &[u8]| (score_of(&[key, id].concat()), score_of(id));
+        let scores = |id: &[u8]| (id_score(&[key, id].concat()), id_score(id));
         let mut best: Option<(usize, (u32, u32))> = None;
         for (at, id) in ids.iter().enumerate() {
             let scores = scores(id.as_ref());
@@ -226,7 +226,7 @@ pub(super) mod plain {
         best.map(|(at, _)| at)
     }
 
-    pub fn score_of(bytes: &[u8]) -> u32 {
+    pub fn id_score(bytes: &[u8]) -> u32 {
         fold(murmur(bytes))
     }
 
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_scores_that_are_known() {
-        for score in [score_of, plain::score_of] {
+        for score in [id_score, plain::id_score] {
             assert_eq!(score(b""), 0);
             assert_eq!(score(b"foo"), 0xffff_0061);
         }
@@ -364,7 +364,7 @@ mod tests {
         #[test]
         fn any_score_is_as_plain(digest in any::<u64>(), id in an_id()) {
             prop_assert_eq!(fold(digest), plain::fold(digest));
-            prop_assert_eq!(score_of(&id), plain::score_of(&id));
+            prop_assert_eq!(id_score(&id), plain::id_score(&id));
         }
     }
 }

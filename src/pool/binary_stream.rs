@@ -10,7 +10,7 @@ use super::transport::Io;
 use crate::protocol::binary::{Translator, request_len};
 
 /// Text is taken in pieces of this length, and no more of it while this much waits to be sent.
-const SHARE: usize = 64 * 1024;
+const CHUNK_LEN: usize = 64 * 1024;
 
 pub(super) struct BinaryStream {
     inner: Box<dyn Io>,
@@ -30,7 +30,7 @@ pub(super) struct BinaryStream {
 impl BinaryStream {
     pub fn new(inner: Box<dyn Io>) -> Self {
         let (out, text) = (BytesMut::new(), BytesMut::new());
-        let received = vec![0; SHARE].into_boxed_slice();
+        let received = vec![0; CHUNK_LEN].into_boxed_slice();
         let translator = Translator::default();
         Self { inner, translator, out, text, received, rest: 0, failed: None }
     }
@@ -86,8 +86,8 @@ impl BinaryStream {
 }
 
 impl Io for BinaryStream {
-    fn look_again(&mut self) {
-        self.inner.look_again();
+    fn force_read(&mut self) {
+        self.inner.force_read();
     }
 }
 
@@ -97,12 +97,12 @@ impl AsyncWrite for BinaryStream {
         cx: &mut Context<'_>,
         text: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.failed.is_some() || self.out.len() >= SHARE {
+        if self.failed.is_some() || self.out.len() >= CHUNK_LEN {
             ready!(self.poll_out(cx))?;
         }
         let this = &mut *self;
-        let taken = text.len().min(SHARE);
-        this.translator.request(&text[..taken], &mut this.out);
+        let taken = text.len().min(CHUNK_LEN);
+        this.translator.encode(&text[..taken], &mut this.out);
         this.try_out(cx);
         Poll::Ready(Ok(taken))
     }
@@ -134,7 +134,7 @@ impl AsyncRead for BinaryStream {
             if received.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if let Err(error) = this.translator.reply(received.filled(), &mut this.text) {
+            if let Err(error) = this.translator.decode(received.filled(), &mut this.text) {
                 this.failed = Some(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         }

@@ -5,11 +5,11 @@
 //! sent on a connection of its own ([`super::isolated`]) until the node has answered it once.
 use std::time::Duration;
 
-use super::health::ticks;
-use crate::protocol::{Tick, Verb};
+use super::health::nanos;
+use crate::protocol::{Nanos, Verb};
 
 /// For how long a node is not asked again for what it refused. A proxy may be replaced.
-pub(super) const REFUSED_FOR: Duration = Duration::from_secs(60);
+pub(super) const UNSUPPORTED_FOR: Duration = Duration::from_secs(60);
 /// The same, where it could not be found out.
 pub(super) const UNDECIDED_FOR: Duration = Duration::from_secs(5);
 
@@ -33,7 +33,7 @@ impl Family {
     const COUNT: usize = Self::Classic as usize + 1;
 
     /// `None`: every server and proxy answers it.
-    pub fn of(verb: Verb) -> Option<Self> {
+    pub fn from_verb(verb: Verb) -> Option<Self> {
         Some(match verb {
             Verb::Gat | Verb::Gats => Self::GetAndTouch,
             Verb::Touch => Self::Touch,
@@ -57,8 +57,8 @@ impl Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Support {
     Unknown,
-    Answered,
-    Refused { until: Tick },
+    Supported,
+    Unsupported { until: Nanos },
 }
 
 pub(super) struct Capabilities {
@@ -76,36 +76,36 @@ impl Capabilities {
 
     /// Whether a command may be sent on connections that others use.
     pub fn may_share(&self, family: Family) -> bool {
-        self.is_certain || self.support[family as usize] == Support::Answered
+        self.is_certain || self.support[family as usize] == Support::Supported
     }
 
-    pub fn is_refused(&self, family: Family, now: Tick) -> bool {
-        matches!(self.support[family as usize], Support::Refused { until } if now < until)
+    pub fn is_unsupported(&self, family: Family, now: Nanos) -> bool {
+        matches!(self.support[family as usize], Support::Unsupported { until } if now < until)
     }
 
-    pub fn answered(&mut self, family: Family) {
-        self.support[family as usize] = Support::Answered;
+    pub fn mark_supported(&mut self, family: Family) {
+        self.support[family as usize] = Support::Supported;
     }
 
-    pub fn refused(&mut self, family: Family, now: Tick, duration: Duration) {
+    pub fn mark_unsupported(&mut self, family: Family, now: Nanos, duration: Duration) {
         self.support[family as usize] =
-            Support::Refused { until: now.saturating_add(ticks(duration)) };
+            Support::Unsupported { until: now.saturating_add(nanos(duration)) };
     }
 
     /// A connection was closed while a command of this family was unanswered on it, or it was answered by `ERROR`.
-    pub fn doubt(&mut self, family: Family, now: Tick) {
+    pub fn doubt(&mut self, family: Family, now: Nanos) {
         if family == Family::Meta {
             // Its answers cannot be asked for twice, and the substitute works everywhere.
-            self.refused(family, now, REFUSED_FOR);
+            self.mark_unsupported(family, now, UNSUPPORTED_FOR);
         } else {
             self.support[family as usize] = Support::Unknown;
         }
     }
 
     /// There is no connection any more: another server may answer on the next one.
-    pub fn server_lost(&mut self) {
+    pub fn forget_server(&mut self) {
         for (at, support) in self.support.iter_mut().enumerate() {
-            if *support == Support::Answered && at != Family::Touch as usize {
+            if *support == Support::Supported && at != Family::Touch as usize {
                 *support = Support::Unknown;
             }
         }
@@ -115,7 +115,7 @@ impl Capabilities {
     pub fn reset(&mut self) {
         self.support = [Support::Unknown; Family::COUNT];
         // Only old proxies lack it, and it is sent often: it is trusted until it is in doubt.
-        self.support[Family::Touch as usize] = Support::Answered;
+        self.support[Family::Touch as usize] = Support::Supported;
     }
 }
 
@@ -126,39 +126,40 @@ mod tests {
     #[test]
     fn a_refusal_is_forgotten_after_a_while() {
         let mut known = Capabilities::new(false);
-        known.refused(Family::GetAndTouch, 100, REFUSED_FOR);
-        assert!(known.is_refused(Family::GetAndTouch, 100));
-        assert!(!known.is_refused(Family::GetAndTouch, 100 + ticks(REFUSED_FOR)));
+        known.mark_unsupported(Family::GetAndTouch, 100, UNSUPPORTED_FOR);
+        assert!(known.is_unsupported(Family::GetAndTouch, 100));
+        assert!(!known.is_unsupported(Family::GetAndTouch, 100 + nanos(UNSUPPORTED_FOR)));
         assert!(!known.may_share(Family::GetAndTouch));
     }
 
     #[test]
     fn only_touch_is_trusted_unseen() {
         let known = Capabilities::new(false);
-        let trusted = Verb::ALL.into_iter().filter_map(Family::of).filter(|f| known.may_share(*f));
+        let trusted =
+            Verb::ALL.into_iter().filter_map(Family::from_verb).filter(|f| known.may_share(*f));
         assert_eq!(trusted.collect::<Vec<_>>(), [Family::Touch]);
         let known = Capabilities::new(true);
-        assert!(Verb::ALL.into_iter().filter_map(Family::of).all(|f| known.may_share(f)));
+        assert!(Verb::ALL.into_iter().filter_map(Family::from_verb).all(|f| known.may_share(f)));
     }
 
     #[test]
     fn a_new_server_is_learnt_anew() {
         let mut known = Capabilities::new(false);
-        known.answered(Family::Stats);
-        known.refused(Family::GetAndTouch, 0, REFUSED_FOR);
+        known.mark_supported(Family::Stats);
+        known.mark_unsupported(Family::GetAndTouch, 0, UNSUPPORTED_FOR);
         known.doubt(Family::Touch, 0);
-        known.server_lost();
+        known.forget_server();
         assert!(!known.may_share(Family::Stats) && !known.may_share(Family::Touch));
-        assert!(known.is_refused(Family::GetAndTouch, 1));
+        assert!(known.is_unsupported(Family::GetAndTouch, 1));
         known.reset();
-        assert!(!known.is_refused(Family::GetAndTouch, 1) && known.may_share(Family::Touch));
+        assert!(!known.is_unsupported(Family::GetAndTouch, 1) && known.may_share(Family::Touch));
     }
 
     #[test]
     fn a_connection_lost_with_meta_arithmetic_decides_for_the_substitute() {
         let mut known = Capabilities::new(false);
-        known.answered(Family::Meta);
+        known.mark_supported(Family::Meta);
         known.doubt(Family::Meta, 5);
-        assert!(known.is_refused(Family::Meta, 6));
+        assert!(known.is_unsupported(Family::Meta, 6));
     }
 }

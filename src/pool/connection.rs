@@ -16,8 +16,8 @@ use super::error::Cause;
 use super::read_buffer::ReadBuffer;
 use super::transport::Io;
 use crate::protocol::{
-    Asked, ErrorKind, Expired, Orphan, Outgoing, OwnedRequest, Pipeline, Request, Sink, Tally,
-    Term, Tick, Verb,
+    ErrorKind, Expired, Nanos, NodeStats, Orphan, Outgoing, OwnedRequest, Pipeline, ReplyHandler,
+    Request, RequestInfo, Timing, Verb,
 };
 
 /// Room for one read, at least; a longer frame in progress makes its own room, up to this much at a time.
@@ -25,7 +25,7 @@ const MIN_READ: usize = 16 * 1024;
 const READ_AHEAD: usize = 1024 * 1024;
 /// One poll reads no more than this, and writes no more, so that a fast peer does not keep all others
 /// waiting.
-const SHARE: usize = 256 * 1024;
+const MAX_BYTES_PER_POLL: usize = 256 * 1024;
 /// Enough for the end of one answer and the header of the next: the rest of a long value is read into
 /// its place.
 const READ_BEFORE_LONG: usize = 2 * 1024;
@@ -39,7 +39,7 @@ const WRITE_AT_ONCE: usize = 64 * 1024;
 /// Buffers that grew beyond this are given back when they are empty.
 const KEEP_CAPACITY: usize = 256 * 1024;
 
-pub struct Connection<S: Sink> {
+pub struct Connection<S: ReplyHandler> {
     stream: Box<dyn Io>,
     pipeline: Pipeline<S>,
     read_buf: ReadBuffer,
@@ -47,7 +47,7 @@ pub struct Connection<S: Sink> {
     written: u64,
     read: u64,
     /// When bytes were read last.
-    read_at: Tick,
+    read_at: Nanos,
     /// Requests since the last flush, and in the one before.
     batch: usize,
     last_batch: usize,
@@ -57,7 +57,7 @@ pub struct Connection<S: Sink> {
     is_flushed: bool,
     waker: Waker,
     broken: Option<Cause>,
-    reads_at_once: bool,
+    reads_without_readiness: bool,
     /// See [`Io::record_len`].
     record_len: Option<usize>,
     /// Where the commands of the current record end, of all that was ever written.
@@ -76,10 +76,11 @@ enum Output {
     HeldBack,
 }
 
-impl<S: Sink> Connection<S> {
+impl<S: ReplyHandler> Connection<S> {
     /// `node`: its name, for error texts.
     pub fn new(stream: Box<dyn Io>, max_merged_keys: u32, node: Arc<str>) -> Self {
-        let (reads_at_once, record_len) = (stream.reads_at_once(), stream.record_len());
+        let (reads_without_readiness, record_len) =
+            (stream.reads_without_readiness(), stream.record_len());
         Self {
             stream,
             pipeline: Pipeline::new(max_merged_keys, node),
@@ -94,7 +95,7 @@ impl<S: Sink> Connection<S> {
             is_flushed: true,
             waker: Waker::noop().clone(),
             broken: None,
-            reads_at_once,
+            reads_without_readiness,
             record_len,
             record_end: 0,
             output: Output::Flows,
@@ -112,7 +113,7 @@ impl<S: Sink> Connection<S> {
 
     /// Bytes that wait to be written, and those of a long value that is being read.
     pub fn backlog(&self) -> usize {
-        self.write_buf.len() + self.pipeline.missing(self.read_buf.len())
+        self.write_buf.len() + self.pipeline.missing_len(self.read_buf.len())
     }
 
     /// Bytes that wait to be written.
@@ -123,13 +124,13 @@ impl<S: Sink> Connection<S> {
     /// Writes nothing before its task has looked whether it is still open.
     pub fn hold_back(&mut self) {
         self.output = Output::HeldBack;
-        self.stream.look_again();
+        self.stream.force_read();
     }
 
     /// Before a push: tells the sink that the connection is alive, if that is known.
-    pub fn accept(&self, sink: &mut S) {
+    pub fn accept(&self, handler: &mut S) {
         if self.output != Output::HeldBack {
-            sink.accepted();
+            handler.accepted();
         }
     }
 
@@ -149,7 +150,7 @@ impl<S: Sink> Connection<S> {
 
     /// Whether its task is worth a poll before anybody says that there is something to read.
     pub fn may_be_answered(&self) -> bool {
-        self.reads_at_once && (1..=FEW_REQUESTS).contains(&self.pipeline.in_flight())
+        self.reads_without_readiness && (1..=FEW_REQUESTS).contains(&self.pipeline.in_flight())
     }
 
     /// The task of the connection.
@@ -187,7 +188,7 @@ impl<S: Sink> Connection<S> {
     }
 
     /// When bytes were read last.
-    pub fn read_at(&self) -> Tick {
+    pub fn read_at(&self) -> Nanos {
         self.read_at
     }
 
@@ -201,9 +202,9 @@ impl<S: Sink> Connection<S> {
         self.pipeline.abandoned()
     }
 
-    /// See [`Pipeline::take_unknown`].
-    pub fn take_unknown(&mut self) -> Option<Verb> {
-        self.pipeline.take_unknown()
+    /// See [`Pipeline::take_unknown_command`].
+    pub fn take_unknown_command(&mut self) -> Option<Verb> {
+        self.pipeline.take_unknown_command()
     }
 
     /// See [`Pipeline::unanswered`].
@@ -212,7 +213,7 @@ impl<S: Sink> Connection<S> {
     }
 
     /// See [`Pipeline::front_deadline`].
-    pub fn front_deadline(&self) -> Tick {
+    pub fn front_deadline(&self) -> Nanos {
         self.pipeline.front_deadline()
     }
 
@@ -247,18 +248,18 @@ impl<S: Sink> Connection<S> {
     }
 
     /// See [`Pipeline::overdue_since`].
-    pub fn overdue_since(&self) -> Option<Tick> {
+    pub fn overdue_since(&self) -> Option<Nanos> {
         self.pipeline.overdue_since()
     }
 
     /// Ends the connection: its task hands its requests back.
-    pub fn give_up(&mut self, cause: Cause) {
+    pub fn abort(&mut self, cause: Cause) {
         self.broken.get_or_insert(cause);
         self.waker.wake_by_ref();
     }
 
-    pub fn push(&mut self, request: &Request<'_>, sink: S, term: impl Into<Term>) {
-        self.pipeline.push(request, sink, term, &mut self.write_buf);
+    pub fn push(&mut self, request: &Request<'_>, handler: S, timing: impl Into<Timing>) {
+        self.pipeline.push(request, handler, timing, &mut self.write_buf);
         self.batch += 1;
     }
 
@@ -266,11 +267,11 @@ impl<S: Sink> Connection<S> {
     pub fn push_owned(
         &mut self,
         request: &OwnedRequest,
-        sink: S,
-        term: impl Into<Term>,
+        handler: S,
+        timing: impl Into<Timing>,
         retried: bool,
     ) {
-        self.pipeline.push_owned(request, sink, term, retried, &mut self.write_buf);
+        self.pipeline.push_owned(request, handler, timing, retried, &mut self.write_buf);
         self.batch += 1;
     }
 
@@ -297,18 +298,18 @@ impl<S: Sink> Connection<S> {
     }
 
     /// Reads, answers and writes until the socket has no more, or for a share of time
-    /// ([`Self::has_more`]); ready when the connection is over. What is answered is counted in `tally`, by
+    /// ([`Self::has_more`]); ready when the connection is over. What is answered is counted in `stats`, by
     /// a `clock` that is asked when something was read, and else not.
     pub fn poll(
         &mut self,
         cx: &mut TaskContext<'_>,
-        clock: impl Fn() -> Tick + Copy,
-        tally: &mut Tally,
+        clock: impl Fn() -> Nanos + Copy,
+        stats: &mut NodeStats,
     ) -> Poll<Cause> {
         if !self.waker.will_wake(cx.waker()) {
             self.waker = cx.waker().clone();
         }
-        if let Poll::Ready(reason) = self.poll_read(cx, clock, tally) {
+        if let Poll::Ready(reason) = self.poll_read(cx, clock, stats) {
             return Poll::Ready(reason);
         }
         if self.output == Output::HeldBack {
@@ -316,7 +317,7 @@ impl<S: Sink> Connection<S> {
         }
         if self.output != Output::Flows {
             let (out, mark, now) = (&mut self.write_buf, &mut self.record_end, clock());
-            self.pipeline.prune(out, self.written, SHARE, mark, now, tally);
+            self.pipeline.prune(out, self.written, MAX_BYTES_PER_POLL, mark, now, stats);
         }
         if self.has_unflushed() {
             self.last_batch = std::mem::take(&mut self.batch);
@@ -327,26 +328,26 @@ impl<S: Sink> Connection<S> {
     fn poll_read(
         &mut self,
         cx: &mut TaskContext<'_>,
-        clock: impl Fn() -> Tick,
-        tally: &mut Tally,
+        clock: impl Fn() -> Nanos,
+        stats: &mut NodeStats,
     ) -> Poll<Cause> {
         let before = self.read;
         loop {
-            self.has_more = self.read - before >= SHARE as u64;
+            self.has_more = self.read - before >= MAX_BYTES_PER_POLL as u64;
             if self.has_more {
                 return Poll::Pending;
             }
             let read = match std::task::ready!(self.poll_fill(cx)) {
                 Ok(0) => return Poll::Ready(self.broken.take().unwrap_or(Cause::Eof)),
                 Ok(read) => read,
-                Err(error) => return Poll::Ready(Cause::of_io(error)),
+                Err(error) => return Poll::Ready(Cause::from_io(error)),
             };
             self.read += read as u64;
             self.read_at = clock();
             let filled = self.read_buf.filled();
-            match self.pipeline.feed(filled, self.written, self.read_at, tally) {
+            match self.pipeline.feed(filled, self.written, self.read_at, stats) {
                 Ok(used) => self.read_buf.consume(used),
-                Err(error) => return Poll::Ready(Cause::of(error)),
+                Err(error) => return Poll::Ready(Cause::from_protocol(error)),
             }
             if let Some(why) = self.pipeline.must_close() {
                 return Poll::Ready(why.into());
@@ -358,12 +359,12 @@ impl<S: Sink> Connection<S> {
     fn poll_fill(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
         if let Some(rest) = self.pipeline.rest_of_value() {
-            return poll_read_buf(stream, cx, &mut rest.limit(SHARE));
+            return poll_read_buf(stream, cx, &mut rest.limit(MAX_BYTES_PER_POLL));
         }
-        let missing = self.pipeline.missing(self.read_buf.len());
+        let missing = self.pipeline.missing_len(self.read_buf.len());
         let room = self.read_buf.room(missing.clamp(MIN_READ, READ_AHEAD));
-        let is_before_long = missing == 0 && self.pipeline.expects_long();
-        let most = if is_before_long { READ_BEFORE_LONG } else { SHARE };
+        let is_before_long = missing == 0 && self.pipeline.expects_large_value();
+        let most = if is_before_long { READ_BEFORE_LONG } else { MAX_BYTES_PER_POLL };
         let len = room.len().min(most);
         let mut room = ReadBuf::new(&mut room[..len]);
         std::task::ready!(stream.poll_read(cx, &mut room))?;
@@ -382,14 +383,14 @@ impl<S: Sink> Connection<S> {
 
     fn poll_write_out(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         self.pipeline.close_line(&mut self.write_buf);
-        let share = self.written + SHARE as u64;
+        let share = self.written + MAX_BYTES_PER_POLL as u64;
         while self.broken.is_none() && !self.write_buf.is_empty() {
             if self.written >= share {
                 self.has_more = true;
                 break;
             }
             let limit = match self.record_len {
-                None => SHARE,
+                None => MAX_BYTES_PER_POLL,
                 Some(most) => self.next_record(most),
             };
             let mut pieces = [&[][..]; MAX_SLICES];
@@ -406,14 +407,14 @@ impl<S: Sink> Connection<S> {
                     self.written += n as u64;
                 }
                 // What the server said before it went away is still read: end with the read side.
-                Err(error) => self.broken = Some(Cause::of_io(error)),
+                Err(error) => self.broken = Some(Cause::from_io(error)),
             }
             self.is_flushed = false;
         }
         if !self.is_flushed && self.broken.is_none() {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.is_flushed = true,
-                Poll::Ready(Err(error)) => self.broken = Some(Cause::of_io(error)),
+                Poll::Ready(Err(error)) => self.broken = Some(Cause::from_io(error)),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -433,20 +434,20 @@ impl<S: Sink> Connection<S> {
     }
 
     /// See [`Pipeline::expire`].
-    pub fn expire(&mut self, now: Tick, expired: impl FnMut(Expired<S>)) -> Tick {
+    pub fn expire(&mut self, now: Nanos, expired: impl FnMut(Expired<S>)) -> Nanos {
         self.pipeline.expire(now, self.written, expired)
     }
 
     /// Ends the connection: its task finishes, its requests are handed back.
-    pub fn dismantle(mut self) -> Vec<Orphan<S>> {
+    pub fn into_orphans(mut self) -> Vec<Orphan<S>> {
         let orphans = self.pipeline.drain(&self.write_buf, self.written);
         self.waker.wake();
         orphans
     }
 
-    /// As [`Self::dismantle`], for a connection whose state cannot be trusted: who waits, and no more.
-    pub fn into_sinks(self) -> impl Iterator<Item = (S, Asked)> {
+    /// As [`Self::into_orphans`], for a connection whose state cannot be trusted: who waits, and no more.
+    pub fn into_handlers(self) -> impl Iterator<Item = (S, RequestInfo)> {
         self.waker.wake_by_ref();
-        self.pipeline.into_sinks()
+        self.pipeline.into_handlers()
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::protocol::{NEVER, Tick};
+use crate::protocol::{NEVER, Nanos};
 
 pub type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -36,7 +36,7 @@ pub(super) trait Member {
     /// Wakes these tasks.
     fn wake_waiting(&self);
     /// Ends what is due and says when the next is.
-    fn expire(self: Rc<Self>, now: Tick) -> Tick;
+    fn expire(self: Rc<Self>, now: Nanos) -> Nanos;
 }
 
 /// With more it is cheaper to ask which of them it is.
@@ -51,7 +51,7 @@ pub struct Context {
     members: RefCell<Vec<Weak<dyn Member>>>,
     unflushed: RefCell<Vec<Rc<dyn Member>>>,
     /// The earliest deadline that the expirer sleeps to.
-    armed: Cell<Tick>,
+    armed: Cell<Nanos>,
     rearmed: Notify,
 }
 
@@ -77,20 +77,20 @@ impl Context {
         self.host.spawn(Box::pin(task));
     }
 
-    pub fn now(&self) -> Tick {
-        self.tick(Instant::now())
+    pub fn now(&self) -> Nanos {
+        self.nanos_at(Instant::now())
     }
 
-    pub fn deadline_after(&self, limit: Option<Duration>) -> Tick {
+    pub fn deadline_after(&self, limit: Option<Duration>) -> Nanos {
         self.deadline_at(limit.and_then(|limit| Instant::now().checked_add(limit)))
     }
 
     /// `None`: never.
-    pub fn deadline_at(&self, at: Option<Instant>) -> Tick {
-        at.map_or(NEVER, |at| self.tick(at))
+    pub fn deadline_at(&self, at: Option<Instant>) -> Nanos {
+        at.map_or(NEVER, |at| self.nanos_at(at))
     }
 
-    fn tick(&self, at: Instant) -> Tick {
+    fn nanos_at(&self, at: Instant) -> Nanos {
         u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(NEVER)
     }
 
@@ -133,14 +133,14 @@ impl Context {
     }
 
     /// Sees to it that a request with this deadline is ended in time.
-    pub(super) fn arm(&self, deadline: Tick) {
+    pub(super) fn arm(&self, deadline: Nanos) {
         if deadline < self.armed.get() {
             self.armed.set(deadline);
             self.rearmed.notify_one();
         }
     }
 
-    pub(super) fn join(&self, member: Weak<dyn Member>) {
+    pub(super) fn register(&self, member: Weak<dyn Member>) {
         let mut members = self.members.borrow_mut();
         members.retain(|member| member.strong_count() > 0);
         members.push(member);
@@ -187,7 +187,7 @@ impl Context {
         }
     }
 
-    fn expire(&self, now: Tick) -> Tick {
+    fn expire(&self, now: Nanos) -> Nanos {
         let members: Vec<_> = self.members.borrow().iter().filter_map(Weak::upgrade).collect();
         members.into_iter().map(|member| member.expire(now)).min().unwrap_or(NEVER)
     }
@@ -218,7 +218,7 @@ impl Drop for Wakeup<'_> {
 ///
 /// # Cancel safety
 /// As safe as `future`.
-pub async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
+pub async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(polled) => polled.map(Some),
@@ -227,13 +227,16 @@ pub async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// The future's result, or `None` if `news` come before: all that are told from the call on.
+/// The future's result, or `None` if `notify` come before: all that are told from the call on.
 ///
 /// # Cancel safety
 /// As safe as `future`.
-pub(super) async fn before<T>(news: &Notify, future: impl Future<Output = T>) -> Option<T> {
-    let (mut told, mut future) = (pin!(news.notified()), pin!(future));
-    poll_fn(|cx| match told.as_mut().poll(cx) {
+pub(super) async fn unless_notified<T>(
+    notify: &Notify,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let (mut notified, mut future) = (pin!(notify.notified()), pin!(future));
+    poll_fn(|cx| match notified.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(None),
         Poll::Pending => future.as_mut().poll(cx).map(Some),
     })
@@ -255,7 +258,7 @@ async fn expire_members(context: Weak<Context>) {
         }
         // What became readable together with this timer is read first: an answer that is already in
         // the socket beats its deadline.
-        after_the_others().await;
+        yield_once().await;
         strong.armed.set(NEVER);
         // One that panics must not be the last: all deadlines depend on this task.
         let expired = catch_unwind(AssertUnwindSafe(|| strong.expire(strong.now())));
@@ -269,7 +272,7 @@ async fn expire_members(context: Weak<Context>) {
 
 /// Lets the tasks that are ready now run first. (Tokio's own `yield_now` waits for the next poll of its
 /// drivers, and a driven host may not come to one.)
-async fn after_the_others() {
+async fn yield_once() {
     let mut yielded = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {

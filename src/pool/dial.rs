@@ -11,11 +11,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::address::Address;
-use super::context::{Context, before, caught};
+use super::context::{Context, catch_panic, unless_notified};
 use super::error::Cause;
 use super::open::{Phase, Security, open};
 use super::pool::{Shared, Waiter};
-use super::transport::{Io, Way};
+use super::transport::{DialTarget, Io};
 use crate::protocol::{
     CONNECTION_REFUSED, Decoder, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape,
 };
@@ -24,17 +24,17 @@ use crate::protocol::{
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A new connection.
-pub(super) struct Dialled {
+pub(super) struct Connected {
     pub stream: Box<dyn Io>,
     /// Where it leads; `None`: not over IP.
     pub peer: Option<IpAddr>,
     pub took: Duration,
     /// Whether it was asked something and answered.
-    pub is_proved: bool,
+    pub is_verified: bool,
 }
 
 /// All that a dial needs to know of its pool.
-pub(super) struct Dialler {
+pub(super) struct Connector {
     pub context: Rc<Context>,
     address: Arc<Address>,
     limit: Option<Duration>,
@@ -43,8 +43,8 @@ pub(super) struct Dialler {
     phase: Rc<Cell<Phase>>,
 }
 
-impl Dialler {
-    pub fn of<W: Waiter>(pool: &Shared<W>) -> Self {
+impl Connector {
+    pub fn new<W: Waiter>(pool: &Shared<W>) -> Self {
         let (context, address) = (pool.context.clone(), pool.address.clone());
         let (limit, security) = (pool.config.connection_timeout, pool.config.security.clone());
         Self { context, address, limit, security, phase: Rc::default() }
@@ -59,26 +59,26 @@ impl Dialler {
         pool: &Weak<Shared<W>>,
         ip: Option<IpAddr>,
         avoid: &[IpAddr],
-    ) -> Result<Dialled, Cause> {
+    ) -> Result<Connected, Cause> {
         let Self { context, address, limit, security, phase } = self;
         let started = Instant::now();
         let key = probe_key(pool.upgrade().map_or(0, |pool| pool.state().health.probe()));
         let limit = &pool.upgrade().map_or(*limit, |pool| pool.dial_limit());
-        let way = Way { address, ip, avoid, limit: *limit };
-        let dialled = caught(async {
-            let (stream, peer) = open(context, &way, security, phase).await?;
+        let target = DialTarget { address, ip, avoid, limit: *limit };
+        let connected = catch_panic(async {
+            let (stream, peer) = open(context, &target, security, phase).await?;
             // Kernels take connections for servers that are stopped or full: only an answer is a sign of
             // life.
-            if !pool.upgrade().is_some_and(|pool| pool.state().wants_proof()) {
+            if !pool.upgrade().is_some_and(|pool| pool.state().needs_probe()) {
                 return Ok((stream, peer, false));
             }
             let limit = limit.unwrap_or(PROBE_TIMEOUT);
             let proved = context.timeout(Some(limit), probe(stream, &key)).await;
             proved.unwrap_or(Err(Cause::NoAnswer)).map(|stream| (stream, peer, true))
         });
-        match context.timeout(*limit, dialled).await {
-            Some(Some(Ok((stream, peer, is_proved)))) => {
-                Ok(Dialled { stream, peer, took: started.elapsed(), is_proved })
+        match context.timeout(*limit, connected).await {
+            Some(Some(Ok((stream, peer, is_verified)))) => {
+                Ok(Connected { stream, peer, took: started.elapsed(), is_verified })
             }
             Some(Some(Err(cause))) => Err(cause),
             Some(None) => Err(Cause::Panicked),
@@ -94,23 +94,23 @@ impl Dialler {
 pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
     let Some(strong) = pool.upgrade() else { return };
     let mut delay = strong.state().health.next_dial_after(strong.context.now());
-    let dialler = Dialler { phase: strong.phase.clone(), ..Dialler::of(&strong) };
+    let connector = Connector { phase: strong.phase.clone(), ..Connector::new(&strong) };
     let (closing, relocated) = (strong.closing.clone(), strong.relocated.clone());
     drop(strong);
     loop {
         if delay > Duration::ZERO {
             // News of where the node is end the wait too.
-            let slept = before(&relocated, dialler.context.sleep(delay));
-            if before(&closing, slept).await.is_none() {
+            let slept = unless_notified(&relocated, connector.context.sleep(delay));
+            if unless_notified(&closing, slept).await.is_none() {
                 return;
             }
         }
-        let Some(ip) = pool.upgrade().map(|pool| pool.state().place.ip) else { return };
-        let dialling = pin!(dialler.dial(&pool, ip, &[]));
-        let dialling = before(&relocated, dialling);
-        let Some(outcome) = before(&closing, dialling).await else { return };
+        let Some(ip) = pool.upgrade().map(|pool| pool.state().location.ip) else { return };
+        let dialling = pin!(connector.dial(&pool, ip, &[]));
+        let dialling = unless_notified(&relocated, dialling);
+        let Some(result) = unless_notified(&closing, dialling).await else { return };
         let Some(pool) = pool.upgrade() else { return };
-        delay = match outcome {
+        delay = match result {
             // It is elsewhere.
             None => Duration::ZERO,
             Some(Ok(new)) => {
@@ -146,15 +146,15 @@ fn probe_key(number: u32) -> String {
 /// # Cancel safety
 /// Dropping the future closes the connection.
 async fn probe(mut stream: Box<dyn Io>, key: &str) -> Result<Box<dyn Io>, Cause> {
-    let protocol_cause = |error| Cause::of(error);
-    stream.write_all(format!("get {key}\r\n").as_bytes()).await.map_err(Cause::of_io)?;
-    stream.flush().await.map_err(Cause::of_io)?;
+    let protocol_cause = |error| Cause::from_protocol(error);
+    stream.write_all(format!("get {key}\r\n").as_bytes()).await.map_err(Cause::from_io)?;
+    stream.flush().await.map_err(Cause::from_io)?;
     let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
     loop {
         let next =
             decoder.next(&answer, Shape::Retrieval { cas: false }).map_err(protocol_cause)?;
         let Some((frame, used)) = next else {
-            if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 {
+            if stream.read_buf(&mut answer).await.map_err(Cause::from_io)? == 0 {
                 return Err(Cause::Eof);
             }
             continue;
@@ -165,7 +165,7 @@ async fn probe(mut stream: Box<dyn Io>, key: &str) -> Result<Box<dyn Io>, Cause>
             }
             Frame::Reply(_) => {}
             Frame::Item(item) if item.key != key.as_bytes() => {
-                return Err(protocol_cause(ProtocolError::ForeignKey(Excerpt::of_key(item.key))));
+                return Err(protocol_cause(ProtocolError::ForeignKey(Excerpt::from_key(item.key))));
             }
             _ => {
                 answer.advance(used);
@@ -174,7 +174,9 @@ async fn probe(mut stream: Box<dyn Io>, key: &str) -> Result<Box<dyn Io>, Cause>
         }
         return match &answer[used..] {
             [] => Ok(stream),
-            surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of(surplus)))),
+            surplus => {
+                Err(Cause::from_protocol(ProtocolError::Unsolicited(Excerpt::from_bytes(surplus))))
+            }
         };
     }
 }

@@ -9,7 +9,7 @@ use tokio_rustls::rustls;
 use super::address::Address;
 use super::open::Phase;
 use super::tls;
-use crate::protocol::{CONNECTION_REFUSED, MustClose, Outcome, ProtocolError, Verb};
+use crate::protocol::{CONNECTION_REFUSED, CallResult, MustClose, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -36,30 +36,31 @@ pub enum ErrorKind {
     /// The queues to this node are full.
     Saturated { what: &'static str, limit: usize },
     /// No connection was free within the pool's timeout.
-    NoLease { limit: Duration },
+    CheckoutTimeout { limit: Duration },
     /// The connection that was leased is gone; nothing was sent.
-    LeaseLost,
+    CheckoutLost,
     /// The client was closed.
     Closed,
     /// The node left the cluster, and had not answered within this.
-    Left { patience: Duration },
+    RemovedUnanswered { grace_period: Duration },
     /// The node left the cluster; nothing was sent.
-    Gone,
+    Removed,
 }
 
 impl ErrorKind {
     /// What it is counted as.
-    pub fn outcome(self) -> Outcome {
+    pub fn call_result(self) -> CallResult {
         match self {
-            Self::Timeout { .. } | Self::NoLease { .. } => Outcome::Timeout,
-            Self::Lost { .. } | Self::Unanswered { .. } | Self::LeaseLost | Self::Left { .. } => {
-                Outcome::Connection
-            }
-            Self::Protocol => Outcome::Protocol,
-            Self::Unavailable | Self::Gone => Outcome::Unavailable,
-            Self::LoginRefused => Outcome::Login,
-            Self::Saturated { .. } => Outcome::Overloaded,
-            Self::Closed => Outcome::Closed,
+            Self::Timeout { .. } | Self::CheckoutTimeout { .. } => CallResult::Timeout,
+            Self::Lost { .. }
+            | Self::Unanswered { .. }
+            | Self::CheckoutLost
+            | Self::RemovedUnanswered { .. } => CallResult::Connection,
+            Self::Protocol => CallResult::Protocol,
+            Self::Unavailable | Self::Removed => CallResult::Unavailable,
+            Self::LoginRefused => CallResult::Login,
+            Self::Saturated { .. } => CallResult::Overloaded,
+            Self::Closed => CallResult::Closed,
         }
     }
 }
@@ -69,7 +70,7 @@ impl ErrorKind {
 pub enum Cause {
     Eof,
     /// It ended, and a server that speaks plain memcached would have said a word before.
-    EndedMute(Arc<Cause>),
+    ClosedSilent(Arc<Cause>),
     /// It was waited for much longer than for any request.
     NoAnswer,
     Io(Arc<io::Error>),
@@ -82,7 +83,7 @@ pub enum Cause {
         phase: Phase,
     },
     /// There is no connection yet.
-    Dialling(Phase),
+    Connecting(Phase),
     /// No TLS with this server, or not any more: why, in a sentence.
     Tls(Arc<str>),
     /// The server refused the head of a storage command, so its value may have been run.
@@ -92,7 +93,7 @@ pub enum Cause {
     /// The server wants a login.
     Unauthenticated,
     /// The node is elsewhere now, and where it was did not answer in time.
-    Moved,
+    Relocated,
     /// Whoever leased the connection closed it.
     ClosedByHolder,
     /// The server does not take the credentials, or none at all; with its answer.
@@ -113,11 +114,11 @@ impl From<MustClose> for Cause {
 
 impl Cause {
     /// Whether the connection was closed by the pool, and its node did nothing wrong.
-    pub fn is_ours(&self) -> bool {
+    pub fn closed_by_pool(&self) -> bool {
         matches!(
             self,
             Self::ClosedByHolder
-                | Self::Moved
+                | Self::Relocated
                 | Self::NoAnswer
                 | Self::StorageRefused
                 | Self::KeyRefused
@@ -125,7 +126,7 @@ impl Cause {
         )
     }
 
-    pub fn of(error: ProtocolError) -> Self {
+    pub fn from_protocol(error: ProtocolError) -> Self {
         match error {
             ProtocolError::TooManyConnections => Self::TooManyConnections,
             other => Self::Protocol(Arc::new(other)),
@@ -133,21 +134,21 @@ impl Cause {
     }
 
     /// Streams that are more than sockets hide their own errors in those of I/O.
-    pub fn of_io(error: io::Error) -> Self {
-        if let Some(error) = inner::<rustls::Error>(&error) {
+    pub fn from_io(error: io::Error) -> Self {
+        if let Some(error) = downcast_inner::<rustls::Error>(&error) {
             return Self::Tls(tls::explain(error).into());
         }
-        match inner::<ProtocolError>(&error) {
-            Some(error) => Self::of(error.clone()),
+        match downcast_inner::<ProtocolError>(&error) {
+            Some(error) => Self::from_protocol(error.clone()),
             None => Self::Io(Arc::new(error)),
         }
     }
 
     /// As it is told, for a connection without TLS that ended with nothing read from it ever.
     #[must_use]
-    pub fn of_mute(&self) -> Self {
+    pub fn when_silent(&self) -> Self {
         match self {
-            Self::Eof | Self::Io(_) => Self::EndedMute(Arc::new(self.clone())),
+            Self::Eof | Self::Io(_) => Self::ClosedSilent(Arc::new(self.clone())),
             other => other.clone(),
         }
     }
@@ -159,24 +160,24 @@ impl Cause {
     }
 
     /// For logs: without what servers sent, which may be somebody's key.
-    pub fn discreet(&self) -> String {
+    pub fn redacted(&self) -> String {
         match self {
             Self::Protocol(_) => "what came is no reply of memcached's".to_owned(),
-            Self::EndedMute(cause) => {
-                format!("{} (does it expect TLS?)", cause.discreet())
+            Self::ClosedSilent(cause) => {
+                format!("{} (does it expect TLS?)", cause.redacted())
             }
             other => other.to_string(),
         }
     }
 
     /// What an error line tells of the connection and not of what was asked.
-    pub fn of_line(line: &[u8]) -> Option<Self> {
+    pub fn from_line(line: &[u8]) -> Option<Self> {
         (line == CONNECTION_REFUSED).then_some(Self::TooManyConnections)
     }
 }
 
-fn inner<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
-    error.get_ref().and_then(|inner| inner.downcast_ref())
+fn downcast_inner<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
+    error.get_ref().and_then(|downcast_inner| downcast_inner.downcast_ref())
 }
 
 impl Error {
@@ -225,17 +226,17 @@ impl fmt::Display for Error {
             ErrorKind::Saturated { what, limit } => {
                 write!(f, "more than {limit} {what} wait for {node}")?;
             }
-            ErrorKind::NoLease { limit } => {
+            ErrorKind::CheckoutTimeout { limit } => {
                 write!(f, "no free connection to {node} within {:?} s", limit.as_secs_f64())?;
             }
-            ErrorKind::LeaseLost => write!(f, "the leased connection to {node} has ended")?,
+            ErrorKind::CheckoutLost => write!(f, "the leased connection to {node} has ended")?,
             ErrorKind::Closed => write!(f, "client closed before the reply from {node}")?,
-            ErrorKind::Left { patience } => write!(
+            ErrorKind::RemovedUnanswered { grace_period } => write!(
                 f,
                 "{node} left the cluster and did not reply within {:?} s",
-                patience.as_secs_f64()
+                grace_period.as_secs_f64()
             )?,
-            ErrorKind::Gone => write!(f, "{node} has left the cluster")?,
+            ErrorKind::Removed => write!(f, "{node} has left the cluster")?,
         }
         match &self.cause {
             Some(cause) => write!(f, ": {cause}"),
@@ -250,7 +251,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Eof => write!(f, "the server closed the connection"),
-            Self::EndedMute(cause) => {
+            Self::ClosedSilent(cause) => {
                 write!(f, "{cause}, and had never answered (does it expect TLS?)")
             }
             Self::NoAnswer => write!(f, "the server stopped answering"),
@@ -268,7 +269,7 @@ impl fmt::Display for Cause {
                 };
                 write!(f, "{what} within {:?} s", limit.as_secs_f64())
             }
-            Self::Dialling(phase) => f.write_str(match phase {
+            Self::Connecting(phase) => f.write_str(match phase {
                 Phase::Connect => "still connecting",
                 Phase::Tls => "the TLS handshake is not finished",
                 Phase::Login => "the login is not answered",
@@ -279,7 +280,9 @@ impl fmt::Display for Cause {
             Self::KeyRefused => f.write_str(
                 "it was closed after an error in the answer to another request, for several keys",
             ),
-            Self::Moved => write!(f, "the node moved, and its old address did not answer in time"),
+            Self::Relocated => {
+                write!(f, "the node moved, and its old address did not answer in time")
+            }
             Self::ClosedByHolder => write!(f, "it was closed by its holder"),
             Self::LoginRefused(answer) => write!(f, "the server refused the login: {answer}"),
             Self::Panicked => write!(f, "an internal error of emcache, please report it"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::backoff;
 use super::error::Cause;
-use crate::protocol::Tick;
+use crate::protocol::Nanos;
 
 /// What becomes of a node, for those who are told.
 #[derive(Clone, Debug)]
@@ -17,9 +17,9 @@ pub enum Change {
     Healthy,
     Unhealthy(Cause),
     /// Dials come as far as TLS or the login, and no further.
-    Barred(Cause),
+    LoginFailing(Cause),
     /// That is over.
-    Admitted,
+    LoginRecovered,
 }
 
 impl Change {
@@ -28,7 +28,7 @@ impl Change {
         match self {
             Self::Healthy => Some(true),
             Self::Unhealthy(_) => Some(false),
-            Self::Barred(_) | Self::Admitted => None,
+            Self::LoginFailing(_) | Self::LoginRecovered => None,
         }
     }
 }
@@ -38,15 +38,15 @@ const UNHEALTHY_AFTER: u32 = 3;
 const SUSPECT_AFTER: u32 = UNHEALTHY_AFTER - 1;
 /// Longer than a busy or swapping server pauses for.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
-const MILLISECOND: Tick = 1_000_000;
+const MILLISECOND: Nanos = 1_000_000;
 
 /// What a silent connection may be mistaken for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pause {
     /// A server that pauses: those that are well do it for less than the usual timeouts.
-    OfAll,
+    Node,
     /// A thread of the server that is busy, while others serve.
-    OfOne,
+    Connection,
     /// Neither, probably: requests of this node were stalled just now.
     Stalling,
 }
@@ -56,25 +56,25 @@ pub(super) const STALLED_AFTER: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Health {
-    unhealthy_since: Option<Tick>,
+    unhealthy_since: Option<Nanos>,
     /// Failed dials, and fresh connections that died unanswered, since the last answer.
     failures: u32,
     /// The same, since the last connection that proved good: what dials are paced by.
     dial_failures: u32,
     last_failure: Option<Cause>,
     /// Since when every login was refused. Such a node is up, and keeps its keys.
-    refused_since: Option<Tick>,
+    login_refused_since: Option<Nanos>,
     /// By what dials are ended before anything can be asked, in so many words.
-    barred_by: Option<String>,
+    login_failure: Option<String>,
     /// Requests that ended at their deadline, since the last byte.
     timeouts: u32,
     /// The key of the next probe: another after each that was not answered.
     probe: u32,
     /// How long answers take to begin: the longest, of late.
-    lag: Tick,
-    heard: Tick,
+    reply_lag: Nanos,
+    last_received: Nanos,
     /// The first write after that.
-    asked: Option<Tick>,
+    first_unanswered_write: Option<Nanos>,
 }
 
 impl Health {
@@ -83,7 +83,7 @@ impl Health {
     }
 
     /// Whether a new connection must show that it is answered before anybody gets it.
-    pub fn wants_proof(&self) -> bool {
+    pub fn needs_probe(&self) -> bool {
         let was_full = matches!(self.last_failure, Some(Cause::TooManyConnections));
         !self.is_healthy() || self.failures >= SUSPECT_AFTER || (was_full && self.dial_failures > 0)
     }
@@ -93,14 +93,14 @@ impl Health {
     }
 
     /// A dial failed.
-    pub fn failed(&mut self) {
+    pub fn dial_failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
         self.dial_failures = self.dial_failures.saturating_add(1);
     }
 
     /// A fresh connection died without one answer. A proxy may have closed it because of what was sent, so this
     /// alone never makes a node unhealthy: the next dial asks a question of its own.
-    pub fn died(&mut self) {
+    pub fn connection_died(&mut self) {
         self.failures = self.failures.max((self.failures + 1).min(SUSPECT_AFTER));
         self.dial_failures = self.dial_failures.saturating_add(1);
     }
@@ -120,77 +120,77 @@ impl Health {
         self.dial_failures > 0
     }
 
-    pub fn remember(&mut self, cause: &Cause) {
+    pub fn set_last_failure(&mut self, cause: &Cause) {
         self.last_failure = Some(cause.clone());
     }
 
     /// A dial came as far as the login, and no further.
-    pub fn login_refused(&mut self, now: Tick) {
+    pub fn login_refused(&mut self, now: Nanos) {
         self.failures = 0;
         self.dial_failures = self.dial_failures.saturating_add(1);
-        self.refused_since.get_or_insert(now);
+        self.login_refused_since.get_or_insert(now);
     }
 
     /// A dial failed. Whether for a reason that is told, and was not told already.
-    pub fn barred(&mut self, cause: &Cause) -> bool {
+    pub fn login_failing(&mut self, cause: &Cause) -> bool {
         if !matches!(cause, Cause::LoginRefused(_) | Cause::Tls(_)) {
             return false;
         }
         let why = cause.to_string();
-        let is_news = self.barred_by.as_ref() != Some(&why);
-        self.barred_by = Some(why);
+        let is_news = self.login_failure.as_ref() != Some(&why);
+        self.login_failure = Some(why);
         is_news
     }
 
     /// A dial came through. Whether that is news.
-    pub fn let_in(&mut self) -> bool {
-        self.refused_since = None;
-        self.barred_by.take().is_some()
+    pub fn login_accepted(&mut self) -> bool {
+        self.login_refused_since = None;
+        self.login_failure.take().is_some()
     }
 
     /// Why the last dial failed, if that was for the login.
     pub fn login_refusal(&self) -> Option<&Cause> {
-        self.refused_since?;
+        self.login_refused_since?;
         self.last_failure.as_ref().filter(|cause| matches!(cause, Cause::LoginRefused(_)))
     }
 
     /// Whether any bytes came, ever.
-    pub fn was_heard(&self) -> bool {
-        self.heard > 0
+    pub fn has_received(&self) -> bool {
+        self.last_received > 0
     }
 
     /// Bytes were written.
-    pub fn asked(&mut self, now: impl FnOnce() -> Tick) {
-        self.asked.get_or_insert_with(now);
+    pub fn written(&mut self, now: impl FnOnce() -> Nanos) {
+        self.first_unanswered_write.get_or_insert_with(now);
     }
 
     /// Bytes came.
-    pub fn heard(&mut self, now: Tick) {
-        self.heard = now;
-        self.asked = None;
+    pub fn received(&mut self, now: Nanos) {
+        self.last_received = now;
+        self.first_unanswered_write = None;
         self.timeouts = 0;
     }
 
     /// The first bytes of an answer came so long after something was written.
-    pub fn answered_after(&mut self, lag: Tick) {
-        self.lag = lag.max(self.lag - self.lag / 8);
+    pub fn answered_after(&mut self, reply_lag: Nanos) {
+        self.reply_lag = reply_lag.max(self.reply_lag - self.reply_lag / 8);
     }
 
     /// A connection that owes an answer for longer is stalled: something is in the way of what waits behind.
-    pub fn stalled_after(&self) -> Tick {
-        ticks(STALLED_AFTER).max(self.lag.saturating_mul(4))
+    pub fn stalled_after(&self) -> Nanos {
+        nanos(STALLED_AFTER).max(self.reply_lag.saturating_mul(4))
     }
 
     /// How long a connection must have been silent when a request on it times out, so that the next one goes
     /// elsewhere.
-    pub fn silent_after(&self, timeout: Duration, pause: Pause) -> Tick {
-        let timeout = ticks(timeout);
+    pub fn silent_after(&self, timeout: Duration, pause: Pause) -> Nanos {
+        let timeout = nanos(timeout);
         let floor = match pause {
-            Pause::OfAll => (timeout / 2).max(450 * MILLISECOND),
-            Pause::OfOne => (timeout / 2).max(350 * MILLISECOND),
+            Pause::Node => (timeout / 2).max(450 * MILLISECOND),
+            Pause::Connection => (timeout / 2).max(350 * MILLISECOND),
             Pause::Stalling => (timeout / 4).max(350 * MILLISECOND),
         };
-        floor.max(self.lag.saturating_add(self.lag / 2))
+        floor.max(self.reply_lag.saturating_add(self.reply_lag / 2))
     }
 
     /// An answer came, be it an error line; `is_first`: of its connection.
@@ -207,42 +207,42 @@ impl Health {
     }
 
     /// Whether it looks so; a fresh connection must tell.
-    pub fn is_silent(&self, now: Tick, timeout: Duration) -> bool {
-        let limit = ticks(timeout.max(SILENT_AFTER));
-        let since = self.asked.unwrap_or(self.heard);
+    pub fn is_silent(&self, now: Nanos, timeout: Duration) -> bool {
+        let limit = nanos(timeout.max(SILENT_AFTER));
+        let since = self.first_unanswered_write.unwrap_or(self.last_received);
         self.timeouts >= UNHEALTHY_AFTER && now.saturating_sub(since) >= limit
     }
 
     /// Whether a node that has no connection now is unhealthy.
-    pub fn is_beyond_hope(&self) -> bool {
+    pub fn is_unreachable(&self) -> bool {
         self.failures >= UNHEALTHY_AFTER
     }
 
     /// Whether that is a change.
-    pub fn turn_unhealthy(&mut self, now: Tick) -> bool {
+    pub fn mark_unhealthy(&mut self, now: Nanos) -> bool {
         let turned = self.is_healthy();
         self.unhealthy_since.get_or_insert(now);
         turned
     }
 
     /// A new connection was answered. Whether that is a change.
-    pub fn proved(&mut self, now: Tick) -> bool {
-        self.heard(now);
+    pub fn verified(&mut self, now: Nanos) -> bool {
+        self.received(now);
         self.answered(true);
         self.unhealthy_since.take().is_some()
     }
 
     /// How long to wait before the next dial.
-    pub fn next_dial_after(&self, now: Tick) -> Duration {
+    pub fn next_dial_after(&self, now: Nanos) -> Duration {
         let delay = backoff::delay(self.dial_failures);
-        self.unhealthy_since.or(self.refused_since).map_or(delay, |since| {
+        self.unhealthy_since.or(self.login_refused_since).map_or(delay, |since| {
             let down_for = Duration::from_nanos(now.saturating_sub(since));
             delay.min(backoff::probe_ceiling(down_for))
         })
     }
 }
 
-pub(super) fn ticks(duration: Duration) -> Tick {
+pub(super) fn nanos(duration: Duration) -> Nanos {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -250,7 +250,7 @@ pub(super) fn ticks(duration: Duration) -> Tick {
 mod tests {
     use super::*;
 
-    const SECOND: Tick = 1_000_000_000;
+    const SECOND: Nanos = 1_000_000_000;
     const TIMEOUT: Duration = Duration::from_secs(1);
 
     fn timeouts(health: &mut Health, count: usize) {
@@ -260,8 +260,8 @@ mod tests {
     #[test]
     fn silence_takes_three_timeouts_and_two_seconds() {
         let mut health = Health::default();
-        health.asked(|| 10 * SECOND);
-        health.asked(|| 11 * SECOND);
+        health.written(|| 10 * SECOND);
+        health.written(|| 11 * SECOND);
         timeouts(&mut health, 2);
         assert!(!health.is_silent(13 * SECOND, TIMEOUT));
         timeouts(&mut health, 1);
@@ -274,9 +274,9 @@ mod tests {
     #[test]
     fn a_byte_ends_the_silence() {
         let mut health = Health::default();
-        health.asked(|| 10 * SECOND);
+        health.written(|| 10 * SECOND);
         timeouts(&mut health, 10);
-        health.heard(11 * SECOND);
+        health.received(11 * SECOND);
         assert!(!health.is_silent(20 * SECOND, TIMEOUT));
         // What is unanswered now was written before that byte.
         timeouts(&mut health, 3);
@@ -285,58 +285,58 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_just_now_is_not_waited_for_yet() {
+    fn a_recent_write_is_not_silence() {
         let mut health = Health::default();
-        health.heard(10 * SECOND);
-        health.asked(|| 20 * SECOND);
+        health.received(10 * SECOND);
+        health.written(|| 20 * SECOND);
         timeouts(&mut health, 3);
         assert!(!health.is_silent(20 * SECOND, TIMEOUT));
     }
 
     #[test]
-    fn connections_that_die_unanswered_call_for_a_probe_and_for_no_more() {
+    fn connections_that_die_unanswered_only_call_for_a_probe() {
         let mut health = Health::default();
-        (0..10).for_each(|_| health.died());
-        assert!(health.wants_proof() && !health.is_beyond_hope());
-        health.failed();
-        assert!(health.is_beyond_hope());
-        health.died();
-        assert!(health.is_beyond_hope());
-        health.proved(0);
-        assert!(!health.wants_proof() && !health.is_beyond_hope());
+        (0..10).for_each(|_| health.connection_died());
+        assert!(health.needs_probe() && !health.is_unreachable());
+        health.dial_failed();
+        assert!(health.is_unreachable());
+        health.connection_died();
+        assert!(health.is_unreachable());
+        health.verified(0);
+        assert!(!health.needs_probe() && !health.is_unreachable());
     }
 
     #[test]
     fn slow_answers_are_waited_for() {
         let mut health = Health::default();
         assert_eq!(health.stalled_after(), SECOND / 10);
-        assert_eq!(health.silent_after(TIMEOUT, Pause::OfAll), SECOND / 2);
-        assert_eq!(health.silent_after(TIMEOUT / 10, Pause::OfAll), SECOND * 9 / 20);
+        assert_eq!(health.silent_after(TIMEOUT, Pause::Node), SECOND / 2);
+        assert_eq!(health.silent_after(TIMEOUT / 10, Pause::Node), SECOND * 9 / 20);
         health.answered_after(SECOND);
         assert_eq!(health.stalled_after(), 4 * SECOND);
-        assert_eq!(health.silent_after(TIMEOUT, Pause::OfAll), 3 * SECOND / 2);
+        assert_eq!(health.silent_after(TIMEOUT, Pause::Node), 3 * SECOND / 2);
         (0..100).for_each(|_| health.answered_after(1000));
         assert_eq!(health.stalled_after(), SECOND / 10);
-        assert_eq!(health.silent_after(TIMEOUT, Pause::OfAll), SECOND / 2);
+        assert_eq!(health.silent_after(TIMEOUT, Pause::Node), SECOND / 2);
     }
 
     #[test]
-    fn each_change_is_told_once() {
+    fn each_change_is_reported_once() {
         let mut health = Health::default();
-        assert!(health.turn_unhealthy(0) && !health.turn_unhealthy(1));
-        assert!(health.proved(2) && !health.proved(3));
+        assert!(health.mark_unhealthy(0) && !health.mark_unhealthy(1));
+        assert!(health.verified(2) && !health.verified(3));
     }
 
     #[test]
     fn dials_are_paced_by_connections_that_prove_good() {
         let mut health = Health::default();
-        health.failed();
-        assert!(!health.wants_proof());
-        health.remember(&Cause::TooManyConnections);
+        health.dial_failed();
+        assert!(!health.needs_probe());
+        health.set_last_failure(&Cause::TooManyConnections);
         health.answered(false);
-        assert!(health.wants_proof() && !health.is_beyond_hope());
+        assert!(health.needs_probe() && !health.is_unreachable());
         health.answered(true);
-        assert!(!health.wants_proof());
+        assert!(!health.needs_probe());
         assert_eq!(health.next_dial_after(0), Duration::ZERO);
     }
 }

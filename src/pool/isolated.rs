@@ -18,20 +18,20 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::capabilities::{Family, REFUSED_FOR, UNDECIDED_FOR};
+use super::capabilities::{Family, UNDECIDED_FOR, UNSUPPORTED_FOR};
 use super::connection::Connection;
-use super::context::{before, caught};
-use super::dial::Dialler;
+use super::context::{catch_panic, unless_notified};
+use super::dial::Connector;
 use super::error::{Cause, ErrorKind};
-use super::health::ticks;
-use super::order::WritesBefore;
+use super::health::nanos;
+use super::order::PendingWrites;
 use super::pool::{Pool, Shared, Waiter};
 use super::queue::{Queued, Submission};
 use super::state::State;
 use super::transport::Io;
 use crate::protocol::{
-    Asked, ErrorKind as LineKind, Expired, ItemRef, NEVER, Orphan, Outcome, Reply, Sink, StatLine,
-    Term, Tick, Verb,
+    CallResult, ErrorKind as LineKind, Expired, ItemRef, NEVER, Nanos, Orphan, Reply, ReplyHandler,
+    RequestInfo, StatLine, Timing, Verb,
 };
 
 /// Another request of the same family does not wait longer than this for the first to be answered: a proxy may
@@ -40,9 +40,9 @@ const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
 /// Connections at a time for one family.
 const MAX_RUNNING: usize = 8;
 /// How often it is looked whether what comes first is answered.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// A question about what the node answers is given up after this, and in any case after a quarter of the timeout.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+const META_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A dial is given up after this, if there is no `connection_timeout`.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Proxies that pass meta commands on answer `version` themselves; servers before this speak another dialect.
@@ -57,14 +57,14 @@ pub(super) struct Isolation<W: Waiter> {
 struct Running<W: Waiter> {
     id: u64,
     family: Family,
-    since: Tick,
+    since: Nanos,
     step: Step<W>,
 }
 
 enum Step<W: Waiter> {
     /// `None`: for a question of the pool's own, or for a caller that does not wait any more.
-    Dialling(Option<Queued<W>>),
-    Asked(Box<Connection<Observer<W>>>, Rc<Observation<W>>),
+    Connecting(Option<Queued<W>>),
+    RequestInfo(Box<Connection<Observer<W>>>, Rc<Observation<W>>),
 }
 
 /// What was seen of an answer.
@@ -85,7 +85,7 @@ enum Answer {
 }
 
 impl Answer {
-    fn of_error(kind: LineKind) -> Self {
+    fn from_error(kind: LineKind) -> Self {
         match kind {
             LineKind::Unknown | LineKind::Client => Self::Refused,
             LineKind::Server | LineKind::Refused => Self::Failed,
@@ -96,7 +96,7 @@ impl Answer {
 impl<W: Waiter> Observation<W> {
     /// An error line in the answer to several keys reaches no waiter.
     fn answer(&self, connection: &Connection<Observer<W>>) -> Option<Answer> {
-        let line_error = || connection.line_error().map(|(kind, _)| Answer::of_error(*kind));
+        let line_error = || connection.line_error().map(|(kind, _)| Answer::from_error(*kind));
         self.answer.get().or_else(line_error)
     }
 }
@@ -108,11 +108,11 @@ struct Observer<W> {
     has_substitute: bool,
 }
 
-impl<W: Waiter> Sink for Observer<W> {
-    type Kept = W::Kept;
+impl<W: Waiter> ReplyHandler for Observer<W> {
+    type Value = W::Value;
 
-    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Self::Kept>) {
-        self.waiter.item(index, item, kept);
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&Self::Value>) {
+        self.waiter.item(index, item, shared);
     }
 
     fn stat(&mut self, stat: &StatLine<'_>) {
@@ -125,7 +125,7 @@ impl<W: Waiter> Sink for Observer<W> {
 
     fn reply(self, reply: &Reply<'_>, from: &str) {
         let answer = match reply {
-            Reply::Error(error) => Answer::of_error(error.kind),
+            Reply::Error(error) => Answer::from_error(error.kind),
             _ => Answer::Good,
         };
         self.observation.answer.set(Some(answer));
@@ -148,38 +148,38 @@ impl<W: Waiter> Isolation<W> {
 
     /// Requests that have no answer yet.
     pub fn len(&self) -> usize {
-        let asked = |running: &&Running<W>| !matches!(running.step, Step::Dialling(None));
-        self.waiting.len() + self.running.iter().filter(asked).count()
+        let info = |running: &&Running<W>| !matches!(running.step, Step::Connecting(None));
+        self.waiting.len() + self.running.iter().filter(info).count()
     }
 
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    fn running(&self, family: Family) -> usize {
+    fn running_count(&self, family: Family) -> usize {
         self.running.iter().filter(|running| running.family == family).count()
     }
 
     /// How many requests of a family may be under way at `now`.
-    fn at_most(&self, family: Family, now: Tick) -> usize {
+    fn max_running(&self, family: Family, now: Nanos) -> usize {
         let limit = match family {
             Family::Classic => return usize::MAX,
             Family::Meta => 1,
             _ => MAX_RUNNING,
         };
         let is_slow = |running: &&Running<W>| {
-            running.family == family && now.saturating_sub(running.since) >= ticks(WAIT_FOR_FIRST)
+            running.family == family && now.saturating_sub(running.since) >= nanos(WAIT_FOR_FIRST)
         };
         limit.min(1 + self.running.iter().filter(is_slow).count())
     }
 
     /// Makes room where all that is under way is for callers that went away.
-    fn give_up_abandoned(&mut self, family: Family) {
+    fn abort_abandoned(&mut self, family: Family) {
         for running in self.running.iter_mut().filter(|running| running.family == family) {
-            if let Step::Asked(connection, _) = &mut running.step
+            if let Step::RequestInfo(connection, _) = &mut running.step
                 && connection.abandoned() > 0
             {
-                connection.give_up(Cause::NoAnswer);
+                connection.abort(Cause::NoAnswer);
             }
         }
     }
@@ -189,56 +189,56 @@ impl<W: Waiter> Isolation<W> {
     }
 
     /// As [`super::queue::Queue::expire`].
-    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W, Asked)) -> Tick {
+    pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(W, RequestInfo)) -> Nanos {
         let mut next = NEVER;
         for running in &mut self.running {
             match &mut running.step {
-                Step::Dialling(request) => {
-                    if let Some(queued) = request.take_if(|queued| queued.term.deadline <= now) {
-                        let asked = queued.asked();
-                        expired(queued.waiter, asked);
+                Step::Connecting(request) => {
+                    if let Some(queued) = request.take_if(|queued| queued.timing.deadline <= now) {
+                        let info = queued.info();
+                        expired(queued.waiter, info);
                     } else {
-                        let deadline = request.as_ref().map(|queued| queued.term.deadline);
+                        let deadline = request.as_ref().map(|queued| queued.timing.deadline);
                         next = next.min(deadline.unwrap_or(NEVER));
                     }
                 }
-                Step::Asked(connection, _) => {
+                Step::RequestInfo(connection, _) => {
                     let mut is_over = false;
-                    next = next.min(connection.expire(now, |Expired { sink, asked, .. }| {
+                    next = next.min(connection.expire(now, |Expired { handler, info, .. }| {
                         is_over = true;
-                        expired(sink.waiter, asked);
+                        expired(handler.waiter, info);
                     }));
                     if is_over {
-                        connection.give_up(Cause::NoAnswer);
+                        connection.abort(Cause::NoAnswer);
                     }
                 }
             }
         }
-        if self.waiting.iter().any(|(_, queued)| queued.term.deadline <= now) {
+        if self.waiting.iter().any(|(_, queued)| queued.timing.deadline <= now) {
             for (family, queued) in std::mem::take(&mut self.waiting) {
-                if queued.term.deadline <= now {
-                    let asked = queued.asked();
-                    expired(queued.waiter, asked);
+                if queued.timing.deadline <= now {
+                    let info = queued.info();
+                    expired(queued.waiter, info);
                 } else {
                     self.waiting.push_back((family, queued));
                 }
             }
         }
-        let waiting = self.waiting.iter().map(|(_, queued)| queued.term.deadline).min();
+        let waiting = self.waiting.iter().map(|(_, queued)| queued.timing.deadline).min();
         next.min(waiting.unwrap_or(NEVER))
     }
 
     /// Closes all connections; all waiters, in order.
-    pub fn drain(&mut self) -> Vec<(W, Asked)> {
+    pub fn drain(&mut self) -> Vec<(W, RequestInfo)> {
         let mut all = Vec::new();
         for running in self.running.drain(..) {
             match running.step {
-                Step::Dialling(request) => {
+                Step::Connecting(request) => {
                     all.extend(request.map(Queued::into_waiter));
                 }
-                Step::Asked(connection, _) => {
-                    let orphans = connection.dismantle().into_iter();
-                    all.extend(orphans.map(|orphan| (orphan.sink.waiter, orphan.asked)));
+                Step::RequestInfo(connection, _) => {
+                    let orphans = connection.into_orphans().into_iter();
+                    all.extend(orphans.map(|orphan| (orphan.handler.waiter, orphan.info)));
                 }
             }
         }
@@ -257,7 +257,7 @@ impl<W: Waiter> Isolation<W> {
 
 impl<W: Waiter> Pool<W> {
     /// As [`Self::submit_any`], on a connection that is made for this request.
-    pub fn submit_isolated(&self, outgoing: Submission<'_>, waiter: W, deadline: Tick) {
+    pub fn submit_isolated(&self, outgoing: Submission<'_>, waiter: W, deadline: Nanos) {
         let shared = &self.0;
         let state = shared.state();
         if let Some(refusal) = shared.refusal(&state, outgoing.payload_len()) {
@@ -266,8 +266,8 @@ impl<W: Waiter> Pool<W> {
             return;
         }
         drop(state);
-        let (request, term) = (outgoing.into_owned(), shared.term(deadline));
-        let queued = Queued { request, waiter, term, retried: false };
+        let (request, timing) = (outgoing.into_owned(), shared.timing(deadline));
+        let queued = Queued { request, waiter, timing, retried: false };
         shared.isolate(Family::Classic, queued);
         shared.context.arm(deadline);
     }
@@ -275,14 +275,14 @@ impl<W: Waiter> Pool<W> {
 
 impl<W: Waiter> State<W> {
     /// What the answer to a command says of its family; `None`: there was none.
-    fn learn(&mut self, family: Family, answer: Option<Answer>, now: Tick) {
+    fn learn(&mut self, family: Family, answer: Option<Answer>, now: Nanos) {
         let has_substitute = family.has_substitute();
         match answer {
-            Some(Answer::Good) => self.capabilities.answered(family),
+            Some(Answer::Good) => self.capabilities.mark_supported(family),
             // A proxy that lacks the command does not ask its servers.
-            Some(Answer::Failed) if has_substitute => self.capabilities.answered(family),
+            Some(Answer::Failed) if has_substitute => self.capabilities.mark_supported(family),
             Some(Answer::Refused) | None if has_substitute => {
-                self.capabilities.refused(family, now, REFUSED_FOR);
+                self.capabilities.mark_unsupported(family, now, UNSUPPORTED_FOR);
             }
             Some(Answer::Refused | Answer::Failed) | None => {}
         }
@@ -297,14 +297,14 @@ impl<W: Waiter> Shared<W> {
             drop(state);
             queued.waiter.fail(&self.error(ErrorKind::Closed, None));
         } else if family.has_substitute()
-            && state.capabilities.is_refused(family, self.context.now())
+            && state.capabilities.is_unsupported(family, self.context.now())
         {
             drop(state);
-            self.tell_unanswered(queued, None);
+            self.fail_unanswered(queued, None);
         } else {
             state.isolation.waiting.push_back((family, queued));
             drop(state);
-            self.ask_next(family);
+            self.start_next(family);
             self.dial_if_wanted();
         }
     }
@@ -316,17 +316,17 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// A node that could not be reached can be.
-    pub fn ask_waiting(self: &Rc<Self>) {
+    pub fn start_waiting(self: &Rc<Self>) {
         let waiting = self.state().isolation.waiting.iter().map(|(family, _)| *family).collect();
         let mut families: Vec<Family> = waiting;
         families.dedup();
         for family in families {
-            self.ask_next(family);
+            self.start_next(family);
         }
     }
 
     /// Sends the next requests of a family, as many as may be under way.
-    fn ask_next(self: &Rc<Self>, family: Family) {
+    fn start_next(self: &Rc<Self>, family: Family) {
         let now = self.context.now();
         let mut guard = self.state();
         let state = &mut *guard;
@@ -335,12 +335,12 @@ impl<W: Waiter> Shared<W> {
             return;
         }
         let isolation = &mut state.isolation;
-        let at_most = isolation.at_most(family, now);
-        if isolation.running(family) >= MAX_RUNNING {
-            isolation.give_up_abandoned(family);
+        let max_running = isolation.max_running(family, now);
+        if isolation.running_count(family) >= MAX_RUNNING {
+            isolation.abort_abandoned(family);
         }
-        let mut begun = Vec::new();
-        while isolation.running(family) < at_most {
+        let mut started = Vec::new();
+        while isolation.running_count(family) < max_running {
             let is_next = |(waiting, _): &(Family, Queued<W>)| *waiting == family;
             let Some(at) = isolation.waiting.iter().position(is_next) else { break };
             let request = if family == Family::Meta {
@@ -349,7 +349,7 @@ impl<W: Waiter> Shared<W> {
             } else {
                 let Some((_, queued)) = isolation.waiting.remove(at) else { break };
                 if queued.waiter.is_abandoned() {
-                    state.tally.ended(queued.asked(), Outcome::Cancelled);
+                    state.stats.record(queued.info(), CallResult::Cancelled);
                     queued.waiter.dismiss();
                     continue;
                 }
@@ -357,44 +357,46 @@ impl<W: Waiter> Shared<W> {
             };
             let id = isolation.next_id;
             isolation.next_id += 1;
-            let (since, step) = (now, Step::Dialling(request));
+            let (since, step) = (now, Step::Connecting(request));
             isolation.running.push(Running { id, family, since, step });
-            begun.push(id);
+            started.push(id);
         }
         drop(guard);
-        for id in begun {
+        for id in started {
             self.context.spawn(run(Rc::downgrade(self), id, family));
         }
     }
 
     /// Whether a request must wait for the answer to a `noreply` write that came before it. `before`: what these are,
     /// once that is known.
-    fn is_kept_back(&self, id: u64, before: &mut Option<WritesBefore>) -> bool {
+    fn must_wait(&self, id: u64, before: &mut Option<PendingWrites>) -> bool {
         let state = self.state();
         let Some(running) = state.isolation.running.iter().find(|running| running.id == id) else {
             return false;
         };
-        let Step::Dialling(Some(queued)) = &running.step else { return false };
+        let Step::Connecting(Some(queued)) = &running.step else { return false };
         if before.is_none() && !state.queue.has_noreply() {
-            *before = Some(state.writes_before(&queued.request));
+            *before = Some(state.writes_unless_notified(&queued.request));
         }
         !before.as_ref().is_some_and(|writes| state.are_answered(writes))
     }
 
     /// Whether somebody still waits for what was dialled for.
-    fn ask(&self, id: u64, stream: Box<dyn Io>) -> bool {
+    fn send_isolated(&self, id: u64, stream: Box<dyn Io>) -> bool {
         let mut state = self.state();
         let Some(running) = state.isolation.find(id) else { return false };
-        let Step::Dialling(request) = &mut running.step else { return false };
-        let Some(Queued { request, waiter, term, retried }) = request.take() else { return false };
+        let Step::Connecting(request) = &mut running.step else { return false };
+        let Some(Queued { request, waiter, timing, retried }) = request.take() else {
+            return false;
+        };
         let (verb, answer) = (request.verb(), Cell::new(None));
         let observation = Rc::new(Observation { verb, answer, refused: RefCell::default() });
         let has_substitute = running.family.has_substitute();
-        let sink = Observer { waiter, observation: observation.clone(), has_substitute };
+        let handler = Observer { waiter, observation: observation.clone(), has_substitute };
         let mut connection = Box::new(Connection::new(stream, 1, self.name.clone()));
-        connection.push_owned(&request, sink, term, retried);
+        connection.push_owned(&request, handler, timing, retried);
         connection.flush();
-        running.step = Step::Asked(connection, observation);
+        running.step = Step::RequestInfo(connection, observation);
         true
     }
 
@@ -403,11 +405,11 @@ impl<W: Waiter> Shared<W> {
         let mut guard = self.state();
         let state = &mut *guard;
         let Some(running) = state.isolation.find(id) else { return Poll::Ready(None) };
-        let Step::Asked(connection, _) = &mut running.step else { return Poll::Ready(None) };
+        let Step::RequestInfo(connection, _) = &mut running.step else { return Poll::Ready(None) };
         let (answered, refused) = (connection.answered(), connection.refused());
         let polled = {
-            let (clock, tally) = (|| self.context.now(), &mut state.tally);
-            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, tally)))
+            let (clock, stats) = (|| self.context.now(), &mut state.stats);
+            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, stats)))
                 .unwrap_or(Poll::Ready(Cause::Panicked))
         };
         if connection.has_more() {
@@ -423,11 +425,11 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// A request was answered (`cause` is `None`) or will not be.
-    fn answered_isolated(self: &Rc<Self>, id: u64, cause: Option<Cause>) {
+    fn finish_isolated(self: &Rc<Self>, id: u64, cause: Option<Cause>) {
         let Some((family, step)) = self.take_running(id) else { return };
-        let Step::Asked(connection, observation) = step else {
+        let Step::RequestInfo(connection, observation) = step else {
             // Its caller went away while it was dialled for.
-            return self.go_on(family);
+            return self.resume_waiting(family);
         };
         let (answer, refused) = (observation.answer(&connection), observation.refused.take());
         let mut state = self.state();
@@ -441,15 +443,15 @@ impl<W: Waiter> Shared<W> {
         }
         let cause = cause.unwrap_or(Cause::Eof);
         if matches!(cause, Cause::Panicked) {
-            for (sink, asked) in connection.into_sinks() {
-                self.fail_isolated(family, sink.waiter, asked, &cause);
+            for (handler, info) in connection.into_handlers() {
+                self.fail_isolated(family, handler.waiter, info, &cause);
             }
         } else {
-            for orphan in connection.dismantle() {
+            for orphan in connection.into_orphans() {
                 self.end_isolated(family, orphan, answer, &cause);
             }
         }
-        self.go_on(family);
+        self.resume_waiting(family);
     }
 
     /// A request without an answer, or with half of one.
@@ -460,12 +462,12 @@ impl<W: Waiter> Shared<W> {
         answer: Option<Answer>,
         cause: &Cause,
     ) {
-        let Orphan { sink: Observer { waiter, .. }, asked, deadline, retried, .. } = orphan;
-        match (orphan.again, orphan.missing) {
+        let Orphan { handler: Observer { waiter, .. }, info, deadline, retried, .. } = orphan;
+        match (orphan.retry, orphan.missing) {
             // An error for one of several keys, by a node that knows the command.
             (Some(request), Some(missing)) if answer == Some(Answer::Failed) => {
-                let term = Term { made: asked.made, deadline };
-                let queued = Queued { request, waiter, term, retried };
+                let timing = Timing { issued_at: info.issued_at, deadline };
+                let queued = Queued { request, waiter, timing, retried };
                 let mut state = self.state();
                 state.metrics.requests_retried += 1;
                 for alone in queued.split(&missing).into_iter().rev() {
@@ -473,23 +475,23 @@ impl<W: Waiter> Shared<W> {
                 }
             }
             (_, Some(_)) => {
-                let verb = asked.verb;
+                let verb = info.verb;
                 waiter.fail(&self.error(ErrorKind::Unanswered { verb }, None));
             }
-            _ => self.fail_isolated(family, waiter, asked, cause),
+            _ => self.fail_isolated(family, waiter, info, cause),
         }
     }
 
-    fn fail_isolated(&self, family: Family, waiter: W, asked: Asked, cause: &Cause) {
-        let verb = asked.verb;
+    fn fail_isolated(&self, family: Family, waiter: W, info: RequestInfo, cause: &Cause) {
+        let verb = info.verb;
         let mut state = self.state();
         state.metrics.operations_executed_with_error += 1;
         let is_garbage = matches!(cause, Cause::Protocol(_));
         state.metrics.protocol_errors += u64::from(is_garbage);
-        let outcome = if is_garbage { Outcome::Protocol } else { Outcome::Connection };
-        state.tally.failed(asked, outcome, self.context.now());
+        let result = if is_garbage { CallResult::Protocol } else { CallResult::Connection };
+        state.stats.record_with_latency(info, result, self.context.now());
         // A server that wants TLS answers nothing at all.
-        let is_mute = !state.health.was_heard() && self.config.security.tls.is_none();
+        let is_silent = !state.health.has_received() && self.config.security.tls.is_none();
         drop(state);
         let kind = match cause {
             Cause::Protocol(_) => ErrorKind::Protocol,
@@ -498,7 +500,7 @@ impl<W: Waiter> Shared<W> {
             Cause::Panicked => ErrorKind::Lost { verb },
             _ => ErrorKind::Unanswered { verb },
         };
-        let told = if is_mute { cause.of_mute() } else { cause.clone() };
+        let told = if is_silent { cause.when_silent() } else { cause.clone() };
         waiter.fail(&self.error(kind, Some(told)));
     }
 
@@ -509,48 +511,48 @@ impl<W: Waiter> Shared<W> {
         let mut state = self.state();
         state.metrics.connections_created_with_error += 1;
         let mut failed = state.isolation.take_waiting(family);
-        if let Step::Dialling(Some(queued)) = step {
+        if let Step::Connecting(Some(queued)) = step {
             failed.insert(0, queued);
         }
         if family.has_substitute() {
-            state.capabilities.refused(family, now, UNDECIDED_FOR);
+            state.capabilities.mark_unsupported(family, now, UNDECIDED_FOR);
         }
         drop(state);
         for queued in failed {
             if family.has_substitute() {
-                self.tell_unanswered(queued, Some(cause.clone()));
+                self.fail_unanswered(queued, Some(cause.clone()));
                 continue;
             }
             let error = self.unavailable(Some(cause.clone()));
             let mut state = self.state();
             state.metrics.operations_executed_with_error += 1;
-            state.tally.ended(queued.asked(), error.kind().outcome());
+            state.stats.record(queued.info(), error.kind().call_result());
             drop(state);
             queued.waiter.fail(&error);
         }
     }
 
     /// Not counted as a failure: the caller does the same by other commands, and these are counted.
-    fn tell_unanswered(&self, queued: Queued<W>, cause: Option<Cause>) {
+    fn fail_unanswered(&self, queued: Queued<W>, cause: Option<Cause>) {
         let verb = queued.request.verb();
         queued.waiter.fail(&self.error(ErrorKind::Unanswered { verb }, cause));
     }
 
-    fn meta_learnt(self: &Rc<Self>, id: u64, is_known: Option<bool>) {
+    fn record_meta_support(self: &Rc<Self>, id: u64, is_known: Option<bool>) {
         let Some((family, _)) = self.take_running(id) else { return };
         let now = self.context.now();
         let mut state = self.state();
         match is_known {
-            Some(true) => state.capabilities.answered(family),
-            Some(false) => state.capabilities.refused(family, now, REFUSED_FOR),
-            None => state.capabilities.refused(family, now, UNDECIDED_FOR),
+            Some(true) => state.capabilities.mark_supported(family),
+            Some(false) => state.capabilities.mark_unsupported(family, now, UNSUPPORTED_FOR),
+            None => state.capabilities.mark_unsupported(family, now, UNDECIDED_FOR),
         }
         drop(state);
-        self.go_on(family);
+        self.resume_waiting(family);
     }
 
     /// Something was learnt, or not: what waits for that is shared, told, or asked in its turn.
-    fn go_on(self: &Rc<Self>, family: Family) {
+    fn resume_waiting(self: &Rc<Self>, family: Family) {
         let mut guard = self.state();
         let state = &mut *guard;
         if state.closed {
@@ -564,16 +566,16 @@ impl<W: Waiter> Shared<W> {
             drop(guard);
             self.dial_if_wanted();
         } else if family.has_substitute()
-            && state.capabilities.is_refused(family, self.context.now())
+            && state.capabilities.is_unsupported(family, self.context.now())
         {
             let waiting = state.isolation.take_waiting(family);
             drop(guard);
             for queued in waiting {
-                self.tell_unanswered(queued, None);
+                self.fail_unanswered(queued, None);
             }
         } else {
             drop(guard);
-            self.ask_next(family);
+            self.start_next(family);
         }
     }
 
@@ -590,28 +592,28 @@ async fn run<W: Waiter>(pool: Weak<Shared<W>>, id: u64, family: Family) {
     let Some(strong) = pool.upgrade() else { return };
     let (context, closing) = (strong.context.clone(), strong.closing.clone());
     drop(strong);
-    let mut asking = pin!(before(&closing, ask_one(&pool, id, family)));
+    let mut asking = pin!(unless_notified(&closing, run_one(&pool, id, family)));
     if context.timeout(Some(WAIT_FOR_FIRST), asking.as_mut()).await.is_some() {
         return;
     }
     if let Some(pool) = pool.upgrade() {
-        pool.ask_next(family);
+        pool.start_next(family);
     }
     asking.await;
 }
 
-async fn ask_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
+async fn run_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
     let Some(strong) = pool.upgrade() else { return };
-    let (dialler, ip) = (Dialler::of(&strong), strong.state().place.ip);
+    let (connector, ip) = (Connector::new(&strong), strong.state().location.ip);
     let has_limit = strong.config.connection_timeout.is_some();
-    let question_limit = strong.config.timeout.map(|timeout| timeout / 4);
-    let question_limit = question_limit.unwrap_or(QUESTION_TIMEOUT).min(QUESTION_TIMEOUT);
+    let meta_probe_limit = strong.config.timeout.map(|timeout| timeout / 4);
+    let meta_probe_limit = meta_probe_limit.unwrap_or(META_PROBE_TIMEOUT).min(META_PROBE_TIMEOUT);
     drop(strong);
-    let is_question = family == Family::Meta;
-    let context = dialler.context.clone();
-    let dialling = dialler.dial(pool, ip, &[]);
-    let limit = if is_question { question_limit } else { DIAL_TIMEOUT };
-    let limit = (is_question || !has_limit).then_some(limit);
+    let is_meta_probe = family == Family::Meta;
+    let context = connector.context.clone();
+    let dialling = connector.dial(pool, ip, &[]);
+    let limit = if is_meta_probe { meta_probe_limit } else { DIAL_TIMEOUT };
+    let limit = (is_meta_probe || !has_limit).then_some(limit);
     let stream = match context.timeout(limit, dialling).await {
         Some(Ok(new)) => new.stream,
         failed => {
@@ -621,26 +623,27 @@ async fn ask_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
             return;
         }
     };
-    if is_question {
-        let learnt = context.timeout(Some(question_limit), caught(knows_meta(stream))).await;
+    if is_meta_probe {
+        let learnt =
+            context.timeout(Some(meta_probe_limit), catch_panic(supports_meta(stream))).await;
         let Some(pool) = pool.upgrade() else { return };
         // A proxy that says nothing at all does not know the question.
-        pool.meta_learnt(id, learnt.unwrap_or(Some(false)));
+        pool.record_meta_support(id, learnt.unwrap_or(Some(false)));
         return;
     }
     // An unanswered `noreply` write of the same task comes first.
     let mut before = None;
-    while pool.upgrade().is_some_and(|pool| pool.is_kept_back(id, &mut before)) {
-        context.sleep(LOOK_EVERY).await;
+    while pool.upgrade().is_some_and(|pool| pool.must_wait(id, &mut before)) {
+        context.sleep(POLL_INTERVAL).await;
     }
-    let is_wanted = pool.upgrade().is_some_and(|pool| pool.ask(id, stream));
+    let is_wanted = pool.upgrade().is_some_and(|pool| pool.send_isolated(id, stream));
     let ended = poll_fn(|cx| match pool.upgrade() {
         Some(pool) if is_wanted => pool.poll_isolated(id, cx),
         _ => Poll::Ready(None),
     });
     let cause = ended.await;
     if let Some(pool) = pool.upgrade() {
-        pool.answered_isolated(id, cause);
+        pool.finish_isolated(id, cause);
     }
 }
 
@@ -649,12 +652,12 @@ async fn ask_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
-async fn knows_meta(mut stream: Box<dyn Io>) -> bool {
-    let asked = async {
+async fn supports_meta(mut stream: Box<dyn Io>) -> bool {
+    let sent = async {
         stream.write_all(b"mn\r\nversion\r\n").await?;
         stream.flush().await
     };
-    if asked.await.is_err() {
+    if sent.await.is_err() {
         return false;
     }
     let mut answer = BytesMut::new();

@@ -1,23 +1,23 @@
 //! Which keys had large values lately: who asks for one of them again should not be in others' way.
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-const PLACES: usize = 1024;
+const BUCKETS: usize = 1024;
 
 /// A table of hashes without chains: a newer key takes an older one's place, and a key may be taken for
 /// another. Both cost no more than the choice of a connection.
 #[derive(Default)]
-pub(super) struct LargeKeys(Option<Box<[u64; PLACES]>>);
+pub(super) struct LargeKeys(Option<Box<[u64; BUCKETS]>>);
 
 impl LargeKeys {
     pub fn insert(&mut self, key: &[u8]) {
         let hash = hash(key);
-        self.0.get_or_insert_with(|| Box::new([0; PLACES]))[place(hash)] = hash;
+        self.0.get_or_insert_with(|| Box::new([0; BUCKETS]))[bucket(hash)] = hash;
     }
 
     pub fn contains(&self, key: &[u8]) -> bool {
         self.0.as_ref().is_some_and(|table| {
             let hash = hash(key);
-            table[place(hash)] == hash
+            table[bucket(hash)] == hash
         })
     }
 }
@@ -30,8 +30,8 @@ pub(super) fn hash(key: &[u8]) -> u64 {
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
-fn place(hash: u64) -> usize {
-    hash as usize % PLACES
+fn bucket(hash: u64) -> usize {
+    hash as usize % BUCKETS
 }
 
 #[cfg(test)]

@@ -10,45 +10,45 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::context::{before, caught};
+use super::context::{catch_panic, unless_notified};
 use super::error::Cause;
-use super::health::ticks;
+use super::health::nanos;
 use super::login::Mechanism;
 use super::open::open;
 use super::pool::{Pool, Shared, Waiter};
-use super::transport::{Io, Way};
+use super::transport::{DialTarget, Io};
 use crate::protocol::{
-    Decoder, Excerpt, Frame, LONG_LINE_LEN, MAX_LINE_LEN, ProtocolError, Reply, RetrievalVerb,
-    Shape, Tick,
+    Decoder, Excerpt, Frame, LONG_LINE_LEN, MAX_LINE_LEN, Nanos, ProtocolError, Reply,
+    RetrievalVerb, Shape,
 };
 
 /// For which time the answer is waited for, if there is no `connection_timeout`.
-const ASK_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after a failure the node is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    Nothing { ask_from: Tick },
+enum Knowledge {
+    Unknown { ask_from: Nanos },
     Asking,
     Len(usize),
 }
 
 /// What is known of the server that the pool is connected to.
 pub(super) struct LineLen {
-    known: Cell<Known>,
+    knowledge: Cell<Knowledge>,
     /// Rises whenever another server may answer.
     server: Cell<u64>,
 }
 
 impl LineLen {
     pub fn new() -> Self {
-        Self { known: Cell::new(Known::Nothing { ask_from: 0 }), server: Cell::new(0) }
+        Self { knowledge: Cell::new(Knowledge::Unknown { ask_from: 0 }), server: Cell::new(0) }
     }
 
     /// The next connection may lead to another server.
     pub fn forget(&self) {
-        self.known.set(Known::Nothing { ask_from: 0 });
+        self.knowledge.set(Knowledge::Unknown { ask_from: 0 });
         self.server.set(self.server.get() + 1);
     }
 }
@@ -66,13 +66,13 @@ impl<W: Waiter> Pool<W> {
             // It becomes one binary request for each key.
             return LONG_LINE_LEN;
         }
-        match shared.line_len.known.get() {
-            Known::Len(len) => return len,
-            Known::Nothing { ask_from } if shared.wants_version(ask_from) => {
-                shared.line_len.known.set(Known::Asking);
-                shared.context.spawn(ask(Rc::downgrade(shared)));
+        match shared.line_len.knowledge.get() {
+            Knowledge::Len(len) => return len,
+            Knowledge::Unknown { ask_from } if shared.may_ask_version(ask_from) => {
+                shared.line_len.knowledge.set(Knowledge::Asking);
+                shared.context.spawn(ask_version(Rc::downgrade(shared)));
             }
-            Known::Nothing { .. } | Known::Asking => {}
+            Knowledge::Unknown { .. } | Knowledge::Asking => {}
         }
         MAX_LINE_LEN
     }
@@ -80,51 +80,55 @@ impl<W: Waiter> Pool<W> {
 
 impl<W: Waiter> Shared<W> {
     /// Not before there is a connection: a node that is down is dialled by its own task alone.
-    fn wants_version(&self, ask_from: Tick) -> bool {
+    fn may_ask_version(&self, ask_from: Nanos) -> bool {
         let state = self.state();
         !state.closed && !state.connections.is_empty() && self.context.now() >= ask_from
     }
 }
 
-async fn ask<W: Waiter>(pool: Weak<Shared<W>>) {
+async fn ask_version<W: Waiter>(pool: Weak<Shared<W>>) {
     let Some(strong) = pool.upgrade() else { return };
     let (context, address) = (strong.context.clone(), strong.address.clone());
     let (security, closing) = (strong.config.security.clone(), strong.closing.clone());
-    let limit = strong.config.connection_timeout.unwrap_or(ASK_WITHIN);
-    let (ip, server) = (strong.state().place.ip, strong.line_len.server.get());
+    let limit = strong.config.connection_timeout.unwrap_or(ANSWER_TIMEOUT);
+    let (ip, server) = (strong.state().location.ip, strong.line_len.server.get());
     drop(strong);
-    let way = Way { address: &address, ip, avoid: &[], limit: Some(limit) };
+    let target = DialTarget { address: &address, ip, avoid: &[], limit: Some(limit) };
     let phase = Cell::default();
-    let asked = caught(async {
-        let (stream, _) = open(&context, &way, &security, &phase).await?;
-        version(stream).await
+    let asking = catch_panic(async {
+        let (stream, _) = open(&context, &target, &security, &phase).await?;
+        query_line_len(stream).await
     });
-    let asked = context.timeout(Some(limit), asked);
-    let Some(asked) = before(&closing, asked).await else { return };
+    let asking = context.timeout(Some(limit), asking);
+    let Some(answer) = unless_notified(&closing, asking).await else { return };
     let Some(pool) = pool.upgrade() else { return };
     if pool.line_len.server.get() != server {
         return;
     }
-    pool.line_len.known.set(match asked {
-        Some(Some(Ok(len))) => Known::Len(len),
-        _ => Known::Nothing { ask_from: context.now().saturating_add(ticks(ASK_AGAIN_AFTER)) },
+    pool.line_len.knowledge.set(match answer {
+        Some(Some(Ok(len))) => Knowledge::Len(len),
+        _ => Knowledge::Unknown { ask_from: context.now().saturating_add(nanos(ASK_AGAIN_AFTER)) },
     });
 }
 
 /// Asks for the version, and gives how long a line it takes.
-async fn version(mut stream: Box<dyn Io>) -> Result<usize, Cause> {
-    stream.write_all(b"version\r\n").await.map_err(Cause::of_io)?;
-    stream.flush().await.map_err(Cause::of_io)?;
+async fn query_line_len(mut stream: Box<dyn Io>) -> Result<usize, Cause> {
+    stream.write_all(b"version\r\n").await.map_err(Cause::from_io)?;
+    stream.flush().await.map_err(Cause::from_io)?;
     let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
     loop {
-        if let Some((frame, _)) = decoder.next(&answer, Shape::Version).map_err(Cause::of)? {
+        if let Some((frame, _)) =
+            decoder.next(&answer, Shape::Version).map_err(Cause::from_protocol)?
+        {
             return match frame {
                 Frame::Reply(Reply::Version(text)) if takes_long_lines(text) => Ok(LONG_LINE_LEN),
                 Frame::Reply(_) => Ok(MAX_LINE_LEN),
-                _ => Err(Cause::of(ProtocolError::UnexpectedLine(Excerpt::of(&answer)))),
+                _ => Err(Cause::from_protocol(ProtocolError::UnexpectedLine(Excerpt::from_bytes(
+                    &answer,
+                )))),
             };
         }
-        if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 {
+        if stream.read_buf(&mut answer).await.map_err(Cause::from_io)? == 0 {
             return Err(Cause::Eof);
         }
     }

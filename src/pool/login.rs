@@ -94,7 +94,7 @@ impl Login {
     ) -> Result<Self, InvalidCredentials> {
         let password = SecretString::from(password);
         let invalid = match mechanism {
-            Mechanism::Ascii => flaw(&username, password.expose_secret()),
+            Mechanism::Ascii => invalid_reason(&username, password.expose_secret()),
             Mechanism::Sasl
                 if username.contains('\0') || password.expose_secret().contains('\0') =>
             {
@@ -121,7 +121,7 @@ impl Login {
 
 /// What may be shown of the words with which a server refuses a login: it may repeat the password, plain,
 /// encoded, cut or in pieces, so only those remain that servers are known to say.
-pub fn refusal(words: &[u8], password: &str) -> String {
+pub fn redact_refusal(words: &[u8], password: &str) -> String {
     let mut shown: Vec<&str> = Vec::new();
     for word in words.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
         let word = std::str::from_utf8(word).unwrap_or_default();
@@ -158,7 +158,7 @@ const WORDS: &[&str] = &[
 ];
 
 /// What is wrong with a name and a password that are to be a line, divided by a space.
-pub fn flaw(username: &str, password: &str) -> Option<&'static str> {
+pub fn invalid_reason(username: &str, password: &str) -> Option<&'static str> {
     if username.is_empty() || username.contains(|c: char| c.is_whitespace() || c.is_control()) {
         Some("username must not be empty or contain whitespace or control characters")
     } else if password.contains(char::is_control) {
@@ -188,12 +188,12 @@ async fn ascii(
     };
     let sent = sent.await;
     line[..].zeroize();
-    sent.map_err(Cause::of_io)?;
+    sent.map_err(Cause::from_io)?;
     let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
     loop {
-        let next = decoder.next(&answer, Shape::Storage).map_err(Cause::of)?;
+        let next = decoder.next(&answer, Shape::Storage).map_err(Cause::from_protocol)?;
         let Some((frame, used)) = next else {
-            if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 {
+            if stream.read_buf(&mut answer).await.map_err(Cause::from_io)? == 0 {
                 return Err(Cause::Eof);
             }
             continue;
@@ -201,17 +201,23 @@ async fn ascii(
         match frame {
             Frame::Reply(Reply::Stored) => {}
             Frame::Reply(Reply::Error(ErrorLine { line, .. })) => {
-                return Err(match Cause::of_line(line) {
+                return Err(match Cause::from_line(line) {
                     Some(cause) => cause,
-                    None => Cause::LoginRefused(refusal(line, password).into()),
+                    None => Cause::LoginRefused(redact_refusal(line, password).into()),
                 });
             }
-            _ => return Err(Cause::of(ProtocolError::UnexpectedLine(Excerpt::of(&answer)))),
+            _ => {
+                return Err(Cause::from_protocol(ProtocolError::UnexpectedLine(
+                    Excerpt::from_bytes(&answer),
+                )));
+            }
         }
         answer.advance(used);
         return match &answer[..] {
             [] => Ok(stream),
-            surplus => Err(Cause::of(ProtocolError::Unsolicited(Excerpt::of_secret(surplus)))),
+            surplus => {
+                Err(Cause::from_protocol(ProtocolError::Unsolicited(Excerpt::from_secret(surplus))))
+            }
         };
     }
 }
@@ -225,25 +231,28 @@ async fn sasl(
     let refused = |why: &str| Err(Cause::LoginRefused(why.into()));
     let mut request = BytesMut::with_capacity(64 + username.len() + password.len());
     binary::sasl_mechanisms(&mut request);
-    match answer_to(&mut stream, &mut request).await? {
+    match sasl_exchange(&mut stream, &mut request).await? {
         SaslAnswer::Ok(offered) if offered.split(|&b| b == b' ').any(|m| m == b"PLAIN") => {}
         SaslAnswer::Ok(offered) => {
-            let offered = refusal(&offered, password);
+            let offered = redact_refusal(&offered, password);
             return refused(&format!("it offers '{offered}' and not PLAIN"));
         }
-        SaslAnswer::Refused(words) => return refused(&refusal(&words, password)),
+        SaslAnswer::Refused(words) => return refused(&redact_refusal(&words, password)),
         SaslAnswer::Unknown => return refused("it has no SASL"),
     }
     binary::sasl_plain(username, password, &mut request);
-    match answer_to(&mut stream, &mut request).await? {
+    match sasl_exchange(&mut stream, &mut request).await? {
         SaslAnswer::Ok(_) => Ok(Box::new(BinaryStream::new(stream))),
-        SaslAnswer::Refused(words) => refused(&refusal(&words, password)),
+        SaslAnswer::Refused(words) => refused(&redact_refusal(&words, password)),
         SaslAnswer::Unknown => refused("it has no SASL"),
     }
 }
 
 /// Sends a request and wipes it.
-async fn answer_to(stream: &mut Box<dyn Io>, request: &mut BytesMut) -> Result<SaslAnswer, Cause> {
+async fn sasl_exchange(
+    stream: &mut Box<dyn Io>,
+    request: &mut BytesMut,
+) -> Result<SaslAnswer, Cause> {
     let sent = async {
         stream.write_all(request).await?;
         stream.flush().await
@@ -251,16 +260,16 @@ async fn answer_to(stream: &mut Box<dyn Io>, request: &mut BytesMut) -> Result<S
     let sent = sent.await;
     request[..].zeroize();
     request.clear();
-    sent.map_err(Cause::of_io)?;
+    sent.map_err(Cause::from_io)?;
     let mut answer = BytesMut::new();
     loop {
-        match binary::sasl_answer(&answer).map_err(Cause::of)? {
+        match binary::sasl_answer(&answer).map_err(Cause::from_protocol)? {
             Some((said, len)) if len == answer.len() => return Ok(said),
             Some((_, len)) => {
-                let surplus = Excerpt::of_secret(&answer[len..]);
-                return Err(Cause::of(ProtocolError::Unsolicited(surplus)));
+                let surplus = Excerpt::from_secret(&answer[len..]);
+                return Err(Cause::from_protocol(ProtocolError::Unsolicited(surplus)));
             }
-            None if stream.read_buf(&mut answer).await.map_err(Cause::of_io)? == 0 => {
+            None if stream.read_buf(&mut answer).await.map_err(Cause::from_io)? == 0 => {
                 return Err(Cause::Eof);
             }
             None => {}
@@ -287,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_refusal_only_known_words_are_shown() {
+    fn only_known_words_of_a_refusal_are_shown() {
         for (words, password, shown) in [
             (
                 &b"CLIENT_ERROR authentication failure"[..],
@@ -302,7 +311,7 @@ mod tests {
             (b"CRAM-MD5 DIGEST-MD5", "hunter2", "CRAM-MD5 DIGEST-MD5"),
             (b"\xff\xfe", "hunter2", "…"),
         ] {
-            assert_eq!(refusal(words, password), shown);
+            assert_eq!(redact_refusal(words, password), shown);
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// The result of a lookup that nobody waited for any more is used by the next caller within this time.
-const USED_WITHIN: Duration = Duration::from_secs(10);
+const REUSE_WITHIN: Duration = Duration::from_secs(10);
 
 type Answer = Result<Vec<SocketAddr>, Failure>;
 /// The answer and when it came; `None` before.
@@ -46,10 +46,10 @@ impl From<Failure> for io::Error {
 ///
 /// # Cancel safety
 /// May be dropped at any time: the lookup goes on for the next caller.
-pub(super) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn resolve_host(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let mut found = match host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, port)],
-        Err(_) => Lookups::of_process().find(host, resolve).await?,
+        Err(_) => Lookups::current().find(host, resolve).await?,
     };
     for address in &mut found {
         address.set_port(port);
@@ -73,7 +73,7 @@ static FIRST: Lookups = Lookups::new();
 /// Forgets what was under way in the parent: its threads are not there, and one of them may have held the lock.
 pub fn after_fork_in_child() {
     // No other thread runs yet, so no other call can do the same.
-    let _ = Lookups::of_process().next.set(Box::new(Lookups::new()));
+    let _ = Lookups::current().next.set(Box::new(Lookups::new()));
 }
 
 impl Lookups {
@@ -81,7 +81,7 @@ impl Lookups {
         Self { entries: Mutex::new(BTreeMap::new()), next: OnceLock::new() }
     }
 
-    fn of_process() -> &'static Self {
+    fn current() -> &'static Self {
         let mut last = &FIRST;
         while let Some(next) = last.next.get() {
             last = next;
@@ -104,7 +104,7 @@ impl Lookups {
     fn join(&'static self, host: &str, resolver: Resolver) -> io::Result<Lookup> {
         let mut entries = self.entries();
         entries.retain(|_, lookup| match &*lookup.borrow() {
-            Some((answer, ended)) => answer.is_ok() && ended.elapsed() < USED_WITHIN,
+            Some((answer, ended)) => answer.is_ok() && ended.elapsed() < REUSE_WITHIN,
             None => true,
         });
         if let Some(lookup) = entries.get(host).cloned() {
@@ -219,8 +219,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_ip_address_needs_no_lookup() {
-        let ipv6 = addresses("::1", 11211).await.unwrap();
+        let ipv6 = resolve_host("::1", 11211).await.unwrap();
         assert_eq!(ipv6, ["[::1]:11211".parse().unwrap()]);
-        assert_eq!(addresses("127.0.0.1", 1).await.unwrap(), ["127.0.0.1:1".parse().unwrap()]);
+        assert_eq!(resolve_host("127.0.0.1", 1).await.unwrap(), ["127.0.0.1:1".parse().unwrap()]);
     }
 }

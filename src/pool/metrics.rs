@@ -20,7 +20,7 @@ pub struct Metrics {
     pub requests_queued: u64,
     /// Of those in flight: nobody waits for the answer any more.
     pub requests_abandoned: u64,
-    pub connections_leased: u64,
+    pub connections_checked_out: u64,
     /// Nobody uses them at this moment.
     pub connections_idle: u64,
     /// Connections that took the place of one that was lost.

@@ -5,27 +5,27 @@ mod address;
 mod backoff;
 mod binary_stream;
 mod capabilities;
+mod checkout;
 mod connection;
 mod context;
 mod dial;
-mod endings;
 mod error;
+mod failures;
 mod health;
 mod isolated;
 mod large;
-mod leases;
 mod line_len;
 mod login;
 mod lookup;
 mod metrics;
-mod moves;
 mod open;
 mod order;
 #[allow(clippy::module_inception, reason = "the pool of this layer")]
 mod pool;
 mod queue;
 mod read_buffer;
-#[cfg_attr(not(unix), path = "plain_socket.rs")]
+mod relocation;
+#[cfg_attr(not(unix), path = "socket_portable.rs")]
 mod socket;
 mod stalls;
 mod state;
@@ -39,12 +39,13 @@ pub use context::{Context, Host, LocalFuture, LocalSetHost};
 pub use error::{Cause, Error, ErrorKind};
 pub use health::Change;
 pub use login::{
-    InvalidCredentials, Login, Mechanism, flaw as credentials_flaw, refusal as login_refusal,
+    InvalidCredentials, Login, Mechanism, invalid_reason as invalid_credentials_reason,
+    redact_refusal as redact_login_refusal,
 };
 pub use lookup::after_fork_in_child;
 pub use metrics::{ConnectLatency, Metrics};
 pub use open::{Phase, Security};
-pub use pool::{LeaseId, Pool, PoolConfig, Waiter};
-pub use queue::{Submission, keep_in, owned};
+pub use pool::{CheckoutId, Pool, PoolConfig, Waiter};
+pub use queue::{Submission, copy_into_block, to_owned_request};
 pub use tls::{Tls, TlsConfigError, TlsOptions};
 pub use transport::Io;

@@ -6,7 +6,7 @@ use super::context::Context;
 use super::error::Cause;
 use super::login::Login;
 use super::tls::Tls;
-use super::transport::{Io, Way, connect};
+use super::transport::{DialTarget, Io, connect};
 
 /// What connections to a node are secured with.
 #[derive(Debug, Default)]
@@ -28,21 +28,21 @@ pub enum Phase {
 /// Dropping the future closes what was opened.
 pub(super) async fn open(
     context: &Context,
-    way: &Way<'_>,
+    target: &DialTarget<'_>,
     security: &Security,
     phase: &Cell<Phase>,
 ) -> Result<(Box<dyn Io>, Option<IpAddr>), Cause> {
     phase.set(Phase::Connect);
-    let (mut stream, peer) = connect(context, way).await.map_err(Cause::of_io)?;
+    let (mut stream, peer) = connect(context, target).await.map_err(Cause::from_io)?;
     if let Some(tls) = &security.tls {
         phase.set(Phase::Tls);
-        stream = tls.handshake(stream, way.address).await?;
+        stream = tls.handshake(stream, target.address).await?;
     }
     if let Some(login) = &security.login {
         phase.set(Phase::Login);
         let done = login.perform(stream).await;
         stream =
-            done.map_err(|cause| if security.tls.is_some() { cause } else { cause.of_mute() })?;
+            done.map_err(|cause| if security.tls.is_some() { cause } else { cause.when_silent() })?;
     }
     Ok((stream, peer))
 }

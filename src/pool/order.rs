@@ -17,7 +17,7 @@ const ALL_KEYS: u64 = 0;
 
 /// Keys are known by their hashes: two with the same one are pinned together, which does no harm.
 #[derive(Default)]
-pub(super) struct Order {
+pub(super) struct NoreplyOrder {
     pins: HashMap<u64, Pin>,
     /// The connection that took the latest `noreply` write.
     latest: u64,
@@ -30,12 +30,12 @@ struct Pin {
 }
 
 /// What a request reads or changes.
-pub(super) trait Scoped {
+pub(super) trait ScopedRequest {
     fn scope(&self) -> Scope;
     fn for_each_key(&self, visit: impl FnMut(&[u8]));
 }
 
-impl Scoped for Submission<'_> {
+impl ScopedRequest for Submission<'_> {
     fn scope(&self) -> Scope {
         self.verb().scope()
     }
@@ -48,7 +48,7 @@ impl Scoped for Submission<'_> {
     }
 }
 
-impl Scoped for OwnedRequest {
+impl ScopedRequest for OwnedRequest {
     fn scope(&self) -> Scope {
         self.verb().scope()
     }
@@ -59,17 +59,17 @@ impl Scoped for OwnedRequest {
 }
 
 /// The unanswered writes that a request must come after.
-enum Pinned {
-    Nowhere,
-    To(u64),
-    ToSeveral,
+enum PinTarget {
+    None,
+    One(u64),
+    Several,
 }
 
 /// By connection, how many of its `noreply` writes must be answered.
-pub(super) struct WritesBefore(Vec<(u64, u64)>);
+pub(super) struct PendingWrites(Vec<(u64, u64)>);
 
 /// Where a request goes.
-pub(super) enum Route {
+pub(super) enum Placement {
     /// To any connection that takes it.
     Any,
     At(usize),
@@ -77,7 +77,7 @@ pub(super) enum Route {
     Later,
 }
 
-impl Order {
+impl NoreplyOrder {
     pub fn is_empty(&self) -> bool {
         self.pins.is_empty()
     }
@@ -87,14 +87,14 @@ impl Order {
         self.pins.contains_key(&ALL_KEYS) || self.pins.contains_key(&hash(key))
     }
 
-    fn pinned(&self, request: &impl Scoped) -> Pinned {
-        let mut pinned = Pinned::Nowhere;
+    fn pin_target(&self, request: &impl ScopedRequest) -> PinTarget {
+        let mut pin_target = PinTarget::None;
         let mut add = |pin: Option<&Pin>| {
             let Some(&Pin { connection, .. }) = pin else { return };
-            pinned = match pinned {
-                Pinned::Nowhere => Pinned::To(connection),
-                Pinned::To(other) if other == connection => Pinned::To(connection),
-                Pinned::To(_) | Pinned::ToSeveral => Pinned::ToSeveral,
+            pin_target = match pin_target {
+                PinTarget::None => PinTarget::One(connection),
+                PinTarget::One(other) if other == connection => PinTarget::One(connection),
+                PinTarget::One(_) | PinTarget::Several => PinTarget::Several,
             };
         };
         match request.scope() {
@@ -105,7 +105,7 @@ impl Order {
             Scope::AllKeys => self.pins.values().for_each(|pin| add(Some(pin))),
             Scope::Fixed => {}
         }
-        pinned
+        pin_target
     }
 
     fn add(&mut self, connection: u64, hash: u64) {
@@ -123,7 +123,7 @@ impl Order {
 }
 
 /// What a `noreply` write pins: the hash of its key.
-pub(super) fn pin_of(request: &impl Scoped) -> u64 {
+pub(super) fn pin_hash(request: &impl ScopedRequest) -> u64 {
     let mut pin = ALL_KEYS;
     request.for_each_key(|key| pin = hash(key));
     pin
@@ -131,27 +131,35 @@ pub(super) fn pin_of(request: &impl Scoped) -> u64 {
 
 impl<W: Waiter> State<W> {
     /// Where a request goes that is new: behind others, if any wait.
-    pub fn route(&self, request: &impl Scoped, is_noreply: bool) -> Route {
-        if self.queue.is_empty() { self.route_queued(request, is_noreply) } else { Route::Any }
+    pub fn placement(&self, request: &impl ScopedRequest, is_noreply: bool) -> Placement {
+        if self.queue.is_empty() {
+            self.placement_of_queued(request, is_noreply)
+        } else {
+            Placement::Any
+        }
     }
 
     /// Where a request goes that was the first in the queue.
-    pub fn route_queued(&self, request: &impl Scoped, is_noreply: bool) -> Route {
+    pub fn placement_of_queued(&self, request: &impl ScopedRequest, is_noreply: bool) -> Placement {
         if self.order.is_empty() {
-            return Route::Any;
+            return Placement::Any;
         }
-        let id = match self.order.pinned(request) {
-            Pinned::Nowhere if is_noreply => self.order.latest,
-            Pinned::Nowhere => return Route::Any,
-            Pinned::To(id) => {
+        let id = match self.order.pin_target(request) {
+            PinTarget::None if is_noreply => self.order.latest,
+            PinTarget::None => return Placement::Any,
+            PinTarget::One(id) => {
                 let is_there = |entry: &Entry<W>| entry.id == id && entry.is_free();
-                return self.connections.iter().position(is_there).map_or(Route::Later, Route::At);
+                return self
+                    .connections
+                    .iter()
+                    .position(is_there)
+                    .map_or(Placement::Later, Placement::At);
             }
-            Pinned::ToSeveral => return Route::Later,
+            PinTarget::Several => return Placement::Later,
         };
         let is_usable =
             |entry: &Entry<W>| entry.id == id && entry.is_free() && !entry.noreply.is_empty();
-        self.connections.iter().position(is_usable).map_or(Route::Any, Route::At)
+        self.connections.iter().position(is_usable).map_or(Placement::Any, Placement::At)
     }
 
     /// The connection at `at` took a `noreply` write.
@@ -162,17 +170,17 @@ impl<W: Waiter> State<W> {
     }
 
     /// The unanswered writes that a request must come after, if there are any.
-    pub fn writes_before(&self, request: &impl Scoped) -> WritesBefore {
+    pub fn writes_unless_notified(&self, request: &impl ScopedRequest) -> PendingWrites {
         let mut unanswered = Vec::new();
-        if !matches!(self.order.pinned(request), Pinned::Nowhere) {
+        if !matches!(self.order.pin_target(request), PinTarget::None) {
             let target = |entry: &Entry<W>| entry.noreply_answered + entry.noreply.len() as u64;
             unanswered.extend(self.connections.iter().map(|entry| (entry.id, target(entry))));
         }
-        WritesBefore(unanswered)
+        PendingWrites(unanswered)
     }
 
     /// Whether all of them are answered, or lost with their connections. Later writes do not count.
-    pub fn are_answered(&self, writes: &WritesBefore) -> bool {
+    pub fn are_answered(&self, writes: &PendingWrites) -> bool {
         let is_unanswered = |(id, target): &(u64, u64)| {
             let connection = self.connections.iter().find(|entry| entry.id == *id);
             connection.is_some_and(|entry| entry.noreply_answered < *target)
@@ -187,7 +195,7 @@ impl<W: Waiter> State<W> {
         if answered > 0 {
             entry.noreply.drain(..answered).for_each(|hash| self.order.remove(hash));
             entry.noreply_answered += answered as u64;
-            entry.left_behind = entry.left_behind.saturating_sub(answered);
+            entry.inherited_noreply = entry.inherited_noreply.saturating_sub(answered);
             self.queue.unblock();
         }
     }

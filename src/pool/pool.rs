@@ -1,7 +1,7 @@
 //! The connections to one node: who gets which request, when to dial, what waits meanwhile.
 //!
 //! Invariants: `connections.len() + dialling <= max_connections` (one more where the node has moved, see
-//! [`super::moves`]); while a connection is there that takes
+//! [`super::relocation`]); while a connection is there that takes
 //! more, no request waits (`queue` is first come, first served); a leased connection gets only what its
 //! holder sends.
 use std::cell::{Cell, RefCell, RefMut};
@@ -15,28 +15,28 @@ use super::address::Address;
 use super::capabilities::{Capabilities, Family};
 use super::connection::Connection;
 use super::context::{Context, Member};
-use super::dial::{Dialled, dial};
+use super::dial::{Connected, dial};
 use super::error::{Cause, Error, ErrorKind};
-use super::health::{Change, Health, STALLED_AFTER, ticks};
+use super::health::{Change, Health, STALLED_AFTER, nanos};
 use super::isolated::Isolation;
 use super::large::LargeKeys;
 use super::line_len::LineLen;
 use super::login::Mechanism;
 use super::metrics::{ConnectLatencies, Metrics};
-use super::moves::{Place, retire};
 use super::open::{Phase, Security};
-use super::order::{Order, Route, pin_of};
-use super::queue::{LeaseQueue, Queue, Queued, Submission};
+use super::order::{NoreplyOrder, Placement, pin_hash};
+use super::queue::{CheckoutQueue, Queue, Queued, Submission};
+use super::relocation::{NodeLocation, drain_and_close};
 use super::stalls::Window;
 use super::state::{Entry, State};
 use super::tasks::{drive, purge_unused};
 use crate::protocol::{
-    CommandTally, LARGE_VALUE_LEN, NEVER, OwnedRequest, Reply, Request, Scope, Sink, Tally, Term,
-    Tick, Verb,
+    CommandStats, LARGE_VALUE_LEN, NEVER, Nanos, NodeStats, OwnedRequest, Reply, ReplyHandler,
+    Request, Scope, Timing, Verb,
 };
 
 /// Who waits for an answer, or for why there is none.
-pub trait Waiter: Sink + Sized + 'static {
+pub trait Waiter: ReplyHandler + Sized + 'static {
     fn fail(self, error: &Error);
 
     /// Nobody waits any more, and nothing will come.
@@ -62,7 +62,7 @@ pub struct PoolConfig {
 }
 
 /// Names a leased connection; chosen by whoever asks, and never twice.
-pub type LeaseId = u64;
+pub type CheckoutId = u64;
 
 /// Requests to one node that have no answer yet.
 const MAX_REQUESTS: usize = 65_536;
@@ -70,7 +70,7 @@ const MAX_REQUESTS: usize = 65_536;
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 /// A connection whose oldest request is this long past its deadline, and at least two timeouts, is given
 /// up: longer than a server pauses for, and than late answers take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 /// A handle; clones share the pool.
 pub struct Pool<W: Waiter>(pub(super) Rc<Shared<W>>);
@@ -105,20 +105,20 @@ impl<W: Waiter> Pool<W> {
     pub fn new(context: &Rc<Context>, address: Address, config: PoolConfig) -> Self {
         let Self(shared) = Self::unconnected(context, Arc::new(address), config);
         let as_member: Rc<dyn Member> = shared.clone();
-        context.join(Rc::downgrade(&as_member));
+        context.register(Rc::downgrade(&as_member));
         shared.dial_if_wanted();
         Self(shared)
     }
 
     /// The pool of a node that left the cluster: all that it is asked fails.
-    pub fn of_former_node(
+    pub fn for_removed_node(
         context: &Rc<Context>,
         address: Arc<Address>,
         config: PoolConfig,
     ) -> Self {
         let pool = Self::unconnected(context, address, config);
         let mut state = pool.0.state.borrow_mut();
-        (state.closed, state.left) = (true, true);
+        (state.closed, state.removed) = (true, true);
         drop(state);
         pool
     }
@@ -141,28 +141,28 @@ impl<W: Waiter> Pool<W> {
                 connections: Vec::new(),
                 next_id: 0,
                 queue: Queue::new(),
-                order: Order::default(),
-                leases: LeaseQueue::new(),
+                order: NoreplyOrder::default(),
+                checkouts: CheckoutQueue::new(),
                 isolation: Isolation::new(),
                 capabilities: Capabilities::new(is_binary),
-                lost_leases: Vec::new(),
+                lost_checkouts: Vec::new(),
                 last_loss: 0,
                 dialling: false,
                 purging: false,
                 closed: false,
-                left: false,
+                removed: false,
                 health: Health::default(),
                 large_keys: LargeKeys::default(),
-                small_lately: 0,
-                wants_own: false,
+                small_recently: 0,
+                needs_large_connection: false,
                 any_silent: false,
                 is_confirming: false,
                 window: Window::default(),
-                wants_relief: false,
+                needs_relief: false,
                 unmerged_until: None,
-                place: Place::default(),
+                location: NodeLocation::default(),
                 metrics: Metrics::default(),
-                tally: Tally::default(),
+                stats: NodeStats::default(),
                 unreplaced: 0,
                 latencies: ConnectLatencies::default(),
             }),
@@ -192,30 +192,30 @@ impl<W: Waiter> Pool<W> {
     }
 
     /// Closes when everything is answered, or when nothing will be, and calls `then`.
-    pub fn retire(&self, then: impl FnOnce() + 'static) {
+    pub fn drain_and_close(&self, then: impl FnOnce() + 'static) {
         self.0.on_change.borrow_mut().take();
         let pool = self.clone();
-        let patience = self.0.last_answer_within();
+        let grace_period = self.0.drain_timeout();
         self.0.context.spawn(async move {
-            retire(pool, patience).await;
+            drain_and_close(pool, grace_period).await;
             then();
         });
     }
 
     pub fn metrics(&self) -> Metrics {
         let state = self.0.state.borrow();
-        let of_connections =
+        let sum =
             |count: fn(&Entry<W>) -> u64| -> u64 { state.connections.iter().map(count).sum() };
-        let read = of_connections(|entry| entry.connection.bytes_read());
-        let written = of_connections(|entry| entry.connection.bytes_written());
-        let shared = of_connections(|entry| entry.connection.shared_keys());
+        let read = sum(|entry| entry.connection.bytes_read());
+        let written = sum(|entry| entry.connection.bytes_written());
+        let shared = sum(|entry| entry.connection.shared_keys());
         Metrics {
             cur_connections: state.connections.len() as u64,
             connections_idle: state.idle() as u64,
-            connections_leased: of_connections(|entry| u64::from(entry.lease.is_some())),
-            requests_in_flight: of_connections(|entry| entry.connection.in_flight() as u64),
-            requests_abandoned: of_connections(|entry| entry.connection.abandoned() as u64),
-            requests_queued: (state.queue.len() + state.leases.wanted()) as u64,
+            connections_checked_out: sum(|entry| u64::from(entry.checkout.is_some())),
+            requests_in_flight: sum(|entry| entry.connection.in_flight() as u64),
+            requests_abandoned: sum(|entry| entry.connection.abandoned() as u64),
+            requests_queued: (state.queue.len() + state.checkouts.wanted()) as u64,
             keys_shared: state.metrics.keys_shared + shared,
             bytes_read: state.metrics.bytes_read + read,
             bytes_written: state.metrics.bytes_written + written,
@@ -225,9 +225,9 @@ impl<W: Waiter> Pool<W> {
     }
 
     /// What became of requests, by command.
-    pub fn commands(&self) -> Vec<(Verb, CommandTally)> {
+    pub fn commands(&self) -> Vec<(Verb, CommandStats)> {
         let state = self.0.state.borrow();
-        state.tally.commands().map(|(verb, command)| (verb, command.clone())).collect()
+        state.stats.commands().map(|(verb, command)| (verb, command.clone())).collect()
     }
 
     /// Requests that have no answer yet, those that nobody waits for any more included.
@@ -236,17 +236,17 @@ impl<W: Waiter> Pool<W> {
     }
 
     /// Sends a request or queues it; the waiter is told exactly once, maybe before this returns.
-    pub fn submit(&self, request: &Request<'_>, waiter: W, deadline: Tick) {
+    pub fn submit(&self, request: &Request<'_>, waiter: W, deadline: Nanos) {
         self.submit_any(Submission::Borrowed(request), waiter, deadline);
     }
 
     /// As [`Self::submit`].
-    pub fn submit_owned(&self, request: OwnedRequest, waiter: W, deadline: Tick) {
+    pub fn submit_owned(&self, request: OwnedRequest, waiter: W, deadline: Nanos) {
         self.submit_any(Submission::Owned(request), waiter, deadline);
     }
 
     /// As [`Self::submit`].
-    pub fn submit_any(&self, outgoing: Submission<'_>, waiter: W, deadline: Tick) {
+    pub fn submit_any(&self, outgoing: Submission<'_>, waiter: W, deadline: Nanos) {
         let shared = &self.0;
         let mut guard = shared.state.borrow_mut();
         let state = &mut *guard;
@@ -254,34 +254,34 @@ impl<W: Waiter> Pool<W> {
         if let Some(refusal) = refusal.or_else(|| shared.pinned_refusal(state, &outgoing, &waiter))
         {
             state.metrics.operations_executed_with_error += 1;
-            state.tally.ended(outgoing.asked(), refusal.kind().outcome());
+            state.stats.record(outgoing.info(), refusal.kind().call_result());
             drop(guard);
             waiter.fail(&refusal);
             return;
         }
-        let term = shared.term(deadline);
-        if let Some(family) = Family::of(outgoing.verb())
+        let timing = shared.timing(deadline);
+        if let Some(family) = Family::from_verb(outgoing.verb())
             && !state.capabilities.may_share(family)
         {
             drop(guard);
             let request = outgoing.into_owned().unshared();
-            shared.isolate(family, Queued { request, waiter, term, retried: false });
+            shared.isolate(family, Queued { request, waiter, timing, retried: false });
             shared.context.arm(deadline);
             return;
         }
-        if state.keeps_keys_apart() && outgoing.asked().keys > 1 {
+        if state.is_unmerged() && outgoing.info().keys > 1 {
             let request = outgoing.into_owned();
-            let whole = Queued { request, waiter, term, retried: false };
+            let whole = Queued { request, waiter, timing, retried: false };
             for Queued { request, waiter, .. } in whole.split_all() {
-                shared.place(state, Submission::Owned(request), waiter, term);
+                shared.dispatch(state, Submission::Owned(request), waiter, timing);
             }
         } else {
-            shared.place(state, outgoing, waiter, term);
+            shared.dispatch(state, outgoing, waiter, timing);
         }
         let wants_dial = state.wants_dial(&shared.config, deadline);
         drop(guard);
         // Until then it is answered, or somebody looks whether something is in its way.
-        shared.context.arm(deadline.min(term.made.saturating_add(ticks(STALLED_AFTER))));
+        shared.context.arm(deadline.min(timing.issued_at.saturating_add(nanos(STALLED_AFTER))));
         if wants_dial {
             shared.dial();
         }
@@ -289,28 +289,28 @@ impl<W: Waiter> Pool<W> {
 
     /// Fails all requests and closes all connections, once and for all.
     pub fn close(&self) {
-        self.end(ErrorKind::Closed);
+        self.fail_all(ErrorKind::Closed);
     }
 
-    /// As [`Self::close`], for a node that was given up after `patience`.
-    pub(super) fn leave(&self, patience: Duration) {
-        self.0.state.borrow_mut().left = true;
-        self.end(ErrorKind::Left { patience });
+    /// As [`Self::close`], for a node that was given up after `grace_period`.
+    pub(super) fn close_removed(&self, grace_period: Duration) {
+        self.0.state.borrow_mut().removed = true;
+        self.fail_all(ErrorKind::RemovedUnanswered { grace_period });
     }
 
-    fn end(&self, why: ErrorKind) {
+    fn fail_all(&self, why: ErrorKind) {
         self.0.on_change.borrow_mut().take();
         self.0.closing.notify_waiters();
         let mut state = self.0.state.borrow_mut();
         state.closed = true;
-        let orphans = state.take_connections();
-        for (_, asked) in &orphans {
-            state.tally.ended(*asked, why.outcome());
+        let waiters = state.take_connections();
+        for (_, info) in &waiters {
+            state.stats.record(*info, why.call_result());
         }
-        let waiting = state.take_queues(why.outcome());
+        let waiting = state.take_queued(why.call_result());
         drop(state);
         let error = Error::new(why, &self.0.address, None);
-        for waiter in orphans.into_iter().map(|(waiter, _)| waiter).chain(waiting) {
+        for waiter in waiters.into_iter().map(|(waiter, _)| waiter).chain(waiting) {
             waiter.fail(&error);
         }
     }
@@ -326,38 +326,38 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// Sends a request, or has it wait for a connection.
-    fn place(
+    fn dispatch(
         self: &Rc<Self>,
         state: &mut State<W>,
         outgoing: Submission<'_>,
         waiter: W,
-        term: Term,
+        timing: Timing,
     ) {
         let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
             || outgoing.asks_for(|key| state.large_keys.contains(key));
         let is_noreply = waiter.is_noreply();
-        let at = match state.route(&outgoing, is_noreply) {
-            Route::Any => state.pick(&self.config, is_large, term),
-            Route::At(at) => Some(at),
-            Route::Later => {
+        let at = match state.placement(&outgoing, is_noreply) {
+            Placement::Any => state.pick(&self.config, is_large, timing),
+            Placement::At(at) => Some(at),
+            Placement::Later => {
                 state.metrics.operations_waited += 1;
-                state.queue.block(Queued::new(outgoing, waiter, term));
+                state.queue.block(Queued::new(outgoing, waiter, timing));
                 return;
             }
         };
         if let Some(at) = at {
-            let pin = is_noreply.then(|| pin_of(&outgoing));
+            let pin = is_noreply.then(|| pin_hash(&outgoing));
             let entry = &mut state.connections[at];
-            self.send(entry, &mut state.health, outgoing, waiter, term);
+            self.send(entry, &mut state.health, outgoing, waiter, timing);
             if let Some(pin) = pin {
                 state.pin(at, pin);
             }
         } else {
             state.metrics.operations_waited += 1;
-            state.queue.push_back(outgoing, waiter, term);
+            state.queue.push_back(outgoing, waiter, timing);
         }
         // Large transfers share the connections that are not the first.
-        state.wants_own |=
+        state.needs_large_connection |=
             is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0);
     }
 
@@ -367,7 +367,7 @@ impl<W: Waiter> Shared<W> {
         health: &mut Health,
         outgoing: Submission<'_>,
         mut waiter: W,
-        term: Term,
+        timing: Timing,
     ) {
         if entry.connection.in_flight() == 0 && entry.is_stale(self.context.now()) {
             // Its task reads before it writes, and what is not written can go elsewhere.
@@ -375,7 +375,7 @@ impl<W: Waiter> Shared<W> {
             self.context.wake_later(entry.connection.waker());
         }
         entry.connection.accept(&mut waiter);
-        outgoing.push(&mut entry.connection, waiter, term);
+        outgoing.push(&mut entry.connection, waiter, timing);
         if entry.connection.should_flush() {
             self.flush_entry(entry, health);
         } else if !self.unflushed.replace(true) {
@@ -388,13 +388,13 @@ impl<W: Waiter> Shared<W> {
         entry.connection.flush();
         if entry.connection.bytes_written() > before {
             let since = *entry.owes_since.get_or_insert_with(|| self.context.now());
-            health.asked(|| since);
+            health.written(|| since);
         }
     }
 
     /// Moves what waits to the connections that take it.
     pub fn drain_queue(&self, state: &mut State<W>) {
-        let (is_unmerged, window) = (state.keeps_keys_apart(), state.window);
+        let (is_unmerged, window) = (state.is_unmerged(), state.window);
         let now = self.context.now();
         let is_stalled = |entry: &Entry<W>, health: &Health| entry.is_stalled(now, health);
         let takes =
@@ -415,7 +415,7 @@ impl<W: Waiter> Shared<W> {
                 next += 1;
                 continue;
             }
-            let Some(queued) = state.queue.pop(&mut state.tally) else { break };
+            let Some(queued) = state.queue.pop(&mut state.stats) else { break };
             if is_unmerged && queued.request.keys() > 1 {
                 for part in queued.split_all().into_iter().rev() {
                     state.queue.push_front(part);
@@ -423,24 +423,24 @@ impl<W: Waiter> Shared<W> {
                 continue;
             }
             let is_noreply = queued.waiter.is_noreply();
-            let at = match state.route_queued(&queued.request, is_noreply) {
-                Route::Any => next,
-                Route::At(at) => at,
+            let at = match state.placement_of_queued(&queued.request, is_noreply) {
+                Placement::Any => next,
+                Placement::At(at) => at,
                 // What comes after a command for all keys must not pass it.
-                Route::Later if is_noreply && queued.request.verb().scope() != Scope::Keys => {
+                Placement::Later if is_noreply && queued.request.verb().scope() != Scope::Keys => {
                     state.queue.push_front(queued);
                     break;
                 }
-                Route::Later => {
+                Placement::Later => {
                     state.queue.block(queued);
                     continue;
                 }
             };
-            let Queued { request, mut waiter, term, retried } = queued;
-            let pin = is_noreply.then(|| pin_of(&request));
+            let Queued { request, mut waiter, timing, retried } = queued;
+            let pin = is_noreply.then(|| pin_hash(&request));
             let connection = &mut state.connections[at].connection;
             connection.accept(&mut waiter);
-            connection.push_owned(&request, waiter, term, retried);
+            connection.push_owned(&request, waiter, timing, retried);
             if let Some(pin) = pin {
                 state.pin(at, pin);
             }
@@ -454,22 +454,22 @@ impl<W: Waiter> Shared<W> {
 
     /// How many retrievals may share a line.
     pub fn max_merged_keys(&self, state: &State<W>) -> u32 {
-        if state.keeps_keys_apart() { 1 } else { self.config.max_merged_keys }
+        if state.is_unmerged() { 1 } else { self.config.max_merged_keys }
     }
 
     /// When a request with this deadline was made. All have the pool's timeout, so most need no clock.
-    pub fn term(&self, deadline: Tick) -> Term {
-        let made = match self.config.timeout {
-            Some(limit) if deadline != NEVER => deadline.saturating_sub(ticks(limit)),
+    pub fn timing(&self, deadline: Nanos) -> Timing {
+        let issued_at = match self.config.timeout {
+            Some(limit) if deadline != NEVER => deadline.saturating_sub(nanos(limit)),
             _ => self.context.now(),
         };
-        Term { made, deadline }
+        Timing { issued_at, deadline }
     }
 
     /// Why a request is not even queued.
     pub fn refusal(&self, state: &State<W>, bytes: usize) -> Option<Error> {
         if state.closed {
-            let why = if state.left { ErrorKind::Gone } else { ErrorKind::Closed };
+            let why = if state.removed { ErrorKind::Removed } else { ErrorKind::Closed };
             return Some(self.error(why, None));
         }
         if !state.health.is_healthy() && state.connections.is_empty() {
@@ -491,7 +491,7 @@ impl<W: Waiter> Shared<W> {
         outgoing: &Submission<'_>,
         waiter: &W,
     ) -> Option<Error> {
-        let Route::At(at) = state.route(outgoing, waiter.is_noreply()) else { return None };
+        let Placement::At(at) = state.placement(outgoing, waiter.is_noreply()) else { return None };
         let waiting = state.connections[at].connection.unwritten();
         self.saturation(state, waiting, outgoing.payload_len())
     }
@@ -517,8 +517,8 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// When what was asked is answered or never will be.
-    pub fn last_answer_within(&self) -> Duration {
-        self.config.timeout.unwrap_or(PATIENCE).max(Duration::from_secs(1))
+    pub fn drain_timeout(&self) -> Duration {
+        self.config.timeout.unwrap_or(GRACE_PERIOD).max(Duration::from_secs(1))
     }
 
     pub fn dial_if_wanted(self: &Rc<Self>) {
@@ -532,8 +532,8 @@ impl<W: Waiter> Shared<W> {
         self.context.spawn(dial(Rc::downgrade(self)));
     }
 
-    pub fn connected(self: &Rc<Self>, dialled: Dialled) {
-        let Dialled { stream, peer, took, is_proved } = dialled;
+    pub fn connected(self: &Rc<Self>, connected: Connected) {
+        let Connected { stream, peer, took, is_verified } = connected;
         let mut state = self.state.borrow_mut();
         if state.closed {
             return;
@@ -547,20 +547,20 @@ impl<W: Waiter> Shared<W> {
         let max_merged_keys = self.max_merged_keys(&state);
         let connection = Connection::new(stream, max_merged_keys, self.name.clone());
         let now = self.context.now();
-        let entry = Entry::new(id, connection, peer, now, is_proved);
+        let entry = Entry::new(id, connection, peer, now, is_verified);
         state.connections.push(entry);
-        state.wants_own = false;
-        state.wants_relief = false;
+        state.needs_large_connection = false;
+        state.needs_relief = false;
         state.metrics.connections_created += 1;
         state.metrics.reconnects += u64::from(state.unreplaced > 0);
         state.unreplaced = state.unreplaced.saturating_sub(1);
         state.latencies.record(took);
-        let was_barred = state.health.let_in();
-        let recovered = is_proved && state.health.proved(now);
+        let login_recovered = state.health.login_accepted();
+        let recovered = is_verified && state.health.verified(now);
         if state.any_silent {
-            self.look_at_silent(&mut state, None);
+            self.check_silent(&mut state, None);
         } else {
-            self.relieve(&mut state);
+            self.move_held_up_reads(&mut state);
         }
         self.grant(&mut state);
         self.drain_queue(&mut state);
@@ -574,14 +574,14 @@ impl<W: Waiter> Shared<W> {
         if let Some(after) = purge {
             self.context.spawn(purge_unused(Rc::downgrade(self), after));
         }
-        if was_barred {
-            self.tell(Change::Admitted);
+        if login_recovered {
+            self.notify_change(Change::LoginRecovered);
         }
         if recovered {
-            self.tell(Change::Healthy);
+            self.notify_change(Change::Healthy);
         }
-        self.ask_waiting();
-        self.follow();
+        self.start_waiting();
+        self.track();
         self.dial_if_wanted();
     }
 }

@@ -5,9 +5,10 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::connection::Connection;
-use super::pool::{LeaseId, Waiter};
+use super::pool::{CheckoutId, Waiter};
 use crate::protocol::{
-    Asked, Command, NEVER, Outcome, OwnedRequest, Request, Sink, Tally, Term, Tick, Verb, encode,
+    CallResult, Command, NEVER, Nanos, NodeStats, OwnedRequest, ReplyHandler, Request, RequestInfo,
+    Timing, Verb, encode,
 };
 
 /// A request on its way into the pool.
@@ -25,7 +26,7 @@ impl Submission<'_> {
     }
 
     /// What is counted of it.
-    pub fn asked(&self) -> Asked {
+    pub fn info(&self) -> RequestInfo {
         let keys = match self {
             Self::Borrowed(Request::Retrieval { keys, .. }) => {
                 u32::try_from(keys.len()).unwrap_or(u32::MAX)
@@ -33,7 +34,7 @@ impl Submission<'_> {
             Self::Borrowed(Request::Command(_)) => 0,
             Self::Owned(request) => request.keys(),
         };
-        Asked { verb: self.verb(), keys, made: 0 }
+        RequestInfo { verb: self.verb(), keys, issued_at: 0 }
     }
 
     pub fn payload_len(&self) -> usize {
@@ -54,31 +55,31 @@ impl Submission<'_> {
         }
     }
 
-    pub fn push<W: Sink>(self, to: &mut Connection<W>, waiter: W, term: Term) {
+    pub fn push<W: ReplyHandler>(self, to: &mut Connection<W>, waiter: W, timing: Timing) {
         match self {
-            Self::Borrowed(request) => to.push(request, waiter, term),
-            Self::Owned(request) => to.push_owned(&request, waiter, term, false),
+            Self::Borrowed(request) => to.push(request, waiter, timing),
+            Self::Owned(request) => to.push_owned(&request, waiter, timing, false),
         }
     }
 
     pub fn into_owned(self) -> OwnedRequest {
         match self {
-            Self::Borrowed(request) => owned(request),
+            Self::Borrowed(request) => to_owned_request(request),
             Self::Owned(request) => request,
         }
     }
 
-    /// See [`owned_in`].
-    pub fn into_owned_in(self, block: &mut BytesMut) -> OwnedRequest {
+    /// See [`to_owned_in_block`].
+    pub fn into_owned_in_block(self, block: &mut BytesMut) -> OwnedRequest {
         match self {
-            Self::Borrowed(request) => owned_in(request, block),
+            Self::Borrowed(request) => to_owned_in_block(request, block),
             Self::Owned(request) => request,
         }
     }
 }
 
 /// Copies what a request borrows.
-pub fn owned(request: &Request<'_>) -> OwnedRequest {
+pub fn to_owned_request(request: &Request<'_>) -> OwnedRequest {
     match request {
         Request::Retrieval { verb, keys } => OwnedRequest::Retrieval {
             verb: *verb,
@@ -89,14 +90,14 @@ pub fn owned(request: &Request<'_>) -> OwnedRequest {
 }
 
 /// As [`owned`], for one of many: they share blocks of memory, which live as long as any that is in them.
-pub fn owned_in(request: &Request<'_>, block: &mut BytesMut) -> OwnedRequest {
+pub fn to_owned_in_block(request: &Request<'_>, block: &mut BytesMut) -> OwnedRequest {
     match request {
         Request::Retrieval { verb, keys } => OwnedRequest::Retrieval {
             verb: *verb,
-            keys: keys.iter().map(|key| keep_in(key.as_bytes(), block)).collect(),
+            keys: keys.iter().map(|key| copy_into_block(key.as_bytes(), block)).collect(),
         },
         Request::Command(command) => {
-            renew(block, 0);
+            ensure_capacity(block, 0);
             encoded(command, block)
         }
     }
@@ -109,20 +110,20 @@ fn encoded(command: &Command<'_>, block: &mut BytesMut) -> OwnedRequest {
 
 const BLOCK: usize = 16 * 1024;
 /// What is longer has memory of its own.
-const MAX_SHARE: usize = BLOCK / 8;
+const MAX_BLOCK_ITEM_LEN: usize = BLOCK / 8;
 
 /// Copies into a block of memory that many share. `block` is empty, before and after.
-pub fn keep_in(bytes: &[u8], block: &mut BytesMut) -> Bytes {
-    if bytes.len() > MAX_SHARE {
+pub fn copy_into_block(bytes: &[u8], block: &mut BytesMut) -> Bytes {
+    if bytes.len() > MAX_BLOCK_ITEM_LEN {
         return Bytes::copy_from_slice(bytes);
     }
-    renew(block, bytes.len());
+    ensure_capacity(block, bytes.len());
     block.extend_from_slice(bytes);
     block.split().freeze()
 }
 
-fn renew(block: &mut BytesMut, len: usize) {
-    if block.capacity() < len.max(MAX_SHARE / 4) {
+fn ensure_capacity(block: &mut BytesMut, len: usize) {
+    if block.capacity() < len.max(MAX_BLOCK_ITEM_LEN / 4) {
         *block = BytesMut::with_capacity(BLOCK);
     }
 }
@@ -130,27 +131,27 @@ fn renew(block: &mut BytesMut, len: usize) {
 pub(super) struct Queued<W> {
     pub request: OwnedRequest,
     pub waiter: W,
-    pub term: Term,
+    pub timing: Timing,
     pub retried: bool,
 }
 
 impl<W> Queued<W> {
-    pub fn new(outgoing: Submission<'_>, waiter: W, term: Term) -> Self {
+    pub fn new(outgoing: Submission<'_>, waiter: W, timing: Timing) -> Self {
         let request = match outgoing {
             Submission::Owned(request) => request.unshared(),
             borrowed @ Submission::Borrowed(_) => borrowed.into_owned(),
         };
-        Self { request, waiter, term, retried: false }
+        Self { request, waiter, timing, retried: false }
     }
 
-    pub fn into_waiter(self) -> (W, Asked) {
-        let asked = self.asked();
-        (self.waiter, asked)
+    pub fn into_waiter(self) -> (W, RequestInfo) {
+        let info = self.info();
+        (self.waiter, info)
     }
 
-    pub fn asked(&self) -> Asked {
-        let made = self.term.made;
-        Asked { verb: self.request.verb(), keys: self.request.keys(), made }
+    pub fn info(&self) -> RequestInfo {
+        let issued_at = self.timing.issued_at;
+        RequestInfo { verb: self.request.verb(), keys: self.request.keys(), issued_at }
     }
 }
 
@@ -158,13 +159,13 @@ impl<W: Waiter> Queued<W> {
     /// A retrieval of several keys, as one for each. `indexes`: where its keys stand in what its waiter asked for.
     #[cold]
     pub fn split(self, indexes: &[usize]) -> Vec<Self> {
-        let Self { request, waiter, term, retried } = self;
+        let Self { request, waiter, timing, retried } = self;
         let OwnedRequest::Retrieval { verb, keys } = request else {
-            return vec![Self { request, waiter, term, retried }];
+            return vec![Self { request, waiter, timing, retried }];
         };
         let alone = |(key, waiter)| {
             let request = OwnedRequest::Retrieval { verb, keys: SmallVec::from_iter([key]) };
-            Self { request, waiter, term, retried }
+            Self { request, waiter, timing, retried }
         };
         keys.into_iter().zip(waiter.split(indexes)).map(alone).collect()
     }
@@ -208,8 +209,8 @@ impl<W: Waiter> Queue<W> {
         self.waiting.iter().chain(&self.blocked).any(|queued| queued.waiter.is_noreply())
     }
 
-    pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, term: Term) {
-        let queued = Queued::new(outgoing, waiter, term);
+    pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, timing: Timing) {
+        let queued = Queued::new(outgoing, waiter, timing);
         self.bytes += queued.request.payload_len();
         self.waiting.push_back(queued);
     }
@@ -234,7 +235,7 @@ impl<W: Waiter> Queue<W> {
     }
 
     /// The next one that somebody still waits for.
-    pub fn pop(&mut self, tally: &mut Tally) -> Option<Queued<W>> {
+    pub fn pop(&mut self, stats: &mut NodeStats) -> Option<Queued<W>> {
         loop {
             let queued = self.waiting.pop_front()?;
             self.bytes -= queued.request.payload_len();
@@ -242,33 +243,34 @@ impl<W: Waiter> Queue<W> {
                 return Some(queued);
             }
             // Not sent; whoever asked went away, and the waiter expects to be told.
-            tally.ended(queued.asked(), Outcome::Cancelled);
+            stats.record(queued.info(), CallResult::Cancelled);
             queued.waiter.dismiss();
         }
     }
 
     /// Hands out those whose deadline is at or before `now`, and says when the next one is.
-    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W, Asked)) -> Tick {
+    pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(W, RequestInfo)) -> Nanos {
         let mut next = NEVER;
         for list in [&mut self.blocked, &mut self.waiting] {
-            if list.iter().any(|queued| queued.term.deadline <= now) {
+            if list.iter().any(|queued| queued.timing.deadline <= now) {
                 for queued in std::mem::take(list) {
-                    if queued.term.deadline <= now {
+                    if queued.timing.deadline <= now {
                         self.bytes -= queued.request.payload_len();
-                        let asked = queued.asked();
-                        expired(queued.waiter, asked);
+                        let info = queued.info();
+                        expired(queued.waiter, info);
                     } else {
                         list.push_back(queued);
                     }
                 }
             }
-            next = list.iter().map(|queued| queued.term.deadline).min().unwrap_or(NEVER).min(next);
+            next =
+                list.iter().map(|queued| queued.timing.deadline).min().unwrap_or(NEVER).min(next);
         }
         next
     }
 
     /// Everybody, in order.
-    pub fn drain(&mut self) -> impl Iterator<Item = (W, Asked)> {
+    pub fn drain(&mut self) -> impl Iterator<Item = (W, RequestInfo)> {
         self.unblock();
         self.bytes = 0;
         self.waiting.drain(..).map(Queued::into_waiter)
@@ -276,15 +278,15 @@ impl<W: Waiter> Queue<W> {
 }
 
 /// Those who wait for a connection of their own, first come first served.
-pub(super) struct LeaseQueue<W> {
-    waiting: VecDeque<(LeaseId, W, Tick)>,
+pub(super) struct CheckoutQueue<W> {
+    waiting: VecDeque<(CheckoutId, W, Nanos)>,
     /// The length at which to look for those who went away.
     sweep_at: usize,
 }
 
 const MIN_SWEEP: usize = 64;
 
-impl<W: Waiter> LeaseQueue<W> {
+impl<W: Waiter> CheckoutQueue<W> {
     pub fn new() -> Self {
         Self { waiting: VecDeque::new(), sweep_at: MIN_SWEEP }
     }
@@ -297,14 +299,14 @@ impl<W: Waiter> LeaseQueue<W> {
         self.waiting.len()
     }
 
-    pub fn push(&mut self, lease: LeaseId, waiter: W, deadline: Tick) {
-        self.waiting.push_back((lease, waiter, deadline));
+    pub fn push(&mut self, checkout: CheckoutId, waiter: W, deadline: Nanos) {
+        self.waiting.push_back((checkout, waiter, deadline));
         if self.waiting.len() >= self.sweep_at {
-            for (lease, waiter, deadline) in std::mem::take(&mut self.waiting) {
+            for (checkout, waiter, deadline) in std::mem::take(&mut self.waiting) {
                 if waiter.is_abandoned() {
                     waiter.dismiss();
                 } else {
-                    self.waiting.push_back((lease, waiter, deadline));
+                    self.waiting.push_back((checkout, waiter, deadline));
                 }
             }
             self.sweep_at = MIN_SWEEP.max(2 * self.waiting.len());
@@ -325,18 +327,18 @@ impl<W: Waiter> LeaseQueue<W> {
         }
     }
 
-    pub fn pop(&mut self) -> Option<(LeaseId, W)> {
-        self.waiting.pop_front().map(|(lease, waiter, _)| (lease, waiter))
+    pub fn pop(&mut self) -> Option<(CheckoutId, W)> {
+        self.waiting.pop_front().map(|(checkout, waiter, _)| (checkout, waiter))
     }
 
     /// As [`Queue::expire`].
-    pub fn expire(&mut self, now: Tick, mut expired: impl FnMut(W)) -> Tick {
+    pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(W)) -> Nanos {
         if self.waiting.iter().any(|(_, _, deadline)| *deadline <= now) {
-            for (lease, waiter, deadline) in std::mem::take(&mut self.waiting) {
+            for (checkout, waiter, deadline) in std::mem::take(&mut self.waiting) {
                 if deadline <= now {
                     expired(waiter);
                 } else {
-                    self.waiting.push_back((lease, waiter, deadline));
+                    self.waiting.push_back((checkout, waiter, deadline));
                 }
             }
         }

@@ -59,7 +59,7 @@ fn receive(socket: &impl AsFd, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
     Ok(received)
 }
 
-fn gone() -> io::Error {
+fn not_connected() -> io::Error {
     io::ErrorKind::NotConnected.into()
 }
 
@@ -72,7 +72,7 @@ impl<T: AsRawFd> Socket<T> {
     /// Watches anew, for more or for less: what is ready at this moment is told again.
     fn watch_room(&mut self, cx: &mut Context<'_>, wants_room: bool) -> io::Result<()> {
         let _entered = self.runtime.enter();
-        let socket = self.inner.take().ok_or_else(gone)?.into_inner();
+        let socket = self.inner.take().ok_or_else(not_connected)?.into_inner();
         let also = if wants_room { Interest::WRITABLE } else { Interest::READABLE };
         let inner = watch(socket, Interest::READABLE | also)?;
         // Who waits to read waited on what is not watched any more.
@@ -91,21 +91,21 @@ impl<T: AsRawFd> Socket<T> {
         write: impl Fn(&T) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let inner = self.inner.as_ref().ok_or_else(gone)?;
-            let mut told = match self.wants_room.then(|| inner.poll_write_ready(cx)) {
-                Some(told) => Some(ready!(told)?),
+            let inner = self.inner.as_ref().ok_or_else(not_connected)?;
+            let mut ready_guard = match self.wants_room.then(|| inner.poll_write_ready(cx)) {
+                Some(ready_guard) => Some(ready!(ready_guard)?),
                 None => None,
             };
             match write(inner.get_ref()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut told {
-                    Some(told) => told.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut ready_guard {
+                    Some(ready_guard) => ready_guard.clear_ready(),
                     None => self.watch_room(cx, true)?,
                 },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(written) if written < len => {
                     // What the socket has no room for now waits for what is told next.
-                    if let Some(told) = &mut told {
-                        told.clear_ready();
+                    if let Some(ready_guard) = &mut ready_guard {
+                        ready_guard.clear_ready();
                     }
                     return Poll::Ready(Ok(written));
                 }
@@ -128,13 +128,13 @@ impl<T: AsRawFd + AsFd + Unpin> AsyncRead for Socket<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
-            let inner = this.inner.as_ref().ok_or_else(gone)?;
+            let inner = this.inner.as_ref().ok_or_else(not_connected)?;
             // Taken before the read: what comes after it is never forgotten with it.
-            let mut told = match inner.poll_read_ready(cx) {
-                Poll::Ready(told) => Some(told?),
+            let mut ready_guard = match inner.poll_read_ready(cx) {
+                Poll::Ready(ready_guard) => Some(ready_guard?),
                 Poll::Pending => None,
             };
-            if std::mem::take(&mut this.is_drained) && told.is_none() {
+            if std::mem::take(&mut this.is_drained) && ready_guard.is_none() {
                 return Poll::Pending;
             }
             let len = buf.remaining();
@@ -142,15 +142,15 @@ impl<T: AsRawFd + AsFd + Unpin> AsyncRead for Socket<T> {
                 Ok(n) => {
                     this.is_drained = 0 < n && n < len;
                     if this.is_drained
-                        && let Some(told) = &mut told
+                        && let Some(ready_guard) = &mut ready_guard
                     {
-                        told.clear_ready();
+                        ready_guard.clear_ready();
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut told {
-                    Some(told) => {
-                        told.clear_ready();
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut ready_guard {
+                    Some(ready_guard) => {
+                        ready_guard.clear_ready();
                         this.is_drained = true;
                     }
                     None => return Poll::Pending,
@@ -192,7 +192,7 @@ where
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let inner = self.inner.as_ref().ok_or_else(gone)?;
+        let inner = self.inner.as_ref().ok_or_else(not_connected)?;
         Poll::Ready(SockRef::from(inner.get_ref()).shutdown(Shutdown::Write))
     }
 }
@@ -201,11 +201,11 @@ impl<T: AsRawFd + AsFd + Unpin> Io for Socket<T>
 where
     for<'a> &'a T: Write,
 {
-    fn reads_at_once(&self) -> bool {
+    fn reads_without_readiness(&self) -> bool {
         true
     }
 
-    fn look_again(&mut self) {
+    fn force_read(&mut self) {
         self.is_drained = false;
     }
 }

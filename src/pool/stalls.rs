@@ -10,14 +10,14 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::context::before;
-use super::dial::{Dialled, Dialler};
+use super::context::unless_notified;
+use super::dial::{Connected, Connector};
 use super::error::Cause;
-use super::health::{Health, Pause, STALLED_AFTER, ticks};
+use super::health::{Health, Pause, STALLED_AFTER, nanos};
 use super::pool::{Shared, Waiter};
 use super::queue::Queued;
 use super::state::{Entry, State};
-use crate::protocol::{NEVER, Term, Tick};
+use crate::protocol::{NEVER, Nanos, Timing};
 
 /// How many requests may be in flight on one connection. There is no limit, but after a stall: then one at a time,
 /// and one more for each [`Self::ANSWERS`] answers. So no request shares a connection with one that hangs where
@@ -60,7 +60,7 @@ impl Window {
 }
 
 /// No dial to a near server takes longer.
-const PROBE_AGAIN: Duration = Duration::from_millis(500);
+const MIN_DIAL_LIMIT: Duration = Duration::from_millis(500);
 /// For so many keys a node is asked before it is called silent.
 const PROBES: usize = 2;
 
@@ -74,43 +74,43 @@ impl<W: Waiter> Shared<W> {
             return limit;
         }
         let usual = state.latencies.longest().saturating_mul(3);
-        let patience = (self.config.timeout.unwrap_or_default() / 2).max(PROBE_AGAIN).max(usual);
+        let patience = (self.config.timeout.unwrap_or_default() / 2).max(MIN_DIAL_LIMIT).max(usual);
         Some(limit.map_or(patience, |limit| limit.min(patience)))
     }
 
     /// Looks after connections that bring nothing; called when one may have become stalled or silent. Says when
     /// to look again.
-    pub fn look_at_stalled(self: &Rc<Self>, state: &mut State<W>, now: Tick) -> Tick {
+    pub fn check_stalled(self: &Rc<Self>, state: &mut State<W>, now: Nanos) -> Nanos {
         if state.any_silent {
-            self.look_at_silent(state, None);
+            self.check_silent(state, None);
         }
         let mut is_owing = false;
         let mut holds_up = false;
         for entry in &state.connections {
             is_owing |= entry.owes_since.is_some() && !entry.is_silent;
-            holds_up |= entry.lease.is_none()
+            holds_up |= entry.checkout.is_none()
                 && entry.is_stalled(now, &state.health)
                 && entry.connection.is_held_up();
         }
-        state.wants_relief = false;
+        state.needs_relief = false;
         if holds_up {
-            self.relieve(state);
-            state.wants_relief = state.connections.iter().all(|entry| {
-                entry.lease.is_some() || entry.is_silent || entry.is_stalled(now, &state.health)
+            self.move_held_up_reads(state);
+            state.needs_relief = state.connections.iter().all(|entry| {
+                entry.checkout.is_some() || entry.is_silent || entry.is_stalled(now, &state.health)
             });
         }
-        if state.wants_relief || !state.queue.is_empty() {
-            self.make_room(state, now);
+        if state.needs_relief || !state.queue.is_empty() {
+            self.close_stuck(state, now);
         }
         if !state.queue.is_empty() {
             self.drain_queue(state);
         }
-        if is_owing { now.saturating_add(ticks(STALLED_AFTER)) } else { NEVER }
+        if is_owing { now.saturating_add(nanos(STALLED_AFTER)) } else { NEVER }
     }
 
     /// Closes a connection that nobody waits for and that is as good as silent, where the node serves others and
     /// there may be no more.
-    fn make_room(&self, state: &mut State<W>, now: Tick) {
+    fn close_stuck(&self, state: &mut State<W>, now: Nanos) {
         if state.has_room(self.config.max_connections) {
             return;
         }
@@ -119,35 +119,35 @@ impl<W: Waiter> Shared<W> {
             let entry = &state.connections[at];
             entry.is_free()
                 && entry.owes_since.is_some_and(|since| {
-                    state.serves_since(at, since) && state.is_silent_since(at, since, timeout, now)
+                    state.served_since(at, since) && state.is_silent_since(at, since, timeout, now)
                 })
                 && !entry.connection.has_waiters()
         };
         if let Some(at) = (0..state.connections.len()).find(|at| is_stuck(*at)) {
-            state.connections[at].connection.give_up(Cause::NoAnswer);
+            state.connections[at].connection.abort(Cause::NoAnswer);
         }
     }
 
     /// Has reads that are held up on a stalled connection asked on another, if one is newer, or was answered
     /// after that one. Writes stay: they may have been done.
-    pub fn relieve(self: &Rc<Self>, state: &mut State<W>) {
+    pub fn move_held_up_reads(self: &Rc<Self>, state: &mut State<W>) {
         let now = self.context.now();
         let mut has_taken = false;
         for at in 0..state.connections.len() {
             let entry = &state.connections[at];
             let Some(since) = entry.owes_since else { continue };
             let is_stalled = entry.is_silent || entry.is_stalled(now, &state.health);
-            if entry.lease.is_some() || !is_stalled || !state.takes_over(at, since, now) {
+            if entry.checkout.is_some() || !is_stalled || !state.can_take_over(at, since, now) {
                 continue;
             }
             let (connection, order) = (&mut state.connections[at].connection, &state.order);
             for orphan in connection.take_held_up(|key| order.pins(key)).into_iter().rev() {
-                let Some(request) = orphan.again else { continue };
-                let mut waiter = orphan.sink;
+                let Some(request) = orphan.retry else { continue };
+                let mut waiter = orphan.handler;
                 waiter.restart();
                 state.metrics.requests_retried += u64::from(orphan.sent);
-                let term = Term { made: orphan.asked.made, deadline: orphan.deadline };
-                let queued = Queued { request, waiter, term, retried: orphan.retried };
+                let timing = Timing { issued_at: orphan.info.issued_at, deadline: orphan.deadline };
+                let queued = Queued { request, waiter, timing, retried: orphan.retried };
                 state.queue.push_front(queued);
                 has_taken = true;
             }
@@ -160,14 +160,14 @@ impl<W: Waiter> Shared<W> {
 
     /// Uses silent connections again that bring something, and closes those that nobody waits for, if another
     /// is served or has to take their place. `read`: the connection that brought something just now.
-    pub fn look_at_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
+    pub fn check_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
         let now = self.context.now();
         if state.connections.len() <= self.config.max_connections {
             for entry in &mut state.connections {
                 entry.is_silent &= Some(entry.id) != read;
             }
         }
-        self.relieve(state);
+        self.move_held_up_reads(state);
         let open = || state.connections.iter().filter(|entry| !entry.connection.is_broken());
         let are_all_silent = open().all(|entry| entry.is_silent);
         let mut surplus = open().count().saturating_sub(self.config.max_connections);
@@ -177,20 +177,20 @@ impl<W: Waiter> Shared<W> {
                 continue;
             }
             let since = entry.owes_since.unwrap_or(now);
-            if (are_all_silent && surplus > 0) || state.serves_since(at, since) {
+            if (are_all_silent && surplus > 0) || state.served_since(at, since) {
                 surplus = surplus.saturating_sub(1);
-                state.connections[at].connection.give_up(Cause::NoAnswer);
+                state.connections[at].connection.abort(Cause::NoAnswer);
             }
         }
         state.any_silent = state.connections.iter().any(|entry| entry.is_silent);
     }
 
     /// A node that seems silent was asked on a fresh connection. Whether nothing came there or elsewhere.
-    fn stays_silent(self: &Rc<Self>, outcome: Result<Dialled, Cause>) -> bool {
+    fn is_still_silent(self: &Rc<Self>, outcome: Result<Connected, Cause>) -> bool {
         let mut state = self.state();
         let now = self.context.now();
         if let Ok(new) = outcome {
-            state.health.heard(now);
+            state.health.received(now);
             if state.has_room(self.config.max_connections) && !state.dialling {
                 drop(state);
                 self.connected(new);
@@ -209,18 +209,18 @@ impl<W: Waiter> Shared<W> {
 impl<W: Waiter> Entry<W> {
     /// Bytes came, or were written, until it was looked at.
     pub fn note_traffic(&mut self, has_read: bool, has_written: bool, health: &mut Health) {
-        let now = self.looked_at;
+        let now = self.polled_at;
         if has_read {
             let is_owing = self.connection.in_flight() > 0;
             let since = std::mem::replace(&mut self.owes_since, is_owing.then_some(now));
             if let Some(since) = since {
                 health.answered_after(now.saturating_sub(since));
             }
-            health.heard(now);
+            health.received(now);
         }
         if has_written {
             self.owes_since.get_or_insert(now);
-            health.asked(|| now);
+            health.written(|| now);
         }
     }
 }
@@ -228,14 +228,14 @@ impl<W: Waiter> Entry<W> {
 impl<W: Waiter> State<W> {
     /// Marks the connections that have become silent. Others that brought nothing since may have been cut off
     /// together with them, so idle ones take no requests either: each would cost a timeout.
-    pub fn find_silent(&mut self, timeout: Duration, now: Tick) {
+    pub fn find_silent(&mut self, timeout: Duration, now: Nanos) {
         let mut silent_since = NEVER;
         for at in 0..self.connections.len() {
             let entry = &self.connections[at];
             let is_overdue =
                 entry.connection.overdue_since().is_some_and(|deadline| deadline <= now);
             if is_overdue
-                && entry.lease.is_none()
+                && entry.checkout.is_none()
                 && !entry.is_silent
                 && let Some(since) = entry.owes_since
                 && self.is_silent_since(at, since, timeout, now)
@@ -250,7 +250,7 @@ impl<W: Waiter> State<W> {
         }
         for entry in &mut self.connections {
             let is_idle = entry.is_free() && entry.connection.in_flight() == 0;
-            if is_idle && entry.heard() < silent_since {
+            if is_idle && entry.last_received() < silent_since {
                 (entry.is_silent, entry.owes_since) = (true, Some(now));
             }
         }
@@ -258,13 +258,13 @@ impl<W: Waiter> State<W> {
 
     /// Whether the connection at `at`, which brought nothing since then, did so for too long. A server does not pause
     /// that serves others, or where requests were stalled just now.
-    fn is_silent_since(&self, at: usize, since: Tick, timeout: Duration, now: Tick) -> bool {
+    fn is_silent_since(&self, at: usize, since: Nanos, timeout: Duration, now: Nanos) -> bool {
         let pause = if self.window.is_limited() {
             Pause::Stalling
-        } else if self.serves_since(at, since.saturating_add(ticks(STALLED_AFTER / 2))) {
-            Pause::OfOne
+        } else if self.served_since(at, since.saturating_add(nanos(STALLED_AFTER / 2))) {
+            Pause::Connection
         } else {
-            Pause::OfAll
+            Pause::Node
         };
         now.saturating_sub(since) >= self.health.silent_after(timeout, pause)
     }
@@ -275,16 +275,16 @@ impl<W: Waiter> State<W> {
     }
 
     /// Whether the node served a connection other than that at `at` after `since`.
-    fn serves_since(&self, at: usize, since: Tick) -> bool {
-        self.others(at).any(|entry| entry.heard() >= since)
+    fn served_since(&self, at: usize, since: Nanos) -> bool {
+        self.others(at).any(|entry| entry.last_received() >= since)
     }
 
     /// Whether a connection other than that at `at` can take over what it owes since then.
-    fn takes_over(&self, at: usize, since: Tick, now: Tick) -> bool {
+    fn can_take_over(&self, at: usize, since: Nanos, now: Nanos) -> bool {
         self.others(at).any(|entry| {
             entry.is_free()
                 && !entry.is_silent
-                && entry.heard().max(entry.opened) >= since
+                && entry.last_received().max(entry.opened) >= since
                 && !entry.is_stalled(now, &self.health)
         })
     }
@@ -292,23 +292,23 @@ impl<W: Waiter> State<W> {
 
 /// Asks on fresh connections whether a node is down that seems silent: a proxy whose other connections all wait
 /// for a backend that hangs is not. So it asks for more than one key.
-pub(super) async fn confirm<W: Waiter>(pool: Weak<Shared<W>>) {
+pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>) {
     let Some(strong) = pool.upgrade() else { return };
-    let (dialler, closing) = (Dialler::of(&strong), strong.closing.clone());
+    let (connector, closing) = (Connector::new(&strong), strong.closing.clone());
     drop(strong);
     for _ in 0..PROBES {
-        let Some(ip) = pool.upgrade().map(|pool| pool.state().place.ip) else { return };
-        let dialling = pin!(dialler.dial(&pool, ip, &[]));
-        let Some(outcome) = before(&closing, dialling).await else { return };
+        let Some(ip) = pool.upgrade().map(|pool| pool.state().location.ip) else { return };
+        let dialling = pin!(connector.dial(&pool, ip, &[]));
+        let Some(result) = unless_notified(&closing, dialling).await else { return };
         let Some(pool) = pool.upgrade() else { return };
-        if !pool.stays_silent(outcome) {
+        if !pool.is_still_silent(result) {
             pool.state().is_confirming = false;
             return;
         }
     }
     let Some(pool) = pool.upgrade() else { return };
     pool.state().is_confirming = false;
-    pool.silent();
+    pool.node_silent();
 }
 
 #[cfg(test)]

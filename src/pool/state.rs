@@ -8,16 +8,16 @@ use tokio::time::Instant;
 use super::capabilities::{Capabilities, Family};
 use super::connection::Connection;
 use super::error::Cause;
-use super::health::{Health, ticks};
+use super::health::{Health, nanos};
 use super::isolated::Isolation;
 use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
-use super::moves::Place;
-use super::order::Order;
-use super::pool::{LeaseId, PoolConfig, Waiter};
-use super::queue::{LeaseQueue, Queue, Queued};
+use super::order::NoreplyOrder;
+use super::pool::{CheckoutId, PoolConfig, Waiter};
+use super::queue::{CheckoutQueue, Queue, Queued};
+use super::relocation::NodeLocation;
 use super::stalls::Window;
-use crate::protocol::{Asked, NEVER, Outcome, Sink, Tally, Term, Tick};
+use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing};
 
 /// A connection with more than this to write or to read of one value takes no more requests.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -29,7 +29,7 @@ const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 /// A connection that ends unasked this soon after it was made was not wanted by the server.
 const UNWELCOME_WITHIN: Duration = Duration::from_secs(1);
 /// Large requests in a row after which there are no small ones to be kept out of the way of.
-const LATELY: u8 = 64;
+const RECENT_LARGE: u8 = 64;
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
 
@@ -38,75 +38,75 @@ pub(super) struct State<W: Waiter> {
     pub connections: Vec<Entry<W>>,
     pub next_id: u64,
     pub queue: Queue<W>,
-    pub order: Order,
-    pub leases: LeaseQueue<W>,
+    pub order: NoreplyOrder,
+    pub checkouts: CheckoutQueue<W>,
     pub isolation: Isolation<W>,
     pub capabilities: Capabilities,
     /// Leased connections that ended, for as long as their holders do not know.
-    pub lost_leases: Vec<(LeaseId, Cause)>,
+    pub lost_checkouts: Vec<(CheckoutId, Cause)>,
     /// When a connection ended last: those that are older may have ended with it.
-    pub last_loss: Tick,
+    pub last_loss: Nanos,
     pub dialling: bool,
     pub purging: bool,
     pub closed: bool,
     /// Whether it was closed because its node left the cluster.
-    pub left: bool,
+    pub removed: bool,
     pub health: Health,
     pub large_keys: LargeKeys,
     /// Above 0 if one of the last requests was small.
-    pub small_lately: u8,
+    pub small_recently: u8,
     /// A large transfer found none but the first connection.
-    pub wants_own: bool,
+    pub needs_large_connection: bool,
     /// Whether a connection [`Entry::is_silent`].
     pub any_silent: bool,
-    /// Whether [`super::stalls::confirm`] runs.
+    /// Whether [`super::stalls::confirm_silence`] runs.
     pub is_confirming: bool,
     /// Requests wait behind a stalled one, and another connection could take them.
-    pub wants_relief: bool,
+    pub needs_relief: bool,
     /// How many requests a connection may have in flight.
     pub window: Window,
     /// Until then each key is asked for in a line of its own; `None`: keys share lines.
-    pub unmerged_until: Option<Tick>,
-    pub place: Place,
+    pub unmerged_until: Option<Nanos>,
+    pub location: NodeLocation,
     pub metrics: Metrics,
-    pub tally: Tally,
+    pub stats: NodeStats,
     /// Connections that were lost, and had none to take their place yet.
     pub unreplaced: u64,
     pub latencies: ConnectLatencies,
 }
 
-pub(super) struct Entry<W: Sink> {
+pub(super) struct Entry<W: ReplyHandler> {
     pub id: u64,
     pub connection: Connection<W>,
     /// Where it leads; `None`: not over IP.
     pub peer: Option<IpAddr>,
-    pub opened: Tick,
-    pub last_used: Tick,
+    pub opened: Nanos,
+    pub last_used: Nanos,
     /// When its task last read from it.
-    pub looked_at: Tick,
-    pub lease: Option<LeaseId>,
+    pub polled_at: Nanos,
+    pub checkout: Option<CheckoutId>,
     /// What its unanswered `noreply` writes pin, in their order: see [`super::order`].
     pub noreply: VecDeque<u64>,
     /// How many were answered.
     pub noreply_answered: u64,
     /// How many of them former holders left unanswered.
-    pub left_behind: usize,
-    /// Whether [`super::tasks::end_if_stuck`] looks after it.
+    pub inherited_noreply: usize,
+    /// Whether [`super::tasks::close_if_stuck`] looks after it.
     pub is_watched: bool,
     /// Since when it owes bytes, of which none came.
-    pub owes_since: Option<Tick>,
+    pub owes_since: Option<Nanos>,
     /// A request on it timed out, and it brings nothing: new requests go elsewhere.
     pub is_silent: bool,
     /// When it was made, if it was answered then.
-    pub proved: Tick,
+    pub verified_at: Nanos,
     /// It leads to where the node is no more: it takes nothing, and ends when it is answered, or now.
-    pub leaves_by: Option<Instant>,
+    pub drain_deadline: Option<Instant>,
 }
 
 impl<W: Waiter> State<W> {
     pub fn in_flight(&self) -> usize {
         let on_connections: usize = self.connections.iter().map(|e| e.connection.in_flight()).sum();
-        on_connections + self.queue.len() + self.leases.len() + self.isolation.len()
+        on_connections + self.queue.len() + self.checkouts.len() + self.isolation.len()
     }
 
     /// Requests that wait: those that moved to another connection count there only.
@@ -126,9 +126,10 @@ impl<W: Waiter> State<W> {
     /// The connection for the next request. Small ones meet on the first that nothing is in the way of,
     /// so that they share its lines; large ones go to another if there is one. If all are stalled the request
     /// waits for another connection, where there may be one more.
-    pub fn pick(&mut self, config: &PoolConfig, is_large: bool, term: Term) -> Option<usize> {
-        let Term { made, deadline } = term;
-        self.small_lately = if is_large { self.small_lately.saturating_sub(1) } else { LATELY };
+    pub fn pick(&mut self, config: &PoolConfig, is_large: bool, timing: Timing) -> Option<usize> {
+        let Timing { issued_at, deadline } = timing;
+        self.small_recently =
+            if is_large { self.small_recently.saturating_sub(1) } else { RECENT_LARGE };
         if !self.queue.is_empty() {
             return None;
         }
@@ -138,14 +139,14 @@ impl<W: Waiter> State<W> {
         };
         let (at, _) = if is_large {
             // The first is kept for small ones, if there are any.
-            let kept = usize::from(self.small_lately > 0);
+            let kept = usize::from(self.small_recently > 0);
             usable().skip(kept).min_by_key(|(_, entry)| entry.load()).or_else(|| usable().next())
         } else {
             usable()
                 .find(|(_, entry)| !entry.is_held_up(deadline))
                 .or_else(|| usable().min_by_key(|(_, entry)| entry.load()))
         }?;
-        let is_stalled = |at: usize| self.connections[at].is_stalled(made, &self.health);
+        let is_stalled = |at: usize| self.connections[at].is_stalled(issued_at, &self.health);
         if !is_stalled(at) {
             return Some(at);
         }
@@ -159,7 +160,7 @@ impl<W: Waiter> State<W> {
     }
 
     /// Whether each key has a line of its own, so that no key harms another.
-    pub fn keeps_keys_apart(&self) -> bool {
+    pub fn is_unmerged(&self) -> bool {
         self.unmerged_until.is_some() || self.window.is_limited()
     }
 
@@ -177,7 +178,7 @@ impl<W: Waiter> State<W> {
     }
 
     /// Whether the pool should grow, now that a request with this deadline was made ([`NEVER`]: none).
-    pub fn wants_dial(&self, config: &PoolConfig, deadline: Tick) -> bool {
+    pub fn wants_dial(&self, config: &PoolConfig, deadline: Nanos) -> bool {
         let connections = self.connections.len() - self.silent();
         !self.dialling
             && !self.closed
@@ -185,11 +186,11 @@ impl<W: Waiter> State<W> {
             && (connections < config.min_connections
                 || !self.queue.is_empty()
                 || (connections == 0 && self.isolation.is_waiting())
-                || self.leases.len() > self.idle()
+                || self.checkouts.len() > self.idle()
                 || !self.health.is_healthy()
                 || (connections == 0 && self.health.login_refusal().is_some())
-                || self.wants_own
-                || self.wants_relief
+                || self.needs_large_connection
+                || self.needs_relief
                 || (self.any_silent && connections == 0)
                 || self.are_all_held_up(deadline))
     }
@@ -198,35 +199,37 @@ impl<W: Waiter> State<W> {
     /// those that take their place.
     pub fn has_room(&self, max_connections: usize) -> bool {
         let connections = self.connections.len();
-        let is_of_no_use = |entry: &Entry<W>| entry.is_leaving() || entry.is_silent;
+        let is_unusable = |entry: &Entry<W>| entry.is_draining() || entry.is_silent;
         connections < max_connections
-            || (connections == max_connections && self.connections.iter().all(is_of_no_use))
+            || (connections == max_connections && self.connections.iter().all(is_unusable))
     }
 
     /// Whether a new connection must show that it is answered before anybody gets it.
-    pub fn wants_proof(&self) -> bool {
-        self.health.wants_proof() || self.is_behind() || self.is_confirming
+    pub fn needs_probe(&self) -> bool {
+        self.health.needs_probe() || self.is_outdated() || self.is_confirming
     }
 
     /// Those that are leased neither help nor ask for help.
-    fn are_all_held_up(&self, deadline: Tick) -> bool {
-        let mut shared = self.connections.iter().filter(|entry| entry.lease.is_none()).peekable();
+    fn are_all_held_up(&self, deadline: Nanos) -> bool {
+        let mut shared =
+            self.connections.iter().filter(|entry| entry.checkout.is_none()).peekable();
         shared.peek().is_some() && shared.all(|entry| entry.is_held_up(deadline))
     }
 
     /// Closes all connections; who waits on them is handed out in order.
-    pub fn take_connections(&mut self) -> Vec<(W, Asked)> {
+    pub fn take_connections(&mut self) -> Vec<(W, RequestInfo)> {
         let mut orphans = Vec::new();
         self.any_silent = false;
         for entry in std::mem::take(&mut self.connections) {
-            self.count_out(&entry);
-            orphans.extend(entry.connection.dismantle().into_iter().map(|o| (o.sink, o.asked)));
+            self.record_closed(&entry);
+            orphans
+                .extend(entry.connection.into_orphans().into_iter().map(|o| (o.handler, o.info)));
         }
         orphans
     }
 
     /// A connection is no longer among the pool's.
-    pub fn count_out(&mut self, entry: &Entry<W>) {
+    pub fn record_closed(&mut self, entry: &Entry<W>) {
         self.metrics.connections_closed += 1;
         self.metrics.bytes_read += entry.connection.bytes_read();
         self.metrics.bytes_written += entry.connection.bytes_written();
@@ -235,8 +238,8 @@ impl<W: Waiter> State<W> {
     }
 
     /// Puts a request of a lost connection back before all others, if it may share a connection again.
-    pub fn put_back(&mut self, queued: Queued<W>) -> Option<(Family, Queued<W>)> {
-        let family = Family::of(queued.request.verb());
+    pub fn requeue(&mut self, queued: Queued<W>) -> Option<(Family, Queued<W>)> {
+        let family = Family::from_verb(queued.request.verb());
         if let Some(family) = family.filter(|family| !self.capabilities.may_share(*family)) {
             return Some((family, queued));
         }
@@ -246,12 +249,12 @@ impl<W: Waiter> State<W> {
 
     /// A connection was closed by the other side. If that may be the answer to a command that it does not know, the
     /// command is in doubt, and the end is no sign of the node's health.
-    pub fn is_provoked(&mut self, entry: &Entry<W>, cause: &Cause, now: Tick) -> bool {
+    pub fn is_provoked(&mut self, entry: &Entry<W>, cause: &Cause, now: Nanos) -> bool {
         if !matches!(cause, Cause::Eof | Cause::Io(_)) {
             return false;
         }
         let mut is_provoked = false;
-        for family in entry.connection.unanswered().filter_map(Family::of) {
+        for family in entry.connection.unanswered().filter_map(Family::from_verb) {
             self.capabilities.doubt(family, now);
             is_provoked = true;
         }
@@ -259,15 +262,15 @@ impl<W: Waiter> State<W> {
     }
 
     /// Everybody in the queues, who is told for the same reason.
-    pub fn take_queues(&mut self, outcome: Outcome) -> Vec<W> {
+    pub fn take_queued(&mut self, result: CallResult) -> Vec<W> {
         let mut waiting = Vec::new();
-        for (waiter, asked) in self.queue.drain() {
-            self.tally.ended(asked, outcome);
+        for (waiter, info) in self.queue.drain() {
+            self.stats.record(info, result);
             waiting.push(waiter);
         }
-        waiting.extend(self.leases.drain());
-        for (waiter, asked) in self.isolation.drain() {
-            self.tally.ended(asked, outcome);
+        waiting.extend(self.checkouts.drain());
+        for (waiter, info) in self.isolation.drain() {
+            self.stats.record(info, result);
             waiting.push(waiter);
         }
         waiting
@@ -275,11 +278,11 @@ impl<W: Waiter> State<W> {
 
     pub fn purge(&mut self, at: usize) {
         let entry = self.connections.remove(at);
-        self.count_out(&entry);
-        entry.connection.dismantle();
+        self.record_closed(&entry);
+        entry.connection.into_orphans();
         self.metrics.connections_purged += 1;
         if self.connections.is_empty() {
-            self.capabilities.server_lost();
+            self.capabilities.forget_server();
         }
     }
 }
@@ -289,8 +292,8 @@ impl<W: Waiter> Entry<W> {
         id: u64,
         connection: Connection<W>,
         peer: Option<IpAddr>,
-        now: Tick,
-        is_proved: bool,
+        now: Nanos,
+        is_verified: bool,
     ) -> Self {
         Self {
             id,
@@ -298,25 +301,25 @@ impl<W: Waiter> Entry<W> {
             peer,
             opened: now,
             last_used: now,
-            looked_at: now,
-            lease: None,
+            polled_at: now,
+            checkout: None,
             noreply: VecDeque::new(),
             noreply_answered: 0,
-            left_behind: 0,
+            inherited_noreply: 0,
             is_watched: false,
             owes_since: None,
             is_silent: false,
-            proved: if is_proved { now } else { 0 },
-            leaves_by: None,
+            verified_at: if is_verified { now } else { 0 },
+            drain_deadline: None,
         }
     }
 
     pub fn is_free(&self) -> bool {
-        self.lease.is_none() && !self.is_leaving() && !self.connection.is_broken()
+        self.checkout.is_none() && !self.is_draining() && !self.connection.is_broken()
     }
 
-    pub fn is_leaving(&self) -> bool {
-        self.leaves_by.is_some()
+    pub fn is_draining(&self) -> bool {
+        self.drain_deadline.is_some()
     }
 
     pub fn takes_more(&self, window: Window) -> bool {
@@ -327,39 +330,39 @@ impl<W: Waiter> Entry<W> {
     }
 
     /// Whether it brought nothing for too long at `now`, though it owes an answer.
-    pub fn is_stalled(&self, now: Tick, health: &Health) -> bool {
+    pub fn is_stalled(&self, now: Nanos, health: &Health) -> bool {
         self.owes_since.is_some_and(|since| now.saturating_sub(since) >= health.stalled_after())
     }
 
     /// When the server was last known to serve it.
-    pub fn heard(&self) -> Tick {
-        self.connection.read_at().max(self.proved)
+    pub fn last_received(&self) -> Nanos {
+        self.connection.read_at().max(self.verified_at)
     }
 
     /// Whether a former holder left writes with `noreply` on it whose answers are not overdue.
-    pub fn is_unsettled(&self) -> bool {
-        self.left_behind > 0 && self.connection.overdue_since().is_none()
+    pub fn has_inherited_noreply(&self) -> bool {
+        self.inherited_noreply > 0 && self.connection.overdue_since().is_none()
     }
 
     /// Not looked at for so long that the server may have closed it, with the news still unread.
-    pub fn is_stale(&self, now: Tick) -> bool {
-        now.saturating_sub(self.looked_at) >= ticks(STALE_AFTER)
+    pub fn is_stale(&self, now: Nanos) -> bool {
+        now.saturating_sub(self.polled_at) >= nanos(STALE_AFTER)
     }
 
     /// Whether the end of this connection, if it is fresh, is a sign that the node is not well: it never
     /// answered, and the pool did not close it.
-    pub fn is_a_failure(&self, cause: &Cause, now: Tick) -> bool {
-        let is_young = now.saturating_sub(self.opened) < ticks(UNWELCOME_WITHIN);
+    pub fn is_a_failure(&self, cause: &Cause, now: Nanos) -> bool {
+        let is_young = now.saturating_sub(self.opened) < nanos(UNWELCOME_WITHIN);
         let has_answered = self.connection.answered() + self.connection.refused() > 0;
-        !cause.is_ours() && !has_answered && (is_young || self.connection.in_flight() > 0)
+        !cause.closed_by_pool() && !has_answered && (is_young || self.connection.in_flight() > 0)
     }
 
     /// Whether a request with this deadline would wait for long behind others.
-    fn is_held_up(&self, deadline: Tick) -> bool {
+    fn is_held_up(&self, deadline: Nanos) -> bool {
         let front = self.connection.front_deadline();
         self.connection.backlog() > BUSY_BACKLOG
             || self.connection.in_flight() > BUSY_REQUESTS
-            || (deadline != NEVER && front.saturating_add(ticks(HELD_UP_AFTER)) < deadline)
+            || (deadline != NEVER && front.saturating_add(nanos(HELD_UP_AFTER)) < deadline)
     }
 
     fn load(&self) -> (usize, usize) {

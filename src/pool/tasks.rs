@@ -1,5 +1,5 @@
 //! The tasks of a pool: one for each connection, and at most one that purges. (Those that dial: [`super::dial`],
-//! [`super::moves`].)
+//! [`super::relocation`].)
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::capabilities::Family;
-use super::context::{Context, before};
+use super::context::{Context, unless_notified};
 use super::error::Cause;
-use super::health::ticks;
+use super::health::nanos;
 use super::pool::{Shared, Waiter};
 use super::state::Entry;
 
@@ -23,7 +23,7 @@ pub(super) async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
     })
     .await;
     if let (Some(cause), Some(pool)) = (reason, pool.upgrade()) {
-        pool.lost(id, &cause);
+        pool.connection_lost(id, &cause);
     }
 }
 
@@ -41,8 +41,8 @@ impl<W: Waiter> Shared<W> {
         let late = connection.answered_late();
         let (read, written) = (connection.bytes_read(), connection.bytes_written());
         let polled = {
-            let (clock, tally) = (|| self.context.now(), &mut state.tally);
-            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, tally)))
+            let (clock, stats) = (|| self.context.now(), &mut state.stats);
+            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, stats)))
                 .unwrap_or(Poll::Ready(Cause::Panicked))
         };
         let is_first = answered + refused == 0;
@@ -54,16 +54,17 @@ impl<W: Waiter> Shared<W> {
             self.context.wake_later(cx.waker());
         }
         let has_read = connection.bytes_read() > read;
-        entry.looked_at = if has_read { connection.read_at() } else { self.context.now() };
+        entry.polled_at = if has_read { connection.read_at() } else { self.context.now() };
         entry.note_traffic(has_read, has_written, &mut state.health);
         if answered + refused > 0 {
-            entry.last_used = entry.looked_at;
+            entry.last_used = entry.polled_at;
             state.health.answered(is_first);
         }
         if refused > 0
-            && let Some(family) = entry.connection.take_unknown().and_then(Family::of)
+            && let Some(family) =
+                entry.connection.take_unknown_command().and_then(Family::from_verb)
         {
-            state.capabilities.doubt(family, entry.looked_at);
+            state.capabilities.doubt(family, entry.polled_at);
         }
         if answered > 0 {
             for key in entry.connection.take_large_keys() {
@@ -79,10 +80,10 @@ impl<W: Waiter> Shared<W> {
             self.set_max_merged_keys(state);
         }
         if has_read && state.any_silent {
-            self.look_at_silent(state, Some(id));
+            self.check_silent(state, Some(id));
         }
         if polled.is_pending() {
-            if !state.leases.is_empty() {
+            if !state.checkouts.is_empty() {
                 self.grant(state);
             }
             if !state.queue.is_empty() {
@@ -96,22 +97,22 @@ impl<W: Waiter> Shared<W> {
 /// Closes connections that nobody used for a while, one at a time, for as long as there are more than
 /// the pool keeps.
 pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Duration) {
-    let Some((context, closing)) = context_of(&pool) else { return };
+    let Some((context, closing)) = context_and_closing(&pool) else { return };
     loop {
-        if before(&closing, context.sleep(after)).await.is_none() {
+        if unless_notified(&closing, context.sleep(after)).await.is_none() {
             return;
         }
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
         let now = context.now();
         let is_unused = |entry: &Entry<W>| {
-            entry.lease.is_none()
+            entry.checkout.is_none()
                 && entry.connection.in_flight() == 0
-                && now.saturating_sub(entry.last_used) >= ticks(after)
+                && now.saturating_sub(entry.last_used) >= nanos(after)
         };
         // Whoever waits for a connection may have been told to wait for this one.
         if state.connections.len() > pool.config.min_connections
-            && state.leases.is_empty()
+            && state.checkouts.is_empty()
             && let Some(at) = state.connections.iter().rposition(is_unused)
         {
             state.purge(at);
@@ -124,22 +125,22 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
 }
 
 /// Lets keys share lines again when the time has come.
-pub(super) async fn merge_again<W: Waiter>(pool: Weak<Shared<W>>) {
-    let Some((context, closing)) = context_of(&pool) else { return };
+pub(super) async fn resume_merging<W: Waiter>(pool: Weak<Shared<W>>) {
+    let Some((context, closing)) = context_and_closing(&pool) else { return };
     loop {
-        let left = {
+        let remaining = {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
             let until = state.unmerged_until.unwrap_or_default();
-            let left = until.saturating_sub(context.now());
-            if left == 0 {
+            let remaining = until.saturating_sub(context.now());
+            if remaining == 0 {
                 state.unmerged_until = None;
                 pool.set_max_merged_keys(&mut state);
                 return;
             }
-            Duration::from_nanos(left)
+            Duration::from_nanos(remaining)
         };
-        if before(&closing, context.sleep(left)).await.is_none() {
+        if unless_notified(&closing, context.sleep(remaining)).await.is_none() {
             return;
         }
     }
@@ -147,9 +148,13 @@ pub(super) async fn merge_again<W: Waiter>(pool: Weak<Shared<W>>) {
 
 /// Ends a connection on which answers were left to come, if none comes: whoever gets it next would wait
 /// behind them. One for each connection, however often that is released.
-pub(super) async fn end_if_stuck<W: Waiter>(pool: Weak<Shared<W>>, id: u64, patience: Duration) {
-    let Some((context, closing)) = context_of(&pool) else { return };
-    let mut so_far = None;
+pub(super) async fn close_if_stuck<W: Waiter>(
+    pool: Weak<Shared<W>>,
+    id: u64,
+    grace_period: Duration,
+) {
+    let Some((context, closing)) = context_and_closing(&pool) else { return };
+    let mut bytes_before = None;
     loop {
         {
             let Some(pool) = pool.upgrade() else { return };
@@ -158,24 +163,24 @@ pub(super) async fn end_if_stuck<W: Waiter>(pool: Weak<Shared<W>>, id: u64, pati
                 return;
             };
             let read = Some(entry.connection.bytes_read());
-            if entry.connection.in_flight() > 0 && read == so_far {
-                entry.connection.give_up(Cause::NoAnswer);
+            if entry.connection.in_flight() > 0 && read == bytes_before {
+                entry.connection.abort(Cause::NoAnswer);
                 return;
             }
             // What a holder waits for is a matter of that holder's.
-            let is_left_alone = entry.lease.is_none() || so_far.is_none();
+            let is_left_alone = entry.checkout.is_none() || bytes_before.is_none();
             if entry.connection.in_flight() == 0 || !is_left_alone {
                 entry.is_watched = false;
                 return;
             }
-            so_far = read;
+            bytes_before = read;
         }
-        if before(&closing, context.sleep(patience)).await.is_none() {
+        if unless_notified(&closing, context.sleep(grace_period)).await.is_none() {
             return;
         }
     }
 }
 
-fn context_of<W: Waiter>(pool: &Weak<Shared<W>>) -> Option<(Rc<Context>, Rc<Notify>)> {
+fn context_and_closing<W: Waiter>(pool: &Weak<Shared<W>>) -> Option<(Rc<Context>, Rc<Notify>)> {
     pool.upgrade().map(|pool| (pool.context.clone(), pool.closing.clone()))
 }

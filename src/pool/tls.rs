@@ -53,8 +53,8 @@ impl Io for TlsRecords {
         Some(RECORD_LEN)
     }
 
-    fn look_again(&mut self) {
-        self.inner.get_mut().0.look_again();
+    fn force_read(&mut self) {
+        self.inner.get_mut().0.force_read();
     }
 }
 
@@ -123,8 +123,8 @@ pub struct TlsOptions {
 /// The options cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsConfigError {
-    NoCertificate { of: &'static str },
-    BadPem { of: &'static str, reason: String },
+    NoCertificate { argument: &'static str },
+    BadPem { argument: &'static str, reason: String },
     NoKey,
     BadClient(String),
     BadServerName(String),
@@ -135,8 +135,8 @@ pub enum TlsConfigError {
 impl fmt::Display for TlsConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoCertificate { of } => write!(f, "{of}: no PEM certificate in it"),
-            Self::BadPem { of, reason } => write!(f, "{of}: {reason}"),
+            Self::NoCertificate { argument } => write!(f, "{argument}: no PEM certificate in it"),
+            Self::BadPem { argument, reason } => write!(f, "{argument}: {reason}"),
             Self::NoKey => {
                 write!(f, "ssl_keyfile: no PEM private key in it (encrypted ones cannot be read)")
             }
@@ -184,7 +184,7 @@ impl Tls {
         let has_certificate = options.client.is_some();
         let mut config = match options.client {
             Some((certificates, key)) => {
-                let chain = certificates_of("ssl_certfile", &certificates)?;
+                let chain = parse_certificates("ssl_certfile", &certificates)?;
                 let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| TlsConfigError::NoKey)?;
                 builder
                     .with_client_auth_cert(chain, key)
@@ -222,7 +222,7 @@ impl Tls {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(Cause::Tls("the server closed the connection during the handshake".into()))
             }
-            Err(error) => Err(Cause::of_io(error)),
+            Err(error) => Err(Cause::from_io(error)),
         }
     }
 }
@@ -233,15 +233,15 @@ fn server_name(host: String) -> Result<ServerName<'static>, TlsConfigError> {
     ServerName::try_from(bare).map_err(|_| TlsConfigError::BadServerName(host))
 }
 
-fn certificates_of(
-    of: &'static str,
+fn parse_certificates(
+    argument: &'static str,
     pem: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
     let certificates = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| TlsConfigError::BadPem { of, reason: error.to_string() })?;
+        .map_err(|error| TlsConfigError::BadPem { argument, reason: error.to_string() })?;
     if certificates.is_empty() {
-        return Err(TlsConfigError::NoCertificate { of });
+        return Err(TlsConfigError::NoCertificate { argument });
     }
     Ok(certificates)
 }
@@ -256,18 +256,18 @@ impl Verifier {
         extra_ca: Option<&[u8]>,
     ) -> Result<Self, TlsConfigError> {
         let mut roots = RootCertStore::empty();
-        let of_system = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(of_system.certs);
+        let system_roots = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(system_roots.certs);
         if let Some(pem) = extra_ca {
-            for certificate in certificates_of("ssl_extra_ca", pem)? {
+            for certificate in parse_certificates("ssl_extra_ca", pem)? {
                 roots.add(certificate).map_err(|error| TlsConfigError::BadPem {
-                    of: "ssl_extra_ca",
+                    argument: "ssl_extra_ca",
                     reason: error.to_string(),
                 })?;
             }
         }
         if roots.is_empty() {
-            let errors: Vec<_> = of_system.errors.iter().map(|e| format!(" ({e})")).collect();
+            let errors: Vec<_> = system_roots.errors.iter().map(|e| format!(" ({e})")).collect();
             return Err(TlsConfigError::NoRoots(errors.concat()));
         }
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone())
@@ -323,9 +323,9 @@ impl ServerCertVerifier for Verifier {
 /// Whether no path leads to a CA that is trusted. The latter two: one has the name, and another key.
 fn is_untrusted(error: &rustls::Error) -> bool {
     use CertificateError as C;
-    let rustls::Error::InvalidCertificate(flaw) = error else { return false };
+    let rustls::Error::InvalidCertificate(problem) = error else { return false };
     matches!(
-        flaw,
+        problem,
         C::UnknownIssuer
             | C::BadSignature
             | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
@@ -378,7 +378,9 @@ const SELF_SIGNED: &str = "the server's certificate is self-signed and not trust
 pub(super) fn explain(error: &rustls::Error) -> String {
     use rustls::Error as E;
     match error {
-        E::InvalidCertificate(error) => format!("the server's certificate {}", flaw(error)),
+        E::InvalidCertificate(error) => {
+            format!("the server's certificate {}", describe_certificate_error(error))
+        }
         E::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
         E::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
             "the server wants a client certificate (ssl_certfile)".to_owned()
@@ -389,7 +391,7 @@ pub(super) fn explain(error: &rustls::Error) -> String {
     }
 }
 
-fn flaw(error: &CertificateError) -> String {
+fn describe_certificate_error(error: &CertificateError) -> String {
     use CertificateError as C;
     match error {
         C::NotValidForName => "is not valid for the server's name".to_owned(),

@@ -10,16 +10,16 @@ use tokio::time::Instant;
 
 use super::address::Address;
 use super::context::Context;
-use super::lookup::addresses;
+use super::lookup::resolve_host;
 use super::socket;
 
 /// Of a known address, where a dial has no limit.
-const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+const KNOWN_ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connected byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin {
     /// Whether a poll reads although Tokio's driver was not asked: see [`super::socket`].
-    fn reads_at_once(&self) -> bool {
+    fn reads_without_readiness(&self) -> bool {
         false
     }
 
@@ -30,7 +30,7 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin {
     }
 
     /// The next poll reads although nothing new was told since the last one.
-    fn look_again(&mut self) {}
+    fn force_read(&mut self) {}
 }
 
 impl Io for DuplexStream {}
@@ -44,7 +44,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// To a node.
-pub struct Way<'a> {
+pub struct DialTarget<'a> {
     pub address: &'a Address,
     /// Where it was last said to be.
     pub ip: Option<IpAddr>,
@@ -61,30 +61,30 @@ pub struct Way<'a> {
 /// Dropping the future closes what was opened.
 pub(super) async fn connect(
     context: &Context,
-    way: &Way<'_>,
+    target: &DialTarget<'_>,
 ) -> io::Result<(Box<dyn Io>, Option<IpAddr>)> {
-    let (host, port) = match way.address {
+    let (host, port) = match target.address {
         Address::Unix { path } => {
             return Ok((socket::unix(path).await?, None));
         }
         Address::Tcp { host, port } => (host.as_str(), *port),
     };
-    let until = way.limit.map(|limit| Instant::now() + limit);
+    let until = target.limit.map(|limit| Instant::now() + limit);
     // A host that is this address already leads nowhere else.
-    let known = way.ip.filter(|ip| host.parse() != Ok(*ip)).map(|ip| SocketAddr::new(ip, port));
+    let known = target.ip.filter(|ip| host.parse() != Ok(*ip)).map(|ip| SocketAddr::new(ip, port));
     let mut failure = None;
     if let Some(known) = known {
         // One that swallows everything must leave time for the others.
-        let share = way.limit.map_or(KNOWN_WITHIN, |limit| limit / 2);
-        match reach(context, known, Some(share)).await {
-            Ok(reached) => return Ok(reached),
+        let share = target.limit.map_or(KNOWN_ADDRESS_TIMEOUT, |limit| limit / 2);
+        match connect_to(context, known, Some(share)).await {
+            Ok(connected) => return Ok(connected),
             Err(error) => failure = Some(error),
         }
     }
     let is_other = |named: &SocketAddr| {
-        Some(*named) != known && !way.avoid.contains(&named.ip().to_canonical())
+        Some(*named) != known && !target.avoid.contains(&named.ip().to_canonical())
     };
-    let mut candidates: Vec<_> = match addresses(host, port).await {
+    let mut candidates: Vec<_> = match resolve_host(host, port).await {
         Ok(named) => named.into_iter().filter(is_other).collect(),
         Err(error) if failure.is_none() => return Err(error),
         Err(_) => Vec::new(),
@@ -97,8 +97,8 @@ pub(super) async fn connect(
     let mut left = u32::try_from(candidates.len()).unwrap_or(u32::MAX);
     for candidate in candidates {
         let rest = until.filter(|_| left > 1).map(|until| until - Instant::now());
-        match reach(context, candidate, rest.map(|rest| rest / left)).await {
-            Ok(reached) => return Ok(reached),
+        match connect_to(context, candidate, rest.map(|rest| rest / left)).await {
+            Ok(connected) => return Ok(connected),
             Err(error) => last = error,
         }
         left -= 1;
@@ -106,7 +106,7 @@ pub(super) async fn connect(
     Err(last)
 }
 
-async fn reach(
+async fn connect_to(
     context: &Context,
     at: SocketAddr,
     within: Option<Duration>,

@@ -95,7 +95,7 @@ impl Decoder {
     /// The next frame, if it is the item of `key`, written as servers write it, and lies whole at the start
     /// of `buf`: what answers to retrievals of many keys consist of. Read in one pass; `None` says nothing,
     /// [`Self::next`] sees what it is.
-    pub(super) fn item_of<'b>(
+    pub(super) fn item_with_key<'b>(
         &self,
         key: &[u8],
         buf: &'b [u8],
@@ -106,7 +106,7 @@ impl Decoder {
             return None;
         }
         let Header { key_start, key_end, flags, cas, value_start, value_end } =
-            header_of(key, buf, cas)?;
+            header_with_key(key, buf, cas)?;
         let frame_end = value_end + 2;
         if buf.get(value_end..frame_end)? != b"\r\n" {
             return None;
@@ -159,7 +159,7 @@ impl Decoder {
         line_end: usize,
     ) -> Result<Option<(Frame<'b>, usize)>, ProtocolError> {
         let line = &buf[..line_end - 2];
-        let unexpected = || ProtocolError::UnexpectedLine(Excerpt::of(line));
+        let unexpected = || ProtocolError::UnexpectedLine(Excerpt::from_bytes(line));
         let len = parse_u64(line[3..].trim_ascii_end()).ok_or_else(unexpected)?;
         // No number is longer, and the rest of one is soon there: its line is found again until then.
         let len = usize::try_from(len).ok().filter(|len| *len <= 20).ok_or_else(unexpected)?;
@@ -175,7 +175,7 @@ impl Decoder {
 
     /// The item in progress at the start of `buf`, if at least `missing` bytes of its value are still to come:
     /// with what there is of it, and the length of all of it.
-    pub(super) fn long_item<'b>(
+    pub(super) fn large_item<'b>(
         &self,
         buf: &'b [u8],
         shape: Shape,
@@ -189,7 +189,7 @@ impl Decoder {
     }
 
     /// The frame in progress is somebody else's from now on.
-    pub(super) fn hand_over(&mut self) {
+    pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 
@@ -214,7 +214,7 @@ impl Decoder {
             }
             // `stats conns` shows what memory holds in place of the addresses of unix sockets.
             if shape != Shape::Stats || lf == 0 {
-                return Err(ProtocolError::UnexpectedLine(Excerpt::of(&buf[..lf])));
+                return Err(ProtocolError::UnexpectedLine(Excerpt::from_bytes(&buf[..lf])));
             }
             self.scanned = lf + 1;
         }
@@ -228,7 +228,7 @@ impl Decoder {
 /// ```text
 /// VALUE <key> <flags> <bytes>[ <cas>]\r\n
 /// ```
-fn header_of(key: &[u8], buf: &[u8], cas: bool) -> Option<Header> {
+fn header_with_key(key: &[u8], buf: &[u8], cas: bool) -> Option<Header> {
     const WORD: &[u8] = b"VALUE ";
     let mut rest = buf.strip_prefix(WORD)?.strip_prefix(key)?;
     let flags = u32::try_from(plain_number(&mut rest)?).ok()?;
@@ -268,7 +268,7 @@ fn plain_number(rest: &mut &[u8]) -> Option<u64> {
 /// <VALUE|CONFIG> <key> <flags> <bytes>[ <cas>]\r\n<value>\r\n
 /// ```
 fn item_header(line: &[u8], key_start: usize, shape: Shape) -> Result<Header, ProtocolError> {
-    let unexpected = || ProtocolError::UnexpectedLine(Excerpt::of(line));
+    let unexpected = || ProtocolError::UnexpectedLine(Excerpt::from_bytes(line));
     let key_len = memchr::memchr(b' ', &line[key_start..]).ok_or_else(unexpected)?;
     let key_end = key_start + key_len;
     let mut fields = line[key_end + 1..].split(|&b| b == b' ').map(parse_u64);
@@ -322,7 +322,7 @@ fn other_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
         Shape::Stats => stat(line),
         _ => None,
     };
-    frame.ok_or_else(|| ProtocolError::UnexpectedLine(Excerpt::of(line)))
+    frame.ok_or_else(|| ProtocolError::UnexpectedLine(Excerpt::from_bytes(line)))
 }
 
 /// `ITEM` answers `stats cachedump`, `PREFIX` answers `stats detail dump`.
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     #[rustfmt::skip]
-    fn refuses_what_is_no_answer() {
+    fn invalid_replies_are_rejected() {
         let get = Shape::Retrieval { cas: false };
         let gets = Shape::Retrieval { cas: true };
         for (wire, shape) in [
@@ -476,7 +476,7 @@ mod tests {
             .filter(|line| line.starts_with(b"VALUE "))
             .and_then(|line| item_header(line, 6, shape).ok());
         let text = |header| format!("{header:?}");
-        (header_of(key.as_bytes(), wire, cas).map(text), reference.map(text))
+        (header_with_key(key.as_bytes(), wire, cas).map(text), reference.map(text))
     }
 
     #[test]
@@ -515,7 +515,7 @@ mod tests {
         }
 
         #[test]
-        fn both_ways_agree_on_what_is_nearly_right(
+        fn both_ways_agree_on_nearly_valid_headers(
             key in "[!-~]{1,250}", flags: u32, len in 0u64..=1 << 30, unique: u64, cas: bool,
             at in 0usize..300, byte: u8, change: bool,
         ) {
@@ -545,7 +545,7 @@ mod tests {
             }
             for cut in 0..=wire.len() {
                 let mut decoder = Decoder::default();
-                let quick = decoder.item_of(key.as_bytes(), &wire[..cut], shape);
+                let quick = decoder.item_with_key(key.as_bytes(), &wire[..cut], shape);
                 let reference = decoder.next(&wire[..cut], shape);
                 if let Some((item, len)) = quick {
                     proptest::prop_assert_eq!(reference, Ok(Some((Frame::Item(item), len))));
@@ -554,7 +554,7 @@ mod tests {
                 }
                 // In the middle of a frame it keeps out.
                 if decoder.scanned > 0 || decoder.header.is_some() {
-                    proptest::prop_assert!(decoder.item_of(key.as_bytes(), &wire, shape).is_none());
+                    proptest::prop_assert!(decoder.item_with_key(key.as_bytes(), &wire, shape).is_none());
                 }
             }
         }

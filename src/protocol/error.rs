@@ -54,7 +54,7 @@ impl Excerpt {
         b"+OK",
     ];
 
-    pub fn of(bytes: &[u8]) -> Self {
+    pub fn from_bytes(bytes: &[u8]) -> Self {
         let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
         let word = line.split(|&b| b == b' ').next().unwrap_or_default();
         Self(if Self::ERRORS.contains(&word) {
@@ -62,17 +62,17 @@ impl Excerpt {
         } else if Self::WORDS.contains(&word) {
             format!("{} …", word.escape_ascii())
         } else {
-            return Self::of_secret(bytes);
+            return Self::from_secret(bytes);
         })
     }
 
     /// Nothing of them.
-    pub fn of_secret(bytes: &[u8]) -> Self {
+    pub fn from_secret(bytes: &[u8]) -> Self {
         Self(format!("{} unknown bytes", bytes.len()))
     }
 
     /// A key, shortened.
-    pub fn of_key(key: &[u8]) -> Self {
+    pub fn from_key(key: &[u8]) -> Self {
         Self(Self::shortened(key))
     }
 

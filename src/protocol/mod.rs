@@ -7,32 +7,32 @@
 //! | `reply`, `decode` | the answers to these, "Error strings" |
 //! | `binary` | doc/protocol-binary.txt, below the text |
 //! | `outgoing` | what is to be written |
-//! | `tally` | what is counted |
+//! | `stats` | what is counted |
 //! | `pipeline` | the order of answers: one connection answers in the order it was asked |
 pub mod binary;
 mod decode;
 mod encode;
 mod error;
-mod kept;
 mod key;
 mod outgoing;
 mod pipeline;
 mod reply;
 mod request;
-mod tally;
+mod stats;
+mod value_buf;
 
 pub use decode::{Decoder, Frame, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
 pub use encode::encode;
 pub use error::{Excerpt, ProtocolError};
-pub use kept::Kept;
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use outgoing::Outgoing;
 pub use pipeline::{
     CONNECTION_REFUSED, Expired, LARGE_VALUE_LEN, LONG_LINE_LEN, MAX_LINE_LEN, MustClose, NEVER,
-    Orphan, OwnedRequest, Pipeline, Sink, Term, Tick,
+    Nanos, Orphan, OwnedRequest, Pipeline, ReplyHandler, Timing,
 };
 pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 pub use request::{
     ArithmeticVerb, Command, EXPIRED, Request, RetrievalVerb, Scope, StatsArgs, StorageVerb, Verb,
 };
-pub use tally::{Asked, CommandTally, LATENCY_BOUNDS, Latency, Outcome, Tally};
+pub use stats::{CallResult, CommandStats, LATENCY_BOUNDS, Latency, NodeStats, RequestInfo};
+pub use value_buf::ValueBuf;

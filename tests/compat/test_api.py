@@ -487,7 +487,7 @@ class TestMetrics:
         fields = [field.name for field in dataclasses.fields(emcache.ConnectionPoolMetrics)]
         assert tuple(fields[: len(METRICS)]) == METRICS
         assert fields[len(METRICS) :] == [
-            "connections_leased",
+            "connections_checked_out",
             "requests_in_flight",
             "requests_queued",
             "requests_abandoned",

@@ -4,24 +4,24 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use _emcache::pool::Connection;
-use _emcache::protocol::Tally;
+use _emcache::protocol::NodeStats;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::support::{NO_DEADLINE, Told, run, with_get, with_set};
+use crate::support::{NO_DEADLINE, TestWaiter, run, with_get, with_set};
 
-fn connection(capacity: usize) -> (Connection<Told>, DuplexStream) {
+fn connection(capacity: usize) -> (Connection<TestWaiter>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(capacity);
     (Connection::new(Box::new(ours), 32, "node".into()), theirs)
 }
 
-async fn until_closed(connection: &mut Connection<Told>) -> String {
-    let mut tally = Tally::default();
-    poll_fn(|cx| connection.poll(cx, || 0, &mut tally)).await.to_string()
+async fn until_closed(connection: &mut Connection<TestWaiter>) -> String {
+    let mut stats = NodeStats::default();
+    poll_fn(|cx| connection.poll(cx, || 0, &mut stats)).await.to_string()
 }
 
-async fn for_a_while(connection: &mut Connection<Told>) {
-    let mut tally = Tally::default();
-    let closed = poll_fn(|cx| connection.poll(cx, || 0, &mut tally));
+async fn for_a_while(connection: &mut Connection<TestWaiter>) {
+    let mut stats = NodeStats::default();
+    let closed = poll_fn(|cx| connection.poll(cx, || 0, &mut stats));
     assert!(tokio::time::timeout(Duration::from_millis(20), closed).await.is_err());
 }
 
@@ -35,14 +35,14 @@ async fn read(peer: &mut DuplexStream) -> String {
 fn a_lone_request_is_written_at_once_and_a_burst_in_one_piece() {
     run(async {
         let (mut connection, mut peer) = connection(1 << 20);
-        let (waiter, told) = Told::new();
+        let (waiter, told) = TestWaiter::new();
         with_get("a", |request| connection.push(request, waiter, NO_DEADLINE));
         assert!(connection.should_flush());
         connection.flush();
         assert_eq!(read(&mut peer).await, "get a\r\n");
         let mut burst = Vec::new();
         for name in ["b", "c", "d"] {
-            let (waiter, told) = Told::new();
+            let (waiter, told) = TestWaiter::new();
             with_get(name, |request| connection.push(request, waiter, NO_DEADLINE));
             assert!(!connection.should_flush());
             burst.push(told);
@@ -58,7 +58,7 @@ fn a_lone_request_is_written_at_once_and_a_burst_in_one_piece() {
         }
         assert_eq!(answers, [" End", "0=3 End", " End"]);
         // The last flush carried several: the next request waits for company.
-        let (waiter, _told) = Told::new();
+        let (waiter, _told) = TestWaiter::new();
         with_get("e", |request| connection.push(request, waiter, NO_DEADLINE));
         assert!(!connection.should_flush());
     });
@@ -69,7 +69,7 @@ fn what_the_socket_does_not_take_is_written_later() {
     run(async {
         let (mut connection, mut peer) = connection(1024);
         let value = vec![b'v'; 300_000];
-        let (waiter, told) = Told::new();
+        let (waiter, told) = TestWaiter::new();
         with_set("k", &value, |request| connection.push(request, waiter, NO_DEADLINE));
         connection.flush();
         assert!(connection.backlog() > 290_000);
@@ -94,8 +94,8 @@ fn what_the_socket_does_not_take_is_written_later() {
 fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
     run(async {
         let (mut connection, mut peer) = connection(1024);
-        let push = |connection: &mut Connection<Told>, name: &str, value: &[u8], deadline| {
-            let (waiter, told) = Told::new();
+        let push = |connection: &mut Connection<TestWaiter>, name: &str, value: &[u8], deadline| {
+            let (waiter, told) = TestWaiter::new();
             with_set(name, value, |request| connection.push(request, waiter, deadline));
             told
         };
@@ -106,7 +106,7 @@ fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
         let (_late, _later) =
             (push(&mut connection, "late", b"1", 20), push(&mut connection, "later", &long, 30));
         drop(push(&mut connection, "cancelled", b"1", NO_DEADLINE));
-        let (waiter, _quiet) = Told::noreply();
+        let (waiter, _quiet) = TestWaiter::noreply();
         with_set("quiet", b"1", |request| connection.push(request, waiter, 10));
         let wanted = push(&mut connection, "wanted", b"1", NO_DEADLINE);
         // The time of two is up before anything else is written, that of another when it would be.
@@ -120,9 +120,9 @@ fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
             }
             (got, peer)
         });
-        let mut tally = Tally::default();
+        let mut stats = NodeStats::default();
         let (got, _peer) = poll_fn(|cx| {
-            assert!(connection.poll(cx, || 25, &mut tally).is_pending());
+            assert!(connection.poll(cx, || 25, &mut stats).is_pending());
             if connection.has_more() {
                 cx.waker().wake_by_ref();
             }
@@ -147,7 +147,7 @@ fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
 fn a_long_value_in_small_pieces() {
     run(async {
         let (mut connection, mut peer) = connection(777);
-        let (waiter, told) = Told::new();
+        let (waiter, told) = TestWaiter::new();
         with_get("k", |request| connection.push(request, waiter, NO_DEADLINE));
         connection.flush();
         tokio::task::spawn_local(async move {
@@ -171,7 +171,7 @@ fn garbage_ends_the_connection() {
             (b"END\r\nEND\r\n", "unsolicited reply: END …"),
         ] {
             let (mut connection, mut peer) = connection(1 << 20);
-            let (waiter, _told) = Told::new();
+            let (waiter, _told) = TestWaiter::new();
             with_get("k", |request| connection.push(request, waiter, NO_DEADLINE));
             connection.flush();
             peer.write_all(wire).await.unwrap();

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 mod connection;
 mod layering;
-mod moves;
 mod order;
 mod pool;
+mod relocation;
 mod support;

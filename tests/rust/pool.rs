@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use _emcache::pool::PoolConfig;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Bed, Listener, Told, config, run};
+use crate::support::{Fixture, Listener, TestWaiter, config, run};
 
 #[test]
 fn requests_wait_for_the_first_connection_in_order() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
-        let (a, s, b) = (bed.get("a"), bed.set("s", b"1"), bed.get("b"));
+        let fixture = Fixture::new(&listener.address, config());
+        let (a, s, b) = (fixture.get("a"), fixture.set("s", b"1"), fixture.get("b"));
         let mut peer = listener.accept().await;
         for line in ["get a", "set s 0 0 1", "1", "get b"] {
             assert_eq!(peer.line().await, line);
@@ -22,7 +22,7 @@ fn requests_wait_for_the_first_connection_in_order() {
         assert_eq!(a.await.unwrap().unwrap(), " End");
         assert_eq!(s.await.unwrap().unwrap(), " Stored");
         assert_eq!(b.await.unwrap().unwrap(), "0=B End");
-        let metrics = bed.pool.metrics();
+        let metrics = fixture.pool.metrics();
         assert_eq!((metrics.cur_connections, metrics.operations_executed), (1, 3));
         assert_eq!(metrics.operations_waited, 3);
     });
@@ -32,8 +32,8 @@ fn requests_wait_for_the_first_connection_in_order() {
 fn a_read_is_asked_again_and_a_sent_write_is_not() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
-        let (a, s) = (bed.get("a"), bed.set("s", b"1"));
+        let fixture = Fixture::new(&listener.address, config());
+        let (a, s) = (fixture.get("a"), fixture.set("s", b"1"));
         let mut first = listener.accept().await;
         for line in ["get a", "set s 0 0 1", "1"] {
             assert_eq!(first.line().await, line);
@@ -46,7 +46,7 @@ fn a_read_is_asked_again_and_a_sent_write_is_not() {
         let lost = s.await.unwrap().unwrap_err();
         assert!(lost.contains("lost before the reply (set)"), "{lost}");
         // Twice is enough: a read that kills connections is not asked for ever.
-        let b = bed.get("b");
+        let b = fixture.get("b");
         assert_eq!(second.line().await, "get b");
         drop(second);
         let mut third = listener.accept().await;
@@ -61,15 +61,16 @@ fn a_deadline_ends_what_waits_and_what_was_sent() {
     run(async {
         let listener = Listener::bind().await;
         // With another, what waits behind the first would be asked there.
-        let bed = Bed::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
+        let fixture =
+            Fixture::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
         let mut peer = listener.accept().await;
-        let first = bed.get("first");
+        let first = fixture.get("first");
         assert_eq!(peer.line().await, "get first");
         peer.stream.write_all(b"END\r\n").await.unwrap();
         first.await.unwrap().unwrap();
         let started = Instant::now();
-        let late = bed.get_within("late", Some(Duration::from_millis(100)));
-        let other = bed.get("other");
+        let late = fixture.get_within("late", Some(Duration::from_millis(100)));
+        let other = fixture.get("other");
         assert!(late.await.unwrap().unwrap_err().starts_with("no reply from 127.0.0.1:"));
         assert!(started.elapsed() >= Duration::from_millis(100));
         // Its answer is still to come, and goes to nobody.
@@ -79,7 +80,7 @@ fn a_deadline_ends_what_waits_and_what_was_sent() {
         peer.stream.write_all(b"VALUE other 0 1\r\nO\r\nEND\r\n").await.unwrap();
         assert_eq!(other.await.unwrap().unwrap(), "0=O End");
         assert_eq!(*listener.accepted.borrow(), 1);
-        assert_eq!(bed.pool.in_flight(), 0);
+        assert_eq!(fixture.pool.in_flight(), 0);
     });
 }
 
@@ -89,20 +90,20 @@ fn a_dead_node_turns_unhealthy_and_fails_at_once() {
         let listener = Listener::bind().await;
         let address = listener.address.clone();
         drop(listener);
-        let bed = Bed::new(&address, config());
+        let fixture = Fixture::new(&address, config());
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        bed.pool.on_change(move |change| {
+        fixture.pool.on_change(move |change| {
             if let Some(healthy) = change.health() {
                 tell.send(healthy).unwrap();
             }
         });
-        let waiting = bed.get("a");
+        let waiting = fixture.get("a");
         assert_eq!(told.recv().await, Some(false));
         let error = waiting.await.unwrap().unwrap_err();
         assert!(error.contains("is down") && error.contains("refused"), "{error}");
-        let mut at_once = bed.get("b");
+        let mut at_once = fixture.get("b");
         assert!(at_once.try_recv().unwrap().unwrap_err().contains("is down"));
-        assert!(bed.pool.metrics().connections_created_with_error >= 3);
+        assert!(fixture.pool.metrics().connections_created_with_error >= 3);
     });
 }
 
@@ -110,14 +111,14 @@ fn a_dead_node_turns_unhealthy_and_fails_at_once() {
 fn closing_ends_everything() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let mut peer = listener.accept().await;
-        let sent = bed.get("a");
+        let sent = fixture.get("a");
         assert_eq!(peer.line().await, "get a");
-        bed.pool.close();
+        fixture.pool.close();
         assert!(sent.await.unwrap().unwrap_err().contains("closed"));
         assert_eq!(peer.rest().await, 0);
-        assert!(bed.get("b").await.unwrap().unwrap_err().contains("closed"));
+        assert!(fixture.get("b").await.unwrap().unwrap_err().contains("closed"));
     });
 }
 
@@ -125,9 +126,9 @@ fn closing_ends_everything() {
 fn garbage_fails_all_at_once_and_the_next_call_works() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let mut peer = listener.accept().await;
-        let (a, s, b) = (bed.get("a"), bed.set("s", b"1"), bed.get("b"));
+        let (a, s, b) = (fixture.get("a"), fixture.set("s", b"1"), fixture.get("b"));
         for line in ["get a", "set s 0 0 1", "1", "get b"] {
             assert_eq!(peer.line().await, line);
         }
@@ -136,7 +137,7 @@ fn garbage_fails_all_at_once_and_the_next_call_works() {
             let error = told.await.unwrap().unwrap_err();
             assert!(error.contains("no valid reply from"), "{error}");
         }
-        let next = bed.get("c");
+        let next = fixture.get("c");
         let mut second = listener.accept().await;
         assert_eq!(second.line().await, "get c");
         second.stream.write_all(b"END\r\n").await.unwrap();
@@ -150,15 +151,15 @@ fn unused_connections_are_purged_down_to_the_minimum() {
         let listener = Listener::bind().await;
         let after = Some(Duration::from_millis(50));
         let config = PoolConfig { min_connections: 0, purge_unused_after: after, ..config() };
-        let bed = Bed::new(&listener.address, config);
-        let asked = bed.get("a");
+        let fixture = Fixture::new(&listener.address, config);
+        let asked = fixture.get("a");
         let mut peer = listener.accept().await;
         assert_eq!(peer.line().await, "get a");
         peer.stream.write_all(b"END\r\n").await.unwrap();
         asked.await.unwrap().unwrap();
         assert_eq!(peer.rest().await, 0);
-        assert_eq!(bed.pool.metrics().connections_purged, 1);
-        assert_eq!(bed.pool.metrics().cur_connections, 0);
+        assert_eq!(fixture.pool.metrics().connections_purged, 1);
+        assert_eq!(fixture.pool.metrics().cur_connections, 0);
     });
 }
 
@@ -166,11 +167,11 @@ fn unused_connections_are_purged_down_to_the_minimum() {
 fn a_long_transfer_brings_a_second_connection() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let first = listener.accept().await;
         // Nobody reads it: it stays in the way.
-        let _large = bed.set("large", &vec![b'x'; 32 << 20]);
-        let small = bed.get("small");
+        let _large = fixture.set("large", &vec![b'x'; 32 << 20]);
+        let small = fixture.get("small");
         let mut second = listener.accept().await;
         assert_eq!(second.line().await, "get small");
         second.stream.write_all(b"END\r\n").await.unwrap();
@@ -183,10 +184,10 @@ fn a_long_transfer_brings_a_second_connection() {
 fn too_much_is_refused_at_once() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let _peer = listener.accept().await;
-        let waiting: Vec<_> = (0..65_536).map(|i| bed.get(&format!("k{i}"))).collect();
-        let mut refused = bed.get("one-more");
+        let waiting: Vec<_> = (0..65_536).map(|i| fixture.get(&format!("k{i}"))).collect();
+        let mut refused = fixture.get("one-more");
         let error = refused.try_recv().unwrap().unwrap_err();
         assert!(error.contains("more than 65536 requests"), "{error}");
         drop(waiting);
@@ -197,7 +198,7 @@ fn too_much_is_refused_at_once() {
 fn a_server_that_only_greets_is_not_dialled_in_a_storm() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let accepted = listener.accepted.clone();
         let server = tokio::task::spawn_local(async move {
             loop {
@@ -208,7 +209,7 @@ fn a_server_that_only_greets_is_not_dialled_in_a_storm() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!((1..30).contains(&*accepted.borrow()), "{} dials", accepted.borrow());
         server.abort();
-        drop(bed);
+        drop(fixture);
     });
 }
 
@@ -217,13 +218,13 @@ fn a_connection_that_stops_answering_is_given_up() {
     run(async {
         let listener = Listener::bind().await;
         let limit = Some(Duration::from_millis(50));
-        let bed = Bed::new(&listener.address, PoolConfig { timeout: limit, ..config() });
+        let fixture = Fixture::new(&listener.address, PoolConfig { timeout: limit, ..config() });
         let mut silent = listener.accept().await;
-        let first = bed.get_within("a", limit);
+        let first = fixture.get_within("a", limit);
         assert!(first.await.unwrap().unwrap_err().contains("no reply"));
         assert_eq!(silent.line().await, "get a");
         let mut second = listener.accept().await;
-        let next = bed.get("b");
+        let next = fixture.get("b");
         assert_eq!(second.line().await, "get b");
         second.stream.write_all(b"END\r\n").await.unwrap();
         assert_eq!(next.await.unwrap().unwrap(), " End");
@@ -231,27 +232,29 @@ fn a_connection_that_stops_answering_is_given_up() {
 }
 
 #[test]
-fn leases_are_whole_and_first_come_first_served() {
+fn checkouts_are_exclusive_and_first_come_first_served() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
+        let fixture =
+            Fixture::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
         let mut peer = listener.accept().await;
-        assert_eq!(bed.lease(1).await.unwrap().unwrap(), " Ok");
-        let (mut second, gone, mut third) = (bed.lease(2), bed.lease(7), bed.lease(3));
+        assert_eq!(fixture.check_out(1).await.unwrap().unwrap(), " Ok");
+        let (mut second, gone, mut third) =
+            (fixture.check_out(2), fixture.check_out(7), fixture.check_out(3));
         drop(gone);
-        let shared = bed.get("shared");
-        let mine = bed.get_leased(1, "mine");
+        let shared = fixture.get("shared");
+        let mine = fixture.get_checked_out(1, "mine");
         assert_eq!(peer.line().await, "get mine");
         peer.stream.write_all(b"END\r\n").await.unwrap();
         assert_eq!(mine.await.unwrap().unwrap(), " End");
         assert!(second.try_recv().is_err());
-        bed.pool.release(1);
+        fixture.pool.release(1);
         assert_eq!(second.await.unwrap().unwrap(), " Ok");
         assert!(third.try_recv().is_err());
-        bed.pool.release(2);
+        fixture.pool.release(2);
         assert_eq!(third.await.unwrap().unwrap(), " Ok");
-        assert_eq!(bed.pool.metrics().connections_leased, 1);
-        bed.pool.release(3);
+        assert_eq!(fixture.pool.metrics().connections_checked_out, 1);
+        fixture.pool.release(3);
         assert_eq!(peer.line().await, "get shared");
         peer.stream.write_all(b"END\r\n").await.unwrap();
         shared.await.unwrap().unwrap();
@@ -260,22 +263,22 @@ fn leases_are_whole_and_first_come_first_served() {
 }
 
 #[test]
-fn a_leased_connection_that_ends_is_not_replaced_behind_its_holder() {
+fn a_checked_out_connection_that_ends_is_not_replaced() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let mut peer = listener.accept().await;
-        bed.lease(1).await.unwrap().unwrap();
-        let asked = bed.get_leased(1, "a");
+        fixture.check_out(1).await.unwrap().unwrap();
+        let asked = fixture.get_checked_out(1, "a");
         assert_eq!(peer.line().await, "get a");
         drop(peer);
         assert!(asked.await.unwrap().unwrap_err().contains("lost before the reply (get)"));
-        let error = bed.get_leased(1, "b").await.unwrap().unwrap_err();
+        let error = fixture.get_checked_out(1, "b").await.unwrap().unwrap_err();
         assert!(error.contains("leased connection") && error.contains("closed"), "{error}");
-        assert!(!bed.pool.is_leased(1));
-        bed.pool.release(1);
+        assert!(!fixture.pool.is_checked_out(1));
+        fixture.pool.release(1);
         let _other = listener.accept().await;
-        assert_eq!(bed.lease(2).await.unwrap().unwrap(), " Ok");
+        assert_eq!(fixture.check_out(2).await.unwrap().unwrap(), " Ok");
     });
 }
 
@@ -285,9 +288,9 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
         let listener = Listener::bind().await;
         let limit = Some(Duration::from_millis(300));
         let config = PoolConfig { timeout: limit, max_connections: 1, ..config() };
-        let bed = Bed::new(&listener.address, config);
+        let fixture = Fixture::new(&listener.address, config);
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        bed.pool.on_change(move |change| {
+        fixture.pool.on_change(move |change| {
             if let Some(healthy) = change.health() {
                 tell.send(healthy).unwrap();
             }
@@ -308,15 +311,15 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
             }
         });
         let started = Instant::now();
-        while bed.pool.metrics().requests_timed_out < 3 {
-            let error = bed.get_within("a", limit).await.unwrap().unwrap_err();
+        while fixture.pool.metrics().requests_timed_out < 3 {
+            let error = fixture.get_within("a", limit).await.unwrap().unwrap_err();
             assert!(error.contains("no reply"), "{error}");
         }
         while told.try_recv().is_err() {
-            let _ = bed.get_within("a", limit).await;
+            let _ = fixture.get_within("a", limit).await;
         }
         assert!(started.elapsed() >= Duration::from_secs(2));
-        let mut at_once = bed.get("b");
+        let mut at_once = fixture.get("b");
         let error = at_once.try_recv().unwrap().unwrap_err();
         assert!(error.contains("is down: the server stopped answering"), "{error}");
         // That a connection is accepted is no sign of life; an answer is.
@@ -333,9 +336,9 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
 fn a_server_that_hangs_up_on_everybody_turns_unhealthy() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        bed.pool.on_change(move |change| {
+        fixture.pool.on_change(move |change| {
             if let Some(healthy) = change.health() {
                 tell.send(healthy).unwrap();
             }
@@ -346,7 +349,7 @@ fn a_server_that_hangs_up_on_everybody_turns_unhealthy() {
             }
         });
         assert_eq!(told.recv().await, Some(false));
-        assert!(bed.get("a").await.unwrap().unwrap_err().contains("is down"));
+        assert!(fixture.get("a").await.unwrap().unwrap_err().contains("is down"));
         server.abort();
     });
 }
@@ -356,13 +359,13 @@ fn requests_behind_an_old_one_bring_a_second_connection() {
     run(async {
         let listener = Listener::bind().await;
         let limit = Some(Duration::from_secs(30));
-        let bed = Bed::new(&listener.address, PoolConfig { timeout: limit, ..config() });
+        let fixture = Fixture::new(&listener.address, PoolConfig { timeout: limit, ..config() });
         let mut first = listener.accept().await;
-        let _old = bed.get_within("old", limit);
+        let _old = fixture.get_within("old", limit);
         assert_eq!(first.line().await, "get old");
         tokio::time::sleep(Duration::from_millis(150)).await;
         // It waits for another connection, and so do those that come after it.
-        let others = [bed.get_within("held-up", limit), bed.get_within("fast", limit)];
+        let others = [fixture.get_within("held-up", limit), fixture.get_within("fast", limit)];
         let mut second = listener.accept().await;
         assert_eq!(second.line().await, "get held-up fast");
         second.stream.write_all(b"END\r\n").await.unwrap();
@@ -376,19 +379,19 @@ fn requests_behind_an_old_one_bring_a_second_connection() {
 fn keys_with_large_values_are_asked_for_elsewhere() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let mut first = listener.accept().await;
-        let large = bed.get("large");
+        let large = fixture.get("large");
         assert_eq!(first.line().await, "get large");
         let value = format!("VALUE large 0 65536\r\n{}\r\nEND\r\n", "x".repeat(65536));
         first.stream.write_all(value.as_bytes()).await.unwrap();
         large.await.unwrap().unwrap();
         // The next one shows that the pool could do with another connection, the one after uses it.
-        let again = bed.get("large");
+        let again = fixture.get("large");
         assert_eq!(first.line().await, "get large");
         let mut second = listener.accept().await;
-        bed.connections(2).await;
-        let (elsewhere, small) = (bed.get("large"), bed.get("small"));
+        fixture.connections(2).await;
+        let (elsewhere, small) = (fixture.get("large"), fixture.get("small"));
         assert_eq!(second.line().await, "get large");
         assert_eq!(first.line().await, "get small");
         first.stream.write_all(b"END\r\nEND\r\n").await.unwrap();
@@ -403,9 +406,9 @@ fn keys_with_large_values_are_asked_for_elsewhere() {
 fn a_panic_in_a_task_ends_its_connection_only() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
+        let fixture = Fixture::new(&listener.address, config());
         let mut first = listener.accept().await;
-        let (bomb, other) = (bed.get(Told::PANIC), bed.get("other"));
+        let (bomb, other) = (fixture.get(TestWaiter::PANIC), fixture.get("other"));
         assert_eq!(first.line().await, "get panic other");
         first.stream.write_all(b"VALUE panic 0 1\r\nP\r\nEND\r\n").await.unwrap();
         for told in [bomb, other] {
@@ -413,7 +416,7 @@ fn a_panic_in_a_task_ends_its_connection_only() {
             assert!(error.contains("internal error"), "{error}");
         }
         let mut second = listener.accept().await;
-        let next = bed.get("next");
+        let next = fixture.get("next");
         assert_eq!(second.line().await, "get next");
         second.stream.write_all(b"END\r\n").await.unwrap();
         next.await.unwrap().unwrap();
@@ -424,8 +427,8 @@ fn a_panic_in_a_task_ends_its_connection_only() {
 fn nobody_gets_a_connection_of_a_full_server_unproved() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, config());
-        let waiting = bed.get("a");
+        let fixture = Fixture::new(&listener.address, config());
+        let waiting = fixture.get("a");
         let full = b"ERROR Too many open connections\r\n";
         let mut refused = listener.accept().await;
         refused.stream.write_all(full).await.unwrap();
@@ -444,27 +447,28 @@ fn nobody_gets_a_connection_of_a_full_server_unproved() {
 fn answers_that_never_come_do_not_hold_up_the_next_holder_for_ever() {
     run(async {
         let listener = Listener::bind().await;
-        let bed = Bed::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
+        let fixture =
+            Fixture::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
         let mut stuck = listener.accept().await;
         // Answered after the first release, and not after the second: one watch sees both.
-        for lease in [1, 2] {
-            bed.lease(lease).await.unwrap().unwrap();
-            let left = bed.get_leased(lease, "left");
+        for checkout in [1, 2] {
+            fixture.check_out(checkout).await.unwrap().unwrap();
+            let left = fixture.get_checked_out(checkout, "left");
             assert_eq!(stuck.line().await, "get left");
             drop(left);
-            bed.pool.release(lease);
-            if lease == 1 {
+            fixture.pool.release(checkout);
+            if checkout == 1 {
                 stuck.stream.write_all(b"END\r\n").await.unwrap();
             }
         }
-        assert_eq!(bed.lease(3).await.unwrap().unwrap(), " Ok");
-        let behind = bed.get_leased(3, "behind");
-        bed.pool.release(3);
+        assert_eq!(fixture.check_out(3).await.unwrap().unwrap(), " Ok");
+        let behind = fixture.get_checked_out(3, "behind");
+        fixture.pool.release(3);
         // Nobody answered a byte of it, so it is asked again.
         let mut fresh = listener.accept().await;
         assert_eq!(fresh.line().await, "get behind");
         fresh.stream.write_all(b"END\r\n").await.unwrap();
         assert_eq!(behind.await.unwrap().unwrap(), " End");
-        assert_eq!(bed.lease(4).await.unwrap().unwrap(), " Ok");
+        assert_eq!(fixture.check_out(4).await.unwrap().unwrap(), " Ok");
     });
 }

@@ -5,10 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use _emcache::pool::{Address, Context, Error, LocalSetHost, Pool, PoolConfig, Waiter, owned};
-use _emcache::protocol::{Command, Tick};
+use _emcache::pool::{
+    Address, Context, Error, LocalSetHost, Pool, PoolConfig, Waiter, to_owned_request,
+};
+use _emcache::protocol::{Command, Nanos};
 use _emcache::protocol::{
-    ItemRef, Key, NEVER, Reply, Request, RetrievalVerb, Sink, StatLine, StorageVerb,
+    ItemRef, Key, NEVER, Reply, ReplyHandler, Request, RetrievalVerb, StatLine, StorageVerb,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -17,20 +19,20 @@ use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 /// What became of a request: the items and the reply as text, or the error's text.
-pub type Outcome = Result<String, String>;
+pub type WaitResult = Result<String, String>;
 
-pub struct Told {
+pub struct TestWaiter {
     items: Vec<String>,
-    tell: oneshot::Sender<Outcome>,
+    tell: oneshot::Sender<WaitResult>,
     /// Of a request with `noreply`: set when it is on a connection.
     accepted: Option<Rc<Cell<bool>>>,
 }
 
-impl Told {
+impl TestWaiter {
     /// A key whose item makes the waiter panic, as a bug in it would.
     pub const PANIC: &str = "panic";
 
-    pub fn new() -> (Self, oneshot::Receiver<Outcome>) {
+    pub fn new() -> (Self, oneshot::Receiver<WaitResult>) {
         let (tell, told) = oneshot::channel();
         (Self { items: Vec::new(), tell, accepted: None }, told)
     }
@@ -45,7 +47,7 @@ impl Told {
 
 /// What became of a request with `noreply`.
 pub struct NoReply {
-    pub ended: oneshot::Receiver<Outcome>,
+    pub ended: oneshot::Receiver<WaitResult>,
     accepted: Rc<Cell<bool>>,
 }
 
@@ -55,9 +57,9 @@ impl NoReply {
     }
 }
 
-impl Sink for Told {
-    type Kept = Bytes;
-    fn item(&mut self, index: usize, item: &ItemRef<'_>, _kept: Option<&Bytes>) {
+impl ReplyHandler for TestWaiter {
+    type Value = Bytes;
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, _shared: Option<&Bytes>) {
         assert_ne!(item.key, Self::PANIC.as_bytes(), "a bug");
         self.items.push(format!("{index}={}", String::from_utf8_lossy(item.value)));
     }
@@ -81,7 +83,7 @@ impl Sink for Told {
     }
 }
 
-impl Waiter for Told {
+impl Waiter for TestWaiter {
     fn fail(self, error: &Error) {
         let _ = self.tell.send(Err(error.to_string()));
     }
@@ -116,7 +118,7 @@ pub fn with_set<T>(name: &str, value: &[u8], run: impl FnOnce(&Request<'_>) -> T
     run(&Request::Command(Command::Storage { verb, key: key(name), flags, exptime, value }))
 }
 
-pub const NO_DEADLINE: Tick = NEVER;
+pub const NO_DEADLINE: Nanos = NEVER;
 const FLUSH_ALL: Request<'_> = Request::Command(Command::FlushAll { delay: 0 });
 
 /// Runs a test in a `LocalSet`, and fails it if it hangs.
@@ -129,24 +131,24 @@ pub fn run(test: impl Future<Output = ()>) {
 }
 
 /// A pool, and what is asked of it.
-pub struct Bed {
+pub struct Fixture {
     pub context: Rc<Context>,
-    pub pool: Pool<Told>,
+    pub pool: Pool<TestWaiter>,
 }
 
-impl Bed {
+impl Fixture {
     pub fn new(address: &Address, config: PoolConfig) -> Self {
         let context = LocalSetHost::context();
         let pool = Pool::new(&context, address.clone(), config);
         Self { context, pool }
     }
 
-    pub fn get(&self, name: &str) -> oneshot::Receiver<Outcome> {
+    pub fn get(&self, name: &str) -> oneshot::Receiver<WaitResult> {
         self.get_within(name, None)
     }
 
-    pub fn get_within(&self, name: &str, limit: Option<Duration>) -> oneshot::Receiver<Outcome> {
-        let (waiter, told) = Told::new();
+    pub fn get_within(&self, name: &str, limit: Option<Duration>) -> oneshot::Receiver<WaitResult> {
+        let (waiter, told) = TestWaiter::new();
         let deadline = self.context.deadline_after(limit);
         with_get(name, |request| self.pool.submit(request, waiter, deadline));
         told
@@ -159,54 +161,54 @@ impl Bed {
         }
     }
 
-    pub fn lease(&self, lease: u64) -> oneshot::Receiver<Outcome> {
-        let (waiter, told) = Told::new();
-        self.pool.lease(lease, waiter, NO_DEADLINE);
+    pub fn check_out(&self, checkout: u64) -> oneshot::Receiver<WaitResult> {
+        let (waiter, told) = TestWaiter::new();
+        self.pool.check_out(checkout, waiter, NO_DEADLINE);
         told
     }
 
-    pub fn get_leased(&self, lease: u64, name: &str) -> oneshot::Receiver<Outcome> {
-        let (waiter, told) = Told::new();
-        let request = with_get(name, owned);
-        self.pool.submit_leased(lease, request, waiter, NO_DEADLINE);
+    pub fn get_checked_out(&self, checkout: u64, name: &str) -> oneshot::Receiver<WaitResult> {
+        let (waiter, told) = TestWaiter::new();
+        let request = with_get(name, to_owned_request);
+        self.pool.submit_checked_out(checkout, request, waiter, NO_DEADLINE);
         told
     }
 
-    pub fn set_noreply_leased(&self, lease: u64, name: &str, value: &[u8]) -> NoReply {
-        let (waiter, told) = Told::noreply();
-        let request = with_set(name, value, owned);
-        self.pool.submit_leased(lease, request, waiter, NO_DEADLINE);
+    pub fn set_noreply_checked_out(&self, checkout: u64, name: &str, value: &[u8]) -> NoReply {
+        let (waiter, told) = TestWaiter::noreply();
+        let request = with_set(name, value, to_owned_request);
+        self.pool.submit_checked_out(checkout, request, waiter, NO_DEADLINE);
         told
     }
 
-    pub fn set(&self, name: &str, value: &[u8]) -> oneshot::Receiver<Outcome> {
-        let (waiter, told) = Told::new();
+    pub fn set(&self, name: &str, value: &[u8]) -> oneshot::Receiver<WaitResult> {
+        let (waiter, told) = TestWaiter::new();
         with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
         told
     }
 
     pub fn set_noreply(&self, name: &str, value: &[u8]) -> NoReply {
-        let (waiter, told) = Told::noreply();
+        let (waiter, told) = TestWaiter::noreply();
         with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
         told
     }
 
-    pub fn get_many(&self, names: &[&str]) -> oneshot::Receiver<Outcome> {
-        let (waiter, told) = Told::new();
+    pub fn get_many(&self, names: &[&str]) -> oneshot::Receiver<WaitResult> {
+        let (waiter, told) = TestWaiter::new();
         let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
         let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
         self.pool.submit(&request, waiter, NO_DEADLINE);
         told
     }
 
-    pub fn flush_all(&self) -> oneshot::Receiver<Outcome> {
-        let (waiter, told) = Told::new();
+    pub fn flush_all(&self) -> oneshot::Receiver<WaitResult> {
+        let (waiter, told) = TestWaiter::new();
         self.pool.submit(&FLUSH_ALL, waiter, NO_DEADLINE);
         told
     }
 
     pub fn flush_all_noreply(&self) -> NoReply {
-        let (waiter, told) = Told::noreply();
+        let (waiter, told) = TestWaiter::noreply();
         self.pool.submit(&FLUSH_ALL, waiter, NO_DEADLINE);
         told
     }

@@ -25,7 +25,7 @@ const HEADER_LEN: usize = 24;
 /// Of answers that are no values: what `stats detail dump` gives comes in one piece.
 const MAX_BODY_LEN: usize = 1024 * 1024;
 /// `incr` and `decr` with this expiration do not create what is missing.
-const CREATE_NOTHING: u32 = u32::MAX;
+const NO_CREATE: u32 = u32::MAX;
 
 const NOT_IN_BINARY: &str = "CLIENT_ERROR there is no such command in the binary protocol\r\n";
 
@@ -64,7 +64,7 @@ mod status {
 
 /// What a request is answered with in text.
 #[derive(Debug)]
-enum Asked {
+enum Expected {
     /// Quiet gets, closed by a no-op.
     Retrieval {
         cas: bool,
@@ -76,7 +76,7 @@ enum Asked {
     },
     /// `cas` with the token 0, which no item has and which means "whatever" in binary: only asks
     /// whether there is one.
-    NeverMatching,
+    NoMatch,
     Delete,
     Arithmetic {
         is_meta: bool,
@@ -93,14 +93,14 @@ enum Asked {
 
 #[derive(Debug)]
 struct Pending {
-    asked: Asked,
+    expects: Expected,
     opcode: u8,
     first: u32,
     last: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writing {
+enum WriteState {
     Line,
     /// The rest of a value, and of the CRLF after it.
     Value {
@@ -110,7 +110,7 @@ enum Writing {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
+enum ReadState {
     Head,
     /// The rest of a value, and what follows it in text.
     Value {
@@ -126,9 +126,9 @@ pub struct Translator {
     pending: VecDeque<Pending>,
     next: u32,
     line: BytesMut,
-    writing: Writing,
+    writing: WriteState,
     head: BytesMut,
-    reading: Reading,
+    reading: ReadState,
 }
 
 impl Default for Translator {
@@ -137,9 +137,9 @@ impl Default for Translator {
             pending: VecDeque::new(),
             next: 0,
             line: BytesMut::new(),
-            writing: Writing::Line,
+            writing: WriteState::Line,
             head: BytesMut::new(),
-            reading: Reading::Head,
+            reading: ReadState::Head,
         }
     }
 }
@@ -160,7 +160,7 @@ impl Header {
         let u16_at = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let u32_at = |at: usize| (u32::from(u16_at(at)) << 16) | u32::from(u16_at(at + 2));
         if bytes[0] != RESPONSE {
-            return Err(ProtocolError::UnexpectedLine(Excerpt::of(bytes)));
+            return Err(ProtocolError::UnexpectedLine(Excerpt::from_bytes(bytes)));
         }
         let header = Self {
             opcode: bytes[1],
@@ -172,7 +172,7 @@ impl Header {
             cas: (u64::from(u32_at(16)) << 32) | u64::from(u32_at(20)),
         };
         if header.key_len > MAX_KEY_LEN || header.extras_len + header.key_len > header.body_len {
-            return Err(ProtocolError::UnexpectedLine(Excerpt::of(bytes)));
+            return Err(ProtocolError::UnexpectedLine(Excerpt::from_bytes(bytes)));
         }
         if header.value_len() as u64 > MAX_VALUE_LEN {
             return Err(ProtocolError::ValueTooLong { len: header.value_len() as u64 });
@@ -247,31 +247,31 @@ fn expiration(word: Option<&[u8]>) -> u32 {
 
 impl Translator {
     /// Translates text that [`super::Pipeline`] wrote, in pieces of any length; all of it is taken.
-    pub fn request(&mut self, mut text: &[u8], out: &mut BytesMut) {
+    pub fn encode(&mut self, mut text: &[u8], out: &mut BytesMut) {
         while !text.is_empty() {
             match self.writing {
-                Writing::Value { left, end } => {
+                WriteState::Value { left, end } => {
                     let now = text.len().min(left + end);
-                    let of_value = now.min(left);
-                    out.extend_from_slice(&text[..of_value]);
+                    let value_part = now.min(left);
+                    out.extend_from_slice(&text[..value_part]);
                     text = &text[now..];
-                    let (left, end) = (left - of_value, end - (now - of_value));
+                    let (left, end) = (left - value_part, end - (now - value_part));
                     self.writing = match left + end {
-                        0 => Writing::Line,
-                        _ => Writing::Value { left, end },
+                        0 => WriteState::Line,
+                        _ => WriteState::Value { left, end },
                     };
                 }
-                Writing::Line => {
+                WriteState::Line => {
                     let Some(at) = memchr::memchr(b'\n', text) else {
                         self.line.extend_from_slice(text);
                         return;
                     };
                     if self.line.is_empty() {
-                        self.command(&text[..at], out);
+                        self.encode_command(&text[..at], out);
                     } else {
                         self.line.extend_from_slice(&text[..at]);
                         let line = self.line.split();
-                        self.command(&line, out);
+                        self.encode_command(&line, out);
                     }
                     text = &text[at + 1..];
                 }
@@ -280,45 +280,55 @@ impl Translator {
     }
 
     /// A request without a value.
-    fn simple(
+    fn encode_simple(
         &mut self,
-        asked: Asked,
+        expects: Expected,
         opcode: u8,
         extras: &[u8],
         key: Option<&[u8]>,
         out: &mut BytesMut,
     ) {
-        let opaque = self.ask(asked, opcode);
+        let opaque = self.push_pending(expects, opcode);
         request(out, opcode, opaque, extras, key.unwrap_or_default(), 0);
     }
 
-    fn ask(&mut self, asked: Asked, opcode: u8) -> u32 {
+    fn push_pending(&mut self, expects: Expected, opcode: u8) -> u32 {
         let opaque = self.next;
         self.next = opaque.wrapping_add(1);
-        self.pending.push_back(Pending { asked, opcode, first: opaque, last: opaque });
+        self.pending.push_back(Pending { expects, opcode, first: opaque, last: opaque });
         opaque
     }
 
-    fn command(&mut self, line: &[u8], out: &mut BytesMut) {
+    fn encode_command(&mut self, line: &[u8], out: &mut BytesMut) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mut words = line.split(|&b| b == b' ');
         let name = words.next().unwrap_or_default();
         match name {
-            b"get" | b"gets" => self.retrieval(opcode::GETKQ, &[], name == b"gets", words, out),
+            b"get" | b"gets" => {
+                self.encode_retrieval(opcode::GETKQ, &[], name == b"gets", words, out)
+            }
             b"gat" | b"gats" => {
                 let extras = expiration(words.next()).to_be_bytes();
-                self.retrieval(opcode::GATKQ, &extras, name == b"gats", words, out);
+                self.encode_retrieval(opcode::GATKQ, &extras, name == b"gats", words, out);
             }
             b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas" => {
-                self.storage(name, words, out);
+                self.encode_storage(name, words, out);
             }
-            b"delete" => self.simple(Asked::Delete, opcode::DELETE, &[], words.next(), out),
+            b"delete" => {
+                self.encode_simple(Expected::Delete, opcode::DELETE, &[], words.next(), out)
+            }
             b"incr" | b"decr" => {
                 let code = if name == b"incr" { opcode::INCREMENT } else { opcode::DECREMENT };
                 let key = words.next();
                 let delta = number(words.next());
-                let extras = arithmetic(delta, 0, CREATE_NOTHING);
-                self.simple(Asked::Arithmetic { is_meta: false }, code, &extras, key, out);
+                let extras = arithmetic(delta, 0, NO_CREATE);
+                self.encode_simple(
+                    Expected::Arithmetic { is_meta: false },
+                    code,
+                    &extras,
+                    key,
+                    out,
+                );
             }
             b"ma" => {
                 let (key, mode) = (words.next(), words.next());
@@ -327,56 +337,57 @@ impl Translator {
                 let mut token = || words.next().and_then(|word| word.get(1..));
                 let (exptime, initial, delta) = (expiration(token()), token(), token());
                 let extras = arithmetic(number(delta), number(initial), exptime);
-                self.simple(Asked::Arithmetic { is_meta: true }, code, &extras, key, out);
+                self.encode_simple(Expected::Arithmetic { is_meta: true }, code, &extras, key, out);
             }
             b"touch" => {
                 let key = words.next();
                 let extras = expiration(words.next()).to_be_bytes();
-                self.simple(Asked::Touch, opcode::TOUCH, &extras, key, out);
+                self.encode_simple(Expected::Touch, opcode::TOUCH, &extras, key, out);
             }
             b"flush_all" => {
                 let extras = number::<u32>(words.next()).to_be_bytes();
-                self.simple(Asked::Flush, opcode::FLUSH, &extras, None, out);
+                self.encode_simple(Expected::Flush, opcode::FLUSH, &extras, None, out);
             }
-            b"version" => self.simple(Asked::Version, opcode::VERSION, &[], None, out),
+            b"version" => self.encode_simple(Expected::Version, opcode::VERSION, &[], None, out),
             b"stats" => {
-                self.stats(line.strip_prefix(b"stats ").unwrap_or_default(), out);
+                self.encode_stats(line.strip_prefix(b"stats ").unwrap_or_default(), out);
             }
-            b"config" => self.local("ERROR\r\n", out),
+            b"config" => self.answer_locally("ERROR\r\n", out),
             // `verbosity` and `config` have an opcode each that memcached does not know; it reads the body of
             // what it does not know twice, and so loses its place (1.6.18).
-            _ => self.local(NOT_IN_BINARY, out),
+            _ => self.answer_locally(NOT_IN_BINARY, out),
         }
     }
 
     /// What follows the words that are known is ignored, as servers do in text. In binary they compare no more
     /// than the beginning of some words, and would do what was not asked.
-    fn stats(&mut self, args: &[u8], out: &mut BytesMut) {
+    fn encode_stats(&mut self, args: &[u8], out: &mut BytesMut) {
         let mut words = args.split(|&b| b == b' ');
-        let (word, of) = (words.next().unwrap_or_default(), words.next());
-        let (key, done): (&[u8], _) = match (word, of) {
+        let (word, argument) = (words.next().unwrap_or_default(), words.next());
+        let (key, done): (&[u8], _) = match (word, argument) {
             (b"reset", _) => (word, "RESET\r\n"),
             (b"settings", _) => (word, "END\r\n"),
             (b"detail", Some(b"on")) => (b"detail on", "OK\r\n"),
             (b"detail", Some(b"off")) => (b"detail off", "OK\r\n"),
             (b"detail", Some(b"dump")) => (b"detail dump", "END\r\n"),
             (b"detail", _) => {
-                return self.local("CLIENT_ERROR usage: stats detail on|off|dump\r\n", out);
+                return self
+                    .answer_locally("CLIENT_ERROR usage: stats detail on|off|dump\r\n", out);
             }
             _ if [&b"reset"[..], b"settings", b"detail"].iter().any(|w| word.starts_with(w)) => {
-                return self.local("ERROR\r\n", out);
+                return self.answer_locally("ERROR\r\n", out);
             }
             _ => (word, "END\r\n"),
         };
-        self.simple(Asked::Stats { done }, opcode::STAT, &[], Some(key), out);
+        self.encode_simple(Expected::Stats { done }, opcode::STAT, &[], Some(key), out);
     }
 
     /// A no-op stands for it, so that its answer comes in its turn.
-    fn local(&mut self, answer: &'static str, out: &mut BytesMut) {
-        self.simple(Asked::Local(answer), opcode::NOOP, &[], None, out);
+    fn answer_locally(&mut self, answer: &'static str, out: &mut BytesMut) {
+        self.encode_simple(Expected::Local(answer), opcode::NOOP, &[], None, out);
     }
 
-    fn retrieval<'k>(
+    fn encode_retrieval<'k>(
         &mut self,
         code: u8,
         extras: &[u8],
@@ -392,11 +403,11 @@ impl Translator {
         }
         request(out, opcode::NOOP, last, &[], &[], 0);
         self.next = last.wrapping_add(1);
-        let asked = Asked::Retrieval { cas, error: None };
-        self.pending.push_back(Pending { asked, opcode: code, first, last });
+        let expects = Expected::Retrieval { cas, error: None };
+        self.pending.push_back(Pending { expects, opcode: code, first, last });
     }
 
-    fn storage<'k>(
+    fn encode_storage<'k>(
         &mut self,
         name: &[u8],
         mut words: impl Iterator<Item = &'k [u8]>,
@@ -419,15 +430,15 @@ impl Translator {
             b"prepend" => opcode::PREPEND,
             _ => opcode::SET,
         };
-        self.writing = Writing::Value { left: len, end: 2 };
+        self.writing = WriteState::Value { left: len, end: 2 };
         if is_login {
-            self.writing = Writing::Value { left: 0, end: len + 2 };
-            self.local(NOT_IN_BINARY, out);
+            self.writing = WriteState::Value { left: 0, end: len + 2 };
+            self.answer_locally(NOT_IN_BINARY, out);
             return;
         }
         if is_cas && token == 0 {
-            self.writing = Writing::Value { left: 0, end: len + 2 };
-            self.simple(Asked::NeverMatching, opcode::GETK, &[], Some(key), out);
+            self.writing = WriteState::Value { left: 0, end: len + 2 };
+            self.encode_simple(Expected::NoMatch, opcode::GETK, &[], Some(key), out);
             return;
         }
         let mut extras = [0; 8];
@@ -435,35 +446,35 @@ impl Translator {
         extras[4..].copy_from_slice(&expiration.to_be_bytes());
         let extras: &[u8] =
             if matches!(code, opcode::APPEND | opcode::PREPEND) { &[] } else { &extras };
-        let opaque = self.ask(Asked::Storage { opcode: code, is_cas }, code);
+        let opaque = self.push_pending(Expected::Storage { opcode: code, is_cas }, code);
         request_if(out, code, opaque, extras, key, len, token);
     }
 
     /// Translates answers, as far as they are complete or can be passed on in pieces; the bytes that are not
     /// used yet are kept here.
-    pub fn reply(&mut self, mut binary: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
+    pub fn decode(&mut self, mut binary: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
         while !binary.is_empty() || self.is_value_at_its_end() {
             match self.reading {
-                Reading::Value { left: 0, tail, .. } => {
+                ReadState::Value { left: 0, tail, .. } => {
                     out.extend_from_slice(tail.as_bytes());
-                    self.reading = Reading::Head;
+                    self.reading = ReadState::Head;
                 }
-                Reading::Value { left, is_wanted, tail } => {
+                ReadState::Value { left, is_wanted, tail } => {
                     let now = binary.len().min(left);
                     if is_wanted {
                         out.extend_from_slice(&binary[..now]);
                     }
                     binary = &binary[now..];
-                    self.reading = Reading::Value { left: left - now, is_wanted, tail };
+                    self.reading = ReadState::Value { left: left - now, is_wanted, tail };
                 }
-                Reading::Head => {
+                ReadState::Head => {
                     let needed = self.head_len()?;
                     let now = binary.len().min(needed - self.head.len());
                     self.head.extend_from_slice(&binary[..now]);
                     binary = &binary[now..];
                     if self.head.len() == needed && self.head_len()? == needed {
                         let head = self.head.split();
-                        self.answer(&head, out)?;
+                        self.decode_response(&head, out)?;
                     }
                 }
             }
@@ -472,7 +483,7 @@ impl Translator {
     }
 
     fn is_value_at_its_end(&self) -> bool {
-        matches!(self.reading, Reading::Value { left: 0, .. })
+        matches!(self.reading, ReadState::Value { left: 0, .. })
     }
 
     /// How many bytes belong together: a header with its extras and key, and what else is short.
@@ -491,17 +502,17 @@ impl Translator {
     }
 
     #[allow(clippy::too_many_lines, reason = "one arm for each kind of request")]
-    fn answer(&mut self, head: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
+    fn decode_response(&mut self, head: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
         let header = Header::parse(head)?;
-        let unexpected = || ProtocolError::UnexpectedLine(Excerpt::of(head));
+        let unexpected = || ProtocolError::UnexpectedLine(Excerpt::from_bytes(head));
         let Some(front) = self.pending.front_mut() else {
-            return Err(ProtocolError::Unsolicited(Excerpt::of(head)));
+            return Err(ProtocolError::Unsolicited(Excerpt::from_bytes(head)));
         };
         let is_last = header.opaque == front.last;
-        let is_retrieval = matches!(front.asked, Asked::Retrieval { .. });
+        let is_retrieval = matches!(front.expects, Expected::Retrieval { .. });
         let expected = if is_last && is_retrieval { opcode::NOOP } else { front.opcode };
-        let of_request = header.opaque.wrapping_sub(front.first);
-        if of_request > front.last.wrapping_sub(front.first) || header.opcode != expected {
+        let offset = header.opaque.wrapping_sub(front.first);
+        if offset > front.last.wrapping_sub(front.first) || header.opcode != expected {
             return Err(unexpected());
         }
         // What was answered cannot be answered again; all of `stats` has one number.
@@ -511,46 +522,46 @@ impl Translator {
         let len = header.value_len();
         let is_ok = header.status == status::OK;
         let mut is_over = true;
-        let line: Option<&str> = match &mut front.asked {
-            Asked::Retrieval { error: Some(line), .. } if is_last => {
+        let line: Option<&str> = match &mut front.expects {
+            Expected::Retrieval { error: Some(line), .. } if is_last => {
                 out.extend_from_slice(line.as_bytes());
                 Some("")
             }
-            Asked::Retrieval { .. } if is_last => is_ok.then_some("END\r\n"),
-            Asked::Retrieval { cas, error } => {
+            Expected::Retrieval { .. } if is_last => is_ok.then_some("END\r\n"),
+            Expected::Retrieval { cas, error } => {
                 if is_ok {
                     if key.iter().any(|&b| b <= b' ' || b == 0x7f) {
-                        return Err(ProtocolError::ForeignKey(Excerpt::of_key(key)));
+                        return Err(ProtocolError::ForeignKey(Excerpt::from_key(key)));
                     }
-                    let flags = flags_of(head, &header).ok_or_else(unexpected)?;
+                    let flags = parse_flags(head, &header).ok_or_else(unexpected)?;
                     value_head(b"VALUE", key, flags, len, cas.then_some(header.cas), out);
-                    self.reading = Reading::Value { left: len, is_wanted: true, tail: "\r\n" };
+                    self.reading = ReadState::Value { left: len, is_wanted: true, tail: "\r\n" };
                 } else if header.status != status::NOT_FOUND {
                     error.get_or_insert_with(|| error_line(&header, body));
                 }
                 return Ok(());
             }
             // `detail dump` is text already, to its end.
-            Asked::Stats { .. } if is_ok && body.ends_with(b"\r\n") => {
+            Expected::Stats { .. } if is_ok && body.ends_with(b"\r\n") => {
                 out.extend_from_slice(body.strip_suffix(b"END\r\n").unwrap_or(body));
                 is_over = false;
                 Some("")
             }
-            Asked::Stats { .. } if is_ok && !key.is_empty() => {
+            Expected::Stats { .. } if is_ok && !key.is_empty() => {
                 for part in [b"STAT ", key, b" ", body, b"\r\n"] {
                     out.extend_from_slice(part);
                 }
                 is_over = false;
                 Some("")
             }
-            Asked::Stats { done } if is_ok => Some(*done),
-            Asked::Stats { .. } => (header.status == status::NOT_FOUND).then_some("ERROR\r\n"),
-            Asked::NeverMatching if is_ok => {
+            Expected::Stats { done } if is_ok => Some(*done),
+            Expected::Stats { .. } => (header.status == status::NOT_FOUND).then_some("ERROR\r\n"),
+            Expected::NoMatch if is_ok => {
                 let tail = "EXISTS\r\n";
-                self.reading = Reading::Value { left: len, is_wanted: false, tail };
+                self.reading = ReadState::Value { left: len, is_wanted: false, tail };
                 Some("")
             }
-            Asked::Arithmetic { is_meta } if is_ok => {
+            Expected::Arithmetic { is_meta } if is_ok => {
                 let number = <[u8; 8]>::try_from(body).map_err(|_| unexpected())?;
                 let number = u64::from_be_bytes(number).to_string();
                 if *is_meta {
@@ -559,20 +570,20 @@ impl Translator {
                 out.extend_from_slice(format!("{number}\r\n").as_bytes());
                 Some("")
             }
-            Asked::Arithmetic { is_meta: true } if header.status == status::NOT_FOUND => {
+            Expected::Arithmetic { is_meta: true } if header.status == status::NOT_FOUND => {
                 Some("NF\r\n")
             }
-            Asked::NeverMatching | Asked::Arithmetic { .. } => found(header.status, ""),
-            Asked::Storage { opcode, is_cas } => stored(header.status, *opcode, *is_cas),
-            Asked::Delete => found(header.status, "DELETED\r\n"),
-            Asked::Touch => found(header.status, "TOUCHED\r\n"),
-            Asked::Flush => is_ok.then_some("OK\r\n"),
-            Asked::Version if is_ok => {
+            Expected::NoMatch | Expected::Arithmetic { .. } => found_reply(header.status, ""),
+            Expected::Storage { opcode, is_cas } => storage_reply(header.status, *opcode, *is_cas),
+            Expected::Delete => found_reply(header.status, "DELETED\r\n"),
+            Expected::Touch => found_reply(header.status, "TOUCHED\r\n"),
+            Expected::Flush => is_ok.then_some("OK\r\n"),
+            Expected::Version if is_ok => {
                 out.extend_from_slice(format!("VERSION {}\r\n", printable(body)).as_bytes());
                 Some("")
             }
-            Asked::Version => None,
-            Asked::Local(answer) => is_ok.then_some(*answer),
+            Expected::Version => None,
+            Expected::Local(answer) => is_ok.then_some(*answer),
         };
         match line {
             Some(line) => out.extend_from_slice(line.as_bytes()),
@@ -610,17 +621,17 @@ fn value_head(
 impl Pending {
     /// Whether the value of this answer is passed on as it comes.
     fn streams(&self, header: &Header) -> bool {
-        let has_value = matches!(self.asked, Asked::Retrieval { .. } | Asked::NeverMatching);
+        let has_value = matches!(self.expects, Expected::Retrieval { .. } | Expected::NoMatch);
         has_value && header.status == status::OK && header.opcode == self.opcode
     }
 }
 
-fn flags_of(head: &[u8], header: &Header) -> Option<u32> {
+fn parse_flags(head: &[u8], header: &Header) -> Option<u32> {
     let extras = head.get(HEADER_LEN..HEADER_LEN + header.extras_len)?;
     Some(u32::from_be_bytes(extras.try_into().ok()?))
 }
 
-fn stored(status: u16, opcode: u8, is_cas: bool) -> Option<&'static str> {
+fn storage_reply(status: u16, opcode: u8, is_cas: bool) -> Option<&'static str> {
     match status {
         status::OK => Some("STORED\r\n"),
         status::NOT_FOUND if is_cas => Some("NOT_FOUND\r\n"),
@@ -632,7 +643,7 @@ fn stored(status: u16, opcode: u8, is_cas: bool) -> Option<&'static str> {
     }
 }
 
-fn found(status: u16, done: &'static str) -> Option<&'static str> {
+fn found_reply(status: u16, done: &'static str) -> Option<&'static str> {
     match status {
         status::OK => Some(done),
         status::NOT_FOUND => Some("NOT_FOUND\r\n"),
@@ -688,13 +699,13 @@ pub enum SaslAnswer {
 /// The answer, if all of it is there, and how long it is.
 pub fn sasl_answer(bytes: &[u8]) -> Result<Option<(SaslAnswer, usize)>, ProtocolError> {
     if bytes.first().is_some_and(|magic| *magic != RESPONSE) {
-        return Err(ProtocolError::UnexpectedLine(Excerpt::of(bytes)));
+        return Err(ProtocolError::UnexpectedLine(Excerpt::from_bytes(bytes)));
     }
     let Some(head) = bytes.get(..HEADER_LEN) else { return Ok(None) };
     let header = Header::parse(head)?;
     let is_answer = matches!(header.opcode, opcode::SASL_LIST | opcode::SASL_AUTH);
     if !is_answer || header.body_len > MAX_REPLY_LINE_LEN {
-        return Err(ProtocolError::UnexpectedLine(Excerpt::of(head)));
+        return Err(ProtocolError::UnexpectedLine(Excerpt::from_bytes(head)));
     }
     let len = HEADER_LEN + header.body_len;
     let Some(body) = bytes.get(len - header.value_len()..len) else { return Ok(None) };

@@ -19,18 +19,18 @@ fn response(
     out.to_vec()
 }
 
-fn asked(text: &str) -> (Translator, Vec<u8>) {
+fn encoded(text: &str) -> (Translator, Vec<u8>) {
     let (mut translator, mut out) = (Translator::default(), BytesMut::new());
-    translator.request(text.as_bytes(), &mut out);
+    translator.encode(text.as_bytes(), &mut out);
     (translator, out.to_vec())
 }
 
 /// The text for a command's answers, given in pieces that end at `cuts`.
-fn told(text: &str, answers: &[u8], cuts: &[usize]) -> Result<String, ProtocolError> {
-    let (mut translator, _) = asked(text);
+fn decoded(text: &str, answers: &[u8], cuts: &[usize]) -> Result<String, ProtocolError> {
+    let (mut translator, _) = encoded(text);
     let (mut out, mut from) = (BytesMut::new(), 0);
     for &to in cuts.iter().chain([&answers.len()]) {
-        translator.reply(&answers[from..to], &mut out)?;
+        translator.decode(&answers[from..to], &mut out)?;
         from = to;
     }
     Ok(String::from_utf8_lossy(&out).into_owned())
@@ -72,7 +72,7 @@ fn the_frames_of_every_family() {
         ("stats detail onward\r\n", opcode::NOOP, "", "", ""),
         ("version\r\n", opcode::VERSION, "", "", ""),
     ] {
-        let (_, sent) = asked(text);
+        let (_, sent) = encoded(text);
         assert_eq!((sent[0], sent[1]), (REQUEST, opcode), "{text:?}");
         assert_eq!(sent[24..24 + extras.len() / 2], unhex(extras), "{text:?}");
         assert_eq!(&sent[24 + extras.len() / 2..], format!("{key}{value}").as_bytes(), "{text:?}");
@@ -81,12 +81,12 @@ fn the_frames_of_every_family() {
 }
 
 #[test]
-fn what_has_no_binary_form_is_a_noop_and_an_error() {
+fn commands_without_a_binary_form_are_a_noop_and_an_error() {
     for text in ["cache_memlimit 64\r\n", "verbosity 1\r\n", "set _ _ _ 9\r\nuser pass\r\n"] {
-        let (_, sent) = asked(text);
+        let (_, sent) = encoded(text);
         assert_eq!((sent[1], sent.len()), (opcode::NOOP, HEADER_LEN), "{text:?}");
-        let told = told(text, &response(opcode::NOOP, 0, 0, &[], "", b""), &[]).unwrap();
-        assert_eq!(told, NOT_IN_BINARY);
+        let reply = decoded(text, &response(opcode::NOOP, 0, 0, &[], "", b""), &[]).unwrap();
+        assert_eq!(reply, NOT_IN_BINARY);
     }
 }
 
@@ -118,7 +118,7 @@ fn statuses_are_the_words_of_the_text_protocol() {
         ("stats reset\r\n", o::STAT, 0, "RESET\r\n"),
     ] {
         let answer = response(opcode, status, 0, &[], "", b"");
-        assert_eq!(told(text, &answer, &[]).unwrap(), words, "{text:?} {status}");
+        assert_eq!(decoded(text, &answer, &[]).unwrap(), words, "{text:?} {status}");
     }
 }
 
@@ -137,36 +137,36 @@ fn conversation() -> (&'static str, Vec<u8>, &'static str) {
         response(opcode::NOOP, 0, 8, &[], "", b""),
         response(opcode::INCREMENT, 0, 9, &[], "", &70u64.to_be_bytes()),
     ];
-    let told = "VALUE a 7 5 9\r\nEND\r\n\r\nVALUE c 0 0 9\r\n\r\nEND\r\n18446744073709551615\r\n\
+    let expected = "VALUE a 7 5 9\r\nEND\r\n\r\nVALUE c 0 0 9\r\n\r\nEND\r\n18446744073709551615\r\n\
                 STAT pid 1\r\nEND\r\nEXISTS\r\nSERVER_ERROR Busy (status 0x85)\r\nVA 2\r\n70\r\n";
-    (text, answers.concat(), told)
+    (text, answers.concat(), expected)
 }
 
 #[test]
 fn answers_split_at_every_byte() {
     let (text, answers, expected) = conversation();
     for cut in 0..=answers.len() {
-        assert_eq!(told(text, &answers, &[cut]).unwrap(), expected, "{cut}");
+        assert_eq!(decoded(text, &answers, &[cut]).unwrap(), expected, "{cut}");
     }
     let bytes: Vec<usize> = (0..answers.len()).collect();
-    assert_eq!(told(text, &answers, &bytes).unwrap(), expected);
+    assert_eq!(decoded(text, &answers, &bytes).unwrap(), expected);
 }
 
 #[test]
 fn commands_split_at_every_byte() {
     let (text, ..) = conversation();
-    let (_, whole) = asked(text);
+    let (_, whole) = encoded(text);
     for cut in 0..=text.len() {
         let (mut translator, mut out) = (Translator::default(), BytesMut::new());
-        translator.request(&text.as_bytes()[..cut], &mut out);
-        translator.request(&text.as_bytes()[cut..], &mut out);
+        translator.encode(&text.as_bytes()[..cut], &mut out);
+        translator.encode(&text.as_bytes()[cut..], &mut out);
         assert_eq!(out, whole, "{cut}");
     }
 }
 
 #[test]
 #[rustfmt::skip]
-fn what_is_no_answer_is_refused() {
+fn invalid_responses_are_rejected() {
     let good = response(opcode::DELETE, 0, 0, &[], "", b"");
     let with = |at: usize, byte: u8| { let mut bad = good.clone(); bad[at] = byte; bad };
     for (text, bad) in [
@@ -179,7 +179,7 @@ fn what_is_no_answer_is_refused() {
         ("incr a 1\r\n", response(opcode::INCREMENT, 0, 0, &[], "", b"1")),
         ("", good.clone()),
     ] {
-        assert!(told(text, &bad, &[]).is_err(), "{text:?} {bad:?}");
+        assert!(decoded(text, &bad, &[]).is_err(), "{text:?} {bad:?}");
     }
 }
 
@@ -199,10 +199,10 @@ fn a_login_is_answered() {
 
 proptest! {
     #[test]
-    fn nothing_that_comes_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
+    fn arbitrary_input_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
         let (text, mut answers, _) = conversation();
         let at = cut.min(answers.len());
         answers.splice(at.., bytes);
-        let _ = told(text, &answers, &[at]);
+        let _ = decoded(text, &answers, &[at]);
     }
 }

@@ -23,12 +23,12 @@ use smallvec::SmallVec;
 use super::decode::{Decoder, Frame};
 use super::encode::{encode, retrieval_head, storage_head};
 use super::error::{Excerpt, ProtocolError};
-use super::kept::Kept;
 use super::key::Key;
 use super::outgoing::Outgoing;
 use super::reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
 use super::request::{Request, RetrievalVerb, Scope, StorageVerb, Verb};
-use super::tally::{Asked, Outcome, Tally};
+use super::stats::{CallResult, NodeStats, RequestInfo};
+use super::value_buf::ValueBuf;
 use keys::KeyFifo;
 
 /// The longest retrieval line, CRLF included. memcached 1.6.12 refuses a `get` line of more than 1,024 bytes that
@@ -48,7 +48,7 @@ pub const LARGE_VALUE_LEN: usize = 64 * 1024;
 
 /// A value of which so much is still to come is received where it is kept: that costs one read more and saves a
 /// copy. Little in tests, so that they split such values everywhere.
-const RECEIVED_FROM: usize = if cfg!(test) { 4 } else { 32 * 1024 };
+const MIN_IN_PLACE_LEN: usize = if cfg!(test) { 4 } else { 32 * 1024 };
 
 /// What the lines of one answer to `stats` may take in memory, each with [`STAT_OVERHEAD`]. The longest real answer is
 /// that to `stats conns` of a server with 65,000 connections: 33 MiB.
@@ -57,35 +57,35 @@ const MAX_STATS_SIZE: usize = 40 * 1024 * 1024;
 const STAT_OVERHEAD: usize = 96;
 
 /// What is longer is not believed before it comes.
-const RECEIVED_TO: usize = 64 * 1024 * 1024;
+const MAX_IN_PLACE_LEN: usize = 64 * 1024 * 1024;
 
 /// A point of the caller's clock, in nanoseconds; the pipeline only compares them.
-pub type Tick = u64;
+pub type Nanos = u64;
 /// A deadline that does not come.
-pub const NEVER: Tick = Tick::MAX;
+pub const NEVER: Nanos = Nanos::MAX;
 
 /// When a request was made, and until when its caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Term {
-    pub made: Tick,
-    pub deadline: Tick,
+pub struct Timing {
+    pub issued_at: Nanos,
+    pub deadline: Nanos,
 }
 
 /// For those who do not ask how long it took.
-impl From<Tick> for Term {
-    fn from(deadline: Tick) -> Self {
-        Self { made: 0, deadline }
+impl From<Nanos> for Timing {
+    fn from(deadline: Nanos) -> Self {
+        Self { issued_at: 0, deadline }
     }
 }
 
 /// Who waits for an answer. A sink must not call back into the pipeline that feeds it.
-pub trait Sink {
+pub trait ReplyHandler {
     /// How it keeps values.
-    type Kept: Kept;
+    type Value: ValueBuf;
 
     /// The item for the key with this index within the request. `kept`: its value, where others have it too
     /// or it was received in its place.
-    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Self::Kept>);
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&Self::Value>);
     /// One line of `stats`.
     fn stat(&mut self, stat: &StatLine<'_>);
     /// The request is asked again on another connection: forget what came.
@@ -126,25 +126,25 @@ pub enum OwnedRequest {
 /// A slot of a connection that died.
 #[derive(Debug)]
 pub struct Orphan<S> {
-    pub sink: S,
-    pub asked: Asked,
-    pub deadline: Tick,
+    pub handler: S,
+    pub info: RequestInfo,
+    pub deadline: Nanos,
     pub retried: bool,
     /// Whether a byte of it may have been sent.
     pub sent: bool,
     /// What to send again: any retrieval, or a command of which no byte was sent. `None`: the server
     /// may have done it.
-    pub again: Option<OwnedRequest>,
+    pub retry: Option<OwnedRequest>,
     /// The answer to its line broke off with [`Pipeline::line_error`]: these of its keys have no item, and
-    /// `again` asks for them and no others.
+    /// `retry` asks for them and no others.
     pub missing: Option<SmallVec<[usize; 1]>>,
 }
 
 /// A request whose time is up.
 #[derive(Debug)]
 pub struct Expired<S> {
-    pub sink: S,
-    pub asked: Asked,
+    pub handler: S,
+    pub info: RequestInfo,
     /// Whether a byte of it was sent.
     pub sent: bool,
 }
@@ -223,7 +223,7 @@ impl OwnedRequest {
 #[derive(Debug)]
 struct Slot<S> {
     /// `None` once the caller was told that its time is up, or is served on another connection.
-    sink: Option<S>,
+    handler: Option<S>,
     verb: Verb,
     /// How many keys of the line are this slot's; 0 for a command.
     keys: u32,
@@ -232,31 +232,31 @@ struct Slot<S> {
     moved: bool,
     /// Whether it is on the line of the slot before it.
     shares_line: bool,
-    /// See [`Sink::is_noreply`].
+    /// See [`ReplyHandler::is_noreply`].
     noreply: bool,
-    term: Term,
+    timing: Timing,
     /// Where its bytes, from the start of its line, begin in all that was ever encoded.
     start: u64,
 }
 
-impl<S: Sink> Slot<S> {
+impl<S: ReplyHandler> Slot<S> {
     /// Whether it is a command that need not be sent any more.
-    fn is_given_up(&self, now: Tick) -> bool {
-        let is_over = |sink: &S| self.term.deadline <= now || sink.is_abandoned();
-        self.keys == 0 && !self.noreply && self.sink.as_ref().is_none_or(is_over)
+    fn is_cancelled_or_expired(&self, now: Nanos) -> bool {
+        let is_over = |handler: &S| self.timing.deadline <= now || handler.is_abandoned();
+        self.keys == 0 && !self.noreply && self.handler.as_ref().is_none_or(is_over)
     }
 }
 
 impl<S> Slot<S> {
-    fn asked(&self) -> Asked {
-        Asked { verb: self.verb, keys: self.keys, made: self.term.made }
+    fn info(&self) -> RequestInfo {
+        RequestInfo { verb: self.verb, keys: self.keys, issued_at: self.timing.issued_at }
     }
 }
 
 /// What is needed to count an answer.
-struct Book<'a> {
-    tally: &'a mut Tally,
-    now: Tick,
+struct StatsUpdate<'a> {
+    stats: &'a mut NodeStats,
+    now: Nanos,
 }
 
 #[derive(Debug)]
@@ -277,35 +277,35 @@ struct OpenLine {
 }
 
 /// An item whose value is received where it will be kept.
-struct Receiving<K: Kept> {
+struct PartialItem<K: ValueBuf> {
     /// Who asked for it, and what is behind that.
-    found: Cursor,
+    at: Cursor,
     next: u64,
     key: Bytes,
     flags: u32,
     cas: Option<u64>,
-    value: Rest<K>,
+    value: RestOfValue<K>,
 }
 
 /// Where the rest of a value goes. It is all there when nothing is missing.
-enum Rest<K: Kept> {
-    Kept(Limit<K::Receiving>),
+enum RestOfValue<K: ValueBuf> {
+    Stored(Limit<K::Partial>),
     /// Nobody waits for it any more: so much of it is read and dropped.
-    Dropped(usize),
+    Discarded(usize),
 }
 
-impl<K: Kept> Rest<K> {
+impl<K: ValueBuf> RestOfValue<K> {
     fn missing(&self) -> usize {
         match self {
-            Self::Kept(value) => value.remaining_mut(),
-            Self::Dropped(missing) => *missing,
+            Self::Stored(value) => value.remaining_mut(),
+            Self::Discarded(missing) => *missing,
         }
     }
 
     fn put(&mut self, bytes: &[u8]) {
         match self {
-            Self::Kept(value) => value.put_slice(bytes),
-            Self::Dropped(missing) => *missing -= bytes.len(),
+            Self::Stored(value) => value.put_slice(bytes),
+            Self::Discarded(missing) => *missing -= bytes.len(),
         }
     }
 }
@@ -319,22 +319,22 @@ struct Cursor {
     position: u64,
 }
 
-pub struct Pipeline<S: Sink> {
+pub struct Pipeline<S: ReplyHandler> {
     slots: VecDeque<Slot<S>>,
     lines: VecDeque<Line>,
     keys: KeyFifo,
     open: Option<OpenLine>,
     decoder: Decoder,
-    receiving: Option<Receiving<S::Kept>>,
+    receiving: Option<PartialItem<S::Value>>,
     /// Whether the last item was received in its place: the next may be like it.
-    was_long: bool,
+    last_was_large: bool,
     /// There was no memory to receive the item in progress in its place.
-    no_room: bool,
+    allocation_failed: bool,
     cursor: Cursor,
     /// Which keys of the front line have their item.
     assigned: Vec<u64>,
     /// How many have.
-    found: u32,
+    found_count: u32,
     /// What the lines of the answer to `stats` take that have come.
     stats_size: usize,
     encoded: u64,
@@ -352,8 +352,8 @@ pub struct Pipeline<S: Sink> {
     must_close: Option<MustClose>,
     line_error: Option<(ErrorKind, Bytes)>,
     /// Taken out by [`Self::prune`], and not told yet.
-    too_late: Vec<Expired<S>>,
-    unknown: Option<Verb>,
+    pruned_expired: Vec<Expired<S>>,
+    unknown_command: Option<Verb>,
 }
 
 /// An answer after which the connection must not be used.
@@ -368,7 +368,7 @@ pub enum MustClose {
     Unauthenticated,
 }
 
-impl<S: Sink> Pipeline<S> {
+impl<S: ReplyHandler> Pipeline<S> {
     /// `max_merged_keys`: how many retrievals may share a line; 1 sends one line for each.
     pub fn new(max_merged_keys: u32, peer: Arc<str>) -> Self {
         Self {
@@ -378,11 +378,11 @@ impl<S: Sink> Pipeline<S> {
             open: None,
             decoder: Decoder::default(),
             receiving: None,
-            was_long: false,
-            no_room: false,
+            last_was_large: false,
+            allocation_failed: false,
             cursor: Cursor::default(),
             assigned: Vec::new(),
-            found: 0,
+            found_count: 0,
             stats_size: 0,
             encoded: 0,
             noreply_unanswered: 0,
@@ -396,8 +396,8 @@ impl<S: Sink> Pipeline<S> {
             peer,
             must_close: None,
             line_error: None,
-            too_late: Vec::new(),
-            unknown: None,
+            pruned_expired: Vec::new(),
+            unknown_command: None,
         }
     }
 
@@ -433,18 +433,20 @@ impl<S: Sink> Pipeline<S> {
 
     /// The deadline of the request that is answered next, if its caller was told already that its time
     /// is up.
-    pub fn overdue_since(&self) -> Option<Tick> {
-        self.slots.front().filter(|slot| slot.sink.is_none()).map(|slot| slot.term.deadline)
+    pub fn overdue_since(&self) -> Option<Nanos> {
+        self.slots.front().filter(|slot| slot.handler.is_none()).map(|slot| slot.timing.deadline)
     }
 
     /// The deadline of the request that is answered next; [`NEVER`] if there is none.
-    pub fn front_deadline(&self) -> Tick {
-        self.slots.front().map_or(NEVER, |slot| slot.term.deadline)
+    pub fn front_deadline(&self) -> Nanos {
+        self.slots.front().map_or(NEVER, |slot| slot.timing.deadline)
     }
 
     /// Whether somebody waits for an answer.
     pub fn has_waiters(&self) -> bool {
-        self.slots.iter().any(|slot| slot.sink.as_ref().is_some_and(|sink| !sink.is_abandoned()))
+        self.slots
+            .iter()
+            .any(|slot| slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned()))
     }
 
     /// The first slot that something else may hold up: behind a single key or command that is answered next, or
@@ -459,13 +461,14 @@ impl<S: Sink> Pipeline<S> {
     /// Whether somebody waits who may be held up by something else.
     pub fn is_held_up(&self) -> bool {
         let mut held_up = self.slots.iter().skip(self.first_held_up());
-        held_up.any(|slot| slot.sink.as_ref().is_some_and(|sink| !sink.is_abandoned()))
+        held_up.any(|slot| slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned()))
     }
 
     /// Slots whose answers nobody waits for any more. Looks at each.
     pub fn abandoned(&self) -> usize {
-        let gone = |slot: &&Slot<S>| slot.sink.as_ref().is_none_or(Sink::is_abandoned);
-        self.slots.iter().filter(gone).count()
+        let is_abandoned =
+            |slot: &&Slot<S>| slot.handler.as_ref().is_none_or(ReplyHandler::is_abandoned);
+        self.slots.iter().filter(is_abandoned).count()
     }
 
     /// Requests with `noreply` whose answers have not come.
@@ -475,12 +478,15 @@ impl<S: Sink> Pipeline<S> {
 
     /// Tells those who wait that the connection is alive.
     pub fn accept_all(&mut self) {
-        self.slots.iter_mut().filter_map(|slot| slot.sink.as_mut()).for_each(Sink::accepted);
+        self.slots
+            .iter_mut()
+            .filter_map(|slot| slot.handler.as_mut())
+            .for_each(ReplyHandler::accepted);
     }
 
     /// The last command, no retrieval, that was answered by a bare `ERROR` since the last call.
-    pub fn take_unknown(&mut self) -> Option<Verb> {
-        self.unknown.take()
+    pub fn take_unknown_command(&mut self) -> Option<Verb> {
+        self.unknown_command.take()
     }
 
     /// The commands of which a byte was sent and whose answer has not come. `written` as for [`Self::feed`].
@@ -499,15 +505,15 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Those who wait, of a pipeline that cannot be trusted any more.
-    pub fn into_sinks(self) -> impl Iterator<Item = (S, Asked)> {
+    pub fn into_handlers(self) -> impl Iterator<Item = (S, RequestInfo)> {
         let slots = self.slots.into_iter();
-        let waiting = slots.filter_map(|mut slot| Some((slot.sink.take()?, slot.asked())));
-        waiting.chain(self.too_late.into_iter().map(|late| (late.sink, late.asked)))
+        let waiting = slots.filter_map(|mut slot| Some((slot.handler.take()?, slot.info())));
+        waiting.chain(self.pruned_expired.into_iter().map(|late| (late.handler, late.info)))
     }
 
     /// How much of the frame that is being read is still to come, where that is known and `read` bytes are
     /// in the buffer.
-    pub fn missing(&self, read: usize) -> usize {
+    pub fn missing_len(&self, read: usize) -> usize {
         match &self.receiving {
             Some(receiving) => receiving.value.missing() + 2,
             None => self.decoder.frame_len().saturating_sub(read),
@@ -517,15 +523,15 @@ impl<S: Sink> Pipeline<S> {
     /// Where the rest of the value that is being read belongs, if nothing else is to be read before.
     pub fn rest_of_value(&mut self) -> Option<&mut impl BufMut> {
         match &mut self.receiving.as_mut()?.value {
-            Rest::Kept(value) => Some(value).filter(|value| value.remaining_mut() > 0),
-            Rest::Dropped(_) => None,
+            RestOfValue::Stored(value) => Some(value).filter(|value| value.remaining_mut() > 0),
+            RestOfValue::Discarded(_) => None,
         }
     }
 
     /// Whether the next item is probably one that is received in its place, so that little should be read
     /// before its header is known.
-    pub fn expects_long(&self) -> bool {
-        self.was_long
+    pub fn expects_large_value(&self) -> bool {
+        self.last_was_large
     }
 
     /// Whether an answer came after which the connection must not be used. The answers behind it are not read.
@@ -542,21 +548,21 @@ impl<S: Sink> Pipeline<S> {
     pub fn push(
         &mut self,
         request: &Request<'_>,
-        sink: S,
-        term: impl Into<Term>,
+        handler: S,
+        timing: impl Into<Timing>,
         out: &mut Outgoing,
     ) {
-        let term = term.into();
+        let timing = timing.into();
         match request {
             Request::Retrieval { verb, keys: [key] } => {
-                self.push_key(*verb, *key, sink, term, false, out);
+                self.push_key(*verb, *key, handler, timing, false, out);
             }
             Request::Retrieval { verb, keys } => {
-                self.push_keys(*verb, keys.iter().copied(), sink, term, false, out);
+                self.push_keys(*verb, keys.iter().copied(), handler, timing, false, out);
             }
             Request::Command(command) => {
                 let verb = command.verb();
-                self.push_encoded(verb, sink, term, false, out, |out| {
+                self.push_encoded(verb, handler, timing, false, out, |out| {
                     encode(command, out.tail());
                 });
             }
@@ -567,29 +573,29 @@ impl<S: Sink> Pipeline<S> {
     pub fn push_owned(
         &mut self,
         request: &OwnedRequest,
-        sink: S,
-        term: impl Into<Term>,
+        handler: S,
+        timing: impl Into<Timing>,
         retried: bool,
         out: &mut Outgoing,
     ) {
-        let term = term.into();
+        let timing = timing.into();
         match request {
             OwnedRequest::Retrieval { verb, keys } => match keys.as_slice() {
                 [key] => {
-                    self.push_key(*verb, Key::trusted(key), sink, term, retried, out);
+                    self.push_key(*verb, Key::trusted(key), handler, timing, retried, out);
                 }
                 keys => {
                     let keys = keys.iter().map(|key| Key::trusted(key));
-                    self.push_keys(*verb, keys, sink, term, retried, out);
+                    self.push_keys(*verb, keys, handler, timing, retried, out);
                 }
             },
             OwnedRequest::Encoded { verb, wire } => {
-                self.push_encoded(*verb, sink, term, retried, out, |out| {
+                self.push_encoded(*verb, handler, timing, retried, out, |out| {
                     out.tail().extend_from_slice(wire);
                 });
             }
             OwnedRequest::Storage { verb, head, value } => {
-                self.push_encoded(*verb, sink, term, retried, out, |out| {
+                self.push_encoded(*verb, handler, timing, retried, out, |out| {
                     out.tail().extend_from_slice(head);
                     out.push_shared(value.clone());
                     out.tail().extend_from_slice(b"\r\n");
@@ -601,8 +607,8 @@ impl<S: Sink> Pipeline<S> {
     fn push_encoded(
         &mut self,
         verb: Verb,
-        sink: S,
-        term: Term,
+        handler: S,
+        timing: Timing,
         retried: bool,
         out: &mut Outgoing,
         write: impl FnOnce(&mut Outgoing),
@@ -611,19 +617,19 @@ impl<S: Sink> Pipeline<S> {
         let (start, before) = (self.encoded, out.len());
         write(out);
         self.encoded += (out.len() - before) as u64;
-        let noreply = sink.is_noreply();
+        let noreply = handler.is_noreply();
         self.noreply_unanswered += usize::from(noreply);
-        let sink = Some(sink);
+        let handler = Some(handler);
         let (keys, shares_line) = (0, false);
         self.slots.push_back(Slot {
-            sink,
+            handler,
             verb,
             keys,
             retried,
             moved: false,
             shares_line,
             noreply,
-            term,
+            timing,
             start,
         });
     }
@@ -632,8 +638,8 @@ impl<S: Sink> Pipeline<S> {
         &mut self,
         verb: RetrievalVerb,
         key: Key<'_>,
-        sink: S,
-        term: Term,
+        handler: S,
+        timing: Timing,
         retried: bool,
         out: &mut Outgoing,
     ) {
@@ -663,16 +669,16 @@ impl<S: Sink> Pipeline<S> {
             open.seen |= seen;
         }
         let verb = verb.verb();
-        let (sink, keys, shares_line, noreply) = (Some(sink), 1, fits, false);
+        let (handler, keys, shares_line, noreply) = (Some(handler), 1, fits, false);
         self.slots.push_back(Slot {
-            sink,
+            handler,
             verb,
             keys,
             retried,
             moved: false,
             shares_line,
             noreply,
-            term,
+            timing,
             start,
         });
         if full {
@@ -684,8 +690,8 @@ impl<S: Sink> Pipeline<S> {
         &mut self,
         verb: RetrievalVerb,
         keys: impl Iterator<Item = Key<'k>>,
-        sink: S,
-        term: Term,
+        handler: S,
+        timing: Timing,
         retried: bool,
         out: &mut Outgoing,
     ) {
@@ -706,16 +712,16 @@ impl<S: Sink> Pipeline<S> {
             line.keys = count;
         }
         let verb = verb.verb();
-        let (sink, keys, shares_line, noreply) = (Some(sink), count, false, false);
+        let (handler, keys, shares_line, noreply) = (Some(handler), count, false, false);
         self.slots.push_back(Slot {
-            sink,
+            handler,
             verb,
             keys,
             retried,
             moved: false,
             shares_line,
             noreply,
-            term,
+            timing,
             start,
         });
         self.close_line(out);
@@ -791,19 +797,19 @@ impl<S: Sink> Pipeline<S> {
 
     /// Gives the answers in `buf` to their sinks and says how many bytes were used. The rest must be
     /// given again, with what came after it. `written`: how many of the encoded bytes were sent; `now`: when
-    /// `buf` was read, for the `tally`.
+    /// `buf` was read, for the `stats`.
     pub fn feed(
         &mut self,
         buf: &[u8],
         written: u64,
-        now: Tick,
-        tally: &mut Tally,
+        now: Nanos,
+        stats: &mut NodeStats,
     ) -> Result<usize, ProtocolError> {
-        let mut book = Book { tally, now };
+        let mut update = StatsUpdate { stats, now };
         let mut pos = 0;
         while pos < buf.len() && self.must_close.is_none() {
             if self.receiving.is_some() {
-                let used = self.receive(&buf[pos..])?;
+                let used = self.receive_value(&buf[pos..])?;
                 if used == 0 {
                     break;
                 }
@@ -814,20 +820,20 @@ impl<S: Sink> Pipeline<S> {
                 let rest = &buf[pos..];
                 return Err(match rest.strip_prefix(CONNECTION_REFUSED) {
                     Some(b"\r\n") => ProtocolError::TooManyConnections,
-                    _ => ProtocolError::Unsolicited(Excerpt::of(rest)),
+                    _ => ProtocolError::Unsolicited(Excerpt::from_bytes(rest)),
                 });
             };
             let shape = front.verb.shape();
-            if let Some((key, next)) = self.expected()
-                && let Some((item, len)) = self.decoder.item_of(key, &buf[pos..], shape)
+            if let Some((key, next)) = self.expected_key()
+                && let Some((item, len)) = self.decoder.item_with_key(key, &buf[pos..], shape)
             {
-                self.give(self.cursor, next, &item, None);
-                self.was_long = false;
+                self.store_item(self.cursor, next, &item, None);
+                self.last_was_large = false;
                 pos += len;
                 continue;
             }
             let Some((frame, len)) = self.decoder.next(&buf[pos..], shape)? else {
-                if self.begin_long(&buf[pos..], shape)? {
+                if self.start_large_value(&buf[pos..], shape)? {
                     pos = buf.len();
                 }
                 break;
@@ -836,11 +842,11 @@ impl<S: Sink> Pipeline<S> {
             match frame {
                 // A retrieval has keys; what else has an item has one, for whoever asked.
                 Frame::Item(item) if front.keys == 0 => {
-                    if let Some(sink) = &mut front.sink {
-                        sink.item(0, &item, None);
+                    if let Some(handler) = &mut front.handler {
+                        handler.item(0, &item, None);
                     }
                 }
-                Frame::Item(item) => self.assign(&item)?,
+                Frame::Item(item) => self.match_item(&item)?,
                 Frame::Stat(stat) => self.stat(&stat)?,
                 // Not an answer to anything: the server will not have this connection.
                 Frame::Reply(Reply::Error(error)) if error.line == CONNECTION_REFUSED => {
@@ -849,10 +855,10 @@ impl<S: Sink> Pipeline<S> {
                 Frame::Reply(Reply::Error(error))
                     if error.line == UNAUTHENTICATED && self.slots.len() > 1 =>
                 {
-                    self.refuse_all(&Reply::Error(error), &mut book);
+                    self.fail_all(&Reply::Error(error), &mut update);
                     return Ok(buf.len());
                 }
-                Frame::Reply(reply) => self.finish(&reply, &mut book),
+                Frame::Reply(reply) => self.finish(&reply, &mut update),
             }
             pos += len;
         }
@@ -864,43 +870,45 @@ impl<S: Sink> Pipeline<S> {
         if self.stats_size > MAX_STATS_SIZE {
             return Err(ProtocolError::TooManyLines);
         }
-        if let Some(sink) = self.slots.front_mut().and_then(|front| front.sink.as_mut()) {
-            sink.stat(stat);
+        if let Some(handler) = self.slots.front_mut().and_then(|front| front.handler.as_mut()) {
+            handler.stat(stat);
         }
         Ok(())
     }
 
     /// Begins to receive the value of the item in progress in its place, if much of it is still to come.
-    fn begin_long(&mut self, buf: &[u8], shape: Shape) -> Result<bool, ProtocolError> {
-        let long = self.decoder.long_item(buf, shape, RECEIVED_FROM);
-        let Some((item, len)) = long.filter(|(_, len)| !self.no_room && *len <= RECEIVED_TO) else {
+    fn start_large_value(&mut self, buf: &[u8], shape: Shape) -> Result<bool, ProtocolError> {
+        let long = self.decoder.large_item(buf, shape, MIN_IN_PLACE_LEN);
+        let Some((item, len)) =
+            long.filter(|(_, len)| !self.allocation_failed && *len <= MAX_IN_PLACE_LEN)
+        else {
             return Ok(false);
         };
-        let found = self.asked_for(item.key)?;
-        let mut value = if self.is_dropped(found) {
-            Rest::Dropped(len)
+        let at = self.find_key(item.key)?;
+        let mut value = if self.is_unwanted(at) {
+            RestOfValue::Discarded(len)
         } else {
-            let Some(value) = S::Kept::receive(len) else {
-                self.no_room = true;
+            let Some(value) = S::Value::allocate(len) else {
+                self.allocation_failed = true;
                 return Ok(false);
             };
-            Rest::Kept(value.limit(len))
+            RestOfValue::Stored(value.limit(len))
         };
         value.put(item.value);
-        self.receiving = Some(Receiving {
-            found,
-            next: self.keys.at(found.position).next,
+        self.receiving = Some(PartialItem {
+            at,
+            next: self.keys.at(at.position).next,
             key: Bytes::copy_from_slice(item.key),
             flags: item.flags,
             cas: item.cas,
             value,
         });
-        self.decoder.hand_over();
+        self.decoder.reset();
         Ok(true)
     }
 
     /// Takes what belongs to the value that is being received, and says how much; 0: more is needed.
-    fn receive(&mut self, buf: &[u8]) -> Result<usize, ProtocolError> {
+    fn receive_value(&mut self, buf: &[u8]) -> Result<usize, ProtocolError> {
         let Some(receiving) = &mut self.receiving else { return Ok(0) };
         let missing = receiving.value.missing();
         if missing > 0 {
@@ -912,38 +920,38 @@ impl<S: Sink> Pipeline<S> {
         if end != b"\r\n" {
             return Err(ProtocolError::ValueNotTerminated);
         }
-        if let Some(Receiving { found, next, key, flags, cas, value }) = self.receiving.take() {
+        if let Some(PartialItem { at, next, key, flags, cas, value }) = self.receiving.take() {
             match value {
-                Rest::Kept(value) => {
-                    let kept = S::Kept::received(value.into_inner());
-                    let item = ItemRef { key: &key, flags, cas, value: kept.as_bytes() };
-                    self.give(found, next, &item, Some(&kept));
+                RestOfValue::Stored(value) => {
+                    let stored = S::Value::finish(value.into_inner());
+                    let item = ItemRef { key: &key, flags, cas, value: stored.as_bytes() };
+                    self.store_item(at, next, &item, Some(&stored));
                 }
-                Rest::Dropped(_) => self.skip(found, next),
+                RestOfValue::Discarded(_) => self.skip_item(at, next),
             }
-            self.was_long = true;
+            self.last_was_large = true;
         }
         Ok(2)
     }
 
     /// Whether nobody waits any more for the item of a key that one slot alone has asked for.
-    fn is_dropped(&self, found: Cursor) -> bool {
+    fn is_unwanted(&self, at: Cursor) -> bool {
         let is_shared = self.lines.front().is_none_or(|line| line.aliases);
-        let sink = self.slots.get(found.slot as usize).and_then(|slot| slot.sink.as_ref());
-        !is_shared && sink.is_none_or(Sink::is_abandoned)
+        let handler = self.slots.get(at.slot as usize).and_then(|slot| slot.handler.as_ref());
+        !is_shared && handler.is_none_or(ReplyHandler::is_abandoned)
     }
 
     /// Goes on behind an item that was dropped.
-    fn skip(&mut self, found: Cursor, next: u64) {
+    fn skip_item(&mut self, at: Cursor, next: u64) {
         let Some(&Line { keys, .. }) = self.lines.front() else { return };
         self.make_room(keys);
-        self.mark_assigned(found);
-        self.cursor = self.step(found, next);
+        self.mark_assigned(at);
+        self.cursor = self.step(at, next);
     }
 
     /// The key whose item comes next if the answer is in order and nothing is missing, and where the key
     /// after it begins.
-    fn expected(&self) -> Option<(&[u8], u64)> {
+    fn expected_key(&self) -> Option<(&[u8], u64)> {
         let Cursor { ordinal, position, .. } = self.cursor;
         let is_key = self.slots.front()?.keys > 0 && ordinal < self.lines.front()?.keys;
         if !is_key || self.is_assigned(ordinal) {
@@ -954,17 +962,17 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Gives an item to who asked for its key.
-    fn assign(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
-        let found = self.asked_for(item.key)?;
-        self.give(found, self.keys.at(found.position).next, item, None);
-        (self.was_long, self.no_room) = (false, false);
+    fn match_item(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
+        let at = self.find_key(item.key)?;
+        self.store_item(at, self.keys.at(at.position).next, item, None);
+        (self.last_was_large, self.allocation_failed) = (false, false);
         Ok(())
     }
 
     /// Who asked for the key: in order first, among the others of the line after that (a
     /// proxy may answer in another order).
-    fn asked_for(&self, key: &[u8]) -> Result<Cursor, ProtocolError> {
-        let foreign = || ProtocolError::ForeignKey(Excerpt::of_key(key));
+    fn find_key(&self, key: &[u8]) -> Result<Cursor, ProtocolError> {
+        let foreign = || ProtocolError::ForeignKey(Excerpt::from_key(key));
         let line = self.lines.front().ok_or_else(foreign)?;
         let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
         self.find(self.cursor, line.keys, key, false)
@@ -973,20 +981,20 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Gives an item to who asked for it at `found`, behind which `next` begins, and to those who share it.
-    fn give(&mut self, found: Cursor, next: u64, item: &ItemRef<'_>, kept: Option<&S::Kept>) {
+    fn store_item(&mut self, at: Cursor, next: u64, item: &ItemRef<'_>, shared: Option<&S::Value>) {
         let Some(&Line { keys, aliases, .. }) = self.lines.front() else { return };
         if item.value.len() >= LARGE_VALUE_LEN {
             self.large_keys.push(Bytes::copy_from_slice(item.key));
         }
         self.make_room(keys);
-        let copied = (aliases && kept.is_none()).then(|| S::Kept::of(item.value));
-        let kept = kept.or(copied.as_ref());
-        self.deliver(found, item, kept);
-        self.cursor = self.step(found, next);
+        let copied = (aliases && shared.is_none()).then(|| S::Value::from_slice(item.value));
+        let shared = shared.or(copied.as_ref());
+        self.notify_slot(at, item, shared);
+        self.cursor = self.step(at, next);
         if aliases {
             let mut from = self.cursor;
             while let Some(alias) = self.find(from, keys, item.key, true) {
-                self.deliver(alias, item, kept);
+                self.notify_slot(alias, item, shared);
                 from = self.step(alias, self.keys.at(alias.position).next);
             }
         }
@@ -1012,10 +1020,10 @@ impl<S: Sink> Pipeline<S> {
         Cursor { ordinal: ordinal + 1, slot, index, position }
     }
 
-    fn deliver(&mut self, at: Cursor, item: &ItemRef<'_>, kept: Option<&S::Kept>) {
+    fn notify_slot(&mut self, at: Cursor, item: &ItemRef<'_>, shared: Option<&S::Value>) {
         self.mark_assigned(at);
-        if let Some(sink) = &mut self.slots[at.slot as usize].sink {
-            sink.item(at.index as usize, item, kept);
+        if let Some(handler) = &mut self.slots[at.slot as usize].handler {
+            handler.item(at.index as usize, item, shared);
         }
     }
 
@@ -1027,30 +1035,30 @@ impl<S: Sink> Pipeline<S> {
 
     fn mark_assigned(&mut self, at: Cursor) {
         self.assigned[at.ordinal as usize / 64] |= 1 << (at.ordinal % 64);
-        self.found += 1;
+        self.found_count += 1;
     }
 
     fn is_assigned(&self, ordinal: u32) -> bool {
         self.assigned.get(ordinal as usize / 64).is_some_and(|w| w & (1 << (ordinal % 64)) != 0)
     }
 
-    fn finish(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
+    fn finish(&mut self, reply: &Reply<'_>, update: &mut StatsUpdate<'_>) {
         let is_retrieval = self.slots.front().is_some_and(|slot| slot.keys > 0);
         if is_retrieval {
-            self.finish_line(reply, book);
+            self.finish_line(reply, update);
             return;
         }
-        (self.was_long, self.stats_size) = (false, 0);
+        (self.last_was_large, self.stats_size) = (false, 0);
         let Some(slot) = self.slots.pop_front() else { return };
         self.noreply_unanswered -= usize::from(slot.noreply);
         if let Reply::Error(error) = reply {
             self.note_error(slot.verb, error.kind);
         }
-        if slot.sink.is_some() {
-            let took = book.now.saturating_sub(slot.term.made);
-            book.tally.of(slot.verb).answered(reply, took);
+        if slot.handler.is_some() {
+            let took = update.now.saturating_sub(slot.timing.issued_at);
+            update.stats.command_mut(slot.verb).record_reply(reply, took);
         }
-        self.resolve(slot.sink, reply);
+        self.resolve(slot.handler, reply);
     }
 
     #[cold]
@@ -1059,30 +1067,31 @@ impl<S: Sink> Pipeline<S> {
         if is_storage && matches!(kind, ErrorKind::Unknown | ErrorKind::Client) {
             self.must_close = Some(MustClose::StorageRefused);
         } else if kind == ErrorKind::Unknown {
-            self.unknown = Some(verb);
+            self.unknown_command = Some(verb);
         }
     }
 
-    fn finish_line(&mut self, reply: &Reply<'_>, book: &mut Book<'_>) {
+    fn finish_line(&mut self, reply: &Reply<'_>, update: &mut StatsUpdate<'_>) {
         if let Reply::Error(error) = reply
-            && (self.found > 0 || self.lines.front().is_some_and(|line| self.asks_for_many(line)))
+            && (self.found_count > 0
+                || self.lines.front().is_some_and(|line| self.asks_for_many(line)))
         {
-            self.break_off(error, book);
+            self.stop_at_error(error, update);
             return;
         }
         let Some(line) = self.lines.pop_front() else { return };
         // Without an item nothing says that the next is long.
-        self.was_long &= !self.assigned.is_empty();
+        self.last_was_large &= !self.assigned.is_empty();
         if self.lines.is_empty() {
             // It was answered, so it was written, so it had been closed.
             debug_assert!(self.open.is_none());
         }
         match reply {
-            Reply::Error(_) => self.refuse(&line, reply, book),
-            _ => self.complete(&line, reply, book),
+            Reply::Error(_) => self.fail_line(&line, reply, update),
+            _ => self.complete(&line, reply, update),
         }
         self.assigned.clear();
-        self.found = 0;
+        self.found_count = 0;
         let next = match self.lines.front() {
             Some(next) => next.keys_start,
             None => self.keys.end(),
@@ -1091,55 +1100,55 @@ impl<S: Sink> Pipeline<S> {
         self.cursor = Cursor { position: next, ..Cursor::default() };
     }
 
-    fn complete(&mut self, line: &Line, reply: &Reply<'_>, book: &mut Book<'_>) {
-        let command = book.tally.of(line.verb.verb());
+    fn complete(&mut self, line: &Line, reply: &Reply<'_>, update: &mut StatsUpdate<'_>) {
+        let command = update.stats.command_mut(line.verb.verb());
         let mut keys = line.keys;
-        let mut hits = self.found;
+        let mut hits = self.found_count;
         let mut ordinal = 0;
         for _ in 0..line.slots {
             let Some(slot) = self.slots.pop_front() else { break };
-            if let Some(sink) = slot.sink {
-                command.latency.record(book.now.saturating_sub(slot.term.made));
-                sink.reply(reply, &self.peer);
+            if let Some(handler) = slot.handler {
+                command.latency.record(update.now.saturating_sub(slot.timing.issued_at));
+                handler.reply(reply, &self.peer);
             } else {
                 // Counted when its time was up, or where its caller is served.
                 self.moved -= usize::from(slot.moved);
                 self.answered_late += u64::from(!slot.moved);
                 keys -= slot.keys;
-                hits -= self.found(ordinal, slot.keys);
+                hits -= self.items_found(ordinal, slot.keys);
             }
             ordinal += slot.keys;
         }
         self.answered += u64::from(line.slots);
-        command.retrieved(hits, keys - hits);
+        command.record_keys(hits, keys - hits);
     }
 
     /// An error line is the whole answer to a line with one key.
     #[cold]
-    fn refuse(&mut self, line: &Line, error: &Reply<'_>, book: &mut Book<'_>) {
-        let command = book.tally.of(line.verb.verb());
+    fn fail_line(&mut self, line: &Line, error: &Reply<'_>, update: &mut StatsUpdate<'_>) {
+        let command = update.stats.command_mut(line.verb.verb());
         for _ in 0..line.slots {
             let Some(slot) = self.slots.pop_front() else { break };
             self.moved -= usize::from(slot.moved);
-            if slot.sink.is_some() {
-                command.latency.record(book.now.saturating_sub(slot.term.made));
-                command.refused(error, slot.keys);
+            if slot.handler.is_some() {
+                command.latency.record(update.now.saturating_sub(slot.timing.issued_at));
+                command.record_error(error, slot.keys);
             }
-            self.resolve(slot.sink, error);
+            self.resolve(slot.handler, error);
         }
     }
 
     /// The same error answers all requests.
     #[cold]
-    fn refuse_all(&mut self, error: &Reply<'_>, book: &mut Book<'_>) {
+    fn fail_all(&mut self, error: &Reply<'_>, update: &mut StatsUpdate<'_>) {
         self.moved = 0;
         for slot in std::mem::take(&mut self.slots) {
-            if slot.sink.is_some() {
-                let command = book.tally.of(slot.verb);
-                command.latency.record(book.now.saturating_sub(slot.term.made));
-                command.refused(error, slot.keys.max(1));
+            if slot.handler.is_some() {
+                let command = update.stats.command_mut(slot.verb);
+                command.latency.record(update.now.saturating_sub(slot.timing.issued_at));
+                command.record_error(error, slot.keys.max(1));
             }
-            self.resolve(slot.sink, error);
+            self.resolve(slot.handler, error);
         }
         self.lines.clear();
         self.noreply_unanswered = 0;
@@ -1161,7 +1170,7 @@ impl<S: Sink> Pipeline<S> {
     /// An error line in the answer to several keys. Whoever has all items is told now, as these are whole; the
     /// other slots of the line stay, for [`Self::drain`].
     #[cold]
-    fn break_off(&mut self, error: &ErrorLine<'_>, book: &mut Book<'_>) {
+    fn stop_at_error(&mut self, error: &ErrorLine<'_>, update: &mut StatsUpdate<'_>) {
         self.must_close = Some(MustClose::KeyRefused);
         self.line_error = Some((error.kind, Bytes::copy_from_slice(error.line)));
         let Some(line) = self.lines.front() else { return };
@@ -1169,14 +1178,14 @@ impl<S: Sink> Pipeline<S> {
         let mut ordinal = 0;
         for at in 0..slots {
             let keys = self.slots[at].keys;
-            if self.found(ordinal, keys) == keys
-                && let Some(sink) = self.slots[at].sink.take()
+            if self.items_found(ordinal, keys) == keys
+                && let Some(handler) = self.slots[at].handler.take()
             {
-                let command = book.tally.of(verb);
-                command.latency.record(book.now.saturating_sub(self.slots[at].term.made));
-                command.retrieved(keys, 0);
+                let command = update.stats.command_mut(verb);
+                command.latency.record(update.now.saturating_sub(self.slots[at].timing.issued_at));
+                command.record_keys(keys, 0);
                 self.answered += 1;
-                sink.reply(&Reply::End, &self.peer);
+                handler.reply(&Reply::End, &self.peer);
             }
             ordinal += keys;
         }
@@ -1184,20 +1193,20 @@ impl<S: Sink> Pipeline<S> {
 
     /// How many of the keys of the slot that begins at `ordinal` have their item. A slot of many keys has its
     /// line for itself.
-    fn found(&self, ordinal: u32, keys: u32) -> u32 {
+    fn items_found(&self, ordinal: u32, keys: u32) -> u32 {
         match keys {
             1 => u32::from(self.is_assigned(ordinal)),
-            _ => self.found,
+            _ => self.found_count,
         }
     }
 
-    fn resolve(&mut self, sink: Option<S>, reply: &Reply<'_>) {
+    fn resolve(&mut self, handler: Option<S>, reply: &Reply<'_>) {
         let is_error = matches!(reply, Reply::Error(_));
         self.answered += u64::from(!is_error);
-        match sink {
-            Some(sink) => {
+        match handler {
+            Some(handler) => {
                 self.refused += u64::from(is_error);
-                sink.reply(reply, &self.peer);
+                handler.reply(reply, &self.peer);
             }
             None => self.answered_late += u64::from(!is_error),
         }
@@ -1205,17 +1214,22 @@ impl<S: Sink> Pipeline<S> {
 
     /// Takes the sinks whose deadline is at or before `now`, and says when the next one is. Their
     /// slots stay: the answers are still to come. `written` as for [`Self::feed`].
-    pub fn expire(&mut self, now: Tick, written: u64, mut expired: impl FnMut(Expired<S>)) -> Tick {
-        self.too_late.drain(..).for_each(&mut expired);
+    pub fn expire(
+        &mut self,
+        now: Nanos,
+        written: u64,
+        mut expired: impl FnMut(Expired<S>),
+    ) -> Nanos {
+        self.pruned_expired.drain(..).for_each(&mut expired);
         let mut next = NEVER;
         for slot in &mut self.slots {
-            if slot.sink.is_none() {
+            if slot.handler.is_none() {
                 continue;
             }
-            if slot.term.deadline > now {
-                next = next.min(slot.term.deadline);
-            } else if let Some(sink) = slot.sink.take() {
-                expired(Expired { sink, asked: slot.asked(), sent: slot.start < written });
+            if slot.timing.deadline > now {
+                next = next.min(slot.timing.deadline);
+            } else if let Some(handler) = slot.handler.take() {
+                expired(Expired { handler, info: slot.info(), sent: slot.start < written });
             }
         }
         next
@@ -1233,52 +1247,52 @@ impl<S: Sink> Pipeline<S> {
         written: u64,
         len: usize,
         mark: &mut u64,
-        now: Tick,
-        tally: &mut Tally,
+        now: Nanos,
+        stats: &mut NodeStats,
     ) {
         self.close_line(out);
         let end = written.saturating_add(len as u64);
         let first = self.slots.partition_point(|slot| slot.start < written);
-        let mut given_up = Vec::new();
+        let mut pruned = Vec::new();
         for (at, slot) in self.slots.iter().enumerate().skip(first) {
             if slot.start >= end {
                 break;
             }
-            if slot.is_given_up(now) {
-                given_up.push(at);
+            if slot.is_cancelled_or_expired(now) {
+                pruned.push(at);
             }
         }
-        if given_up.is_empty() {
+        if pruned.is_empty() {
             return;
         }
-        let mut cuts = Vec::with_capacity(given_up.len());
+        let mut cuts = Vec::with_capacity(pruned.len());
         let mut removed = 0;
-        let mut given_up = given_up.into_iter().peekable();
+        let mut pruned = pruned.into_iter().peekable();
         let slots = self.slots.split_off(first);
         let ends: Vec<u64> = slots.iter().skip(1).map(|slot| slot.start).collect();
         let ends = ends.into_iter().chain([self.encoded]);
         for (at, (mut slot, end)) in (first..).zip(slots.into_iter().zip(ends)) {
-            if given_up.next_if_eq(&at).is_none() {
+            if pruned.next_if_eq(&at).is_none() {
                 slot.start -= removed;
                 self.slots.push_back(slot);
                 continue;
             }
             cuts.push((slot.start, end));
             removed += end - slot.start;
-            let asked = slot.asked();
-            match slot.sink {
-                Some(sink) if sink.is_abandoned() => {
-                    tally.ended(asked, Outcome::Cancelled);
-                    sink.reply(&Reply::End, "");
+            let info = slot.info();
+            match slot.handler {
+                Some(handler) if handler.is_abandoned() => {
+                    stats.record(info, CallResult::Cancelled);
+                    handler.reply(&Reply::End, "");
                 }
-                Some(sink) => self.too_late.push(Expired { sink, asked, sent: false }),
+                Some(handler) => self.pruned_expired.push(Expired { handler, info, sent: false }),
                 None => {}
             }
         }
         self.encoded -= removed;
         *mark -= cuts.iter().filter(|cut| cut.0 < *mark).map(|cut| cut.1 - cut.0).sum::<u64>();
-        let in_out = |cut: (u64, u64)| unsent_range(cut.0, cut.1, written);
-        let cuts: Vec<_> = cuts.into_iter().filter_map(in_out).collect();
+        let to_unsent = |cut: (u64, u64)| unsent_range(cut.0, cut.1, written);
+        let cuts: Vec<_> = cuts.into_iter().filter_map(to_unsent).collect();
         out.cut(&cuts);
     }
 
@@ -1303,7 +1317,7 @@ impl<S: Sink> Pipeline<S> {
             }
             line_slots -= 1;
             let mut is_taken =
-                at >= first && slot.sink.as_ref().is_some_and(|sink| !sink.is_abandoned());
+                at >= first && slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned());
             let mut keys = SmallVec::new();
             for _ in 0..slot.keys {
                 let entry = self.keys.at(position);
@@ -1313,14 +1327,14 @@ impl<S: Sink> Pipeline<S> {
                     keys.push(Bytes::copy_from_slice(entry.key));
                 }
             }
-            let asked = slot.asked();
-            if let Some(sink) = slot.sink.take_if(|_| is_taken) {
+            let info = slot.info();
+            if let Some(handler) = slot.handler.take_if(|_| is_taken) {
                 slot.moved = true;
                 self.moved += 1;
-                let again = Some(OwnedRequest::Retrieval { verb: line_verb, keys });
-                let (deadline, retried) = (slot.term.deadline, slot.retried);
+                let retry = Some(OwnedRequest::Retrieval { verb: line_verb, keys });
+                let (deadline, retried) = (slot.timing.deadline, slot.retried);
                 let (sent, missing) = (slot.start < written, None);
-                orphans.push(Orphan { sink, asked, deadline, retried, sent, again, missing });
+                orphans.push(Orphan { handler, info, deadline, retried, sent, retry, missing });
             }
         }
         orphans
@@ -1330,13 +1344,13 @@ impl<S: Sink> Pipeline<S> {
     /// written, `written` is how many were.
     pub fn drain(&mut self, unsent: &Outgoing, written: u64) -> Vec<Orphan<S>> {
         let mut orphans = Vec::with_capacity(self.slots.len());
-        orphans.extend(self.too_late.drain(..).map(|Expired { sink, asked, sent }| {
-            let (deadline, retried, again, missing) = (NEVER, false, None, None);
-            Orphan { sink, asked, deadline, retried, sent, again, missing }
+        orphans.extend(self.pruned_expired.drain(..).map(|Expired { handler, info, sent }| {
+            let (deadline, retried, retry, missing) = (NEVER, false, None, None);
+            Orphan { handler, info, deadline, retried, sent, retry, missing }
         }));
         let mut position = self.lines.front().map_or(0, |line| line.keys_start);
         // Of the keys in flight, so many belong to the line whose answer broke off.
-        let broken_off = match (&self.line_error, self.lines.front()) {
+        let stopped_keys = match (&self.line_error, self.lines.front()) {
             (Some(_), Some(line)) => line.keys,
             _ => 0,
         };
@@ -1346,8 +1360,8 @@ impl<S: Sink> Pipeline<S> {
         let mut slots = std::mem::take(&mut self.slots).into_iter().peekable();
         let mut ordinal = 0;
         while let Some(slot) = slots.next() {
-            let mut missing = (ordinal < broken_off).then(SmallVec::new);
-            let again = if slot.keys > 0 {
+            let mut missing = (ordinal < stopped_keys).then(SmallVec::new);
+            let retry = if slot.keys > 0 {
                 let mut keys = SmallVec::with_capacity(slot.keys as usize);
                 for index in 0..slot.keys {
                     let entry = self.keys.at(position);
@@ -1368,10 +1382,10 @@ impl<S: Sink> Pipeline<S> {
                     .and_then(|(start, end)| unsent.copy(start, end))
                     .map(|wire| OwnedRequest::Encoded { verb: slot.verb, wire })
             };
-            let (asked, sent) = (slot.asked(), slot.start < written);
-            let Slot { sink, term: Term { deadline, .. }, retried, .. } = slot;
-            if let Some(sink) = sink {
-                orphans.push(Orphan { sink, asked, deadline, retried, sent, again, missing });
+            let (info, sent) = (slot.info(), slot.start < written);
+            let Slot { handler, timing: Timing { deadline, .. }, retried, .. } = slot;
+            if let Some(handler) = handler {
+                orphans.push(Orphan { handler, info, deadline, retried, sent, retry, missing });
             }
         }
         *self = Self::new(self.max_merged_keys, self.peer.clone());

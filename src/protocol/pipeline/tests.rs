@@ -5,7 +5,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::{ArithmeticVerb, Command, CommandTally, StatsArgs, StorageVerb};
+use crate::protocol::{ArithmeticVerb, Command, CommandStats, StatsArgs, StorageVerb};
 
 /// Writes what it was told into a log that the test reads.
 #[derive(Debug)]
@@ -17,15 +17,15 @@ struct Logged {
     is_abandoned: bool,
 }
 
-impl Sink for Logged {
-    type Kept = Bytes;
-    fn item(&mut self, index: usize, item: &ItemRef<'_>, kept: Option<&Bytes>) {
+impl ReplyHandler for Logged {
+    type Value = Bytes;
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&Bytes>) {
         let ItemRef { key, flags, cas, value } = item;
         let (key, value) = (key.escape_ascii(), value.escape_ascii());
         self.items.push(format!("{index}:{key}={value} {flags} {cas:?}"));
-        if let Some(kept) = kept {
-            assert_eq!(kept.as_bytes(), item.value);
-            self.kept.borrow_mut().push(kept.clone());
+        if let Some(shared) = shared {
+            assert_eq!(shared.as_bytes(), item.value);
+            self.kept.borrow_mut().push(shared.clone());
         }
     }
     fn stat(&mut self, stat: &StatLine<'_>) {
@@ -43,13 +43,13 @@ impl Sink for Logged {
     }
 }
 
-struct Bed {
+struct Fixture {
     pipeline: Pipeline<Logged>,
     /// Whether long values are read into their place, or given to the pipeline as all else.
     in_place: bool,
     out: Outgoing,
     log: Rc<RefCell<Vec<String>>>,
-    tally: Tally,
+    stats: NodeStats,
     kept: Rc<RefCell<Vec<Bytes>>>,
 }
 
@@ -57,15 +57,15 @@ fn key(bytes: &str) -> Key<'_> {
     Key::parse(bytes.as_bytes()).unwrap()
 }
 
-impl Bed {
+impl Fixture {
     fn new(max_merged_keys: u32) -> Self {
         let (log, kept) = (Rc::default(), Rc::default());
         let pipeline = Pipeline::new(max_merged_keys, "peer".into());
-        let (out, tally) = (Outgoing::default(), Tally::default());
-        Self { pipeline, in_place: true, out, log, tally, kept }
+        let (out, stats) = (Outgoing::default(), NodeStats::default());
+        Self { pipeline, in_place: true, out, log, stats, kept }
     }
 
-    fn sink(&self, name: &str) -> Logged {
+    fn handler(&self, name: &str) -> Logged {
         Logged {
             name: name.into(),
             items: Vec::new(),
@@ -76,10 +76,10 @@ impl Bed {
     }
 
     fn get(&mut self, verb: RetrievalVerb, keys: &[&str]) -> &mut Self {
-        let sink = self.sink(&keys.join("+"));
+        let handler = self.handler(&keys.join("+"));
         let keys: Vec<Key<'_>> = keys.iter().map(|k| key(k)).collect();
         let request = Request::Retrieval { verb, keys: &keys };
-        self.pipeline.push(&request, sink, NEVER, &mut self.out);
+        self.pipeline.push(&request, handler, NEVER, &mut self.out);
         self
     }
 
@@ -88,8 +88,8 @@ impl Bed {
     }
 
     fn command(&mut self, name: &str, command: Command<'_>) -> &mut Self {
-        let sink = self.sink(name);
-        self.pipeline.push(&Request::Command(command), sink, NEVER, &mut self.out);
+        let handler = self.handler(name);
+        self.pipeline.push(&Request::Command(command), handler, NEVER, &mut self.out);
         self
     }
 
@@ -118,7 +118,7 @@ impl Bed {
             }
             buf.extend_from_slice(&wire[from..cut]);
             from = cut;
-            let used = self.pipeline.feed(&buf, u64::MAX, 0, &mut self.tally)?;
+            let used = self.pipeline.feed(&buf, u64::MAX, 0, &mut self.stats)?;
             assert!(used <= buf.len());
             buf.drain(..used);
         }
@@ -128,27 +128,28 @@ impl Bed {
 }
 
 /// What was counted.
-fn counted(tally: &Tally) -> String {
-    let of_command = |(verb, command): (Verb, &CommandTally)| {
-        let outcomes: Vec<_> = command.outcomes().map(|(name, n)| format!("{name} {n}")).collect();
-        format!("{}: {}", verb.name(), outcomes.join(", "))
+fn counted(stats: &NodeStats) -> String {
+    let command_results = |(verb, command): (Verb, &CommandStats)| {
+        let results: Vec<_> = command.results().map(|(name, n)| format!("{name} {n}")).collect();
+        format!("{}: {}", verb.name(), results.join(", "))
     };
-    tally.commands().map(of_command).collect::<Vec<_>>().join("; ")
+    stats.commands().map(command_results).collect::<Vec<_>>().join("; ")
 }
 
 /// Some of everything, and its answer.
-fn mixed() -> (Bed, Vec<u8>, Vec<&'static str>) {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]).gets(&["b"]).gets(&["a"]).gets(&["c"]);
-    bed.set("s", b"v").gets(&["m1", "m2", "m3"]).get(RetrievalVerb::Gets, &["g"]);
-    bed.get(RetrievalVerb::Gat { exptime: 5 }, &["t"]);
-    bed.command("n", Command::Arithmetic { verb: ArithmeticVerb::Incr, key: key("n"), delta: 1 });
-    bed.command("d", Command::Delete { key: key("d") });
-    bed.command("touch", Command::Touch { key: key("t"), exptime: 1 });
-    bed.command("version", Command::Version);
+fn mixed() -> (Fixture, Vec<u8>, Vec<&'static str>) {
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).gets(&["c"]);
+    fixture.set("s", b"v").gets(&["m1", "m2", "m3"]).get(RetrievalVerb::Gets, &["g"]);
+    fixture.get(RetrievalVerb::Gat { exptime: 5 }, &["t"]);
+    fixture
+        .command("n", Command::Arithmetic { verb: ArithmeticVerb::Incr, key: key("n"), delta: 1 });
+    fixture.command("d", Command::Delete { key: key("d") });
+    fixture.command("touch", Command::Touch { key: key("t"), exptime: 1 });
+    fixture.command("version", Command::Version);
     let args = StatsArgs::parse("settings").unwrap();
-    bed.command("stats", Command::Stats { args });
-    bed.command("flush", Command::FlushAll { delay: 0 });
+    fixture.command("stats", Command::Stats { args });
+    fixture.command("flush", Command::FlushAll { delay: 0 });
     let answer = b"VALUE a 1 5\r\nEND\r\n\r\nVALUE c 0 0\r\n\r\nEND\r\nSTORED\r\n\
         VALUE m1 0 2\r\n\r\n\r\nVALUE m3 4294967295 13\r\nVALUE m2 0 1\r\r\nEND\r\n\
         VALUE g 0 1 18446744073709551615\r\nx\r\nEND\r\nEND\r\n18446744073709551615\r\nNOT_FOUND\r\n\
@@ -169,49 +170,49 @@ fn mixed() -> (Bed, Vec<u8>, Vec<&'static str>) {
         r#"stats ["a=1", "inter=127.0.0.1 x", "empty="] End"#,
         r#"flush [] Ok"#,
     ];
-    (bed, answer.to_vec(), told)
+    (fixture, answer.to_vec(), told)
 }
 
 #[test]
 fn every_split_gives_the_same_answers() {
-    let (mut bed, answer, told) = mixed();
-    assert_eq!(bed.answer(&answer, &[]).unwrap(), told);
+    let (mut fixture, answer, told) = mixed();
+    assert_eq!(fixture.answer(&answer, &[]).unwrap(), told);
     for cut in 0..=answer.len() {
         assert_eq!(mixed().0.answer(&answer, &[cut]).unwrap(), told, "cut at {cut}");
     }
     let every: Vec<usize> = (0..answer.len()).collect();
     for in_place in [true, false] {
-        let (mut bed, ..) = mixed();
-        bed.in_place = in_place;
-        assert_eq!(bed.answer(&answer, &every).unwrap(), told);
+        let (mut fixture, ..) = mixed();
+        fixture.in_place = in_place;
+        assert_eq!(fixture.answer(&answer, &every).unwrap(), told);
     }
 }
 
 #[test]
-fn a_value_that_comes_in_pieces_is_made_once_for_all_who_asked() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]).gets(&["b"]).gets(&["a"]).get(RetrievalVerb::Gets, &["g"]).gets(&["z"]);
+fn a_value_in_pieces_is_shared_by_all_its_requests() {
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).get(RetrievalVerb::Gets, &["g"]).gets(&["z"]);
     let answer = b"VALUE b 7 9\r\n123456789\r\nVALUE a 0 8\r\nabcdefgh\r\nEND\r\n\
         VALUE g 1 10 5\r\n1234567890\r\nEND\r\nEND\r\n";
-    let told = bed.answer(answer, &[15, 40, 70]).unwrap();
+    let told = fixture.answer(answer, &[15, 40, 70]).unwrap();
     let a = r#"a ["0:a=abcdefgh 0 None"] End"#;
     let g = r#"g ["0:g=1234567890 1 Some(5)"] End"#;
     assert_eq!(told, [a, r#"b ["0:b=123456789 7 None"] End"#, a, g, "z [] End"]);
-    let kept = bed.kept.take();
+    let kept = fixture.kept.take();
     let [b, first, second, g] = kept.as_slice() else { panic!("{kept:?}") };
     assert_eq!(first.as_ptr(), second.as_ptr());
     assert_eq!([&**b, &**g], [&b"123456789"[..], b"1234567890"]);
 }
 
 #[test]
-fn a_value_in_pieces_that_nobody_asked_for_or_that_goes_on_is_an_error() {
+fn a_value_in_pieces_for_a_foreign_key_or_without_an_end_is_an_error() {
     for (answer, error) in [
         ("VALUE x 0 9\r\n123456789\r\nEND\r\n", "not asked for: 'x'"),
         ("VALUE a 0 9\r\n1234567890\r\nEND\r\n", "not followed by CRLF"),
     ] {
-        let mut bed = Bed::new(32);
-        bed.gets(&["a"]);
-        let told = bed.answer(answer.as_bytes(), &[15, 18]).unwrap_err().to_string();
+        let mut fixture = Fixture::new(32);
+        fixture.gets(&["a"]);
+        let told = fixture.answer(answer.as_bytes(), &[15, 18]).unwrap_err().to_string();
         assert!(told.contains(error), "{told}");
     }
 }
@@ -222,16 +223,16 @@ fn a_value_in_pieces_is_not_made_for_a_caller_that_gave_up() {
     for cut in 0..=wire.len() {
         for in_place in [true, false] {
             for abandoned in [[true, false], [false, true], [true, true]] {
-                let mut bed = Bed::new(32);
-                bed.in_place = in_place;
-                bed.gets(&["a"]).gets(&["b"]);
-                for (slot, abandoned) in bed.pipeline.slots.iter_mut().zip(abandoned) {
-                    slot.sink.as_mut().unwrap().is_abandoned = abandoned;
+                let mut fixture = Fixture::new(32);
+                fixture.in_place = in_place;
+                fixture.gets(&["a"]).gets(&["b"]);
+                for (slot, abandoned) in fixture.pipeline.slots.iter_mut().zip(abandoned) {
+                    slot.handler.as_mut().unwrap().is_abandoned = abandoned;
                 }
                 // What was whole in one read is not copied before, but told.
-                let log = bed.answer(wire, &[cut]).unwrap();
+                let log = fixture.answer(wire, &[cut]).unwrap();
                 assert_eq!(log.len(), 2, "{log:?}");
-                let kept: Vec<_> = bed.kept.take();
+                let kept: Vec<_> = fixture.kept.take();
                 for (value, abandoned) in
                     [(&wire[14..26], abandoned[0]), (&wire[41..50], abandoned[1])]
                 {
@@ -239,111 +240,114 @@ fn a_value_in_pieces_is_not_made_for_a_caller_that_gave_up() {
                 }
                 assert!(abandoned[0] || log[0].contains("a=END"), "{cut} {log:?}");
                 assert!(abandoned[1] || log[1].contains("b=bbbb"), "{cut} {log:?}");
-                assert_eq!(counted(&bed.tally), "get: hit 2");
+                assert_eq!(counted(&fixture.stats), "get: hit 2");
             }
         }
     }
 }
 
 #[test]
-fn whoever_is_told_that_its_time_is_up_gets_no_rest_of_a_value() {
-    let mut bed = Bed::new(32);
-    let sink = bed.sink("late");
+fn an_expired_request_gets_no_rest_of_a_value() {
+    let mut fixture = Fixture::new(32);
+    let handler = fixture.handler("late");
     let keys = [key("a")];
     let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
-    bed.pipeline.push(&request, sink, 5, &mut bed.out);
-    bed.gets(&["b"]).gets(&["a"]);
-    bed.pipeline.close_line(&mut bed.out);
-    assert_eq!(bed.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX, 0, &mut bed.tally).unwrap(), 15);
-    assert_eq!(bed.pipeline.missing(0), 9);
+    fixture.pipeline.push(&request, handler, 5, &mut fixture.out);
+    fixture.gets(&["b"]).gets(&["a"]);
+    fixture.pipeline.close_line(&mut fixture.out);
+    assert_eq!(
+        fixture.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX, 0, &mut fixture.stats).unwrap(),
+        15
+    );
+    assert_eq!(fixture.pipeline.missing_len(0), 9);
     let mut expired = 0;
-    bed.pipeline.expire(5, u64::MAX, |_| expired += 1);
+    fixture.pipeline.expire(5, u64::MAX, |_| expired += 1);
     assert_eq!(expired, 1);
-    let told = bed.answer(b"3456789\r\nVALUE b 0 0\r\n\r\nEND\r\n", &[3]).unwrap();
+    let told = fixture.answer(b"3456789\r\nVALUE b 0 0\r\n\r\nEND\r\n", &[3]).unwrap();
     assert_eq!(told, [r#"b ["0:b= 0 None"] End"#, r#"a ["0:a=123456789 0 None"] End"#]);
 }
 
 #[test]
-fn what_is_too_long_to_be_believed_is_known_to_be_missing() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]);
-    bed.pipeline.close_line(&mut bed.out);
+fn a_value_above_the_limit_is_not_received_in_place() {
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]);
+    fixture.pipeline.close_line(&mut fixture.out);
     let head = b"VALUE a 0 70000000\r\nab";
-    assert_eq!(bed.pipeline.feed(head, u64::MAX, 0, &mut bed.tally).unwrap(), 0);
-    assert!(bed.pipeline.rest_of_value().is_none());
-    assert_eq!(bed.pipeline.missing(head.len()), 70_000_000);
+    assert_eq!(fixture.pipeline.feed(head, u64::MAX, 0, &mut fixture.stats).unwrap(), 0);
+    assert!(fixture.pipeline.rest_of_value().is_none());
+    assert_eq!(fixture.pipeline.missing_len(head.len()), 70_000_000);
 }
 
 #[test]
 fn a_long_item_is_expected_only_after_one() {
-    let mut bed = Bed::new(1);
+    let mut fixture = Fixture::new(1);
     let long = b"VALUE a 0 9\r\n123456789\r\nEND\r\n";
     for next in ["short", "miss", "other"] {
-        bed.gets(&["a"]);
-        bed.answer(long, &[15]).unwrap();
-        assert!(bed.pipeline.expects_long());
+        fixture.gets(&["a"]);
+        fixture.answer(long, &[15]).unwrap();
+        assert!(fixture.pipeline.expects_large_value());
         let answer: &[u8] = match next {
             "short" => {
-                bed.gets(&["b"]);
+                fixture.gets(&["b"]);
                 b"VALUE b 0 1\r\n1\r\nEND\r\n"
             }
             "miss" => {
-                bed.gets(&["b"]);
+                fixture.gets(&["b"]);
                 b"END\r\n"
             }
             _ => {
-                bed.set("b", b"v");
+                fixture.set("b", b"v");
                 b"STORED\r\n"
             }
         };
-        bed.answer(answer, &[]).unwrap();
-        assert!(!bed.pipeline.expects_long(), "{next}");
+        fixture.answer(answer, &[]).unwrap();
+        assert!(!fixture.pipeline.expects_large_value(), "{next}");
     }
 }
 
 #[test]
 fn a_connection_that_dies_within_a_value_hands_its_requests_back() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]).gets(&["b"]);
-    bed.pipeline.close_line(&mut bed.out);
-    bed.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX, 0, &mut bed.tally).unwrap();
-    let orphans = bed.pipeline.drain(&bed.out, u64::MAX);
-    let asked: Vec<_> = orphans.iter().map(|orphan| orphan.again.is_some()).collect();
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]).gets(&["b"]);
+    fixture.pipeline.close_line(&mut fixture.out);
+    fixture.pipeline.feed(b"VALUE a 0 9\r\n12", u64::MAX, 0, &mut fixture.stats).unwrap();
+    let orphans = fixture.pipeline.drain(&fixture.out, u64::MAX);
+    let asked: Vec<_> = orphans.iter().map(|orphan| orphan.retry.is_some()).collect();
     assert_eq!(asked, [true, true]);
-    assert!(bed.pipeline.rest_of_value().is_none());
+    assert!(fixture.pipeline.rest_of_value().is_none());
 }
 
 #[test]
 fn gets_share_a_line_and_nothing_else_does() {
-    let mut bed = Bed::new(3);
-    bed.gets(&["a"]).gets(&["b"]).gets(&["a"]).gets(&["c"]);
-    bed.get(RetrievalVerb::Gets, &["c"]).gets(&["d"]).gets(&["e", "f"]).gets(&["g"]);
-    bed.set("s", b"v").gets(&["h"]);
+    let mut fixture = Fixture::new(3);
+    fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).gets(&["c"]);
+    fixture.get(RetrievalVerb::Gets, &["c"]).gets(&["d"]).gets(&["e", "f"]).gets(&["g"]);
+    fixture.set("s", b"v").gets(&["h"]);
     assert_eq!(
-        bed.wire(),
+        fixture.wire(),
         "get a b\r\nget c\r\ngets c\r\nget d\r\nget e f\r\nget g\r\nset s 0 0 1\r\nv\r\nget h\r\n"
     );
-    let mut single = Bed::new(1);
+    let mut single = Fixture::new(1);
     single.gets(&["a"]).gets(&["b"]).gets(&["a"]);
     assert_eq!(single.wire(), "get a\r\nget b\r\nget a\r\n");
 }
 
 #[test]
 fn a_line_stays_under_its_limit() {
-    let mut bed = Bed::new(u32::MAX);
+    let mut fixture = Fixture::new(u32::MAX);
     let keys: Vec<String> = (0..100).map(|i| format!("{i:0>250}")).collect();
     for key in &keys {
-        bed.gets(&[key]);
+        fixture.gets(&[key]);
     }
-    let wire = bed.wire();
+    let wire = fixture.wire();
     assert!(wire.split_inclusive("\r\n").all(|line| line.len() <= MAX_LINE_LEN));
     assert_eq!(wire.split_inclusive("\r\n").count(), 100_usize.div_ceil(3));
 }
 
 #[test]
 fn commands_end_where_a_record_may_end() {
-    let mut bed = Bed::new(32);
-    bed.set("a", b"v").gets(&["b"]).gets(&["c"]).set("d", &[b'v'; 100]).gets(&["e"]);
+    let mut fixture = Fixture::new(32);
+    fixture.set("a", b"v").gets(&["b"]).gets(&["c"]).set("d", &[b'v'; 100]).gets(&["e"]);
     let ends: Vec<u64> = ["set a 0 0 1\r\nv\r\n", "get b c\r\n", &"-".repeat(117), "get e\r\n"]
         .iter()
         .scan(0, |end, command| {
@@ -351,12 +355,12 @@ fn commands_end_where_a_record_may_end() {
             Some(*end)
         })
         .collect();
-    bed.pipeline.close_line(&mut bed.out);
-    assert_eq!(bed.out.len() as u64, ends[3]);
+    fixture.pipeline.close_line(&mut fixture.out);
+    assert_eq!(fixture.out.len() as u64, ends[3]);
     for most in 1..200 {
         let mut from = 0;
         while from < ends[3] {
-            let end = bed.pipeline.commands_end(from, most);
+            let end = fixture.pipeline.commands_end(from, most);
             assert!(ends.contains(&end) && end > from);
             let is_one = ends.iter().filter(|known| (from + 1..=end).contains(known)).count() == 1;
             assert!(is_one || end - from <= most);
@@ -372,13 +376,13 @@ fn an_answer_to_stats_has_an_end() {
     for line in
         ["STAT a 1\r\n".to_owned(), format!("STAT {} {}\r\n", "n".repeat(500), "v".repeat(500))]
     {
-        let mut bed = Bed::new(32);
-        bed.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
-        bed.wire();
+        let mut fixture = Fixture::new(32);
+        fixture.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
+        fixture.wire();
         let lines = line.repeat(1000).into_bytes();
         let most = MAX_STATS_SIZE / (line.len() - 2 + STAT_OVERHEAD);
-        let mut tally = Tally::default();
-        let mut feed = || bed.pipeline.feed(&lines, u64::MAX, 0, &mut tally);
+        let mut stats = NodeStats::default();
+        let mut feed = || fixture.pipeline.feed(&lines, u64::MAX, 0, &mut stats);
         for _ in 0..most / 1000 {
             assert_eq!(feed(), Ok(lines.len()));
         }
@@ -388,32 +392,32 @@ fn an_answer_to_stats_has_an_end() {
 
 #[test]
 fn each_answer_to_stats_is_counted_by_itself() {
-    let mut bed = Bed::new(32);
+    let mut fixture = Fixture::new(32);
     let lines = [b"STAT a 1\r\n".repeat(200_000), b"END\r\n".to_vec()].concat();
-    let mut tally = Tally::default();
+    let mut stats = NodeStats::default();
     for _ in 0..3 {
-        bed.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
-        assert_eq!(bed.pipeline.feed(&lines, u64::MAX, 0, &mut tally), Ok(lines.len()));
+        fixture.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
+        assert_eq!(fixture.pipeline.feed(&lines, u64::MAX, 0, &mut stats), Ok(lines.len()));
     }
 }
 
 #[test]
 fn items_in_another_order_find_their_callers() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]).gets(&["b"]).gets(&["c"]).gets(&["a"]);
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]).gets(&["b"]).gets(&["c"]).gets(&["a"]);
     let answer = b"VALUE c 0 1\r\nC\r\nVALUE a 0 1\r\nA\r\nVALUE b 0 1\r\nB\r\nEND\r\n";
     let a = r#"a ["0:a=A 0 None"] End"#;
     let told = [a, r#"b ["0:b=B 0 None"] End"#, r#"c ["0:c=C 0 None"] End"#, a];
-    assert_eq!(bed.answer(answer, &[]).unwrap(), told);
+    assert_eq!(fixture.answer(answer, &[]).unwrap(), told);
 }
 
 #[test]
 fn the_same_key_twice_in_one_request() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a", "b", "a"]);
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a", "b", "a"]);
     let answer = b"VALUE a 0 1\r\n1\r\nVALUE b 0 1\r\n2\r\nVALUE a 0 1\r\n3\r\nEND\r\n";
     let told = [r#"a+b+a ["0:a=1 0 None", "1:b=2 0 None", "2:a=3 0 None"] End"#];
-    assert_eq!(bed.answer(answer, &[]).unwrap(), told);
+    assert_eq!(fixture.answer(answer, &[]).unwrap(), told);
 }
 
 #[test]
@@ -426,19 +430,19 @@ fn a_foreign_or_surplus_answer_is_an_error() {
         ("ERROR Too many open connections\r\n", "too many open connections"),
         ("STORED\r\n", "unexpected reply: STORED"),
     ] {
-        let mut bed = Bed::new(32);
-        bed.gets(&["a"]);
-        let told = bed.answer(answer.as_bytes(), &[]).unwrap_err().to_string();
+        let mut fixture = Fixture::new(32);
+        fixture.gets(&["a"]);
+        let told = fixture.answer(answer.as_bytes(), &[]).unwrap_err().to_string();
         assert!(told.contains(error), "{answer:?}: {told}");
     }
 }
 
 #[test]
-fn an_answer_to_what_was_not_written_is_an_error() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]);
+fn an_answer_to_an_unwritten_request_is_an_error() {
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]);
     assert!(matches!(
-        bed.pipeline.feed(b"END\r\n", 0, 0, &mut Tally::default()),
+        fixture.pipeline.feed(b"END\r\n", 0, 0, &mut NodeStats::default()),
         Err(ProtocolError::Unsolicited(_))
     ));
 }
@@ -446,25 +450,25 @@ fn an_answer_to_what_was_not_written_is_an_error() {
 #[test]
 fn an_error_line_answers_one_key() {
     for error in ["ERROR", "CLIENT_ERROR no", "SERVER_ERROR out of memory"] {
-        let mut bed = Bed::new(32);
+        let mut fixture = Fixture::new(32);
         // The same key twice is one key.
-        bed.gets(&["a"]).gets(&["a"]).set("s", b"v");
-        let told = bed.answer(format!("{error}\r\nSTORED\r\n").as_bytes(), &[]).unwrap();
+        fixture.gets(&["a"]).gets(&["a"]).set("s", b"v");
+        let told = fixture.answer(format!("{error}\r\nSTORED\r\n").as_bytes(), &[]).unwrap();
         assert!(told[..2].iter().all(|told| told.starts_with("a [] Error(")), "{told:?}");
         assert_eq!(told[2], "s [] Stored");
-        assert_eq!(bed.pipeline.must_close(), None);
+        assert_eq!(fixture.pipeline.must_close(), None);
         let word = error.split(' ').next().unwrap().to_lowercase();
-        assert_eq!(counted(&bed.tally), format!("get: {word} 2; set: stored 1"));
+        assert_eq!(counted(&fixture.stats), format!("get: {word} 2; set: stored 1"));
     }
 }
 
 /// The keys that are to be asked for, and their indexes where the answer to their line broke off.
-type Again = (Vec<String>, Option<Vec<usize>>);
+type Retried = (Vec<String>, Option<Vec<usize>>);
 
-fn asked_again(bed: &mut Bed) -> Vec<Again> {
-    let orphans = bed.pipeline.drain(&bed.out, u64::MAX);
-    let of = |orphan: Orphan<Logged>| {
-        let keys = match orphan.again {
+fn retried_keys(fixture: &mut Fixture) -> Vec<Retried> {
+    let orphans = fixture.pipeline.drain(&fixture.out, u64::MAX);
+    let keys_and_missing = |orphan: Orphan<Logged>| {
+        let keys = match orphan.retry {
             Some(OwnedRequest::Retrieval { keys, .. }) => {
                 keys.iter().map(|key| key.escape_ascii().to_string()).collect()
             }
@@ -472,26 +476,26 @@ fn asked_again(bed: &mut Bed) -> Vec<Again> {
         };
         (keys, orphan.missing.map(SmallVec::into_vec))
     };
-    orphans.into_iter().map(of).collect()
+    orphans.into_iter().map(keys_and_missing).collect()
 }
 
 #[test]
-fn an_error_line_among_several_keys_ends_the_trust() {
+fn an_error_line_among_several_keys_closes_the_connection() {
     // Where an error line is the end of an answer, and where it stands for a key.
     for rest in ["", "VALUE c 0 1\r\n3\r\nEND\r\n"] {
-        let mut bed = Bed::new(32);
-        bed.gets(&["a"]).gets(&["b"]).gets(&["c"]).set("s", b"v").gets(&["d"]);
+        let mut fixture = Fixture::new(32);
+        fixture.gets(&["a"]).gets(&["b"]).gets(&["c"]).set("s", b"v").gets(&["d"]);
         let answer = format!("VALUE a 0 1\r\n1\r\nSERVER_ERROR no\r\n{rest}STORED\r\nEND\r\n");
-        bed.pipeline.close_line(&mut bed.out);
-        bed.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut bed.tally).unwrap();
-        assert_eq!(bed.log.take(), [r#"a ["0:a=1 0 None"] End"#]);
-        assert_eq!(bed.pipeline.must_close(), Some(MustClose::KeyRefused));
-        let (kind, line) = bed.pipeline.line_error().unwrap();
+        fixture.pipeline.close_line(&mut fixture.out);
+        fixture.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut fixture.stats).unwrap();
+        assert_eq!(fixture.log.take(), [r#"a ["0:a=1 0 None"] End"#]);
+        assert_eq!(fixture.pipeline.must_close(), Some(MustClose::KeyRefused));
+        let (kind, line) = fixture.pipeline.line_error().unwrap();
         assert_eq!((*kind, line.as_ref()), (ErrorKind::Server, b"SERVER_ERROR no".as_ref()));
-        assert_eq!(counted(&bed.tally), "get: hit 1");
+        assert_eq!(counted(&fixture.stats), "get: hit 1");
         let alone = |key: &str| (vec![key.to_owned()], Some(vec![0]));
         let expected = [alone("b"), alone("c"), (vec![], None), (vec!["d".to_owned()], None)];
-        assert_eq!(asked_again(&mut bed), expected);
+        assert_eq!(retried_keys(&mut fixture), expected);
     }
 }
 
@@ -499,27 +503,27 @@ fn an_error_line_among_several_keys_ends_the_trust() {
 fn what_is_missing_of_many_keys_is_known_wherever_an_error_line_comes() {
     let names = ["a", "b", "c", "d", "e"];
     for found in 0..names.len() {
-        let mut bed = Bed::new(32);
-        bed.gets(&names).gets(&["z"]);
+        let mut fixture = Fixture::new(32);
+        fixture.gets(&names).gets(&["z"]);
         // Every second key has its item; the others are missing or still to come.
         let had: Vec<_> = names[..found].iter().step_by(2).collect();
         let items: Vec<_> = had.iter().map(|key| format!("VALUE {key} 0 1\r\n1\r\n")).collect();
         let items = items.concat();
         let answer = format!("{items}SERVER_ERROR no\r\nEND\r\nEND\r\n");
-        bed.pipeline.close_line(&mut bed.out);
-        bed.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut bed.tally).unwrap();
+        fixture.pipeline.close_line(&mut fixture.out);
+        fixture.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut fixture.stats).unwrap();
         let missing: Vec<usize> =
             (0..names.len()).filter(|at| !had.contains(&&names[*at])).collect();
         let keys = missing.iter().map(|at| names[*at].to_owned()).collect();
         let expected = [(keys, Some(missing)), (vec!["z".to_owned()], None)];
-        assert_eq!(asked_again(&mut bed), expected);
-        assert!(bed.log.take().is_empty());
+        assert_eq!(retried_keys(&mut fixture), expected);
+        assert!(fixture.log.take().is_empty());
     }
 }
 
-fn taken(bed: &mut Bed, must_stay: &str) -> Vec<String> {
-    let taken = bed.pipeline.take_held_up(u64::MAX, |key| key == must_stay.as_bytes());
-    let keys = |orphan: Orphan<Logged>| match orphan.again {
+fn taken(fixture: &mut Fixture, must_stay: &str) -> Vec<String> {
+    let taken = fixture.pipeline.take_held_up(u64::MAX, |key| key == must_stay.as_bytes());
+    let keys = |orphan: Orphan<Logged>| match orphan.retry {
         Some(OwnedRequest::Retrieval { keys, .. }) => String::from_utf8(keys.join(&b' ')).unwrap(),
         _ => unreachable!("only reads are taken"),
     };
@@ -528,12 +532,12 @@ fn taken(bed: &mut Bed, must_stay: &str) -> Vec<String> {
 
 #[test]
 fn reads_that_are_held_up_are_taken_and_their_answers_dropped() {
-    let mut bed = Bed::new(1);
-    bed.gets(&["first"]).gets(&["a"]).set("s", b"v").gets(&["b", "c"]).gets(&["pinned"]);
-    assert!(bed.pipeline.is_held_up());
-    assert_eq!(taken(&mut bed, "pinned"), ["a", "b c"]);
-    assert_eq!(taken(&mut bed, "pinned"), Vec::<String>::new());
-    assert_eq!((bed.pipeline.in_flight(), bed.pipeline.moved()), (5, 2));
+    let mut fixture = Fixture::new(1);
+    fixture.gets(&["first"]).gets(&["a"]).set("s", b"v").gets(&["b", "c"]).gets(&["pinned"]);
+    assert!(fixture.pipeline.is_held_up());
+    assert_eq!(taken(&mut fixture, "pinned"), ["a", "b c"]);
+    assert_eq!(taken(&mut fixture, "pinned"), Vec::<String>::new());
+    assert_eq!((fixture.pipeline.in_flight(), fixture.pipeline.moved()), (5, 2));
     let items = |keys: &[&str]| {
         let items: Vec<_> = keys.iter().map(|key| format!("VALUE {key} 0 1\r\n1\r\n")).collect();
         items.concat() + "END\r\n"
@@ -545,52 +549,52 @@ fn reads_that_are_held_up_are_taken_and_their_answers_dropped() {
         items(&["c"]),
         items(&["pinned"]),
     ];
-    let told = bed.answer(answer.concat().as_bytes(), &[]).unwrap();
+    let told = fixture.answer(answer.concat().as_bytes(), &[]).unwrap();
     let expected =
         [r#"first ["0:first=1 0 None"] End"#, "s [] Stored", r#"pinned ["0:pinned=1 0 None"] End"#];
     assert_eq!(told, expected);
-    assert_eq!((bed.pipeline.in_flight(), bed.pipeline.moved()), (0, 0));
+    assert_eq!((fixture.pipeline.in_flight(), fixture.pipeline.moved()), (0, 0));
 }
 
 #[test]
 fn keys_that_share_the_first_line_hold_each_other_up() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]);
-    assert!(!bed.pipeline.is_held_up());
-    bed.gets(&["b"]).gets(&["c"]);
-    assert!(bed.pipeline.is_held_up());
-    assert_eq!(taken(&mut bed, ""), ["a", "b", "c"]);
-    assert!(!bed.pipeline.is_held_up() && !bed.pipeline.has_waiters());
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]);
+    assert!(!fixture.pipeline.is_held_up());
+    fixture.gets(&["b"]).gets(&["c"]);
+    assert!(fixture.pipeline.is_held_up());
+    assert_eq!(taken(&mut fixture, ""), ["a", "b", "c"]);
+    assert!(!fixture.pipeline.is_held_up() && !fixture.pipeline.has_waiters());
     // A command has no other in its line.
-    let mut bed = Bed::new(32);
-    bed.set("s", b"v").gets(&["a"]);
-    assert_eq!(taken(&mut bed, ""), ["a"]);
-    assert!(bed.pipeline.has_waiters());
+    let mut fixture = Fixture::new(32);
+    fixture.set("s", b"v").gets(&["a"]);
+    assert_eq!(taken(&mut fixture, ""), ["a"]);
+    assert!(fixture.pipeline.has_waiters());
 }
 
 #[test]
-fn an_error_line_behind_the_item_of_one_key_ends_the_trust() {
-    let mut bed = Bed::new(1);
-    bed.gets(&["a"]).gets(&["b"]);
+fn an_error_line_after_the_item_of_one_key_closes_the_connection() {
+    let mut fixture = Fixture::new(1);
+    fixture.gets(&["a"]).gets(&["b"]);
     let answer = b"VALUE a 0 1\r\n1\r\nSERVER_ERROR no\r\nEND\r\n";
-    bed.pipeline.feed(answer, u64::MAX, 0, &mut bed.tally).unwrap();
-    assert_eq!(bed.log.take(), [r#"a ["0:a=1 0 None"] End"#]);
-    assert_eq!(asked_again(&mut bed), [(vec!["b".to_owned()], None)]);
+    fixture.pipeline.feed(answer, u64::MAX, 0, &mut fixture.stats).unwrap();
+    assert_eq!(fixture.log.take(), [r#"a ["0:a=1 0 None"] End"#]);
+    assert_eq!(retried_keys(&mut fixture), [(vec!["b".to_owned()], None)]);
 }
 
 #[test]
 fn a_server_that_wants_a_login_says_so_to_all() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]).gets(&["b"]).set("s", b"v").gets(&["c"]);
-    bed.pipeline.close_line(&mut bed.out);
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]).gets(&["b"]).set("s", b"v").gets(&["c"]);
+    fixture.pipeline.close_line(&mut fixture.out);
     let answer = b"CLIENT_ERROR unauthenticated\r\n";
-    bed.pipeline.feed(answer, u64::MAX, 0, &mut bed.tally).unwrap();
-    let told = bed.log.take();
+    fixture.pipeline.feed(answer, u64::MAX, 0, &mut fixture.stats).unwrap();
+    let told = fixture.log.take();
     assert_eq!(told.len(), 4);
     assert!(told.iter().all(|told| told.contains("unauthenticated") || told.contains("Error(")));
-    assert_eq!(bed.pipeline.must_close(), Some(MustClose::Unauthenticated));
-    assert_eq!(counted(&bed.tally), "get: client_error 3; set: client_error 1");
-    assert_eq!(asked_again(&mut bed), []);
+    assert_eq!(fixture.pipeline.must_close(), Some(MustClose::Unauthenticated));
+    assert_eq!(counted(&fixture.stats), "get: client_error 3; set: client_error 1");
+    assert_eq!(retried_keys(&mut fixture), []);
 }
 
 #[test]
@@ -599,10 +603,10 @@ fn every_answer_is_counted_once_wherever_it_is_split() {
         delete: not_found 1; incr: ok 1; touch: touched 1; flush_all: ok 1; version: ok 1; stats: ok 1";
     let (_, answer, _) = mixed();
     for cut in 0..answer.len() {
-        let (mut bed, answer, _) = mixed();
-        bed.answer(&answer, &[cut]).unwrap();
-        assert_eq!(counted(&bed.tally), expected, "{cut}");
-        assert_eq!(bed.pipeline.shared_keys(), 1);
+        let (mut fixture, answer, _) = mixed();
+        fixture.answer(&answer, &[cut]).unwrap();
+        assert_eq!(counted(&fixture.stats), expected, "{cut}");
+        assert_eq!(fixture.pipeline.shared_keys(), 1);
     }
 }
 
@@ -613,43 +617,44 @@ fn a_refused_storage_head_ends_the_connection() {
         ("CLIENT_ERROR bad data chunk", true),
         ("SERVER_ERROR object too large for cache", false),
     ] {
-        let mut bed = Bed::new(32);
-        bed.set("s", b"flush_all").gets(&["a"]);
+        let mut fixture = Fixture::new(32);
+        fixture.set("s", b"flush_all").gets(&["a"]);
         let answer = format!("{error}\r\nOK\r\n");
-        let fed = bed.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut Tally::default());
-        assert_eq!(bed.pipeline.must_close().is_some(), closes, "{error}");
+        let fed = fixture.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut NodeStats::default());
+        assert_eq!(fixture.pipeline.must_close().is_some(), closes, "{error}");
         // The surplus answer is not given to the get behind.
         assert_eq!(fed.is_ok(), closes, "{fed:?}");
-        assert_eq!(bed.log.borrow().len(), 1);
+        assert_eq!(fixture.log.borrow().len(), 1);
     }
 }
 
 #[test]
 fn an_expired_request_leaves_its_slot() {
-    let mut bed = Bed::new(32);
+    let mut fixture = Fixture::new(32);
     for (name, deadline) in [("a", 10), ("b", 20), ("c", 30)] {
-        let (sink, keys) = (bed.sink(name), [key(name)]);
+        let (handler, keys) = (fixture.handler(name), [key(name)]);
         let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
-        bed.pipeline.push(&request, sink, deadline, &mut bed.out);
+        fixture.pipeline.push(&request, handler, deadline, &mut fixture.out);
     }
     let mut expired = Vec::new();
-    let next = bed.pipeline.expire(20, 0, |gone| expired.push((gone.sink.name, gone.asked.verb)));
+    let next =
+        fixture.pipeline.expire(20, 0, |late| expired.push((late.handler.name, late.info.verb)));
     assert_eq!(next, 30);
     assert_eq!(expired, [("a".to_owned(), Verb::Get), ("b".to_owned(), Verb::Get)]);
-    assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (3, 2));
+    assert_eq!((fixture.pipeline.in_flight(), fixture.pipeline.abandoned()), (3, 2));
     let answer = b"VALUE a 0 1\r\n1\r\nVALUE b 0 1\r\n2\r\nVALUE c 0 1\r\n3\r\nEND\r\n";
-    assert_eq!(bed.answer(answer, &[]).unwrap(), [r#"c ["0:c=3 0 None"] End"#]);
-    assert_eq!((bed.pipeline.in_flight(), bed.pipeline.abandoned()), (0, 0));
+    assert_eq!(fixture.answer(answer, &[]).unwrap(), [r#"c ["0:c=3 0 None"] End"#]);
+    assert_eq!((fixture.pipeline.in_flight(), fixture.pipeline.abandoned()), (0, 0));
     // Late answers are of requests that were counted when they expired.
-    assert_eq!(counted(&bed.tally), "get: hit 1");
+    assert_eq!(counted(&fixture.stats), "get: hit 1");
 }
 
 #[test]
-fn a_dead_connection_gives_back_what_may_be_asked_again() {
-    let mut bed = Bed::new(32);
-    bed.gets(&["a"]).gets(&["b"]).set("sent", b"1").gets(&["c", "d"]).set("unsent", b"2");
-    bed.gets(&["e"]).set("last", b"3");
-    let wire = bed.wire();
+fn a_lost_connection_returns_requests_to_retry() {
+    let mut fixture = Fixture::new(32);
+    fixture.gets(&["a"]).gets(&["b"]).set("sent", b"1").gets(&["c", "d"]).set("unsent", b"2");
+    fixture.gets(&["e"]).set("last", b"3");
+    let wire = fixture.wire();
     // Cut within the second set: it was begun, so it may have been done.
     for (cut, again) in [
         (
@@ -659,48 +664,48 @@ fn a_dead_connection_gives_back_what_may_be_asked_again() {
         (wire.find("set unsent").unwrap() + 1, vec!["set last 0 0 1\r\n3\r\n"]),
         (wire.len() - 1, vec![]),
     ] {
-        let mut bed = Bed::new(32);
-        bed.gets(&["a"]).gets(&["b"]).set("sent", b"1").gets(&["c", "d"]).set("unsent", b"2");
-        bed.gets(&["e"]).set("last", b"3");
-        bed.pipeline.close_line(&mut bed.out);
-        bed.out.advance(cut);
-        let orphans = bed.pipeline.drain(&bed.out, cut as u64);
+        let mut fixture = Fixture::new(32);
+        fixture.gets(&["a"]).gets(&["b"]).set("sent", b"1").gets(&["c", "d"]).set("unsent", b"2");
+        fixture.gets(&["e"]).set("last", b"3");
+        fixture.pipeline.close_line(&mut fixture.out);
+        fixture.out.advance(cut);
+        let orphans = fixture.pipeline.drain(&fixture.out, cut as u64);
         assert_eq!(orphans.len(), 7);
         let mut reads = Vec::new();
         let mut writes = Vec::new();
         for orphan in orphans {
-            match orphan.again {
+            match orphan.retry {
                 Some(OwnedRequest::Retrieval { keys, .. }) => reads.push(keys.concat()),
                 Some(OwnedRequest::Encoded { wire, .. }) => writes.push(wire),
                 Some(OwnedRequest::Storage { .. }) => unreachable!("an orphan's bytes are copied"),
-                None => assert_eq!(orphan.asked.verb, Verb::Set),
+                None => assert_eq!(orphan.info.verb, Verb::Set),
             }
         }
         assert_eq!(reads, [b"a".as_slice(), b"b", b"cd", b"e"]);
         assert_eq!(writes, again);
-        assert_eq!(bed.pipeline.in_flight(), 0);
+        assert_eq!(fixture.pipeline.in_flight(), 0);
     }
 }
 
 #[test]
-fn an_owned_request_is_asked_as_the_first_was() {
-    let mut bed = Bed::new(32);
+fn an_owned_request_is_encoded_like_a_borrowed_one() {
+    let mut fixture = Fixture::new(32);
     for keys in [vec!["a"], vec!["b"], vec!["c", "d"]] {
         let keys = keys.into_iter().map(|k| Bytes::from_static(k.as_bytes())).collect();
         let request = OwnedRequest::Retrieval { verb: RetrievalVerb::Get, keys };
-        let sink = bed.sink("r");
-        bed.pipeline.push_owned(&request, sink, NEVER, true, &mut bed.out);
+        let handler = fixture.handler("r");
+        fixture.pipeline.push_owned(&request, handler, NEVER, true, &mut fixture.out);
     }
     let request = OwnedRequest::Encoded { verb: Verb::Delete, wire: Bytes::from("delete k\r\n") };
-    let sink = bed.sink("d");
-    bed.pipeline.push_owned(&request, sink, NEVER, false, &mut bed.out);
+    let handler = fixture.handler("d");
+    fixture.pipeline.push_owned(&request, handler, NEVER, false, &mut fixture.out);
     let (verb, value) = (StorageVerb::Set, Bytes::from_static(b"value"));
     let request = OwnedRequest::storage(verb, key("k"), 1, 2, value);
     assert_eq!(request.payload_len(), "set k 1 2 5\r\nvalue".len());
-    let sink = bed.sink("s");
-    bed.pipeline.push_owned(&request, sink, NEVER, false, &mut bed.out);
-    bed.gets(&["e"]);
-    let wire = bed.wire();
+    let handler = fixture.handler("s");
+    fixture.pipeline.push_owned(&request, handler, NEVER, false, &mut fixture.out);
+    fixture.gets(&["e"]);
+    let wire = fixture.wire();
     assert_eq!(wire, "get a b\r\nget c d\r\ndelete k\r\nset k 1 2 5\r\nvalue\r\nget e\r\n");
 }
 
@@ -724,11 +729,11 @@ proptest! {
     ) {
         let wire = pieces.concat();
         let whole = mixed().0.answer(&wire, &[]);
-        let mut bed = mixed().0;
+        let mut fixture = mixed().0;
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut cuts: Vec<usize> = (0..5).map(|_| rng.usize(..=wire.len())).collect();
         cuts.sort_unstable();
-        let split = bed.answer(&wire, &cuts);
+        let split = fixture.answer(&wire, &cuts);
         prop_assert_eq!(whole.is_ok(), split.is_ok());
         if let (Ok(whole), Ok(split)) = (whole, split) {
             prop_assert_eq!(whole, split);
@@ -738,17 +743,17 @@ proptest! {
     /// A merged burst of gets with any hits, misses and repeats: everybody gets the value of the own
     /// key, at any cut.
     #[test]
-    fn everybody_gets_the_own_value(
+    fn every_request_gets_its_own_value(
         asked in prop::collection::vec((0..12u8, any::<bool>()), 1..80),
         merged in 1..40u32,
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut bed = Bed::new(merged);
+        let mut fixture = Fixture::new(merged);
         for (k, _) in &asked {
-            bed.gets(&[&format!("key{k}")]);
+            fixture.gets(&[&format!("key{k}")]);
         }
         let mut answer = Vec::new();
-        for line in bed.wire().lines() {
+        for line in fixture.wire().lines() {
             for key in line.split(' ').skip(1) {
                 let k: u8 = key[3..].parse().unwrap();
                 if asked.iter().any(|&(a, hit)| a == k && hit) {
@@ -758,7 +763,7 @@ proptest! {
             }
             answer.extend_from_slice(b"END\r\n");
         }
-        let told = bed.answer(&answer, &[cut.index(answer.len())]).unwrap();
+        let told = fixture.answer(&answer, &[cut.index(answer.len())]).unwrap();
         prop_assert_eq!(told.len(), asked.len());
         for ((k, _), told) in asked.iter().zip(told) {
             let hit = asked.iter().any(|&(a, hit)| a == *k && hit);

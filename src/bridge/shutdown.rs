@@ -17,7 +17,7 @@ static EXITING_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
 static TURNS: AtomicUsize = AtomicUsize::new(0);
 
 /// Longer than callbacks take; a process must not be kept from ending by one that never returns.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TURN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A turn that is under way.
 pub struct Turn {
@@ -62,7 +62,7 @@ pub fn freeze_others(py: Python<'_>) {
     py.detach(|| {
         let step = Duration::from_millis(1);
         let mut waited = Duration::ZERO;
-        while TURNS.load(Ordering::SeqCst) > 0 && waited < PATIENCE {
+        while TURNS.load(Ordering::SeqCst) > 0 && waited < TURN_TIMEOUT {
             thread::sleep(step);
             waited += step;
         }

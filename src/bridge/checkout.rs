@@ -1,4 +1,4 @@
-//! `CoreLease`: a connection for its holder alone, with the commands of emcache 1.3's connections. They
+//! `CoreCheckout`: a connection for its holder alone, with the commands of emcache 1.3's connections. They
 //! give what the server said, without making an error of it.
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use pyo3::prelude::*;
 
 use super::client::session_here;
 use super::once::intern;
-use super::registry::{self, Abandoned};
+use super::registry::{self, AbandonedHandle};
 use super::session::{Awaitable, Session};
 use super::{convert, errors};
-use crate::pool::{LeaseId, credentials_flaw};
+use crate::pool::{CheckoutId, invalid_credentials_reason};
 use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StatsArgs, StorageVerb};
 
 /// Gives the connection back when it is released, or dropped.
 #[pyclass(frozen, module = "emcache._emcache")]
-pub struct CoreLease {
+pub struct CoreCheckout {
     session: u64,
-    lease: LeaseId,
+    checkout: CheckoutId,
     forks: u64,
-    gone: Arc<AtomicBool>,
+    session_closed: Arc<AtomicBool>,
     released: AtomicBool,
     event_loop: Py<PyAny>,
     turn: Py<PyAny>,
@@ -29,14 +29,14 @@ pub struct CoreLease {
 
 type Object<'py> = Bound<'py, PyAny>;
 
-impl CoreLease {
-    pub fn new_object(py: Python<'_>, session: u64, lease: LeaseId) -> PyResult<Py<PyAny>> {
+impl CoreCheckout {
+    pub fn new_object(py: Python<'_>, session: u64, checkout: CheckoutId) -> PyResult<Py<PyAny>> {
         let owner = registry::session(session).ok_or_else(errors::closed)?;
         let held = Self {
             session,
-            lease,
+            checkout,
             forks: owner.driver.forks(),
-            gone: owner.gone.clone(),
+            session_closed: owner.session_closed.clone(),
             released: AtomicBool::new(false),
             event_loop: owner.driver.event_loop(py),
             turn: owner.driver.turn_callback(py),
@@ -45,7 +45,7 @@ impl CoreLease {
     }
 
     fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
-        if self.gone.load(Ordering::Acquire) {
+        if self.session_closed.load(Ordering::Acquire) {
             return Err(errors::closed());
         }
         if self.released.load(Ordering::Acquire) {
@@ -55,16 +55,18 @@ impl CoreLease {
     }
 
     fn give_back(&self, py: Python<'_>) {
-        let is_over = self.gone.load(Ordering::Acquire) || self.forks != registry::forks();
+        let is_over =
+            self.session_closed.load(Ordering::Acquire) || self.forks != registry::forks();
         if self.released.swap(true, Ordering::AcqRel) || is_over {
             return;
         }
         if let Some(session) = registry::session(self.session) {
-            session.release_silently(py, self.lease);
+            session.release_silently(py, self.checkout);
             return;
         }
-        let (session, lease, gone) = (self.session, Some(self.lease), self.gone.clone());
-        registry::abandon(Abandoned { session, lease, gone });
+        let (session, checkout, session_closed) =
+            (self.session, Some(self.checkout), self.session_closed.clone());
+        registry::abandon(AbandonedHandle { session, checkout, session_closed });
         // A loop that is closed calls nobody; with its session the lease ends.
         let _ =
             self.event_loop.call_method1(py, intern!(py, "call_soon_threadsafe"), (&self.turn,));
@@ -72,11 +74,11 @@ impl CoreLease {
 
     fn run(&self, py: Python<'_>, command: Command<'_>, noreply: &Object<'_>) -> Awaitable {
         let noreply = convert::flag("noreply", noreply)?;
-        self.session(py)?.raw_command(py, self.lease, command, noreply)
+        self.session(py)?.raw_command(py, self.checkout, command, noreply)
     }
 
     fn ask(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
-        self.session(py)?.raw_command(py, self.lease, command, false)
+        self.session(py)?.raw_command(py, self.checkout, command, false)
     }
 
     fn retrieve(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Awaitable {
@@ -84,11 +86,11 @@ impl CoreLease {
         if keys.is_empty() {
             return Err(PyValueError::new_err("keys must not be empty"));
         }
-        self.session(py)?.raw_fetch(py, self.lease, keys, verb)
+        self.session(py)?.raw_fetch(py, self.checkout, keys, verb)
     }
 }
 
-impl Drop for CoreLease {
+impl Drop for CoreCheckout {
     fn drop(&mut self) {
         Python::attach(|py| self.give_back(py));
     }
@@ -100,22 +102,22 @@ fn unknown(name: &Object<'_>, known: &str) -> PyErr {
 }
 
 #[pymethods]
-impl CoreLease {
+impl CoreCheckout {
     /// Whether the connection, or the hold on it, has ended.
     #[getter]
     fn closed(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.gone.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
+        if self.session_closed.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
             return Ok(true);
         }
-        Ok(!self.session(py)?.is_leased(py, self.lease)?)
+        Ok(!self.session(py)?.is_checked_out(py, self.checkout)?)
     }
 
     /// Closes the connection instead of giving it back; does nothing the second time.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.gone.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
+        if self.session_closed.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.session(py)?.close_leased(py, self.lease)
+        self.session(py)?.close_checked_out(py, self.checkout)
     }
 
     fn release(&self, py: Python<'_>) {
@@ -252,7 +254,7 @@ impl CoreLease {
 
     /// Neither may contain what ends a line, nor the name a space.
     fn auth(&self, py: Python<'_>, username: &str, password: &str) -> Awaitable {
-        if let Some(why) = credentials_flaw(username, password) {
+        if let Some(why) = invalid_credentials_reason(username, password) {
             return Err(PyValueError::new_err(why));
         }
         let credentials = format!("{username} {password}");

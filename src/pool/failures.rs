@@ -7,22 +7,23 @@ use std::time::Duration;
 use super::capabilities::Family;
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
-use super::health::{Change, ticks};
-use super::pool::{PATIENCE, Shared, Waiter};
+use super::health::{Change, nanos};
+use super::pool::{GRACE_PERIOD, Shared, Waiter};
 use super::queue::Queued;
-use super::stalls::confirm;
+use super::stalls::confirm_silence;
 use super::state::{Entry, State};
-use super::tasks::merge_again;
+use super::tasks::resume_merging;
 use crate::protocol::{
-    Asked, ErrorLine, Expired, NEVER, Outcome, OwnedRequest, Reply, Sink, Term, Tick,
+    CallResult, ErrorLine, Expired, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler, RequestInfo,
+    Timing,
 };
 
 /// How long keys do not share lines after an error in the answer to several keys.
 const UNMERGED_FOR: Duration = Duration::from_secs(30);
 
 /// Who waited for an answer of a connection that ended, and is not asked for again.
-struct Unanswered<W> {
-    failed: Vec<(W, Asked)>,
+struct LostRequests<W> {
+    failed: Vec<(W, RequestInfo)>,
     /// Those whom the error line that ended the connection answers.
     refused: Vec<W>,
     /// What must not be asked again on a connection that others use.
@@ -31,45 +32,50 @@ struct Unanswered<W> {
 
 impl<W: Waiter> State<W> {
     /// Queues what can be asked again of a connection that ended, before all that waits.
-    fn ask_again(&mut self, entry: Entry<W>, cause: &Cause, is_fresh: bool) -> Unanswered<W> {
+    fn requeue_orphans(
+        &mut self,
+        entry: Entry<W>,
+        cause: &Cause,
+        is_fresh: bool,
+    ) -> LostRequests<W> {
         let (mut failed, mut refused, mut isolated) = (Vec::new(), Vec::new(), Vec::new());
         if matches!(cause, Cause::Panicked) {
-            failed.extend(entry.connection.into_sinks());
-            return Unanswered { failed, refused, isolated };
+            failed.extend(entry.connection.into_handlers());
+            return LostRequests { failed, refused, isolated };
         }
         // What a holder of a lease sends goes to that connection or nowhere.
         let is_garbage = matches!(cause, Cause::Protocol(_));
-        let may_repeat = !is_garbage && entry.lease.is_none() && !self.closed;
-        for orphan in entry.connection.dismantle().into_iter().rev() {
-            let is_read = matches!(orphan.again, Some(OwnedRequest::Retrieval { .. }));
+        let may_repeat = !is_garbage && entry.checkout.is_none() && !self.closed;
+        for orphan in entry.connection.into_orphans().into_iter().rev() {
+            let is_read = matches!(orphan.retry, Some(OwnedRequest::Retrieval { .. }));
             // A connection that the pool closed is no try of a read.
-            let is_spent = is_read && orphan.retried && is_fresh && !cause.is_ours();
-            let term = Term { made: orphan.asked.made, deadline: orphan.deadline };
-            let retried = orphan.retried || (is_read && orphan.sent && !cause.is_ours());
-            match (orphan.again, orphan.missing) {
+            let is_spent = is_read && orphan.retried && is_fresh && !cause.closed_by_pool();
+            let timing = Timing { issued_at: orphan.info.issued_at, deadline: orphan.deadline };
+            let retried = orphan.retried || (is_read && orphan.sent && !cause.closed_by_pool());
+            match (orphan.retry, orphan.missing) {
                 (Some(request), None) if may_repeat && !is_spent => {
-                    let mut waiter = orphan.sink;
+                    let mut waiter = orphan.handler;
                     waiter.restart();
                     self.metrics.requests_retried += u64::from(is_read && orphan.sent);
-                    isolated.extend(self.put_back(Queued { request, waiter, term, retried }));
+                    isolated.extend(self.requeue(Queued { request, waiter, timing, retried }));
                 }
                 (Some(request), Some(missing)) if may_repeat => {
                     self.metrics.requests_retried += 1;
-                    let queued = Queued { request, waiter: orphan.sink, term, retried };
+                    let queued = Queued { request, waiter: orphan.handler, timing, retried };
                     for alone in queued.split(&missing).into_iter().rev() {
-                        isolated.extend(self.put_back(alone));
+                        isolated.extend(self.requeue(alone));
                     }
                 }
                 (_, Some(_)) => {
-                    self.tally.ended(orphan.asked, Outcome::ServerError);
-                    refused.push(orphan.sink);
+                    self.stats.record(orphan.info, CallResult::ServerError);
+                    refused.push(orphan.handler);
                 }
-                _ => failed.push((orphan.sink, orphan.asked)),
+                _ => failed.push((orphan.handler, orphan.info)),
             }
         }
         failed.reverse();
         isolated.reverse();
-        Unanswered { failed, refused, isolated }
+        LostRequests { failed, refused, isolated }
     }
 }
 
@@ -82,20 +88,20 @@ impl<W: Waiter> Shared<W> {
         if is_refusal {
             state.health.login_refused(self.context.now());
         } else {
-            state.health.failed();
+            state.health.dial_failed();
         }
         if matches!(cause, Cause::NoAnswer | Cause::ConnectTimeout { .. }) {
             state.health.probe_failed();
         }
-        state.health.remember(cause);
-        let is_barred = state.health.barred(cause);
+        state.health.set_last_failure(cause);
+        let is_login_failing = state.health.login_failing(cause);
         drop(state);
-        if is_barred {
-            self.tell(Change::Barred(cause.clone()));
+        if is_login_failing {
+            self.notify_change(Change::LoginFailing(cause.clone()));
         }
-        self.give_up_if_hopeless(cause);
+        self.fail_queued_if_unreachable(cause);
         let mut state = self.state.borrow_mut();
-        state.wants_relief = false;
+        state.needs_relief = false;
         if !state.queue.is_empty() {
             // There will be no other soon.
             self.drain_queue(&mut state);
@@ -106,49 +112,49 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// Ends what waits for a connection if there is no prospect of one.
-    fn give_up_if_hopeless(&self, cause: &Cause) {
+    fn fail_queued_if_unreachable(&self, cause: &Cause) {
         let mut state = self.state.borrow_mut();
         if !state.connections.is_empty() || state.closed {
             return;
         }
-        let is_hopeless = state.health.is_beyond_hope();
-        if !is_hopeless && !cause.is_final() {
+        let is_unreachable = state.health.is_unreachable();
+        if !is_unreachable && !cause.is_final() {
             return;
         }
-        let turned = is_hopeless && state.health.turn_unhealthy(self.context.now());
+        let turned = is_unreachable && state.health.mark_unhealthy(self.context.now());
         let error = self.unavailable(Some(cause.clone()));
-        let waiting = state.take_queues(error.kind().outcome());
+        let waiting = state.take_queued(error.kind().call_result());
         state.metrics.operations_executed_with_error += waiting.len() as u64;
         drop(state);
         for waiter in waiting {
             waiter.fail(&error);
         }
         if turned {
-            self.tell(Change::Unhealthy(cause.clone()));
+            self.notify_change(Change::Unhealthy(cause.clone()));
         }
     }
 
-    pub fn tell(&self, change: Change) {
+    pub fn notify_change(&self, change: Change) {
         if let Some(listener) = &*self.on_change.borrow() {
             listener(change);
         }
     }
 
     /// A connection ended: what can be asked again is, the rest fails with the one cause.
-    pub fn lost(self: &Rc<Self>, id: u64, cause: &Cause) {
+    pub fn connection_lost(self: &Rc<Self>, id: u64, cause: &Cause) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
         let entry = state.connections.remove(at);
-        state.count_out(&entry);
+        state.record_closed(&entry);
         state.any_silent &= state.connections.iter().any(|entry| entry.is_silent);
-        if state.connections.is_empty() && !cause.is_ours() {
-            state.capabilities.server_lost();
+        if state.connections.is_empty() && !cause.closed_by_pool() {
+            state.capabilities.forget_server();
         }
-        state.unreplaced += u64::from(!matches!(cause, Cause::ClosedByHolder | Cause::Moved));
-        let is_mute = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
-        let told = if is_mute { cause.of_mute() } else { cause.clone() };
-        state.health.remember(&told);
+        state.unreplaced += u64::from(!matches!(cause, Cause::ClosedByHolder | Cause::Relocated));
+        let is_silent = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
+        let reported = if is_silent { cause.when_silent() } else { cause.clone() };
+        state.health.set_last_failure(&reported);
         let is_garbage = matches!(cause, Cause::Protocol(_));
         state.metrics.protocol_errors += u64::from(is_garbage);
         let now = self.context.now();
@@ -157,20 +163,21 @@ impl<W: Waiter> Shared<W> {
         let is_fresh = entry.opened >= std::mem::replace(&mut state.last_loss, now);
         let is_provoked = state.is_provoked(&entry, cause, now);
         if is_fresh && !is_provoked && entry.is_a_failure(cause, now) {
-            state.health.died();
+            state.health.connection_died();
         }
-        if let Some(lease) = entry.lease {
-            state.lost_leases.push((lease, told.clone()));
+        if let Some(checkout) = entry.checkout {
+            state.lost_checkouts.push((checkout, reported.clone()));
         }
         let line_error = entry.connection.line_error().cloned();
-        let Unanswered { failed, refused, isolated } = state.ask_again(entry, cause, is_fresh);
+        let LostRequests { failed, refused, isolated } =
+            state.requeue_orphans(entry, cause, is_fresh);
         if line_error.is_some() {
-            self.keep_keys_apart(state);
+            self.stop_merging(state);
         }
         state.metrics.operations_executed_with_error += (failed.len() + refused.len()) as u64;
-        let outcome = if is_garbage { Outcome::Protocol } else { Outcome::Connection };
-        for (_, asked) in &failed {
-            state.tally.failed(*asked, outcome, now);
+        let result = if is_garbage { CallResult::Protocol } else { CallResult::Connection };
+        for (_, info) in &failed {
+            state.stats.record_with_latency(*info, result, now);
         }
         // The others may have ended too: their tasks look, and then take what waits.
         for other in &state.connections {
@@ -182,17 +189,17 @@ impl<W: Waiter> Shared<W> {
                 waiter.reply(&Reply::Error(ErrorLine { kind: *kind, line }), &self.name);
             }
         }
-        for (waiter, asked) in failed {
-            let lost = ErrorKind::Lost { verb: asked.verb };
+        for (waiter, info) in failed {
+            let lost = ErrorKind::Lost { verb: info.verb };
             let kind = if is_garbage { ErrorKind::Protocol } else { lost };
-            waiter.fail(&self.error(kind, Some(told.clone())));
+            waiter.fail(&self.error(kind, Some(reported.clone())));
         }
         self.isolate_all(isolated);
-        self.give_up_if_hopeless(&told);
+        self.fail_queued_if_unreachable(&reported);
         self.dial_if_wanted();
     }
 
-    /// After a change of [`State::keeps_keys_apart`].
+    /// After a change of [`State::is_unmerged`].
     pub fn set_max_merged_keys(&self, state: &mut State<W>) {
         let max_merged_keys = self.max_merged_keys(state);
         for entry in &mut state.connections {
@@ -202,36 +209,39 @@ impl<W: Waiter> Shared<W> {
 
     /// The server, probably a proxy, answered one of several keys with an error. From now on each has a line of
     /// its own for a while, so that no further connection has to be closed for it.
-    pub fn keep_keys_apart(self: &Rc<Self>, state: &mut State<W>) {
-        let until = self.context.now().saturating_add(ticks(UNMERGED_FOR));
+    pub fn stop_merging(self: &Rc<Self>, state: &mut State<W>) {
+        let until = self.context.now().saturating_add(nanos(UNMERGED_FOR));
         if state.unmerged_until.replace(until).is_some() {
             return;
         }
         self.set_max_merged_keys(state);
-        self.context.spawn(merge_again(Rc::downgrade(self)));
+        self.context.spawn(resume_merging(Rc::downgrade(self)));
     }
 
     /// Sockets are open and nothing answers: from now on calls fail at once, and a probe finds out when
     /// the node is back.
-    pub fn silent(self: &Rc<Self>) {
+    pub fn node_silent(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         let now = self.context.now();
-        let turned = state.health.turn_unhealthy(now);
+        let turned = state.health.mark_unhealthy(now);
         let cause = Cause::NoAnswer;
-        state.health.remember(&cause);
-        let leased: Vec<_> = state.connections.iter().filter_map(|entry| entry.lease).collect();
-        state.lost_leases.extend(leased.into_iter().map(|lease| (lease, cause.clone())));
+        state.health.set_last_failure(&cause);
+        let checked_out: Vec<_> =
+            state.connections.iter().filter_map(|entry| entry.checkout).collect();
+        state
+            .lost_checkouts
+            .extend(checked_out.into_iter().map(|checkout| (checkout, cause.clone())));
         state.unreplaced += state.connections.len() as u64;
-        state.capabilities.server_lost();
-        let orphans = state.take_connections();
-        for (_, asked) in &orphans {
-            state.tally.failed(*asked, Outcome::Connection, now);
+        state.capabilities.forget_server();
+        let waiters = state.take_connections();
+        for (_, info) in &waiters {
+            state.stats.record_with_latency(*info, CallResult::Connection, now);
         }
-        let waiting = state.take_queues(Outcome::Unavailable);
-        state.metrics.operations_executed_with_error += (orphans.len() + waiting.len()) as u64;
+        let waiting = state.take_queued(CallResult::Unavailable);
+        state.metrics.operations_executed_with_error += (waiters.len() + waiting.len()) as u64;
         drop(state);
-        for (waiter, asked) in orphans {
-            let kind = ErrorKind::Lost { verb: asked.verb };
+        for (waiter, info) in waiters {
+            let kind = ErrorKind::Lost { verb: info.verb };
             waiter.fail(&self.error(kind, Some(cause.clone())));
         }
         let error = self.error(ErrorKind::Unavailable, Some(cause));
@@ -239,39 +249,45 @@ impl<W: Waiter> Shared<W> {
             waiter.fail(&error);
         }
         if turned {
-            self.tell(Change::Unhealthy(Cause::NoAnswer));
+            self.notify_change(Change::Unhealthy(Cause::NoAnswer));
         }
         self.dial_if_wanted();
     }
 
     /// Hands out those whose time is up on a connection, gives up connections that are long overdue, and says when
     /// the next is due.
-    fn expire_sent(&self, state: &mut State<W>, now: Tick, expired: &mut Vec<(W, Asked)>) -> Tick {
+    fn expire_sent(
+        &self,
+        state: &mut State<W>,
+        now: Nanos,
+        expired: &mut Vec<(W, RequestInfo)>,
+    ) -> Nanos {
         let mut next = NEVER;
         for entry in &mut state.connections {
             let connection = &mut entry.connection;
             let health = &mut state.health;
-            next = next.min(connection.expire(now, |Expired { sink, asked, sent }| {
+            next = next.min(connection.expire(now, |Expired { handler, info, sent }| {
                 if sent {
                     health.timed_out();
                 }
-                expired.push((sink, asked));
+                expired.push((handler, info));
             }));
-            let Some((since, patience)) = connection.overdue_since().zip(self.patience()) else {
+            let Some((since, grace_period)) = connection.overdue_since().zip(self.grace_period())
+            else {
                 continue;
             };
-            if since.saturating_add(patience) <= now {
-                connection.give_up(Cause::NoAnswer);
+            if since.saturating_add(grace_period) <= now {
+                connection.abort(Cause::NoAnswer);
             } else {
-                next = next.min(since.saturating_add(patience));
+                next = next.min(since.saturating_add(grace_period));
             }
         }
         next
     }
 
     /// How long after its deadline an answer is waited for, on a connection that serves others.
-    fn patience(&self) -> Option<Tick> {
-        Some(ticks(self.config.timeout?.saturating_mul(2).max(PATIENCE)))
+    fn grace_period(&self) -> Option<Nanos> {
+        Some(nanos(self.config.timeout?.saturating_mul(2).max(GRACE_PERIOD)))
     }
 }
 
@@ -298,56 +314,56 @@ impl<W: Waiter> Member for Shared<W> {
         }
     }
 
-    fn expire(self: Rc<Self>, now: Tick) -> Tick {
+    fn expire(self: Rc<Self>, now: Nanos) -> Nanos {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let limit = self.config.timeout.unwrap_or_default();
         let mut expired = Vec::new();
         let mut next = self.expire_sent(state, now, &mut expired);
         state.find_silent(limit, now);
-        next = next.min(state.queue.expire(now, |waiter, asked| {
+        next = next.min(state.queue.expire(now, |waiter, info| {
             if state.any_silent {
                 state.health.timed_out();
             }
-            expired.push((waiter, asked));
+            expired.push((waiter, info));
         }));
-        next = next.min(state.isolation.expire(now, |waiter, asked| expired.push((waiter, asked))));
-        let mut unleased = Vec::new();
-        next = next.min(state.leases.expire(now, |waiter| unleased.push(waiter)));
+        next = next.min(state.isolation.expire(now, |waiter, info| expired.push((waiter, info))));
+        let mut expired_checkouts = Vec::new();
+        next = next.min(state.checkouts.expire(now, |waiter| expired_checkouts.push(waiter)));
         // Whoever went away is no error, and is told only so that nothing is kept for it.
-        let (gone, expired): (Vec<_>, Vec<_>) =
+        let (abandoned, expired): (Vec<_>, Vec<_>) =
             expired.into_iter().partition(|(waiter, _)| waiter.is_abandoned());
-        let (gone_too, unleased): (Vec<_>, Vec<_>) =
-            unleased.into_iter().partition(Sink::is_abandoned);
-        let timeouts = (expired.len() + unleased.len()) as u64;
+        let (abandoned_checkouts, expired_checkouts): (Vec<_>, Vec<_>) =
+            expired_checkouts.into_iter().partition(ReplyHandler::is_abandoned);
+        let timeouts = (expired.len() + expired_checkouts.len()) as u64;
         state.metrics.operations_executed_with_error += timeouts;
         state.metrics.requests_timed_out += timeouts;
-        for (_, asked) in &expired {
-            state.tally.failed(*asked, Outcome::Timeout, now);
+        for (_, info) in &expired {
+            state.stats.record_with_latency(*info, CallResult::Timeout, now);
         }
-        for (_, asked) in &gone {
-            state.tally.ended(*asked, Outcome::Cancelled);
+        for (_, info) in &abandoned {
+            state.stats.record(*info, CallResult::Cancelled);
         }
         let no_connection = state.connections.is_empty().then(|| {
             let last = state.health.last_failure().filter(|_| state.health.is_failing()).cloned();
-            last.unwrap_or(Cause::Dialling(self.phase.get()))
+            last.unwrap_or(Cause::Connecting(self.phase.get()))
         });
         let seems_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
         let confirms = seems_silent && !std::mem::replace(&mut state.is_confirming, true);
-        next = next.min(self.look_at_stalled(state, now));
+        next = next.min(self.check_stalled(state, now));
         drop(guard);
-        for waiter in gone.into_iter().map(|(waiter, _)| waiter).chain(gone_too) {
+        for waiter in abandoned.into_iter().map(|(waiter, _)| waiter).chain(abandoned_checkouts) {
             waiter.dismiss();
         }
-        for (waiter, asked) in expired {
-            let kind = ErrorKind::Timeout { verb: asked.verb, limit };
+        for (waiter, info) in expired {
+            let kind = ErrorKind::Timeout { verb: info.verb, limit };
             waiter.fail(&self.error(kind, no_connection.clone()));
         }
-        for waiter in unleased {
-            waiter.fail(&self.error(ErrorKind::NoLease { limit }, no_connection.clone()));
+        for waiter in expired_checkouts {
+            waiter.fail(&self.error(ErrorKind::CheckoutTimeout { limit }, no_connection.clone()));
         }
         if confirms {
-            self.context.spawn(confirm(Rc::downgrade(&self)));
+            self.context.spawn(confirm_silence(Rc::downgrade(&self)));
         }
         self.dial_if_wanted();
         next

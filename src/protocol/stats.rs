@@ -1,16 +1,16 @@
 //! What became of requests, by command: how many, and how long they took.
 //!
 //! Plain numbers of one thread: to count costs no more than the additions.
-use super::pipeline::Tick;
+use super::pipeline::Nanos;
 use super::reply::{ErrorKind, Reply};
 use super::request::Verb;
 
-const MICRO: Tick = 1_000;
-const MILLI: Tick = 1_000_000;
-const SECOND: Tick = 1_000_000_000;
+const MICRO: Nanos = 1_000;
+const MILLI: Nanos = 1_000_000;
+const SECOND: Nanos = 1_000_000_000;
 
 /// What the buckets of a [`Latency`] reach up to, themselves included; there is one more for all above.
-pub const LATENCY_BOUNDS: [Tick; 19] = [
+pub const LATENCY_BOUNDS: [Nanos; 19] = [
     10 * MICRO,
     25 * MICRO,
     50 * MICRO,
@@ -37,7 +37,7 @@ pub const LATENCY_BOUNDS: [Tick; 19] = [
 pub struct Latency {
     /// How many in each bucket, those below not among them.
     pub buckets: [u64; LATENCY_BOUNDS.len() + 1],
-    pub sum: Tick,
+    pub sum: Nanos,
 }
 
 /// The first bucket for times of so many bits. No two bounds have the same number, so the right one is it or
@@ -60,8 +60,8 @@ const FIRST_BUCKETS: [u8; 65] = {
 
 impl Latency {
     #[inline]
-    pub fn record(&mut self, took: Tick) {
-        let bits = Tick::BITS - took.leading_zeros();
+    pub fn record(&mut self, took: Nanos) {
+        let bits = Nanos::BITS - took.leading_zeros();
         let first = usize::from(FIRST_BUCKETS[bits as usize]);
         let at = first + usize::from(LATENCY_BOUNDS.get(first).is_some_and(|bound| *bound < took));
         self.buckets[at] += 1;
@@ -71,7 +71,7 @@ impl Latency {
 
 /// How a request ended. What a server says is called by the server's own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallResult {
     Hit,
     Miss,
     Stored,
@@ -103,7 +103,7 @@ pub enum Outcome {
     Cancelled,
 }
 
-impl Outcome {
+impl CallResult {
     const COUNT: usize = Self::Cancelled as usize + 1;
 
     const NAMES: [&'static str; Self::COUNT] = [
@@ -129,7 +129,7 @@ impl Outcome {
         "cancelled",
     ];
 
-    fn of(reply: &Reply<'_>) -> Self {
+    fn from_reply(reply: &Reply<'_>) -> Self {
         match reply {
             Reply::Stored => Self::Stored,
             Reply::NotStored => Self::NotStored,
@@ -151,14 +151,14 @@ impl Outcome {
 
 /// What a request was: as much as is counted of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestInfo {
     pub verb: Verb,
     /// How many were asked for; 0: no retrieval.
     pub keys: u32,
-    pub made: Tick,
+    pub issued_at: Nanos,
 }
 
-impl Asked {
+impl RequestInfo {
     /// A retrieval counts once for each key.
     fn weight(&self) -> u64 {
         u64::from(self.keys.max(1))
@@ -167,64 +167,64 @@ impl Asked {
 
 /// Of one command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CommandTally {
-    outcomes: [u64; Outcome::COUNT],
+pub struct CommandStats {
+    results: [u64; CallResult::COUNT],
     /// Of requests that were answered, timed out or lost their connection.
     pub latency: Latency,
 }
 
-impl CommandTally {
+impl CommandStats {
     /// Those that there were.
-    pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Outcome::NAMES.into_iter().zip(self.outcomes).filter(|(_, count)| *count > 0)
+    pub fn results(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CallResult::NAMES.into_iter().zip(self.results).filter(|(_, count)| *count > 0)
     }
 
     /// A request that is no retrieval was answered.
-    pub fn answered(&mut self, reply: &Reply<'_>, took: Tick) {
+    pub fn record_reply(&mut self, reply: &Reply<'_>, took: Nanos) {
         self.latency.record(took);
-        self.add(Outcome::of(reply), 1);
+        self.add(CallResult::from_reply(reply), 1);
     }
 
     /// Keys were answered with and without an item.
-    pub fn retrieved(&mut self, hits: u32, misses: u32) {
-        self.add(Outcome::Hit, u64::from(hits));
-        self.add(Outcome::Miss, u64::from(misses));
+    pub fn record_keys(&mut self, hits: u32, misses: u32) {
+        self.add(CallResult::Hit, u64::from(hits));
+        self.add(CallResult::Miss, u64::from(misses));
     }
 
     /// Keys were answered with an error.
-    pub fn refused(&mut self, reply: &Reply<'_>, keys: u32) {
+    pub fn record_error(&mut self, reply: &Reply<'_>, keys: u32) {
         if keys > 0 {
-            self.add(Outcome::of(reply), u64::from(keys));
+            self.add(CallResult::from_reply(reply), u64::from(keys));
         }
     }
 
-    fn add(&mut self, outcome: Outcome, count: u64) {
-        self.outcomes[outcome as usize] += count;
+    fn add(&mut self, result: CallResult, count: u64) {
+        self.results[result as usize] += count;
     }
 }
 
 /// Of all commands to one node.
 #[derive(Clone, Debug, Default)]
-pub struct Tally([Option<Box<CommandTally>>; Verb::COUNT]);
+pub struct NodeStats([Option<Box<CommandStats>>; Verb::COUNT]);
 
-impl Tally {
-    pub fn of(&mut self, verb: Verb) -> &mut CommandTally {
+impl NodeStats {
+    pub fn command_mut(&mut self, verb: Verb) -> &mut CommandStats {
         self.0[verb as usize].get_or_insert_default()
     }
 
     /// A request ended at `now`, after it was waited for.
-    pub fn failed(&mut self, asked: Asked, outcome: Outcome, now: Tick) {
-        self.of(asked.verb).latency.record(now.saturating_sub(asked.made));
-        self.ended(asked, outcome);
+    pub fn record_with_latency(&mut self, info: RequestInfo, result: CallResult, now: Nanos) {
+        self.command_mut(info.verb).latency.record(now.saturating_sub(info.issued_at));
+        self.record(info, result);
     }
 
     /// A request ended, and how long that took says nothing of its node.
-    pub fn ended(&mut self, asked: Asked, outcome: Outcome) {
-        self.of(asked.verb).add(outcome, asked.weight());
+    pub fn record(&mut self, info: RequestInfo, result: CallResult) {
+        self.command_mut(info.verb).add(result, info.weight());
     }
 
     /// The commands that there were.
-    pub fn commands(&self) -> impl Iterator<Item = (Verb, &CommandTally)> {
+    pub fn commands(&self) -> impl Iterator<Item = (Verb, &CommandStats)> {
         let all = Verb::ALL.into_iter().zip(&self.0);
         all.filter_map(|(verb, command)| Some((verb, command.as_deref()?)))
     }
@@ -235,12 +235,12 @@ mod tests {
     use super::super::reply::ErrorLine;
     use super::*;
 
-    const GET: Asked = Asked { verb: Verb::Get, keys: 3, made: 100 };
-    const SET: Asked = Asked { verb: Verb::Set, keys: 0, made: 100 };
+    const GET: RequestInfo = RequestInfo { verb: Verb::Get, keys: 3, issued_at: 100 };
+    const SET: RequestInfo = RequestInfo { verb: Verb::Set, keys: 0, issued_at: 100 };
 
-    fn outcomes(tally: &Tally, verb: Verb) -> Vec<(&'static str, u64)> {
-        let found = tally.commands().find(|(known, _)| *known == verb);
-        found.map(|(_, command)| command.outcomes().collect()).unwrap_or_default()
+    fn results(stats: &NodeStats, verb: Verb) -> Vec<(&'static str, u64)> {
+        let found = stats.commands().find(|(known, _)| *known == verb);
+        found.map(|(_, command)| command.results().collect()).unwrap_or_default()
     }
 
     #[test]
@@ -272,36 +272,36 @@ mod tests {
     fn the_ends_have_buckets_too() {
         let mut latency = Latency::default();
         latency.record(0);
-        latency.record(Tick::MAX);
-        latency.record(Tick::MAX);
+        latency.record(Nanos::MAX);
+        latency.record(Nanos::MAX);
         assert_eq!((latency.buckets[0], latency.buckets[LATENCY_BOUNDS.len()]), (1, 2));
-        assert_eq!(latency.sum, Tick::MAX);
+        assert_eq!(latency.sum, Nanos::MAX);
     }
 
     #[test]
     fn a_retrieval_counts_its_keys() {
-        let mut tally = Tally::default();
-        tally.of(Verb::Get).retrieved(2, 1);
-        tally.failed(GET, Outcome::Timeout, 200);
+        let mut stats = NodeStats::default();
+        stats.command_mut(Verb::Get).record_keys(2, 1);
+        stats.record_with_latency(GET, CallResult::Timeout, 200);
         // A clock that went back is no time.
-        tally.failed(GET, Outcome::Timeout, 50);
+        stats.record_with_latency(GET, CallResult::Timeout, 50);
         let error = Reply::Error(ErrorLine { kind: ErrorKind::Server, line: b"SERVER_ERROR" });
-        tally.of(Verb::Get).refused(&error, 3);
+        stats.command_mut(Verb::Get).record_error(&error, 3);
         let expected = [("hit", 2), ("miss", 1), ("server_error", 3), ("timeout", 6)];
-        assert_eq!(outcomes(&tally, Verb::Get), expected);
-        let (_, command) = tally.commands().next().unwrap();
+        assert_eq!(results(&stats, Verb::Get), expected);
+        let (_, command) = stats.commands().next().unwrap();
         assert_eq!((command.latency.buckets[0], command.latency.sum), (2, 100));
     }
 
     #[test]
     fn other_commands_count_once() {
-        let mut tally = Tally::default();
-        tally.of(Verb::Set).answered(&Reply::Stored, 100);
-        tally.ended(SET, Outcome::Overloaded);
-        tally.of(Verb::Stats).answered(&Reply::End, 100);
-        assert_eq!(outcomes(&tally, Verb::Set), [("stored", 1), ("overloaded", 1)]);
-        assert_eq!(outcomes(&tally, Verb::Stats), [("ok", 1)]);
-        assert_eq!(tally.commands().count(), 2);
+        let mut stats = NodeStats::default();
+        stats.command_mut(Verb::Set).record_reply(&Reply::Stored, 100);
+        stats.record(SET, CallResult::Overloaded);
+        stats.command_mut(Verb::Stats).record_reply(&Reply::End, 100);
+        assert_eq!(results(&stats, Verb::Set), [("stored", 1), ("overloaded", 1)]);
+        assert_eq!(results(&stats, Verb::Stats), [("ok", 1)]);
+        assert_eq!(stats.commands().count(), 2);
     }
 
     #[test]

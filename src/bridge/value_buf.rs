@@ -6,32 +6,32 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::heap;
-use crate::protocol::Kept;
+use super::malloc_hint;
+use crate::protocol::ValueBuf;
 
-pub struct KeptBytes(Py<PyBytes>);
+pub struct PyValueBuf(Py<PyBytes>);
 
-impl KeptBytes {
-    pub fn share(&self, py: Python<'_>) -> Py<PyBytes> {
+impl PyValueBuf {
+    pub fn clone_ref(&self, py: Python<'_>) -> Py<PyBytes> {
         self.0.clone_ref(py)
     }
 }
 
-impl Kept for KeptBytes {
-    type Receiving = Receiving;
+impl ValueBuf for PyValueBuf {
+    type Partial = PartialValue;
 
-    fn of(value: &[u8]) -> Self {
+    fn from_slice(value: &[u8]) -> Self {
         Python::attach(|py| Self(PyBytes::new(py, value).unbind()))
     }
 
-    fn receive(len: usize) -> Option<Receiving> {
-        heap::value_of(len);
-        Python::attach(|py| Receiving::new(py, len))
+    fn allocate(len: usize) -> Option<PartialValue> {
+        malloc_hint::note_value_len(len);
+        Python::attach(|py| PartialValue::new(py, len))
     }
 
-    fn received(whole: Receiving) -> Self {
-        assert_eq!(whole.filled, whole.len);
-        Self(whole.bytes)
+    fn finish(partial: PartialValue) -> Self {
+        assert_eq!(partial.filled, partial.len);
+        Self(partial.bytes)
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -40,13 +40,13 @@ impl Kept for KeptBytes {
 }
 
 /// Invariant: `filled <= len`, and the first `filled` bytes are written. Nobody else has the object.
-pub struct Receiving {
+pub struct PartialValue {
     bytes: Py<PyBytes>,
     filled: usize,
     len: usize,
 }
 
-impl Receiving {
+impl PartialValue {
     fn new(py: Python<'_>, len: usize) -> Option<Self> {
         let signed = ffi::Py_ssize_t::try_from(len).ok()?;
         // SAFETY: the interpreter's lock is held; null instead of bytes makes an object whose bytes nobody has
@@ -64,7 +64,7 @@ impl Receiving {
 
 // SAFETY: `chunk_mut` is what is not filled of memory that lives as long as `bytes`, which is never moved by
 // Python, and `advance_mut` counts what its caller vouches for.
-unsafe impl BufMut for Receiving {
+unsafe impl BufMut for PartialValue {
     fn remaining_mut(&self) -> usize {
         self.len - self.filled
     }

@@ -2,35 +2,35 @@
 use bytes::{BufMut, Bytes};
 
 /// Made once for all who asked for the same key, and long ones received in their place.
-pub trait Kept: Sized {
+pub trait ValueBuf: Sized {
     /// A value of which not all has come.
-    type Receiving: BufMut;
+    type Partial: BufMut;
 
     /// A copy.
-    fn of(value: &[u8]) -> Self;
+    fn from_slice(value: &[u8]) -> Self;
     /// Room for a value of exactly this length; `None`: it is to be copied when all of it is there.
-    fn receive(len: usize) -> Option<Self::Receiving>;
+    fn allocate(len: usize) -> Option<Self::Partial>;
     /// All of it has come.
-    fn received(whole: Self::Receiving) -> Self;
+    fn finish(partial: Self::Partial) -> Self;
     fn as_bytes(&self) -> &[u8];
 }
 
-impl Kept for Bytes {
-    type Receiving = Vec<u8>;
+impl ValueBuf for Bytes {
+    type Partial = Vec<u8>;
 
-    fn of(value: &[u8]) -> Self {
+    fn from_slice(value: &[u8]) -> Self {
         Self::copy_from_slice(value)
     }
 
-    fn receive(len: usize) -> Option<Vec<u8>> {
+    fn allocate(len: usize) -> Option<Vec<u8>> {
         let mut value = Vec::new();
         // Who announces more than there is memory for ends no process.
         value.try_reserve_exact(len).ok()?;
         Some(value)
     }
 
-    fn received(whole: Vec<u8>) -> Self {
-        whole.into()
+    fn finish(partial: Vec<u8>) -> Self {
+        partial.into()
     }
 
     fn as_bytes(&self) -> &[u8] {

@@ -5,21 +5,21 @@ use _emcache::pool::PoolConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
-use crate::support::{Bed, Listener, Peer, config, run};
+use crate::support::{Fixture, Listener, Peer, config, run};
 
 const OLD: &str = "127.0.0.1";
 const NEW: &str = "127.0.0.2";
 
 /// Two places for one node, whose name leads to the first, and a pool of at most so many connections, one of
 /// which is open.
-async fn moving(max_connections: usize) -> (Bed, Listener, Peer, Listener) {
+async fn moving(max_connections: usize) -> (Fixture, Listener, Peer, Listener) {
     let old = Listener::bind().await;
     let new = Listener::bind_at(NEW, old.port()).await;
-    let bed = Bed::new(&old.address, PoolConfig { max_connections, ..config() });
-    bed.pool.set_ip(Some(OLD));
+    let fixture = Fixture::new(&old.address, PoolConfig { max_connections, ..config() });
+    fixture.pool.set_ip(Some(OLD));
     let peer = old.accept().await;
-    bed.connections(1).await;
-    (bed, old, peer, new)
+    fixture.connections(1).await;
+    (fixture, old, peer, new)
 }
 
 async fn answer(peer: &mut Peer, request: &str) {
@@ -30,25 +30,25 @@ async fn answer(peer: &mut Peer, request: &str) {
 #[test]
 fn the_old_place_serves_until_the_new_one_has_answered() {
     run(async {
-        let (bed, _old, mut before, new) = moving(1).await;
-        bed.pool.set_ip(Some(NEW));
+        let (fixture, _old, mut before, new) = moving(1).await;
+        fixture.pool.set_ip(Some(NEW));
         let mut after = new.accept().await;
         assert_eq!(after.line().await, "get emcache:probe");
-        let asked = bed.get("a");
+        let asked = fixture.get("a");
         answer(&mut before, "get a").await;
         asked.await.unwrap().unwrap();
         // What is under way when the new one comes is answered by the old one.
-        let last = bed.get("b");
+        let last = fixture.get("b");
         assert_eq!(before.line().await, "get b");
         after.stream.write_all(b"END\r\n").await.unwrap();
-        bed.connections(2).await;
-        let first = bed.get("c");
+        fixture.connections(2).await;
+        let first = fixture.get("c");
         answer(&mut after, "get c").await;
         first.await.unwrap().unwrap();
         before.stream.write_all(b"VALUE b 0 1\r\nB\r\nEND\r\n").await.unwrap();
         assert_eq!(last.await.unwrap().unwrap(), "0=B End");
         assert_eq!(before.rest().await, 0);
-        bed.connections(1).await;
+        fixture.connections(1).await;
         assert_eq!(*new.accepted.borrow(), 1);
     });
 }
@@ -56,52 +56,52 @@ fn the_old_place_serves_until_the_new_one_has_answered() {
 #[test]
 fn what_the_old_place_does_not_answer_ends() {
     run(async {
-        let (bed, _old, mut before, new) = moving(2).await;
-        let (read, write) = (bed.get("r"), bed.set("w", b"1"));
+        let (fixture, _old, mut before, new) = moving(2).await;
+        let (read, write) = (fixture.get("r"), fixture.set("w", b"1"));
         assert_eq!(before.line().await, "get r");
-        bed.pool.set_ip(Some(NEW));
+        fixture.pool.set_ip(Some(NEW));
         let mut after = new.accept().await;
         answer(&mut after, "get emcache:probe").await;
         answer(&mut after, "get r").await;
         read.await.unwrap().unwrap();
         let error = write.await.unwrap().unwrap_err();
         assert!(error.contains("the node moved"), "{error}");
-        assert!(bed.pool.is_healthy());
+        assert!(fixture.pool.is_healthy());
     });
 }
 
 #[test]
 fn a_place_that_is_not_up_yet_is_tried_until_it_is() {
     run(async {
-        let (bed, old, mut before, new) = moving(1).await;
-        bed.pool.set_ip(Some("127.0.0.9"));
-        while bed.pool.metrics().connections_created_with_error < 3 {
-            let asked = bed.get("a");
+        let (fixture, old, mut before, new) = moving(1).await;
+        fixture.pool.set_ip(Some("127.0.0.9"));
+        while fixture.pool.metrics().connections_created_with_error < 3 {
+            let asked = fixture.get("a");
             answer(&mut before, "get a").await;
             asked.await.unwrap().unwrap();
         }
         // Its name leads to where it was, which is no use.
-        assert_eq!((*old.accepted.borrow(), bed.pool.metrics().cur_connections), (1, 1));
+        assert_eq!((*old.accepted.borrow(), fixture.pool.metrics().cur_connections), (1, 1));
         // To yet another place, and that it closes without a word is no reason to give up.
-        bed.pool.set_ip(Some(NEW));
+        fixture.pool.set_ip(Some(NEW));
         drop(new.accept().await);
         answer(&mut new.accept().await, "get emcache:probe").await;
         assert_eq!(before.rest().await, 0);
-        assert!(bed.pool.is_healthy());
+        assert!(fixture.pool.is_healthy());
     });
 }
 
 #[test]
 fn a_connection_to_where_it_was_is_better_than_none_but_followed() {
     run(async {
-        let (bed, old, before, new) = moving(1).await;
-        bed.pool.set_ip(Some("127.0.0.9"));
+        let (fixture, old, before, new) = moving(1).await;
+        fixture.pool.set_ip(Some("127.0.0.9"));
         drop(before);
-        let asked = bed.get("a");
+        let asked = fixture.get("a");
         let mut again = old.accept().await;
         answer(&mut again, "get a").await;
         asked.await.unwrap().unwrap();
-        bed.pool.set_ip(Some(NEW));
+        fixture.pool.set_ip(Some(NEW));
         answer(&mut new.accept().await, "get emcache:probe").await;
         assert_eq!(again.rest().await, 0);
     });
@@ -112,19 +112,19 @@ fn a_dial_that_waits_goes_to_the_new_place_at_once() {
     run(async {
         let old = Listener::bind().await;
         let new = Listener::bind_at(NEW, old.port()).await;
-        let bed = Bed::new(&old.address, config());
-        bed.pool.set_ip(Some("127.0.0.9"));
+        let fixture = Fixture::new(&old.address, config());
+        fixture.pool.set_ip(Some("127.0.0.9"));
         // Refused there, let in by name; then both places are gone, and the dial waits ever longer.
         drop(old.accept().await);
         drop(old);
-        while bed.pool.metrics().connections_created_with_error < 5 {
+        while fixture.pool.metrics().connections_created_with_error < 5 {
             sleep(Duration::from_millis(1)).await;
         }
-        let failed = bed.pool.metrics().connections_created_with_error;
-        bed.pool.set_ip(Some(NEW));
+        let failed = fixture.pool.metrics().connections_created_with_error;
+        fixture.pool.set_ip(Some(NEW));
         answer(&mut new.accept().await, "get emcache:probe").await;
-        assert_eq!(bed.pool.metrics().connections_created_with_error, failed);
-        while !bed.pool.is_healthy() {
+        assert_eq!(fixture.pool.metrics().connections_created_with_error, failed);
+        while !fixture.pool.is_healthy() {
             sleep(Duration::from_millis(1)).await;
         }
     });
@@ -133,20 +133,20 @@ fn a_dial_that_waits_goes_to_the_new_place_at_once() {
 #[test]
 fn there_and_back_again() {
     run(async {
-        let (bed, old, mut before, new) = moving(1).await;
-        bed.pool.set_ip(Some(NEW));
+        let (fixture, old, mut before, new) = moving(1).await;
+        fixture.pool.set_ip(Some(NEW));
         let unanswered = new.accept().await;
-        bed.pool.set_ip(None);
-        bed.pool.set_ip(Some(OLD));
+        fixture.pool.set_ip(None);
+        fixture.pool.set_ip(Some(OLD));
         drop(unanswered);
-        let asked = bed.get("a");
+        let asked = fixture.get("a");
         answer(&mut before, "get a").await;
         asked.await.unwrap().unwrap();
         sleep(Duration::from_millis(100)).await;
         assert_eq!((*old.accepted.borrow(), *new.accepted.borrow()), (1, 1));
         // What lists say while a node is replaced: nothing, then where it is.
-        bed.pool.set_ip(None);
-        bed.pool.set_ip(Some(NEW));
+        fixture.pool.set_ip(None);
+        fixture.pool.set_ip(Some(NEW));
         answer(&mut new.accept().await, "get emcache:probe").await;
         assert_eq!(before.rest().await, 0);
     });
@@ -155,23 +155,23 @@ fn there_and_back_again() {
 #[test]
 fn many_moves_hold_one_connection_too_many_at_most() {
     run(async {
-        let (bed, _old, mut before, new) = moving(2).await;
+        let (fixture, _old, mut before, new) = moving(2).await;
         let third = Listener::bind_at("127.0.0.3", new.port()).await;
-        let _stuck = bed.set("a", b"1");
+        let _stuck = fixture.set("a", b"1");
         assert_eq!(before.line().await, "set a 0 0 1");
         for _ in 0..3 {
             for place in [&new, &third] {
-                bed.pool.set_ip(Some(&place.host()));
+                fixture.pool.set_ip(Some(&place.host()));
                 let mut peer = place.accept().await;
                 assert_eq!(peer.line().await, "get emcache:probe");
-                assert!(bed.pool.metrics().cur_connections <= 2);
-                let created = bed.pool.metrics().connections_created;
+                assert!(fixture.pool.metrics().cur_connections <= 2);
+                let created = fixture.pool.metrics().connections_created;
                 peer.stream.write_all(b"END\r\n").await.unwrap();
-                while bed.pool.metrics().connections_created == created {
+                while fixture.pool.metrics().connections_created == created {
                     tokio::task::yield_now().await;
                 }
-                assert!(bed.pool.metrics().cur_connections <= 3);
-                let asked = bed.get("b");
+                assert!(fixture.pool.metrics().cur_connections <= 3);
+                let asked = fixture.get("b");
                 answer(&mut peer, "get b").await;
                 asked.await.unwrap().unwrap();
                 tokio::task::spawn_local(async move { peer.rest().await });
@@ -183,26 +183,26 @@ fn many_moves_hold_one_connection_too_many_at_most() {
 #[test]
 fn nothing_is_followed_after_the_end() {
     run(async {
-        let (bed, _old, before, new) = moving(1).await;
-        bed.pool.set_ip(Some(NEW));
+        let (fixture, _old, before, new) = moving(1).await;
+        fixture.pool.set_ip(Some(NEW));
         let mut after = new.accept().await;
         assert_eq!(after.line().await, "get emcache:probe");
-        bed.pool.close();
+        fixture.pool.close();
         assert_eq!(after.rest().await, 0);
-        bed.pool.set_ip(Some("127.0.0.3"));
+        fixture.pool.set_ip(Some("127.0.0.3"));
         drop(before);
         sleep(Duration::from_millis(50)).await;
-        assert_eq!(bed.pool.metrics().cur_connections, 0);
+        assert_eq!(fixture.pool.metrics().cur_connections, 0);
     });
 }
 
 #[test]
 fn a_node_that_left_says_so_to_whom_it_did_not_answer() {
     run(async {
-        let (bed, _old, mut peer, _new) = moving(1).await;
-        let asked = bed.get("a");
+        let (fixture, _old, mut peer, _new) = moving(1).await;
+        let asked = fixture.get("a");
         assert_eq!(peer.line().await, "get a");
-        bed.pool.retire(|| ());
+        fixture.pool.drain_and_close(|| ());
         let error = asked.await.unwrap().unwrap_err();
         assert!(error.contains("left the cluster and did not reply within 1.0 s"), "{error}");
     });

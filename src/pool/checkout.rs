@@ -2,17 +2,17 @@
 use std::rc::Rc;
 
 use super::error::{Cause, ErrorKind};
-use super::order::pin_of;
-use super::pool::{LeaseId, PATIENCE, Pool, Shared, Waiter};
+use super::order::pin_hash;
+use super::pool::{CheckoutId, GRACE_PERIOD, Pool, Shared, Waiter};
 use super::queue::Submission;
 use super::state::{Entry, State};
-use super::tasks::end_if_stuck;
-use crate::protocol::{OwnedRequest, Reply, Tick};
+use super::tasks::close_if_stuck;
+use crate::protocol::{Nanos, OwnedRequest, Reply};
 
 impl<W: Waiter> Pool<W> {
     /// Asks for a connection that is nobody else's until [`Self::release`]. The waiter is told
     /// [`Reply::Ok`] when it is there; first come, first served.
-    pub fn lease(&self, lease: LeaseId, waiter: W, deadline: Tick) {
+    pub fn check_out(&self, checkout: CheckoutId, waiter: W, deadline: Nanos) {
         let shared = &self.0;
         let mut state = shared.state.borrow_mut();
         if let Some(refusal) = shared.refusal(&state, 0) {
@@ -20,8 +20,8 @@ impl<W: Waiter> Pool<W> {
             waiter.fail(&refusal);
             return;
         }
-        state.leases.push(lease, waiter, deadline);
-        state.metrics.operations_waited += u64::from(state.leases.len() > state.idle());
+        state.checkouts.push(checkout, waiter, deadline);
+        state.metrics.operations_waited += u64::from(state.checkouts.len() > state.idle());
         shared.grant(&mut state);
         drop(state);
         shared.context.arm(deadline);
@@ -29,26 +29,32 @@ impl<W: Waiter> Pool<W> {
     }
 
     /// As [`Self::submit_owned`], on a leased connection and no other.
-    pub fn submit_leased(&self, lease: LeaseId, request: OwnedRequest, waiter: W, deadline: Tick) {
+    pub fn submit_checked_out(
+        &self,
+        checkout: CheckoutId,
+        request: OwnedRequest,
+        waiter: W,
+        deadline: Nanos,
+    ) {
         let shared = &self.0;
         let mut guard = shared.state.borrow_mut();
         let state = &mut *guard;
         let is_held =
-            |entry: &Entry<W>| entry.lease == Some(lease) && !entry.connection.is_broken();
+            |entry: &Entry<W>| entry.checkout == Some(checkout) && !entry.connection.is_broken();
         let at = if let Some(at) = state.connections.iter().position(is_held) {
             let waiting = state.connections[at].connection.backlog();
             let refusal = shared.saturation(state, waiting, request.payload_len());
             refusal.map_or(Ok(at), Err)
         } else {
-            let known = state.lost_leases.iter().find(|(lost, _)| *lost == lease);
-            Err(shared.error(ErrorKind::LeaseLost, known.map(|(_, cause)| cause.clone())))
+            let known = state.lost_checkouts.iter().find(|(lost, _)| *lost == checkout);
+            Err(shared.error(ErrorKind::CheckoutLost, known.map(|(_, cause)| cause.clone())))
         };
         match at {
             Ok(at) => {
-                let pin = waiter.is_noreply().then(|| pin_of(&request));
+                let pin = waiter.is_noreply().then(|| pin_hash(&request));
                 let (entry, health) = (&mut state.connections[at], &mut state.health);
-                let term = shared.term(deadline);
-                shared.send(entry, health, Submission::Owned(request), waiter, term);
+                let timing = shared.timing(deadline);
+                shared.send(entry, health, Submission::Owned(request), waiter, timing);
                 if let Some(pin) = pin {
                     state.pin(at, pin);
                 }
@@ -57,8 +63,8 @@ impl<W: Waiter> Pool<W> {
             }
             Err(error) => {
                 state.metrics.operations_executed_with_error += 1;
-                let asked = Submission::Owned(request).asked();
-                state.tally.ended(asked, error.kind().outcome());
+                let info = Submission::Owned(request).info();
+                state.stats.record(info, error.kind().call_result());
                 drop(guard);
                 waiter.fail(&error);
             }
@@ -66,36 +72,36 @@ impl<W: Waiter> Pool<W> {
     }
 
     /// Gives a leased connection back. What is unanswered on it is read and dropped as ever.
-    pub fn release(&self, lease: LeaseId) {
+    pub fn release(&self, checkout: CheckoutId) {
         let shared = &self.0;
         let mut state = shared.state.borrow_mut();
-        state.lost_leases.retain(|(lost, _)| *lost != lease);
+        state.lost_checkouts.retain(|(lost, _)| *lost != checkout);
         let now = shared.context.now();
-        let held = state.connections.iter_mut().find(|entry| entry.lease == Some(lease));
+        let held = state.connections.iter_mut().find(|entry| entry.checkout == Some(checkout));
         let Some(entry) = held else { return };
-        entry.lease = None;
-        entry.left_behind = entry.noreply.len();
+        entry.checkout = None;
+        entry.inherited_noreply = entry.noreply.len();
         entry.last_used = now;
         if entry.connection.in_flight() > 0 && !std::mem::replace(&mut entry.is_watched, true) {
-            shared.context.spawn(end_if_stuck(Rc::downgrade(shared), entry.id, PATIENCE));
+            shared.context.spawn(close_if_stuck(Rc::downgrade(shared), entry.id, GRACE_PERIOD));
         }
         shared.grant(&mut state);
         shared.drain_queue(&mut state);
     }
 
     /// Closes a leased connection; it stays leased until it is released.
-    pub fn close_leased(&self, lease: LeaseId) {
+    pub fn close_checked_out(&self, checkout: CheckoutId) {
         let state = self.0.state.borrow();
-        let held = state.connections.iter().find(|entry| entry.lease == Some(lease));
+        let held = state.connections.iter().find(|entry| entry.checkout == Some(checkout));
         let Some(id) = held.map(|entry| entry.id) else { return };
         drop(state);
-        self.0.lost(id, &Cause::ClosedByHolder);
+        self.0.connection_lost(id, &Cause::ClosedByHolder);
     }
 
     /// Whether a leased connection is open.
-    pub fn is_leased(&self, lease: LeaseId) -> bool {
+    pub fn is_checked_out(&self, checkout: CheckoutId) -> bool {
         let state = self.0.state.borrow();
-        state.connections.iter().any(|entry| entry.lease == Some(lease))
+        state.connections.iter().any(|entry| entry.checkout == Some(checkout))
     }
 }
 
@@ -104,8 +110,8 @@ impl<W: Waiter> Shared<W> {
     pub fn grant(&self, state: &mut State<W>) {
         let now = self.context.now();
         loop {
-            state.leases.skip_abandoned();
-            if state.leases.is_empty() {
+            state.checkouts.skip_abandoned();
+            if state.checkouts.is_empty() {
                 return;
             }
             let Some(at) = self.next_to_grant(state) else { return };
@@ -115,8 +121,8 @@ impl<W: Waiter> Shared<W> {
                 self.context.wake_later(entry.connection.waker());
                 return;
             }
-            let Some((lease, waiter)) = state.leases.pop() else { return };
-            entry.lease = Some(lease);
+            let Some((checkout, waiter)) = state.checkouts.pop() else { return };
+            entry.checkout = Some(checkout);
             waiter.reply(&Reply::Ok, &self.name);
         }
     }
@@ -124,9 +130,10 @@ impl<W: Waiter> Shared<W> {
     fn next_to_grant(&self, state: &State<W>) -> Option<usize> {
         let entries = || state.connections.iter().enumerate();
         // Whoever asks may be who sent writes with `noreply` just before: what is sent next comes after them.
-        let mut unsettled = entries().filter(|(_, entry)| entry.is_unsettled());
-        if let Some((at, entry)) = unsettled.next() {
-            return (unsettled.next().is_none() && entry.is_free()).then_some(at);
+        let mut with_inherited_noreply =
+            entries().filter(|(_, entry)| entry.has_inherited_noreply());
+        if let Some((at, entry)) = with_inherited_noreply.next() {
+            return (with_inherited_noreply.next().is_none() && entry.is_free()).then_some(at);
         }
         // Where answers to somebody else are still to come, only if there will be no other.
         let is_full = state.connections.len() >= self.config.max_connections;

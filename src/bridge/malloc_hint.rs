@@ -20,7 +20,7 @@ static SEEN: AtomicU32 = AtomicU32::new(0);
 
 /// A value of this length is made.
 #[inline]
-pub fn value_of(len: usize) {
+pub fn note_value_len(len: usize) {
     if len >= LONG && SEEN.load(Ordering::Relaxed) < MANY {
         count();
     }
