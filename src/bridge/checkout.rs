@@ -21,7 +21,7 @@ pub struct CoreCheckout {
     session: u64,
     checkout: CheckoutId,
     forks: u64,
-    session_closed: Arc<AtomicBool>,
+    is_closed: Arc<AtomicBool>,
     released: AtomicBool,
     event_loop: Py<PyAny>,
     turn: Py<PyAny>,
@@ -36,7 +36,7 @@ impl CoreCheckout {
             session,
             checkout,
             forks: owner.driver.forks(),
-            session_closed: owner.session_closed.clone(),
+            is_closed: owner.is_closed.clone(),
             released: AtomicBool::new(false),
             event_loop: owner.driver.event_loop(py),
             turn: owner.driver.turn_callback(py),
@@ -45,7 +45,7 @@ impl CoreCheckout {
     }
 
     fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
-        if self.session_closed.load(Ordering::Acquire) {
+        if self.is_closed.load(Ordering::Acquire) {
             return Err(errors::closed());
         }
         if self.released.load(Ordering::Acquire) {
@@ -55,8 +55,7 @@ impl CoreCheckout {
     }
 
     fn give_back(&self, py: Python<'_>) {
-        let is_over =
-            self.session_closed.load(Ordering::Acquire) || self.forks != registry::forks();
+        let is_over = self.is_closed.load(Ordering::Acquire) || self.forks != registry::forks();
         if self.released.swap(true, Ordering::AcqRel) || is_over {
             return;
         }
@@ -64,9 +63,9 @@ impl CoreCheckout {
             session.release_silently(py, self.checkout);
             return;
         }
-        let (session, checkout, session_closed) =
-            (self.session, Some(self.checkout), self.session_closed.clone());
-        registry::abandon(AbandonedHandle { session, checkout, session_closed });
+        let (session, checkout, is_closed) =
+            (self.session, Some(self.checkout), self.is_closed.clone());
+        registry::abandon(AbandonedHandle { session, checkout, is_closed });
         // A loop that is closed calls nobody; with its session the lease ends.
         let _ =
             self.event_loop.call_method1(py, intern!(py, "call_soon_threadsafe"), (&self.turn,));
@@ -106,7 +105,7 @@ impl CoreCheckout {
     /// Whether the connection, or the hold on it, has ended.
     #[getter]
     fn closed(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.session_closed.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
+        if self.is_closed.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
             return Ok(true);
         }
         Ok(!self.session(py)?.is_checked_out(py, self.checkout)?)
@@ -114,7 +113,7 @@ impl CoreCheckout {
 
     /// Closes the connection instead of giving it back; does nothing the second time.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.session_closed.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
+        if self.is_closed.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
             return Ok(());
         }
         self.session(py)?.close_checked_out(py, self.checkout)

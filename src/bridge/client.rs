@@ -30,7 +30,7 @@ pub struct CoreClient {
     /// Whether its user closed it.
     closed: AtomicBool,
     /// Whether its session is closed: with the client, with its loop, or with its thread.
-    session_closed: Arc<AtomicBool>,
+    is_closed: Arc<AtomicBool>,
     event_loop: Py<PyAny>,
     /// The driver's callback, for when the client is abandoned on another thread.
     turn: Py<PyAny>,
@@ -86,8 +86,8 @@ impl CoreClient {
         session.driver.schedule_pending(py)?;
         let turn = session.driver.turn_callback(py);
         let closed = AtomicBool::new(false);
-        let session_closed = session.session_closed.clone();
-        Ok(Self { id, forks, closed, session_closed, event_loop: event_loop.unbind(), turn })
+        let is_closed = session.is_closed.clone();
+        Ok(Self { id, forks, closed, is_closed, event_loop: event_loop.unbind(), turn })
     }
 
     /// Whether it was made in a process that this one was forked from.
@@ -114,7 +114,7 @@ impl CoreClient {
         if !here && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
             return Err(errors::foreign());
         }
-        if !self.session_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
+        if !self.is_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
             registry::abandon(self.to_abandoned_handle());
         }
         self.closed.store(true, Ordering::Release);
@@ -124,7 +124,7 @@ impl CoreClient {
     /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the
     /// closing is done on the loop's.
     fn abandon(&self, py: Python<'_>) {
-        if self.forks != registry::forks() || self.session_closed.load(Ordering::Acquire) {
+        if self.forks != registry::forks() || self.is_closed.load(Ordering::Acquire) {
             return;
         }
         if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
@@ -545,11 +545,7 @@ impl CoreClient {
 
 impl CoreClient {
     fn to_abandoned_handle(&self) -> AbandonedHandle {
-        AbandonedHandle {
-            session: self.id,
-            checkout: None,
-            session_closed: self.session_closed.clone(),
-        }
+        AbandonedHandle { session: self.id, checkout: None, is_closed: self.is_closed.clone() }
     }
 
     /// A closed client says so before anything else.

@@ -21,7 +21,7 @@ use super::registry;
 use super::waiter::{Gather, RawItems, Stats};
 use crate::cluster::{ClusterError, NodeChange};
 use crate::pool::{self, CheckoutId};
-use crate::protocol::{ErrorKind, Verb};
+use crate::protocol::{ErrorLineKind, Verb};
 
 pub enum Outcome {
     Value(Py<PyAny>),
@@ -45,7 +45,7 @@ pub enum Outcome {
     /// An error line of the server.
     Refused {
         verb: Verb,
-        kind: ErrorKind,
+        kind: ErrorLineKind,
         line: String,
         node: String,
     },

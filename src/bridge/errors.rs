@@ -8,7 +8,7 @@ use pyo3::{PyTypeInfo, import_exception};
 use super::once::intern;
 use crate::cluster::ClusterError;
 use crate::pool;
-use crate::protocol::{ErrorKind, Shape, Verb};
+use crate::protocol::{ErrorLineKind, Shape, Verb};
 
 macro_rules! exceptions {
     ($($name:ident),+ $(,)?) => {
@@ -93,11 +93,11 @@ pub fn not_found(py: Python<'_>, verb: Verb, node: &str) -> PyErr {
     attributed(py, error, Some(node), Some(verb))
 }
 
-pub fn refused(py: Python<'_>, verb: Verb, kind: ErrorKind, line: &str, node: &str) -> PyErr {
+pub fn refused(py: Python<'_>, verb: Verb, kind: ErrorLineKind, line: &str, node: &str) -> PyErr {
     let text = format!("{node} answered '{line}' ({})", verb.name());
     let error = match (verb.shape(), kind) {
         (Shape::Storage, _) => StorageCommandError::new_err(text),
-        (Shape::Arithmetic | Shape::MetaArithmetic, ErrorKind::Client) => {
+        (Shape::Arithmetic | Shape::MetaArithmetic, ErrorLineKind::Client) => {
             ArithmeticCommandError::new_err(text)
         }
         _ => CommandError::new_err(text),

@@ -13,7 +13,7 @@ use super::thread_driver::Outbox;
 use super::waiter::PyWaiter;
 use crate::cluster::{ClusterError, NodeChange};
 use crate::pool::{Error, Waiter, copy_into_block};
-use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, ReplyHandler, StatLine};
+use crate::protocol::{ErrorLine, ErrorLineKind, ItemRef, Reply, ReplyHandler, StatLine};
 
 /// Names a request between the two threads.
 pub type Ticket = usize;
@@ -96,7 +96,7 @@ pub enum OwnedReply {
     Version(Bytes),
     /// One that may become an exception, and who gave it.
     Negative(Reply<'static>, Box<str>),
-    Error(ErrorKind, Bytes, Box<str>),
+    Error(ErrorLineKind, Bytes, Box<str>),
 }
 
 impl Record {

@@ -86,7 +86,7 @@ pub struct AbandonedHandle {
     pub session: u64,
     pub checkout: Option<CheckoutId>,
     /// Whether the session is closed meanwhile.
-    pub session_closed: Arc<AtomicBool>,
+    pub is_closed: Arc<AtomicBool>,
 }
 
 /// To be closed by the threads that they belong to.
@@ -111,7 +111,7 @@ pub fn close_abandoned(py: Python<'_>) {
     let Ok(mut list) = ABANDONED.lock() else { return };
     let (others, ours): (Vec<_>, Vec<_>) = std::mem::take(&mut *list)
         .into_iter()
-        .filter(|what| !what.session_closed.load(Ordering::Acquire))
+        .filter(|what| !what.is_closed.load(Ordering::Acquire))
         .partition(|what| session(what.session).is_none());
     *list = others;
     ANY_ABANDONED.store(!list.is_empty(), Ordering::Release);
@@ -223,7 +223,7 @@ pub fn close_session(py: Python<'_>, id: u64) -> bool {
     let Some(session) = SESSIONS.with(|all| all.borrow_mut().remove(&id)) else {
         return false;
     };
-    session.session_closed.store(true, Ordering::Release);
+    session.is_closed.store(true, Ordering::Release);
     session.close(py);
     let driver = session.driver.clone();
     completion::deliver_all(py);

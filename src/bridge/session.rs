@@ -42,7 +42,7 @@ pub struct Session {
     /// Connections to each node: at least, and at most.
     pub limits: (usize, usize),
     /// Shared with the client's Python object, which may be on another thread.
-    pub session_closed: Arc<AtomicBool>,
+    pub is_closed: Arc<AtomicBool>,
 }
 
 enum Core {
@@ -147,8 +147,8 @@ impl Session {
                 Core::Remote(engine.clone())
             }
         };
-        let (no_replies, session_closed) = (Rc::default(), Arc::default());
-        Rc::new(Self { id, driver, core, timeout, no_replies, on_change, limits, session_closed })
+        let (no_replies, is_closed) = (Rc::default(), Arc::default());
+        Rc::new(Self { id, driver, core, timeout, no_replies, on_change, limits, is_closed })
     }
 
     /// Ends all requests; the waiters' results are left to [`super::completion`].
@@ -449,7 +449,7 @@ impl Session {
                 cluster.pool(0).check_out(checkout, waiter, self.deadline(context));
             }
             Core::Remote(engine) => {
-                engine.check_out(self.id, checkout, waiter, self.deadline_instant())
+                engine.check_out(self.id, checkout, waiter, self.deadline_instant());
             }
         }
         self.driver.schedule_pending(py)?;

@@ -71,7 +71,7 @@ impl PostedRequest {
         let Some((_, cluster)) = last else { return record.end(End::Closed) };
         match self.what {
             PostedAction::Checkout(checkout) => {
-                cluster.pool(0).check_out(checkout, record.line(None), deadline)
+                cluster.pool(0).check_out(checkout, record.line(None), deadline);
             }
             PostedAction::Send(route, request) => {
                 if let Err(error) = send(cluster, route, request, &record, deadline) {

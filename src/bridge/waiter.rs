@@ -17,7 +17,7 @@ use super::future::OpFuture;
 use super::item::RawItem;
 use super::value_buf::PyValueBuf;
 use crate::pool::{CheckoutId, Error, Waiter};
-use crate::protocol::{ErrorKind, ErrorLine, ItemRef, Reply, ReplyHandler, StatLine, Verb};
+use crate::protocol::{ErrorLine, ErrorLineKind, ItemRef, Reply, ReplyHandler, StatLine, Verb};
 
 pub enum PyWaiter {
     /// `get` and its family with one key.
@@ -246,7 +246,7 @@ impl ReplyHandler for PyWaiter {
             Self::One { item: place, .. } => *place = Some(RawItem::new(py, item, shared)),
             Self::Line { line, .. } => line.items.push((index, RawItem::new(py, item, shared))),
             Self::RawItems { items, .. } => {
-                items.items.push((index, RawItem::new(py, item, shared)))
+                items.items.push((index, RawItem::new(py, item, shared)));
             }
             // Of all other commands only `config get cluster` has an item.
             Self::RawReply { text, .. } => text.extend_from_slice(item.value),
@@ -553,15 +553,15 @@ fn outcome_from_reply(py: Python<'_>, verb: Verb, reply: &Reply<'_>, from: &str)
             let text = PyString::new(py, &String::from_utf8_lossy(text));
             Outcome::Value(text.into_any().unbind())
         }
-        Reply::Error(ErrorLine { kind: ErrorKind::Unknown, .. })
+        Reply::Error(ErrorLine { kind: ErrorLineKind::Unknown, .. })
             if verb == Verb::MetaArithmetic =>
         {
             Outcome::Value(no_meta(py))
         }
         Reply::Error(ErrorLine { kind, line }) => refused(kind, line.escape_ascii().to_string()),
         // `stats reset` and `stats detail on`: 1.3 raises although the server did what it was asked.
-        Reply::Reset => refused(ErrorKind::Refused, "RESET".into()),
-        Reply::Ok => refused(ErrorKind::Refused, "OK".into()),
+        Reply::Reset => refused(ErrorLineKind::Refused, "RESET".into()),
+        Reply::Ok => refused(ErrorLineKind::Refused, "OK".into()),
         Reply::End | Reply::Stored | Reply::Deleted | Reply::Touched => Outcome::Value(py.None()),
     }
 }

@@ -57,7 +57,7 @@ impl Ring {
 /// known of each block beforehand is all but the key's share in the first.
 #[derive(Debug)]
 struct Table {
-    batches: Vec<Batch>,
+    batches: Vec<RowBatch>,
 }
 
 /// Nodes that take equally many blocks, a row each in the order of their ranks:
@@ -69,7 +69,7 @@ struct Table {
 /// A block is two words: of the first block scaled ones, of the others mixed ones. The last block is
 /// never whole, and empty if need be.
 #[derive(Debug)]
-struct Batch {
+struct RowBatch {
     row_len: usize,
     rows: Vec<u64>,
 }
@@ -78,7 +78,7 @@ const RANK: u64 = 0xffff_ffff;
 
 impl Table {
     fn new(nodes: &[RingNode], rest_len: usize) -> Self {
-        let mut batches: Vec<Batch> = Vec::new();
+        let mut batches: Vec<RowBatch> = Vec::new();
         let mut bytes = Vec::new();
         for (rank, node) in nodes.iter().enumerate() {
             bytes.clear();
@@ -89,7 +89,7 @@ impl Table {
             let row_len = 1 + 2 * (whole.len() + 1);
             let at = batches.iter().position(|batch| batch.row_len == row_len);
             let at = at.unwrap_or_else(|| {
-                batches.push(Batch { row_len, rows: Vec::new() });
+                batches.push(RowBatch { row_len, rows: Vec::new() });
                 batches.len() - 1
             });
             let rows = &mut batches[at].rows;
@@ -110,7 +110,7 @@ impl Table {
     }
 }
 
-impl Batch {
+impl RowBatch {
     /// The greatest `score << 32 | rank`. Rows do not wait for each other: the processor has several in work.
     fn best(&self, start: Murmur, rest: [u64; 2], key_len: u64) -> u64 {
         let mut best = 0;
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scores_that_are_known() {
+    fn known_scores() {
         for score in [id_score, plain::id_score] {
             assert_eq!(score(b""), 0);
             assert_eq!(score(b"foo"), 0xffff_0061);

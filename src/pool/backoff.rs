@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_down_is_dialled_ever_less() {
+    fn dials_to_a_down_node_become_rarer() {
         let ceilings =
             [0, 30, 60, 300, 1800, 86_400].map(|s| probe_ceiling(Duration::from_secs(s)));
         assert_eq!(ceilings.map(|c| c.as_secs()), [1, 1, 2, 10, 60, 60]);

@@ -16,8 +16,8 @@ use super::error::Cause;
 use super::read_buffer::ReadBuffer;
 use super::transport::Io;
 use crate::protocol::{
-    ErrorKind, Expired, Nanos, NodeStats, Orphan, Outgoing, OwnedRequest, Pipeline, ReplyHandler,
-    Request, RequestInfo, Timing, Verb,
+    ErrorLineKind, ExpiredRequest, Nanos, NodeStats, Orphan, Outgoing, OwnedRequest, Pipeline,
+    ReplyHandler, Request, RequestInfo, Timing, Verb,
 };
 
 /// Room for one read, at least; a longer frame in progress makes its own room, up to this much at a time.
@@ -122,7 +122,7 @@ impl<S: ReplyHandler> Connection<S> {
     }
 
     /// Writes nothing before its task has looked whether it is still open.
-    pub fn hold_back(&mut self) {
+    pub fn hold_writes(&mut self) {
         self.output = Output::HeldBack;
         self.stream.force_read();
     }
@@ -202,9 +202,9 @@ impl<S: ReplyHandler> Connection<S> {
         self.pipeline.abandoned()
     }
 
-    /// See [`Pipeline::take_unknown_command`].
-    pub fn take_unknown_command(&mut self) -> Option<Verb> {
-        self.pipeline.take_unknown_command()
+    /// See [`Pipeline::take_unknown`].
+    pub fn take_unknown(&mut self) -> Option<Verb> {
+        self.pipeline.take_unknown()
     }
 
     /// See [`Pipeline::unanswered`].
@@ -233,7 +233,7 @@ impl<S: ReplyHandler> Connection<S> {
     }
 
     /// See [`Pipeline::line_error`].
-    pub fn line_error(&self) -> Option<&(ErrorKind, Bytes)> {
+    pub fn line_error(&self) -> Option<&(ErrorLineKind, Bytes)> {
         self.pipeline.line_error()
     }
 
@@ -434,7 +434,7 @@ impl<S: ReplyHandler> Connection<S> {
     }
 
     /// See [`Pipeline::expire`].
-    pub fn expire(&mut self, now: Nanos, expired: impl FnMut(Expired<S>)) -> Nanos {
+    pub fn expire(&mut self, now: Nanos, expired: impl FnMut(ExpiredRequest<S>)) -> Nanos {
         self.pipeline.expire(now, self.written, expired)
     }
 

@@ -9,13 +9,13 @@ use super::context::Member;
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
 use super::pool::{GRACE_PERIOD, Shared, Waiter};
-use super::queue::Queued;
+use super::queue::QueuedRequest;
 use super::stalls::confirm_silence;
 use super::state::{Entry, State};
 use super::tasks::resume_merging;
 use crate::protocol::{
-    CallResult, ErrorLine, Expired, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler, RequestInfo,
-    Timing,
+    CallResult, ErrorLine, ExpiredRequest, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler,
+    RequestInfo, Timing,
 };
 
 /// How long keys do not share lines after an error in the answer to several keys.
@@ -27,7 +27,7 @@ struct LostRequests<W> {
     /// Those whom the error line that ended the connection answers.
     refused: Vec<W>,
     /// What must not be asked again on a connection that others use.
-    isolated: Vec<(Family, Queued<W>)>,
+    isolated: Vec<(Family, QueuedRequest<W>)>,
 }
 
 impl<W: Waiter> State<W> {
@@ -57,11 +57,16 @@ impl<W: Waiter> State<W> {
                     let mut waiter = orphan.handler;
                     waiter.restart();
                     self.metrics.requests_retried += u64::from(is_read && orphan.sent);
-                    isolated.extend(self.requeue(Queued { request, waiter, timing, retried }));
+                    isolated.extend(self.requeue(QueuedRequest {
+                        request,
+                        waiter,
+                        timing,
+                        retried,
+                    }));
                 }
                 (Some(request), Some(missing)) if may_repeat => {
                     self.metrics.requests_retried += 1;
-                    let queued = Queued { request, waiter: orphan.handler, timing, retried };
+                    let queued = QueuedRequest { request, waiter: orphan.handler, timing, retried };
                     for alone in queued.split(&missing).into_iter().rev() {
                         isolated.extend(self.requeue(alone));
                     }
@@ -153,8 +158,8 @@ impl<W: Waiter> Shared<W> {
         }
         state.unreplaced += u64::from(!matches!(cause, Cause::ClosedByHolder | Cause::Relocated));
         let is_silent = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
-        let reported = if is_silent { cause.when_silent() } else { cause.clone() };
-        state.health.set_last_failure(&reported);
+        let reported_cause = if is_silent { cause.when_silent() } else { cause.clone() };
+        state.health.set_last_failure(&reported_cause);
         let is_garbage = matches!(cause, Cause::Protocol(_));
         state.metrics.protocol_errors += u64::from(is_garbage);
         let now = self.context.now();
@@ -166,7 +171,7 @@ impl<W: Waiter> Shared<W> {
             state.health.connection_died();
         }
         if let Some(checkout) = entry.checkout {
-            state.lost_checkouts.push((checkout, reported.clone()));
+            state.lost_checkouts.push((checkout, reported_cause.clone()));
         }
         let line_error = entry.connection.line_error().cloned();
         let LostRequests { failed, refused, isolated } =
@@ -192,10 +197,10 @@ impl<W: Waiter> Shared<W> {
         for (waiter, info) in failed {
             let lost = ErrorKind::Lost { verb: info.verb };
             let kind = if is_garbage { ErrorKind::Protocol } else { lost };
-            waiter.fail(&self.error(kind, Some(reported.clone())));
+            waiter.fail(&self.error(kind, Some(reported_cause.clone())));
         }
         self.isolate_all(isolated);
-        self.fail_queued_if_unreachable(&reported);
+        self.fail_queued_if_unreachable(&reported_cause);
         self.dial_if_wanted();
     }
 
@@ -266,7 +271,7 @@ impl<W: Waiter> Shared<W> {
         for entry in &mut state.connections {
             let connection = &mut entry.connection;
             let health = &mut state.health;
-            next = next.min(connection.expire(now, |Expired { handler, info, sent }| {
+            next = next.min(connection.expire(now, |ExpiredRequest { handler, info, sent }| {
                 if sent {
                     health.timed_out();
                 }

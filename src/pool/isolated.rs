@@ -5,7 +5,7 @@
 //! shared connections. Where the node does not answer, callers with a substitute are told so
 //! ([`ErrorKind::Unanswered`]), now and for a while at once.
 //!
-//! Invariant: every request here is in exactly one place: `waiting`, or the [`Step`] of one of `running`.
+//! Invariant: every request here is in exactly one place: `waiting`, or the [`IsolatedStep`] of one of `running`.
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -26,11 +26,11 @@ use super::error::{Cause, ErrorKind};
 use super::health::nanos;
 use super::order::PendingWrites;
 use super::pool::{Pool, Shared, Waiter};
-use super::queue::{Queued, Submission};
+use super::queue::{QueuedRequest, Submission};
 use super::state::State;
 use super::transport::Io;
 use crate::protocol::{
-    CallResult, ErrorKind as LineKind, Expired, ItemRef, NEVER, Nanos, Orphan, Reply, ReplyHandler,
+    CallResult, ErrorLineKind, ExpiredRequest, ItemRef, NEVER, Nanos, Orphan, Reply, ReplyHandler,
     RequestInfo, StatLine, Timing, Verb,
 };
 
@@ -50,21 +50,21 @@ const META_SINCE: &[u32] = &[1, 6, 9];
 
 pub(super) struct Isolation<W: Waiter> {
     next_id: u64,
-    running: Vec<Running<W>>,
-    waiting: VecDeque<(Family, Queued<W>)>,
+    running: Vec<IsolatedRequest<W>>,
+    waiting: VecDeque<(Family, QueuedRequest<W>)>,
 }
 
-struct Running<W: Waiter> {
+struct IsolatedRequest<W: Waiter> {
     id: u64,
     family: Family,
     since: Nanos,
-    step: Step<W>,
+    step: IsolatedStep<W>,
 }
 
-enum Step<W: Waiter> {
+enum IsolatedStep<W: Waiter> {
     /// `None`: for a question of the pool's own, or for a caller that does not wait any more.
-    Connecting(Option<Queued<W>>),
-    RequestInfo(Box<Connection<Observer<W>>>, Rc<Observation<W>>),
+    Connecting(Option<QueuedRequest<W>>),
+    Sent(Box<Connection<Observer<W>>>, Rc<Observation<W>>),
 }
 
 /// What was seen of an answer.
@@ -85,10 +85,10 @@ enum Answer {
 }
 
 impl Answer {
-    fn from_error(kind: LineKind) -> Self {
+    fn from_error(kind: ErrorLineKind) -> Self {
         match kind {
-            LineKind::Unknown | LineKind::Client => Self::Refused,
-            LineKind::Server | LineKind::Refused => Self::Failed,
+            ErrorLineKind::Unknown | ErrorLineKind::Client => Self::Refused,
+            ErrorLineKind::Server | ErrorLineKind::Refused => Self::Failed,
         }
     }
 }
@@ -148,8 +148,9 @@ impl<W: Waiter> Isolation<W> {
 
     /// Requests that have no answer yet.
     pub fn len(&self) -> usize {
-        let info = |running: &&Running<W>| !matches!(running.step, Step::Connecting(None));
-        self.waiting.len() + self.running.iter().filter(info).count()
+        let has_caller =
+            |running: &&IsolatedRequest<W>| !matches!(running.step, IsolatedStep::Connecting(None));
+        self.waiting.len() + self.running.iter().filter(has_caller).count()
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -167,7 +168,7 @@ impl<W: Waiter> Isolation<W> {
             Family::Meta => 1,
             _ => MAX_RUNNING,
         };
-        let is_slow = |running: &&Running<W>| {
+        let is_slow = |running: &&IsolatedRequest<W>| {
             running.family == family && now.saturating_sub(running.since) >= nanos(WAIT_FOR_FIRST)
         };
         limit.min(1 + self.running.iter().filter(is_slow).count())
@@ -176,7 +177,7 @@ impl<W: Waiter> Isolation<W> {
     /// Makes room where all that is under way is for callers that went away.
     fn abort_abandoned(&mut self, family: Family) {
         for running in self.running.iter_mut().filter(|running| running.family == family) {
-            if let Step::RequestInfo(connection, _) = &mut running.step
+            if let IsolatedStep::Sent(connection, _) = &mut running.step
                 && connection.abandoned() > 0
             {
                 connection.abort(Cause::NoAnswer);
@@ -184,7 +185,7 @@ impl<W: Waiter> Isolation<W> {
         }
     }
 
-    fn find(&mut self, id: u64) -> Option<&mut Running<W>> {
+    fn find(&mut self, id: u64) -> Option<&mut IsolatedRequest<W>> {
         self.running.iter_mut().find(|running| running.id == id)
     }
 
@@ -193,7 +194,7 @@ impl<W: Waiter> Isolation<W> {
         let mut next = NEVER;
         for running in &mut self.running {
             match &mut running.step {
-                Step::Connecting(request) => {
+                IsolatedStep::Connecting(request) => {
                     if let Some(queued) = request.take_if(|queued| queued.timing.deadline <= now) {
                         let info = queued.info();
                         expired(queued.waiter, info);
@@ -202,12 +203,15 @@ impl<W: Waiter> Isolation<W> {
                         next = next.min(deadline.unwrap_or(NEVER));
                     }
                 }
-                Step::RequestInfo(connection, _) => {
+                IsolatedStep::Sent(connection, _) => {
                     let mut is_over = false;
-                    next = next.min(connection.expire(now, |Expired { handler, info, .. }| {
-                        is_over = true;
-                        expired(handler.waiter, info);
-                    }));
+                    next = next.min(connection.expire(
+                        now,
+                        |ExpiredRequest { handler, info, .. }| {
+                            is_over = true;
+                            expired(handler.waiter, info);
+                        },
+                    ));
                     if is_over {
                         connection.abort(Cause::NoAnswer);
                     }
@@ -233,10 +237,10 @@ impl<W: Waiter> Isolation<W> {
         let mut all = Vec::new();
         for running in self.running.drain(..) {
             match running.step {
-                Step::Connecting(request) => {
-                    all.extend(request.map(Queued::into_waiter));
+                IsolatedStep::Connecting(request) => {
+                    all.extend(request.map(QueuedRequest::into_waiter));
                 }
-                Step::RequestInfo(connection, _) => {
+                IsolatedStep::Sent(connection, _) => {
                     let orphans = connection.into_orphans().into_iter();
                     all.extend(orphans.map(|orphan| (orphan.handler.waiter, orphan.info)));
                 }
@@ -246,7 +250,7 @@ impl<W: Waiter> Isolation<W> {
         all
     }
 
-    fn take_waiting(&mut self, family: Family) -> Vec<Queued<W>> {
+    fn take_waiting(&mut self, family: Family) -> Vec<QueuedRequest<W>> {
         let (taken, rest) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition::<VecDeque<_>, _>(|(waiting, _)| *waiting == family);
@@ -267,7 +271,7 @@ impl<W: Waiter> Pool<W> {
         }
         drop(state);
         let (request, timing) = (outgoing.into_owned(), shared.timing(deadline));
-        let queued = Queued { request, waiter, timing, retried: false };
+        let queued = QueuedRequest { request, waiter, timing, retried: false };
         shared.isolate(Family::Classic, queued);
         shared.context.arm(deadline);
     }
@@ -291,7 +295,7 @@ impl<W: Waiter> State<W> {
 
 impl<W: Waiter> Shared<W> {
     /// Takes a request that must not be sent on a connection that others use.
-    pub fn isolate(self: &Rc<Self>, family: Family, queued: Queued<W>) {
+    pub fn isolate(self: &Rc<Self>, family: Family, queued: QueuedRequest<W>) {
         let mut state = self.state();
         if state.closed {
             drop(state);
@@ -309,7 +313,7 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    pub fn isolate_all(self: &Rc<Self>, requests: Vec<(Family, Queued<W>)>) {
+    pub fn isolate_all(self: &Rc<Self>, requests: Vec<(Family, QueuedRequest<W>)>) {
         for (family, queued) in requests {
             self.isolate(family, queued);
         }
@@ -341,7 +345,7 @@ impl<W: Waiter> Shared<W> {
         }
         let mut started = Vec::new();
         while isolation.running_count(family) < max_running {
-            let is_next = |(waiting, _): &(Family, Queued<W>)| *waiting == family;
+            let is_next = |(waiting, _): &(Family, QueuedRequest<W>)| *waiting == family;
             let Some(at) = isolation.waiting.iter().position(is_next) else { break };
             let request = if family == Family::Meta {
                 // A question of our own decides for all that wait.
@@ -357,8 +361,8 @@ impl<W: Waiter> Shared<W> {
             };
             let id = isolation.next_id;
             isolation.next_id += 1;
-            let (since, step) = (now, Step::Connecting(request));
-            isolation.running.push(Running { id, family, since, step });
+            let (since, step) = (now, IsolatedStep::Connecting(request));
+            isolation.running.push(IsolatedRequest { id, family, since, step });
             started.push(id);
         }
         drop(guard);
@@ -374,7 +378,7 @@ impl<W: Waiter> Shared<W> {
         let Some(running) = state.isolation.running.iter().find(|running| running.id == id) else {
             return false;
         };
-        let Step::Connecting(Some(queued)) = &running.step else { return false };
+        let IsolatedStep::Connecting(Some(queued)) = &running.step else { return false };
         if before.is_none() && !state.queue.has_noreply() {
             *before = Some(state.writes_unless_notified(&queued.request));
         }
@@ -385,8 +389,8 @@ impl<W: Waiter> Shared<W> {
     fn send_isolated(&self, id: u64, stream: Box<dyn Io>) -> bool {
         let mut state = self.state();
         let Some(running) = state.isolation.find(id) else { return false };
-        let Step::Connecting(request) = &mut running.step else { return false };
-        let Some(Queued { request, waiter, timing, retried }) = request.take() else {
+        let IsolatedStep::Connecting(request) = &mut running.step else { return false };
+        let Some(QueuedRequest { request, waiter, timing, retried }) = request.take() else {
             return false;
         };
         let (verb, answer) = (request.verb(), Cell::new(None));
@@ -396,7 +400,7 @@ impl<W: Waiter> Shared<W> {
         let mut connection = Box::new(Connection::new(stream, 1, self.name.clone()));
         connection.push_owned(&request, handler, timing, retried);
         connection.flush();
-        running.step = Step::RequestInfo(connection, observation);
+        running.step = IsolatedStep::Sent(connection, observation);
         true
     }
 
@@ -405,11 +409,13 @@ impl<W: Waiter> Shared<W> {
         let mut guard = self.state();
         let state = &mut *guard;
         let Some(running) = state.isolation.find(id) else { return Poll::Ready(None) };
-        let Step::RequestInfo(connection, _) = &mut running.step else { return Poll::Ready(None) };
+        let IsolatedStep::Sent(connection, _) = &mut running.step else {
+            return Poll::Ready(None);
+        };
         let (answered, refused) = (connection.answered(), connection.refused());
         let polled = {
-            let (clock, stats) = (|| self.context.now(), &mut state.stats);
-            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, stats)))
+            let clock = || self.context.now();
+            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, &mut state.stats)))
                 .unwrap_or(Poll::Ready(Cause::Panicked))
         };
         if connection.has_more() {
@@ -427,7 +433,7 @@ impl<W: Waiter> Shared<W> {
     /// A request was answered (`cause` is `None`) or will not be.
     fn finish_isolated(self: &Rc<Self>, id: u64, cause: Option<Cause>) {
         let Some((family, step)) = self.take_running(id) else { return };
-        let Step::RequestInfo(connection, observation) = step else {
+        let IsolatedStep::Sent(connection, observation) = step else {
             // Its caller went away while it was dialled for.
             return self.resume_waiting(family);
         };
@@ -467,7 +473,7 @@ impl<W: Waiter> Shared<W> {
             // An error for one of several keys, by a node that knows the command.
             (Some(request), Some(missing)) if answer == Some(Answer::Failed) => {
                 let timing = Timing { issued_at: info.issued_at, deadline };
-                let queued = Queued { request, waiter, timing, retried };
+                let queued = QueuedRequest { request, waiter, timing, retried };
                 let mut state = self.state();
                 state.metrics.requests_retried += 1;
                 for alone in queued.split(&missing).into_iter().rev() {
@@ -500,8 +506,8 @@ impl<W: Waiter> Shared<W> {
             Cause::Panicked => ErrorKind::Lost { verb },
             _ => ErrorKind::Unanswered { verb },
         };
-        let told = if is_silent { cause.when_silent() } else { cause.clone() };
-        waiter.fail(&self.error(kind, Some(told)));
+        let reported_cause = if is_silent { cause.when_silent() } else { cause.clone() };
+        waiter.fail(&self.error(kind, Some(reported_cause)));
     }
 
     /// There is no connection for a request, or for a question.
@@ -511,7 +517,7 @@ impl<W: Waiter> Shared<W> {
         let mut state = self.state();
         state.metrics.connections_created_with_error += 1;
         let mut failed = state.isolation.take_waiting(family);
-        if let Step::Connecting(Some(queued)) = step {
+        if let IsolatedStep::Connecting(Some(queued)) = step {
             failed.insert(0, queued);
         }
         if family.has_substitute() {
@@ -533,7 +539,7 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// Not counted as a failure: the caller does the same by other commands, and these are counted.
-    fn fail_unanswered(&self, queued: Queued<W>, cause: Option<Cause>) {
+    fn fail_unanswered(&self, queued: QueuedRequest<W>, cause: Option<Cause>) {
         let verb = queued.request.verb();
         queued.waiter.fail(&self.error(ErrorKind::Unanswered { verb }, cause));
     }
@@ -579,10 +585,10 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    fn take_running(&self, id: u64) -> Option<(Family, Step<W>)> {
+    fn take_running(&self, id: u64) -> Option<(Family, IsolatedStep<W>)> {
         let mut state = self.state();
         let at = state.isolation.running.iter().position(|running| running.id == id)?;
-        let Running { family, step, .. } = state.isolation.running.swap_remove(at);
+        let IsolatedRequest { family, step, .. } = state.isolation.running.swap_remove(at);
         Some((family, step))
     }
 }

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_given_to_those_who_wait_and_not_kept() {
+    async fn a_failure_is_shared_by_waiting_callers_and_not_cached() {
         fn failing(_: &str) -> io::Result<Vec<SocketAddr>> {
             Err(io::Error::new(io::ErrorKind::NotFound, "no such name"))
         }

@@ -25,7 +25,7 @@ use super::login::Mechanism;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::open::{Phase, Security};
 use super::order::{NoreplyOrder, Placement, pin_hash};
-use super::queue::{CheckoutQueue, Queue, Queued, Submission};
+use super::queue::{CheckoutQueue, Queue, QueuedRequest, Submission};
 use super::relocation::{NodeLocation, drain_and_close};
 use super::stalls::Window;
 use super::state::{Entry, State};
@@ -265,14 +265,14 @@ impl<W: Waiter> Pool<W> {
         {
             drop(guard);
             let request = outgoing.into_owned().unshared();
-            shared.isolate(family, Queued { request, waiter, timing, retried: false });
+            shared.isolate(family, QueuedRequest { request, waiter, timing, retried: false });
             shared.context.arm(deadline);
             return;
         }
         if state.is_unmerged() && outgoing.info().keys > 1 {
             let request = outgoing.into_owned();
-            let whole = Queued { request, waiter, timing, retried: false };
-            for Queued { request, waiter, .. } in whole.split_all() {
+            let whole = QueuedRequest { request, waiter, timing, retried: false };
+            for QueuedRequest { request, waiter, .. } in whole.split_all() {
                 shared.dispatch(state, Submission::Owned(request), waiter, timing);
             }
         } else {
@@ -341,7 +341,7 @@ impl<W: Waiter> Shared<W> {
             Placement::At(at) => Some(at),
             Placement::Later => {
                 state.metrics.operations_waited += 1;
-                state.queue.block(Queued::new(outgoing, waiter, timing));
+                state.queue.block(QueuedRequest::new(outgoing, waiter, timing));
                 return;
             }
         };
@@ -371,7 +371,7 @@ impl<W: Waiter> Shared<W> {
     ) {
         if entry.connection.in_flight() == 0 && entry.is_stale(self.context.now()) {
             // Its task reads before it writes, and what is not written can go elsewhere.
-            entry.connection.hold_back();
+            entry.connection.hold_writes();
             self.context.wake_later(entry.connection.waker());
         }
         entry.connection.accept(&mut waiter);
@@ -436,7 +436,7 @@ impl<W: Waiter> Shared<W> {
                     continue;
                 }
             };
-            let Queued { request, mut waiter, timing, retried } = queued;
+            let QueuedRequest { request, mut waiter, timing, retried } = queued;
             let pin = is_noreply.then(|| pin_hash(&request));
             let connection = &mut state.connections[at].connection;
             connection.accept(&mut waiter);

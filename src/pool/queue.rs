@@ -128,14 +128,14 @@ fn ensure_capacity(block: &mut BytesMut, len: usize) {
     }
 }
 
-pub(super) struct Queued<W> {
+pub(super) struct QueuedRequest<W> {
     pub request: OwnedRequest,
     pub waiter: W,
     pub timing: Timing,
     pub retried: bool,
 }
 
-impl<W> Queued<W> {
+impl<W> QueuedRequest<W> {
     pub fn new(outgoing: Submission<'_>, waiter: W, timing: Timing) -> Self {
         let request = match outgoing {
             Submission::Owned(request) => request.unshared(),
@@ -155,7 +155,7 @@ impl<W> Queued<W> {
     }
 }
 
-impl<W: Waiter> Queued<W> {
+impl<W: Waiter> QueuedRequest<W> {
     /// A retrieval of several keys, as one for each. `indexes`: where its keys stand in what its waiter asked for.
     #[cold]
     pub fn split(self, indexes: &[usize]) -> Vec<Self> {
@@ -179,10 +179,10 @@ impl<W: Waiter> Queued<W> {
 
 /// Invariant: `bytes == sum(request.payload_len())`.
 pub(super) struct Queue<W> {
-    waiting: VecDeque<Queued<W>>,
+    waiting: VecDeque<QueuedRequest<W>>,
     /// What must come after an unanswered write on a connection that takes no more. Each of them is older than
     /// what waits with the same key.
-    blocked: VecDeque<Queued<W>>,
+    blocked: VecDeque<QueuedRequest<W>>,
     bytes: usize,
 }
 
@@ -210,13 +210,13 @@ impl<W: Waiter> Queue<W> {
     }
 
     pub fn push_back(&mut self, outgoing: Submission<'_>, waiter: W, timing: Timing) {
-        let queued = Queued::new(outgoing, waiter, timing);
+        let queued = QueuedRequest::new(outgoing, waiter, timing);
         self.bytes += queued.request.payload_len();
         self.waiting.push_back(queued);
     }
 
     /// For what goes nowhere until [`Self::unblock`]. Others may pass it.
-    pub fn block(&mut self, queued: Queued<W>) {
+    pub fn block(&mut self, queued: QueuedRequest<W>) {
         self.bytes += queued.request.payload_len();
         self.blocked.push_back(queued);
     }
@@ -229,13 +229,13 @@ impl<W: Waiter> Queue<W> {
     }
 
     /// For what waited before all others, and must go on now.
-    pub fn push_front(&mut self, queued: Queued<W>) {
+    pub fn push_front(&mut self, queued: QueuedRequest<W>) {
         self.bytes += queued.request.payload_len();
         self.waiting.push_front(queued);
     }
 
     /// The next one that somebody still waits for.
-    pub fn pop(&mut self, stats: &mut NodeStats) -> Option<Queued<W>> {
+    pub fn pop(&mut self, stats: &mut NodeStats) -> Option<QueuedRequest<W>> {
         loop {
             let queued = self.waiting.pop_front()?;
             self.bytes -= queued.request.payload_len();
@@ -273,7 +273,7 @@ impl<W: Waiter> Queue<W> {
     pub fn drain(&mut self) -> impl Iterator<Item = (W, RequestInfo)> {
         self.unblock();
         self.bytes = 0;
-        self.waiting.drain(..).map(Queued::into_waiter)
+        self.waiting.drain(..).map(QueuedRequest::into_waiter)
     }
 }
 

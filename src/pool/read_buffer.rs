@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_what_is_not_consumed() {
+    fn unconsumed_bytes_are_kept() {
         let mut buffer = ReadBuffer::default();
         let (mut written, mut read) = (0, 0);
         for step in 0..10_000usize {

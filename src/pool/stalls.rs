@@ -15,7 +15,7 @@ use super::dial::{Connected, Connector};
 use super::error::Cause;
 use super::health::{Health, Pause, STALLED_AFTER, nanos};
 use super::pool::{Shared, Waiter};
-use super::queue::Queued;
+use super::queue::QueuedRequest;
 use super::state::{Entry, State};
 use crate::protocol::{NEVER, Nanos, Timing};
 
@@ -147,7 +147,7 @@ impl<W: Waiter> Shared<W> {
                 waiter.restart();
                 state.metrics.requests_retried += u64::from(orphan.sent);
                 let timing = Timing { issued_at: orphan.info.issued_at, deadline: orphan.deadline };
-                let queued = Queued { request, waiter, timing, retried: orphan.retried };
+                let queued = QueuedRequest { request, waiter, timing, retried: orphan.retried };
                 state.queue.push_front(queued);
                 has_taken = true;
             }

@@ -14,7 +14,7 @@ use super::large::LargeKeys;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::order::NoreplyOrder;
 use super::pool::{CheckoutId, PoolConfig, Waiter};
-use super::queue::{CheckoutQueue, Queue, Queued};
+use super::queue::{CheckoutQueue, Queue, QueuedRequest};
 use super::relocation::NodeLocation;
 use super::stalls::Window;
 use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing};
@@ -238,7 +238,7 @@ impl<W: Waiter> State<W> {
     }
 
     /// Puts a request of a lost connection back before all others, if it may share a connection again.
-    pub fn requeue(&mut self, queued: Queued<W>) -> Option<(Family, Queued<W>)> {
+    pub fn requeue(&mut self, queued: QueuedRequest<W>) -> Option<(Family, QueuedRequest<W>)> {
         let family = Family::from_verb(queued.request.verb());
         if let Some(family) = family.filter(|family| !self.capabilities.may_share(*family)) {
             return Some((family, queued));

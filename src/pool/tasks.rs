@@ -41,8 +41,8 @@ impl<W: Waiter> Shared<W> {
         let late = connection.answered_late();
         let (read, written) = (connection.bytes_read(), connection.bytes_written());
         let polled = {
-            let (clock, stats) = (|| self.context.now(), &mut state.stats);
-            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, stats)))
+            let clock = || self.context.now();
+            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, &mut state.stats)))
                 .unwrap_or(Poll::Ready(Cause::Panicked))
         };
         let is_first = answered + refused == 0;
@@ -61,8 +61,7 @@ impl<W: Waiter> Shared<W> {
             state.health.answered(is_first);
         }
         if refused > 0
-            && let Some(family) =
-                entry.connection.take_unknown_command().and_then(Family::from_verb)
+            && let Some(family) = entry.connection.take_unknown().and_then(Family::from_verb)
         {
             state.capabilities.doubt(family, entry.polled_at);
         }

@@ -4,7 +4,7 @@
 //! searched again, and a value is framed by its length, never by what it contains. Lengths are
 //! checked before anybody allocates for them.
 use super::error::{Excerpt, ProtocolError};
-use super::reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
+use super::reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
 
 /// The longest reply line, CRLF included. Real ones stay below 400 bytes.
 pub const MAX_REPLY_LINE_LEN: usize = 2048;
@@ -336,14 +336,14 @@ fn stat(line: &[u8]) -> Option<Frame<'_>> {
     Some(Frame::Stat(StatLine { line, name, value }))
 }
 
-fn error_kind(line: &[u8], shape: Shape) -> Option<ErrorKind> {
+fn error_kind(line: &[u8], shape: Shape) -> Option<ErrorLineKind> {
     let word = line.split(|&b| b == b' ').next()?;
     match word {
-        b"ERROR" => Some(ErrorKind::Unknown),
-        b"CLIENT_ERROR" => Some(ErrorKind::Client),
-        b"SERVER_ERROR" => Some(ErrorKind::Server),
+        b"ERROR" => Some(ErrorLineKind::Unknown),
+        b"CLIENT_ERROR" => Some(ErrorLineKind::Client),
+        b"SERVER_ERROR" => Some(ErrorLineKind::Server),
         b"MEMLIMIT_TOO_SMALL" | b"MEMLIMIT_ADJUST_FAILED" if shape == Shape::Ok => {
-            Some(ErrorKind::Refused)
+            Some(ErrorLineKind::Refused)
         }
         _ => None,
     }

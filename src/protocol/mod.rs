@@ -27,10 +27,10 @@ pub use error::{Excerpt, ProtocolError};
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use outgoing::Outgoing;
 pub use pipeline::{
-    CONNECTION_REFUSED, Expired, LARGE_VALUE_LEN, LONG_LINE_LEN, MAX_LINE_LEN, MustClose, NEVER,
-    Nanos, Orphan, OwnedRequest, Pipeline, ReplyHandler, Timing,
+    CONNECTION_REFUSED, ExpiredRequest, LARGE_VALUE_LEN, LONG_LINE_LEN, MAX_LINE_LEN, MustClose,
+    NEVER, Nanos, Orphan, OwnedRequest, Pipeline, ReplyHandler, Timing,
 };
-pub use reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
+pub use reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
 pub use request::{
     ArithmeticVerb, Command, EXPIRED, Request, RetrievalVerb, Scope, StatsArgs, StorageVerb, Verb,
 };

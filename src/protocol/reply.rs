@@ -39,12 +39,12 @@ pub enum Reply<'a> {
 /// A whole error line without its CRLF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorLine<'a> {
-    pub kind: ErrorKind,
+    pub kind: ErrorLineKind,
     pub line: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
+pub enum ErrorLineKind {
     /// `ERROR`: a command that the server does not know, or will not take from us.
     Unknown,
     /// `CLIENT_ERROR`: the server blames the request.

@@ -2,7 +2,7 @@
 //!
 //! Plain numbers of one thread: to count costs no more than the additions.
 use super::pipeline::Nanos;
-use super::reply::{ErrorKind, Reply};
+use super::reply::{ErrorLineKind, Reply};
 use super::request::Verb;
 
 const MICRO: Nanos = 1_000;
@@ -141,9 +141,9 @@ impl CallResult {
                 Self::Ok
             }
             Reply::Error(error) => match error.kind {
-                ErrorKind::Unknown => Self::Error,
-                ErrorKind::Client => Self::ClientError,
-                ErrorKind::Server | ErrorKind::Refused => Self::ServerError,
+                ErrorLineKind::Unknown => Self::Error,
+                ErrorLineKind::Client => Self::ClientError,
+                ErrorLineKind::Server | ErrorLineKind::Refused => Self::ServerError,
             },
         }
     }
@@ -285,7 +285,7 @@ mod tests {
         stats.record_with_latency(GET, CallResult::Timeout, 200);
         // A clock that went back is no time.
         stats.record_with_latency(GET, CallResult::Timeout, 50);
-        let error = Reply::Error(ErrorLine { kind: ErrorKind::Server, line: b"SERVER_ERROR" });
+        let error = Reply::Error(ErrorLine { kind: ErrorLineKind::Server, line: b"SERVER_ERROR" });
         stats.command_mut(Verb::Get).record_error(&error, 3);
         let expected = [("hit", 2), ("miss", 1), ("server_error", 3), ("timeout", 6)];
         assert_eq!(results(&stats, Verb::Get), expected);

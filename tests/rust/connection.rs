@@ -35,26 +35,26 @@ async fn read(peer: &mut DuplexStream) -> String {
 fn a_lone_request_is_written_at_once_and_a_burst_in_one_piece() {
     run(async {
         let (mut connection, mut peer) = connection(1 << 20);
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         with_get("a", |request| connection.push(request, waiter, NO_DEADLINE));
         assert!(connection.should_flush());
         connection.flush();
         assert_eq!(read(&mut peer).await, "get a\r\n");
         let mut burst = Vec::new();
         for name in ["b", "c", "d"] {
-            let (waiter, told) = TestWaiter::new();
+            let (waiter, reply) = TestWaiter::new();
             with_get(name, |request| connection.push(request, waiter, NO_DEADLINE));
             assert!(!connection.should_flush());
-            burst.push(told);
+            burst.push(reply);
         }
         connection.flush();
         assert_eq!(read(&mut peer).await, "get b c d\r\n");
         peer.write_all(b"VALUE a 0 1\r\n1\r\nEND\r\nVALUE c 0 1\r\n3\r\nEND\r\n").await.unwrap();
         for_a_while(&mut connection).await;
-        assert_eq!(told.await.unwrap().unwrap(), "0=1 End");
+        assert_eq!(reply.await.unwrap().unwrap(), "0=1 End");
         let mut answers = Vec::new();
-        for told in burst {
-            answers.push(told.await.unwrap().unwrap());
+        for reply in burst {
+            answers.push(reply.await.unwrap().unwrap());
         }
         assert_eq!(answers, [" End", "0=3 End", " End"]);
         // The last flush carried several: the next request waits for company.
@@ -65,11 +65,11 @@ fn a_lone_request_is_written_at_once_and_a_burst_in_one_piece() {
 }
 
 #[test]
-fn what_the_socket_does_not_take_is_written_later() {
+fn bytes_that_the_socket_does_not_take_are_written_later() {
     run(async {
         let (mut connection, mut peer) = connection(1024);
         let value = vec![b'v'; 300_000];
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         with_set("k", &value, |request| connection.push(request, waiter, NO_DEADLINE));
         connection.flush();
         assert!(connection.backlog() > 290_000);
@@ -84,7 +84,7 @@ fn what_the_socket_does_not_take_is_written_later() {
             got
         });
         assert_eq!(until_closed(&mut connection).await, "the server closed the connection");
-        assert_eq!(told.await.unwrap().unwrap(), " Stored");
+        assert_eq!(reply.await.unwrap().unwrap(), " Stored");
         assert!(server.await.unwrap().ends_with(b"vvv\r\n"));
         assert_eq!(connection.backlog(), 0);
     });
@@ -95,9 +95,9 @@ fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
     run(async {
         let (mut connection, mut peer) = connection(1024);
         let push = |connection: &mut Connection<TestWaiter>, name: &str, value: &[u8], deadline| {
-            let (waiter, told) = TestWaiter::new();
+            let (waiter, reply) = TestWaiter::new();
             with_set(name, value, |request| connection.push(request, waiter, deadline));
-            told
+            reply
         };
         let long = vec![b'v'; 300_000];
         let _long = push(&mut connection, "long", &long, NO_DEADLINE);
@@ -136,9 +136,9 @@ fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
         assert_eq!(lines[..3], sent);
         assert_eq!(lines[3..], ["set wanted 0 0 1"]);
         assert_eq!(connection.in_flight(), 4);
-        let mut told = Vec::new();
-        connection.expire(25, |late| told.push(late.sent));
-        assert_eq!(told, [false]);
+        let mut reply = Vec::new();
+        connection.expire(25, |late| reply.push(late.sent));
+        assert_eq!(reply, [false]);
         drop((early, wanted));
     });
 }
@@ -147,7 +147,7 @@ fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
 fn a_long_value_in_small_pieces() {
     run(async {
         let (mut connection, mut peer) = connection(777);
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         with_get("k", |request| connection.push(request, waiter, NO_DEADLINE));
         connection.flush();
         tokio::task::spawn_local(async move {
@@ -156,7 +156,7 @@ fn a_long_value_in_small_pieces() {
             peer.write_all(answer.as_bytes()).await.unwrap();
         });
         until_closed(&mut connection).await;
-        let answer = told.await.unwrap().unwrap();
+        let answer = reply.await.unwrap().unwrap();
         assert_eq!(answer, format!("0={} End", "END\r\n".repeat(60_000)));
     });
 }

@@ -123,16 +123,16 @@ fn unsent_writes_go_to_the_next_connection_in_order() {
         assert!(quiet.iter().chain([&last]).all(NoReply::is_accepted));
         drop(first);
         let mut second = listener.accept().await;
-        let mut asked = Vec::new();
-        while asked.last().is_none_or(|line| line != "get k") {
-            asked.push(second.line().await);
+        let mut reply = Vec::new();
+        while reply.last().is_none_or(|line| line != "get k") {
+            reply.push(second.line().await);
         }
         // Of the others some were not sent either.
-        let first_k = asked.iter().position(|line| line.starts_with("set k")).unwrap();
+        let first_k = reply.iter().position(|line| line.starts_with("set k")).unwrap();
         answer(&mut second, &"STORED\r\n".repeat(first_k / 2 + 4)).await;
         answer(&mut second, "END\r\n").await;
         let set = "set k 0 0 1";
-        assert_eq!(asked[first_k..], [set, "1", set, "2", set, "3", set, "4", "get k"]);
+        assert_eq!(reply[first_k..], [set, "1", set, "2", set, "3", set, "4", "get k"]);
         awaited.await.unwrap().unwrap();
         read.await.unwrap().unwrap();
         assert!(filling.remove(0).await.unwrap().unwrap_err().contains("lost"));
@@ -183,8 +183,8 @@ fn a_connection_that_leaves_is_waited_for() {
         answer(&mut before, "STORED\r\n").await;
         lines(&mut after, &["set k 0 0 1", "2", "get other k"]).await;
         answer(&mut after, "STORED\r\nSTORED\r\nEND\r\n").await;
-        for told in [waits, passes, both] {
-            told.await.unwrap().unwrap();
+        for reply in [waits, passes, both] {
+            reply.await.unwrap().unwrap();
         }
     });
 }

@@ -29,7 +29,7 @@ fn requests_wait_for_the_first_connection_in_order() {
 }
 
 #[test]
-fn a_read_is_asked_again_and_a_sent_write_is_not() {
+fn a_read_is_retried_and_a_sent_write_is_not() {
     run(async {
         let listener = Listener::bind().await;
         let fixture = Fixture::new(&listener.address, config());
@@ -57,7 +57,7 @@ fn a_read_is_asked_again_and_a_sent_write_is_not() {
 }
 
 #[test]
-fn a_deadline_ends_what_waits_and_what_was_sent() {
+fn a_deadline_ends_queued_and_sent_requests() {
     run(async {
         let listener = Listener::bind().await;
         // With another, what waits behind the first would be asked there.
@@ -85,20 +85,20 @@ fn a_deadline_ends_what_waits_and_what_was_sent() {
 }
 
 #[test]
-fn a_dead_node_turns_unhealthy_and_fails_at_once() {
+fn a_dead_node_turns_unhealthy_and_calls_fail_at_once() {
     run(async {
         let listener = Listener::bind().await;
         let address = listener.address.clone();
         drop(listener);
         let fixture = Fixture::new(&address, config());
-        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let (tell, mut reply) = tokio::sync::mpsc::unbounded_channel();
         fixture.pool.on_change(move |change| {
             if let Some(healthy) = change.health() {
                 tell.send(healthy).unwrap();
             }
         });
         let waiting = fixture.get("a");
-        assert_eq!(told.recv().await, Some(false));
+        assert_eq!(reply.recv().await, Some(false));
         let error = waiting.await.unwrap().unwrap_err();
         assert!(error.contains("is down") && error.contains("refused"), "{error}");
         let mut at_once = fixture.get("b");
@@ -108,7 +108,7 @@ fn a_dead_node_turns_unhealthy_and_fails_at_once() {
 }
 
 #[test]
-fn closing_ends_everything() {
+fn closing_ends_all_requests() {
     run(async {
         let listener = Listener::bind().await;
         let fixture = Fixture::new(&listener.address, config());
@@ -133,8 +133,8 @@ fn garbage_fails_all_at_once_and_the_next_call_works() {
             assert_eq!(peer.line().await, line);
         }
         peer.stream.write_all(b"\x80\x01\x00\r\n").await.unwrap();
-        for told in [a, s, b] {
-            let error = told.await.unwrap().unwrap_err();
+        for reply in [a, s, b] {
+            let error = reply.await.unwrap().unwrap_err();
             assert!(error.contains("no valid reply from"), "{error}");
         }
         let next = fixture.get("c");
@@ -152,11 +152,11 @@ fn unused_connections_are_purged_down_to_the_minimum() {
         let after = Some(Duration::from_millis(50));
         let config = PoolConfig { min_connections: 0, purge_unused_after: after, ..config() };
         let fixture = Fixture::new(&listener.address, config);
-        let asked = fixture.get("a");
+        let reply = fixture.get("a");
         let mut peer = listener.accept().await;
         assert_eq!(peer.line().await, "get a");
         peer.stream.write_all(b"END\r\n").await.unwrap();
-        asked.await.unwrap().unwrap();
+        reply.await.unwrap().unwrap();
         assert_eq!(peer.rest().await, 0);
         assert_eq!(fixture.pool.metrics().connections_purged, 1);
         assert_eq!(fixture.pool.metrics().cur_connections, 0);
@@ -269,10 +269,10 @@ fn a_checked_out_connection_that_ends_is_not_replaced() {
         let fixture = Fixture::new(&listener.address, config());
         let mut peer = listener.accept().await;
         fixture.check_out(1).await.unwrap().unwrap();
-        let asked = fixture.get_checked_out(1, "a");
+        let reply = fixture.get_checked_out(1, "a");
         assert_eq!(peer.line().await, "get a");
         drop(peer);
-        assert!(asked.await.unwrap().unwrap_err().contains("lost before the reply (get)"));
+        assert!(reply.await.unwrap().unwrap_err().contains("lost before the reply (get)"));
         let error = fixture.get_checked_out(1, "b").await.unwrap().unwrap_err();
         assert!(error.contains("leased connection") && error.contains("closed"), "{error}");
         assert!(!fixture.pool.is_checked_out(1));
@@ -289,7 +289,7 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
         let limit = Some(Duration::from_millis(300));
         let config = PoolConfig { timeout: limit, max_connections: 1, ..config() };
         let fixture = Fixture::new(&listener.address, config);
-        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let (tell, mut reply) = tokio::sync::mpsc::unbounded_channel();
         fixture.pool.on_change(move |change| {
             if let Some(healthy) = change.health() {
                 tell.send(healthy).unwrap();
@@ -315,7 +315,7 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
             let error = fixture.get_within("a", limit).await.unwrap().unwrap_err();
             assert!(error.contains("no reply"), "{error}");
         }
-        while told.try_recv().is_err() {
+        while reply.try_recv().is_err() {
             let _ = fixture.get_within("a", limit).await;
         }
         assert!(started.elapsed() >= Duration::from_secs(2));
@@ -324,20 +324,20 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
         assert!(error.contains("is down: the server stopped answering"), "{error}");
         // That a connection is accepted is no sign of life; an answer is.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(told.try_recv().is_err());
+        assert!(reply.try_recv().is_err());
         answers.set(true);
-        assert_eq!(told.recv().await, Some(true));
+        assert_eq!(reply.recv().await, Some(true));
         assert!(lines.borrow()[0].starts_with("get emcache:probe"), "{lines:?}");
         server.abort();
     });
 }
 
 #[test]
-fn a_server_that_hangs_up_on_everybody_turns_unhealthy() {
+fn a_server_that_closes_every_connection_turns_unhealthy() {
     run(async {
         let listener = Listener::bind().await;
         let fixture = Fixture::new(&listener.address, config());
-        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let (tell, mut reply) = tokio::sync::mpsc::unbounded_channel();
         fixture.pool.on_change(move |change| {
             if let Some(healthy) = change.health() {
                 tell.send(healthy).unwrap();
@@ -348,7 +348,7 @@ fn a_server_that_hangs_up_on_everybody_turns_unhealthy() {
                 drop(listener.accept().await);
             }
         });
-        assert_eq!(told.recv().await, Some(false));
+        assert_eq!(reply.recv().await, Some(false));
         assert!(fixture.get("a").await.unwrap().unwrap_err().contains("is down"));
         server.abort();
     });
@@ -369,14 +369,14 @@ fn requests_behind_an_old_one_bring_a_second_connection() {
         let mut second = listener.accept().await;
         assert_eq!(second.line().await, "get held-up fast");
         second.stream.write_all(b"END\r\n").await.unwrap();
-        for told in others {
-            told.await.unwrap().unwrap();
+        for reply in others {
+            reply.await.unwrap().unwrap();
         }
     });
 }
 
 #[test]
-fn keys_with_large_values_are_asked_for_elsewhere() {
+fn keys_with_large_values_use_another_connection() {
     run(async {
         let listener = Listener::bind().await;
         let fixture = Fixture::new(&listener.address, config());
@@ -396,8 +396,8 @@ fn keys_with_large_values_are_asked_for_elsewhere() {
         assert_eq!(first.line().await, "get small");
         first.stream.write_all(b"END\r\nEND\r\n").await.unwrap();
         second.stream.write_all(b"END\r\n").await.unwrap();
-        for told in [again, elsewhere, small] {
-            told.await.unwrap().unwrap();
+        for reply in [again, elsewhere, small] {
+            reply.await.unwrap().unwrap();
         }
     });
 }
@@ -411,8 +411,8 @@ fn a_panic_in_a_task_ends_its_connection_only() {
         let (bomb, other) = (fixture.get(TestWaiter::PANIC), fixture.get("other"));
         assert_eq!(first.line().await, "get panic other");
         first.stream.write_all(b"VALUE panic 0 1\r\nP\r\nEND\r\n").await.unwrap();
-        for told in [bomb, other] {
-            let error = told.await.unwrap().unwrap_err();
+        for reply in [bomb, other] {
+            let error = reply.await.unwrap().unwrap_err();
             assert!(error.contains("internal error"), "{error}");
         }
         let mut second = listener.accept().await;
@@ -424,7 +424,7 @@ fn a_panic_in_a_task_ends_its_connection_only() {
 }
 
 #[test]
-fn nobody_gets_a_connection_of_a_full_server_unproved() {
+fn a_connection_to_a_full_server_is_probed_before_use() {
     run(async {
         let listener = Listener::bind().await;
         let fixture = Fixture::new(&listener.address, config());
@@ -444,7 +444,7 @@ fn nobody_gets_a_connection_of_a_full_server_unproved() {
 }
 
 #[test]
-fn answers_that_never_come_do_not_hold_up_the_next_holder_for_ever() {
+fn unanswered_requests_do_not_block_the_next_holder_for_ever() {
     run(async {
         let listener = Listener::bind().await;
         let fixture =

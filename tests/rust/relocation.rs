@@ -28,15 +28,15 @@ async fn answer(peer: &mut Peer, request: &str) {
 }
 
 #[test]
-fn the_old_place_serves_until_the_new_one_has_answered() {
+fn the_former_address_serves_until_the_new_one_has_answered() {
     run(async {
         let (fixture, _old, mut before, new) = moving(1).await;
         fixture.pool.set_ip(Some(NEW));
         let mut after = new.accept().await;
         assert_eq!(after.line().await, "get emcache:probe");
-        let asked = fixture.get("a");
+        let reply = fixture.get("a");
         answer(&mut before, "get a").await;
-        asked.await.unwrap().unwrap();
+        reply.await.unwrap().unwrap();
         // What is under way when the new one comes is answered by the old one.
         let last = fixture.get("b");
         assert_eq!(before.line().await, "get b");
@@ -54,7 +54,7 @@ fn the_old_place_serves_until_the_new_one_has_answered() {
 }
 
 #[test]
-fn what_the_old_place_does_not_answer_ends() {
+fn requests_that_the_former_address_does_not_answer_fail() {
     run(async {
         let (fixture, _old, mut before, new) = moving(2).await;
         let (read, write) = (fixture.get("r"), fixture.set("w", b"1"));
@@ -71,14 +71,14 @@ fn what_the_old_place_does_not_answer_ends() {
 }
 
 #[test]
-fn a_place_that_is_not_up_yet_is_tried_until_it_is() {
+fn an_address_that_is_not_up_yet_is_retried() {
     run(async {
         let (fixture, old, mut before, new) = moving(1).await;
         fixture.pool.set_ip(Some("127.0.0.9"));
         while fixture.pool.metrics().connections_created_with_error < 3 {
-            let asked = fixture.get("a");
+            let reply = fixture.get("a");
             answer(&mut before, "get a").await;
-            asked.await.unwrap().unwrap();
+            reply.await.unwrap().unwrap();
         }
         // Its name leads to where it was, which is no use.
         assert_eq!((*old.accepted.borrow(), fixture.pool.metrics().cur_connections), (1, 1));
@@ -92,15 +92,15 @@ fn a_place_that_is_not_up_yet_is_tried_until_it_is() {
 }
 
 #[test]
-fn a_connection_to_where_it_was_is_better_than_none_but_followed() {
+fn a_connection_to_a_former_address_is_used_and_replaced() {
     run(async {
         let (fixture, old, before, new) = moving(1).await;
         fixture.pool.set_ip(Some("127.0.0.9"));
         drop(before);
-        let asked = fixture.get("a");
+        let reply = fixture.get("a");
         let mut again = old.accept().await;
         answer(&mut again, "get a").await;
-        asked.await.unwrap().unwrap();
+        reply.await.unwrap().unwrap();
         fixture.pool.set_ip(Some(NEW));
         answer(&mut new.accept().await, "get emcache:probe").await;
         assert_eq!(again.rest().await, 0);
@@ -108,7 +108,7 @@ fn a_connection_to_where_it_was_is_better_than_none_but_followed() {
 }
 
 #[test]
-fn a_dial_that_waits_goes_to_the_new_place_at_once() {
+fn a_waiting_dial_goes_to_the_new_address_at_once() {
     run(async {
         let old = Listener::bind().await;
         let new = Listener::bind_at(NEW, old.port()).await;
@@ -131,7 +131,7 @@ fn a_dial_that_waits_goes_to_the_new_place_at_once() {
 }
 
 #[test]
-fn there_and_back_again() {
+fn a_node_that_moves_back_keeps_its_connection() {
     run(async {
         let (fixture, old, mut before, new) = moving(1).await;
         fixture.pool.set_ip(Some(NEW));
@@ -139,9 +139,9 @@ fn there_and_back_again() {
         fixture.pool.set_ip(None);
         fixture.pool.set_ip(Some(OLD));
         drop(unanswered);
-        let asked = fixture.get("a");
+        let reply = fixture.get("a");
         answer(&mut before, "get a").await;
-        asked.await.unwrap().unwrap();
+        reply.await.unwrap().unwrap();
         sleep(Duration::from_millis(100)).await;
         assert_eq!((*old.accepted.borrow(), *new.accepted.borrow()), (1, 1));
         // What lists say while a node is replaced: nothing, then where it is.
@@ -153,7 +153,7 @@ fn there_and_back_again() {
 }
 
 #[test]
-fn many_moves_hold_one_connection_too_many_at_most() {
+fn many_moves_open_one_extra_connection_at_most() {
     run(async {
         let (fixture, _old, mut before, new) = moving(2).await;
         let third = Listener::bind_at("127.0.0.3", new.port()).await;
@@ -171,9 +171,9 @@ fn many_moves_hold_one_connection_too_many_at_most() {
                     tokio::task::yield_now().await;
                 }
                 assert!(fixture.pool.metrics().cur_connections <= 3);
-                let asked = fixture.get("b");
+                let reply = fixture.get("b");
                 answer(&mut peer, "get b").await;
-                asked.await.unwrap().unwrap();
+                reply.await.unwrap().unwrap();
                 tokio::task::spawn_local(async move { peer.rest().await });
             }
         }
@@ -181,7 +181,7 @@ fn many_moves_hold_one_connection_too_many_at_most() {
 }
 
 #[test]
-fn nothing_is_followed_after_the_end() {
+fn a_closed_pool_does_not_track_the_address() {
     run(async {
         let (fixture, _old, before, new) = moving(1).await;
         fixture.pool.set_ip(Some(NEW));
@@ -197,13 +197,13 @@ fn nothing_is_followed_after_the_end() {
 }
 
 #[test]
-fn a_node_that_left_says_so_to_whom_it_did_not_answer() {
+fn a_removed_node_fails_its_unanswered_requests() {
     run(async {
         let (fixture, _old, mut peer, _new) = moving(1).await;
-        let asked = fixture.get("a");
+        let reply = fixture.get("a");
         assert_eq!(peer.line().await, "get a");
         fixture.pool.drain_and_close(|| ());
-        let error = asked.await.unwrap().unwrap_err();
+        let error = reply.await.unwrap().unwrap_err();
         assert!(error.contains("left the cluster and did not reply within 1.0 s"), "{error}");
     });
 }

@@ -23,7 +23,7 @@ pub type WaitResult = Result<String, String>;
 
 pub struct TestWaiter {
     items: Vec<String>,
-    tell: oneshot::Sender<WaitResult>,
+    sender: oneshot::Sender<WaitResult>,
     /// Of a request with `noreply`: set when it is on a connection.
     accepted: Option<Rc<Cell<bool>>>,
 }
@@ -33,8 +33,8 @@ impl TestWaiter {
     pub const PANIC: &str = "panic";
 
     pub fn new() -> (Self, oneshot::Receiver<WaitResult>) {
-        let (tell, told) = oneshot::channel();
-        (Self { items: Vec::new(), tell, accepted: None }, told)
+        let (sender, reply) = oneshot::channel();
+        (Self { items: Vec::new(), sender, accepted: None }, reply)
     }
 
     pub fn noreply() -> (Self, NoReply) {
@@ -68,10 +68,10 @@ impl ReplyHandler for TestWaiter {
         self.items.clear();
     }
     fn reply(self, reply: &Reply<'_>, _from: &str) {
-        let _ = self.tell.send(Ok(format!("{} {reply:?}", self.items.join(","))));
+        let _ = self.sender.send(Ok(format!("{} {reply:?}", self.items.join(","))));
     }
     fn is_abandoned(&self) -> bool {
-        self.tell.is_closed()
+        self.sender.is_closed()
     }
     fn is_noreply(&self) -> bool {
         self.accepted.is_some()
@@ -85,7 +85,7 @@ impl ReplyHandler for TestWaiter {
 
 impl Waiter for TestWaiter {
     fn fail(self, error: &Error) {
-        let _ = self.tell.send(Err(error.to_string()));
+        let _ = self.sender.send(Err(error.to_string()));
     }
     fn split(self, _missing: &[usize]) -> Vec<Self> {
         // Each asks for one key.
@@ -148,10 +148,10 @@ impl Fixture {
     }
 
     pub fn get_within(&self, name: &str, limit: Option<Duration>) -> oneshot::Receiver<WaitResult> {
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         let deadline = self.context.deadline_after(limit);
         with_get(name, |request| self.pool.submit(request, waiter, deadline));
-        told
+        reply
     }
 
     /// Waits until the pool has as many.
@@ -162,55 +162,55 @@ impl Fixture {
     }
 
     pub fn check_out(&self, checkout: u64) -> oneshot::Receiver<WaitResult> {
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         self.pool.check_out(checkout, waiter, NO_DEADLINE);
-        told
+        reply
     }
 
     pub fn get_checked_out(&self, checkout: u64, name: &str) -> oneshot::Receiver<WaitResult> {
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         let request = with_get(name, to_owned_request);
         self.pool.submit_checked_out(checkout, request, waiter, NO_DEADLINE);
-        told
+        reply
     }
 
     pub fn set_noreply_checked_out(&self, checkout: u64, name: &str, value: &[u8]) -> NoReply {
-        let (waiter, told) = TestWaiter::noreply();
+        let (waiter, reply) = TestWaiter::noreply();
         let request = with_set(name, value, to_owned_request);
         self.pool.submit_checked_out(checkout, request, waiter, NO_DEADLINE);
-        told
+        reply
     }
 
     pub fn set(&self, name: &str, value: &[u8]) -> oneshot::Receiver<WaitResult> {
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
-        told
+        reply
     }
 
     pub fn set_noreply(&self, name: &str, value: &[u8]) -> NoReply {
-        let (waiter, told) = TestWaiter::noreply();
+        let (waiter, reply) = TestWaiter::noreply();
         with_set(name, value, |request| self.pool.submit(request, waiter, NO_DEADLINE));
-        told
+        reply
     }
 
     pub fn get_many(&self, names: &[&str]) -> oneshot::Receiver<WaitResult> {
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
         let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
         self.pool.submit(&request, waiter, NO_DEADLINE);
-        told
+        reply
     }
 
     pub fn flush_all(&self) -> oneshot::Receiver<WaitResult> {
-        let (waiter, told) = TestWaiter::new();
+        let (waiter, reply) = TestWaiter::new();
         self.pool.submit(&FLUSH_ALL, waiter, NO_DEADLINE);
-        told
+        reply
     }
 
     pub fn flush_all_noreply(&self) -> NoReply {
-        let (waiter, told) = TestWaiter::noreply();
+        let (waiter, reply) = TestWaiter::noreply();
         self.pool.submit(&FLUSH_ALL, waiter, NO_DEADLINE);
-        told
+        reply
     }
 }
 

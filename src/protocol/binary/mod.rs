@@ -305,7 +305,7 @@ impl Translator {
         let name = words.next().unwrap_or_default();
         match name {
             b"get" | b"gets" => {
-                self.encode_retrieval(opcode::GETKQ, &[], name == b"gets", words, out)
+                self.encode_retrieval(opcode::GETKQ, &[], name == b"gets", words, out);
             }
             b"gat" | b"gats" => {
                 let extras = expiration(words.next()).to_be_bytes();
@@ -315,7 +315,7 @@ impl Translator {
                 self.encode_storage(name, words, out);
             }
             b"delete" => {
-                self.encode_simple(Expected::Delete, opcode::DELETE, &[], words.next(), out)
+                self.encode_simple(Expected::Delete, opcode::DELETE, &[], words.next(), out);
             }
             b"incr" | b"decr" => {
                 let code = if name == b"incr" { opcode::INCREMENT } else { opcode::DECREMENT };

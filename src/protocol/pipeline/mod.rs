@@ -25,7 +25,7 @@ use super::encode::{encode, retrieval_head, storage_head};
 use super::error::{Excerpt, ProtocolError};
 use super::key::Key;
 use super::outgoing::Outgoing;
-use super::reply::{ErrorKind, ErrorLine, ItemRef, Reply, Shape, StatLine};
+use super::reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
 use super::request::{Request, RetrievalVerb, Scope, StorageVerb, Verb};
 use super::stats::{CallResult, NodeStats, RequestInfo};
 use super::value_buf::ValueBuf;
@@ -142,7 +142,7 @@ pub struct Orphan<S> {
 
 /// A request whose time is up.
 #[derive(Debug)]
-pub struct Expired<S> {
+pub struct ExpiredRequest<S> {
     pub handler: S,
     pub info: RequestInfo,
     /// Whether a byte of it was sent.
@@ -350,9 +350,9 @@ pub struct Pipeline<S: ReplyHandler> {
     /// Who answers, for error texts.
     peer: Arc<str>,
     must_close: Option<MustClose>,
-    line_error: Option<(ErrorKind, Bytes)>,
+    line_error: Option<(ErrorLineKind, Bytes)>,
     /// Taken out by [`Self::prune`], and not told yet.
-    pruned_expired: Vec<Expired<S>>,
+    pruned_expired: Vec<ExpiredRequest<S>>,
     unknown_command: Option<Verb>,
 }
 
@@ -485,7 +485,7 @@ impl<S: ReplyHandler> Pipeline<S> {
     }
 
     /// The last command, no retrieval, that was answered by a bare `ERROR` since the last call.
-    pub fn take_unknown_command(&mut self) -> Option<Verb> {
+    pub fn take_unknown(&mut self) -> Option<Verb> {
         self.unknown_command.take()
     }
 
@@ -540,7 +540,7 @@ impl<S: ReplyHandler> Pipeline<S> {
     }
 
     /// The error line of [`MustClose::KeyRefused`].
-    pub fn line_error(&self) -> Option<&(ErrorKind, Bytes)> {
+    pub fn line_error(&self) -> Option<&(ErrorLineKind, Bytes)> {
         self.line_error.as_ref()
     }
 
@@ -1062,11 +1062,11 @@ impl<S: ReplyHandler> Pipeline<S> {
     }
 
     #[cold]
-    fn note_error(&mut self, verb: Verb, kind: ErrorKind) {
+    fn note_error(&mut self, verb: Verb, kind: ErrorLineKind) {
         let is_storage = verb.shape() == Shape::Storage;
-        if is_storage && matches!(kind, ErrorKind::Unknown | ErrorKind::Client) {
+        if is_storage && matches!(kind, ErrorLineKind::Unknown | ErrorLineKind::Client) {
             self.must_close = Some(MustClose::StorageRefused);
-        } else if kind == ErrorKind::Unknown {
+        } else if kind == ErrorLineKind::Unknown {
             self.unknown_command = Some(verb);
         }
     }
@@ -1218,7 +1218,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         &mut self,
         now: Nanos,
         written: u64,
-        mut expired: impl FnMut(Expired<S>),
+        mut expired: impl FnMut(ExpiredRequest<S>),
     ) -> Nanos {
         self.pruned_expired.drain(..).for_each(&mut expired);
         let mut next = NEVER;
@@ -1229,7 +1229,7 @@ impl<S: ReplyHandler> Pipeline<S> {
             if slot.timing.deadline > now {
                 next = next.min(slot.timing.deadline);
             } else if let Some(handler) = slot.handler.take() {
-                expired(Expired { handler, info: slot.info(), sent: slot.start < written });
+                expired(ExpiredRequest { handler, info: slot.info(), sent: slot.start < written });
             }
         }
         next
@@ -1285,7 +1285,9 @@ impl<S: ReplyHandler> Pipeline<S> {
                     stats.record(info, CallResult::Cancelled);
                     handler.reply(&Reply::End, "");
                 }
-                Some(handler) => self.pruned_expired.push(Expired { handler, info, sent: false }),
+                Some(handler) => {
+                    self.pruned_expired.push(ExpiredRequest { handler, info, sent: false });
+                }
                 None => {}
             }
         }
@@ -1344,10 +1346,12 @@ impl<S: ReplyHandler> Pipeline<S> {
     /// written, `written` is how many were.
     pub fn drain(&mut self, unsent: &Outgoing, written: u64) -> Vec<Orphan<S>> {
         let mut orphans = Vec::with_capacity(self.slots.len());
-        orphans.extend(self.pruned_expired.drain(..).map(|Expired { handler, info, sent }| {
-            let (deadline, retried, retry, missing) = (NEVER, false, None, None);
-            Orphan { handler, info, deadline, retried, sent, retry, missing }
-        }));
+        orphans.extend(self.pruned_expired.drain(..).map(
+            |ExpiredRequest { handler, info, sent }| {
+                let (deadline, retried, retry, missing) = (NEVER, false, None, None);
+                Orphan { handler, info, deadline, retried, sent, retry, missing }
+            },
+        ));
         let mut position = self.lines.front().map_or(0, |line| line.keys_start);
         // Of the keys in flight, so many belong to the line whose answer broke off.
         let stopped_keys = match (&self.line_error, self.lines.front()) {

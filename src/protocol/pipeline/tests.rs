@@ -9,7 +9,7 @@ use crate::protocol::{ArithmeticVerb, Command, CommandStats, StatsArgs, StorageV
 
 /// Writes what it was told into a log that the test reads.
 #[derive(Debug)]
-struct Logged {
+struct LogHandler {
     name: String,
     items: Vec<String>,
     log: Rc<RefCell<Vec<String>>>,
@@ -17,7 +17,7 @@ struct Logged {
     is_abandoned: bool,
 }
 
-impl ReplyHandler for Logged {
+impl ReplyHandler for LogHandler {
     type Value = Bytes;
     fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&Bytes>) {
         let ItemRef { key, flags, cas, value } = item;
@@ -44,7 +44,7 @@ impl ReplyHandler for Logged {
 }
 
 struct Fixture {
-    pipeline: Pipeline<Logged>,
+    pipeline: Pipeline<LogHandler>,
     /// Whether long values are read into their place, or given to the pipeline as all else.
     in_place: bool,
     out: Outgoing,
@@ -65,8 +65,8 @@ impl Fixture {
         Self { pipeline, in_place: true, out, log, stats, kept }
     }
 
-    fn handler(&self, name: &str) -> Logged {
-        Logged {
+    fn handler(&self, name: &str) -> LogHandler {
+        LogHandler {
             name: name.into(),
             items: Vec::new(),
             log: self.log.clone(),
@@ -154,7 +154,7 @@ fn mixed() -> (Fixture, Vec<u8>, Vec<&'static str>) {
         VALUE m1 0 2\r\n\r\n\r\nVALUE m3 4294967295 13\r\nVALUE m2 0 1\r\r\nEND\r\n\
         VALUE g 0 1 18446744073709551615\r\nx\r\nEND\r\nEND\r\n18446744073709551615\r\nNOT_FOUND\r\n\
         TOUCHED\r\nVERSION 1.6.18\r\nSTAT a 1\r\nSTAT inter 127.0.0.1 x\r\nSTAT empty\r\nEND\r\nOK\r\n";
-    let told = vec![
+    let replies = vec![
         r#"a ["0:a=END\\r\\n 1 None"] End"#,
         r#"b [] End"#,
         r#"a ["0:a=END\\r\\n 1 None"] End"#,
@@ -170,21 +170,21 @@ fn mixed() -> (Fixture, Vec<u8>, Vec<&'static str>) {
         r#"stats ["a=1", "inter=127.0.0.1 x", "empty="] End"#,
         r#"flush [] Ok"#,
     ];
-    (fixture, answer.to_vec(), told)
+    (fixture, answer.to_vec(), replies)
 }
 
 #[test]
 fn every_split_gives_the_same_answers() {
-    let (mut fixture, answer, told) = mixed();
-    assert_eq!(fixture.answer(&answer, &[]).unwrap(), told);
+    let (mut fixture, answer, replies) = mixed();
+    assert_eq!(fixture.answer(&answer, &[]).unwrap(), replies);
     for cut in 0..=answer.len() {
-        assert_eq!(mixed().0.answer(&answer, &[cut]).unwrap(), told, "cut at {cut}");
+        assert_eq!(mixed().0.answer(&answer, &[cut]).unwrap(), replies, "cut at {cut}");
     }
     let every: Vec<usize> = (0..answer.len()).collect();
     for in_place in [true, false] {
         let (mut fixture, ..) = mixed();
         fixture.in_place = in_place;
-        assert_eq!(fixture.answer(&answer, &every).unwrap(), told);
+        assert_eq!(fixture.answer(&answer, &every).unwrap(), replies);
     }
 }
 
@@ -194,10 +194,10 @@ fn a_value_in_pieces_is_shared_by_all_its_requests() {
     fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).get(RetrievalVerb::Gets, &["g"]).gets(&["z"]);
     let answer = b"VALUE b 7 9\r\n123456789\r\nVALUE a 0 8\r\nabcdefgh\r\nEND\r\n\
         VALUE g 1 10 5\r\n1234567890\r\nEND\r\nEND\r\n";
-    let told = fixture.answer(answer, &[15, 40, 70]).unwrap();
+    let replies = fixture.answer(answer, &[15, 40, 70]).unwrap();
     let a = r#"a ["0:a=abcdefgh 0 None"] End"#;
     let g = r#"g ["0:g=1234567890 1 Some(5)"] End"#;
-    assert_eq!(told, [a, r#"b ["0:b=123456789 7 None"] End"#, a, g, "z [] End"]);
+    assert_eq!(replies, [a, r#"b ["0:b=123456789 7 None"] End"#, a, g, "z [] End"]);
     let kept = fixture.kept.take();
     let [b, first, second, g] = kept.as_slice() else { panic!("{kept:?}") };
     assert_eq!(first.as_ptr(), second.as_ptr());
@@ -212,8 +212,8 @@ fn a_value_in_pieces_for_a_foreign_key_or_without_an_end_is_an_error() {
     ] {
         let mut fixture = Fixture::new(32);
         fixture.gets(&["a"]);
-        let told = fixture.answer(answer.as_bytes(), &[15, 18]).unwrap_err().to_string();
-        assert!(told.contains(error), "{told}");
+        let replies = fixture.answer(answer.as_bytes(), &[15, 18]).unwrap_err().to_string();
+        assert!(replies.contains(error), "{replies}");
     }
 }
 
@@ -263,8 +263,8 @@ fn an_expired_request_gets_no_rest_of_a_value() {
     let mut expired = 0;
     fixture.pipeline.expire(5, u64::MAX, |_| expired += 1);
     assert_eq!(expired, 1);
-    let told = fixture.answer(b"3456789\r\nVALUE b 0 0\r\n\r\nEND\r\n", &[3]).unwrap();
-    assert_eq!(told, [r#"b ["0:b= 0 None"] End"#, r#"a ["0:a=123456789 0 None"] End"#]);
+    let replies = fixture.answer(b"3456789\r\nVALUE b 0 0\r\n\r\nEND\r\n", &[3]).unwrap();
+    assert_eq!(replies, [r#"b ["0:b= 0 None"] End"#, r#"a ["0:a=123456789 0 None"] End"#]);
 }
 
 #[test]
@@ -407,8 +407,8 @@ fn items_in_another_order_find_their_callers() {
     fixture.gets(&["a"]).gets(&["b"]).gets(&["c"]).gets(&["a"]);
     let answer = b"VALUE c 0 1\r\nC\r\nVALUE a 0 1\r\nA\r\nVALUE b 0 1\r\nB\r\nEND\r\n";
     let a = r#"a ["0:a=A 0 None"] End"#;
-    let told = [a, r#"b ["0:b=B 0 None"] End"#, r#"c ["0:c=C 0 None"] End"#, a];
-    assert_eq!(fixture.answer(answer, &[]).unwrap(), told);
+    let replies = [a, r#"b ["0:b=B 0 None"] End"#, r#"c ["0:c=C 0 None"] End"#, a];
+    assert_eq!(fixture.answer(answer, &[]).unwrap(), replies);
 }
 
 #[test]
@@ -416,8 +416,8 @@ fn the_same_key_twice_in_one_request() {
     let mut fixture = Fixture::new(32);
     fixture.gets(&["a", "b", "a"]);
     let answer = b"VALUE a 0 1\r\n1\r\nVALUE b 0 1\r\n2\r\nVALUE a 0 1\r\n3\r\nEND\r\n";
-    let told = [r#"a+b+a ["0:a=1 0 None", "1:b=2 0 None", "2:a=3 0 None"] End"#];
-    assert_eq!(fixture.answer(answer, &[]).unwrap(), told);
+    let replies = [r#"a+b+a ["0:a=1 0 None", "1:b=2 0 None", "2:a=3 0 None"] End"#];
+    assert_eq!(fixture.answer(answer, &[]).unwrap(), replies);
 }
 
 #[test]
@@ -432,8 +432,8 @@ fn a_foreign_or_surplus_answer_is_an_error() {
     ] {
         let mut fixture = Fixture::new(32);
         fixture.gets(&["a"]);
-        let told = fixture.answer(answer.as_bytes(), &[]).unwrap_err().to_string();
-        assert!(told.contains(error), "{answer:?}: {told}");
+        let replies = fixture.answer(answer.as_bytes(), &[]).unwrap_err().to_string();
+        assert!(replies.contains(error), "{answer:?}: {replies}");
     }
 }
 
@@ -453,9 +453,12 @@ fn an_error_line_answers_one_key() {
         let mut fixture = Fixture::new(32);
         // The same key twice is one key.
         fixture.gets(&["a"]).gets(&["a"]).set("s", b"v");
-        let told = fixture.answer(format!("{error}\r\nSTORED\r\n").as_bytes(), &[]).unwrap();
-        assert!(told[..2].iter().all(|told| told.starts_with("a [] Error(")), "{told:?}");
-        assert_eq!(told[2], "s [] Stored");
+        let replies = fixture.answer(format!("{error}\r\nSTORED\r\n").as_bytes(), &[]).unwrap();
+        assert!(
+            replies[..2].iter().all(|replies| replies.starts_with("a [] Error(")),
+            "{replies:?}"
+        );
+        assert_eq!(replies[2], "s [] Stored");
         assert_eq!(fixture.pipeline.must_close(), None);
         let word = error.split(' ').next().unwrap().to_lowercase();
         assert_eq!(counted(&fixture.stats), format!("get: {word} 2; set: stored 1"));
@@ -467,7 +470,7 @@ type Retried = (Vec<String>, Option<Vec<usize>>);
 
 fn retried_keys(fixture: &mut Fixture) -> Vec<Retried> {
     let orphans = fixture.pipeline.drain(&fixture.out, u64::MAX);
-    let keys_and_missing = |orphan: Orphan<Logged>| {
+    let keys_and_missing = |orphan: Orphan<LogHandler>| {
         let keys = match orphan.retry {
             Some(OwnedRequest::Retrieval { keys, .. }) => {
                 keys.iter().map(|key| key.escape_ascii().to_string()).collect()
@@ -491,7 +494,7 @@ fn an_error_line_among_several_keys_closes_the_connection() {
         assert_eq!(fixture.log.take(), [r#"a ["0:a=1 0 None"] End"#]);
         assert_eq!(fixture.pipeline.must_close(), Some(MustClose::KeyRefused));
         let (kind, line) = fixture.pipeline.line_error().unwrap();
-        assert_eq!((*kind, line.as_ref()), (ErrorKind::Server, b"SERVER_ERROR no".as_ref()));
+        assert_eq!((*kind, line.as_ref()), (ErrorLineKind::Server, b"SERVER_ERROR no".as_ref()));
         assert_eq!(counted(&fixture.stats), "get: hit 1");
         let alone = |key: &str| (vec![key.to_owned()], Some(vec![0]));
         let expected = [alone("b"), alone("c"), (vec![], None), (vec!["d".to_owned()], None)];
@@ -523,7 +526,7 @@ fn what_is_missing_of_many_keys_is_known_wherever_an_error_line_comes() {
 
 fn taken(fixture: &mut Fixture, must_stay: &str) -> Vec<String> {
     let taken = fixture.pipeline.take_held_up(u64::MAX, |key| key == must_stay.as_bytes());
-    let keys = |orphan: Orphan<Logged>| match orphan.retry {
+    let keys = |orphan: Orphan<LogHandler>| match orphan.retry {
         Some(OwnedRequest::Retrieval { keys, .. }) => String::from_utf8(keys.join(&b' ')).unwrap(),
         _ => unreachable!("only reads are taken"),
     };
@@ -549,10 +552,10 @@ fn reads_that_are_held_up_are_taken_and_their_answers_dropped() {
         items(&["c"]),
         items(&["pinned"]),
     ];
-    let told = fixture.answer(answer.concat().as_bytes(), &[]).unwrap();
+    let replies = fixture.answer(answer.concat().as_bytes(), &[]).unwrap();
     let expected =
         [r#"first ["0:first=1 0 None"] End"#, "s [] Stored", r#"pinned ["0:pinned=1 0 None"] End"#];
-    assert_eq!(told, expected);
+    assert_eq!(replies, expected);
     assert_eq!((fixture.pipeline.in_flight(), fixture.pipeline.moved()), (0, 0));
 }
 
@@ -589,9 +592,13 @@ fn a_server_that_wants_a_login_says_so_to_all() {
     fixture.pipeline.close_line(&mut fixture.out);
     let answer = b"CLIENT_ERROR unauthenticated\r\n";
     fixture.pipeline.feed(answer, u64::MAX, 0, &mut fixture.stats).unwrap();
-    let told = fixture.log.take();
-    assert_eq!(told.len(), 4);
-    assert!(told.iter().all(|told| told.contains("unauthenticated") || told.contains("Error(")));
+    let replies = fixture.log.take();
+    assert_eq!(replies.len(), 4);
+    assert!(
+        replies
+            .iter()
+            .all(|replies| replies.contains("unauthenticated") || replies.contains("Error("))
+    );
     assert_eq!(fixture.pipeline.must_close(), Some(MustClose::Unauthenticated));
     assert_eq!(counted(&fixture.stats), "get: client_error 3; set: client_error 1");
     assert_eq!(retried_keys(&mut fixture), []);
@@ -763,16 +770,16 @@ proptest! {
             }
             answer.extend_from_slice(b"END\r\n");
         }
-        let told = fixture.answer(&answer, &[cut.index(answer.len())]).unwrap();
-        prop_assert_eq!(told.len(), asked.len());
-        for ((k, _), told) in asked.iter().zip(told) {
+        let replies = fixture.answer(&answer, &[cut.index(answer.len())]).unwrap();
+        prop_assert_eq!(replies.len(), asked.len());
+        for ((k, _), replies) in asked.iter().zip(replies) {
             let hit = asked.iter().any(|&(a, hit)| a == *k && hit);
             let expected = if hit {
                 format!(r#"key{k} ["0:key{k}=key{k}\\r\\nEND\\r\\nkey{k} 0 None"] End"#)
             } else {
                 format!("key{k} [] End")
             };
-            prop_assert_eq!(told, expected);
+            prop_assert_eq!(replies, expected);
         }
     }
 }
