@@ -380,7 +380,7 @@ impl<W: Waiter> Shared<W> {
         };
         let IsolatedStep::Connecting(Some(queued)) = &running.step else { return false };
         if before.is_none() && !state.queue.has_noreply() {
-            *before = Some(state.writes_unless_notified(&queued.request));
+            *before = Some(state.pending_writes(&queued.request));
         }
         !before.as_ref().is_some_and(|writes| state.are_answered(writes))
     }

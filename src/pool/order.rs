@@ -170,7 +170,7 @@ impl<W: Waiter> State<W> {
     }
 
     /// The unanswered writes that a request must come after, if there are any.
-    pub fn writes_unless_notified(&self, request: &impl ScopedRequest) -> PendingWrites {
+    pub fn pending_writes(&self, request: &impl ScopedRequest) -> PendingWrites {
         let mut unanswered = Vec::new();
         if !matches!(self.order.pin_target(request), PinTarget::None) {
             let target = |entry: &Entry<W>| entry.noreply_answered + entry.noreply.len() as u64;
