@@ -22,7 +22,7 @@ fn bench_encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
     let (mut out, mut line) = (BytesMut::with_capacity(1 << 20), Outgoing::default());
     group.bench_function("get", |b| {
-        // Pipelines encode gets; this one is not let grow.
+        // Gets are encoded by a pipeline; a new one for each run does not grow.
         b.iter(|| {
             let mut pipeline = Pipeline::new(1, "node".into());
             line.clear();

@@ -1,7 +1,8 @@
-//! Operations to be counted: instructions by callgrind, allocations by this program itself.
+//! Operations to count: instructions with callgrind, allocations with the allocator of this
+//! program.
 //!
-//! `counts` lists the cases. `counts CASE N` does a case N times, and before that often enough that
-//! all buffers have grown; it prints how many operations a time was, and the allocations of the N.
+//! `counts` lists the cases. `counts CASE N` runs a case N times, after enough runs to grow all
+//! buffers. It prints the number of operations of a run, and the allocations of the N runs.
 //! counts.py runs it and compares.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for developers")]
 #![allow(unsafe_code, reason = "an allocator is unsafe to write")]
@@ -20,7 +21,7 @@ struct CountingAllocator;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: everything is left to `System`; counting allocates nothing.
+// SAFETY: every call is forwarded to `System`; counting allocates nothing.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
@@ -42,7 +43,7 @@ const WARM_UP: usize = 50;
 const BURST: usize = 32;
 static VALUE: [u8; 100] = [b'v'; 100];
 
-/// How many operations a call is, and the call.
+/// The number of operations of a call, and the call.
 type Case = (usize, Box<dyn FnMut()>);
 type Make = fn() -> Case;
 

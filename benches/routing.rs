@@ -13,7 +13,7 @@ fn short_ids(count: usize) -> Vec<Rc<[u8]>> {
     (0..count).map(|i| format!("10.0.0.{i}11211").into_bytes().into()).collect()
 }
 
-/// As autodiscovery has them.
+/// Ids of autodiscovered nodes.
 fn long_ids(count: usize) -> Vec<Rc<[u8]>> {
     let host = |i| format!("sessions.fnjyzo.{i:04}.use1.cache.amazonaws.com11211");
     (0..count).map(|i| host(i).into_bytes().into()).collect()

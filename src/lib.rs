@@ -3,9 +3,9 @@
 //! # Layout
 //! Each layer knows only those above it in this list; `tests/rust/layering.rs` checks it.
 //! - [`protocol`]: memcached's wire format; pure.
-//! - [`pool`]: connections, and the pool of one node; Tokio, never Python.
-//! - [`cluster`]: many nodes, and which one gets a key; never Python.
-//! - `bridge`: between the core and Python's event loop; the only one that imports `PyO3`.
+//! - [`pool`]: connections, and the pool of one node; uses Tokio, never Python.
+//! - [`cluster`]: the nodes of a client, and the routing of keys; never Python.
+//! - `bridge`: between the core and Python's event loop; the only layer that imports `PyO3`.
 #[cfg(feature = "python")]
 mod bridge;
 pub mod cluster;

@@ -1,4 +1,4 @@
-//! What the benches share: keys, answers, and a sink that only counts.
+//! Shared by the benches: keys, replies, and a handler that only counts.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 pub mod pool;
 
@@ -15,7 +15,7 @@ use _emcache::protocol::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-/// Counts what arrives.
+/// Counts the bytes of items.
 #[derive(Default)]
 pub struct Counting(u64);
 
@@ -40,7 +40,7 @@ pub fn key(text: &str) -> Key<'_> {
     Key::parse(text.as_bytes()).unwrap()
 }
 
-/// What a server says to gets of `keys` in lines of `merged`, with values of `size` bytes.
+/// The reply of a server to gets of `keys` in lines of `merged`, with values of `size` bytes.
 pub fn answer(keys: &[String], merged: usize, size: usize) -> String {
     let value = "v".repeat(size);
     let mut text = String::new();
@@ -77,7 +77,7 @@ impl Wire {
         Self { connection, server, received: vec![0; 1 << 16], stats: NodeStats::default() }
     }
 
-    /// Gets of `keys` in one burst, which the server answers by `answer`.
+    /// Gets of `keys` in one burst, which the server answers with `answer`.
     pub fn gets(&mut self, keys: &[String], answer: &str) {
         for key in keys {
             with_get(key, |request| self.connection.push(request, Counting::default(), NEVER));
@@ -101,7 +101,7 @@ impl Wire {
         assert!(!read.filled().is_empty());
         assert!(Pin::new(&mut self.server).poll_write(&mut cx, answer.as_bytes()).is_ready());
         assert!(self.connection.poll(&mut cx, || 0, &mut self.stats).is_pending());
-        // Of a long value one poll reads a share.
+        // One poll reads only a part of a large value.
         while self.connection.has_more() {
             assert!(self.connection.poll(&mut cx, || 0, &mut self.stats).is_pending());
         }

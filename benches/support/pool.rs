@@ -16,13 +16,13 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use super::with_get;
 
-/// Far enough that no count depends on how fast the counting is.
+/// Far enough that no count depends on the speed of the run.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// Whoever flushes does it itself.
-struct BedHost;
+/// A host whose caller flushes.
+struct FixtureHost;
 
-impl Host for BedHost {
+impl Host for FixtureHost {
     fn spawn(&self, task: LocalFuture) {
         spawn_local(task);
     }
@@ -87,7 +87,7 @@ impl Fixture {
                 let (stream, _) = listener.accept().await.unwrap();
                 serve(&stream, value).await;
             });
-            let context = Context::new(|_| Box::new(BedHost));
+            let context = Context::new(|_| Box::new(FixtureHost));
             let address = Address::Tcp { host: "127.0.0.1".into(), port };
             let pool = Pool::new(&context, address, config());
             while !pool.is_connected() {

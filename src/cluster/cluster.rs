@@ -1,4 +1,4 @@
-//! The nodes of a client, their order, and the node for each key.
+//! The nodes of a client, their order, and the routing of keys.
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::rc::{Rc, Weak};
@@ -15,15 +15,15 @@ pub struct ClusterConfig {
     pub purge_unhealthy_nodes: bool,
 }
 
-/// What became of a node.
+/// A change of a node's state.
 #[derive(Clone, Debug)]
 pub struct NodeChange {
-    /// As in the list that the cluster was made of.
+    /// The node's index in the list from which the cluster was made.
     pub node: usize,
     pub change: Change,
 }
 
-/// What is counted of a node.
+/// The counters of a node.
 #[derive(Clone, Debug)]
 pub struct NodeMetrics {
     pub node: usize,
@@ -48,10 +48,10 @@ impl fmt::Display for ClusterError {
 
 impl std::error::Error for ClusterError {}
 
-/// A node, and which of the keys are for it.
+/// A node, and the positions of its keys.
 pub type NodeLine = (usize, Option<Vec<usize>>);
 
-/// A handle; clones share the cluster.
+/// A handle. Clones share the cluster.
 pub struct Cluster<W: Waiter>(Rc<Shared<W>>);
 
 impl<W: Waiter> Clone for Cluster<W> {
@@ -63,30 +63,30 @@ impl<W: Waiter> Clone for Cluster<W> {
 struct Shared<W: Waiter> {
     context: Rc<Context>,
     config: PoolConfig,
-    /// All that ever were, by their index.
+    /// All nodes that ever existed, by index.
     nodes: RefCell<Vec<Node<W>>>,
     order: RefCell<RoutingOrder>,
     on_change: Box<dyn Fn(NodeChange)>,
 }
 
 struct Node<W: Waiter> {
-    /// What its share of the keys depends on.
+    /// The input of the hash that decides which keys the node gets.
     id: Rc<[u8]>,
     address: Arc<Address>,
-    /// `None`: the node left, and all that it was asked has ended.
+    /// `None` once the node was removed and its requests have ended.
     pool: Option<Pool<W>>,
-    /// Whether it is one that keys can belong to.
+    /// Whether keys can be routed to the node.
     is_member: Cell<bool>,
 }
 
-/// Indexes of nodes. A node that changes goes to the end of its new list: ties between nodes are
-/// decided by this order, and it is the order of emcache 1.3.
+/// Indexes of nodes. A node whose health changes moves to the end of its new list. The order
+/// decides ties between nodes, and is that of emcache 1.3.
 #[derive(Debug, Default)]
 struct RoutingOrder {
     healthy: Vec<usize>,
     unhealthy: Vec<usize>,
     purge_unhealthy_nodes: bool,
-    /// Of the nodes that get keys; made for the first key after a change.
+    /// The ring of the nodes that get keys, built for the first key after a change.
     ring: OnceCell<Ring>,
 }
 
@@ -116,8 +116,8 @@ impl RoutingOrder {
 }
 
 impl<W: Waiter> Cluster<W> {
-    /// `on_change` is told each change, in the order in which they happen, while the core is busy: it must
-    /// not call back.
+    /// `on_change` receives each change, in order, while the core is borrowed. It must not call
+    /// back.
     pub fn new(
         context: &Rc<Context>,
         addresses: Vec<Address>,
@@ -142,9 +142,10 @@ impl<W: Waiter> Cluster<W> {
         cluster
     }
 
-    /// Connects to a further node, which gets no keys before [`Self::change`]. Its index is new.
+    /// Connects to another node and returns its new index. The node gets no keys before
+    /// [`Self::change`].
     ///
-    /// `ip`: where to look for it before its name is resolved.
+    /// `ip` is the address to try before the node's name is resolved.
     pub fn add_node(&self, address: Address, ip: Option<&str>) -> usize {
         self.add(address, ip, false)
     }
@@ -162,8 +163,8 @@ impl<W: Waiter> Cluster<W> {
         index
     }
 
-    /// From one call to the next, nodes get keys and others get none any more. What these were asked is
-    /// answered before they are closed.
+    /// Starts and stops routing keys to nodes, atomically. Leaving nodes are closed once their
+    /// requests are answered.
     pub fn change(&self, joining: &[usize], leaving: &[usize]) {
         let nodes = self.0.nodes.borrow();
         let mut order = self.0.order.borrow_mut();
@@ -201,8 +202,8 @@ impl<W: Waiter> Cluster<W> {
         })
     }
 
-    /// Splits keys into lines that fit, each for one node: the positions of its keys in the order given,
-    /// or `None` where one line has all of them.
+    /// Splits keys into lines that fit, each for one node. A line holds the positions of its keys,
+    /// or `None` if it has all of them.
     pub fn lines_for(
         &self,
         verb: RetrievalVerb,
@@ -218,7 +219,7 @@ impl<W: Waiter> Cluster<W> {
             return Ok(vec![(node, None)]);
         }
         let mut lines: Vec<NodeLine> = Vec::new();
-        // For each node its last line so far, and how long that is.
+        // The last line of each node, and its length.
         let mut last = vec![(usize::MAX, 0); self.0.nodes.borrow().len()];
         for (position, key) in keys.iter().enumerate() {
             let node = self.index_for(*key)?;
@@ -236,7 +237,7 @@ impl<W: Waiter> Cluster<W> {
         Ok(lines)
     }
 
-    /// The node that all keys belong to, if there is but one.
+    /// The only node, if all keys belong to it.
     fn only_node(&self) -> Option<usize> {
         let order = self.0.order.borrow();
         let mut routed = order.routed();
@@ -249,7 +250,7 @@ impl<W: Waiter> Cluster<W> {
         (order.healthy.clone(), order.unhealthy.clone())
     }
 
-    /// What is counted of the nodes that keys can belong to, by index.
+    /// The counters of the nodes to which keys can be routed, by index.
     pub fn metrics(&self) -> Vec<NodeMetrics> {
         let nodes = self.0.nodes.borrow();
         let members = nodes.iter().enumerate().filter(|(_, node)| node.is_member.get());
@@ -284,7 +285,8 @@ fn routing_id(address: &Address) -> Rc<[u8]> {
     }
 }
 
-/// A node that left is only an address from now on: programs run for long, and nodes come and go.
+/// Forgets everything but the address of a removed node, because programs run for long while nodes
+/// come and go.
 fn forget<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize) {
     let Some(cluster) = cluster.upgrade() else { return };
     let forgotten = cluster.nodes.borrow_mut().get_mut(node).map(|node| {

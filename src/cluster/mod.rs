@@ -1,4 +1,4 @@
-//! Many nodes: which one gets a key, and which of them are well. Never Python.
+//! Many nodes: routing of keys, and health. Never Python.
 #[allow(clippy::module_inception, reason = "the cluster of this layer")]
 mod cluster;
 pub mod rendezvous;

@@ -1,31 +1,31 @@
-//! Which node a key belongs to: the rule of emcache 1.3 bit for bit, its defect included, because the
-//! keys that are in people's caches were put there by it. See docs/design/routing.md.
+//! Rendezvous hashing exactly as in emcache 1.3, defect included, because existing caches were
+//! filled by it. See docs/design/routing.md.
 use std::array;
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::rc::Rc;
 
-/// The nodes that keys belong to, in their order.
+/// The nodes that keys belong to, in order.
 ///
-/// What the ids add to the hash is worked out when a key first asks for it: a client of few nodes or few
-/// keys pays little, one of a single node nothing.
+/// The contribution of the ids to the hash is computed when a key first needs it, so a client with
+/// few nodes or few keys pays little, and one with a single node nothing.
 #[derive(Debug)]
 pub struct Ring {
-    /// By their rank among nodes with equal scores for a key, lowest first.
+    /// Sorted by their rank among nodes with equal scores for a key, lowest first.
     nodes: Vec<RingNode>,
-    /// By how many bytes of a key its whole blocks leave over.
+    /// Indexed by the number of a key's bytes after its whole blocks.
     tables: [OnceCell<Table>; BLOCK_LEN],
 }
 
 #[derive(Debug)]
 struct RingNode {
     id: Rc<[u8]>,
-    /// In the list.
+    /// The position in the list.
     position: usize,
 }
 
 impl Ring {
-    /// A TCP node's id is its host and port with nothing between, a unix node's its path.
+    /// The id of a TCP node is its host followed by its port; that of a unix node is its path.
     pub fn new(ids: impl IntoIterator<Item = Rc<[u8]>>) -> Self {
         let numbered = ids.into_iter().enumerate();
         let mut nodes: Vec<_> = numbered.map(|(position, id)| RingNode { id, position }).collect();
@@ -37,13 +37,13 @@ impl Ring {
 
     /// The position of the node for `key`; `None` if there are no nodes.
     ///
-    /// Highest score of key and node id; among equals the highest score of the node id alone; among
-    /// those the first. The 640 scores that exist make ties a matter of routine.
+    /// The highest score of key and node id wins; among equals, the highest score of the node id
+    /// alone; among those, the first. Only 640 scores exist, so ties are common.
     pub fn pick(&self, key: &[u8]) -> Option<usize> {
         if self.nodes.len() <= 1 {
             return self.nodes.len().checked_sub(1);
         }
-        // The blocks that lie wholly within the key are the same for every node.
+        // Blocks that lie wholly within the key are the same for every node.
         let (start, rest) = Murmur::start(key);
         let table = self.tables[rest.len()].get_or_init(|| Table::new(&self.nodes, rest.len()));
         let best = table.best(start, scaled(padded(rest)), key.len() as u64)?;
@@ -51,23 +51,23 @@ impl Ring {
     }
 }
 
-/// What the ids add to the hash for keys that leave over equally many bytes.
+/// The contribution of the ids for keys with the same number of remaining bytes.
 ///
-/// These bytes and the id are hashed in blocks that begin in the same place for every key, so what is
-/// known of each block beforehand is all but the key's share in the first.
+/// These bytes and the id are hashed in blocks that start at the same place for every key. So
+/// everything about the blocks is known in advance, except the key's part of the first one.
 #[derive(Debug)]
 struct Table {
     batches: Vec<RowBatch>,
 }
 
-/// Nodes that take equally many blocks, a row each in the order of their ranks:
+/// Nodes with the same number of blocks, one row each in the order of their ranks:
 ///
 /// ```text
 /// id length << 32 | rank, first block, other blocks
 /// ```
 ///
-/// A block is two words: of the first block scaled ones, of the others mixed ones. The last block is
-/// never whole, and empty if need be.
+/// A block has two words, scaled in the first block and mixed in the others. The last block is
+/// always partial, and possibly empty.
 #[derive(Debug)]
 struct RowBatch {
     row_len: usize,
@@ -103,7 +103,7 @@ impl Table {
         Self { batches }
     }
 
-    /// The rank of the node; `rest` is what the key leaves over, scaled.
+    /// The rank of the best node. `rest` holds the scaled remaining bytes of the key.
     fn best(&self, start: Murmur, rest: [u64; 2], key_len: u64) -> Option<usize> {
         let best = self.batches.iter().map(|batch| batch.best(start, rest, key_len)).max()?;
         usize::try_from(best & RANK).ok()
@@ -111,14 +111,15 @@ impl Table {
 }
 
 impl RowBatch {
-    /// The greatest `score << 32 | rank`. Rows do not wait for each other: the processor has several in work.
+    /// The greatest `score << 32 | rank`. Rows are independent, so the processor works on several
+    /// at once.
     fn best(&self, start: Murmur, rest: [u64; 2], key_len: u64) -> u64 {
         let mut best = 0;
         for row in self.rows.chunks_exact(self.row_len) {
             let [head, k1, k2, others @ ..] = row else { continue };
             let mut state = start;
-            // The key's bytes and the id's are in different places, so adding joins them, and may be
-            // done after the multiplication.
+            // The bytes of the key and of the id are in different places, so addition joins them,
+            // and commutes with the multiplication.
             let mut block = mixed([rest[0].wrapping_add(*k1), rest[1].wrapping_add(*k2)]);
             for next in others.as_chunks().0 {
                 state = state.block(block);
@@ -136,10 +137,11 @@ fn id_score(id: &[u8]) -> u32 {
     fold(start.finish(mixed(scaled(padded(rest))), id.len() as u64))
 }
 
-/// What 1.3 makes of the digest's first four bytes: each is widened with its sign, its own low bits
-/// are masked away where they should have been shifted up, and the four are joined.
+/// The score that 1.3 computes from the first four bytes of the digest: each byte is sign-extended,
+/// its low bits are masked away where they should have been shifted, and the four are joined.
 ///
-/// So the lowest byte stays, and the first of the four that is negative sets the bits from its place up.
+/// So the lowest byte stays, and the first negative byte of the four sets all bits from its place
+/// upward.
 fn fold(digest: u64) -> u32 {
     let bytes = (digest & 0xffff_ffff) as u32;
     let signs = (bytes >> 7) & 0x0101_0101;
@@ -147,7 +149,7 @@ fn fold(digest: u64) -> u32 {
     from_first_up & 0xffff_ff00 | bytes & 0xff
 }
 
-/// `MurmurHash3` x64 128 with seed 0, of which only the first half is wanted.
+/// `MurmurHash3` x64 128 with seed 0. Only the first half is needed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Murmur {
     h1: u64,
@@ -159,7 +161,7 @@ const C1: u64 = 0x87c3_7b91_1142_53d5;
 const C2: u64 = 0x4cf5_ad43_2745_937f;
 
 impl Murmur {
-    /// After the whole blocks; and the bytes that they leave over.
+    /// The state after the whole blocks, and the remaining bytes.
     fn start(bytes: &[u8]) -> (Self, &[u8]) {
         let (blocks, rest) = bytes.as_chunks();
         let mixed = blocks.iter().map(words).map(scaled).map(mixed);
@@ -174,8 +176,8 @@ impl Murmur {
         self
     }
 
-    /// The first half of the digest, of `len` bytes in all. The zeros that the last block is padded with
-    /// stay zeros when mixed, and change nothing.
+    /// The first half of the digest of `len` bytes. The zeros that pad the last block stay zeros
+    /// when mixed, and change nothing.
     fn finish(self, [k1, k2]: [u64; 2], len: u64) -> u64 {
         let h2 = self.h2 ^ k2 ^ len;
         let h1 = (self.h1 ^ k1 ^ len).wrapping_add(h2);
@@ -198,7 +200,7 @@ fn scaled([k1, k2]: [u64; 2]) -> [u64; 2] {
     [k1.wrapping_mul(C1), k2.wrapping_mul(C2)]
 }
 
-/// The other steps.
+/// The remaining steps of mixing.
 fn mixed([k1, k2]: [u64; 2]) -> [u64; 2] {
     [k1.rotate_left(31).wrapping_mul(C2), k2.rotate_left(33).wrapping_mul(C1)]
 }
@@ -211,7 +213,7 @@ fn avalanche(mut h: u64) -> u64 {
     h ^ (h >> 33)
 }
 
-/// The rule as it is written down, one node at a time.
+/// The plain form of the rule, one node at a time.
 #[cfg(test)]
 pub(super) mod plain {
     pub fn pick(key: &[u8], ids: &[impl AsRef<[u8]>]) -> Option<usize> {
@@ -292,7 +294,7 @@ mod tests {
         assert_eq!(plain::murmur(b"hello, world"), 0x342f_ac62_3a5e_bc8e);
     }
 
-    /// Selections that were recorded from emcache 1.3.3.
+    /// Selections recorded from emcache 1.3.3.
     #[test]
     fn the_recorded_selections() {
         let mut ids: Vec<&str> = Vec::new();
@@ -329,7 +331,7 @@ mod tests {
         assert!((0..100).all(|i| twins.pick(format!("k{i}").as_bytes()) == Some(0)));
     }
 
-    /// Every length of key and id, where blocks begin and end.
+    /// Every length of key and id around the block boundaries.
     #[test]
     fn each_length_is_as_plain() {
         for id_len in 0..=50 {

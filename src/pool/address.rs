@@ -1,9 +1,9 @@
-//! Where a node listens.
+//! The address of a node.
 use std::fmt;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// `host` as the user gave it: a name, an IPv4 or an IPv6 address (without brackets).
+    /// `host` as the user wrote it: a name, an IPv4 address, or an IPv6 address without brackets.
     Tcp {
         host: String,
         port: u16,

@@ -1,18 +1,18 @@
-//! How long to wait before the next dial: full jitter, so that clients that lost a node together do
-//! not come back together.
+//! Backoff between dials, with full jitter, so that clients that lost a node together do not
+//! reconnect together.
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(60);
 
-/// The wait after `failures` failed dials in a row: none before the first failure, then anything up
-/// to a ceiling that doubles from 50 ms to 60 s.
+/// The wait after `failures` failed dials in a row: zero before the first failure, then a random
+/// time below a ceiling that doubles from 50 ms to 60 s.
 pub fn delay(failures: u32) -> Duration {
     ceiling(failures).mul_f64(fastrand::f64())
 }
 
-/// The longest wait between dials of a node that is down: a second at first, then a thirtieth of the
-/// outage, so that nodes that come back soon are noticed soon and dead ones are left in peace.
+/// The longest wait between dials to a node that is down: one second at first, then a thirtieth of
+/// the outage. So a short outage ends quickly, and a long one costs few dials.
 pub fn probe_ceiling(down_for: Duration) -> Duration {
     (down_for / 30).clamp(Duration::from_secs(1), LAST)
 }

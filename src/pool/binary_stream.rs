@@ -1,4 +1,4 @@
-//! A connection on which [`Translator`] stands between us and the server.
+//! A stream that translates the text protocol to the binary protocol with a [`Translator`].
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,21 +9,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::transport::Io;
 use crate::protocol::binary::{Translator, request_len};
 
-/// Text is taken in pieces of this length, and no more of it while this much waits to be sent.
+/// Text is accepted in chunks of this length, and not while this much waits to be sent.
 const CHUNK_LEN: usize = 64 * 1024;
 
 pub(super) struct BinaryStream {
     inner: Box<dyn Io>,
     translator: Translator,
-    /// To be sent.
+    /// Binary requests that wait to be sent.
     out: BytesMut,
-    /// Received and translated.
+    /// Received responses, translated to text.
     text: BytesMut,
     received: Box<[u8]>,
-    /// What is still to be sent of a request of which a part was sent.
+    /// The number of unsent bytes of a request that was sent in part.
     rest: usize,
-    /// Told by the next poll, after what was accepted or translated before it: who is told that bytes
-    /// were not taken sends them elsewhere.
+    /// Returned by the next poll, after everything that was accepted or translated before. If the
+    /// error came first, the caller would send accepted bytes again on another connection.
     failed: Option<io::Error>,
 }
 
@@ -35,8 +35,8 @@ impl BinaryStream {
         Self { inner, translator, out, text, received, rest: 0, failed: None }
     }
 
-    /// How much of `out` is to be written together, and what will be missing of its last request then. Nothing while a
-    /// request that fits into a record has not come whole.
+    /// The number of bytes of `out` to write together, and how much of the last request is missing
+    /// then. Zero while a request that fits into a record is incomplete.
     fn next_write(&self) -> (usize, usize) {
         let len = self.out.len();
         let Some(most) = self.inner.record_len() else { return (len, 0) };
@@ -77,7 +77,8 @@ impl BinaryStream {
         }
     }
 
-    /// As far as it goes now; the rest, and what is wrong, is for the next poll.
+    /// Writes as much as possible. The next poll writes the rest and returns the error, if there is
+    /// one.
     fn try_out(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(error)) = self.poll_out(cx) {
             self.failed = Some(error);

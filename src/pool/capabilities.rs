@@ -1,19 +1,20 @@
-//! Which commands a node answers.
+//! Records which commands a node supports.
 //!
-//! Every server and proxy answers the classic commands. A proxy closes the connection for a command that it does
-//! not know, and with it fails everything else that is in flight there. So a command that a proxy may not know is
-//! sent on a connection of its own ([`super::isolated`]) until the node has answered it once.
+//! Every server and proxy supports the classic commands. A proxy closes the connection when it
+//! receives an unknown command, and all requests in flight on it fail. So a command that a proxy
+//! may not know is sent on a connection of its own ([`super::isolated`]) until the node has
+//! answered it once.
 use std::time::Duration;
 
 use super::health::nanos;
 use crate::protocol::{Nanos, Verb};
 
-/// For how long a node is not asked again for what it refused. A proxy may be replaced.
+/// How long an unsupported command is not tried again. A proxy may be replaced.
 pub(super) const UNSUPPORTED_FOR: Duration = Duration::from_secs(60);
-/// The same, where it could not be found out.
+/// How long a command is not tried again if a test had no result.
 pub(super) const UNDECIDED_FOR: Duration = Duration::from_secs(5);
 
-/// Commands that a node knows together, or does not.
+/// A family of commands that a node supports or does not support together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     GetAndTouch,
@@ -25,14 +26,14 @@ pub(super) enum Family {
     Verbosity,
     CacheMemlimit,
     Config,
-    /// The classic commands, where the caller wants a connection of its own for them.
+    /// The classic commands, if the caller wants a connection of its own for them.
     Classic,
 }
 
 impl Family {
     const COUNT: usize = Self::Classic as usize + 1;
 
-    /// `None`: every server and proxy answers it.
+    /// `None` for commands that every server and proxy supports.
     pub fn from_verb(verb: Verb) -> Option<Self> {
         Some(match verb {
             Verb::Gat | Verb::Gats => Self::GetAndTouch,
@@ -48,7 +49,7 @@ impl Family {
         })
     }
 
-    /// Whether callers have another way to do the same with classic commands.
+    /// Whether callers can use classic commands instead.
     pub fn has_substitute(self) -> bool {
         matches!(self, Self::GetAndTouch | Self::Meta)
     }
@@ -63,7 +64,8 @@ enum Support {
 
 pub(super) struct Capabilities {
     support: [Support; Family::COUNT],
-    /// The binary protocol: no proxy speaks it, and an unknown command is answered.
+    /// Whether the node speaks the binary protocol. No proxy does, and servers answer unknown
+    /// commands.
     is_certain: bool,
 }
 
@@ -74,7 +76,7 @@ impl Capabilities {
         new
     }
 
-    /// Whether a command may be sent on connections that others use.
+    /// Whether a command may be sent on shared connections.
     pub fn may_share(&self, family: Family) -> bool {
         self.is_certain || self.support[family as usize] == Support::Supported
     }
@@ -92,17 +94,18 @@ impl Capabilities {
             Support::Unsupported { until: now.saturating_add(nanos(duration)) };
     }
 
-    /// A connection was closed while a command of this family was unanswered on it, or it was answered by `ERROR`.
+    /// A connection was closed while a command of this family was unanswered, or the command was
+    /// answered by `ERROR`.
     pub fn doubt(&mut self, family: Family, now: Nanos) {
         if family == Family::Meta {
-            // Its answers cannot be asked for twice, and the substitute works everywhere.
+            // A lost reply cannot be requested again, and the substitute works everywhere.
             self.mark_unsupported(family, now, UNSUPPORTED_FOR);
         } else {
             self.support[family as usize] = Support::Unknown;
         }
     }
 
-    /// There is no connection any more: another server may answer on the next one.
+    /// The last connection has ended. Another server may answer on the next one.
     pub fn forget_server(&mut self) {
         for (at, support) in self.support.iter_mut().enumerate() {
             if *support == Support::Supported && at != Family::Touch as usize {
@@ -111,10 +114,11 @@ impl Capabilities {
         }
     }
 
-    /// The node has another address.
+    /// The node has moved to another address.
     pub fn reset(&mut self) {
         self.support = [Support::Unknown; Family::COUNT];
-        // Only old proxies lack it, and it is sent often: it is trusted until it is in doubt.
+        // Only old proxies lack `touch`, and it is sent often, so it is trusted until a connection
+        // is lost.
         self.support[Family::Touch as usize] = Support::Supported;
     }
 }

@@ -1,4 +1,4 @@
-//! Connections that belong to one holder for a while.
+//! Checkouts: connections that one holder uses exclusively for a while.
 use std::rc::Rc;
 
 use super::error::{Cause, ErrorKind};
@@ -10,8 +10,8 @@ use super::tasks::close_if_stuck;
 use crate::protocol::{Nanos, OwnedRequest, Reply};
 
 impl<W: Waiter> Pool<W> {
-    /// Asks for a connection that is nobody else's until [`Self::release`]. The waiter is told
-    /// [`Reply::Ok`] when it is there; first come, first served.
+    /// Requests exclusive use of a connection until [`Self::release`]. The waiter receives
+    /// [`Reply::Ok`] when it has one; requests are served in order.
     pub fn check_out(&self, checkout: CheckoutId, waiter: W, deadline: Nanos) {
         let shared = &self.0;
         let mut state = shared.state.borrow_mut();
@@ -28,7 +28,7 @@ impl<W: Waiter> Pool<W> {
         shared.dial_if_wanted();
     }
 
-    /// As [`Self::submit_owned`], on a leased connection and no other.
+    /// Like [`Self::submit_owned`], but on the checked-out connection only.
     pub fn submit_checked_out(
         &self,
         checkout: CheckoutId,
@@ -71,7 +71,8 @@ impl<W: Waiter> Pool<W> {
         }
     }
 
-    /// Gives a leased connection back. What is unanswered on it is read and dropped as ever.
+    /// Returns a checked-out connection to the pool. Replies that are still missing are read and
+    /// discarded.
     pub fn release(&self, checkout: CheckoutId) {
         let shared = &self.0;
         let mut state = shared.state.borrow_mut();
@@ -89,7 +90,7 @@ impl<W: Waiter> Pool<W> {
         shared.drain_queue(&mut state);
     }
 
-    /// Closes a leased connection; it stays leased until it is released.
+    /// Closes a checked-out connection. The checkout lasts until it is released.
     pub fn close_checked_out(&self, checkout: CheckoutId) {
         let state = self.0.state.borrow();
         let held = state.connections.iter().find(|entry| entry.checkout == Some(checkout));
@@ -98,7 +99,7 @@ impl<W: Waiter> Pool<W> {
         self.0.connection_lost(id, &Cause::ClosedByHolder);
     }
 
-    /// Whether a leased connection is open.
+    /// Whether a checked-out connection is open.
     pub fn is_checked_out(&self, checkout: CheckoutId) -> bool {
         let state = self.0.state.borrow();
         state.connections.iter().any(|entry| entry.checkout == Some(checkout))
@@ -106,7 +107,7 @@ impl<W: Waiter> Pool<W> {
 }
 
 impl<W: Waiter> Shared<W> {
-    /// Gives connections to those who wait for one of their own.
+    /// Assigns connections to waiting checkouts.
     pub fn grant(&self, state: &mut State<W>) {
         let now = self.context.now();
         loop {
@@ -117,7 +118,7 @@ impl<W: Waiter> Shared<W> {
             let Some(at) = self.next_to_grant(state) else { return };
             let entry = &mut state.connections[at];
             if entry.is_stale(now) {
-                // Its task looks whether it is still open, and then grants again.
+                // The connection's task checks whether it is still open, and then assigns it.
                 self.context.wake_later(entry.connection.waker());
                 return;
             }
@@ -129,13 +130,14 @@ impl<W: Waiter> Shared<W> {
 
     fn next_to_grant(&self, state: &State<W>) -> Option<usize> {
         let entries = || state.connections.iter().enumerate();
-        // Whoever asks may be who sent writes with `noreply` just before: what is sent next comes after them.
+        // The caller may have sent these `noreply` writes just before, so its next requests must
+        // follow them.
         let mut with_inherited_noreply =
             entries().filter(|(_, entry)| entry.has_inherited_noreply());
         if let Some((at, entry)) = with_inherited_noreply.next() {
             return (with_inherited_noreply.next().is_none() && entry.is_free()).then_some(at);
         }
-        // Where answers to somebody else are still to come, only if there will be no other.
+        // A connection with replies outstanding is only assigned if the pool is full.
         let is_full = state.connections.len() >= self.config.max_connections;
         let is_next = |entry: &Entry<W>| {
             let is_idle = entry.connection.in_flight() == 0;

@@ -1,8 +1,8 @@
-//! One connection: what is written and read, and the pipeline between.
+//! One connection: a stream, its buffers, and the pipeline.
 //!
-//! It is polled by a task of its own and pushed to by anybody on the same thread. A push may write at
-//! once; what the socket does not take then is written by the task. Generic over the stream only
-//! through [`Io`], so tests and benches drive it over a `tokio::io::duplex`.
+//! Its task polls it, and any code on the same thread pushes requests to it. A push may write
+//! immediately; the task writes whatever the socket did not accept. The stream is generic through
+//! [`Io`], so that tests and benches can use a `tokio::io::duplex`.
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,23 +20,24 @@ use crate::protocol::{
     ReplyHandler, Request, RequestInfo, Timing, Verb,
 };
 
-/// Room for one read, at least; a longer frame in progress makes its own room, up to this much at a time.
+/// The minimum room for one read. A longer frame in progress requests room for itself, up to
+/// `READ_AHEAD` at a time.
 const MIN_READ: usize = 16 * 1024;
 const READ_AHEAD: usize = 1024 * 1024;
-/// One poll reads no more than this, and writes no more, so that a fast peer does not keep all others
-/// waiting.
+/// The limit for the bytes that one poll reads, and for those that it writes, so that a fast peer
+/// does not starve other connections.
 const MAX_BYTES_PER_POLL: usize = 256 * 1024;
-/// Enough for the end of one answer and the header of the next: the rest of a long value is read into
-/// its place.
+/// Enough for the end of one reply and the header of the next. The rest of a large value is then
+/// read directly into its buffer.
 const READ_BEFORE_LONG: usize = 2 * 1024;
-/// With more the answers come in several pieces, and whoever is not so quick to read the first gets more of
-/// them at a time.
+/// With more requests in flight, replies arrive in several segments; waiting a little before the
+/// first read collects more of them per system call.
 const FEW_REQUESTS: usize = 4;
-/// Pieces in one write.
+/// The number of slices in one write.
 const MAX_SLICES: usize = 8;
-/// With this much to write a request does not wait for others to go with it.
+/// With this many bytes to write, a request does not wait for others to share the write.
 const WRITE_AT_ONCE: usize = 64 * 1024;
-/// Buffers that grew beyond this are given back when they are empty.
+/// Empty buffers above this capacity are freed.
 const KEEP_CAPACITY: usize = 256 * 1024;
 
 pub struct Connection<S: ReplyHandler> {
@@ -46,38 +47,39 @@ pub struct Connection<S: ReplyHandler> {
     write_buf: Outgoing,
     written: u64,
     read: u64,
-    /// When bytes were read last.
+    /// The time of the last read.
     read_at: Nanos,
-    /// Requests since the last flush, and in the one before.
+    /// The number of requests since the last flush, and before it.
     batch: usize,
     last_batch: usize,
-    /// Whether the last poll stopped reading before the socket had no more.
+    /// Whether the last poll stopped before the socket was drained.
     has_more: bool,
-    /// Whether the stream keeps nothing that was written to it (TLS does).
+    /// Whether the stream buffers none of the written bytes. (TLS does.)
     is_flushed: bool,
     waker: Waker,
     broken: Option<Cause>,
     reads_without_readiness: bool,
     /// See [`Io::record_len`].
     record_len: Option<usize>,
-    /// Where the commands of the current record end, of all that was ever written.
+    /// The end of the commands in the current record, counted over all written bytes.
     record_end: u64,
     output: Output,
 }
 
-/// What becomes of bytes that are to be written.
+/// What happens to bytes that wait to be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Output {
-    /// They are written at once.
+    /// They are written immediately.
     Flows,
-    /// Others are in the way since an earlier poll: callers may have given up what waits.
+    /// Other bytes have been blocking them since an earlier poll, so callers may have timed out in
+    /// the meantime.
     Blocked,
     /// The connection was idle for so long that it is read before anything is written.
     HeldBack,
 }
 
 impl<S: ReplyHandler> Connection<S> {
-    /// `node`: its name, for error texts.
+    /// `node` is the name of the node, for error messages.
     pub fn new(stream: Box<dyn Io>, max_merged_keys: u32, node: Arc<str>) -> Self {
         let (reads_without_readiness, record_len) =
             (stream.reads_without_readiness(), stream.record_len());
@@ -111,23 +113,23 @@ impl<S: ReplyHandler> Connection<S> {
         self.pipeline.moved()
     }
 
-    /// Bytes that wait to be written, and those of a long value that is being read.
+    /// The number of bytes that wait to be written, plus those of a large value that is being read.
     pub fn backlog(&self) -> usize {
         self.write_buf.len() + self.pipeline.missing_len(self.read_buf.len())
     }
 
-    /// Bytes that wait to be written.
+    /// The number of bytes that wait to be written.
     pub fn unwritten(&self) -> usize {
         self.write_buf.len()
     }
 
-    /// Writes nothing before its task has looked whether it is still open.
+    /// Writes nothing until the connection's task has checked that it is still open.
     pub fn hold_writes(&mut self) {
         self.output = Output::HeldBack;
         self.stream.force_read();
     }
 
-    /// Before a push: tells the sink that the connection is alive, if that is known.
+    /// Called before a push: notifies the handler if the connection is known to be alive.
     pub fn accept(&self, handler: &mut S) {
         if self.output != Output::HeldBack {
             handler.accepted();
@@ -143,17 +145,17 @@ impl<S: ReplyHandler> Connection<S> {
         self.broken.is_some()
     }
 
-    /// Whether to poll again although nothing else will wake the task.
+    /// Whether to poll again although no event will wake the task.
     pub fn has_more(&self) -> bool {
         self.has_more
     }
 
-    /// Whether its task is worth a poll before anybody says that there is something to read.
+    /// Whether a poll is worthwhile before the socket is reported as readable.
     pub fn may_be_answered(&self) -> bool {
         self.reads_without_readiness && (1..=FEW_REQUESTS).contains(&self.pipeline.in_flight())
     }
 
-    /// The task of the connection.
+    /// Wakes the connection's task.
     pub fn waker(&self) -> &Waker {
         &self.waker
     }
@@ -162,7 +164,8 @@ impl<S: ReplyHandler> Connection<S> {
         self.batch > 0
     }
 
-    /// How many answers came that were no errors, those that nobody waited for included.
+    /// The number of replies that were not error lines, including those whose callers no longer
+    /// waited.
     pub fn answered(&self) -> u64 {
         self.pipeline.answered()
     }
@@ -172,22 +175,22 @@ impl<S: ReplyHandler> Connection<S> {
         self.pipeline.answered_late()
     }
 
-    /// How many error lines came as answers in time.
+    /// The number of error lines that arrived in time.
     pub fn refused(&self) -> u64 {
         self.pipeline.refused()
     }
 
-    /// Bytes that were read, ever.
+    /// The total number of bytes read.
     pub fn bytes_read(&self) -> u64 {
         self.read
     }
 
-    /// Bytes that were written, ever.
+    /// The total number of bytes written.
     pub fn bytes_written(&self) -> u64 {
         self.written
     }
 
-    /// When bytes were read last.
+    /// The time of the last read.
     pub fn read_at(&self) -> Nanos {
         self.read_at
     }
@@ -252,7 +255,7 @@ impl<S: ReplyHandler> Connection<S> {
         self.pipeline.overdue_since()
     }
 
-    /// Ends the connection: its task hands its requests back.
+    /// Ends the connection. Its task then returns the requests to the pool.
     pub fn abort(&mut self, cause: Cause) {
         self.broken.get_or_insert(cause);
         self.waker.wake_by_ref();
@@ -263,7 +266,7 @@ impl<S: ReplyHandler> Connection<S> {
         self.batch += 1;
     }
 
-    /// As [`Self::push`], for a request that had to wait for a connection.
+    /// Like [`Self::push`], for a request that waited for a connection.
     pub fn push_owned(
         &mut self,
         request: &OwnedRequest,
@@ -275,31 +278,31 @@ impl<S: ReplyHandler> Connection<S> {
         self.batch += 1;
     }
 
-    /// Whether the last request need not wait for others: it is alone on an idle connection, and
-    /// recent requests came alone too; or there is enough to write already.
+    /// Whether to flush now instead of waiting for more requests: the last request is alone on an
+    /// idle connection and recent requests came alone too, or there is enough to write.
     pub fn should_flush(&self) -> bool {
         (self.in_flight() == 1 && self.last_batch <= 1) || self.write_buf.len() >= WRITE_AT_ONCE
     }
 
-    /// Writes as much as the socket takes; the task writes the rest.
+    /// Writes as much as the socket accepts; the task writes the rest.
     pub fn flush(&mut self) {
         self.last_batch = std::mem::take(&mut self.batch);
         if self.output != Output::Flows {
-            // Its task writes, after a look at what of it is still wanted.
+            // The task writes, after it has removed commands that are not wanted any more.
             return;
         }
         let waker = self.waker.clone();
         if self.poll_write(&mut TaskContext::from_waker(&waker)).is_ready() {
-            // A waker that no task is behind yet is no loss: the task starts with a poll.
+            // Waking a waker without a task is harmless, because a task starts with a poll.
             waker.wake();
         } else if self.has_more {
             waker.wake();
         }
     }
 
-    /// Reads, answers and writes until the socket has no more, or for a share of time
-    /// ([`Self::has_more`]); ready when the connection is over. What is answered is counted in `stats`, by
-    /// a `clock` that is asked when something was read, and else not.
+    /// Reads, answers and writes until the socket is drained or the limit for one poll is reached
+    /// ([`Self::has_more`]). Ready when the connection has ended. Replies are counted in `stats`.
+    /// `clock` is called only after bytes were read.
     pub fn poll(
         &mut self,
         cx: &mut TaskContext<'_>,
@@ -355,7 +358,7 @@ impl<S: ReplyHandler> Connection<S> {
         }
     }
 
-    /// Reads into the place of the long value that is being read, or else into the buffer.
+    /// Reads into the buffer of the large value in progress, or else into the read buffer.
     fn poll_fill(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
         if let Some(rest) = self.pipeline.rest_of_value() {
@@ -373,7 +376,7 @@ impl<S: ReplyHandler> Connection<S> {
         Poll::Ready(Ok(read))
     }
 
-    /// Ready only when the connection is over.
+    /// Ready only when the connection has ended.
     fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<Cause> {
         let polled = self.poll_write_out(cx);
         let is_blocked = !self.write_buf.is_empty();
@@ -406,7 +409,8 @@ impl<S: ReplyHandler> Connection<S> {
                     self.write_buf.advance(n);
                     self.written += n as u64;
                 }
-                // What the server said before it went away is still read: end with the read side.
+                // Replies that the server sent before it closed are still read, so the read side
+                // ends the connection.
                 Err(error) => self.broken = Some(Cause::from_io(error)),
             }
             self.is_flushed = false;
@@ -425,7 +429,8 @@ impl<S: ReplyHandler> Connection<S> {
         }
     }
 
-    /// The length of the next record: whole commands, or a part of one that does not fit into a record.
+    /// The length of the next record: whole commands, or a part of one that does not fit into a
+    /// record.
     fn next_record(&mut self, most: usize) -> usize {
         if self.written >= self.record_end {
             self.record_end = self.pipeline.commands_end(self.written, most as u64);
@@ -438,14 +443,15 @@ impl<S: ReplyHandler> Connection<S> {
         self.pipeline.expire(now, self.written, expired)
     }
 
-    /// Ends the connection: its task finishes, its requests are handed back.
+    /// Ends the connection and its task, and returns its requests.
     pub fn into_orphans(mut self) -> Vec<Orphan<S>> {
         let orphans = self.pipeline.drain(&self.write_buf, self.written);
         self.waker.wake();
         orphans
     }
 
-    /// As [`Self::into_orphans`], for a connection whose state cannot be trusted: who waits, and no more.
+    /// Like [`Self::into_orphans`], for a connection whose state is not reliable: returns only the
+    /// handlers.
     pub fn into_handlers(self) -> impl Iterator<Item = (S, RequestInfo)> {
         self.waker.wake_by_ref();
         self.pipeline.into_handlers()

@@ -1,7 +1,7 @@
-//! What connections and pools need of the program around them: tasks, time, and when to write.
+//! The services that connections and pools need from their host: tasks, time, and when to write.
 //!
 //! All time goes through here, because a host that is itself driven (by asyncio's loop) must know
-//! when it has to run next.
+//! when to run next.
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
@@ -18,28 +18,30 @@ use crate::protocol::{NEVER, Nanos};
 
 pub type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The program around.
+/// The program that runs the core.
 pub trait Host {
     /// Runs a task on this thread.
     fn spawn(&self, task: LocalFuture);
-    /// Bytes wait to be written: [`Context::flush`] must be called when what goes together is there.
+    /// Bytes wait to be written. The host must call [`Context::flush`] once the requests that
+    /// belong together have been submitted.
     fn wants_flush(&self);
-    /// Wakes a task that has more to do, after what else there is had its share.
+    /// Wakes a task that has more to do, after other ready work had a turn.
     fn wake_later(&self, waker: &Waker);
 }
 
-/// Who has requests with deadlines and bytes to write.
+/// An object with deadlines and bytes to write.
 pub(super) trait Member {
     fn flush(&self);
-    /// How many connections there are whose task may find an answer before anybody says so.
+    /// The number of connections whose task may find a reply before the socket is reported as
+    /// readable.
     fn waiting(&self) -> usize;
-    /// Wakes these tasks.
+    /// Wakes the tasks of these connections.
     fn wake_waiting(&self);
-    /// Ends what is due and says when the next is.
+    /// Ends the requests whose deadline has passed and returns the next deadline.
     fn expire(self: Rc<Self>, now: Nanos) -> Nanos;
 }
 
-/// With more it is cheaper to ask which of them it is.
+/// With more members it is cheaper to poll Tokio's drivers.
 const FEW_MEMBERS: usize = 4;
 const FEW_CONNECTIONS: usize = 2;
 
@@ -50,7 +52,7 @@ pub struct Context {
     next_wakeup_id: Cell<u64>,
     members: RefCell<Vec<Weak<dyn Member>>>,
     unflushed: RefCell<Vec<Rc<dyn Member>>>,
-    /// The earliest deadline that the expirer sleeps to.
+    /// The deadline until which the expirer sleeps.
     armed: Cell<Nanos>,
     rearmed: Notify,
 }
@@ -85,7 +87,7 @@ impl Context {
         self.deadline_at(limit.and_then(|limit| Instant::now().checked_add(limit)))
     }
 
-    /// `None`: never.
+    /// `None` is never.
     pub fn deadline_at(&self, at: Option<Instant>) -> Nanos {
         at.map_or(NEVER, |at| self.nanos_at(at))
     }
@@ -97,8 +99,8 @@ impl Context {
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn sleep_until(&self, at: Instant) {
-        // Tokio rounds a deadline up to its next millisecond: woken before that, the host would find
-        // nothing to do and nobody would wake it again.
+        // Tokio rounds a deadline up to the next millisecond. A host that wakes earlier would find
+        // nothing to do, and nothing would wake it again.
         let _wakeup = Wakeup::register(self, at + Duration::from_millis(1));
         tokio::time::sleep_until(at).await;
     }
@@ -107,7 +109,7 @@ impl Context {
         self.sleep_until(Instant::now() + duration).await;
     }
 
-    /// `None`: the limit came first.
+    /// `None` if the limit passed first.
     ///
     /// # Cancel safety
     /// As safe as `future`.
@@ -127,12 +129,12 @@ impl Context {
         .await
     }
 
-    /// When the host must run next although nothing else calls for it.
+    /// The time at which the host must run next, if no other event occurs before.
     pub fn next_wakeup(&self) -> Option<Instant> {
         self.wakeups.borrow().first().map(|(at, _)| *at)
     }
 
-    /// Sees to it that a request with this deadline is ended in time.
+    /// Makes sure that a request with this deadline ends in time.
     pub(super) fn arm(&self, deadline: Nanos) {
         if deadline < self.armed.get() {
             self.armed.set(deadline);
@@ -154,8 +156,8 @@ impl Context {
         }
     }
 
-    /// Wakes the tasks that wait for an answer and read without asking the drivers, if they are few: for a
-    /// host that knows that something came, and not what.
+    /// For a host that knows that some socket is readable: wakes the tasks that wait for a reply
+    /// and can read without polling the drivers, if they are few.
     pub fn wake_waiting(&self) -> bool {
         let members = self.members.borrow();
         let upgraded = || members.iter().filter_map(Weak::upgrade);
@@ -174,9 +176,9 @@ impl Context {
         self.host.wake_later(waker);
     }
 
-    /// Writes what was collected.
+    /// Writes the collected requests.
     pub fn flush(&self) {
-        // A flush collects nothing new, so the list is given back empty and keeps its room.
+        // A flush does not add members, so the list is returned empty and keeps its capacity.
         let mut unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());
         for member in unflushed.drain(..) {
             member.flush();
@@ -193,7 +195,7 @@ impl Context {
     }
 }
 
-/// A time at which the host must run, for as long as somebody waits for it.
+/// A time at which the host must run, as long as a future waits for it.
 struct Wakeup<'c> {
     context: &'c Context,
     at: (Instant, u64),
@@ -214,7 +216,7 @@ impl Drop for Wakeup<'_> {
     }
 }
 
-/// The future's result, or `None` if it panicked.
+/// Returns the future's result, or `None` if it panicked.
 ///
 /// # Cancel safety
 /// As safe as `future`.
@@ -227,7 +229,8 @@ pub async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// The future's result, or `None` if `notify` come before: all that are told from the call on.
+/// Returns the future's result, or `None` if `notify` is notified first. Notifications count from
+/// the call on.
 ///
 /// # Cancel safety
 /// As safe as `future`.
@@ -243,7 +246,7 @@ pub(super) async fn unless_notified<T>(
     .await
 }
 
-/// One timer for all deadlines: it sleeps to the earliest and looks what is due.
+/// One timer for all deadlines. It sleeps until the earliest one.
 async fn expire_members(context: Weak<Context>) {
     loop {
         let Some(strong) = context.upgrade() else { return };
@@ -256,11 +259,11 @@ async fn expire_members(context: Weak<Context>) {
         if strong.timeout(Some(limit), strong.rearmed.notified()).await.is_some() {
             continue;
         }
-        // What became readable together with this timer is read first: an answer that is already in
-        // the socket beats its deadline.
+        // Sockets that became readable together with this timer are read first: a reply that is
+        // already in the socket beats its deadline.
         yield_once().await;
         strong.armed.set(NEVER);
-        // One that panics must not be the last: all deadlines depend on this task.
+        // All deadlines depend on this task, so it survives a panic.
         let expired = catch_unwind(AssertUnwindSafe(|| strong.expire(strong.now())));
         let soon = || strong.now().saturating_add(1_000_000_000);
         let next = expired.unwrap_or_else(|_| soon());
@@ -270,8 +273,8 @@ async fn expire_members(context: Weak<Context>) {
     }
 }
 
-/// Lets the tasks that are ready now run first. (Tokio's own `yield_now` waits for the next poll of its
-/// drivers, and a driven host may not come to one.)
+/// Lets the tasks that are ready run first. (Tokio's own `yield_now` waits for the next poll of its
+/// drivers, which a driven host may not reach.)
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -284,7 +287,7 @@ async fn yield_once() {
     .await;
 }
 
-/// A host inside a running [`tokio::task::LocalSet`]: for Rust programs, tests and benches.
+/// A host inside a running [`tokio::task::LocalSet`], for Rust programs, tests and benches.
 pub struct LocalSetHost(Weak<Context>);
 
 impl LocalSetHost {

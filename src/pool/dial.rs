@@ -1,4 +1,5 @@
-//! The one task of a pool that dials because a connection is needed, and what every dial does.
+//! Dialing: the steps of every dial, and the pool's task that opens connections when they are
+//! needed.
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -20,26 +21,26 @@ use crate::protocol::{
     CONNECTION_REFUSED, Decoder, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape,
 };
 
-/// A probe that is not answered is given up after this, if there is no `connection_timeout`.
+/// The timeout of a probe if there is no `connection_timeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A new connection.
 pub(super) struct Connected {
     pub stream: Box<dyn Io>,
-    /// Where it leads; `None`: not over IP.
+    /// The peer's address; `None` if the connection is not over IP.
     pub peer: Option<IpAddr>,
     pub took: Duration,
-    /// Whether it was asked something and answered.
+    /// Whether the node answered a probe on this connection.
     pub is_verified: bool,
 }
 
-/// All that a dial needs to know of its pool.
+/// The parts of a pool that a dial needs.
 pub(super) struct Connector {
     pub context: Rc<Context>,
     address: Arc<Address>,
     limit: Option<Duration>,
     security: Arc<Security>,
-    /// How far the dial has come that is under way.
+    /// The progress of the current dial.
     phase: Rc<Cell<Phase>>,
 }
 
@@ -50,7 +51,7 @@ impl Connector {
         Self { context, address, limit, security, phase: Rc::default() }
     }
 
-    /// Dials once: `ip` first, then what the name leads to, but for what is to be avoided.
+    /// Dials once: first `ip`, then the addresses of the name, except those to avoid.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened.
@@ -67,8 +68,8 @@ impl Connector {
         let target = DialTarget { address, ip, avoid, limit: *limit };
         let connected = catch_panic(async {
             let (stream, peer) = open(context, &target, security, phase).await?;
-            // Kernels take connections for servers that are stopped or full: only an answer is a sign of
-            // life.
+            // Kernels accept connections for servers that are stopped or full, so only a reply
+            // proves that the server works.
             if !pool.upgrade().is_some_and(|pool| pool.state().needs_probe()) {
                 return Ok((stream, peer, false));
             }
@@ -90,7 +91,7 @@ impl Connector {
     }
 }
 
-/// Dials until there is a connection or nobody needs one.
+/// Dials until a connection is open or no longer needed.
 pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
     let Some(strong) = pool.upgrade() else { return };
     let mut delay = strong.state().health.next_dial_after(strong.context.now());
@@ -99,7 +100,7 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
     drop(strong);
     loop {
         if delay > Duration::ZERO {
-            // News of where the node is end the wait too.
+            // A new address of the node ends the wait too.
             let slept = unless_notified(&relocated, connector.context.sleep(delay));
             if unless_notified(&closing, slept).await.is_none() {
                 return;
@@ -111,12 +112,12 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
         let Some(result) = unless_notified(&closing, dialling).await else { return };
         let Some(pool) = pool.upgrade() else { return };
         delay = match result {
-            // It is elsewhere.
+            // The node has moved.
             None => Duration::ZERO,
             Some(Ok(new)) => {
                 let mut state = pool.state();
                 state.dialling = false;
-                // One that was silent may have been answered meanwhile.
+                // A silent connection may have been answered in the meantime.
                 let is_wanted = state.has_room(pool.config.max_connections);
                 drop(state);
                 if is_wanted {
@@ -132,7 +133,8 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
     }
 }
 
-/// The key that a probe asks for. It changes, as behind a proxy the backend of one key may hang.
+/// The key that a probe requests. It changes, because behind a proxy the backend of one key may
+/// hang.
 fn probe_key(number: u32) -> String {
     match number {
         0 => "emcache:probe".to_owned(),
@@ -140,8 +142,8 @@ fn probe_key(number: u32) -> String {
     }
 }
 
-/// Asks for a key, which every server and proxy knows how to answer. Any answer will do, an error line too: the
-/// backend of this key may be down behind a proxy that is up.
+/// Requests a key, which every server and proxy supports. Any reply counts, even an error line,
+/// because the backend of this key may be down behind a proxy that is up.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.

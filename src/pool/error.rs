@@ -1,4 +1,5 @@
-//! Why a request has no answer. One cause may end many requests, so an error is cheap to clone.
+//! The reasons why a request has no reply. One cause may end many requests, so errors are cheap to
+//! clone.
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -21,34 +22,34 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// No answer within the client's timeout.
+    /// No reply arrived within the client's timeout.
     Timeout { verb: Verb, limit: Duration },
-    /// The connection was lost after the request was sent; the server may have done it.
+    /// The connection was lost after the request was sent. The server may have executed it.
     Lost { verb: Verb },
-    /// The connection of this one request was closed instead of an answer, or the node is known to do that.
+    /// The node closed the connection of this one request without a reply, or is known to do so.
     Unanswered { verb: Verb },
-    /// The server sent what is no answer.
+    /// The server sent an invalid reply.
     Protocol,
     /// The node is known to be down.
     Unavailable,
-    /// The node does not let us in.
+    /// The node refuses the login.
     LoginRefused,
-    /// The queues to this node are full.
+    /// The queues of this node are full.
     Saturated { what: &'static str, limit: usize },
     /// No connection was free within the pool's timeout.
     CheckoutTimeout { limit: Duration },
-    /// The connection that was leased is gone; nothing was sent.
+    /// The checked-out connection has ended; nothing was sent.
     CheckoutLost,
     /// The client was closed.
     Closed,
-    /// The node left the cluster, and had not answered within this.
+    /// The node was removed from the cluster, and did not reply within the grace period.
     RemovedUnanswered { grace_period: Duration },
-    /// The node left the cluster; nothing was sent.
+    /// The node was removed from the cluster; nothing was sent.
     Removed,
 }
 
 impl ErrorKind {
-    /// What it is counted as.
+    /// The result under which the error is counted.
     pub fn call_result(self) -> CallResult {
         match self {
             Self::Timeout { .. } | Self::CheckoutTimeout { .. } => CallResult::Timeout,
@@ -65,17 +66,18 @@ impl ErrorKind {
     }
 }
 
-/// What happened to the connection.
+/// The reason why a connection ended or could not be opened.
 #[derive(Clone, Debug)]
 pub enum Cause {
     Eof,
-    /// It ended, and a server that speaks plain memcached would have said a word before.
+    /// The connection ended without a byte, and a server that speaks plain memcached would have
+    /// sent one.
     ClosedSilent(Arc<Cause>),
-    /// It was waited for much longer than for any request.
+    /// No reply arrived for much longer than a request may take.
     NoAnswer,
     Io(Arc<io::Error>),
     Protocol(Arc<ProtocolError>),
-    /// The server is at its limit. It has done nothing of what was asked.
+    /// The server has reached its limit of connections. It has executed nothing.
     TooManyConnections,
     /// `connection_timeout` passed.
     ConnectTimeout {
@@ -84,21 +86,21 @@ pub enum Cause {
     },
     /// There is no connection yet.
     Connecting(Phase),
-    /// No TLS with this server, or not any more: why, in a sentence.
+    /// TLS failed, for the reason in the text.
     Tls(Arc<str>),
-    /// The server refused the head of a storage command, so its value may have been run.
+    /// The server rejected the head of a storage command, so it may have run the value as commands.
     StorageRefused,
-    /// An error line came in the answer to several keys, so nobody knows whose answer comes next.
+    /// An error line arrived in the reply to several keys, so the next reply cannot be attributed.
     KeyRefused,
-    /// The server wants a login.
+    /// The server requires a login.
     Unauthenticated,
-    /// The node is elsewhere now, and where it was did not answer in time.
+    /// The node has moved, and its former address did not reply in time.
     Relocated,
-    /// Whoever leased the connection closed it.
+    /// The holder of the checkout closed the connection.
     ClosedByHolder,
-    /// The server does not take the credentials, or none at all; with its answer.
+    /// The server rejects the credentials, or any login; with its answer.
     LoginRefused(Arc<str>),
-    /// A bug of ours.
+    /// A bug in emcache.
     Panicked,
 }
 
@@ -113,7 +115,7 @@ impl From<MustClose> for Cause {
 }
 
 impl Cause {
-    /// Whether the connection was closed by the pool, and its node did nothing wrong.
+    /// Whether the pool closed the connection although the node did nothing wrong.
     pub fn closed_by_pool(&self) -> bool {
         matches!(
             self,
@@ -133,7 +135,7 @@ impl Cause {
         }
     }
 
-    /// Streams that are more than sockets hide their own errors in those of I/O.
+    /// Layered streams wrap their own errors in I/O errors.
     pub fn from_io(error: io::Error) -> Self {
         if let Some(error) = downcast_inner::<rustls::Error>(&error) {
             return Self::Tls(tls::explain(error).into());
@@ -144,7 +146,7 @@ impl Cause {
         }
     }
 
-    /// As it is told, for a connection without TLS that ended with nothing read from it ever.
+    /// The cause to report for a connection without TLS on which no byte ever arrived.
     #[must_use]
     pub fn when_silent(&self) -> Self {
         match self {
@@ -153,13 +155,13 @@ impl Cause {
         }
     }
 
-    /// Whether further dials would not help those who wait: it will not be otherwise, or took all the time
-    /// that a dial may take.
+    /// Whether further dials would not help waiting requests, because the failure is permanent or
+    /// took the whole `connection_timeout`.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::LoginRefused(_) | Self::Tls(_) | Self::ConnectTimeout { .. })
     }
 
-    /// For logs: without what servers sent, which may be somebody's key.
+    /// For logs: omits text from the server, which may contain keys.
     pub fn redacted(&self) -> String {
         match self {
             Self::Protocol(_) => "what came is no reply of memcached's".to_owned(),
@@ -170,14 +172,14 @@ impl Cause {
         }
     }
 
-    /// What an error line tells of the connection and not of what was asked.
+    /// The cause of an error line that concerns the connection and not the request.
     pub fn from_line(line: &[u8]) -> Option<Self> {
         (line == CONNECTION_REFUSED).then_some(Self::TooManyConnections)
     }
 }
 
 fn downcast_inner<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
-    error.get_ref().and_then(|downcast_inner| downcast_inner.downcast_ref())
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 impl Error {

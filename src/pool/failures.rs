@@ -1,6 +1,6 @@
-//! How requests end without an answer: at their deadline, with their connection, or with their node.
+//! How requests end without a reply: at their deadline, with their connection, or with their node.
 //!
-//! Whoever waits is told after the state is free again: what is told may come back and ask for more.
+//! Waiters are notified after the state is released, because they may submit new requests.
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use crate::protocol::{
     RequestInfo, Timing,
 };
 
-/// How long keys do not share lines after an error in the answer to several keys.
+/// How long keys do not share lines after an error in the reply to several keys.
 const UNMERGED_FOR: Duration = Duration::from_secs(30);
 
-/// Who waited for an answer of a connection that ended, and is not asked for again.
+/// The requests of a lost connection that are not queued again.
 struct LostRequests<W> {
     failed: Vec<(W, RequestInfo)>,
-    /// Those whom the error line that ended the connection answers.
+    /// The waiters to which the error line applies that ended the connection.
     refused: Vec<W>,
-    /// What must not be asked again on a connection that others use.
+    /// Requests that must not be retried on a shared connection.
     isolated: Vec<(Family, QueuedRequest<W>)>,
 }
 
 impl<W: Waiter> State<W> {
-    /// Queues what can be asked again of a connection that ended, before all that waits.
+    /// Queues the requests of a lost connection that can be retried, ahead of all waiting ones.
     fn requeue_orphans(
         &mut self,
         entry: Entry<W>,
@@ -43,12 +43,12 @@ impl<W: Waiter> State<W> {
             failed.extend(entry.connection.into_handlers());
             return LostRequests { failed, refused, isolated };
         }
-        // What a holder of a lease sends goes to that connection or nowhere.
+        // The holder's requests are sent on the checked-out connection or not at all.
         let is_garbage = matches!(cause, Cause::Protocol(_));
         let may_repeat = !is_garbage && entry.checkout.is_none() && !self.closed;
         for orphan in entry.connection.into_orphans().into_iter().rev() {
             let is_read = matches!(orphan.retry, Some(OwnedRequest::Retrieval { .. }));
-            // A connection that the pool closed is no try of a read.
+            // A connection that the pool closed does not count as an attempt.
             let is_spent = is_read && orphan.retried && is_fresh && !cause.closed_by_pool();
             let timing = Timing { issued_at: orphan.info.issued_at, deadline: orphan.deadline };
             let retried = orphan.retried || (is_read && orphan.sent && !cause.closed_by_pool());
@@ -85,7 +85,8 @@ impl<W: Waiter> State<W> {
 }
 
 impl<W: Waiter> Shared<W> {
-    /// Counts a failed dial and says how long to wait before the next; `None`: nobody needs one.
+    /// Counts a failed dial and returns the wait before the next; `None` if no connection is
+    /// needed.
     pub fn connect_failed(self: &Rc<Self>, cause: &Cause) -> Option<Duration> {
         let mut state = self.state.borrow_mut();
         state.metrics.connections_created_with_error += 1;
@@ -108,7 +109,7 @@ impl<W: Waiter> Shared<W> {
         let mut state = self.state.borrow_mut();
         state.needs_relief = false;
         if !state.queue.is_empty() {
-            // There will be no other soon.
+            // No other connection will open soon.
             self.drain_queue(&mut state);
         }
         state.dialling = false;
@@ -116,7 +117,7 @@ impl<W: Waiter> Shared<W> {
         state.dialling.then(|| state.health.next_dial_after(self.context.now()))
     }
 
-    /// Ends what waits for a connection if there is no prospect of one.
+    /// Fails the waiting requests if no connection is to be expected.
     fn fail_queued_if_unreachable(&self, cause: &Cause) {
         let mut state = self.state.borrow_mut();
         if !state.connections.is_empty() || state.closed {
@@ -145,7 +146,8 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// A connection ended: what can be asked again is, the rest fails with the one cause.
+    /// Handles the end of a connection: requests that can be retried are queued, the others fail
+    /// with this cause.
     pub fn connection_lost(self: &Rc<Self>, id: u64, cause: &Cause) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
@@ -163,8 +165,9 @@ impl<W: Waiter> Shared<W> {
         let is_garbage = matches!(cause, Cause::Protocol(_));
         state.metrics.protocol_errors += u64::from(is_garbage);
         let now = self.context.now();
-        // One that was there already when another ended is not the fresh one that a read is promised, and
-        // no sign of the node's health: idle connections end together.
+        // A connection that was open when another one ended is not the fresh one that a read is
+        // promised. It says nothing about the node's health either, because idle connections end
+        // together.
         let is_fresh = entry.opened >= std::mem::replace(&mut state.last_loss, now);
         let is_provoked = state.is_provoked(&entry, cause, now);
         if is_fresh && !is_provoked && entry.is_a_failure(cause, now) {
@@ -184,7 +187,8 @@ impl<W: Waiter> Shared<W> {
         for (_, info) in &failed {
             state.stats.record_with_latency(*info, result, now);
         }
-        // The others may have ended too: their tasks look, and then take what waits.
+        // Other connections may have ended too. Their tasks check, and then take the waiting
+        // requests.
         for other in &state.connections {
             self.context.wake_later(other.connection.waker());
         }
@@ -204,7 +208,7 @@ impl<W: Waiter> Shared<W> {
         self.dial_if_wanted();
     }
 
-    /// After a change of [`State::is_unmerged`].
+    /// Must be called after [`State::is_unmerged`] has changed.
     pub fn set_max_merged_keys(&self, state: &mut State<W>) {
         let max_merged_keys = self.max_merged_keys(state);
         for entry in &mut state.connections {
@@ -212,8 +216,8 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// The server, probably a proxy, answered one of several keys with an error. From now on each has a line of
-    /// its own for a while, so that no further connection has to be closed for it.
+    /// The server, probably a proxy, answered one of several keys with an error. For a while each
+    /// key gets a line of its own, so that the next error does not cost another connection.
     pub fn stop_merging(self: &Rc<Self>, state: &mut State<W>) {
         let until = self.context.now().saturating_add(nanos(UNMERGED_FOR));
         if state.unmerged_until.replace(until).is_some() {
@@ -223,8 +227,8 @@ impl<W: Waiter> Shared<W> {
         self.context.spawn(resume_merging(Rc::downgrade(self)));
     }
 
-    /// Sockets are open and nothing answers: from now on calls fail at once, and a probe finds out when
-    /// the node is back.
+    /// The node accepts connections and answers nothing. From now on calls fail immediately, and
+    /// probes detect when the node is back.
     pub fn node_silent(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         let now = self.context.now();
@@ -259,8 +263,8 @@ impl<W: Waiter> Shared<W> {
         self.dial_if_wanted();
     }
 
-    /// Hands out those whose time is up on a connection, gives up connections that are long overdue, and says when
-    /// the next is due.
+    /// Takes the requests whose deadline has passed, closes connections that are long overdue, and
+    /// returns the next deadline.
     fn expire_sent(
         &self,
         state: &mut State<W>,
@@ -290,7 +294,7 @@ impl<W: Waiter> Shared<W> {
         next
     }
 
-    /// How long after its deadline an answer is waited for, on a connection that serves others.
+    /// How long after its deadline a reply is awaited on a shared connection.
     fn grace_period(&self) -> Option<Nanos> {
         Some(nanos(self.config.timeout?.saturating_mul(2).max(GRACE_PERIOD)))
     }
@@ -335,7 +339,7 @@ impl<W: Waiter> Member for Shared<W> {
         next = next.min(state.isolation.expire(now, |waiter, info| expired.push((waiter, info))));
         let mut expired_checkouts = Vec::new();
         next = next.min(state.checkouts.expire(now, |waiter| expired_checkouts.push(waiter)));
-        // Whoever went away is no error, and is told only so that nothing is kept for it.
+        // An abandoned request is not an error. Its waiter is notified only to free its memory.
         let (abandoned, expired): (Vec<_>, Vec<_>) =
             expired.into_iter().partition(|(waiter, _)| waiter.is_abandoned());
         let (abandoned_checkouts, expired_checkouts): (Vec<_>, Vec<_>) =

@@ -1,29 +1,29 @@
-//! Whether a node is fit for use, told by what became of dials, connections and requests.
+//! The health of a node, judged by its dials, connections and requests.
 //!
-//! A node is unhealthy when it cannot be reached: it has no connection, and the last of [`UNHEALTHY_AFTER`]
-//! failures in a row was a dial. Or when it
-//! is silent: [`UNHEALTHY_AFTER`] requests ended at their deadline, not a byte came for
-//! [`SILENT_AFTER`] after something was written, and a fresh connection was not answered either. What counts is when bytes were written and read, so a
-//! program that was busy elsewhere takes nobody for silent.
+//! A node is unhealthy if it cannot be reached: it has no connection, and the last of
+//! [`UNHEALTHY_AFTER`] failures in a row was a dial. It is also unhealthy if it is silent:
+//! [`UNHEALTHY_AFTER`] requests timed out, no byte arrived for [`SILENT_AFTER`] after a write, and
+//! a fresh connection was not answered either. Silence is measured between writes and reads, so a
+//! program that was busy elsewhere does not take a node for silent.
 use std::time::Duration;
 
 use super::backoff;
 use super::error::Cause;
 use crate::protocol::Nanos;
 
-/// What becomes of a node, for those who are told.
+/// A change of a node's state, for listeners.
 #[derive(Clone, Debug)]
 pub enum Change {
     Healthy,
     Unhealthy(Cause),
-    /// Dials come as far as TLS or the login, and no further.
+    /// Dials fail during TLS or the login.
     LoginFailing(Cause),
-    /// That is over.
+    /// Dials succeed again.
     LoginRecovered,
 }
 
 impl Change {
-    /// `None`: its health is as it was.
+    /// `None` if the health did not change.
     pub fn health(&self) -> Option<bool> {
         match self {
             Self::Healthy => Some(true),
@@ -36,44 +36,44 @@ impl Change {
 const UNHEALTHY_AFTER: u32 = 3;
 /// After this many failures in a row a new connection must answer a probe.
 const SUSPECT_AFTER: u32 = UNHEALTHY_AFTER - 1;
-/// Longer than a busy or swapping server pauses for.
+/// Longer than the pauses of a busy or swapping server.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 const MILLISECOND: Nanos = 1_000_000;
 
-/// What a silent connection may be mistaken for.
+/// The harmless pauses that could look like a silent connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pause {
-    /// A server that pauses: those that are well do it for less than the usual timeouts.
+    /// The whole server pauses. Healthy servers pause for less than the usual timeouts.
     Node,
-    /// A thread of the server that is busy, while others serve.
+    /// One thread of the server is busy while others serve.
     Connection,
-    /// Neither, probably: requests of this node were stalled just now.
+    /// A pause is unlikely, because requests to this node were stalled recently.
     Stalling,
 }
 
-/// No server that is well takes so long for what takes it microseconds.
+/// A healthy server replies within microseconds, and never takes this long.
 pub(super) const STALLED_AFTER: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub(super) struct Health {
     unhealthy_since: Option<Nanos>,
-    /// Failed dials, and fresh connections that died unanswered, since the last answer.
+    /// Failed dials, and fresh connections that were lost without a reply, since the last reply.
     failures: u32,
-    /// The same, since the last connection that proved good: what dials are paced by.
+    /// The same, since the last connection that was answered. Sets the backoff of dials.
     dial_failures: u32,
     last_failure: Option<Cause>,
-    /// Since when every login was refused. Such a node is up, and keeps its keys.
+    /// The time since which every login was refused. Such a node is up, and keeps its keys.
     login_refused_since: Option<Nanos>,
-    /// By what dials are ended before anything can be asked, in so many words.
+    /// The last reported failure of TLS or the login.
     login_failure: Option<String>,
-    /// Requests that ended at their deadline, since the last byte.
+    /// Requests that timed out since the last byte.
     timeouts: u32,
-    /// The key of the next probe: another after each that was not answered.
+    /// The number of the next probe's key. It changes after each probe without a reply.
     probe: u32,
-    /// How long answers take to begin: the longest, of late.
+    /// The longest recent time between a request and the first byte of its reply.
     reply_lag: Nanos,
     last_received: Nanos,
-    /// The first write after that.
+    /// The first write after the last received byte.
     first_unanswered_write: Option<Nanos>,
 }
 
@@ -82,7 +82,7 @@ impl Health {
         self.unhealthy_since.is_none()
     }
 
-    /// Whether a new connection must show that it is answered before anybody gets it.
+    /// Whether a new connection must answer a probe before it is used.
     pub fn needs_probe(&self) -> bool {
         let was_full = matches!(self.last_failure, Some(Cause::TooManyConnections));
         !self.is_healthy() || self.failures >= SUSPECT_AFTER || (was_full && self.dial_failures > 0)
@@ -92,25 +92,25 @@ impl Health {
         self.last_failure.as_ref()
     }
 
-    /// A dial failed.
+    /// Records a failed dial.
     pub fn dial_failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
         self.dial_failures = self.dial_failures.saturating_add(1);
     }
 
-    /// A fresh connection died without one answer. A proxy may have closed it because of what was sent, so this
-    /// alone never makes a node unhealthy: the next dial asks a question of its own.
+    /// Records that a fresh connection was lost without a reply. A proxy may have closed it because
+    /// of a request, so this alone never makes a node unhealthy; the next dial sends a probe.
     pub fn connection_died(&mut self) {
         self.failures = self.failures.max((self.failures + 1).min(SUSPECT_AFTER));
         self.dial_failures = self.dial_failures.saturating_add(1);
     }
 
-    /// Which of many keys probes ask for.
+    /// The number of the key that probes request.
     pub fn probe(&self) -> u32 {
         self.probe
     }
 
-    /// A probe was not answered.
+    /// Records that a probe was not answered.
     pub fn probe_failed(&mut self) {
         self.probe = self.probe.wrapping_add(1);
     }
@@ -124,14 +124,15 @@ impl Health {
         self.last_failure = Some(cause.clone());
     }
 
-    /// A dial came as far as the login, and no further.
+    /// Records that a login was refused.
     pub fn login_refused(&mut self, now: Nanos) {
         self.failures = 0;
         self.dial_failures = self.dial_failures.saturating_add(1);
         self.login_refused_since.get_or_insert(now);
     }
 
-    /// A dial failed. Whether for a reason that is told, and was not told already.
+    /// Records the cause of a failed dial. Returns whether TLS or the login failed for a reason
+    /// that was not reported before.
     pub fn login_failing(&mut self, cause: &Cause) -> bool {
         if !matches!(cause, Cause::LoginRefused(_) | Cause::Tls(_)) {
             return false;
@@ -142,47 +143,48 @@ impl Health {
         is_news
     }
 
-    /// A dial came through. Whether that is news.
+    /// Records a successful dial. Returns whether TLS or the login failed before.
     pub fn login_accepted(&mut self) -> bool {
         self.login_refused_since = None;
         self.login_failure.take().is_some()
     }
 
-    /// Why the last dial failed, if that was for the login.
+    /// The cause of the last failed dial, if the login was refused.
     pub fn login_refusal(&self) -> Option<&Cause> {
         self.login_refused_since?;
         self.last_failure.as_ref().filter(|cause| matches!(cause, Cause::LoginRefused(_)))
     }
 
-    /// Whether any bytes came, ever.
+    /// Whether any bytes ever arrived.
     pub fn has_received(&self) -> bool {
         self.last_received > 0
     }
 
-    /// Bytes were written.
+    /// Records that bytes were written.
     pub fn written(&mut self, now: impl FnOnce() -> Nanos) {
         self.first_unanswered_write.get_or_insert_with(now);
     }
 
-    /// Bytes came.
+    /// Records that bytes arrived.
     pub fn received(&mut self, now: Nanos) {
         self.last_received = now;
         self.first_unanswered_write = None;
         self.timeouts = 0;
     }
 
-    /// The first bytes of an answer came so long after something was written.
+    /// Records the time between a request and the first byte of its reply.
     pub fn answered_after(&mut self, reply_lag: Nanos) {
         self.reply_lag = reply_lag.max(self.reply_lag - self.reply_lag / 8);
     }
 
-    /// A connection that owes an answer for longer is stalled: something is in the way of what waits behind.
+    /// A connection that owes a reply for longer than this is stalled: the requests behind it are
+    /// held up.
     pub fn stalled_after(&self) -> Nanos {
         nanos(STALLED_AFTER).max(self.reply_lag.saturating_mul(4))
     }
 
-    /// How long a connection must have been silent when a request on it times out, so that the next one goes
-    /// elsewhere.
+    /// How long a connection must have been silent when a request on it times out, so that new
+    /// requests use another one.
     pub fn silent_after(&self, timeout: Duration, pause: Pause) -> Nanos {
         let timeout = nanos(timeout);
         let floor = match pause {
@@ -193,7 +195,8 @@ impl Health {
         floor.max(self.reply_lag.saturating_add(self.reply_lag / 2))
     }
 
-    /// An answer came, be it an error line; `is_first`: of its connection.
+    /// Records a reply, which may be an error line. `is_first` says that it is the first of its
+    /// connection.
     pub fn answered(&mut self, is_first: bool) {
         self.failures = 0;
         if is_first {
@@ -201,38 +204,38 @@ impl Health {
         }
     }
 
-    /// A request that was sent ended at its deadline.
+    /// Records that a request timed out after it was sent.
     pub fn timed_out(&mut self) {
         self.timeouts = self.timeouts.saturating_add(1);
     }
 
-    /// Whether it looks so; a fresh connection must tell.
+    /// Whether the node seems silent. A fresh connection must confirm it.
     pub fn is_silent(&self, now: Nanos, timeout: Duration) -> bool {
         let limit = nanos(timeout.max(SILENT_AFTER));
         let since = self.first_unanswered_write.unwrap_or(self.last_received);
         self.timeouts >= UNHEALTHY_AFTER && now.saturating_sub(since) >= limit
     }
 
-    /// Whether a node that has no connection now is unhealthy.
+    /// Whether a node without a connection is unhealthy.
     pub fn is_unreachable(&self) -> bool {
         self.failures >= UNHEALTHY_AFTER
     }
 
-    /// Whether that is a change.
+    /// Returns whether the node was healthy before.
     pub fn mark_unhealthy(&mut self, now: Nanos) -> bool {
         let turned = self.is_healthy();
         self.unhealthy_since.get_or_insert(now);
         turned
     }
 
-    /// A new connection was answered. Whether that is a change.
+    /// Records that a new connection was answered. Returns whether the node was unhealthy before.
     pub fn verified(&mut self, now: Nanos) -> bool {
         self.received(now);
         self.answered(true);
         self.unhealthy_since.take().is_some()
     }
 
-    /// How long to wait before the next dial.
+    /// The wait before the next dial.
     pub fn next_dial_after(&self, now: Nanos) -> Duration {
         let delay = backoff::delay(self.dial_failures);
         self.unhealthy_since.or(self.login_refused_since).map_or(delay, |since| {
@@ -267,7 +270,7 @@ mod tests {
         timeouts(&mut health, 1);
         assert!(!health.is_silent(12 * SECOND - 1, TIMEOUT));
         assert!(health.is_silent(12 * SECOND, TIMEOUT));
-        // With a longer timeout it takes longer.
+        // A longer timeout delays the decision.
         assert!(!health.is_silent(12 * SECOND, Duration::from_secs(4)));
     }
 
@@ -278,7 +281,7 @@ mod tests {
         timeouts(&mut health, 10);
         health.received(11 * SECOND);
         assert!(!health.is_silent(20 * SECOND, TIMEOUT));
-        // What is unanswered now was written before that byte.
+        // The current requests were written before that byte arrived.
         timeouts(&mut health, 3);
         assert!(!health.is_silent(13 * SECOND - 1, TIMEOUT));
         assert!(health.is_silent(13 * SECOND, TIMEOUT));

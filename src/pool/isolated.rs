@@ -1,11 +1,14 @@
-//! Requests on connections of their own: those that a proxy may answer by closing the connection.
+//! Isolated requests: each has a connection of its own, because a proxy may close the connection
+//! instead of replying.
 //!
-//! Nothing that happens here concerns the shared connections or the node's health. The first request of a family
-//! ([`Family`]) finds out whether the node answers it; the others of the family wait for that, and then use the
-//! shared connections. Where the node does not answer, callers with a substitute are told so
-//! ([`ErrorKind::Unanswered`]), now and for a while at once.
+//! These connections affect neither the shared ones nor the node's health. The first request of a
+//! [`Family`] finds out whether the node supports it. The others of the family wait for the result,
+//! and then use the shared connections. If the node does not support the family, callers with a
+//! substitute fail with [`ErrorKind::Unanswered`], and later calls fail the same way immediately
+//! for a while.
 //!
-//! Invariant: every request here is in exactly one place: `waiting`, or the [`IsolatedStep`] of one of `running`.
+//! Invariant: every request is in exactly one place: `waiting`, or the [`IsolatedStep`] of one of
+//! `running`.
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -34,18 +37,19 @@ use crate::protocol::{
     RequestInfo, StatLine, Timing, Verb,
 };
 
-/// Another request of the same family does not wait longer than this for the first to be answered: a proxy may
-/// wait for a server that hangs.
+/// How long other requests of a family wait for the reply to the first. A proxy may wait for a
+/// server that hangs.
 const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
-/// Connections at a time for one family.
+/// The limit for the connections of one family.
 const MAX_RUNNING: usize = 8;
-/// How often it is looked whether what comes first is answered.
+/// How often to check whether earlier writes are answered.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// A question about what the node answers is given up after this, and in any case after a quarter of the timeout.
+/// The timeout of the probe for meta commands. A quarter of the client's timeout limits it too.
 const META_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A dial is given up after this, if there is no `connection_timeout`.
+/// The timeout of a dial if there is no `connection_timeout`.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Proxies that pass meta commands on answer `version` themselves; servers before this speak another dialect.
+/// Proxies that forward meta commands answer `version` themselves. Earlier servers speak another
+/// dialect.
 const META_SINCE: &[u32] = &[1, 6, 9];
 
 pub(super) struct Isolation<W: Waiter> {
@@ -62,16 +66,16 @@ struct IsolatedRequest<W: Waiter> {
 }
 
 enum IsolatedStep<W: Waiter> {
-    /// `None`: for a question of the pool's own, or for a caller that does not wait any more.
+    /// `None` for a probe of the pool, or if the caller no longer waits.
     Connecting(Option<QueuedRequest<W>>),
     Sent(Box<Connection<Observer<W>>>, Rc<Observation<W>>),
 }
 
-/// What was seen of an answer.
+/// The observed reply.
 struct Observation<W> {
     verb: Verb,
     answer: Cell<Option<Answer>>,
-    /// Who got an error line and has a substitute.
+    /// The waiter that received an error line and has a substitute.
     refused: RefCell<Option<W>>,
 }
 
@@ -80,7 +84,7 @@ enum Answer {
     Good,
     /// `ERROR` or `CLIENT_ERROR`: the node may not know the command.
     Refused,
-    /// `SERVER_ERROR`: it may know it.
+    /// `SERVER_ERROR`: the node may know the command.
     Failed,
 }
 
@@ -94,14 +98,14 @@ impl Answer {
 }
 
 impl<W: Waiter> Observation<W> {
-    /// An error line in the answer to several keys reaches no waiter.
+    /// An error line in the reply to several keys does not reach a waiter.
     fn answer(&self, connection: &Connection<Observer<W>>) -> Option<Answer> {
         let line_error = || connection.line_error().map(|(kind, _)| Answer::from_error(*kind));
         self.answer.get().or_else(line_error)
     }
 }
 
-/// A waiter whose answer is looked at.
+/// A waiter whose reply is observed.
 struct Observer<W> {
     waiter: W,
     observation: Rc<Observation<W>>,
@@ -146,7 +150,7 @@ impl<W: Waiter> Isolation<W> {
         Self { next_id: 0, running: Vec::new(), waiting: VecDeque::new() }
     }
 
-    /// Requests that have no answer yet.
+    /// The number of requests without a reply.
     pub fn len(&self) -> usize {
         let has_caller =
             |running: &&IsolatedRequest<W>| !matches!(running.step, IsolatedStep::Connecting(None));
@@ -161,7 +165,7 @@ impl<W: Waiter> Isolation<W> {
         self.running.iter().filter(|running| running.family == family).count()
     }
 
-    /// How many requests of a family may be under way at `now`.
+    /// The number of requests of a family that may run at `now`.
     fn max_running(&self, family: Family, now: Nanos) -> usize {
         let limit = match family {
             Family::Classic => return usize::MAX,
@@ -174,7 +178,7 @@ impl<W: Waiter> Isolation<W> {
         limit.min(1 + self.running.iter().filter(is_slow).count())
     }
 
-    /// Makes room where all that is under way is for callers that went away.
+    /// Closes the connections of cancelled callers to make room.
     fn abort_abandoned(&mut self, family: Family) {
         for running in self.running.iter_mut().filter(|running| running.family == family) {
             if let IsolatedStep::Sent(connection, _) = &mut running.step
@@ -189,7 +193,7 @@ impl<W: Waiter> Isolation<W> {
         self.running.iter_mut().find(|running| running.id == id)
     }
 
-    /// As [`super::queue::Queue::expire`].
+    /// See [`super::queue::Queue::expire`].
     pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(W, RequestInfo)) -> Nanos {
         let mut next = NEVER;
         for running in &mut self.running {
@@ -232,7 +236,7 @@ impl<W: Waiter> Isolation<W> {
         next.min(waiting.unwrap_or(NEVER))
     }
 
-    /// Closes all connections; all waiters, in order.
+    /// Closes all connections and returns all waiters, in order.
     pub fn drain(&mut self) -> Vec<(W, RequestInfo)> {
         let mut all = Vec::new();
         for running in self.running.drain(..) {
@@ -260,7 +264,7 @@ impl<W: Waiter> Isolation<W> {
 }
 
 impl<W: Waiter> Pool<W> {
-    /// As [`Self::submit_any`], on a connection that is made for this request.
+    /// Like [`Self::submit_any`], on a new connection for this request.
     pub fn submit_isolated(&self, outgoing: Submission<'_>, waiter: W, deadline: Nanos) {
         let shared = &self.0;
         let state = shared.state();
@@ -278,12 +282,12 @@ impl<W: Waiter> Pool<W> {
 }
 
 impl<W: Waiter> State<W> {
-    /// What the answer to a command says of its family; `None`: there was none.
+    /// Records what the reply to a command says about its family; `None` if there was no reply.
     fn learn(&mut self, family: Family, answer: Option<Answer>, now: Nanos) {
         let has_substitute = family.has_substitute();
         match answer {
             Some(Answer::Good) => self.capabilities.mark_supported(family),
-            // A proxy that lacks the command does not ask its servers.
+            // A proxy that lacks the command does not forward it to its servers.
             Some(Answer::Failed) if has_substitute => self.capabilities.mark_supported(family),
             Some(Answer::Refused) | None if has_substitute => {
                 self.capabilities.mark_unsupported(family, now, UNSUPPORTED_FOR);
@@ -294,7 +298,7 @@ impl<W: Waiter> State<W> {
 }
 
 impl<W: Waiter> Shared<W> {
-    /// Takes a request that must not be sent on a connection that others use.
+    /// Accepts a request that must not be sent on a shared connection.
     pub fn isolate(self: &Rc<Self>, family: Family, queued: QueuedRequest<W>) {
         let mut state = self.state();
         if state.closed {
@@ -319,7 +323,7 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// A node that could not be reached can be.
+    /// A connection to the node was opened, so waiting requests can start.
     pub fn start_waiting(self: &Rc<Self>) {
         let waiting = self.state().isolation.waiting.iter().map(|(family, _)| *family).collect();
         let mut families: Vec<Family> = waiting;
@@ -329,12 +333,12 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// Sends the next requests of a family, as many as may be under way.
+    /// Starts the next requests of a family, as many as may run.
     fn start_next(self: &Rc<Self>, family: Family) {
         let now = self.context.now();
         let mut guard = self.state();
         let state = &mut *guard;
-        // Without a connection the node may be down, and dials are paced by the pool.
+        // Without a connection the node may be down, and the pool's own task paces the dials.
         if state.closed || state.connections.is_empty() {
             return;
         }
@@ -348,7 +352,7 @@ impl<W: Waiter> Shared<W> {
             let is_next = |(waiting, _): &(Family, QueuedRequest<W>)| *waiting == family;
             let Some(at) = isolation.waiting.iter().position(is_next) else { break };
             let request = if family == Family::Meta {
-                // A question of our own decides for all that wait.
+                // A probe of the pool decides for all waiting requests.
                 None
             } else {
                 let Some((_, queued)) = isolation.waiting.remove(at) else { break };
@@ -371,8 +375,8 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// Whether a request must wait for the answer to a `noreply` write that came before it. `before`: what these are,
-    /// once that is known.
+    /// Whether a request must wait for the reply to an earlier `noreply` write. `before` holds
+    /// these writes once they are known.
     fn must_wait(&self, id: u64, before: &mut Option<PendingWrites>) -> bool {
         let state = self.state();
         let Some(running) = state.isolation.running.iter().find(|running| running.id == id) else {
@@ -385,7 +389,7 @@ impl<W: Waiter> Shared<W> {
         !before.as_ref().is_some_and(|writes| state.are_answered(writes))
     }
 
-    /// Whether somebody still waits for what was dialled for.
+    /// Sends the request on its new connection. Returns whether its caller still waits.
     fn send_isolated(&self, id: u64, stream: Box<dyn Io>) -> bool {
         let mut state = self.state();
         let Some(running) = state.isolation.find(id) else { return false };
@@ -404,7 +408,8 @@ impl<W: Waiter> Shared<W> {
         true
     }
 
-    /// Ready when the request is answered (`None`), or when its connection has ended.
+    /// Ready with `None` when the request is answered, or with the cause when its connection has
+    /// ended.
     fn poll_isolated(&self, id: u64, cx: &mut TaskContext<'_>) -> Poll<Option<Cause>> {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -430,11 +435,11 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// A request was answered (`cause` is `None`) or will not be.
+    /// Handles the end of a request: `cause` is `None` if it was answered.
     fn finish_isolated(self: &Rc<Self>, id: u64, cause: Option<Cause>) {
         let Some((family, step)) = self.take_running(id) else { return };
         let IsolatedStep::Sent(connection, observation) = step else {
-            // Its caller went away while it was dialled for.
+            // The caller was cancelled during the dial.
             return self.resume_waiting(family);
         };
         let (answer, refused) = (observation.answer(&connection), observation.refused.take());
@@ -460,7 +465,7 @@ impl<W: Waiter> Shared<W> {
         self.resume_waiting(family);
     }
 
-    /// A request without an answer, or with half of one.
+    /// Ends a request whose reply is missing or incomplete.
     fn end_isolated(
         &self,
         family: Family,
@@ -470,7 +475,7 @@ impl<W: Waiter> Shared<W> {
     ) {
         let Orphan { handler: Observer { waiter, .. }, info, deadline, retried, .. } = orphan;
         match (orphan.retry, orphan.missing) {
-            // An error for one of several keys, by a node that knows the command.
+            // An error for one of several keys, from a node that supports the command.
             (Some(request), Some(missing)) if answer == Some(Answer::Failed) => {
                 let timing = Timing { issued_at: info.issued_at, deadline };
                 let queued = QueuedRequest { request, waiter, timing, retried };
@@ -496,7 +501,7 @@ impl<W: Waiter> Shared<W> {
         state.metrics.protocol_errors += u64::from(is_garbage);
         let result = if is_garbage { CallResult::Protocol } else { CallResult::Connection };
         state.stats.record_with_latency(info, result, self.context.now());
-        // A server that wants TLS answers nothing at all.
+        // A server that expects TLS sends nothing at all.
         let is_silent = !state.health.has_received() && self.config.security.tls.is_none();
         drop(state);
         let kind = match cause {
@@ -510,7 +515,7 @@ impl<W: Waiter> Shared<W> {
         waiter.fail(&self.error(kind, Some(reported_cause)));
     }
 
-    /// There is no connection for a request, or for a question.
+    /// The dial for a request or a probe failed.
     fn dial_failed_isolated(self: &Rc<Self>, id: u64, cause: &Cause) {
         let Some((family, step)) = self.take_running(id) else { return };
         let now = self.context.now();
@@ -538,7 +543,7 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// Not counted as a failure: the caller does the same by other commands, and these are counted.
+    /// Not counted as a failure: the caller uses other commands instead, and those are counted.
     fn fail_unanswered(&self, queued: QueuedRequest<W>, cause: Option<Cause>) {
         let verb = queued.request.verb();
         queued.waiter.fail(&self.error(ErrorKind::Unanswered { verb }, cause));
@@ -557,7 +562,7 @@ impl<W: Waiter> Shared<W> {
         self.resume_waiting(family);
     }
 
-    /// Something was learnt, or not: what waits for that is shared, told, or asked in its turn.
+    /// After a result, waiting requests are shared, failed, or started in turn.
     fn resume_waiting(self: &Rc<Self>, family: Family) {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -593,7 +598,7 @@ impl<W: Waiter> Shared<W> {
     }
 }
 
-/// Asks one request, and lets the others of its family go on without it if it takes long.
+/// Runs one request. If it takes long, other requests of its family start without waiting for it.
 async fn run<W: Waiter>(pool: Weak<Shared<W>>, id: u64, family: Family) {
     let Some(strong) = pool.upgrade() else { return };
     let (context, closing) = (strong.context.clone(), strong.closing.clone());
@@ -633,11 +638,11 @@ async fn run_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
         let learnt =
             context.timeout(Some(meta_probe_limit), catch_panic(supports_meta(stream))).await;
         let Some(pool) = pool.upgrade() else { return };
-        // A proxy that says nothing at all does not know the question.
+        // A proxy that sends nothing does not know the command.
         pool.record_meta_support(id, learnt.unwrap_or(Some(false)));
         return;
     }
-    // An unanswered `noreply` write of the same task comes first.
+    // An unanswered `noreply` write of the same task must be executed first.
     let mut before = None;
     while pool.upgrade().is_some_and(|pool| pool.must_wait(id, &mut before)) {
         context.sleep(POLL_INTERVAL).await;
@@ -653,8 +658,8 @@ async fn run_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
     }
 }
 
-/// Asks for the meta protocol's no-op, and then for the version: that alone would be answered by a server behind a
-/// proxy that does not know the meta protocol.
+/// Sends the meta protocol's no-op, followed by `version`. A server behind a proxy would answer
+/// `version` even if the proxy does not know the meta protocol.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.

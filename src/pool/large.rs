@@ -1,10 +1,10 @@
-//! Which keys had large values lately: who asks for one of them again should not be in others' way.
+//! Remembers keys with large values, so that requests for them do not delay small ones.
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 const BUCKETS: usize = 1024;
 
-/// A table of hashes without chains: a newer key takes an older one's place, and a key may be taken for
-/// another. Both cost no more than the choice of a connection.
+/// A hash table without chains. A new key replaces an older one in its bucket, and a collision may
+/// confuse two keys. Both only affect the choice of a connection.
 #[derive(Default)]
 pub(super) struct LargeKeys(Option<Box<[u64; BUCKETS]>>);
 
@@ -22,7 +22,7 @@ impl LargeKeys {
     }
 }
 
-/// Never 0, which is an empty place.
+/// Never 0, which marks an empty bucket.
 pub(super) fn hash(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

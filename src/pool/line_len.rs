@@ -1,8 +1,9 @@
-//! How long a `get` line may be.
+//! The maximum length of a `get` line.
 //!
-//! Every server takes [`MAX_LINE_LEN`]. Longer lines save the server a system call for each line, a tenth of the time
-//! of a `get` of 100 keys. memcached 1.6.13 and later takes them from every network. So the first call that would use
-//! one makes the pool ask for the version, on a connection of its own: a proxy may close it.
+//! Every server accepts [`MAX_LINE_LEN`]. A longer line saves the server a system call for each
+//! line, a tenth of the time of a `get` of 100 keys. memcached 1.6.13 and later accepts longer
+//! lines from every network. So the first call that could use one makes the pool ask for the
+//! server's version, on a connection of its own, because a proxy may close it.
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -22,9 +23,9 @@ use crate::protocol::{
     RetrievalVerb, Shape,
 };
 
-/// For which time the answer is waited for, if there is no `connection_timeout`.
+/// The timeout for the reply if there is no `connection_timeout`.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long after a failure the node is asked again.
+/// How long to wait after a failure before the node is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +35,10 @@ enum Knowledge {
     Len(usize),
 }
 
-/// What is known of the server that the pool is connected to.
+/// The known line length of the connected server.
 pub(super) struct LineLen {
     knowledge: Cell<Knowledge>,
-    /// Rises whenever another server may answer.
+    /// Changes whenever another server may answer.
     server: Cell<u64>,
 }
 
@@ -46,7 +47,7 @@ impl LineLen {
         Self { knowledge: Cell::new(Knowledge::Unknown { ask_from: 0 }), server: Cell::new(0) }
     }
 
-    /// The next connection may lead to another server.
+    /// The next connection may reach another server.
     pub fn forget(&self) {
         self.knowledge.set(Knowledge::Unknown { ask_from: 0 });
         self.server.set(self.server.get() + 1);
@@ -54,16 +55,17 @@ impl LineLen {
 }
 
 impl<W: Waiter> Pool<W> {
-    /// How long a line of this command may be, for a call that could use more than [`MAX_LINE_LEN`].
+    /// The maximum length of a line with this command, for a call that could use more than
+    /// [`MAX_LINE_LEN`].
     pub fn max_line_len(&self, verb: RetrievalVerb) -> usize {
-        // Longer `gat` lines are refused by every version.
+        // No version accepts longer `gat` lines.
         if !matches!(verb, RetrievalVerb::Get | RetrievalVerb::Gets) {
             return MAX_LINE_LEN;
         }
         let shared = &self.0;
         let login = shared.config.security.login.as_ref();
         if login.is_some_and(|login| login.mechanism == Mechanism::Sasl) {
-            // It becomes one binary request for each key.
+            // The line becomes one binary request per key.
             return LONG_LINE_LEN;
         }
         match shared.line_len.knowledge.get() {
@@ -79,7 +81,8 @@ impl<W: Waiter> Pool<W> {
 }
 
 impl<W: Waiter> Shared<W> {
-    /// Not before there is a connection: a node that is down is dialled by its own task alone.
+    /// Only while there is a connection: the pool's own task paces the dials to a node that is
+    /// down.
     fn may_ask_version(&self, ask_from: Nanos) -> bool {
         let state = self.state();
         !state.closed && !state.connections.is_empty() && self.context.now() >= ask_from
@@ -111,7 +114,7 @@ async fn ask_version<W: Waiter>(pool: Weak<Shared<W>>) {
     });
 }
 
-/// Asks for the version, and gives how long a line it takes.
+/// Asks for the version and returns the maximum line length.
 async fn query_line_len(mut stream: Box<dyn Io>) -> Result<usize, Cause> {
     stream.write_all(b"version\r\n").await.map_err(Cause::from_io)?;
     stream.flush().await.map_err(Cause::from_io)?;
@@ -134,7 +137,7 @@ async fn query_line_len(mut stream: Box<dyn Io>) -> Result<usize, Cause> {
     }
 }
 
-/// Whether this is the version of a memcached since 1.6.13.
+/// Whether this is memcached 1.6.13 or later.
 fn takes_long_lines(version: &[u8]) -> bool {
     let Some(rest) = version.strip_prefix(b"1.6.") else { return false };
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();

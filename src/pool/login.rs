@@ -1,4 +1,4 @@
-//! The login of a connection: who we are, told to the server before anybody gets the connection.
+//! Authentication: a connection logs in before it is used.
 use std::fmt;
 
 use bytes::{Buf, BytesMut};
@@ -28,7 +28,7 @@ pub struct Login {
     password: SecretString,
 }
 
-/// Credentials that cannot be sent, or not without being taken for something else.
+/// Credentials that cannot be sent, or that could be mistaken for a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidCredentials(&'static str);
 
@@ -46,7 +46,8 @@ impl fmt::Debug for Login {
     }
 }
 
-/// What a server that asks for no login would do if it read the credentials as a line of their own.
+/// A server without authentication could run the credentials as a command line, so these names are
+/// rejected.
 const COMMANDS: &[&str] = &[
     "get",
     "gets",
@@ -106,7 +107,7 @@ impl Login {
             .map_or(Ok(Self { mechanism, username, password }), |why| Err(InvalidCredentials(why)))
     }
 
-    /// Logs in, with the server's words as the cause if it refuses.
+    /// Logs in. If the server refuses, the cause contains its message, redacted.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -119,8 +120,8 @@ impl Login {
     }
 }
 
-/// What may be shown of the words with which a server refuses a login: it may repeat the password, plain,
-/// encoded, cut or in pieces, so only those remain that servers are known to say.
+/// The part of a refusal that may be shown. A server may repeat the password, in plain, encoded,
+/// cut or split text, so only words are shown that servers are known to send.
 pub fn redact_refusal(words: &[u8], password: &str) -> String {
     let mut shown: Vec<&str> = Vec::new();
     for word in words.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
@@ -157,7 +158,7 @@ const WORDS: &[&str] = &[
     "unauthenticated", "unauthorized", "unavailable", "unknown", "unsupported", "user", "username", "wrong",
 ];
 
-/// What is wrong with a name and a password that are to be a line, divided by a space.
+/// The reason why a username and a password cannot be sent as one line, separated by a space.
 pub fn invalid_reason(username: &str, password: &str) -> Option<&'static str> {
     if username.is_empty() || username.contains(|c: char| c.is_whitespace() || c.is_control()) {
         Some("username must not be empty or contain whitespace or control characters")
@@ -222,7 +223,7 @@ async fn ascii(
     }
 }
 
-/// SASL PLAIN. From then on the connection speaks the binary protocol.
+/// SASL PLAIN. After the login the connection speaks the binary protocol.
 async fn sasl(
     mut stream: Box<dyn Io>,
     username: &str,
@@ -248,7 +249,7 @@ async fn sasl(
     }
 }
 
-/// Sends a request and wipes it.
+/// Sends a request, wipes it from memory, and returns the response.
 async fn sasl_exchange(
     stream: &mut Box<dyn Io>,
     request: &mut BytesMut,

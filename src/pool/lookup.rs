@@ -1,7 +1,8 @@
-//! Names to addresses: at most one lookup of each name at a time, for all pools and threads of the process.
+//! DNS lookups: at most one per name at a time, for all pools and threads of the process.
 //!
-//! The system's resolver cannot be interrupted. A lookup whose caller has given up goes on, and the next caller joins
-//! it. Without that each attempt to connect would leave another thread behind while a DNS server is silent.
+//! The system's resolver cannot be interrupted. A lookup whose caller has given up continues, and
+//! the next caller joins it. Otherwise every attempt to connect would leave another thread behind
+//! while a DNS server is silent.
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -11,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// The result of a lookup that nobody waited for any more is used by the next caller within this time.
+/// How long the result of a lookup without a caller can be used by the next caller.
 const REUSE_WITHIN: Duration = Duration::from_secs(10);
 
 type Answer = Result<Vec<SocketAddr>, Failure>;
-/// The answer and when it came; `None` before.
+/// The result and its time; `None` before.
 type Lookup = watch::Receiver<Option<(Answer, Instant)>>;
 type Resolver = fn(&str) -> io::Result<Vec<SocketAddr>>;
 
-/// An error that several callers get.
+/// An error that several callers share.
 #[derive(Clone, Debug)]
 struct Failure {
     kind: io::ErrorKind,
@@ -42,10 +43,10 @@ impl From<Failure> for io::Error {
     }
 }
 
-/// Addresses of a host, with this port.
+/// Resolves a host to addresses with this port.
 ///
 /// # Cancel safety
-/// May be dropped at any time: the lookup goes on for the next caller.
+/// May be dropped at any time: the lookup continues for the next caller.
 pub(super) async fn resolve_host(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let mut found = match host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, port)],
@@ -61,18 +62,19 @@ fn resolve(host: &str) -> io::Result<Vec<SocketAddr>> {
     Ok((host, 0).to_socket_addrs()?.collect())
 }
 
-/// Invariant: a name has an entry while its lookup is under way, or when it ended without a caller.
+/// Invariant: a name has an entry while its lookup runs, or if it ended without a caller.
 struct Lookups {
     entries: Mutex<BTreeMap<String, Lookup>>,
-    /// Those of the child of a fork.
+    /// The lookups of the child of a fork.
     next: OnceLock<Box<Lookups>>,
 }
 
 static FIRST: Lookups = Lookups::new();
 
-/// Forgets what was under way in the parent: its threads are not there, and one of them may have held the lock.
+/// Forgets the parent's lookups: their threads do not exist in the child, and one of them may have
+/// held the lock.
 pub fn after_fork_in_child() {
-    // No other thread runs yet, so no other call can do the same.
+    // No other thread is running yet, so the value is not set concurrently.
     let _ = Lookups::current().next.set(Box::new(Lookups::new()));
 }
 
@@ -100,7 +102,8 @@ impl Lookups {
         answer.unwrap_or_else(|| Ok(Vec::new())).map_err(io::Error::from)
     }
 
-    /// The lookup that is under way, or has just ended without a caller, or else a new one.
+    /// Returns the running lookup, or one that has just ended without a caller, or starts a new
+    /// one.
     fn join(&'static self, host: &str, resolver: Resolver) -> io::Result<Lookup> {
         let mut entries = self.entries();
         entries.retain(|_, lookup| match &*lookup.borrow() {
@@ -115,12 +118,14 @@ impl Lookups {
         }
         let (sender, receiver) = watch::channel(None);
         let name = host.to_owned();
-        // A thread for each: resolvers that do not answer would fill a pool of threads.
+        // Each lookup has a thread of its own, because resolvers that do not answer would exhaust a
+        // thread pool.
         std::thread::Builder::new().name("emcache-lookup".to_owned()).spawn(move || {
             let panicked = |_| Err(io::Error::other("the lookup of the name panicked"));
             let answer = catch_unwind(|| resolver(&name)).unwrap_or_else(panicked);
             let mut entries = self.entries();
-            // One receiver is the entry itself. Callers drop theirs as soon as they have the answer.
+            // One receiver belongs to the entry itself. Callers drop theirs as soon as they have
+            // the result.
             if sender.receiver_count() > 1 {
                 entries.remove(&name);
             }

@@ -1,9 +1,10 @@
-//! Counters of one pool, and how long its last connects took.
+//! Counters of one pool, and the durations of its last connects.
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A snapshot. The first eight fields count as those of emcache 1.3 do; those in flight, queued, abandoned, leased and
-/// idle are of this moment, the others since the pool was made.
+/// A snapshot. The first eight fields are counted as in emcache 1.3. The numbers of requests in
+/// flight, queued and abandoned, and of connections checked out and idle, are current; the others
+/// count from the creation of the pool.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     pub cur_connections: u64,
@@ -14,30 +15,30 @@ pub struct Metrics {
     pub operations_executed: u64,
     pub operations_executed_with_error: u64,
     pub operations_waited: u64,
-    /// Sent or written to a connection's buffer, and unanswered.
+    /// Unanswered requests that were sent or are in a connection's buffer.
     pub requests_in_flight: u64,
-    /// Waiting for a connection that takes them, or for one of their own.
+    /// Requests that wait for a connection, and waiting checkouts.
     pub requests_queued: u64,
-    /// Of those in flight: nobody waits for the answer any more.
+    /// The requests in flight whose callers no longer wait.
     pub requests_abandoned: u64,
     pub connections_checked_out: u64,
-    /// Nobody uses them at this moment.
+    /// Connections without a request and without a holder.
     pub connections_idle: u64,
-    /// Connections that took the place of one that was lost.
+    /// Connections that replaced a lost one.
     pub reconnects: u64,
-    /// Keys that were asked for once for several gets.
+    /// Keys that the server was asked for once on behalf of several gets.
     pub keys_shared: u64,
-    /// Reads that were asked again on another connection.
+    /// Reads that were retried on another connection.
     pub requests_retried: u64,
     pub requests_timed_out: u64,
-    /// Connections that were closed because what came was no reply to what was asked.
+    /// Connections that were closed because of an invalid reply.
     pub protocol_errors: u64,
     pub bytes_read: u64,
     pub bytes_written: u64,
     pub create_connection: Option<ConnectLatency>,
 }
 
-/// Of the last 100 connects, in seconds.
+/// Statistics of the last 100 connects, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ConnectLatency {
     pub avg_secs: f64,
@@ -59,7 +60,7 @@ impl ConnectLatencies {
         self.0.push_back(took);
     }
 
-    /// Of those that are remembered.
+    /// The longest of the recorded durations.
     pub fn longest(&self) -> Duration {
         self.0.iter().max().copied().unwrap_or_default()
     }

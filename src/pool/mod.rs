@@ -1,6 +1,18 @@
-//! Sockets and time: connections, and the pool of connections to one node. Never Python.
+//! Connections, and the pool of connections to one node. Never Python.
 //!
 //! Everything here lives on one thread, in tasks that the [`Context`]'s host runs.
+//!
+//! The states in which a caller, a request or a connection ends have one word each:
+//!
+//! | word | meaning |
+//! |---|---|
+//! | abandoned | the caller no longer waits: it was cancelled or timed out. The slot stays, and its reply is discarded |
+//! | expired | the deadline of a request passed before its reply |
+//! | orphan | a request whose connection was lost. It is retried, or fails |
+//! | lost | a connection ended without being asked to, or because it was silent |
+//! | drained | a connection or pool that accepts no new requests and closes once everything is answered |
+//! | closed | a pool or client that ended for good |
+//! | removed | a node that left the cluster |
 mod address;
 mod backoff;
 mod binary_stream;

@@ -1,4 +1,4 @@
-//! What becomes of a dial before anybody gets the connection: connect, TLS, login, in this order.
+//! The steps that open a connection: connect, TLS, login.
 use std::cell::Cell;
 use std::net::IpAddr;
 
@@ -8,14 +8,14 @@ use super::login::Login;
 use super::tls::Tls;
 use super::transport::{DialTarget, Io, connect};
 
-/// What connections to a node are secured with.
+/// The security settings for connections to a node.
 #[derive(Debug, Default)]
 pub struct Security {
     pub tls: Option<Tls>,
     pub login: Option<Login>,
 }
 
-/// How far a dial has come: what it waits for when its time is up.
+/// The progress of a dial, for the message of a timeout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     #[default]

@@ -1,9 +1,9 @@
-//! Which connection a request takes so that it does not overtake an unanswered `noreply` write.
+//! Chooses the connection of a request so that it does not overtake an unanswered `noreply` write.
 //!
-//! The caller of a `noreply` write goes on before the answer comes, and another connection could serve its next
-//! request first. So each key with such a write is pinned to the connection of that write until the answer
-//! comes or the connection ends. All unanswered `noreply` writes stay on one connection if possible, which
-//! keeps the order among them too.
+//! The caller of a `noreply` write continues before the reply arrives, and another connection could
+//! serve its next request first. So each key with such a write is pinned to that write's connection
+//! until the reply arrives or the connection ends. All unanswered `noreply` writes stay on one
+//! connection if possible, which also keeps their order.
 use std::collections::HashMap;
 
 use super::large::hash;
@@ -12,10 +12,11 @@ use super::queue::Submission;
 use super::state::{Entry, State};
 use crate::protocol::{OwnedRequest, Scope};
 
-/// Stands for all keys in place of the hash of one.
+/// Stands for all keys, in place of the hash of one.
 const ALL_KEYS: u64 = 0;
 
-/// Keys are known by their hashes: two with the same one are pinned together, which does no harm.
+/// Keys are identified by their hashes. Two keys with the same hash are pinned together, which does
+/// no harm.
 #[derive(Default)]
 pub(super) struct NoreplyOrder {
     pins: HashMap<u64, Pin>,
@@ -25,11 +26,11 @@ pub(super) struct NoreplyOrder {
 
 struct Pin {
     connection: u64,
-    /// Unanswered ones.
+    /// The number of unanswered writes.
     writes: usize,
 }
 
-/// What a request reads or changes.
+/// A request with the keys that it reads or changes.
 pub(super) trait ScopedRequest {
     fn scope(&self) -> Scope;
     fn for_each_key(&self, visit: impl FnMut(&[u8]));
@@ -58,22 +59,22 @@ impl ScopedRequest for OwnedRequest {
     }
 }
 
-/// The unanswered writes that a request must come after.
+/// The connections with unanswered writes that a request must follow.
 enum PinTarget {
     None,
     One(u64),
     Several,
 }
 
-/// By connection, how many of its `noreply` writes must be answered.
+/// For each connection, the number of `noreply` writes that must be answered.
 pub(super) struct PendingWrites(Vec<(u64, u64)>);
 
-/// Where a request goes.
+/// The connection of a request.
 pub(super) enum Placement {
-    /// To any connection that takes it.
+    /// Any connection that accepts it.
     Any,
     At(usize),
-    /// Nowhere until an unanswered write is answered, or its connection has ended.
+    /// None, until an unanswered write is answered or its connection has ended.
     Later,
 }
 
@@ -122,7 +123,7 @@ impl NoreplyOrder {
     }
 }
 
-/// What a `noreply` write pins: the hash of its key.
+/// The hash that a `noreply` write pins.
 pub(super) fn pin_hash(request: &impl ScopedRequest) -> u64 {
     let mut pin = ALL_KEYS;
     request.for_each_key(|key| pin = hash(key));
@@ -130,7 +131,7 @@ pub(super) fn pin_hash(request: &impl ScopedRequest) -> u64 {
 }
 
 impl<W: Waiter> State<W> {
-    /// Where a request goes that is new: behind others, if any wait.
+    /// The placement of a new request, which waits behind others.
     pub fn placement(&self, request: &impl ScopedRequest, is_noreply: bool) -> Placement {
         if self.queue.is_empty() {
             self.placement_of_queued(request, is_noreply)
@@ -139,7 +140,7 @@ impl<W: Waiter> State<W> {
         }
     }
 
-    /// Where a request goes that was the first in the queue.
+    /// The placement of a request from the front of the queue.
     pub fn placement_of_queued(&self, request: &impl ScopedRequest, is_noreply: bool) -> Placement {
         if self.order.is_empty() {
             return Placement::Any;
@@ -162,14 +163,14 @@ impl<W: Waiter> State<W> {
         self.connections.iter().position(is_usable).map_or(Placement::Any, Placement::At)
     }
 
-    /// The connection at `at` took a `noreply` write.
+    /// Records that the connection at `at` accepted a `noreply` write.
     pub fn pin(&mut self, at: usize, hash: u64) {
         let entry = &mut self.connections[at];
         entry.noreply.push_back(hash);
         self.order.add(entry.id, hash);
     }
 
-    /// The unanswered writes that a request must come after, if there are any.
+    /// The unanswered writes that a request must follow.
     pub fn pending_writes(&self, request: &impl ScopedRequest) -> PendingWrites {
         let mut unanswered = Vec::new();
         if !matches!(self.order.pin_target(request), PinTarget::None) {
@@ -179,7 +180,8 @@ impl<W: Waiter> State<W> {
         PendingWrites(unanswered)
     }
 
-    /// Whether all of them are answered, or lost with their connections. Later writes do not count.
+    /// Whether all of these writes are answered, or lost with their connections. Later writes do
+    /// not count.
     pub fn are_answered(&self, writes: &PendingWrites) -> bool {
         let is_unanswered = |(id, target): &(u64, u64)| {
             let connection = self.connections.iter().find(|entry| entry.id == *id);
@@ -188,7 +190,7 @@ impl<W: Waiter> State<W> {
         !writes.0.iter().any(is_unanswered)
     }
 
-    /// The connection at `at` was read: some of its `noreply` writes may be answered.
+    /// Updates the pins after the connection at `at` was read.
     pub fn unpin_answered(&mut self, at: usize) {
         let entry = &mut self.connections[at];
         let answered = entry.noreply.len().saturating_sub(entry.connection.noreply_unanswered());
@@ -200,8 +202,8 @@ impl<W: Waiter> State<W> {
         }
     }
 
-    /// The connection at `at` is silent: what happens to its writes nobody knows, as with any that time out, and
-    /// nothing waits for them any more.
+    /// Removes the pins of a silent connection. Its writes have an unknown result, like all that
+    /// time out, and nothing waits for them any more.
     pub fn unpin_silent(&mut self, at: usize) {
         let entry = &mut self.connections[at];
         for hash in std::mem::take(&mut entry.noreply) {
@@ -210,7 +212,7 @@ impl<W: Waiter> State<W> {
         self.queue.unblock();
     }
 
-    /// A connection is no longer among the pool's: what it did not answer keeps nothing waiting.
+    /// Removes the pins of a connection that left the pool.
     pub fn unpin_all(&mut self, entry: &Entry<W>) {
         if !entry.noreply.is_empty() {
             entry.noreply.iter().for_each(|hash| self.order.remove(*hash));

@@ -1,9 +1,8 @@
-//! The connections to one node: who gets which request, when to dial, what waits meanwhile.
+//! The connections to one node: dispatches requests, dials, and queues requests meanwhile.
 //!
-//! Invariants: `connections.len() + dialling <= max_connections` (one more where the node has moved, see
-//! [`super::relocation`]); while a connection is there that takes
-//! more, no request waits (`queue` is first come, first served); a leased connection gets only what its
-//! holder sends.
+//! Invariants: `connections.len() + dialling <= max_connections` (one more while the node has
+//! moved, see [`super::relocation`]). While a connection accepts requests, none waits (`queue` is
+//! first come, first served). A checked-out connection receives only its holder's requests.
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,17 +34,17 @@ use crate::protocol::{
     Request, Scope, Timing, Verb,
 };
 
-/// Who waits for an answer, or for why there is none.
+/// Waits for a reply, or for the reason why there is none.
 pub trait Waiter: ReplyHandler + Sized + 'static {
     fn fail(self, error: &Error);
 
-    /// Nobody waits any more, and nothing will come.
+    /// Ends the wait of an abandoned request.
     fn dismiss(self) {
         self.reply(&Reply::End, "");
     }
 
-    /// Of a request for several keys, those with the indexes `missing` are each asked for alone from now on: the
-    /// waiters for them, in that order. What came for the other keys is kept.
+    /// Splits a request for several keys: returns a waiter for each key with an index in `missing`,
+    /// in that order. Items that arrived for other keys are kept.
     fn split(self, missing: &[usize]) -> Vec<Self>;
 }
 
@@ -55,24 +54,24 @@ pub struct PoolConfig {
     pub max_connections: usize,
     pub purge_unused_after: Option<Duration>,
     pub connection_timeout: Option<Duration>,
-    /// What the deadlines of requests are made of; `None`: they have none.
+    /// The client's timeout, from which deadlines are computed; `None` for no deadlines.
     pub timeout: Option<Duration>,
     pub max_merged_keys: u32,
     pub security: Arc<Security>,
 }
 
-/// Names a leased connection; chosen by whoever asks, and never twice.
+/// Identifies a checkout. The caller chooses a unique number.
 pub type CheckoutId = u64;
 
-/// Requests to one node that have no answer yet.
+/// The limit for unanswered requests to one node.
 const MAX_REQUESTS: usize = 65_536;
-/// Bytes that wait for a connection that takes them.
+/// The limit for bytes that wait for a connection.
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
-/// A connection whose oldest request is this long past its deadline, and at least two timeouts, is given
-/// up: longer than a server pauses for, and than late answers take.
+/// A connection whose oldest request is this long past its deadline, and at least two timeouts, is
+/// closed. Servers pause for less, and late replies arrive sooner.
 pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
-/// A handle; clones share the pool.
+/// A handle. Clones share the pool.
 pub struct Pool<W: Waiter>(pub(super) Rc<Shared<W>>);
 
 impl<W: Waiter> Clone for Pool<W> {
@@ -86,16 +85,16 @@ type ChangeListener = Box<dyn Fn(Change)>;
 pub(super) struct Shared<W: Waiter> {
     pub context: Rc<Context>,
     pub address: Arc<Address>,
-    /// The address as texts have it.
+    /// The address as text.
     pub name: Arc<str>,
     pub config: PoolConfig,
     pub unflushed: Cell<bool>,
-    /// For tasks that sleep: a pool that was closed must not wait for them to be forgotten.
+    /// Notified when the pool closes, so that sleeping tasks end.
     pub closing: Rc<Notify>,
     pub on_change: RefCell<Option<ChangeListener>>,
-    /// For dials that go, or wait to go, to where the node is no more.
+    /// Notified when the node moves, so that dials to the former address end.
     pub relocated: Rc<Notify>,
-    /// How far the dial has come that is under way.
+    /// The progress of the current dial.
     pub phase: Rc<Cell<Phase>>,
     pub line_len: LineLen,
     pub state: RefCell<State<W>>,
@@ -110,7 +109,7 @@ impl<W: Waiter> Pool<W> {
         Self(shared)
     }
 
-    /// The pool of a node that left the cluster: all that it is asked fails.
+    /// The pool of a node that was removed from the cluster. All requests fail.
     pub fn for_removed_node(
         context: &Rc<Context>,
         address: Arc<Address>,
@@ -182,7 +181,7 @@ impl<W: Waiter> Pool<W> {
         self.0.state.borrow().health.is_healthy()
     }
 
-    /// What went wrong last.
+    /// The cause of the last failure.
     pub fn last_failure(&self) -> Option<Cause> {
         self.0.state.borrow().health.last_failure().cloned()
     }
@@ -191,7 +190,8 @@ impl<W: Waiter> Pool<W> {
         !self.0.state.borrow().connections.is_empty()
     }
 
-    /// Closes when everything is answered, or when nothing will be, and calls `then`.
+    /// Closes the pool once all requests are answered or the grace period has passed, and then
+    /// calls `then`.
     pub fn drain_and_close(&self, then: impl FnOnce() + 'static) {
         self.0.on_change.borrow_mut().take();
         let pool = self.clone();
@@ -224,28 +224,29 @@ impl<W: Waiter> Pool<W> {
         }
     }
 
-    /// What became of requests, by command.
+    /// The counters of each command.
     pub fn commands(&self) -> Vec<(Verb, CommandStats)> {
         let state = self.0.state.borrow();
         state.stats.commands().map(|(verb, command)| (verb, command.clone())).collect()
     }
 
-    /// Requests that have no answer yet, those that nobody waits for any more included.
+    /// The number of unanswered requests, including abandoned ones.
     pub fn in_flight(&self) -> usize {
         self.0.state.borrow().in_flight()
     }
 
-    /// Sends a request or queues it; the waiter is told exactly once, maybe before this returns.
+    /// Sends or queues a request. The waiter is notified exactly once, possibly before this
+    /// returns.
     pub fn submit(&self, request: &Request<'_>, waiter: W, deadline: Nanos) {
         self.submit_any(Submission::Borrowed(request), waiter, deadline);
     }
 
-    /// As [`Self::submit`].
+    /// Like [`Self::submit`].
     pub fn submit_owned(&self, request: OwnedRequest, waiter: W, deadline: Nanos) {
         self.submit_any(Submission::Owned(request), waiter, deadline);
     }
 
-    /// As [`Self::submit`].
+    /// Like [`Self::submit`].
     pub fn submit_any(&self, outgoing: Submission<'_>, waiter: W, deadline: Nanos) {
         let shared = &self.0;
         let mut guard = shared.state.borrow_mut();
@@ -280,19 +281,19 @@ impl<W: Waiter> Pool<W> {
         }
         let wants_dial = state.wants_dial(&shared.config, deadline);
         drop(guard);
-        // Until then it is answered, or somebody looks whether something is in its way.
+        // By then the request is answered, or the pool checks whether it is held up.
         shared.context.arm(deadline.min(timing.issued_at.saturating_add(nanos(STALLED_AFTER))));
         if wants_dial {
             shared.dial();
         }
     }
 
-    /// Fails all requests and closes all connections, once and for all.
+    /// Fails all requests and closes all connections, for good.
     pub fn close(&self) {
         self.fail_all(ErrorKind::Closed);
     }
 
-    /// As [`Self::close`], for a node that was given up after `grace_period`.
+    /// Like [`Self::close`], for a removed node after `grace_period`.
     pub(super) fn close_removed(&self, grace_period: Duration) {
         self.0.state.borrow_mut().removed = true;
         self.fail_all(ErrorKind::RemovedUnanswered { grace_period });
@@ -325,7 +326,7 @@ impl<W: Waiter> Shared<W> {
         Error::new(kind, &self.address, cause)
     }
 
-    /// Sends a request, or has it wait for a connection.
+    /// Sends a request, or queues it until a connection is available.
     fn dispatch(
         self: &Rc<Self>,
         state: &mut State<W>,
@@ -356,7 +357,7 @@ impl<W: Waiter> Shared<W> {
             state.metrics.operations_waited += 1;
             state.queue.push_back(outgoing, waiter, timing);
         }
-        // Large transfers share the connections that are not the first.
+        // Large transfers share all connections except the first.
         state.needs_large_connection |=
             is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0);
     }
@@ -370,7 +371,8 @@ impl<W: Waiter> Shared<W> {
         timing: Timing,
     ) {
         if entry.connection.in_flight() == 0 && entry.is_stale(self.context.now()) {
-            // Its task reads before it writes, and what is not written can go elsewhere.
+            // The connection's task reads before it writes, and unwritten requests can use another
+            // connection.
             entry.connection.hold_writes();
             self.context.wake_later(entry.connection.waker());
         }
@@ -392,14 +394,14 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// Moves what waits to the connections that take it.
+    /// Moves waiting requests to connections that accept them.
     pub fn drain_queue(&self, state: &mut State<W>) {
         let (is_unmerged, window) = (state.is_unmerged(), state.window);
         let now = self.context.now();
         let is_stalled = |entry: &Entry<W>, health: &Health| entry.is_stalled(now, health);
         let takes =
             |entry: &Entry<W>| entry.takes_more(window) && !is_stalled(entry, &state.health);
-        // Those that are stalled take nothing for as long as another does, or may come.
+        // Stalled connections accept nothing while another one does, or may open.
         let spares_stalled =
             state.connections.iter().any(takes) || state.awaits_another(&self.config);
         let mut next = 0;
@@ -410,7 +412,7 @@ impl<W: Waiter> Shared<W> {
                 continue;
             }
             if entry.connection.in_flight() == 0 && entry.is_stale(now) {
-                // Its task looks whether it is still open, and then comes here.
+                // The connection's task checks whether it is still open, and then drains the queue.
                 self.context.wake_later(entry.connection.waker());
                 next += 1;
                 continue;
@@ -426,7 +428,7 @@ impl<W: Waiter> Shared<W> {
             let at = match state.placement_of_queued(&queued.request, is_noreply) {
                 Placement::Any => next,
                 Placement::At(at) => at,
-                // What comes after a command for all keys must not pass it.
+                // Later requests must not overtake a command for all keys.
                 Placement::Later if is_noreply && queued.request.verb().scope() != Scope::Keys => {
                     state.queue.push_front(queued);
                     break;
@@ -452,12 +454,13 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// How many retrievals may share a line.
+    /// The number of retrievals that may share a line.
     pub fn max_merged_keys(&self, state: &State<W>) -> u32 {
         if state.is_unmerged() { 1 } else { self.config.max_merged_keys }
     }
 
-    /// When a request with this deadline was made. All have the pool's timeout, so most need no clock.
+    /// The timing of a request with this deadline. The start time follows from the pool's timeout,
+    /// so most requests need no clock.
     pub fn timing(&self, deadline: Nanos) -> Timing {
         let issued_at = match self.config.timeout {
             Some(limit) if deadline != NEVER => deadline.saturating_sub(nanos(limit)),
@@ -466,7 +469,7 @@ impl<W: Waiter> Shared<W> {
         Timing { issued_at, deadline }
     }
 
-    /// Why a request is not even queued.
+    /// The reason why a request is not accepted at all.
     pub fn refusal(&self, state: &State<W>, bytes: usize) -> Option<Error> {
         if state.closed {
             let why = if state.removed { ErrorKind::Removed } else { ErrorKind::Closed };
@@ -483,8 +486,8 @@ impl<W: Waiter> Shared<W> {
         self.saturation(state, state.queue.bytes(), bytes)
     }
 
-    /// Why a request is not sent behind the unanswered writes that it must come after: the connection takes
-    /// it however much waits there, within the same bound.
+    /// The reason why a request cannot follow the unanswered writes that it depends on. Their
+    /// connection accepts it whatever its backlog, within the same limit.
     fn pinned_refusal(
         &self,
         state: &State<W>,
@@ -496,14 +499,14 @@ impl<W: Waiter> Shared<W> {
         self.saturation(state, waiting, outgoing.payload_len())
     }
 
-    /// Why there is no connection to a node.
+    /// The error for a node without a connection.
     pub fn unavailable(&self, cause: Option<Cause>) -> Error {
         let is_refusal = matches!(cause, Some(Cause::LoginRefused(_)));
         let kind = if is_refusal { ErrorKind::LoginRefused } else { ErrorKind::Unavailable };
         self.error(kind, cause)
     }
 
-    /// Whether `bytes` more would be too much, where `waiting` bytes wait already.
+    /// The error if `bytes` more would exceed the limits, with `waiting` bytes already waiting.
     pub fn saturation(&self, state: &State<W>, waiting: usize, bytes: usize) -> Option<Error> {
         let is_full = state.in_flight() >= MAX_REQUESTS && state.waiting() >= MAX_REQUESTS;
         let (what, limit) = if is_full {
@@ -516,7 +519,7 @@ impl<W: Waiter> Shared<W> {
         Some(self.error(ErrorKind::Saturated { what, limit }, None))
     }
 
-    /// When what was asked is answered or never will be.
+    /// By then every request is answered or has timed out.
     pub fn drain_timeout(&self) -> Duration {
         self.config.timeout.unwrap_or(GRACE_PERIOD).max(Duration::from_secs(1))
     }
@@ -538,7 +541,7 @@ impl<W: Waiter> Shared<W> {
         if state.closed {
             return;
         }
-        // It may be another server's.
+        // The connection may reach another server.
         if state.connections.iter().all(|entry| entry.peer != peer) {
             self.line_len.forget();
         }

@@ -1,4 +1,4 @@
-//! What waits for a connection: requests, first come first served, and those who want one of their own.
+//! The queues of a pool: requests that wait for a connection, and waiting checkouts.
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +11,7 @@ use crate::protocol::{
     Timing, Verb, encode,
 };
 
-/// A request on its way into the pool.
+/// A request that is submitted to the pool.
 pub enum Submission<'a> {
     Borrowed(&'a Request<'a>),
     Owned(OwnedRequest),
@@ -25,7 +25,7 @@ impl Submission<'_> {
         }
     }
 
-    /// What is counted of it.
+    /// The properties that are counted.
     pub fn info(&self) -> RequestInfo {
         let keys = match self {
             Self::Borrowed(Request::Retrieval { keys, .. }) => {
@@ -44,7 +44,7 @@ impl Submission<'_> {
         }
     }
 
-    /// Whether a key that is asked for is one of these.
+    /// Whether `is_one` is true for a requested key.
     pub fn asks_for(&self, is_one: impl Fn(&[u8]) -> bool) -> bool {
         match self {
             Self::Borrowed(Request::Retrieval { keys, .. }) => {
@@ -78,7 +78,7 @@ impl Submission<'_> {
     }
 }
 
-/// Copies what a request borrows.
+/// Copies the borrowed parts of a request.
 pub fn to_owned_request(request: &Request<'_>) -> OwnedRequest {
     match request {
         Request::Retrieval { verb, keys } => OwnedRequest::Retrieval {
@@ -89,7 +89,8 @@ pub fn to_owned_request(request: &Request<'_>) -> OwnedRequest {
     }
 }
 
-/// As [`owned`], for one of many: they share blocks of memory, which live as long as any that is in them.
+/// Like [`to_owned_request`], but many requests share blocks of memory. A block lives as long as
+/// any request in it.
 pub fn to_owned_in_block(request: &Request<'_>, block: &mut BytesMut) -> OwnedRequest {
     match request {
         Request::Retrieval { verb, keys } => OwnedRequest::Retrieval {
@@ -109,10 +110,10 @@ fn encoded(command: &Command<'_>, block: &mut BytesMut) -> OwnedRequest {
 }
 
 const BLOCK: usize = 16 * 1024;
-/// What is longer has memory of its own.
+/// Longer items get memory of their own.
 const MAX_BLOCK_ITEM_LEN: usize = BLOCK / 8;
 
-/// Copies into a block of memory that many share. `block` is empty, before and after.
+/// Copies bytes into a block of memory that many share. `block` is empty before and after.
 pub fn copy_into_block(bytes: &[u8], block: &mut BytesMut) -> Bytes {
     if bytes.len() > MAX_BLOCK_ITEM_LEN {
         return Bytes::copy_from_slice(bytes);
@@ -156,7 +157,8 @@ impl<W> QueuedRequest<W> {
 }
 
 impl<W: Waiter> QueuedRequest<W> {
-    /// A retrieval of several keys, as one for each. `indexes`: where its keys stand in what its waiter asked for.
+    /// Splits a retrieval into one for each key. `indexes` holds the positions of its keys in the
+    /// waiter's request.
     #[cold]
     pub fn split(self, indexes: &[usize]) -> Vec<Self> {
         let Self { request, waiter, timing, retried } = self;
@@ -170,7 +172,7 @@ impl<W: Waiter> QueuedRequest<W> {
         keys.into_iter().zip(waiter.split(indexes)).map(alone).collect()
     }
 
-    /// As [`Self::split`], for all keys.
+    /// Like [`Self::split`], for all keys.
     pub fn split_all(self) -> Vec<Self> {
         let indexes: Vec<_> = (0..self.request.keys() as usize).collect();
         self.split(&indexes)
@@ -180,8 +182,8 @@ impl<W: Waiter> QueuedRequest<W> {
 /// Invariant: `bytes == sum(request.payload_len())`.
 pub(super) struct Queue<W> {
     waiting: VecDeque<QueuedRequest<W>>,
-    /// What must come after an unanswered write on a connection that takes no more. Each of them is older than
-    /// what waits with the same key.
+    /// Requests that must follow an unanswered write on a connection that accepts no more. Each is
+    /// older than any waiting request with the same key.
     blocked: VecDeque<QueuedRequest<W>>,
     bytes: usize,
 }
@@ -195,7 +197,7 @@ impl<W: Waiter> Queue<W> {
         self.waiting.len() + self.blocked.len()
     }
 
-    /// Whether nothing waits for a connection that takes it. Others may be blocked.
+    /// Whether no request waits for a connection. Others may be blocked.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -204,7 +206,7 @@ impl<W: Waiter> Queue<W> {
         self.bytes
     }
 
-    /// Whether a write waits whose caller may have gone on.
+    /// Whether a `noreply` write is queued.
     pub fn has_noreply(&self) -> bool {
         self.waiting.iter().chain(&self.blocked).any(|queued| queued.waiter.is_noreply())
     }
@@ -215,26 +217,26 @@ impl<W: Waiter> Queue<W> {
         self.waiting.push_back(queued);
     }
 
-    /// For what goes nowhere until [`Self::unblock`]. Others may pass it.
+    /// Sets a request aside until [`Self::unblock`]. Other requests may overtake it.
     pub fn block(&mut self, queued: QueuedRequest<W>) {
         self.bytes += queued.request.payload_len();
         self.blocked.push_back(queued);
     }
 
-    /// What was blocked goes before all that waits, and in its order.
+    /// Moves the blocked requests to the front, in order.
     pub fn unblock(&mut self) {
         while let Some(queued) = self.blocked.pop_back() {
             self.waiting.push_front(queued);
         }
     }
 
-    /// For what waited before all others, and must go on now.
+    /// Adds a request ahead of all others.
     pub fn push_front(&mut self, queued: QueuedRequest<W>) {
         self.bytes += queued.request.payload_len();
         self.waiting.push_front(queued);
     }
 
-    /// The next one that somebody still waits for.
+    /// The next request whose caller still waits.
     pub fn pop(&mut self, stats: &mut NodeStats) -> Option<QueuedRequest<W>> {
         loop {
             let queued = self.waiting.pop_front()?;
@@ -242,13 +244,14 @@ impl<W: Waiter> Queue<W> {
             if !queued.waiter.is_abandoned() {
                 return Some(queued);
             }
-            // Not sent; whoever asked went away, and the waiter expects to be told.
+            // The caller was cancelled before the request was sent. The waiter must still be
+            // notified.
             stats.record(queued.info(), CallResult::Cancelled);
             queued.waiter.dismiss();
         }
     }
 
-    /// Hands out those whose deadline is at or before `now`, and says when the next one is.
+    /// Takes the requests whose deadline is at or before `now`, and returns the next deadline.
     pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(W, RequestInfo)) -> Nanos {
         let mut next = NEVER;
         for list in [&mut self.blocked, &mut self.waiting] {
@@ -269,7 +272,7 @@ impl<W: Waiter> Queue<W> {
         next
     }
 
-    /// Everybody, in order.
+    /// Takes all requests, in order.
     pub fn drain(&mut self) -> impl Iterator<Item = (W, RequestInfo)> {
         self.unblock();
         self.bytes = 0;
@@ -277,10 +280,10 @@ impl<W: Waiter> Queue<W> {
     }
 }
 
-/// Those who wait for a connection of their own, first come first served.
+/// Waiting checkouts, first come, first served.
 pub(super) struct CheckoutQueue<W> {
     waiting: VecDeque<(CheckoutId, W, Nanos)>,
-    /// The length at which to look for those who went away.
+    /// The length at which abandoned checkouts are removed.
     sweep_at: usize,
 }
 
@@ -313,12 +316,12 @@ impl<W: Waiter> CheckoutQueue<W> {
         }
     }
 
-    /// Those whom somebody still waits for.
+    /// The number of checkouts whose callers still wait.
     pub fn wanted(&self) -> usize {
         self.waiting.iter().filter(|(_, waiter, _)| !waiter.is_abandoned()).count()
     }
 
-    /// Forgets those at the front that nobody waits for any more.
+    /// Removes abandoned checkouts from the front.
     pub fn skip_abandoned(&mut self) {
         while self.waiting.front().is_some_and(|(_, waiter, _)| waiter.is_abandoned()) {
             if let Some((_, waiter, _)) = self.waiting.pop_front() {
@@ -331,7 +334,7 @@ impl<W: Waiter> CheckoutQueue<W> {
         self.waiting.pop_front().map(|(checkout, waiter, _)| (checkout, waiter))
     }
 
-    /// As [`Queue::expire`].
+    /// See [`Queue::expire`].
     pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(W)) -> Nanos {
         if self.waiting.iter().any(|(_, _, deadline)| *deadline <= now) {
             for (checkout, waiter, deadline) in std::mem::take(&mut self.waiting) {

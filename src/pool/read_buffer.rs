@@ -1,6 +1,6 @@
-//! Bytes that were read and not understood yet.
+//! Bytes that were read and not decoded yet.
 
-/// Invariant: `start <= end <= data.len()`; what is behind `end` is room.
+/// Invariant: `start <= end <= data.len()`; the bytes after `end` are free.
 #[derive(Debug, Default)]
 pub(super) struct ReadBuffer {
     data: Vec<u8>,
@@ -9,7 +9,7 @@ pub(super) struct ReadBuffer {
 }
 
 const MIN_CAPACITY: usize = 64 * 1024;
-/// A buffer that grew beyond this is given back when it is empty.
+/// Empty buffers above this capacity are freed.
 const KEEP_CAPACITY: usize = 256 * 1024;
 
 impl ReadBuffer {
@@ -21,7 +21,7 @@ impl ReadBuffer {
         self.end - self.start
     }
 
-    /// The first `count` bytes are done with.
+    /// Removes the first `count` bytes.
     pub fn consume(&mut self, count: usize) {
         self.start += count;
         debug_assert!(self.start <= self.end);
@@ -33,14 +33,15 @@ impl ReadBuffer {
         }
     }
 
-    /// Room for at least so many bytes.
+    /// Free space for at least `wanted` bytes.
     pub fn room(&mut self, wanted: usize) -> &mut [u8] {
         if self.data.len() - self.end < wanted {
             let len = self.len();
             if self.data.len() - len >= wanted {
                 self.data.copy_within(self.start..self.end, 0);
             } else {
-                // Twice what it was, or a long value would be moved once for each part of it.
+                // The buffer doubles, because otherwise a large value would be moved once for each
+                // part of it.
                 let capacity = MIN_CAPACITY.max(len + wanted).max(2 * self.data.len());
                 let mut data = vec![0; capacity];
                 data[..len].copy_from_slice(self.filled());
@@ -51,7 +52,7 @@ impl ReadBuffer {
         &mut self.data[self.end..]
     }
 
-    /// So many bytes were written to the room.
+    /// Marks `count` bytes of the free space as filled.
     pub fn add(&mut self, count: usize) {
         self.end += count;
         debug_assert!(self.end <= self.data.len());

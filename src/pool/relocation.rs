@@ -1,8 +1,9 @@
-//! A node that is replaced keeps its name and changes its address: its connections follow it.
+//! Relocation: a node that is replaced keeps its name and changes its address, and its connections
+//! follow.
 //!
-//! Invariants: a connection takes nothing more once there is one to where the node is and it is not to
-//! there; while the node is followed `connections.len() + dialling <= max_connections + 1`, and otherwise
-//! [`super::pool`]'s.
+//! Invariants: once a connection to the node's current address exists, connections to former
+//! addresses accept no new requests. While the address is tracked, `connections.len() + dialling <=
+//! max_connections + 1`; otherwise the invariant of [`super::pool`] holds.
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -18,21 +19,22 @@ use super::health::nanos;
 use super::pool::{Pool, Shared, Waiter};
 use super::state::{Entry, State};
 
-/// How often it is looked whether the last answer has come, or whether there is room.
+/// How often to check whether the last reply has arrived, or whether there is room for a
+/// connection.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Before a node is followed whose name led to where it was: its address was tried just now.
+/// The delay before an address is tracked whose name just led to a former address.
 const TRACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// Places that are remembered.
+/// The number of former addresses that are remembered.
 const MAX_FORMER_ADDRESSES: usize = 16;
 
-/// Where a node is, and where it was.
+/// The current and former addresses of a node.
 #[derive(Default)]
 pub(super) struct NodeLocation {
-    /// Where it is known to be, to be dialled before its name is resolved.
+    /// The current address, if it is known. It is dialed before the name is resolved.
     pub ip: Option<IpAddr>,
-    /// The last that was known.
+    /// The last known address.
     last: Option<IpAddr>,
-    /// Where it is no more. Its name may lead there for a while.
+    /// Addresses that the node has left. Its name may still resolve to them for a while.
     pub former_addresses: Vec<IpAddr>,
     /// Whether [`track`] runs.
     is_tracked: bool,
@@ -45,7 +47,7 @@ impl NodeLocation {
 }
 
 impl<W: Waiter> State<W> {
-    /// Takes note of where the node is. Whether dials should begin anew.
+    /// Records the node's address. Returns whether dials should start again.
     fn relocate(&mut self, ip: Option<IpAddr>) -> bool {
         self.location.ip = ip;
         let Some(ip) = ip else { return false };
@@ -70,14 +72,14 @@ impl<W: Waiter> State<W> {
         true
     }
 
-    /// Whether there are connections, and all of them to where the node is no more.
+    /// Whether there are connections, all of them to former addresses.
     pub fn is_outdated(&self) -> bool {
         let mut staying = self.connections.iter().filter(|entry| !entry.is_draining()).peekable();
         staying.peek().is_some() && staying.all(|entry| self.location.is_former(entry.peer))
     }
 
-    /// If there is a connection to where the node is, those to where it was take nothing more and end until
-    /// `by`. Whether there are any.
+    /// If a connection to the current address exists, those to former addresses accept no new
+    /// requests and end by `by` at the latest. Returns whether there are any.
     fn drain_former(&mut self, by: Instant) -> bool {
         let location = &self.location;
         let is_there =
@@ -94,9 +96,10 @@ impl<W: Waiter> State<W> {
 }
 
 impl<W: Waiter> Pool<W> {
-    /// Dials go to this address first from now on; one that is no IP address is ignored. If it is another
-    /// than before, the node was replaced: as soon as a connection to the new one is answered, the others
-    /// take nothing more and end when they are answered. Until then they serve.
+    /// Sets the address that dials try first; text that is not an IP address is ignored. If the
+    /// address changes, the node was replaced: the old connections serve until a connection to the
+    /// new address is answered. From then on they accept no new requests, and close once they are
+    /// answered.
     pub fn set_ip(&self, ip: Option<&str>) {
         let ip = ip.and_then(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
         if !self.0.state().relocate(ip) {
@@ -109,7 +112,7 @@ impl<W: Waiter> Pool<W> {
 }
 
 impl<W: Waiter> Shared<W> {
-    /// After each connection, and each change of place.
+    /// Called after each new connection and each change of address.
     pub fn track(self: &Rc<Self>) {
         self.drain_former_if_replaced();
         self.track_if_outdated(TRACK_AGAIN_AFTER);
@@ -130,8 +133,8 @@ impl<W: Waiter> Shared<W> {
     }
 }
 
-/// Dials where the node is for as long as all connections are to where it was. What fails here is no sign
-/// of the node's health, which is told by those that serve.
+/// Dials the current address as long as all connections lead to former ones. Failures here do not
+/// affect the node's health, which is judged by the connections that serve.
 async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
     let Some(strong) = pool.upgrade() else { return };
     let connector = Connector::new(&strong);
@@ -165,12 +168,13 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
         let Some(result) = unless_notified(&closing, dialling).await else { return };
         let Some(pool) = pool.upgrade() else { return };
         match result {
-            // To yet another place.
+            // The node has moved again.
             None => (since, failures, delay) = (context.now(), 0, Duration::ZERO),
             Some(Ok(new)) => {
                 let mut state = pool.state();
                 state.location.is_tracked = false;
-                // Another may have arrived meanwhile, and there is no room for more than one of these.
+                // Another connection may have arrived in the meantime, and there is only room for
+                // one.
                 if state.is_outdated() {
                     drop(state);
                     pool.connected(new);
@@ -187,7 +191,7 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
     }
 }
 
-/// Closes the connections that are leaving, each when it is answered, or after a while.
+/// Closes drained connections, each when it is answered or its deadline passes.
 async fn drain_former<W: Waiter>(pool: Weak<Shared<W>>) {
     let Some(strong) = pool.upgrade() else { return };
     let (context, closing) = (strong.context.clone(), strong.closing.clone());
@@ -221,7 +225,7 @@ async fn drain_former<W: Waiter>(pool: Weak<Shared<W>>) {
     }
 }
 
-/// Closes the pool of a node that left when it is answered, or after a while.
+/// Closes the pool of a removed node once it is answered or the grace period passes.
 pub(super) async fn drain_and_close<W: Waiter>(pool: Pool<W>, grace_period: Duration) {
     let (context, closing) = (pool.0.context.clone(), pool.0.closing.clone());
     let until = context.now().saturating_add(nanos(grace_period));

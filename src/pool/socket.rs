@@ -1,11 +1,10 @@
-//! A socket that is read as soon as its task is polled, without asking Tokio first whether there is
-//! anything to read.
+//! A socket that can be read without asking Tokio first whether it is readable.
 //!
-//! Tokio's own streams read only what its driver was told of by `epoll_wait`. A host that has a reason to
-//! believe that an answer is there (asyncio just said so) may poll the task instead, and saves that call.
-//! Only reading is watched, so that such an answer, once read, leaves no event behind: epoll forgets what is
-//! not ready any more. Whether there is room to write is watched while a write waits for it, and
-//! only then.
+//! Tokio's own streams read only after its driver got an event from `epoll_wait`. A host that has
+//! reason to expect a reply (asyncio just reported an event) may poll the task directly and saves
+//! that call. Only readability is watched permanently, so a reply that was read this way leaves no
+//! event behind: epoll drops events that are no longer ready. Writability is watched only while a
+//! write is blocked.
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
@@ -21,13 +20,13 @@ use tokio::runtime::Handle;
 use super::transport::Io;
 
 pub struct Socket<T: AsRawFd> {
-    /// `None` after it could not be watched any more.
+    /// `None` after watching the socket has failed.
     inner: Option<AsyncFd<T>>,
-    /// Whether a write waits for room, and that is watched too.
+    /// Whether a write is blocked, so that writability is watched too.
     wants_room: bool,
-    /// The last read took all that was there: the next poll of the same task need not try again.
+    /// Whether the last read drained the socket, so that the next poll need not read again.
     is_drained: bool,
-    /// Writes may begin outside of it.
+    /// Writes may start outside of the runtime.
     runtime: Handle,
 }
 
@@ -40,20 +39,20 @@ pub async fn unix(path: &str) -> io::Result<Box<dyn Io>> {
     Ok(Box::new(Socket::new(stream.into_std()?)?))
 }
 
-/// `owner` must be a type of the standard library that owns its descriptor.
+/// `owner` must be a standard library type that owns its descriptor.
 #[allow(unsafe_code)]
 fn watch<T: AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: such an owner keeps one descriptor open for as long as it lives, and it is moved into the
-    // `AsyncFd`, which gives it out by shared reference only.
+    // SAFETY: such an owner keeps one descriptor open for as long as it lives, and it is moved into
+    // the `AsyncFd`, which only gives out shared references to it.
     Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
 }
 
-/// Memory that nobody has written yet is not written before the system does it.
+/// Receives into uninitialized memory, so that the buffer is not cleared first.
 #[allow(unsafe_code)]
 fn receive(socket: &impl AsFd, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
-    // SAFETY: `recv` only writes there.
+    // SAFETY: `recv` only writes to the memory.
     let received = SockRef::from(socket).recv(unsafe { buf.unfilled_mut() })?;
-    // SAFETY: the system has written so many bytes from the start of what was unfilled.
+    // SAFETY: the system has initialized `received` bytes from the start of the unfilled part.
     unsafe { buf.assume_init(received) };
     buf.advance(received);
     Ok(received)
@@ -69,13 +68,13 @@ impl<T: AsRawFd> Socket<T> {
         Ok(Self { inner, wants_room: false, is_drained: false, runtime: Handle::current() })
     }
 
-    /// Watches anew, for more or for less: what is ready at this moment is told again.
+    /// Watches the socket again, with or without writability. Current readiness is reported again.
     fn watch_room(&mut self, cx: &mut Context<'_>, wants_room: bool) -> io::Result<()> {
         let _entered = self.runtime.enter();
         let socket = self.inner.take().ok_or_else(not_connected)?.into_inner();
         let also = if wants_room { Interest::WRITABLE } else { Interest::READABLE };
         let inner = watch(socket, Interest::READABLE | also)?;
-        // Who waits to read waited on what is not watched any more.
+        // A task that waits to read was registered with the old watch.
         if inner.poll_read_ready(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -103,7 +102,7 @@ impl<T: AsRawFd> Socket<T> {
                 },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(written) if written < len => {
-                    // What the socket has no room for now waits for what is told next.
+                    // The rest waits for the next event.
                     if let Some(ready_guard) = &mut ready_guard {
                         ready_guard.clear_ready();
                     }
@@ -129,7 +128,8 @@ impl<T: AsRawFd + AsFd + Unpin> AsyncRead for Socket<T> {
         let this = self.get_mut();
         loop {
             let inner = this.inner.as_ref().ok_or_else(not_connected)?;
-            // Taken before the read: what comes after it is never forgotten with it.
+            // Taken before the read, so that readiness that arrives after the read is not cleared
+            // with it.
             let mut ready_guard = match inner.poll_read_ready(cx) {
                 Poll::Ready(ready_guard) => Some(ready_guard?),
                 Poll::Pending => None,

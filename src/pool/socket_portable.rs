@@ -1,4 +1,5 @@
-//! Where descriptors cannot be watched one by one: Tokio's own streams, and no unix sockets.
+//! Sockets for systems on which single descriptors cannot be watched: Tokio's own streams, without
+//! unix sockets.
 use std::io;
 
 use tokio::net::TcpStream;

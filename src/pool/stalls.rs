@@ -1,11 +1,12 @@
-//! Connections that owe an answer and bring nothing.
+//! Detects connections that owe a reply and receive nothing.
 //!
-//! A server or proxy answers each connection in order, so one request that is not answered holds up all behind
-//! it. That says nothing of the node, as another connection may be served. A connection is *stalled* when it
-//! brought nothing for [`Health::stalled_after`], and *silent* when a request on it timed out meanwhile.
-//! Stalled ones take nothing new while another does or may come. Silent ones take nothing at all, and do not count
-//! against the limit of connections: `connections.len() + dialling <= max_connections + 1` while all are silent,
-//! and a node that seems silent is asked on one more.
+//! A server or proxy replies on each connection in order, so one unanswered request holds up all
+//! requests behind it. That says nothing about the node, because other connections may be served. A
+//! connection is *stalled* if it received nothing for [`Health::stalled_after`], and *silent* if a
+//! request on it timed out meanwhile. Stalled connections accept no new requests while another one
+//! does or may open. Silent connections accept none at all, and do not count toward the limit:
+//! `connections.len() + dialling <= max_connections + 1` while all are silent, and one more
+//! connection probes a node that seems silent.
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -19,13 +20,13 @@ use super::queue::QueuedRequest;
 use super::state::{Entry, State};
 use crate::protocol::{NEVER, Nanos, Timing};
 
-/// How many requests may be in flight on one connection. There is no limit, but after a stall: then one at a time,
-/// and one more for each [`Self::ANSWERS`] answers. So no request shares a connection with one that hangs where
-/// many do, and a server that only paused is soon asked as before.
+/// The limit for requests in flight on one connection. It applies after a stall only: one request
+/// at a time, and one more for each [`Self::ANSWERS`] replies. So no request shares a connection
+/// with one that hangs if many hang, and a server that only paused soon receives full load again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     limit: usize,
-    /// Since the last step.
+    /// The number of replies since the last step.
     answers: u64,
 }
 
@@ -48,7 +49,7 @@ impl Window {
         in_flight < self.limit
     }
 
-    /// So many answers came. Whether there is no limit any more.
+    /// Counts replies. Returns whether the limit is gone.
     pub fn widen(&mut self, answers: u64) -> bool {
         self.answers += answers;
         while self.answers >= Self::ANSWERS && self.is_limited() {
@@ -59,14 +60,14 @@ impl Window {
     }
 }
 
-/// No dial to a near server takes longer.
+/// No dial to a nearby server takes longer.
 const MIN_DIAL_LIMIT: Duration = Duration::from_millis(500);
-/// For so many keys a node is asked before it is called silent.
+/// The number of keys that are probed before a node is considered silent.
 const PROBES: usize = 2;
 
 impl<W: Waiter> Shared<W> {
-    /// How long a dial may take. Less where a connection is silent, so that a node that cannot be reached is
-    /// known soon; but well above what dials took so far.
+    /// The timeout for a dial. It is shorter while a connection is silent, so that an unreachable
+    /// node is detected soon, but well above the duration of earlier dials.
     pub fn dial_limit(&self) -> Option<Duration> {
         let limit = self.config.connection_timeout;
         let state = self.state();
@@ -78,8 +79,8 @@ impl<W: Waiter> Shared<W> {
         Some(limit.map_or(patience, |limit| limit.min(patience)))
     }
 
-    /// Looks after connections that bring nothing; called when one may have become stalled or silent. Says when
-    /// to look again.
+    /// Checks connections that receive nothing; called when one may have become stalled or silent.
+    /// Returns the time of the next check.
     pub fn check_stalled(self: &Rc<Self>, state: &mut State<W>, now: Nanos) -> Nanos {
         if state.any_silent {
             self.check_silent(state, None);
@@ -108,8 +109,8 @@ impl<W: Waiter> Shared<W> {
         if is_owing { now.saturating_add(nanos(STALLED_AFTER)) } else { NEVER }
     }
 
-    /// Closes a connection that nobody waits for and that is as good as silent, where the node serves others and
-    /// there may be no more.
+    /// If the node serves other connections and no more may be opened: closes a connection that is
+    /// as good as silent and whose callers no longer wait.
     fn close_stuck(&self, state: &mut State<W>, now: Nanos) {
         if state.has_room(self.config.max_connections) {
             return;
@@ -128,8 +129,8 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// Has reads that are held up on a stalled connection asked on another, if one is newer, or was answered
-    /// after that one. Writes stay: they may have been done.
+    /// Retries reads that are held up on a stalled connection on another one, if that is newer or
+    /// was answered later. Writes stay, because the server may have executed them.
     pub fn move_held_up_reads(self: &Rc<Self>, state: &mut State<W>) {
         let now = self.context.now();
         let mut has_taken = false;
@@ -158,8 +159,9 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// Uses silent connections again that bring something, and closes those that nobody waits for, if another
-    /// is served or has to take their place. `read`: the connection that brought something just now.
+    /// Uses silent connections again that receive bytes, and closes those without waiting callers
+    /// if another connection is served or needs their place. `read` is the connection that was just
+    /// read.
     pub fn check_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
         let now = self.context.now();
         if state.connections.len() <= self.config.max_connections {
@@ -185,7 +187,8 @@ impl<W: Waiter> Shared<W> {
         state.any_silent = state.connections.iter().any(|entry| entry.is_silent);
     }
 
-    /// A node that seems silent was asked on a fresh connection. Whether nothing came there or elsewhere.
+    /// Evaluates the probe of a node that seems silent. Returns whether nothing arrived on any
+    /// connection.
     fn is_still_silent(self: &Rc<Self>, outcome: Result<Connected, Cause>) -> bool {
         let mut state = self.state();
         let now = self.context.now();
@@ -207,7 +210,7 @@ impl<W: Waiter> Shared<W> {
 }
 
 impl<W: Waiter> Entry<W> {
-    /// Bytes came, or were written, until it was looked at.
+    /// Records bytes that were read or written up to `polled_at`.
     pub fn note_traffic(&mut self, has_read: bool, has_written: bool, health: &mut Health) {
         let now = self.polled_at;
         if has_read {
@@ -226,8 +229,9 @@ impl<W: Waiter> Entry<W> {
 }
 
 impl<W: Waiter> State<W> {
-    /// Marks the connections that have become silent. Others that brought nothing since may have been cut off
-    /// together with them, so idle ones take no requests either: each would cost a timeout.
+    /// Marks connections that have become silent. Other connections that received nothing since
+    /// then may have been cut off with them, so idle ones accept no requests either: each would
+    /// cost a timeout.
     pub fn find_silent(&mut self, timeout: Duration, now: Nanos) {
         let mut silent_since = NEVER;
         for at in 0..self.connections.len() {
@@ -256,8 +260,9 @@ impl<W: Waiter> State<W> {
         }
     }
 
-    /// Whether the connection at `at`, which brought nothing since then, did so for too long. A server does not pause
-    /// that serves others, or where requests were stalled just now.
+    /// Whether the connection at `at` received nothing since `since`, and that is too long. A
+    /// server that serves other connections, or whose requests were stalled recently, is not
+    /// pausing.
     fn is_silent_since(&self, at: usize, since: Nanos, timeout: Duration, now: Nanos) -> bool {
         let pause = if self.window.is_limited() {
             Pause::Stalling
@@ -274,12 +279,12 @@ impl<W: Waiter> State<W> {
         others.map(|(_, entry)| entry)
     }
 
-    /// Whether the node served a connection other than that at `at` after `since`.
+    /// Whether the node served a connection other than the one at `at` after `since`.
     fn served_since(&self, at: usize, since: Nanos) -> bool {
         self.others(at).any(|entry| entry.last_received() >= since)
     }
 
-    /// Whether a connection other than that at `at` can take over what it owes since then.
+    /// Whether another connection can take over the requests of the one at `at`.
     fn can_take_over(&self, at: usize, since: Nanos, now: Nanos) -> bool {
         self.others(at).any(|entry| {
             entry.is_free()
@@ -290,8 +295,8 @@ impl<W: Waiter> State<W> {
     }
 }
 
-/// Asks on fresh connections whether a node is down that seems silent: a proxy whose other connections all wait
-/// for a backend that hangs is not. So it asks for more than one key.
+/// Probes a node that seems silent on fresh connections. A proxy is not down if all its other
+/// connections wait for a backend that hangs, so more than one key is requested.
 pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>) {
     let Some(strong) = pool.upgrade() else { return };
     let (connector, closing) = (Connector::new(&strong), strong.closing.clone());

@@ -1,4 +1,5 @@
-//! What a pool consists of, and what follows from it: which connection takes a request, whether to grow.
+//! The state of a pool, and the decisions that follow from it: which connection takes a request,
+//! and whether to open another.
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,16 +20,17 @@ use super::relocation::NodeLocation;
 use super::stalls::Window;
 use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing};
 
-/// A connection with more than this to write or to read of one value takes no more requests.
+/// A connection with a larger backlog accepts no more requests.
 const MAX_BACKLOG: usize = 256 * 1024;
-/// A connection with more of either than these should be helped by another.
+/// A connection above either limit should be helped by another one.
 const BUSY_BACKLOG: usize = MAX_BACKLOG / 4;
 const BUSY_REQUESTS: usize = 2048;
-/// So should one whose oldest request was made this long before the newest: something is in its way.
+/// The same applies if the oldest request is this much older than the newest, because it holds up
+/// the others.
 const HELD_UP_AFTER: Duration = Duration::from_millis(100);
-/// A connection that ends unasked this soon after it was made was not wanted by the server.
+/// A connection that the server closes this soon was not welcome.
 const UNWELCOME_WITHIN: Duration = Duration::from_secs(1);
-/// Large requests in a row after which there are no small ones to be kept out of the way of.
+/// After this many large requests in a row, large requests may use the first connection too.
 const RECENT_LARGE: u8 = 64;
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
@@ -42,35 +44,35 @@ pub(super) struct State<W: Waiter> {
     pub checkouts: CheckoutQueue<W>,
     pub isolation: Isolation<W>,
     pub capabilities: Capabilities,
-    /// Leased connections that ended, for as long as their holders do not know.
+    /// Checked-out connections that ended before their holders noticed.
     pub lost_checkouts: Vec<(CheckoutId, Cause)>,
-    /// When a connection ended last: those that are older may have ended with it.
+    /// The time when a connection last ended. Older connections may have ended with it.
     pub last_loss: Nanos,
     pub dialling: bool,
     pub purging: bool,
     pub closed: bool,
-    /// Whether it was closed because its node left the cluster.
+    /// Whether the pool was closed because its node was removed from the cluster.
     pub removed: bool,
     pub health: Health,
     pub large_keys: LargeKeys,
     /// Above 0 if one of the last requests was small.
     pub small_recently: u8,
-    /// A large transfer found none but the first connection.
+    /// A large transfer found only the first connection.
     pub needs_large_connection: bool,
-    /// Whether a connection [`Entry::is_silent`].
+    /// Whether any connection has [`Entry::is_silent`] set.
     pub any_silent: bool,
-    /// Whether [`super::stalls::confirm_silence`] runs.
+    /// Whether [`super::stalls::confirm_silence`] is running.
     pub is_confirming: bool,
-    /// Requests wait behind a stalled one, and another connection could take them.
+    /// Requests are held up behind a stalled one, and another connection could take them.
     pub needs_relief: bool,
-    /// How many requests a connection may have in flight.
+    /// The limit for requests in flight on one connection.
     pub window: Window,
-    /// Until then each key is asked for in a line of its own; `None`: keys share lines.
+    /// Until then each key has a line of its own; `None` if keys share lines.
     pub unmerged_until: Option<Nanos>,
     pub location: NodeLocation,
     pub metrics: Metrics,
     pub stats: NodeStats,
-    /// Connections that were lost, and had none to take their place yet.
+    /// The number of lost connections that are not replaced yet.
     pub unreplaced: u64,
     pub latencies: ConnectLatencies,
 }
@@ -78,28 +80,29 @@ pub(super) struct State<W: Waiter> {
 pub(super) struct Entry<W: ReplyHandler> {
     pub id: u64,
     pub connection: Connection<W>,
-    /// Where it leads; `None`: not over IP.
+    /// The peer's address; `None` if the connection is not over IP.
     pub peer: Option<IpAddr>,
     pub opened: Nanos,
     pub last_used: Nanos,
-    /// When its task last read from it.
+    /// The time when the connection's task last read from it.
     pub polled_at: Nanos,
     pub checkout: Option<CheckoutId>,
-    /// What its unanswered `noreply` writes pin, in their order: see [`super::order`].
+    /// The hashes that its unanswered `noreply` writes pin, in order: see [`super::order`].
     pub noreply: VecDeque<u64>,
-    /// How many were answered.
+    /// The number of answered `noreply` writes.
     pub noreply_answered: u64,
-    /// How many of them former holders left unanswered.
+    /// The number of unanswered `noreply` writes of former holders.
     pub inherited_noreply: usize,
-    /// Whether [`super::tasks::close_if_stuck`] looks after it.
+    /// Whether [`super::tasks::close_if_stuck`] watches it.
     pub is_watched: bool,
-    /// Since when it owes bytes, of which none came.
+    /// The time since which it owes bytes and has received none.
     pub owes_since: Option<Nanos>,
-    /// A request on it timed out, and it brings nothing: new requests go elsewhere.
+    /// A request on it timed out and it receives nothing, so new requests use other connections.
     pub is_silent: bool,
-    /// When it was made, if it was answered then.
+    /// The time of its creation, if it answered a probe then.
     pub verified_at: Nanos,
-    /// It leads to where the node is no more: it takes nothing, and ends when it is answered, or now.
+    /// Set if it leads to a former address: it accepts no requests, and closes once it is answered
+    /// or at this time.
     pub drain_deadline: Option<Instant>,
 }
 
@@ -109,13 +112,13 @@ impl<W: Waiter> State<W> {
         on_connections + self.queue.len() + self.checkouts.len() + self.isolation.len()
     }
 
-    /// Requests that wait: those that moved to another connection count there only.
+    /// The number of waiting requests. Those that moved to another connection count there only.
     pub fn waiting(&self) -> usize {
         let moved: usize = self.connections.iter().map(|e| e.connection.moved()).sum();
         self.in_flight() - moved
     }
 
-    /// Connections that nobody uses at this moment.
+    /// The number of connections without a request and without a holder.
     pub fn idle(&self) -> usize {
         let is_idle = |entry: &&Entry<W>| {
             entry.is_free() && !entry.is_silent && entry.connection.in_flight() == 0
@@ -123,9 +126,9 @@ impl<W: Waiter> State<W> {
         self.connections.iter().filter(is_idle).count()
     }
 
-    /// The connection for the next request. Small ones meet on the first that nothing is in the way of,
-    /// so that they share its lines; large ones go to another if there is one. If all are stalled the request
-    /// waits for another connection, where there may be one more.
+    /// Chooses the connection for the next request. Small requests use the first connection that is
+    /// not held up, so that they share lines; large ones use another, if there is one. If all are
+    /// stalled, the request waits for a new connection, if one may be opened.
     pub fn pick(&mut self, config: &PoolConfig, is_large: bool, timing: Timing) -> Option<usize> {
         let Timing { issued_at, deadline } = timing;
         self.small_recently =
@@ -138,7 +141,7 @@ impl<W: Waiter> State<W> {
             self.connections.iter().enumerate().filter(takes_more)
         };
         let (at, _) = if is_large {
-            // The first is kept for small ones, if there are any.
+            // The first connection is reserved for small requests, if there are any.
             let kept = usize::from(self.small_recently > 0);
             usable().skip(kept).min_by_key(|(_, entry)| entry.load()).or_else(|| usable().next())
         } else {
@@ -159,12 +162,12 @@ impl<W: Waiter> State<W> {
         }
     }
 
-    /// Whether each key has a line of its own, so that no key harms another.
+    /// Whether each key has a line of its own, so that one key cannot harm another.
     pub fn is_unmerged(&self) -> bool {
         self.unmerged_until.is_some() || self.window.is_limited()
     }
 
-    /// How many connections are silent.
+    /// The number of silent connections.
     fn silent(&self) -> usize {
         if !self.any_silent {
             return 0;
@@ -172,12 +175,12 @@ impl<W: Waiter> State<W> {
         self.connections.iter().filter(|entry| entry.is_silent).count()
     }
 
-    /// Whether another connection is on its way, or could be, and nothing speaks against it.
+    /// Whether another connection is being opened, or could be.
     pub fn awaits_another(&self, config: &PoolConfig) -> bool {
         !self.health.is_failing() && (self.dialling || self.has_room(config.max_connections))
     }
 
-    /// Whether the pool should grow, now that a request with this deadline was made ([`NEVER`]: none).
+    /// Whether to open another connection, after a request with this deadline ([`NEVER`] for none).
     pub fn wants_dial(&self, config: &PoolConfig, deadline: Nanos) -> bool {
         let connections = self.connections.len() - self.silent();
         !self.dialling
@@ -195,8 +198,8 @@ impl<W: Waiter> State<W> {
                 || self.are_all_held_up(deadline))
     }
 
-    /// For one more. Those that only wait for their last answers, or are silent, do not keep out the first of
-    /// those that take their place.
+    /// Whether there is room for another connection. Drained and silent connections do not prevent
+    /// the first of their replacements.
     pub fn has_room(&self, max_connections: usize) -> bool {
         let connections = self.connections.len();
         let is_unusable = |entry: &Entry<W>| entry.is_draining() || entry.is_silent;
@@ -204,19 +207,19 @@ impl<W: Waiter> State<W> {
             || (connections == max_connections && self.connections.iter().all(is_unusable))
     }
 
-    /// Whether a new connection must show that it is answered before anybody gets it.
+    /// Whether a new connection must answer a probe before it is used.
     pub fn needs_probe(&self) -> bool {
         self.health.needs_probe() || self.is_outdated() || self.is_confirming
     }
 
-    /// Those that are leased neither help nor ask for help.
+    /// Checked-out connections do not count, because other requests cannot use them.
     fn are_all_held_up(&self, deadline: Nanos) -> bool {
         let mut shared =
             self.connections.iter().filter(|entry| entry.checkout.is_none()).peekable();
         shared.peek().is_some() && shared.all(|entry| entry.is_held_up(deadline))
     }
 
-    /// Closes all connections; who waits on them is handed out in order.
+    /// Closes all connections and returns their waiters, in order.
     pub fn take_connections(&mut self) -> Vec<(W, RequestInfo)> {
         let mut orphans = Vec::new();
         self.any_silent = false;
@@ -228,7 +231,7 @@ impl<W: Waiter> State<W> {
         orphans
     }
 
-    /// A connection is no longer among the pool's.
+    /// Counts a connection that leaves the pool.
     pub fn record_closed(&mut self, entry: &Entry<W>) {
         self.metrics.connections_closed += 1;
         self.metrics.bytes_read += entry.connection.bytes_read();
@@ -237,7 +240,8 @@ impl<W: Waiter> State<W> {
         self.unpin_all(entry);
     }
 
-    /// Puts a request of a lost connection back before all others, if it may share a connection again.
+    /// Queues a request of a lost connection ahead of all others, or returns it if it may not share
+    /// a connection any more.
     pub fn requeue(&mut self, queued: QueuedRequest<W>) -> Option<(Family, QueuedRequest<W>)> {
         let family = Family::from_verb(queued.request.verb());
         if let Some(family) = family.filter(|family| !self.capabilities.may_share(*family)) {
@@ -247,8 +251,8 @@ impl<W: Waiter> State<W> {
         None
     }
 
-    /// A connection was closed by the other side. If that may be the answer to a command that it does not know, the
-    /// command is in doubt, and the end is no sign of the node's health.
+    /// Whether the server may have closed the connection because of an unknown command. If so, the
+    /// command's support is in doubt, and the end says nothing about the node's health.
     pub fn is_provoked(&mut self, entry: &Entry<W>, cause: &Cause, now: Nanos) -> bool {
         if !matches!(cause, Cause::Eof | Cause::Io(_)) {
             return false;
@@ -261,7 +265,7 @@ impl<W: Waiter> State<W> {
         is_provoked
     }
 
-    /// Everybody in the queues, who is told for the same reason.
+    /// Takes all queued requests and checkouts, to be failed with `result`.
     pub fn take_queued(&mut self, result: CallResult) -> Vec<W> {
         let mut waiting = Vec::new();
         for (waiter, info) in self.queue.drain() {
@@ -329,28 +333,28 @@ impl<W: Waiter> Entry<W> {
             && window.takes(self.connection.in_flight())
     }
 
-    /// Whether it brought nothing for too long at `now`, though it owes an answer.
+    /// Whether it owes a reply and has received nothing for too long at `now`.
     pub fn is_stalled(&self, now: Nanos, health: &Health) -> bool {
         self.owes_since.is_some_and(|since| now.saturating_sub(since) >= health.stalled_after())
     }
 
-    /// When the server was last known to serve it.
+    /// The time when the server was last known to serve it.
     pub fn last_received(&self) -> Nanos {
         self.connection.read_at().max(self.verified_at)
     }
 
-    /// Whether a former holder left writes with `noreply` on it whose answers are not overdue.
+    /// Whether a former holder left `noreply` writes whose replies are not overdue.
     pub fn has_inherited_noreply(&self) -> bool {
         self.inherited_noreply > 0 && self.connection.overdue_since().is_none()
     }
 
-    /// Not looked at for so long that the server may have closed it, with the news still unread.
+    /// Whether it was not read for so long that the server may have closed it unnoticed.
     pub fn is_stale(&self, now: Nanos) -> bool {
         now.saturating_sub(self.polled_at) >= nanos(STALE_AFTER)
     }
 
-    /// Whether the end of this connection, if it is fresh, is a sign that the node is not well: it never
-    /// answered, and the pool did not close it.
+    /// Whether the end of a fresh connection indicates a problem of the node: it never answered,
+    /// and the pool did not close it.
     pub fn is_a_failure(&self, cause: &Cause, now: Nanos) -> bool {
         let is_young = now.saturating_sub(self.opened) < nanos(UNWELCOME_WITHIN);
         let has_answered = self.connection.answered() + self.connection.refused() > 0;

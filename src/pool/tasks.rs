@@ -1,5 +1,5 @@
-//! The tasks of a pool: one for each connection, and at most one that purges. (Those that dial: [`super::dial`],
-//! [`super::relocation`].)
+//! The tasks of a pool: one for each connection, and timers. (Tasks that dial are in
+//! [`super::dial`] and [`super::relocation`].)
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
@@ -28,7 +28,7 @@ pub(super) async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
 }
 
 impl<W: Waiter> Shared<W> {
-    /// `None`: the connection is not the pool's any more.
+    /// Ready with `None` if the connection has left the pool.
     fn poll_connection(self: &Rc<Self>, id: u64, cx: &mut TaskContext<'_>) -> Poll<Option<Cause>> {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -93,8 +93,7 @@ impl<W: Waiter> Shared<W> {
     }
 }
 
-/// Closes connections that nobody used for a while, one at a time, for as long as there are more than
-/// the pool keeps.
+/// Closes connections that were unused for `after`, one at a time, down to the pool's minimum.
 pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Duration) {
     let Some((context, closing)) = context_and_closing(&pool) else { return };
     loop {
@@ -109,7 +108,7 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
                 && entry.connection.in_flight() == 0
                 && now.saturating_sub(entry.last_used) >= nanos(after)
         };
-        // Whoever waits for a connection may have been told to wait for this one.
+        // A waiting checkout may be about to receive this connection.
         if state.connections.len() > pool.config.min_connections
             && state.checkouts.is_empty()
             && let Some(at) = state.connections.iter().rposition(is_unused)
@@ -145,8 +144,8 @@ pub(super) async fn resume_merging<W: Waiter>(pool: Weak<Shared<W>>) {
     }
 }
 
-/// Ends a connection on which answers were left to come, if none comes: whoever gets it next would wait
-/// behind them. One for each connection, however often that is released.
+/// Closes a connection whose outstanding replies do not arrive, so that its next user does not wait
+/// behind them. One such task watches a connection, however often it is released.
 pub(super) async fn close_if_stuck<W: Waiter>(
     pool: Weak<Shared<W>>,
     id: u64,
@@ -166,7 +165,7 @@ pub(super) async fn close_if_stuck<W: Waiter>(
                 entry.connection.abort(Cause::NoAnswer);
                 return;
             }
-            // What a holder waits for is a matter of that holder's.
+            // While it is checked out, missing replies are the holder's concern.
             let is_left_alone = entry.checkout.is_none() || bytes_before.is_none();
             if entry.connection.in_flight() == 0 || !is_left_alone {
                 entry.is_watched = false;

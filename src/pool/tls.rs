@@ -1,4 +1,4 @@
-//! TLS: whom to trust, who we are, and what a failed handshake says.
+//! TLS: trusted CAs, client certificates, and the messages of failed handshakes.
 use std::fmt;
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -25,15 +25,16 @@ use super::address::Address;
 use super::error::Cause;
 use super::transport::Io;
 
-/// What a TLS record holds.
+/// The maximum length of a TLS record.
 const RECORD_LEN: usize = 16 * 1024;
-/// Records that are written to the socket together.
+/// The limit for records that are written to the socket together.
 const MAX_BUFFERED: usize = 4 * RECORD_LEN;
 
 /// Makes one TLS record of each write.
 ///
-/// memcached before 1.6.39 reads a long value directly, and leaves what follows it in the same record inside OpenSSL,
-/// where it is not noticed until more bytes come. So a record must not end with a part of a command after others.
+/// memcached before 1.6.39 reads a large value directly and leaves the following bytes of the same
+/// record inside OpenSSL, where it does not notice them until more bytes arrive. So a record must
+/// not end with a part of a command after other commands.
 struct TlsRecords {
     inner: TlsStream<Box<dyn Io>>,
     /// Plaintext bytes in records that may not be written to the socket yet.
@@ -42,7 +43,7 @@ struct TlsRecords {
 
 impl TlsRecords {
     fn new(mut inner: TlsStream<Box<dyn Io>>) -> Self {
-        // A limit would cut a record. What is buffered is limited here.
+        // A limit would split a record. The buffer is limited here instead.
         inner.get_mut().1.set_buffer_limit(None);
         Self { inner, buffered: 0 }
     }
@@ -105,22 +106,23 @@ impl AsyncWrite for TlsRecords {
     }
 }
 
-/// What a user says about TLS. PEM texts, not paths.
+/// The TLS options of a client, as PEM data, not paths.
 #[derive(Default)]
 pub struct TlsOptions {
-    /// Whether the server's certificate must be of a known CA, in time, and for its name.
+    /// Whether to verify that the server's certificate is issued by a trusted CA, is within its
+    /// validity period, and matches the server's name.
     pub verify: bool,
-    /// CAs to trust besides those of the system.
+    /// CAs to trust in addition to those of the system.
     pub extra_ca: Option<Vec<u8>>,
-    /// Certificates, the client's own first, and its key.
+    /// The client's certificate chain, its own certificate first, and its private key.
     pub client: Option<(Vec<u8>, Vec<u8>)>,
-    /// What the server is called; `None`: as its address.
+    /// The expected name of the server; `None` for the host of its address.
     pub server_name: Option<String>,
-    /// TLS 1.3 and nothing older.
+    /// Whether to refuse versions before TLS 1.3.
     pub only_1_3: bool,
 }
 
-/// The options cannot be used.
+/// Invalid TLS options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsConfigError {
     NoCertificate { argument: &'static str },
@@ -168,7 +170,7 @@ impl fmt::Debug for Tls {
 impl Tls {
     pub fn new(options: TlsOptions) -> Result<Self, TlsConfigError> {
         let refused = |error: rustls::Error| TlsConfigError::Refused(error.to_string());
-        // For this configuration only: other libraries of the process choose theirs.
+        // Set for this configuration only, because other libraries of the process choose their own.
         let provider = Arc::new(ring::default_provider());
         let versions: &[_] = if options.only_1_3 { &[&TLS13] } else { &[&TLS13, &TLS12] };
         let verifier: Arc<dyn ServerCertVerifier> = if options.verify {
@@ -193,8 +195,8 @@ impl Tls {
             None => builder.with_no_client_auth(),
         };
         if has_certificate {
-            // memcached refuses to resume a session whose certificate it verified (OpenSSL: "session id context
-            // uninitialized"), and with it every connection but the first.
+            // memcached refuses to resume a session whose certificate it verified (OpenSSL:
+            // "session id context uninitialized"), and with it every connection but the first.
             config.resumption = Resumption::disabled();
         }
         let server_name = options.server_name.map(server_name).transpose()?;
@@ -213,7 +215,7 @@ impl Tls {
             (None, Address::Tcp { host, .. }) => {
                 server_name(host.clone()).map_err(|error| Cause::Tls(error.to_string().into()))?
             }
-            // Nobody looks at it: there is nothing to verify a path by.
+            // The name is not used: a path cannot be verified.
             (None, Address::Unix { .. }) => server_name("localhost".to_owned())
                 .map_err(|error| Cause::Tls(error.to_string().into()))?,
         };
@@ -227,7 +229,7 @@ impl Tls {
     }
 }
 
-/// A name or an IP address; a dot at the end belongs to DNS and not to certificates.
+/// A name or an IP address. Names in certificates have no trailing dot.
 fn server_name(host: String) -> Result<ServerName<'static>, TlsConfigError> {
     let bare = host.strip_suffix('.').unwrap_or(&host).to_owned();
     ServerName::try_from(bare).map_err(|_| TlsConfigError::BadServerName(host))
@@ -246,7 +248,7 @@ fn parse_certificates(
     Ok(certificates)
 }
 
-/// What webpki checks, and a word about certificates that are signed by themselves.
+/// The checks of webpki, with a clear message for self-signed certificates.
 #[derive(Debug)]
 struct Verifier(Arc<WebPkiServerVerifier>);
 
@@ -320,7 +322,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether no path leads to a CA that is trusted. The latter two: one has the name, and another key.
+/// Whether no path leads to a trusted CA. With the latter two errors, a CA has the right name and
+/// another key.
 fn is_untrusted(error: &rustls::Error) -> bool {
     use CertificateError as C;
     let rustls::Error::InvalidCertificate(problem) = error else { return false };
@@ -332,8 +335,8 @@ fn is_untrusted(error: &rustls::Error) -> bool {
     )
 }
 
-/// `ssl_verify=False`: takes whoever answers, with a certificate of any kind, X.509 v1 included (whose
-/// signatures webpki cannot check).
+/// `ssl_verify=False`: accepts any certificate, including X.509 v1, whose signatures webpki cannot
+/// check.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 
@@ -374,7 +377,7 @@ impl ServerCertVerifier for Unverified {
 
 const SELF_SIGNED: &str = "the server's certificate is self-signed and not trusted";
 
-/// What went wrong, for whoever has to mend it.
+/// Describes a failed handshake, with the option that may fix it.
 pub(super) fn explain(error: &rustls::Error) -> String {
     use rustls::Error as E;
     match error {

@@ -1,4 +1,4 @@
-//! Dialling a node: TCP and unix sockets.
+//! Opens sockets to a node: TCP and unix.
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,49 +13,50 @@ use super::context::Context;
 use super::lookup::resolve_host;
 use super::socket;
 
-/// Of a known address, where a dial has no limit.
+/// The timeout for a known address if the dial has no limit.
 const KNOWN_ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connected byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin {
-    /// Whether a poll reads although Tokio's driver was not asked: see [`super::socket`].
+    /// Whether a poll reads although Tokio's driver has reported no event: see [`super::socket`].
     fn reads_without_readiness(&self) -> bool {
         false
     }
 
-    /// How much a write may hold, where the server sees which bytes were written together. Such a write must hold
-    /// whole commands, or a part of one that is longer, and is taken as a whole.
+    /// The maximum length of a write, if the server can tell which bytes were written together.
+    /// Such a write must contain whole commands, or a part of one that is longer, and is accepted
+    /// as a whole.
     fn record_len(&self) -> Option<usize> {
         None
     }
 
-    /// The next poll reads although nothing new was told since the last one.
+    /// Makes the next poll read even if no event has been reported since the last one.
     fn force_read(&mut self) {}
 }
 
 impl Io for DuplexStream {}
 
-/// A peer that vanished without a word is noticed after idle + interval * retries.
+/// A peer that vanished silently is detected after idle + interval * retries.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Sent data may stay unacknowledged this long before the kernel gives the connection up.
+/// How long sent data may stay unacknowledged before the kernel closes the connection.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// To a node.
+/// The destination of a dial.
 pub struct DialTarget<'a> {
     pub address: &'a Address,
-    /// Where it was last said to be.
+    /// The last known address of the node.
     pub ip: Option<IpAddr>,
-    /// What its name may lead to, and shall not.
+    /// Addresses of the name that are not to be used.
     pub avoid: &'a [IpAddr],
-    /// Within which whoever calls wants to know.
+    /// The timeout for the whole dial.
     pub limit: Option<Duration>,
 }
 
-/// Opens a connection to the node's known address, or else to one of its name, which is resolved only then,
-/// and anew each time. The IP address that was reached is given too.
+/// Opens a connection to the node's known address, or else to one of its name, which is resolved
+/// only then and each time. Also returns the IP address that was reached.
 ///
 /// # Cancel safety
 /// Dropping the future closes what was opened.
@@ -70,11 +71,11 @@ pub(super) async fn connect(
         Address::Tcp { host, port } => (host.as_str(), *port),
     };
     let until = target.limit.map(|limit| Instant::now() + limit);
-    // A host that is this address already leads nowhere else.
+    // A host that is this address already has no other.
     let known = target.ip.filter(|ip| host.parse() != Ok(*ip)).map(|ip| SocketAddr::new(ip, port));
     let mut failure = None;
     if let Some(known) = known {
-        // One that swallows everything must leave time for the others.
+        // If packets to the known address are dropped, there must be time left for the others.
         let share = target.limit.map_or(KNOWN_ADDRESS_TIMEOUT, |limit| limit / 2);
         match connect_to(context, known, Some(share)).await {
             Ok(connected) => return Ok(connected),

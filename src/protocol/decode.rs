@@ -1,8 +1,8 @@
-//! Bytes to replies, one frame at a time.
+//! Decodes replies, one frame at a time.
 //!
-//! The decoder resumes where it stopped: `scanned <= buf.len()`, bytes below `scanned` are not
-//! searched again, and a value is framed by its length, never by what it contains. Lengths are
-//! checked before anybody allocates for them.
+//! The decoder resumes where it stopped: `scanned <= buf.len()`, and bytes below `scanned` are not
+//! searched again. A value is framed by its length, never by its contents. Lengths are checked
+//! before memory is allocated for them.
 use super::error::{Excerpt, ProtocolError};
 use super::reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
 
@@ -11,20 +11,20 @@ pub const MAX_REPLY_LINE_LEN: usize = 2048;
 /// memcached refuses item sizes of 1 GiB and more (`-I`).
 pub const MAX_VALUE_LEN: u64 = (1 << 30) - 1;
 
-/// Room for ten thousand nodes.
+/// The list of nodes has room for ten thousand of them.
 const MAX_CONFIG_LEN: u64 = 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// One item of a retrieval; more follow, or the end.
+    /// One item of a retrieval. More items or the end follow.
     Item(ItemRef<'a>),
-    /// One line of `stats`; more follow, or the end.
+    /// One line of `stats`. More lines or the end follow.
     Stat(StatLine<'a>),
-    /// The end of the answer.
+    /// The end of the reply.
     Reply(Reply<'a>),
 }
 
-/// Where the frame in progress stands, in offsets from the first byte that is not consumed yet.
+/// The state of the frame in progress, in offsets from the first byte that is not consumed yet.
 #[derive(Debug, Default)]
 pub struct Decoder {
     scanned: usize,
@@ -41,7 +41,7 @@ struct Header {
     value_end: usize,
 }
 
-/// The word that begins an item, where items may come.
+/// The word that starts an item in replies of this shape.
 fn item_word(shape: Shape) -> Option<&'static [u8]> {
     match shape {
         Shape::Retrieval { .. } => Some(b"VALUE "),
@@ -51,8 +51,9 @@ fn item_word(shape: Shape) -> Option<&'static [u8]> {
 }
 
 impl Decoder {
-    /// Reads the next frame at the start of `buf`, and says how many bytes it took; `None` when more
-    /// bytes are needed. Until then the same bytes must be given again, with what came after them.
+    /// Reads the next frame at the start of `buf` and returns it with its length. Returns `None` if
+    /// more bytes are needed; the next call must pass the same bytes again, followed by the new
+    /// ones.
     pub fn next<'b>(
         &mut self,
         buf: &'b [u8],
@@ -92,9 +93,9 @@ impl Decoder {
         Ok(Some((Frame::Item(item), frame_end)))
     }
 
-    /// The next frame, if it is the item of `key`, written as servers write it, and lies whole at the start
-    /// of `buf`: what answers to retrievals of many keys consist of. Read in one pass; `None` says nothing,
-    /// [`Self::next`] sees what it is.
+    /// A fast path for replies with many keys: reads the next frame in one pass if it is a complete
+    /// item of `key`, formatted as servers format it. `None` has no meaning of its own;
+    /// [`Self::next`] decides.
     pub(super) fn item_with_key<'b>(
         &self,
         key: &[u8],
@@ -115,8 +116,8 @@ impl Decoder {
         Some((ItemRef { key, flags, cas, value }, frame_end))
     }
 
-    /// The list of nodes is framed by its length where that is right, and else ends before `END`: services
-    /// and their imitations were seen to count wrongly.
+    /// The list of nodes is framed by its length if the length is right, and otherwise by `END`,
+    /// because some services and their imitations send a wrong length.
     fn config_frame<'b>(
         &mut self,
         buf: &'b [u8],
@@ -129,7 +130,7 @@ impl Decoder {
         } else {
             let from = self.scanned.max(value_start);
             let Some(at) = memchr::memmem::find(&buf[from..], b"\nEND\r\n") else {
-                // Where the mark may have begun.
+                // The end mark may have started here.
                 self.scanned = buf.len().saturating_sub(6).max(value_start);
                 let len = (buf.len() - value_start) as u64;
                 let is_bounded = len <= MAX_CONFIG_LEN;
@@ -161,7 +162,8 @@ impl Decoder {
         let line = &buf[..line_end - 2];
         let unexpected = || ProtocolError::UnexpectedLine(Excerpt::from_bytes(line));
         let len = parse_u64(line[3..].trim_ascii_end()).ok_or_else(unexpected)?;
-        // No number is longer, and the rest of one is soon there: its line is found again until then.
+        // No number is longer. The rest of a short number arrives soon, so the line is parsed again
+        // until then.
         let len = usize::try_from(len).ok().filter(|len| *len <= 20).ok_or_else(unexpected)?;
         self.scanned = 0;
         let number_end = line_end + len;
@@ -173,8 +175,8 @@ impl Decoder {
         Ok(Some((Frame::Reply(Reply::Number(number)), number_end + 2)))
     }
 
-    /// The item in progress at the start of `buf`, if at least `missing` bytes of its value are still to come:
-    /// with what there is of it, and the length of all of it.
+    /// The item in progress at the start of `buf`, if at least `missing` bytes of its value have
+    /// not arrived: the part that has, and the length of the whole value.
     pub(super) fn large_item<'b>(
         &self,
         buf: &'b [u8],
@@ -188,12 +190,12 @@ impl Decoder {
         Some((ItemRef { key, flags, cas, value }, value_end - value_start))
     }
 
-    /// The frame in progress is somebody else's from now on.
+    /// Forgets the frame in progress, because the caller reads the rest of it.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// The length of the frame in progress where it is known, else 0: how much the buffer must hold.
+    /// The length of the frame in progress, which the buffer must hold; 0 if it is not known.
     pub fn frame_len(&self) -> usize {
         self.header.map_or(0, |h| h.value_end + 2)
     }
@@ -212,7 +214,7 @@ impl Decoder {
             if lf > 0 && buf[lf - 1] == b'\r' {
                 return Ok(Some(lf + 1));
             }
-            // `stats conns` shows what memory holds in place of the addresses of unix sockets.
+            // `stats conns` prints uninitialized memory in place of the addresses of unix sockets.
             if shape != Shape::Stats || lf == 0 {
                 return Err(ProtocolError::UnexpectedLine(Excerpt::from_bytes(&buf[..lf])));
             }
@@ -221,8 +223,7 @@ impl Decoder {
     }
 }
 
-/// The header of an item with this key, which may go on the wire. `None`: it is for [`item_header`] to
-/// say what this is.
+/// The header of an item with this key. On `None`, [`item_header`] decides what the line is.
 ///
 /// # Format
 /// ```text
@@ -243,7 +244,8 @@ fn header_with_key(key: &[u8], buf: &[u8], cas: bool) -> Option<Header> {
     Some(Header { key_start, key_end: key_start + key.len(), flags, cas, value_start, value_end })
 }
 
-/// Takes a space and a number off the front of `rest`, which goes on after it with anything but a digit.
+/// Takes a space and a number off the front of `rest`. The number ends at the first byte that is
+/// not a digit.
 #[inline]
 fn plain_number(rest: &mut &[u8]) -> Option<u64> {
     let digits = rest.strip_prefix(b" ")?;
@@ -254,7 +256,7 @@ fn plain_number(rest: &mut &[u8]) -> Option<u64> {
             *rest = &digits[at..];
             return (at > 0).then_some(number);
         }
-        // So many digits are no number that overflows.
+        // 19 digits never overflow; longer numbers take the slow path.
         if at == 19 {
             return None;
         }
@@ -299,7 +301,7 @@ fn line_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
         (Shape::Storage | Shape::Delete | Shape::Arithmetic | Shape::Touch, b"NOT_FOUND") => {
             Reply::NotFound
         }
-        // With a space behind it in versions before 1.6.10.
+        // Versions before 1.6.10 send a space after `NF`.
         (Shape::MetaArithmetic, b"NF" | b"NF ") => Reply::NotFound,
         (Shape::Delete, b"DELETED") => Reply::Deleted,
         (Shape::Touch, b"TOUCHED") => Reply::Touched,
@@ -325,7 +327,7 @@ fn other_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
     frame.ok_or_else(|| ProtocolError::UnexpectedLine(Excerpt::from_bytes(line)))
 }
 
-/// `ITEM` answers `stats cachedump`, `PREFIX` answers `stats detail dump`.
+/// `ITEM` is the reply to `stats cachedump`, `PREFIX` the reply to `stats detail dump`.
 fn stat(line: &[u8]) -> Option<Frame<'_>> {
     let words = [b"STAT ".as_slice(), b"ITEM ", b"PREFIX "];
     let rest = words.iter().find_map(|word| line.strip_prefix(*word))?;
@@ -467,7 +469,7 @@ mod tests {
         }
     }
 
-    /// What both ways to read a header say of the one of `key` at the start of `wire`.
+    /// The results of both parsers for the header of `key` at the start of `wire`.
     fn headers(key: &str, wire: &[u8], cas: bool) -> (Option<String>, Option<String>) {
         let shape = Shape::Retrieval { cas };
         let line_end = Decoder::default().find_line_end(wire, shape).ok().flatten();
@@ -495,7 +497,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2048))]
 
-        // What the one does not take the other judges; what it takes it must take alike.
+        // The fast parser may decline a header, but must agree on those that it accepts.
         #[test]
         fn both_ways_to_read_a_header_agree(
             key in "[a-z]{1,2}",
@@ -552,7 +554,7 @@ mod tests {
                 } else if let Ok(Some((Frame::Item(item), _))) = reference {
                     proptest::prop_assert!(is_changed || item.key != key.as_bytes());
                 }
-                // In the middle of a frame it keeps out.
+                // It does nothing in the middle of a frame.
                 if decoder.scanned > 0 || decoder.header.is_some() {
                     proptest::prop_assert!(decoder.item_with_key(key.as_bytes(), &wire, shape).is_none());
                 }

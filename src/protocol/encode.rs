@@ -1,5 +1,5 @@
-//! Requests to bytes. Every function appends to a buffer and cannot fail: what could be wrong with a
-//! request is ruled out by its types.
+//! Encodes requests. Every function appends to a buffer and cannot fail, because the request's
+//! types rule out invalid requests.
 use bytes::BytesMut;
 
 use super::key::Key;
@@ -72,8 +72,8 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
             number(out, megabytes);
         }
         Command::ConfigGetCluster => out.extend_from_slice(b"config get cluster"),
-        // The fields are no numbers on purpose: a server that does not ask for a login must not store
-        // this under a key.
+        // The fields are deliberately not numbers, so that a server without authentication does not
+        // store the credentials under a key.
         Command::Auth { credentials } => {
             out.extend_from_slice(b"set _ _ _");
             number(out, credentials.len());
@@ -126,7 +126,7 @@ fn number(out: &mut BytesMut, value: impl itoa::Integer) {
     flag(out, b" ", value);
 }
 
-/// A number behind what it is.
+/// A name followed by a number.
 fn flag(out: &mut BytesMut, name: &[u8], value: impl itoa::Integer) {
     out.extend_from_slice(name);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());

@@ -1,28 +1,29 @@
-//! What a healthy server never sends. After any of these the connection cannot be trusted.
+//! Replies that a healthy server never sends. The connection is closed after any of them.
 use std::fmt;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// A line that is no answer to the request at the head of the pipeline.
+    /// A line that is not a valid reply to the request at the head of the pipeline.
     UnexpectedLine(Excerpt),
     /// A line without an end within [`super::MAX_REPLY_LINE_LEN`].
     LineTooLong,
-    /// So many lines of statistics that they do not seem to end.
+    /// More lines of statistics than any server has.
     TooManyLines,
-    /// A value of more than [`super::MAX_VALUE_LEN`] bytes was announced.
+    /// The server announced a value of more than [`super::MAX_VALUE_LEN`] bytes.
     ValueTooLong { len: u64 },
-    /// A value that is not followed by CRLF: its length was wrong.
+    /// A value that is not followed by CRLF, so its length was wrong.
     ValueNotTerminated,
-    /// A value for a key that nobody asked for.
+    /// A value for a key that was not requested.
     ForeignKey(Excerpt),
-    /// The server is at its limit of connections. Nothing that was sent was done.
+    /// The server has reached its limit of connections. It has executed nothing of this
+    /// connection's requests.
     TooManyConnections,
-    /// Bytes while no request is waiting for an answer.
+    /// Bytes that arrived while no request was waiting for a reply.
     Unsolicited(Excerpt),
 }
 
-/// What may be shown of bytes that were no answer. They could be part of somebody's value, so only
-/// words that a server (of memcached or of another protocol) is known to say are repeated.
+/// The part of an unexpected reply that may be shown. The bytes could belong to a value, so only
+/// words that servers (of memcached or of another protocol) are known to send are repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt(String);
 
@@ -66,7 +67,7 @@ impl Excerpt {
         })
     }
 
-    /// Nothing of them.
+    /// Shows only the length.
     pub fn from_secret(bytes: &[u8]) -> Self {
         Self(format!("{} unknown bytes", bytes.len()))
     }

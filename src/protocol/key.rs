@@ -1,10 +1,10 @@
-//! A key that may go on the wire: `1 <= len <= 250`, no byte `<= 0x20`, no `0x7f`.
+//! A valid key: `1 <= len <= 250`, no byte `<= 0x20`, no `0x7f`.
 //!
-//! Everything that puts a key into a request takes a [`Key`], so a key that could end its line, and
-//! with it start a command of its own, cannot be encoded.
+//! Everything that puts a key into a request takes a [`Key`], so a key that would end its line and
+//! start another command cannot be encoded.
 use std::fmt;
 
-/// The longest key that memcached takes, in bytes.
+/// The longest key that memcached accepts, in bytes.
 pub const MAX_KEY_LEN: usize = 250;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ impl<'a> Key<'a> {
         if bytes.len() > MAX_KEY_LEN {
             return Err(InvalidKey::TooLong { len: bytes.len() });
         }
-        // No early exit: the loop vectorises, and keys are nearly always good.
+        // Without an early exit the loop vectorizes, and keys are nearly always valid.
         if bytes.iter().fold(false, |bad, &b| bad | forbidden(b)) {
             let at = bytes.iter().position(|&b| forbidden(b)).unwrap_or_default();
             return Err(InvalidKey::Forbidden { byte: bytes[at], at });
@@ -26,7 +26,7 @@ impl<'a> Key<'a> {
         Ok(Self(bytes))
     }
 
-    /// A key that was a [`Key`] before it was stored as bytes.
+    /// Bytes that were validated as a [`Key`] before they were stored.
     pub(crate) fn trusted(bytes: &'a [u8]) -> Self {
         debug_assert!(Self::parse(bytes).is_ok());
         Self(bytes)

@@ -1,14 +1,14 @@
-//! memcached's text protocol: bytes to and from requests and replies. Pure: no sockets, no clock.
+//! memcached's text protocol: encodes requests and decodes replies. Pure: no sockets, no clock.
 //!
 //! | module | memcached doc/protocol.txt |
 //! |---|---|
 //! | `key` | "Keys" |
 //! | `request`, `encode` | "Storage commands", "Retrieval command", "Deletion", "Increment/Decrement", "Meta Arithmetic", "Touch", "Get And Touch", "Statistics", "Other commands" |
-//! | `reply`, `decode` | the answers to these, "Error strings" |
-//! | `binary` | doc/protocol-binary.txt, below the text |
-//! | `outgoing` | what is to be written |
-//! | `stats` | what is counted |
-//! | `pipeline` | the order of answers: one connection answers in the order it was asked |
+//! | `reply`, `decode` | the replies to these, "Error strings" |
+//! | `binary` | doc/protocol-binary.txt, translated from and to the text protocol |
+//! | `outgoing` | bytes that wait to be written |
+//! | `stats` | counters and latencies by command |
+//! | `pipeline` | matches replies to requests: a connection replies in the order of its requests |
 pub mod binary;
 mod decode;
 mod encode;

@@ -1,5 +1,5 @@
-//! Bytes on their way to a socket: small ones are copied together, large ones are shared with whoever
-//! brought them.
+//! Bytes that wait to be written to a socket. Small pieces are copied together; large ones are
+//! shared with their owner.
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -15,7 +15,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Where to append.
+    /// The buffer to append to.
     pub fn tail(&mut self) -> &mut BytesMut {
         &mut self.tail
     }
@@ -42,7 +42,7 @@ impl Outgoing {
         self.len() == 0
     }
 
-    /// Fills `slices` with what goes first, at most `limit` bytes, and says how many it filled.
+    /// Fills `slices` with the first bytes, at most `limit`, and returns how many slices it filled.
     pub fn fill<'a>(&'a self, slices: &mut [&'a [u8]], mut limit: usize) -> usize {
         let mut filled = 0;
         let all = self.chunks.iter().map(|chunk| &chunk[..]).chain([&self.tail[..]]);
@@ -58,7 +58,7 @@ impl Outgoing {
         filled
     }
 
-    /// Forgets the first `count` bytes, which must be there.
+    /// Removes the first `count` bytes, which must exist.
     pub fn advance(&mut self, mut count: usize) {
         while let Some(chunk) = self.chunks.front_mut() {
             let taken = count.min(chunk.len());
@@ -73,11 +73,11 @@ impl Outgoing {
         self.tail.advance(count);
     }
 
-    /// Takes ranges of bytes out, which are in order and do not overlap.
+    /// Removes ranges of bytes. The ranges are sorted and do not overlap.
     pub fn cut(&mut self, ranges: &[(usize, usize)]) {
         let Some(&(_, last)) = ranges.last() else { return };
         if last > self.shared_len {
-            // What is behind them is not moved.
+            // The bytes behind the last range are not moved.
             let front = self.tail.split_to(last - self.shared_len).freeze();
             self.shared_len += front.len();
             self.chunks.push_back(front);
@@ -111,7 +111,8 @@ impl Outgoing {
         self.shared_len -= ranges.iter().map(|(start, stop)| stop - start).sum::<usize>();
     }
 
-    /// A copy of the bytes from `start` to `end`; `None`: they are not all here.
+    /// A copy of the bytes from `start` to `end`; `None` if the buffer does not contain all of
+    /// them.
     pub fn copy(&self, start: usize, end: usize) -> Option<Bytes> {
         if start > end || end > self.len() {
             return None;
@@ -126,7 +127,7 @@ impl Outgoing {
         Some(copy.freeze())
     }
 
-    /// Gives room back that is not likely to be needed again.
+    /// Frees memory that is not likely to be needed again.
     pub fn shrink_to(&mut self, capacity: usize) {
         if self.is_empty() && self.tail.capacity() > capacity {
             self.tail = BytesMut::new();
@@ -134,7 +135,8 @@ impl Outgoing {
     }
 }
 
-/// What is left of chunks: short pieces, each of which would be one of the few in a write, are joined.
+/// The remaining parts of cut chunks. Short parts are joined, because a write takes only a few
+/// slices.
 #[derive(Default)]
 struct Pieces {
     chunks: VecDeque<Bytes>,

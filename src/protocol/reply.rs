@@ -1,4 +1,4 @@
-//! What a server can answer, borrowed from the read buffer.
+//! The replies of a server, borrowed from the read buffer.
 
 /// One item of a retrieval reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,16 +9,17 @@ pub struct ItemRef<'a> {
     pub value: &'a [u8],
 }
 
-/// One line of an answer to `stats`.
+/// One line of the reply to `stats`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatLine<'a> {
-    /// The whole of it, without CRLF.
+    /// The whole line, without CRLF.
     pub line: &'a [u8],
     pub name: &'a [u8],
     pub value: &'a [u8],
 }
 
-/// The end of an answer: of a retrieval or of `stats` after its items, of anything else the whole.
+/// The end of a reply. For retrievals and `stats` it follows the items; for other commands it is
+/// the whole reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     End,
@@ -29,14 +30,14 @@ pub enum Reply<'a> {
     Deleted,
     Touched,
     Ok,
-    /// `stats reset` was done.
+    /// The reply to `stats reset`.
     Reset,
     Number(u64),
     Version(&'a [u8]),
     Error(ErrorLine<'a>),
 }
 
-/// A whole error line without its CRLF.
+/// A whole error line, without CRLF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorLine<'a> {
     pub kind: ErrorLineKind,
@@ -45,18 +46,18 @@ pub struct ErrorLine<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorLineKind {
-    /// `ERROR`: a command that the server does not know, or will not take from us.
+    /// `ERROR`: the server does not know the command or does not accept it.
     Unknown,
-    /// `CLIENT_ERROR`: the server blames the request.
+    /// `CLIENT_ERROR`: the server rejects the request as invalid.
     Client,
-    /// `SERVER_ERROR`: the server could not do it.
+    /// `SERVER_ERROR`: the server failed to execute the request.
     Server,
-    /// `MEMLIMIT_TOO_SMALL`, `MEMLIMIT_ADJUST_FAILED`: only to `cache_memlimit`.
+    /// `MEMLIMIT_TOO_SMALL` or `MEMLIMIT_ADJUST_FAILED`, in reply to `cache_memlimit` only.
     Refused,
 }
 
-/// What a request makes us expect. The classic protocol does not describe itself: a `get` ends at
-/// `END`, an `incr` answers a bare number.
+/// The form of the expected reply. The classic protocol is not self-describing: a `get` ends with
+/// `END`, an `incr` returns a bare number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// `VALUE <key> <flags> <bytes> [<cas>]` any number of times, then `END`.
@@ -67,11 +68,12 @@ pub enum Shape {
     Delete,
     /// `<number> | NOT_FOUND`
     Arithmetic,
-    /// `VA <bytes>`, the number, or `NF`; with other flags than ours `HD`, `NS`, `EX`
+    /// `VA <bytes>` and the number, or `NF`; the flags that emcache sends never yield `HD`, `NS` or
+    /// `EX`
     MetaArithmetic,
     /// `TOUCHED | NOT_FOUND`
     Touch,
-    /// `OK`, and `MEMLIMIT_…` for `cache_memlimit`
+    /// `OK`, or `MEMLIMIT_…` for `cache_memlimit`
     Ok,
     /// `VERSION <text>`
     Version,

@@ -1,15 +1,15 @@
-//! What can be asked of a server, by the families of memcached's protocol.txt.
+//! The requests, grouped as in memcached's protocol.txt.
 //!
-//! A field of a request cannot hold a value that the server would refuse while parsing the command
-//! line: a refused storage header makes memcached run the value as commands.
+//! A field of a request cannot hold a value that the server would reject while it parses the
+//! command line, because after a rejected storage header memcached runs the value as commands.
 use super::key::Key;
 use super::reply::Shape;
 
-/// An exptime that expires at once: servers read more than 30 days as a Unix time, and this one is in 1970.
-/// Every server and proxy takes it, which is not so of negative numbers.
+/// An exptime in the past: servers read more than 30 days as a Unix time, and this one is in 1970.
+/// Unlike a negative number, every server and proxy accepts it.
 pub const EXPIRED: i32 = 60 * 60 * 24 * 30 + 1;
 
-/// A request that borrows the caller's bytes until they are encoded.
+/// A request that borrows the caller's bytes until it is encoded.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
     /// "Retrieval command"; `keys` is never empty and fits one line (see [`super::MAX_LINE_LEN`]).
@@ -35,7 +35,7 @@ pub enum Command<'a> {
         key: Key<'a>,
         delta: u64,
     },
-    /// As `Arithmetic`, and creates what is missing: it begins at `initial`.
+    /// Like `Arithmetic`, but creates a missing counter with the value `initial`.
     Counter {
         verb: ArithmeticVerb,
         key: Key<'a>,
@@ -60,9 +60,9 @@ pub enum Command<'a> {
     CacheMemlimit {
         megabytes: u32,
     },
-    /// The list of nodes that hosted clusters (`ElastiCache`, `Memorystore`) keep.
+    /// The list of nodes that hosted clusters (`ElastiCache`, `Memorystore`) provide.
     ConfigGetCluster,
-    /// The login of `memcached -Y`: user and password with a space between.
+    /// The login of `memcached -Y`: username and password, separated by a space.
     Auth {
         credentials: &'a [u8],
     },
@@ -92,7 +92,7 @@ pub enum ArithmeticVerb {
     Decr,
 }
 
-/// The words after `stats`: printable ASCII, one space between them, at most 250 bytes.
+/// The arguments of `stats`: printable ASCII words, separated by single spaces, at most 250 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatsArgs<'a>(&'a str);
 
@@ -108,7 +108,7 @@ impl<'a> StatsArgs<'a> {
     }
 }
 
-/// The name of a command: for error texts and counters, and for the reply to expect.
+/// The name of a command, used for error messages, counters and the expected reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     Get,
@@ -135,20 +135,20 @@ pub enum Verb {
     Auth,
 }
 
-/// What a command reads or changes.
+/// The data that a command reads or changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Its keys.
+    /// The command's own keys.
     Keys,
-    /// What all keys hold, or settings of the server.
+    /// All keys, or settings of the server.
     AllKeys,
-    /// Nothing that a command changes.
+    /// Data that no command changes.
     Fixed,
 }
 
 impl Verb {
     pub const COUNT: usize = Self::Auth as usize + 1;
-    /// In the order of their numbers.
+    /// In the order of the discriminants.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Get,
         Self::Gets,
@@ -209,7 +209,7 @@ impl Verb {
         }
     }
 
-    /// What the server will answer.
+    /// The form of the command's reply.
     pub fn shape(self) -> Shape {
         match self {
             Self::Get | Self::Gat => Shape::Retrieval { cas: false },
@@ -258,7 +258,7 @@ impl StorageVerb {
 }
 
 impl<'a> Command<'a> {
-    /// The key of a command that has one.
+    /// The key, if the command has one.
     pub fn key(&self) -> Option<Key<'a>> {
         match *self {
             Self::Storage { key, .. }
@@ -297,7 +297,7 @@ impl Request<'_> {
         }
     }
 
-    /// All keys, where it has any.
+    /// Calls `visit` with each key of the request.
     pub fn for_each_key(&self, mut visit: impl FnMut(&[u8])) {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().for_each(|key| visit(key.as_bytes())),
@@ -307,7 +307,7 @@ impl Request<'_> {
         }
     }
 
-    /// The bytes that the caller brings along, for the bounds of the queues.
+    /// The number of bytes that count toward the limits of the queues.
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().map(|k| k.as_bytes().len() + 1).sum(),

@@ -1,6 +1,6 @@
-//! What became of requests, by command: how many, and how long they took.
+//! Counters and latencies of requests, by command.
 //!
-//! Plain numbers of one thread: to count costs no more than the additions.
+//! These are plain numbers that belong to one thread, so counting costs a few additions.
 use super::pipeline::Nanos;
 use super::reply::{ErrorLineKind, Reply};
 use super::request::Verb;
@@ -9,7 +9,8 @@ const MICRO: Nanos = 1_000;
 const MILLI: Nanos = 1_000_000;
 const SECOND: Nanos = 1_000_000_000;
 
-/// What the buckets of a [`Latency`] reach up to, themselves included; there is one more for all above.
+/// The inclusive upper bounds of the buckets of a [`Latency`]. One more bucket holds everything
+/// above.
 pub const LATENCY_BOUNDS: [Nanos; 19] = [
     10 * MICRO,
     25 * MICRO,
@@ -32,16 +33,16 @@ pub const LATENCY_BOUNDS: [Nanos; 19] = [
     10 * SECOND,
 ];
 
-/// A histogram of times.
+/// A histogram of durations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// How many in each bucket, those below not among them.
+    /// The number of durations in each bucket; buckets are not cumulative.
     pub buckets: [u64; LATENCY_BOUNDS.len() + 1],
     pub sum: Nanos,
 }
 
-/// The first bucket for times of so many bits. No two bounds have the same number, so the right one is it or
-/// the next.
+/// The first candidate bucket for durations with this many bits. No two bounds have the same number
+/// of bits, so the right bucket is the candidate or the next one.
 const FIRST_BUCKETS: [u8; 65] = {
     let mut first = [0; 65];
     let (mut bits, mut at) = (1, 0);
@@ -69,7 +70,7 @@ impl Latency {
     }
 }
 
-/// How a request ended. What a server says is called by the server's own words.
+/// The result of a request. Replies of the server keep the server's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallResult {
     Hit,
@@ -85,21 +86,21 @@ pub enum CallResult {
     Error,
     ClientError,
     ServerError,
-    /// No answer in time.
+    /// No reply arrived in time.
     Timeout,
-    /// The connection ended before the answer.
+    /// The connection ended before the reply.
     Connection,
-    /// What came was no answer.
+    /// The server sent an invalid reply.
     Protocol,
     /// The node was known to be down; nothing was sent.
     Unavailable,
-    /// The node does not let us in; nothing was sent.
+    /// The node refuses the login; nothing was sent.
     Login,
-    /// Too much waited for the node; nothing was sent.
+    /// Too many requests were waiting for the node; nothing was sent.
     Overloaded,
-    /// The client was closed before the answer.
+    /// The client was closed before the reply.
     Closed,
-    /// Whoever asked went away, and no answer came or nothing was sent.
+    /// The caller was cancelled before the reply arrived or before anything was sent.
     Cancelled,
 }
 
@@ -149,11 +150,11 @@ impl CallResult {
     }
 }
 
-/// What a request was: as much as is counted of it.
+/// The properties of a request that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestInfo {
     pub verb: Verb,
-    /// How many were asked for; 0: no retrieval.
+    /// The number of requested keys; 0 if the request is not a retrieval.
     pub keys: u32,
     pub issued_at: Nanos,
 }
@@ -165,33 +166,33 @@ impl RequestInfo {
     }
 }
 
-/// Of one command.
+/// The counters of one command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandStats {
     results: [u64; CallResult::COUNT],
-    /// Of requests that were answered, timed out or lost their connection.
+    /// Includes requests that were answered, that timed out, and that lost their connection.
     pub latency: Latency,
 }
 
 impl CommandStats {
-    /// Those that there were.
+    /// The results that occurred, with their counts.
     pub fn results(&self) -> impl Iterator<Item = (&'static str, u64)> {
         CallResult::NAMES.into_iter().zip(self.results).filter(|(_, count)| *count > 0)
     }
 
-    /// A request that is no retrieval was answered.
+    /// Counts the reply to a request that is not a retrieval.
     pub fn record_reply(&mut self, reply: &Reply<'_>, took: Nanos) {
         self.latency.record(took);
         self.add(CallResult::from_reply(reply), 1);
     }
 
-    /// Keys were answered with and without an item.
+    /// Counts keys with and without an item.
     pub fn record_keys(&mut self, hits: u32, misses: u32) {
         self.add(CallResult::Hit, u64::from(hits));
         self.add(CallResult::Miss, u64::from(misses));
     }
 
-    /// Keys were answered with an error.
+    /// Counts keys that were answered with an error.
     pub fn record_error(&mut self, reply: &Reply<'_>, keys: u32) {
         if keys > 0 {
             self.add(CallResult::from_reply(reply), u64::from(keys));
@@ -203,7 +204,7 @@ impl CommandStats {
     }
 }
 
-/// Of all commands to one node.
+/// The counters of all commands to one node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeStats([Option<Box<CommandStats>>; Verb::COUNT]);
 
@@ -212,18 +213,18 @@ impl NodeStats {
         self.0[verb as usize].get_or_insert_default()
     }
 
-    /// A request ended at `now`, after it was waited for.
+    /// Counts a request that ended at `now` while its caller was waiting.
     pub fn record_with_latency(&mut self, info: RequestInfo, result: CallResult, now: Nanos) {
         self.command_mut(info.verb).latency.record(now.saturating_sub(info.issued_at));
         self.record(info, result);
     }
 
-    /// A request ended, and how long that took says nothing of its node.
+    /// Counts a request whose duration says nothing about the node.
     pub fn record(&mut self, info: RequestInfo, result: CallResult) {
         self.command_mut(info.verb).add(result, info.weight());
     }
 
-    /// The commands that there were.
+    /// The commands that occurred.
     pub fn commands(&self) -> impl Iterator<Item = (Verb, &CommandStats)> {
         let all = Verb::ALL.into_iter().zip(&self.0);
         all.filter_map(|(verb, command)| Some((verb, command.as_deref()?)))
@@ -283,7 +284,7 @@ mod tests {
         let mut stats = NodeStats::default();
         stats.command_mut(Verb::Get).record_keys(2, 1);
         stats.record_with_latency(GET, CallResult::Timeout, 200);
-        // A clock that went back is no time.
+        // If the clock went backwards, the duration is zero.
         stats.record_with_latency(GET, CallResult::Timeout, 50);
         let error = Reply::Error(ErrorLine { kind: ErrorLineKind::Server, line: b"SERVER_ERROR" });
         stats.command_mut(Verb::Get).record_error(&error, 3);

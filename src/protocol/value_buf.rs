@@ -1,16 +1,18 @@
-//! Values as those who asked for them keep them.
+//! Buffers for received values.
 use bytes::{BufMut, Bytes};
 
-/// Made once for all who asked for the same key, and long ones received in their place.
+/// A value that is created once for all requests for the same key. Large values are received
+/// directly into it.
 pub trait ValueBuf: Sized {
-    /// A value of which not all has come.
+    /// A value that has not arrived completely.
     type Partial: BufMut;
 
-    /// A copy.
+    /// Copies a value.
     fn from_slice(value: &[u8]) -> Self;
-    /// Room for a value of exactly this length; `None`: it is to be copied when all of it is there.
+    /// Allocates a buffer for a value of exactly this length. With `None`, the value is copied once
+    /// it has arrived completely.
     fn allocate(len: usize) -> Option<Self::Partial>;
-    /// All of it has come.
+    /// Turns a complete value into the final buffer.
     fn finish(partial: Self::Partial) -> Self;
     fn as_bytes(&self) -> &[u8];
 }
@@ -24,7 +26,7 @@ impl ValueBuf for Bytes {
 
     fn allocate(len: usize) -> Option<Vec<u8>> {
         let mut value = Vec::new();
-        // Who announces more than there is memory for ends no process.
+        // A server that announces more than the available memory must not abort the process.
         value.try_reserve_exact(len).ok()?;
         Some(value)
     }

@@ -57,7 +57,7 @@ fn a_lone_request_is_written_at_once_and_a_burst_in_one_piece() {
             answers.push(reply.await.unwrap().unwrap());
         }
         assert_eq!(answers, [" End", "0=3 End", " End"]);
-        // The last flush carried several: the next request waits for company.
+        // The last flush carried several requests, so the next one waits for others.
         let (waiter, _told) = TestWaiter::new();
         with_get("e", |request| connection.push(request, waiter, NO_DEADLINE));
         assert!(!connection.should_flush());
@@ -109,7 +109,7 @@ fn what_nobody_wants_any_more_is_taken_out_before_it_is_written() {
         let (waiter, _quiet) = TestWaiter::noreply();
         with_set("quiet", b"1", |request| connection.push(request, waiter, 10));
         let wanted = push(&mut connection, "wanted", b"1", NO_DEADLINE);
-        // The time of two is up before anything else is written, that of another when it would be.
+        // Two deadlines pass before anything else is written, the third when it would be.
         let mut expired = 0;
         connection.expire(10, |_| expired += 1);
         assert_eq!(expired, 2);

@@ -41,15 +41,15 @@ fn protocol_is_pure() {
 #[test]
 fn pool_knows_neither_cluster_nor_python() {
     assert_free_of("pool", &["pyo3", "crate::cluster", "crate::bridge", "Python"]);
-    // All time goes through the context: a driven host must know when to run next.
+    // All time goes through the context, because a driven host must know when to run next.
     for (path, source) in sources("pool") {
         let own = path.ends_with("context.rs");
         assert!(own || !source.contains("tokio::time::sleep"), "{path} sleeps behind the context");
     }
 }
 
-/// A thread that waits for the interpreter while it holds a lock leaves it locked in the child of a fork. What
-/// is made while the module is imported is made before anybody can fork.
+/// A thread that waits for the interpreter while it holds a lock leaves it locked in the child of a
+/// fork. Objects that are made during the import are made before any fork.
 #[test]
 fn bridge_makes_names_and_types_without_a_lock_of_pyo3() {
     for (path, source) in sources("bridge") {

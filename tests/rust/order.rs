@@ -1,4 +1,4 @@
-//! Requests behind unanswered writes with `noreply`, against scripted servers.
+//! Requests that follow unanswered `noreply` writes, against scripted servers.
 use std::time::Duration;
 
 use _emcache::pool::PoolConfig;
@@ -10,7 +10,7 @@ use crate::support::{Fixture, Listener, NoReply, Peer, WaitResult, config, run};
 
 static LARGE: [u8; 100_000] = [b'v'; 100_000];
 
-/// A pool with both of its connections, the first of which is waited for by a request that was made long ago.
+/// A pool with two connections; an old request is waiting on the first.
 async fn held_up() -> (Fixture, Listener, Peer, Peer) {
     let listener = Listener::bind().await;
     let fixture = Fixture::new(&listener.address, PoolConfig { min_connections: 2, ..config() });
@@ -29,7 +29,7 @@ async fn answer(peer: &mut Peer, text: &str) {
     peer.stream.write_all(text.as_bytes()).await.unwrap();
 }
 
-/// Writes until the server, which does not read, and the kernel take no more.
+/// Writes until the kernel accepts no more, because the server does not read.
 async fn fill(fixture: &Fixture) -> Vec<oneshot::Receiver<WaitResult>> {
     let mut filling = Vec::new();
     let mut written = 1;
@@ -41,7 +41,7 @@ async fn fill(fixture: &Fixture) -> Vec<oneshot::Receiver<WaitResult>> {
     filling
 }
 
-/// Has a large write on the second connection.
+/// Starts a large write on the second connection.
 async fn large_write(fixture: &Fixture, second: &mut Peer) -> NoReply {
     let small = fixture.get("small");
     let large = fixture.set_noreply("k", &LARGE);
@@ -65,7 +65,7 @@ fn a_later_request_follows_an_unanswered_write_to_its_connection() {
         same.await.unwrap().unwrap();
         both.await.unwrap().unwrap();
         assert_eq!(large.ended.await.unwrap().unwrap(), " Stored");
-        // Once it is answered it pins nothing.
+        // An answered write pins nothing.
         let later = fixture.get("k");
         lines(&mut first, &["get k"]).await;
         answer(&mut first, "END\r\nEND\r\nEND\r\n").await;
@@ -89,7 +89,7 @@ fn writes_without_replies_stay_on_one_connection() {
 fn commands_for_all_keys_come_after_writes_and_before_what_follows() {
     run(async {
         let (fixture, listener, mut first, mut second) = held_up().await;
-        // From then on it is known that the server answers it, and it shares their connections.
+        // From now on the server is known to support it, and it uses the shared connections.
         let learnt = fixture.flush_all();
         let mut own = listener.accept().await;
         lines(&mut own, &["flush_all"]).await;
@@ -98,7 +98,7 @@ fn commands_for_all_keys_come_after_writes_and_before_what_follows() {
         let _large = large_write(&fixture, &mut second).await;
         let _flushed = fixture.flush_all();
         lines(&mut second, &["flush_all"]).await;
-        // Awaited, it pins nothing.
+        // An awaited write pins nothing.
         let _unpinned = fixture.get("a");
         lines(&mut first, &["get small", "get a"]).await;
         let _quiet = fixture.flush_all_noreply();
@@ -127,7 +127,7 @@ fn unsent_writes_go_to_the_next_connection_in_order() {
         while reply.last().is_none_or(|line| line != "get k") {
             reply.push(second.line().await);
         }
-        // Of the others some were not sent either.
+        // Some of the filling writes were not sent either.
         let first_k = reply.iter().position(|line| line.starts_with("set k")).unwrap();
         answer(&mut second, &"STORED\r\n".repeat(first_k / 2 + 4)).await;
         answer(&mut second, "END\r\n").await;
@@ -150,7 +150,7 @@ fn a_write_that_waits_for_a_connection_is_not_accepted_yet() {
         let mut peer = listener.accept().await;
         lines(&mut peer, &["set k 0 0 1", "1"]).await;
         assert!(write.is_accepted());
-        // Who goes away before that has sent nothing.
+        // The connection was refused, so nothing was sent.
         let refused = Listener::bind().await.address;
         let fixture = Fixture::new(&refused, config());
         let write = fixture.set_noreply("k", b"1");
@@ -200,7 +200,7 @@ fn a_checkout_gets_the_connection_with_unanswered_writes() {
         fixture.check_out(2).await.unwrap().unwrap();
         let _read = fixture.get_checked_out(2, "k");
         lines(&mut first, &["get k"]).await;
-        // It is in use, and who asks now may be who wrote.
+        // The connection is in use, and the caller of the third checkout may be the writer.
         let mut third = fixture.check_out(3);
         sleep(Duration::from_millis(20)).await;
         assert!(third.try_recv().is_err());

@@ -45,7 +45,7 @@ fn a_read_is_retried_and_a_sent_write_is_not() {
         assert_eq!(a.await.unwrap().unwrap(), "0=A End");
         let lost = s.await.unwrap().unwrap_err();
         assert!(lost.contains("lost before the reply (set)"), "{lost}");
-        // Twice is enough: a read that kills connections is not asked for ever.
+        // A read that kills connections is retried once only.
         let b = fixture.get("b");
         assert_eq!(second.line().await, "get b");
         drop(second);
@@ -60,7 +60,7 @@ fn a_read_is_retried_and_a_sent_write_is_not() {
 fn a_deadline_ends_queued_and_sent_requests() {
     run(async {
         let listener = Listener::bind().await;
-        // With another, what waits behind the first would be asked there.
+        // With another connection, the second request would be retried there.
         let fixture =
             Fixture::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
         let mut peer = listener.accept().await;
@@ -73,7 +73,7 @@ fn a_deadline_ends_queued_and_sent_requests() {
         let other = fixture.get("other");
         assert!(late.await.unwrap().unwrap_err().starts_with("no reply from 127.0.0.1:"));
         assert!(started.elapsed() >= Duration::from_millis(100));
-        // Its answer is still to come, and goes to nobody.
+        // The late reply is discarded.
         assert_eq!(peer.line().await, "get late");
         assert_eq!(peer.line().await, "get other");
         peer.stream.write_all(b"VALUE late 0 1\r\nL\r\nEND\r\n").await.unwrap();
@@ -169,7 +169,7 @@ fn a_long_transfer_brings_a_second_connection() {
         let listener = Listener::bind().await;
         let fixture = Fixture::new(&listener.address, config());
         let first = listener.accept().await;
-        // Nobody reads it: it stays in the way.
+        // The peer does not read it, so it stays in the way.
         let _large = fixture.set("large", &vec![b'x'; 32 << 20]);
         let small = fixture.get("small");
         let mut second = listener.accept().await;
@@ -295,7 +295,7 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
                 tell.send(healthy).unwrap();
             }
         });
-        // All that it accepts is silent, until it answers again.
+        // Accepts connections silently until `answers` is set.
         let (answers, lines) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(Vec::new())));
         let (is_well, heard) = (answers.clone(), lines.clone());
         let server = tokio::task::spawn_local(async move {
@@ -322,7 +322,7 @@ fn a_silent_node_turns_unhealthy_and_a_probe_brings_it_back() {
         let mut at_once = fixture.get("b");
         let error = at_once.try_recv().unwrap().unwrap_err();
         assert!(error.contains("is down: the server stopped answering"), "{error}");
-        // That a connection is accepted is no sign of life; an answer is.
+        // An accepted connection does not prove that the server works; a reply does.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(reply.try_recv().is_err());
         answers.set(true);
@@ -364,7 +364,7 @@ fn requests_behind_an_old_one_bring_a_second_connection() {
         let _old = fixture.get_within("old", limit);
         assert_eq!(first.line().await, "get old");
         tokio::time::sleep(Duration::from_millis(150)).await;
-        // It waits for another connection, and so do those that come after it.
+        // It waits for another connection, and so do the requests after it.
         let others = [fixture.get_within("held-up", limit), fixture.get_within("fast", limit)];
         let mut second = listener.accept().await;
         assert_eq!(second.line().await, "get held-up fast");
@@ -386,7 +386,7 @@ fn keys_with_large_values_use_another_connection() {
         let value = format!("VALUE large 0 65536\r\n{}\r\nEND\r\n", "x".repeat(65536));
         first.stream.write_all(value.as_bytes()).await.unwrap();
         large.await.unwrap().unwrap();
-        // The next one shows that the pool could do with another connection, the one after uses it.
+        // The second request makes the pool open a connection, the third uses it.
         let again = fixture.get("large");
         assert_eq!(first.line().await, "get large");
         let mut second = listener.accept().await;
@@ -450,7 +450,7 @@ fn unanswered_requests_do_not_block_the_next_holder_for_ever() {
         let fixture =
             Fixture::new(&listener.address, PoolConfig { max_connections: 1, ..config() });
         let mut stuck = listener.accept().await;
-        // Answered after the first release, and not after the second: one watch sees both.
+        // Answered after the first release but not after the second: one task watches both.
         for checkout in [1, 2] {
             fixture.check_out(checkout).await.unwrap().unwrap();
             let left = fixture.get_checked_out(checkout, "left");
@@ -464,7 +464,7 @@ fn unanswered_requests_do_not_block_the_next_holder_for_ever() {
         assert_eq!(fixture.check_out(3).await.unwrap().unwrap(), " Ok");
         let behind = fixture.get_checked_out(3, "behind");
         fixture.pool.release(3);
-        // Nobody answered a byte of it, so it is asked again.
+        // No byte of it was answered, so it is retried.
         let mut fresh = listener.accept().await;
         assert_eq!(fresh.line().await, "get behind");
         fresh.stream.write_all(b"END\r\n").await.unwrap();

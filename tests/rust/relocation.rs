@@ -1,4 +1,4 @@
-//! A node that is replaced under its name, and one that leaves.
+//! A node that is replaced under its name, and one that is removed.
 use std::time::Duration;
 
 use _emcache::pool::PoolConfig;
@@ -10,8 +10,7 @@ use crate::support::{Fixture, Listener, Peer, config, run};
 const OLD: &str = "127.0.0.1";
 const NEW: &str = "127.0.0.2";
 
-/// Two places for one node, whose name leads to the first, and a pool of at most so many connections, one of
-/// which is open.
+/// Two addresses of one node, whose name leads to the first, and a pool with one open connection.
 async fn moving(max_connections: usize) -> (Fixture, Listener, Peer, Listener) {
     let old = Listener::bind().await;
     let new = Listener::bind_at(NEW, old.port()).await;
@@ -37,7 +36,7 @@ fn the_former_address_serves_until_the_new_one_has_answered() {
         let reply = fixture.get("a");
         answer(&mut before, "get a").await;
         reply.await.unwrap().unwrap();
-        // What is under way when the new one comes is answered by the old one.
+        // A request in flight on the former address is answered there.
         let last = fixture.get("b");
         assert_eq!(before.line().await, "get b");
         after.stream.write_all(b"END\r\n").await.unwrap();
@@ -80,9 +79,9 @@ fn an_address_that_is_not_up_yet_is_retried() {
             answer(&mut before, "get a").await;
             reply.await.unwrap().unwrap();
         }
-        // Its name leads to where it was, which is no use.
+        // The name leads to the former address, which is not used.
         assert_eq!((*old.accepted.borrow(), fixture.pool.metrics().cur_connections), (1, 1));
-        // To yet another place, and that it closes without a word is no reason to give up.
+        // The node moves again, and the first connection there is closed without a reply.
         fixture.pool.set_ip(Some(NEW));
         drop(new.accept().await);
         answer(&mut new.accept().await, "get emcache:probe").await;
@@ -114,7 +113,7 @@ fn a_waiting_dial_goes_to_the_new_address_at_once() {
         let new = Listener::bind_at(NEW, old.port()).await;
         let fixture = Fixture::new(&old.address, config());
         fixture.pool.set_ip(Some("127.0.0.9"));
-        // Refused there, let in by name; then both places are gone, and the dial waits ever longer.
+        // The known address refuses, the name accepts; then both are gone, and the backoff grows.
         drop(old.accept().await);
         drop(old);
         while fixture.pool.metrics().connections_created_with_error < 5 {
@@ -144,7 +143,7 @@ fn a_node_that_moves_back_keeps_its_connection() {
         reply.await.unwrap().unwrap();
         sleep(Duration::from_millis(100)).await;
         assert_eq!((*old.accepted.borrow(), *new.accepted.borrow()), (1, 1));
-        // What lists say while a node is replaced: nothing, then where it is.
+        // Discovery reports nothing while the node is replaced, and then the new address.
         fixture.pool.set_ip(None);
         fixture.pool.set_ip(Some(NEW));
         answer(&mut new.accept().await, "get emcache:probe").await;

@@ -1,4 +1,4 @@
-//! A waiter that Rust code can await, and a scripted server.
+//! A waiter for Rust code, and a scripted server.
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
@@ -18,18 +18,18 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-/// What became of a request: the items and the reply as text, or the error's text.
+/// The end of a request: the items and the reply as text, or the error's text.
 pub type WaitResult = Result<String, String>;
 
 pub struct TestWaiter {
     items: Vec<String>,
     sender: oneshot::Sender<WaitResult>,
-    /// Of a request with `noreply`: set when it is on a connection.
+    /// For `noreply` requests: set when the request is on a connection.
     accepted: Option<Rc<Cell<bool>>>,
 }
 
 impl TestWaiter {
-    /// A key whose item makes the waiter panic, as a bug in it would.
+    /// An item with this key makes the waiter panic, as a bug would.
     pub const PANIC: &str = "panic";
 
     pub fn new() -> (Self, oneshot::Receiver<WaitResult>) {
@@ -45,7 +45,7 @@ impl TestWaiter {
     }
 }
 
-/// What became of a request with `noreply`.
+/// The end of a `noreply` request.
 pub struct NoReply {
     pub ended: oneshot::Receiver<WaitResult>,
     accepted: Rc<Cell<bool>>,
@@ -88,7 +88,7 @@ impl Waiter for TestWaiter {
         let _ = self.sender.send(Err(error.to_string()));
     }
     fn split(self, _missing: &[usize]) -> Vec<Self> {
-        // Each asks for one key.
+        // Each request has one key.
         vec![self]
     }
 }
@@ -130,7 +130,7 @@ pub fn run(test: impl Future<Output = ()>) {
     done.expect("the test hangs");
 }
 
-/// A pool, and what is asked of it.
+/// A pool and its host.
 pub struct Fixture {
     pub context: Rc<Context>,
     pub pool: Pool<TestWaiter>,
@@ -154,7 +154,7 @@ impl Fixture {
         reply
     }
 
-    /// Waits until the pool has as many.
+    /// Waits until the pool has `count` connections.
     pub async fn connections(&self, count: u64) {
         while self.pool.metrics().cur_connections != count {
             tokio::task::yield_now().await;
@@ -226,7 +226,7 @@ impl Peer {
         line.trim_end().to_owned()
     }
 
-    /// The rest of what the client sends until it closes.
+    /// The number of bytes that the client sends until it closes.
     pub async fn rest(&mut self) -> usize {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).await.unwrap_or(rest.len())

@@ -1,12 +1,12 @@
-//! The binary protocol ("memcached doc/protocol-binary.txt"), for servers that take a SASL login and
-//! therefore nothing else.
+//! The binary protocol ("memcached doc/protocol-binary.txt"), for servers that require a SASL login
+//! and then accept nothing else.
 //!
-//! It is spoken below the text protocol and not instead of it: text commands become binary requests, and
-//! their answers the text that a server would have sent. So whatever is right for text (pipelining,
-//! merging, cancellation, errors) is right here.
+//! It runs below the text protocol: text commands are translated to binary requests, and binary
+//! responses to the text that a server would have sent. So pipelining, merging, cancellation and
+//! error handling work unchanged.
 //!
-//! Invariant: answers come in the order of the requests; an answer's opaque number is one of the request
-//! at the head (`first <= opaque <= last`), and rises.
+//! Invariant: responses arrive in the order of the requests. The opaque number of a response
+//! belongs to the request at the head (`first <= opaque <= last`), and rises.
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +22,9 @@ use super::request::EXPIRED;
 const REQUEST: u8 = 0x80;
 const RESPONSE: u8 = 0x81;
 const HEADER_LEN: usize = 24;
-/// Of answers that are no values: what `stats detail dump` gives comes in one piece.
+/// The limit for responses that are not values. `stats detail dump` arrives in one piece.
 const MAX_BODY_LEN: usize = 1024 * 1024;
-/// `incr` and `decr` with this expiration do not create what is missing.
+/// `incr` and `decr` with this expiration do not create a missing counter.
 const NO_CREATE: u32 = u32::MAX;
 
 const NOT_IN_BINARY: &str = "CLIENT_ERROR there is no such command in the binary protocol\r\n";
@@ -62,10 +62,10 @@ mod status {
     pub const OUT_OF_MEMORY: u16 = 0x82;
 }
 
-/// What a request is answered with in text.
+/// The text reply that a request expects.
 #[derive(Debug)]
 enum Expected {
-    /// Quiet gets, closed by a no-op.
+    /// Quiet gets, ended by a no-op.
     Retrieval {
         cas: bool,
         error: Option<String>,
@@ -74,8 +74,8 @@ enum Expected {
         opcode: u8,
         is_cas: bool,
     },
-    /// `cas` with the token 0, which no item has and which means "whatever" in binary: only asks
-    /// whether there is one.
+    /// `cas` with the token 0, which no item has, but which means "any" in binary. Only checks
+    /// whether the item exists.
     NoMatch,
     Delete,
     Arithmetic {
@@ -87,7 +87,7 @@ enum Expected {
     Stats {
         done: &'static str,
     },
-    /// Has no binary form.
+    /// The command has no binary form.
     Local(&'static str),
 }
 
@@ -112,7 +112,7 @@ enum WriteState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReadState {
     Head,
-    /// The rest of a value, and what follows it in text.
+    /// The rest of a value, and the text that follows it.
     Value {
         left: usize,
         is_wanted: bool,
@@ -120,7 +120,7 @@ enum ReadState {
     },
 }
 
-/// Both directions of one connection.
+/// Translates both directions of one connection.
 #[derive(Debug)]
 pub struct Translator {
     pending: VecDeque<Pending>,
@@ -218,13 +218,13 @@ fn request_if(
     out.extend_from_slice(key);
 }
 
-/// The length of the request at the start of `bytes`; `None`: its header has not come whole.
+/// The length of the request at the start of `bytes`; `None` if its header is incomplete.
 pub fn request_len(bytes: &[u8]) -> Option<usize> {
     let body_len = bytes.get(..HEADER_LEN)?.get(8..12)?.try_into().ok().map(u32::from_be_bytes)?;
     Some(HEADER_LEN + body_len as usize)
 }
 
-/// Our own encoder wrote it, so it is there and a number.
+/// Our own encoder wrote the word, so it exists and is a number.
 fn number<T: std::str::FromStr + Default>(word: Option<&[u8]>) -> T {
     word.and_then(|w| std::str::from_utf8(w).ok()).and_then(|w| w.parse().ok()).unwrap_or_default()
 }
@@ -246,7 +246,8 @@ fn expiration(word: Option<&[u8]>) -> u32 {
 }
 
 impl Translator {
-    /// Translates text that [`super::Pipeline`] wrote, in pieces of any length; all of it is taken.
+    /// Translates text that [`super::Pipeline`] wrote. The text may arrive in pieces of any length,
+    /// and all of it is consumed.
     pub fn encode(&mut self, mut text: &[u8], out: &mut BytesMut) {
         while !text.is_empty() {
             match self.writing {
@@ -279,7 +280,7 @@ impl Translator {
         }
     }
 
-    /// A request without a value.
+    /// Encodes a request without a value.
     fn encode_simple(
         &mut self,
         expects: Expected,
@@ -353,14 +354,14 @@ impl Translator {
                 self.encode_stats(line.strip_prefix(b"stats ").unwrap_or_default(), out);
             }
             b"config" => self.answer_locally("ERROR\r\n", out),
-            // `verbosity` and `config` have an opcode each that memcached does not know; it reads the body of
-            // what it does not know twice, and so loses its place (1.6.18).
+            // `verbosity` and `config` have opcodes that memcached 1.6.18 does not know. It reads
+            // the body of an unknown command twice and loses its place in the stream.
             _ => self.answer_locally(NOT_IN_BINARY, out),
         }
     }
 
-    /// What follows the words that are known is ignored, as servers do in text. In binary they compare no more
-    /// than the beginning of some words, and would do what was not asked.
+    /// Ignores the words after the known ones, as servers do in text. In binary they compare only
+    /// the beginning of some words, and would execute another command.
     fn encode_stats(&mut self, args: &[u8], out: &mut BytesMut) {
         let mut words = args.split(|&b| b == b' ');
         let (word, argument) = (words.next().unwrap_or_default(), words.next());
@@ -382,7 +383,7 @@ impl Translator {
         self.encode_simple(Expected::Stats { done }, opcode::STAT, &[], Some(key), out);
     }
 
-    /// A no-op stands for it, so that its answer comes in its turn.
+    /// Sends a no-op in place of the command, so that the reply arrives in order.
     fn answer_locally(&mut self, answer: &'static str, out: &mut BytesMut) {
         self.encode_simple(Expected::Local(answer), opcode::NOOP, &[], None, out);
     }
@@ -424,7 +425,7 @@ impl Translator {
         let is_cas = name == b"cas";
         let code = match name {
             b"add" => opcode::ADD,
-            // As a SET, one that is too large would remove an item whatever its token.
+            // With SET, a value that is too large would remove the item whatever its token.
             b"replace" | b"cas" => opcode::REPLACE,
             b"append" => opcode::APPEND,
             b"prepend" => opcode::PREPEND,
@@ -450,8 +451,8 @@ impl Translator {
         request_if(out, code, opaque, extras, key, len, token);
     }
 
-    /// Translates answers, as far as they are complete or can be passed on in pieces; the bytes that are not
-    /// used yet are kept here.
+    /// Translates responses as far as they are complete or can be passed on in pieces. Unused bytes
+    /// are stored for the next call.
     pub fn decode(&mut self, mut binary: &[u8], out: &mut BytesMut) -> Result<(), ProtocolError> {
         while !binary.is_empty() || self.is_value_at_its_end() {
             match self.reading {
@@ -486,7 +487,8 @@ impl Translator {
         matches!(self.reading, ReadState::Value { left: 0, .. })
     }
 
-    /// How many bytes belong together: a header with its extras and key, and what else is short.
+    /// The number of bytes that must be complete: a header with its extras and key, and any short
+    /// body.
     fn head_len(&self) -> Result<usize, ProtocolError> {
         let Some(bytes) = self.head.get(..HEADER_LEN) else { return Ok(HEADER_LEN) };
         let header = Header::parse(bytes)?;
@@ -515,7 +517,7 @@ impl Translator {
         if offset > front.last.wrapping_sub(front.first) || header.opcode != expected {
             return Err(unexpected());
         }
-        // What was answered cannot be answered again; all of `stats` has one number.
+        // A response cannot be repeated. All responses to `stats` have the same number.
         front.first = if is_last { front.last } else { header.opaque.wrapping_add(1) };
         let key_start = HEADER_LEN + header.extras_len;
         let (key, body) = head[key_start..].split_at(header.key_len);
@@ -541,7 +543,7 @@ impl Translator {
                 }
                 return Ok(());
             }
-            // `detail dump` is text already, to its end.
+            // The body of `detail dump` is already text, including `END`.
             Expected::Stats { .. } if is_ok && body.ends_with(b"\r\n") => {
                 out.extend_from_slice(body.strip_suffix(b"END\r\n").unwrap_or(body));
                 is_over = false;
@@ -619,7 +621,7 @@ fn value_head(
 }
 
 impl Pending {
-    /// Whether the value of this answer is passed on as it comes.
+    /// Whether the value of this response is passed on as it arrives.
     fn streams(&self, header: &Header) -> bool {
         let has_value = matches!(self.expects, Expected::Retrieval { .. } | Expected::NoMatch);
         has_value && header.status == status::OK && header.opcode == self.opcode
@@ -651,7 +653,7 @@ fn found_reply(status: u16, done: &'static str) -> Option<&'static str> {
     }
 }
 
-/// As a server says it in text.
+/// The error line that a server sends in text.
 fn error_line(header: &Header, body: &[u8]) -> String {
     match header.status {
         status::UNKNOWN_COMMAND => "ERROR\r\n".to_owned(),
@@ -665,18 +667,19 @@ fn error_line(header: &Header, body: &[u8]) -> String {
     }
 }
 
-/// The server's words, on one line.
+/// The server's message, on one line.
 fn printable(words: &[u8]) -> String {
     let shown = &words[..words.len().min(200)];
     String::from_utf8_lossy(shown).chars().filter(|c| !c.is_control()).collect()
 }
 
-/// Asks how one may log in.
+/// Requests the list of SASL mechanisms.
 pub fn sasl_mechanisms(out: &mut BytesMut) {
     request(out, opcode::SASL_LIST, 0, &[], &[], 0);
 }
 
-/// RFC 4616: who to act as (the same), who, password, with a null character before the latter two.
+/// RFC 4616: authorization identity (empty here), username and password, separated by null
+/// characters.
 pub fn sasl_plain(username: &str, password: &str, out: &mut BytesMut) {
     let len = username.len() + password.len() + 2;
     request(out, opcode::SASL_AUTH, 0, &[], b"PLAIN", len);
@@ -686,17 +689,17 @@ pub fn sasl_plain(username: &str, password: &str, out: &mut BytesMut) {
     out.extend_from_slice(password.as_bytes());
 }
 
-/// What the server says to either.
+/// The response to either SASL request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SaslAnswer {
-    /// For the first of them, the mechanisms.
+    /// The first request returns the mechanisms.
     Ok(Vec<u8>),
     Refused(Vec<u8>),
-    /// It has no SASL.
+    /// The server does not support SASL.
     Unknown,
 }
 
-/// The answer, if all of it is there, and how long it is.
+/// The response and its length, if all of it has arrived.
 pub fn sasl_answer(bytes: &[u8]) -> Result<Option<(SaslAnswer, usize)>, ProtocolError> {
     if bytes.first().is_some_and(|magic| *magic != RESPONSE) {
         return Err(ProtocolError::UnexpectedLine(Excerpt::from_bytes(bytes)));

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a server answers to a request with these.
+/// The response of a server with these fields.
 fn response(
     opcode: u8,
     status: u16,
@@ -25,7 +25,7 @@ fn encoded(text: &str) -> (Translator, Vec<u8>) {
     (translator, out.to_vec())
 }
 
-/// The text for a command's answers, given in pieces that end at `cuts`.
+/// The decoded text of `answers`, fed in pieces that end at `cuts`.
 fn decoded(text: &str, answers: &[u8], cuts: &[usize]) -> Result<String, ProtocolError> {
     let (mut translator, _) = encoded(text);
     let (mut out, mut from) = (BytesMut::new(), 0);
@@ -122,7 +122,7 @@ fn statuses_are_the_words_of_the_text_protocol() {
     }
 }
 
-/// A get of three keys, a count, statistics, and a token that matches nothing.
+/// A get of three keys, a counter, statistics, and a token that never matches.
 fn conversation() -> (&'static str, Vec<u8>, &'static str) {
     let text = "gets a b c\r\nincr n 1\r\nstats\r\ncas a 0 0 3 0\r\nxyz\r\ngat 5 a\r\nma m MI N0 J7 D1 v\r\n";
     let answers = [

@@ -1,25 +1,26 @@
-//! The keys of the retrievals in flight, in wire order, in one buffer that is reused.
+//! The keys of the retrievals in flight, in wire order, in one reused buffer.
 //!
-//! Positions count bytes since the start, so they stay true when the front is given back:
-//! `released <= any position in use <= end()`.
+//! Positions count bytes since the start, so they stay valid when the front is released: `released
+//! <= any position in use <= end()`.
 
 #[derive(Debug, Default)]
 pub(super) struct KeyFifo {
     bytes: Vec<u8>,
-    /// The bytes before `bytes[0]` that were given back already.
+    /// The number of bytes before `bytes[0]` that were released.
     released: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
     pub key: &'a [u8],
-    /// Not on the wire: the same key stands earlier in the line, its answer serves both.
+    /// The key is not on the wire: it occurs earlier in the same line, and one reply serves both
+    /// requests.
     pub alias: bool,
-    /// Where the next entry begins.
+    /// The position of the next entry.
     pub next: u64,
 }
 
-/// Given back only in large pieces: moving the rest costs its length.
+/// The front is released in large pieces only, because each release moves the rest.
 const RELEASE_AT: usize = 64 * 1024;
 
 impl KeyFifo {

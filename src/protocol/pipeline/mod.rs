@@ -1,13 +1,13 @@
-//! The requests of one connection that wait for their answers, in wire order.
+//! The requests of one connection that wait for their replies, in wire order.
 //!
 //! ```text
 //! push    ->  bytes to write, and a slot at the back
-//! feed    <-  bytes read, answers to the slots at the front
-//! expire      takes the sink out of a slot whose time is up; its answer is read and dropped
-//! drain       the connection died: every slot with what is needed to ask again
+//! feed    <-  bytes read, replies for the slots at the front
+//! expire      takes the handler out of a slot at its deadline; the reply is read and discarded
+//! drain       the connection was lost: returns every slot with the data for a retry
 //! ```
-//! Retrievals of one key that are pushed one after the other share a line on the wire
-//! (`get a b c`), and nobody can see it: each has a slot and a sink of its own.
+//! Retrievals of one key that are pushed one after the other share a line on the wire (`get a b
+//! c`). Callers do not notice, because each has its own slot and its own handler.
 //!
 //! Invariant: a retrieval slot belongs to exactly one line, lines are in slot order, and
 //! `sum(line.slots) == number of retrieval slots`.
@@ -31,80 +31,84 @@ use super::stats::{CallResult, NodeStats, RequestInfo};
 use super::value_buf::ValueBuf;
 use keys::KeyFifo;
 
-/// The longest retrieval line, CRLF included. memcached 1.6.12 refuses a `get` line of more than 1,024 bytes that
-/// arrives in two reads, and every version closes the connection for such a `gat` line (1,024 or 2,048 bytes).
+/// The longest retrieval line, CRLF included. memcached 1.6.12 rejects a `get` line of more than
+/// 1,024 bytes that arrives in two reads, and every version closes the connection for such a `gat`
+/// line (1,024 or 2,048 bytes).
 pub const MAX_LINE_LEN: usize = 1000;
-/// The longest `get` or `gets` line to a server that is known to take it.
+/// The longest `get` or `gets` line for servers that are known to accept it.
 pub const LONG_LINE_LEN: usize = 8 * 1024;
 
-/// What memcached says to those above its limit (`-c`) before it closes.
+/// memcached sends this line above its connection limit (`-c`) and then closes the connection.
 pub const CONNECTION_REFUSED: &[u8] = b"ERROR Too many open connections";
 
-/// What `memcached -Y` says to those who did not log in. It says so once for all that it finds in its buffer.
+/// `memcached -Y` sends this line to connections without a login, once for all commands in its read
+/// buffer.
 const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
 
-/// Values from this length on are a transfer that others should not wait behind.
+/// Transfers of values of at least this length should not delay other requests.
 pub const LARGE_VALUE_LEN: usize = 64 * 1024;
 
-/// A value of which so much is still to come is received where it is kept: that costs one read more and saves a
-/// copy. Little in tests, so that they split such values everywhere.
+/// If at least this much of a value has not arrived yet, the value is received directly into its
+/// final buffer. That costs one more read and saves a copy. The limit is small in tests, so that
+/// they split such values everywhere.
 const MIN_IN_PLACE_LEN: usize = if cfg!(test) { 4 } else { 32 * 1024 };
 
-/// What the lines of one answer to `stats` may take in memory, each with [`STAT_OVERHEAD`]. The longest real answer is
-/// that to `stats conns` of a server with 65,000 connections: 33 MiB.
+/// The limit for the reply to one `stats`, counted as the bytes of its lines and [`STAT_OVERHEAD`]
+/// for each. The longest real reply is 33 MiB: `stats conns` of a server with 65,000 connections.
 const MAX_STATS_SIZE: usize = 40 * 1024 * 1024;
-/// What a line takes besides its text, when it is two strings.
+/// The memory that a line needs in addition to its text when it is stored as two strings.
 const STAT_OVERHEAD: usize = 96;
 
-/// What is longer is not believed before it comes.
+/// No memory is allocated in advance for longer values.
 const MAX_IN_PLACE_LEN: usize = 64 * 1024 * 1024;
 
-/// A point of the caller's clock, in nanoseconds; the pipeline only compares them.
+/// A point in time on the caller's clock, in nanoseconds. The pipeline only compares these.
 pub type Nanos = u64;
-/// A deadline that does not come.
+/// A deadline that never passes.
 pub const NEVER: Nanos = Nanos::MAX;
 
-/// When a request was made, and until when its caller waits.
+/// The start time and the deadline of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     pub issued_at: Nanos,
     pub deadline: Nanos,
 }
 
-/// For those who do not ask how long it took.
+/// For callers that do not measure latencies.
 impl From<Nanos> for Timing {
     fn from(deadline: Nanos) -> Self {
         Self { issued_at: 0, deadline }
     }
 }
 
-/// Who waits for an answer. A sink must not call back into the pipeline that feeds it.
+/// Receives the reply to a request. A handler must not call back into the pipeline that feeds it.
 pub trait ReplyHandler {
-    /// How it keeps values.
+    /// The buffer for values.
     type Value: ValueBuf;
 
-    /// The item for the key with this index within the request. `kept`: its value, where others have it too
-    /// or it was received in its place.
+    /// Receives the item for the key with this index within the request. `shared` holds the value
+    /// if other requests need it too, or if it was received directly into its buffer.
     fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&Self::Value>);
-    /// One line of `stats`.
+    /// Receives one line of `stats`.
     fn stat(&mut self, stat: &StatLine<'_>);
-    /// The request is asked again on another connection: forget what came.
+    /// The request is retried on another connection: discard the items received so far.
     fn restart(&mut self);
-    /// The answer is complete. `from`: who gave it, for error texts.
+    /// The reply is complete. `from` is the name of the node, for error messages.
     fn reply(self, reply: &Reply<'_>, from: &str);
-    /// Nobody waits any more: a request that is not sent yet need not be sent.
+    /// Whether the caller no longer waits. An unsent request of such a caller is not sent.
     fn is_abandoned(&self) -> bool {
         false
     }
-    /// Whether the caller goes on before the answer comes, so that later requests must not overtake this one.
+    /// Whether the caller continues before the reply arrives, so that later requests must not
+    /// overtake this one.
     fn is_noreply(&self) -> bool {
         false
     }
-    /// The request is on a connection that is alive, written or to be written.
+    /// The request was handed to a live connection, and is written or about to be written.
     fn accepted(&mut self) {}
 }
 
-/// A request that owns its bytes, for when there is no connection to encode it to.
+/// A request that owns its bytes, used while there is no connection to encode it for.
 #[derive(Clone, Debug)]
 pub enum OwnedRequest {
     Retrieval {
@@ -123,29 +127,29 @@ pub enum OwnedRequest {
     },
 }
 
-/// A slot of a connection that died.
+/// A request of a lost connection.
 #[derive(Debug)]
 pub struct Orphan<S> {
     pub handler: S,
     pub info: RequestInfo,
     pub deadline: Nanos,
     pub retried: bool,
-    /// Whether a byte of it may have been sent.
+    /// Whether a byte of the request may have been sent.
     pub sent: bool,
-    /// What to send again: any retrieval, or a command of which no byte was sent. `None`: the server
-    /// may have done it.
+    /// The request to send again: any retrieval, or a command of which no byte was sent. `None` if
+    /// the server may have executed it.
     pub retry: Option<OwnedRequest>,
-    /// The answer to its line broke off with [`Pipeline::line_error`]: these of its keys have no item, and
-    /// `retry` asks for them and no others.
+    /// If [`Pipeline::line_error`] ended the reply to the request's line: the keys without an item.
+    /// `retry` contains only these keys.
     pub missing: Option<SmallVec<[usize; 1]>>,
 }
 
-/// A request whose time is up.
+/// A request whose deadline has passed.
 #[derive(Debug)]
 pub struct ExpiredRequest<S> {
     pub handler: S,
     pub info: RequestInfo,
-    /// Whether a byte of it was sent.
+    /// Whether a byte of the request was sent.
     pub sent: bool,
 }
 
@@ -169,7 +173,7 @@ impl OwnedRequest {
         }
     }
 
-    /// How many keys are asked for; 0: it is no retrieval.
+    /// The number of requested keys; 0 if the request is not a retrieval.
     pub fn keys(&self) -> u32 {
         match self {
             Self::Retrieval { keys, .. } => u32::try_from(keys.len()).unwrap_or(u32::MAX),
@@ -177,7 +181,8 @@ impl OwnedRequest {
         }
     }
 
-    /// With memory of its own, where it was of a block that others share: it may be kept for long.
+    /// Copies the parts that share a block of memory with other requests, because the request may
+    /// be stored for long.
     #[must_use]
     pub fn unshared(self) -> Self {
         let own = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
@@ -192,7 +197,8 @@ impl OwnedRequest {
         }
     }
 
-    /// The first key: the second word of what it sends. Empty where there is none.
+    /// The first key, which is the second word of the command line; empty if the command has no
+    /// key.
     pub fn key(&self) -> &[u8] {
         match self {
             Self::Retrieval { keys, .. } => keys.first().map_or(&[], |key| key),
@@ -201,7 +207,7 @@ impl OwnedRequest {
         }
     }
 
-    /// All keys, where it has any.
+    /// Calls `visit` with each key of the request.
     pub fn for_each_key(&self, mut visit: impl FnMut(&[u8])) {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().for_each(|key| visit(key)),
@@ -210,7 +216,7 @@ impl OwnedRequest {
         }
     }
 
-    /// The bytes that it keeps.
+    /// The number of bytes that the request holds.
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().map(|key| key.len() + 1).sum(),
@@ -222,25 +228,26 @@ impl OwnedRequest {
 
 #[derive(Debug)]
 struct Slot<S> {
-    /// `None` once the caller was told that its time is up, or is served on another connection.
+    /// `None` once the caller has timed out and was notified, or is served on another
+    /// connection.
     handler: Option<S>,
     verb: Verb,
-    /// How many keys of the line are this slot's; 0 for a command.
+    /// The number of keys of this slot in the line; 0 for a command.
     keys: u32,
     retried: bool,
-    /// Whether another connection serves its caller.
+    /// Whether another connection serves the caller.
     moved: bool,
-    /// Whether it is on the line of the slot before it.
+    /// Whether the slot shares the line of the slot before it.
     shares_line: bool,
     /// See [`ReplyHandler::is_noreply`].
     noreply: bool,
     timing: Timing,
-    /// Where its bytes, from the start of its line, begin in all that was ever encoded.
+    /// The position at which the slot's bytes start, or its line's, counted over all encoded bytes.
     start: u64,
 }
 
 impl<S: ReplyHandler> Slot<S> {
-    /// Whether it is a command that need not be sent any more.
+    /// Whether this is a command that does not have to be sent any more.
     fn is_cancelled_or_expired(&self, now: Nanos) -> bool {
         let is_over = |handler: &S| self.timing.deadline <= now || handler.is_abandoned();
         self.keys == 0 && !self.noreply && self.handler.as_ref().is_none_or(is_over)
@@ -253,7 +260,7 @@ impl<S> Slot<S> {
     }
 }
 
-/// What is needed to count an answer.
+/// The data that is needed to count a reply.
 struct StatsUpdate<'a> {
     stats: &'a mut NodeStats,
     now: Nanos,
@@ -268,17 +275,17 @@ struct Line {
     keys_start: u64,
 }
 
-/// The last line while keys may still be added to it.
+/// The last line, as long as keys can be added to it.
 #[derive(Debug)]
 struct OpenLine {
     len: usize,
-    /// One bit for each hash of a key: whether a key may stand in the line already.
+    /// One bit for each hash of a key: whether the line may already contain the key.
     seen: u64,
 }
 
-/// An item whose value is received where it will be kept.
+/// An item whose value is received directly into its final buffer.
 struct PartialItem<K: ValueBuf> {
-    /// Who asked for it, and what is behind that.
+    /// The slot that requested the item, and the position of the next key.
     at: Cursor,
     next: u64,
     key: Bytes,
@@ -287,10 +294,10 @@ struct PartialItem<K: ValueBuf> {
     value: RestOfValue<K>,
 }
 
-/// Where the rest of a value goes. It is all there when nothing is missing.
+/// The destination of the rest of a value. The value is complete when nothing is missing.
 enum RestOfValue<K: ValueBuf> {
     Stored(Limit<K::Partial>),
-    /// Nobody waits for it any more: so much of it is read and dropped.
+    /// The caller no longer waits: this many bytes are read and discarded.
     Discarded(usize),
 }
 
@@ -310,7 +317,7 @@ impl<K: ValueBuf> RestOfValue<K> {
     }
 }
 
-/// Where in the front line the next item is expected.
+/// The place in the front line at which the next item is expected.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
     ordinal: u32,
@@ -326,19 +333,19 @@ pub struct Pipeline<S: ReplyHandler> {
     open: Option<OpenLine>,
     decoder: Decoder,
     receiving: Option<PartialItem<S::Value>>,
-    /// Whether the last item was received in its place: the next may be like it.
+    /// Whether the last item was received directly into its buffer; the next one may be similar.
     last_was_large: bool,
-    /// There was no memory to receive the item in progress in its place.
+    /// The allocation for the item in progress failed, so it is received through the read buffer.
     allocation_failed: bool,
     cursor: Cursor,
     /// Which keys of the front line have their item.
     assigned: Vec<u64>,
-    /// How many have.
+    /// The number of keys that have their item.
     found_count: u32,
-    /// What the lines of the answer to `stats` take that have come.
+    /// The memory that the lines of the current reply to `stats` need.
     stats_size: usize,
     encoded: u64,
-    /// Slots of `noreply` commands.
+    /// The number of slots with `noreply` commands.
     noreply_unanswered: usize,
     moved: usize,
     answered: u64,
@@ -347,29 +354,31 @@ pub struct Pipeline<S: ReplyHandler> {
     large_keys: Vec<Bytes>,
     shared_keys: u64,
     max_merged_keys: u32,
-    /// Who answers, for error texts.
+    /// The name of the node, for error messages.
     peer: Arc<str>,
     must_close: Option<MustClose>,
     line_error: Option<(ErrorLineKind, Bytes)>,
-    /// Taken out by [`Self::prune`], and not told yet.
+    /// Requests that [`Self::prune`] removed and whose callers are not notified yet.
     pruned_expired: Vec<ExpiredRequest<S>>,
     unknown_command: Option<Verb>,
 }
 
-/// An answer after which the connection must not be used.
+/// A reply after which the connection must not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MustClose {
-    /// The server refused the head of a storage command, and may take the value for commands.
+    /// The server rejected the head of a storage command, and may run the value as commands.
     StorageRefused,
-    /// An error line in the answer to several keys: with some servers it is the end of that answer, and some
-    /// proxies go on to `END`. What comes next has no certain owner.
+    /// An error line in the reply to several keys. Some servers end the reply with it, some proxies
+    /// continue to `END`, so the next reply cannot be attributed.
     KeyRefused,
-    /// The server wants a login, and answers only some of what is sent before.
+    /// The server requires a login, and replies to only some of the commands that it receives
+    /// before one.
     Unauthenticated,
 }
 
 impl<S: ReplyHandler> Pipeline<S> {
-    /// `max_merged_keys`: how many retrievals may share a line; 1 sends one line for each.
+    /// `max_merged_keys` is the number of retrievals that may share a line; 1 sends a line for
+    /// each.
     pub fn new(max_merged_keys: u32, peer: Arc<str>) -> Self {
         Self {
             slots: VecDeque::new(),
@@ -401,56 +410,56 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// How many retrievals may share a line from now on.
+    /// Sets the number of retrievals that may share a line.
     pub fn set_max_merged_keys(&mut self, max_merged_keys: u32) {
         self.max_merged_keys = max_merged_keys;
     }
 
-    /// Slots whose answer has not come, abandoned ones included.
+    /// The number of slots without a reply, abandoned ones included.
     pub fn in_flight(&self) -> usize {
         self.slots.len()
     }
 
-    /// Of these, those whose callers are served on another connection: see [`Self::take_held_up`].
+    /// The number of slots whose callers are served on another connection: see
+    /// [`Self::take_held_up`].
     pub fn moved(&self) -> usize {
         self.moved
     }
 
-    /// Slots whose answer came and was no error line.
+    /// The number of slots whose reply was not an error line.
     pub fn answered(&self) -> u64 {
         self.answered
     }
 
-    /// Of these, those whose callers were told before that their time is up.
+    /// The number of answered slots whose callers had already timed out.
     pub fn answered_late(&self) -> u64 {
         self.answered_late
     }
 
-    /// Slots that were answered by an error line in time.
+    /// The number of slots that were answered by an error line in time.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// The deadline of the request that is answered next, if its caller was told already that its time
-    /// is up.
+    /// The deadline of the next request to be answered, if its caller has already timed out.
     pub fn overdue_since(&self) -> Option<Nanos> {
         self.slots.front().filter(|slot| slot.handler.is_none()).map(|slot| slot.timing.deadline)
     }
 
-    /// The deadline of the request that is answered next; [`NEVER`] if there is none.
+    /// The deadline of the next request to be answered; [`NEVER`] if there is none.
     pub fn front_deadline(&self) -> Nanos {
         self.slots.front().map_or(NEVER, |slot| slot.timing.deadline)
     }
 
-    /// Whether somebody waits for an answer.
+    /// Whether a caller waits for a reply.
     pub fn has_waiters(&self) -> bool {
         self.slots
             .iter()
             .any(|slot| slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned()))
     }
 
-    /// The first slot that something else may hold up: behind a single key or command that is answered next, or
-    /// the first of several keys that are answered together.
+    /// The first slot that another request may hold up: the second one, or the first if several
+    /// keys are answered together.
     fn first_held_up(&self) -> usize {
         match (self.slots.front(), self.lines.front()) {
             (Some(slot), Some(line)) if slot.keys > 0 && line.keys > 1 => 0,
@@ -458,25 +467,25 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// Whether somebody waits who may be held up by something else.
+    /// Whether a caller waits for a slot that another request may hold up.
     pub fn is_held_up(&self) -> bool {
         let mut held_up = self.slots.iter().skip(self.first_held_up());
         held_up.any(|slot| slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned()))
     }
 
-    /// Slots whose answers nobody waits for any more. Looks at each.
+    /// The number of slots whose callers no longer wait. Checks each slot.
     pub fn abandoned(&self) -> usize {
         let is_abandoned =
             |slot: &&Slot<S>| slot.handler.as_ref().is_none_or(ReplyHandler::is_abandoned);
         self.slots.iter().filter(is_abandoned).count()
     }
 
-    /// Requests with `noreply` whose answers have not come.
+    /// The number of `noreply` requests without a reply.
     pub fn noreply_unanswered(&self) -> usize {
         self.noreply_unanswered
     }
 
-    /// Tells those who wait that the connection is alive.
+    /// Notifies all handlers that the connection is alive.
     pub fn accept_all(&mut self) {
         self.slots
             .iter_mut()
@@ -484,35 +493,38 @@ impl<S: ReplyHandler> Pipeline<S> {
             .for_each(ReplyHandler::accepted);
     }
 
-    /// The last command, no retrieval, that was answered by a bare `ERROR` since the last call.
+    /// The last command other than a retrieval that was answered by a bare `ERROR` since the last
+    /// call.
     pub fn take_unknown(&mut self) -> Option<Verb> {
         self.unknown_command.take()
     }
 
-    /// The commands of which a byte was sent and whose answer has not come. `written` as for [`Self::feed`].
+    /// The commands that were sent, at least in part, and not answered. `written` as in
+    /// [`Self::feed`].
     pub fn unanswered(&self, written: u64) -> impl Iterator<Item = Verb> {
         self.slots.iter().filter(move |slot| slot.start < written).map(|slot| slot.verb)
     }
 
-    /// Keys that another request of the same line asks for too: the server is asked once.
+    /// The number of keys that another request of the same line asked for too, so that the server
+    /// was asked once.
     pub fn shared_keys(&self) -> u64 {
         self.shared_keys
     }
 
-    /// Keys whose values were large, since the last call.
+    /// The keys with large values since the last call.
     pub fn take_large_keys(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.large_keys)
     }
 
-    /// Those who wait, of a pipeline that cannot be trusted any more.
+    /// The handlers of a pipeline whose state is not reliable any more.
     pub fn into_handlers(self) -> impl Iterator<Item = (S, RequestInfo)> {
         let slots = self.slots.into_iter();
         let waiting = slots.filter_map(|mut slot| Some((slot.handler.take()?, slot.info())));
         waiting.chain(self.pruned_expired.into_iter().map(|late| (late.handler, late.info)))
     }
 
-    /// How much of the frame that is being read is still to come, where that is known and `read` bytes are
-    /// in the buffer.
+    /// The number of missing bytes of the frame in progress, if it is known and `read` bytes are in
+    /// the buffer.
     pub fn missing_len(&self, read: usize) -> usize {
         match &self.receiving {
             Some(receiving) => receiving.value.missing() + 2,
@@ -520,7 +532,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// Where the rest of the value that is being read belongs, if nothing else is to be read before.
+    /// The buffer for the rest of the value in progress, if the next bytes belong there.
     pub fn rest_of_value(&mut self) -> Option<&mut impl BufMut> {
         match &mut self.receiving.as_mut()?.value {
             RestOfValue::Stored(value) => Some(value).filter(|value| value.remaining_mut() > 0),
@@ -528,13 +540,13 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// Whether the next item is probably one that is received in its place, so that little should be read
-    /// before its header is known.
+    /// Whether the next item is probably large, so that little should be read before its header is
+    /// known.
     pub fn expects_large_value(&self) -> bool {
         self.last_was_large
     }
 
-    /// Whether an answer came after which the connection must not be used. The answers behind it are not read.
+    /// The reason why the connection must not be used any more. The replies behind it are not read.
     pub fn must_close(&self) -> Option<MustClose> {
         self.must_close
     }
@@ -544,7 +556,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         self.line_error.as_ref()
     }
 
-    /// Encodes a request to `out` and waits for its answer.
+    /// Encodes a request to `out` and adds a slot for its reply.
     pub fn push(
         &mut self,
         request: &Request<'_>,
@@ -569,7 +581,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// As [`Self::push`]. `retried` says that the request was sent once already.
+    /// Like [`Self::push`]. `retried` says that the request was sent before.
     pub fn push_owned(
         &mut self,
         request: &OwnedRequest,
@@ -751,7 +763,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         false
     }
 
-    /// The line before must be closed.
+    /// The previous line must be closed.
     fn begin_line(&mut self, verb: RetrievalVerb, out: &mut Outgoing) {
         let before = out.len();
         retrieval_head(verb, out.tail());
@@ -773,7 +785,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// Ends the line that keys could still be added to. `out` must not be written before.
+    /// Ends the open line. Must be called before `out` is written.
     pub fn close_line(&mut self, out: &mut Outgoing) {
         if self.open.take().is_some() {
             out.tail().extend_from_slice(b"\r\n");
@@ -781,8 +793,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// Where as many whole commands end as `most` bytes hold, of those that begin at `from`, or else where the first of
-    /// them ends. Both count all bytes that were ever encoded. No line may be open.
+    /// The end of the last whole command that fits into `most` bytes from `from`, or the end of the
+    /// first command if it does not fit. Positions count all encoded bytes. No line may be open.
     pub fn commands_end(&self, from: u64, most: u64) -> u64 {
         if self.encoded <= from + most {
             return self.encoded;
@@ -795,9 +807,9 @@ impl<S: ReplyHandler> Pipeline<S> {
             .map_or(self.encoded, |slot| slot.start)
     }
 
-    /// Gives the answers in `buf` to their sinks and says how many bytes were used. The rest must be
-    /// given again, with what came after it. `written`: how many of the encoded bytes were sent; `now`: when
-    /// `buf` was read, for the `stats`.
+    /// Passes the replies in `buf` to their handlers and returns the number of bytes used. The next
+    /// call must pass the rest again, followed by the new bytes. `written` is the number of encoded
+    /// bytes that were sent, `now` the time at which `buf` was read.
     pub fn feed(
         &mut self,
         buf: &[u8],
@@ -840,7 +852,7 @@ impl<S: ReplyHandler> Pipeline<S> {
             };
             let Some(front) = self.slots.front_mut() else { break };
             match frame {
-                // A retrieval has keys; what else has an item has one, for whoever asked.
+                // Retrievals have keys. Any other command with an item has exactly one.
                 Frame::Item(item) if front.keys == 0 => {
                     if let Some(handler) = &mut front.handler {
                         handler.item(0, &item, None);
@@ -848,7 +860,7 @@ impl<S: ReplyHandler> Pipeline<S> {
                 }
                 Frame::Item(item) => self.match_item(&item)?,
                 Frame::Stat(stat) => self.stat(&stat)?,
-                // Not an answer to anything: the server will not have this connection.
+                // Not a reply to a request: the server refuses the connection.
                 Frame::Reply(Reply::Error(error)) if error.line == CONNECTION_REFUSED => {
                     return Err(ProtocolError::TooManyConnections);
                 }
@@ -876,7 +888,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         Ok(())
     }
 
-    /// Begins to receive the value of the item in progress in its place, if much of it is still to come.
+    /// Receives the value of the item in progress directly into its buffer, if much of it is
+    /// missing.
     fn start_large_value(&mut self, buf: &[u8], shape: Shape) -> Result<bool, ProtocolError> {
         let long = self.decoder.large_item(buf, shape, MIN_IN_PLACE_LEN);
         let Some((item, len)) =
@@ -907,7 +920,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         Ok(true)
     }
 
-    /// Takes what belongs to the value that is being received, and says how much; 0: more is needed.
+    /// Takes the bytes that belong to the value in progress and returns their number; 0 if more
+    /// bytes are needed.
     fn receive_value(&mut self, buf: &[u8]) -> Result<usize, ProtocolError> {
         let Some(receiving) = &mut self.receiving else { return Ok(0) };
         let missing = receiving.value.missing();
@@ -934,14 +948,14 @@ impl<S: ReplyHandler> Pipeline<S> {
         Ok(2)
     }
 
-    /// Whether nobody waits any more for the item of a key that one slot alone has asked for.
+    /// Whether the only caller that requested this item no longer waits.
     fn is_unwanted(&self, at: Cursor) -> bool {
         let is_shared = self.lines.front().is_none_or(|line| line.aliases);
         let handler = self.slots.get(at.slot as usize).and_then(|slot| slot.handler.as_ref());
         !is_shared && handler.is_none_or(ReplyHandler::is_abandoned)
     }
 
-    /// Goes on behind an item that was dropped.
+    /// Continues after a discarded item.
     fn skip_item(&mut self, at: Cursor, next: u64) {
         let Some(&Line { keys, .. }) = self.lines.front() else { return };
         self.make_room(keys);
@@ -949,8 +963,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         self.cursor = self.step(at, next);
     }
 
-    /// The key whose item comes next if the answer is in order and nothing is missing, and where the key
-    /// after it begins.
+    /// The next key, if the reply is in order and no item is missing, and the position of the key
+    /// after it.
     fn expected_key(&self) -> Option<(&[u8], u64)> {
         let Cursor { ordinal, position, .. } = self.cursor;
         let is_key = self.slots.front()?.keys > 0 && ordinal < self.lines.front()?.keys;
@@ -961,7 +975,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         (!entry.alias).then_some((entry.key, entry.next))
     }
 
-    /// Gives an item to who asked for its key.
+    /// Finds the request for an item and stores the item.
     fn match_item(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
         let at = self.find_key(item.key)?;
         self.store_item(at, self.keys.at(at.position).next, item, None);
@@ -969,8 +983,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         Ok(())
     }
 
-    /// Who asked for the key: in order first, among the others of the line after that (a
-    /// proxy may answer in another order).
+    /// Finds the request for a key: first in order, then among the other keys of the line, because
+    /// proxies may reply in another order.
     fn find_key(&self, key: &[u8]) -> Result<Cursor, ProtocolError> {
         let foreign = || ProtocolError::ForeignKey(Excerpt::from_key(key));
         let line = self.lines.front().ok_or_else(foreign)?;
@@ -980,7 +994,8 @@ impl<S: ReplyHandler> Pipeline<S> {
             .ok_or_else(foreign)
     }
 
-    /// Gives an item to who asked for it at `found`, behind which `next` begins, and to those who share it.
+    /// Passes an item to the slot at `at` and to the slots that share the key. The next key is at
+    /// position `next`.
     fn store_item(&mut self, at: Cursor, next: u64, item: &ItemRef<'_>, shared: Option<&S::Value>) {
         let Some(&Line { keys, aliases, .. }) = self.lines.front() else { return };
         if item.value.len() >= LARGE_VALUE_LEN {
@@ -1080,10 +1095,10 @@ impl<S: ReplyHandler> Pipeline<S> {
             return;
         }
         let Some(line) = self.lines.pop_front() else { return };
-        // Without an item nothing says that the next is long.
+        // Without an item there is no reason to expect a large one next.
         self.last_was_large &= !self.assigned.is_empty();
         if self.lines.is_empty() {
-            // It was answered, so it was written, so it had been closed.
+            // An answered line was written, and a written line was closed.
             debug_assert!(self.open.is_none());
         }
         match reply {
@@ -1111,7 +1126,7 @@ impl<S: ReplyHandler> Pipeline<S> {
                 command.latency.record(update.now.saturating_sub(slot.timing.issued_at));
                 handler.reply(reply, &self.peer);
             } else {
-                // Counted when its time was up, or where its caller is served.
+                // The request was counted when it timed out, or is counted where it is served.
                 self.moved -= usize::from(slot.moved);
                 self.answered_late += u64::from(!slot.moved);
                 keys -= slot.keys;
@@ -1123,7 +1138,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         command.record_keys(hits, keys - hits);
     }
 
-    /// An error line is the whole answer to a line with one key.
+    /// For a line with one key, an error line is the whole reply.
     #[cold]
     fn fail_line(&mut self, line: &Line, error: &Reply<'_>, update: &mut StatsUpdate<'_>) {
         let command = update.stats.command_mut(line.verb.verb());
@@ -1138,7 +1153,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// The same error answers all requests.
+    /// Answers all requests with the same error.
     #[cold]
     fn fail_all(&mut self, error: &Reply<'_>, update: &mut StatsUpdate<'_>) {
         self.moved = 0;
@@ -1167,8 +1182,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         sent > 1
     }
 
-    /// An error line in the answer to several keys. Whoever has all items is told now, as these are whole; the
-    /// other slots of the line stay, for [`Self::drain`].
+    /// Handles an error line in the reply to several keys. Slots that have all their items are
+    /// answered now; the other slots of the line stay for [`Self::drain`].
     #[cold]
     fn stop_at_error(&mut self, error: &ErrorLine<'_>, update: &mut StatsUpdate<'_>) {
         self.must_close = Some(MustClose::KeyRefused);
@@ -1191,8 +1206,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// How many of the keys of the slot that begins at `ordinal` have their item. A slot of many keys has its
-    /// line for itself.
+    /// The number of items of the slot that starts at `ordinal`. A slot with many keys has a line
+    /// of its own.
     fn items_found(&self, ordinal: u32, keys: u32) -> u32 {
         match keys {
             1 => u32::from(self.is_assigned(ordinal)),
@@ -1212,8 +1227,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         }
     }
 
-    /// Takes the sinks whose deadline is at or before `now`, and says when the next one is. Their
-    /// slots stay: the answers are still to come. `written` as for [`Self::feed`].
+    /// Takes the handlers whose deadline is at or before `now`, and returns the next deadline. The
+    /// slots stay, because their replies still arrive. `written` as in [`Self::feed`].
     pub fn expire(
         &mut self,
         now: Nanos,
@@ -1235,12 +1250,13 @@ impl<S: ReplyHandler> Pipeline<S> {
         next
     }
 
-    /// Takes commands out of `out` of which nothing was sent and that nobody waits for any more, as far as they
-    /// begin in the next `len` bytes: for a connection that could not write for a while. Who went away is
-    /// told that it is over; whose time is up is left to [`Self::expire`].
+    /// Removes unsent commands from `out` whose callers no longer wait, if they start within the
+    /// next `len` bytes. Used when a connection could not write for a while. Cancelled requests are
+    /// dismissed here; those whose deadline has passed are left to [`Self::expire`].
     ///
-    /// Retrievals stay, as they change nothing but `gat`'s exptime. So does what was sent with `noreply`: its
-    /// caller was told that it will be written. `mark`, the end of a command, moves with what is before it.
+    /// Retrievals stay, as they change nothing but `gat`'s exptime. `noreply` commands stay too,
+    /// because their callers were told that they will be written. `mark`, the end of a command,
+    /// moves with the bytes before it.
     pub fn prune(
         &mut self,
         out: &mut Outgoing,
@@ -1298,9 +1314,9 @@ impl<S: ReplyHandler> Pipeline<S> {
         out.cut(&cuts);
     }
 
-    /// Takes the sinks of the retrievals that something else may hold up, to be asked elsewhere. Their slots
-    /// stay, and what is answered in them is dropped. Those for a key that must stay are left. `written` as for
-    /// [`Self::feed`].
+    /// Takes the handlers of retrievals that another request may hold up, for a retry on another
+    /// connection. Their slots stay, and their replies are discarded. Keys for which `must_stay` is
+    /// true are left. `written` as in [`Self::feed`].
     pub fn take_held_up(
         &mut self,
         written: u64,
@@ -1342,8 +1358,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         orphans
     }
 
-    /// Empties the pipeline of a connection that died. `unsent` are the encoded bytes that were not
-    /// written, `written` is how many were.
+    /// Empties the pipeline of a lost connection. `unsent` holds the encoded bytes that were not
+    /// written, `written` is the number of bytes that were.
     pub fn drain(&mut self, unsent: &Outgoing, written: u64) -> Vec<Orphan<S>> {
         let mut orphans = Vec::with_capacity(self.slots.len());
         orphans.extend(self.pruned_expired.drain(..).map(
@@ -1353,7 +1369,7 @@ impl<S: ReplyHandler> Pipeline<S> {
             },
         ));
         let mut position = self.lines.front().map_or(0, |line| line.keys_start);
-        // Of the keys in flight, so many belong to the line whose answer broke off.
+        // The first keys in flight belong to the line whose reply was cut short.
         let stopped_keys = match (&self.line_error, self.lines.front()) {
             (Some(_), Some(line)) => line.keys,
             _ => 0,
@@ -1410,14 +1426,14 @@ fn put_key(key: &[u8], out: &mut BytesMut) {
     out.extend_from_slice(key);
 }
 
-/// Where the bytes `start..end` of all that was encoded lie in what was not written.
+/// The range within the unwritten bytes that corresponds to `start..end` of all encoded bytes.
 fn unsent_range(start: u64, end: u64, written: u64) -> Option<(usize, usize)> {
     let start = usize::try_from(start.checked_sub(written)?).ok()?;
     let end = usize::try_from(end.checked_sub(written)?).ok()?;
     Some((start, end))
 }
 
-/// One of 64 bits for a key: cheap, and different for keys that differ in their last bytes.
+/// Maps a key to one of 64 bits. It is cheap, and differs for keys that differ in their last bytes.
 fn seen_bit(key: &[u8]) -> u64 {
     let mut tail = [0u8; 8];
     let n = key.len().min(8);

@@ -1,4 +1,4 @@
-//! The pipeline against scripted answers: whole, split at every byte, in one-byte pieces.
+//! Tests the pipeline with scripted replies: whole, split at every byte, in one-byte pieces.
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::protocol::{ArithmeticVerb, Command, CommandStats, StatsArgs, StorageVerb};
 
-/// Writes what it was told into a log that the test reads.
+/// Writes the calls of the pipeline to a log.
 #[derive(Debug)]
 struct LogHandler {
     name: String,
@@ -45,7 +45,8 @@ impl ReplyHandler for LogHandler {
 
 struct Fixture {
     pipeline: Pipeline<LogHandler>,
-    /// Whether long values are read into their place, or given to the pipeline as all else.
+    /// Whether large values are read directly into their buffers, or passed to the pipeline like
+    /// all other bytes.
     in_place: bool,
     out: Outgoing,
     log: Rc<RefCell<Vec<String>>>,
@@ -103,7 +104,7 @@ impl Fixture {
         String::from_utf8(self.out.copy(0, self.out.len()).unwrap().to_vec()).unwrap()
     }
 
-    /// Feeds `wire` in the pieces that end at `cuts`, as a connection would.
+    /// Feeds `wire` in the pieces that end at `cuts`, as a connection does.
     fn answer(&mut self, wire: &[u8], cuts: &[usize]) -> Result<Vec<String>, ProtocolError> {
         self.pipeline.close_line(&mut self.out);
         let mut buf = Vec::new();
@@ -127,7 +128,7 @@ impl Fixture {
     }
 }
 
-/// What was counted.
+/// The counters as text.
 fn counted(stats: &NodeStats) -> String {
     let command_results = |(verb, command): (Verb, &CommandStats)| {
         let results: Vec<_> = command.results().map(|(name, n)| format!("{name} {n}")).collect();
@@ -136,7 +137,7 @@ fn counted(stats: &NodeStats) -> String {
     stats.commands().map(command_results).collect::<Vec<_>>().join("; ")
 }
 
-/// Some of everything, and its answer.
+/// A request of every kind, and the replies.
 fn mixed() -> (Fixture, Vec<u8>, Vec<&'static str>) {
     let mut fixture = Fixture::new(32);
     fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).gets(&["c"]);
@@ -229,7 +230,7 @@ fn a_value_in_pieces_is_not_made_for_a_caller_that_gave_up() {
                 for (slot, abandoned) in fixture.pipeline.slots.iter_mut().zip(abandoned) {
                     slot.handler.as_mut().unwrap().is_abandoned = abandoned;
                 }
-                // What was whole in one read is not copied before, but told.
+                // A value that arrived in one read is not copied in advance, but passed on.
                 let log = fixture.answer(wire, &[cut]).unwrap();
                 assert_eq!(log.len(), 2, "{log:?}");
                 let kept: Vec<_> = fixture.kept.take();
@@ -364,7 +365,7 @@ fn commands_end_where_a_record_may_end() {
             assert!(ends.contains(&end) && end > from);
             let is_one = ends.iter().filter(|known| (from + 1..=end).contains(known)).count() == 1;
             assert!(is_one || end - from <= most);
-            // No further command would have fitted.
+            // No further command would fit.
             assert!(ends.iter().all(|known| *known <= end || known - from > most));
             from = end;
         }
@@ -451,7 +452,7 @@ fn an_answer_to_an_unwritten_request_is_an_error() {
 fn an_error_line_answers_one_key() {
     for error in ["ERROR", "CLIENT_ERROR no", "SERVER_ERROR out of memory"] {
         let mut fixture = Fixture::new(32);
-        // The same key twice is one key.
+        // Both requests share one key.
         fixture.gets(&["a"]).gets(&["a"]).set("s", b"v");
         let replies = fixture.answer(format!("{error}\r\nSTORED\r\n").as_bytes(), &[]).unwrap();
         assert!(
@@ -465,7 +466,7 @@ fn an_error_line_answers_one_key() {
     }
 }
 
-/// The keys that are to be asked for, and their indexes where the answer to their line broke off.
+/// The retried keys, and their indexes if the reply to their line was cut short.
 type Retried = (Vec<String>, Option<Vec<usize>>);
 
 fn retried_keys(fixture: &mut Fixture) -> Vec<Retried> {
@@ -484,7 +485,7 @@ fn retried_keys(fixture: &mut Fixture) -> Vec<Retried> {
 
 #[test]
 fn an_error_line_among_several_keys_closes_the_connection() {
-    // Where an error line is the end of an answer, and where it stands for a key.
+    // The error line may end the reply, or stand for one key.
     for rest in ["", "VALUE c 0 1\r\n3\r\nEND\r\n"] {
         let mut fixture = Fixture::new(32);
         fixture.gets(&["a"]).gets(&["b"]).gets(&["c"]).set("s", b"v").gets(&["d"]);
@@ -508,7 +509,7 @@ fn what_is_missing_of_many_keys_is_known_wherever_an_error_line_comes() {
     for found in 0..names.len() {
         let mut fixture = Fixture::new(32);
         fixture.gets(&names).gets(&["z"]);
-        // Every second key has its item; the others are missing or still to come.
+        // Every second key has its item; the others are missing or have not arrived.
         let had: Vec<_> = names[..found].iter().step_by(2).collect();
         let items: Vec<_> = had.iter().map(|key| format!("VALUE {key} 0 1\r\n1\r\n")).collect();
         let items = items.concat();
@@ -568,7 +569,7 @@ fn keys_that_share_the_first_line_hold_each_other_up() {
     assert!(fixture.pipeline.is_held_up());
     assert_eq!(taken(&mut fixture, ""), ["a", "b", "c"]);
     assert!(!fixture.pipeline.is_held_up() && !fixture.pipeline.has_waiters());
-    // A command has no other in its line.
+    // A command has a line of its own.
     let mut fixture = Fixture::new(32);
     fixture.set("s", b"v").gets(&["a"]);
     assert_eq!(taken(&mut fixture, ""), ["a"]);
@@ -629,7 +630,7 @@ fn a_refused_storage_head_ends_the_connection() {
         let answer = format!("{error}\r\nOK\r\n");
         let fed = fixture.pipeline.feed(answer.as_bytes(), u64::MAX, 0, &mut NodeStats::default());
         assert_eq!(fixture.pipeline.must_close().is_some(), closes, "{error}");
-        // The surplus answer is not given to the get behind.
+        // The surplus reply is not passed to the get behind.
         assert_eq!(fed.is_ok(), closes, "{fed:?}");
         assert_eq!(fixture.log.borrow().len(), 1);
     }
@@ -652,7 +653,7 @@ fn an_expired_request_leaves_its_slot() {
     let answer = b"VALUE a 0 1\r\n1\r\nVALUE b 0 1\r\n2\r\nVALUE c 0 1\r\n3\r\nEND\r\n";
     assert_eq!(fixture.answer(answer, &[]).unwrap(), [r#"c ["0:c=3 0 None"] End"#]);
     assert_eq!((fixture.pipeline.in_flight(), fixture.pipeline.abandoned()), (0, 0));
-    // Late answers are of requests that were counted when they expired.
+    // Late replies belong to requests that were counted when they expired.
     assert_eq!(counted(&fixture.stats), "get: hit 1");
 }
 
@@ -662,7 +663,7 @@ fn a_lost_connection_returns_requests_to_retry() {
     fixture.gets(&["a"]).gets(&["b"]).set("sent", b"1").gets(&["c", "d"]).set("unsent", b"2");
     fixture.gets(&["e"]).set("last", b"3");
     let wire = fixture.wire();
-    // Cut within the second set: it was begun, so it may have been done.
+    // The cut is within the second set, so the server may have executed it.
     for (cut, again) in [
         (
             wire.find("set unsent").unwrap(),
@@ -717,8 +718,8 @@ fn an_owned_request_is_encoded_like_a_borrowed_one() {
 }
 
 proptest! {
-    /// Whatever a server sends, at whatever cuts: no panic, nothing beyond the frame, and the same
-    /// answers (and error) as in one piece.
+    /// Any bytes at any cuts: no panic, nothing beyond the frame, and the same result as in one
+    /// piece.
     #[test]
     fn garbage_is_survived(
         pieces in prop::collection::vec(
@@ -747,8 +748,8 @@ proptest! {
         }
     }
 
-    /// A merged burst of gets with any hits, misses and repeats: everybody gets the value of the own
-    /// key, at any cut.
+    /// A merged burst of gets with any hits, misses and repeats: every request gets the value of
+    /// its key, at any cut.
     #[test]
     fn every_request_gets_its_own_value(
         asked in prop::collection::vec((0..12u8, any::<bool>()), 1..80),
