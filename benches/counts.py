@@ -1,7 +1,7 @@
-"""Counts what operations of the core cost: instructions (by callgrind) and heap allocations.
+"""Count the cost of core operations: instructions (with callgrind) and heap allocations.
 
-Counts repeat where times do not, so a regression is seen on any machine: the check fails if a case
-needs a tenth more than counts.txt says. Usage: counts.py [--update]
+Counts are repeatable where times are not, so a regression shows on any machine: the check fails if
+a case needs 10 % more than counts.txt says. Usage: counts.py [--update]
 """
 
 import json
@@ -23,7 +23,7 @@ HEAD = """\
 
 
 def build():
-    """The path of the program that does what is counted."""
+    """Return the path of the program that runs the cases."""
     command = ["cargo", "bench", "-q", "--no-default-features", "--no-run", "--bench", "counts"]
     command.append("--message-format=json")
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
@@ -33,7 +33,7 @@ def build():
 
 
 def output_of(*command, **more):
-    """Nothing that is counted takes long: what does hangs."""
+    """Run a command. No case takes long, so a timeout means that it hangs."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, **more)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -50,12 +50,12 @@ def allocations_of(program, case):
 
 
 def allocations(program):
-    """By case, per operation."""
+    """Return the counts of each case, per operation."""
     return {case: allocations_of(program, case) for case in cases(program)}
 
 
 def collected(program, case, times):
-    """The instructions of a whole process, and how many operations a time is."""
+    """Return the instructions of a whole process, and the operations of one run."""
     valgrind = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
     done = output_of(*valgrind, program, case, str(times))
     (count,) = [line for line in done.stderr.splitlines() if "Collected :" in line]
@@ -63,7 +63,7 @@ def collected(program, case, times):
 
 
 def instructions_of(program, case):
-    """What more operations cost more: how the process starts and ends does not matter."""
+    """Return the difference between two run counts, so that startup and exit do not matter."""
     (few, each), (many, _) = (collected(program, case, times) for times in (FEW, MANY))
     return (many - few) / (MANY - FEW) / each
 
@@ -95,10 +95,10 @@ def write_baseline(counts):
 
 
 def verdict(now, before):
-    """What to say of a case, and whether it is worse."""
+    """Return the report line of a case, and whether it got worse."""
     if before is None:
         return "not in counts.txt", True
-    # Half an allocation in a thousand operations is none.
+    # Below half an allocation per thousand operations counts as zero.
     if now[0] > before[0] * TOLERANCE or now[1] > before[1] * TOLERANCE + 0.0005:
         return "worse", True
     if now[0] * TOLERANCE < before[0] or now[1] * TOLERANCE < before[1] - 0.0005:

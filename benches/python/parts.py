@@ -1,4 +1,4 @@
-"""What the optional parts cost a get, off and on: ratios to the plain client of the same round.
+"""Measure the cost of the optional parts for a get, off and on, as ratios to the plain client.
 
 See README.md beside this file for the method, and `--help` for what can be chosen.
 """
@@ -25,7 +25,7 @@ MODULES = (
     "emcache.testing",
     "opentelemetry.sdk.metrics",
     "opentelemetry.sdk.trace",
-    # What the serializers and compressions import when they are made.
+    # Imported by the serializers and compressions when they are created.
     "backports.zstd" if sys.version_info < (3, 14) else "compression.zstd",
     "lz4.frame",
     "msgpack",
@@ -38,7 +38,7 @@ def imported(client):
 
 
 def beside(client):
-    """A Cache with all that it may have, and a cached function: made, and not used."""
+    """Create a Cache with all its options and a cached function, without using them."""
     from emcache import Cache, cached
     from emcache.cache import MsgPack, Zstd
 
@@ -150,7 +150,7 @@ def summary(results, part):
 
 
 def is_noise(row, part, figure):
-    """Whether a part is where the plain client was against itself."""
+    """Whether a part is within the spread of the plain client against itself."""
     low, high = row[AGAIN].get(f"{figure}_ratio_spread", (1, 1))
     return min(low, 1) <= row[part][f"{figure}_ratio"] <= max(high, 1)
 

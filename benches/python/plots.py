@@ -145,7 +145,7 @@ def against_tasks(axes, curves, unit):
 
 
 def distribution(axes, quantiles):
-    """What part of the calls took at most so long; `quantiles`: client to microseconds."""
+    """Plot the share of calls within each latency; `quantiles`: client to microseconds."""
     for client, values in quantiles.items():
         parts = [100 * at / len(values) for at in range(len(values))]
         axes.plot(values, parts, **style(client))

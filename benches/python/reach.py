@@ -1,4 +1,4 @@
-"""Runs the table of what is to be reached, and says which rows are.
+"""Run the table of performance targets, and report which rows are reached.
 
 Each round makes every run that a row needs, once; runs that several rows need are shared.
 """
@@ -42,7 +42,7 @@ def installed(runner, rows):
 
 
 def runs_of(rows):
-    """Every run once, those that are compared beside each other."""
+    """Do every run once, with compared runs next to each other."""
     return list(dict.fromkeys(run for row in rows for run in (row.ours, *row.others)))
 
 
@@ -60,7 +60,7 @@ def measure(runner, rows, rounds):
 
 
 def measure_idle(runner, rows):
-    """All at once: whoever sleeps disturbs nobody."""
+    """Do all idle runs at once, because sleeping processes do not disturb each other."""
     processes = {run: runner.start(run) for run in runs_of(rows)}
     return {run: [finish(process)] for run, process in processes.items()}
 
@@ -84,7 +84,7 @@ def judge(row, results):
     figure = row.of(ours, others)
     each = sorted(figures(row, results))
     line |= {"measured": figure, "unit": row.unit, "lowest": each[0], "highest": each[-1]}
-    # One lost answer is a failed run, and that is no row reached.
+    # A run with one lost reply has failed, and its rows are not reached.
     lost = sum(summary["failed"] for summary in summaries[:1])
     return line | {"failed_runs": lost, "reached": row.is_reached(figure) and not lost}
 

@@ -20,7 +20,7 @@ STARTS = 9
 
 @dataclass(frozen=True)
 class Run:
-    """What one process does. Equal runs are the same measurement."""
+    """The work of one process. Equal runs are the same measurement."""
 
     client: str
     case: str = "get"
@@ -34,7 +34,7 @@ class Run:
     watch: str = ""
     """"turns", "memory" or "quantiles": measured besides, in runs of their own, as it costs."""
     part: str = ""
-    """What else there is besides the client: see parts.py."""
+    """The optional parts to enable: see parts.py."""
     seconds: float = 1.0
     """Multiplies the time that each run is given."""
     warm: float = 0.1
@@ -42,7 +42,7 @@ class Run:
 
 
 class Runner:
-    """Knows where the clients and the servers are."""
+    """Know where the clients and the servers are."""
 
     def __init__(self, servers, peers, seconds):
         self.pythons = {"own": sys.executable, "peers": peers}
@@ -137,7 +137,7 @@ def processor():
 
 
 def about(rounds, seconds, server_threads):
-    """What was measured, where and when."""
+    """Describe the measurement: versions, machine and time."""
     return {
         "commit": output_of("git", "-C", str(HERE), "rev-parse", "--short", "HEAD"),
         "python": platform.python_version(),

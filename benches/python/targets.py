@@ -1,4 +1,4 @@
-"""What is to be reached: design.md section 7 and the table of issue 6, row by row.
+"""The performance targets: design.md section 7 and the table of issue 6, row by row.
 
 A row compares runs of one round, and is reached if the figure made of the medians of all rounds is
 on the right side of its limit.
@@ -41,7 +41,7 @@ class Row:
 
 
 def ratio(metric):
-    """Ours to the best of the others."""
+    """The ratio of ours to the best of the others."""
     best = max if metric in MORE_IS_BETTER else min
     return lambda ours, others: ours[metric] / best(other[metric] for other in others)
 
@@ -55,7 +55,7 @@ def own(metric, scale=1.0):
 
 
 def beyond(metric, scale=1.0):
-    """What ours has more than the other."""
+    """The difference between ours and the other."""
     return lambda ours, others: (ours[metric] - others[0][metric]) / scale
 
 

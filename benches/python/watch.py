@@ -1,4 +1,4 @@
-"""What a process can see of itself: memory, wake-ups, and how long callbacks hold the loop."""
+"""Measurements within a process: memory, wake-ups, and how long callbacks hold the loop."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ def threads():
 
 
 def switches():
-    """How often the threads of this process went to sleep, and so were woken."""
+    """Count how often the threads of this process slept, and so were woken."""
     return sum(status("voluntary_ctxt_switches", thread / "status") for thread in threads())
 
 

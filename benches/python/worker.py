@@ -96,7 +96,7 @@ def watchers(spec):
 
 
 async def start_profiler(spec):
-    """Started by who is profiled, so that it sees all of the run and nothing before."""
+    """Start the profiler from the profiled process, so that it sees only the run."""
     if "profiler" not in spec:
         return None
     profiler = subprocess.Popen([word.format(pid=os.getpid()) for word in spec["profiler"]])

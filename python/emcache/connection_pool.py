@@ -20,7 +20,7 @@ from ._arguments import (
     stats_words,
     tls_arguments,
 )
-from ._emcache import CoreClient, CoreCheckout, Security
+from ._emcache import CoreCheckout, CoreClient, Security
 from ._errors import AuthenticationError, attributed
 from ._owner import CoreOwner
 from .default_values import (

@@ -66,7 +66,7 @@ pub struct Connection<S: ReplyHandler> {
     output: Output,
 }
 
-/// What happens to bytes that wait to be written.
+/// The handling of bytes that wait to be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Output {
     /// They are written immediately.

@@ -164,7 +164,7 @@ impl Cause {
     /// For logs: omits text from the server, which may contain keys.
     pub fn redacted(&self) -> String {
         match self {
-            Self::Protocol(_) => "what came is no reply of memcached's".to_owned(),
+            Self::Protocol(_) => "the reply is not valid memcached protocol".to_owned(),
             Self::ClosedSilent(cause) => {
                 format!("{} (does it expect TLS?)", cause.redacted())
             }
@@ -219,19 +219,21 @@ impl fmt::Display for Error {
                 let name = verb.name();
                 write!(
                     f,
-                    "{node} did not answer {name}; a proxy that does not know it closes the connection"
+                    "{node} closed the connection instead of answering {name}; it may be a proxy without this command"
                 )?;
             }
-            ErrorKind::Protocol => write!(f, "no valid reply from {node}, connection closed")?,
+            ErrorKind::Protocol => {
+                write!(f, "invalid reply from {node}; the connection was closed")?;
+            }
             ErrorKind::Unavailable => write!(f, "{node} is down")?,
-            ErrorKind::LoginRefused => write!(f, "no login at {node}")?,
+            ErrorKind::LoginRefused => write!(f, "{node} refused the login")?,
             ErrorKind::Saturated { what, limit } => {
-                write!(f, "more than {limit} {what} wait for {node}")?;
+                write!(f, "more than {limit} {what} are waiting for {node}; send fewer at once")?;
             }
             ErrorKind::CheckoutTimeout { limit } => {
                 write!(f, "no free connection to {node} within {:?} s", limit.as_secs_f64())?;
             }
-            ErrorKind::CheckoutLost => write!(f, "the leased connection to {node} has ended")?,
+            ErrorKind::CheckoutLost => write!(f, "the checked-out connection to {node} has ended")?,
             ErrorKind::Closed => write!(f, "client closed before the reply from {node}")?,
             ErrorKind::RemovedUnanswered { grace_period } => write!(
                 f,
@@ -241,6 +243,9 @@ impl fmt::Display for Error {
             ErrorKind::Removed => write!(f, "{node} has left the cluster")?,
         }
         match &self.cause {
+            Some(Cause::LoginRefused(answer)) if self.kind == ErrorKind::LoginRefused => {
+                write!(f, ": {answer}")
+            }
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),
         }
@@ -254,7 +259,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Eof => write!(f, "the server closed the connection"),
             Self::ClosedSilent(cause) => {
-                write!(f, "{cause}, and had never answered (does it expect TLS?)")
+                write!(f, "{cause}; the server had never answered (does it expect TLS?)")
             }
             Self::NoAnswer => write!(f, "the server stopped answering"),
             Self::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -277,17 +282,17 @@ impl fmt::Display for Cause {
                 Phase::Login => "the login is not answered",
             }),
             Self::Tls(why) => write!(f, "TLS: {why}"),
-            Self::StorageRefused => write!(f, "a storage command was refused before its value"),
-            Self::Unauthenticated => write!(f, "the server wants a login"),
+            Self::StorageRefused => write!(f, "the server rejected the header of a storage command"),
+            Self::Unauthenticated => write!(f, "the server requires a login; pass username and password"),
             Self::KeyRefused => f.write_str(
-                "it was closed after an error in the answer to another request, for several keys",
+                "the connection was closed after an error in the reply to another request with several keys",
             ),
             Self::Relocated => {
-                write!(f, "the node moved, and its old address did not answer in time")
+                write!(f, "the node moved, and its former address did not reply in time")
             }
-            Self::ClosedByHolder => write!(f, "it was closed by its holder"),
+            Self::ClosedByHolder => write!(f, "the connection was closed by its holder"),
             Self::LoginRefused(answer) => write!(f, "the server refused the login: {answer}"),
-            Self::Panicked => write!(f, "an internal error of emcache, please report it"),
+            Self::Panicked => write!(f, "internal error in emcache; please report it"),
         }
     }
 }

@@ -236,16 +236,16 @@ async fn sasl(
         SaslAnswer::Ok(offered) if offered.split(|&b| b == b' ').any(|m| m == b"PLAIN") => {}
         SaslAnswer::Ok(offered) => {
             let offered = redact_refusal(&offered, password);
-            return refused(&format!("it offers '{offered}' and not PLAIN"));
+            return refused(&format!("the server offers '{offered}' but not PLAIN"));
         }
         SaslAnswer::Refused(words) => return refused(&redact_refusal(&words, password)),
-        SaslAnswer::Unknown => return refused("it has no SASL"),
+        SaslAnswer::Unknown => return refused("the server does not support SASL"),
     }
     binary::sasl_plain(username, password, &mut request);
     match sasl_exchange(&mut stream, &mut request).await? {
         SaslAnswer::Ok(_) => Ok(Box::new(BinaryStream::new(stream))),
         SaslAnswer::Refused(words) => refused(&redact_refusal(&words, password)),
-        SaslAnswer::Unknown => refused("it has no SASL"),
+        SaslAnswer::Unknown => refused("the server does not support SASL"),
     }
 }
 

@@ -137,17 +137,20 @@ pub enum TlsConfigError {
 impl fmt::Display for TlsConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoCertificate { argument } => write!(f, "{argument}: no PEM certificate in it"),
+            Self::NoCertificate { argument } => write!(f, "{argument} contains no PEM certificate"),
             Self::BadPem { argument, reason } => write!(f, "{argument}: {reason}"),
             Self::NoKey => {
-                write!(f, "ssl_keyfile: no PEM private key in it (encrypted ones cannot be read)")
+                write!(
+                    f,
+                    "ssl_keyfile contains no PEM private key; encrypted keys are not supported"
+                )
             }
             Self::BadClient(reason) => write!(f, "ssl_certfile and ssl_keyfile: {reason}"),
-            Self::BadServerName(name) => write!(f, "'{name}' is no host name"),
+            Self::BadServerName(name) => write!(f, "'{name}' is not a host name"),
             Self::NoRoots(reason) => write!(
                 f,
-                "no CA certificates to verify servers with{reason}: install ca-certificates, set SSL_CERT_FILE, \
-                 or give ssl_extra_ca"
+                "no CA certificates to verify servers with{reason}; install ca-certificates, set SSL_CERT_FILE, \
+                 or pass ssl_extra_ca"
             ),
             Self::Refused(reason) => write!(f, "TLS cannot be set up: {reason}"),
         }
@@ -386,9 +389,11 @@ pub(super) fn explain(error: &rustls::Error) -> String {
         }
         E::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
         E::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
-            "the server wants a client certificate (ssl_certfile)".to_owned()
+            "the server wants a client certificate (pass ssl_certfile)".to_owned()
         }
-        E::AlertReceived(alert) => format!("the server refused us with the alert {alert:?}"),
+        E::AlertReceived(alert) => {
+            format!("the server rejected the handshake with the alert {alert:?}")
+        }
         E::General(text) => text.clone(),
         other => other.to_string(),
     }
@@ -416,17 +421,18 @@ fn describe_certificate_error(error: &CertificateError) -> String {
         C::Expired | C::ExpiredContext { .. } => "has expired".to_owned(),
         C::NotValidYet | C::NotValidYetContext { .. } => "is not valid yet".to_owned(),
         C::BadSignature | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "is not trusted: its issuer has the name of a known CA, and another key".to_owned()
+            "is not trusted: its issuer has the name of a known CA but another key".to_owned()
         }
         C::UnknownIssuer => {
-            "is not trusted: unknown issuer (give its CA as ssl_extra_ca)".to_owned()
+            "is not trusted: unknown issuer (pass its CA as ssl_extra_ca)".to_owned()
         }
         C::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
             Some(webpki::Error::UnsupportedCertVersion) => {
                 "is not of X.509 version 3, and can only be used with ssl_verify=False".to_owned()
             }
             Some(webpki::Error::CaUsedAsEndEntity) => {
-                "is a CA's own, which no server may use (basicConstraints CA:TRUE)".to_owned()
+                "is a CA certificate, which a server must not use (basicConstraints CA:TRUE)"
+                    .to_owned()
             }
             _ => format!("is not acceptable: {other}"),
         },

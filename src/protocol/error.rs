@@ -91,11 +91,13 @@ impl fmt::Display for ProtocolError {
             Self::LineTooLong => {
                 write!(f, "a reply line exceeds {} bytes", super::MAX_REPLY_LINE_LEN)
             }
-            Self::TooManyLines => write!(f, "the answer to stats is too long"),
-            Self::ValueTooLong { len } => write!(f, "a value of {len} bytes was announced"),
+            Self::TooManyLines => write!(f, "the reply to stats is too long"),
+            Self::ValueTooLong { len } => {
+                write!(f, "the server announced a value of {len} bytes, more than 1 GiB")
+            }
             Self::ValueNotTerminated => write!(f, "a value is not followed by CRLF"),
             Self::ForeignKey(Excerpt(e)) => {
-                write!(f, "a value for a key that was not asked for: '{e}'")
+                write!(f, "a value for a key that was not requested: '{e}'")
             }
             Self::TooManyConnections => write!(f, "too many open connections"),
             Self::Unsolicited(Excerpt(e)) => write!(f, "unsolicited reply: {e}"),

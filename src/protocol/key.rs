@@ -51,12 +51,14 @@ pub enum InvalidKey {
 impl fmt::Display for InvalidKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => write!(f, "key is empty (1 to {MAX_KEY_LEN} bytes)"),
-            Self::TooLong { len } => write!(f, "key has {len} bytes (1 to {MAX_KEY_LEN})"),
+            Self::Empty => write!(f, "key is empty; it must have 1 to {MAX_KEY_LEN} bytes"),
+            Self::TooLong { len } => {
+                write!(f, "key has {len} bytes; it must have 1 to {MAX_KEY_LEN}")
+            }
             Self::Forbidden { byte, at } => {
                 write!(
                     f,
-                    "key has a forbidden byte 0x{byte:02x} at position {at} (no whitespace, no control bytes)"
+                    "key has a forbidden byte 0x{byte:02x} at position {at}; whitespace and control bytes are not allowed"
                 )
             }
         }

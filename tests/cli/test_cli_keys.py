@@ -96,7 +96,7 @@ def test_over_tls():
         assert invoke("keys", *tls).stdout == "k\n"
         refused = invoke("keys", "-s", f"localhost:{server.port}", "--tls")
         assert (refused.exit_code, "not trusted" in refused.stderr) == (3, True)
-        assert "(give its CA as --ca)" in refused.stderr
+        assert "(pass its CA as --ca)" in refused.stderr
 
 
 def test_after_a_login():

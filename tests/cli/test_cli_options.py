@@ -217,5 +217,5 @@ def test_a_server_that_asks_for_no_login(server):
         env=environment(EMCACHE_PASSWORD="correct.horse.battery"),
     )
     assert done.returncode == 4
-    assert "no login at" in done.stdout
+    assert "refused the login" in done.stdout
     assert "battery" not in done.stdout + done.stderr

@@ -53,7 +53,7 @@ async def asked(script):
 
 
 async def refused(call):
-    with pytest.raises(emcache.ProtocolError, match="answer to stats is too long"):
+    with pytest.raises(emcache.ProtocolError, match="reply to stats is too long"):
         await call
 
 

@@ -208,7 +208,7 @@ fn a_value_in_pieces_is_shared_by_all_its_requests() {
 #[test]
 fn a_value_in_pieces_for_a_foreign_key_or_without_an_end_is_an_error() {
     for (answer, error) in [
-        ("VALUE x 0 9\r\n123456789\r\nEND\r\n", "not asked for: 'x'"),
+        ("VALUE x 0 9\r\n123456789\r\nEND\r\n", "not requested: 'x'"),
         ("VALUE a 0 9\r\n1234567890\r\nEND\r\n", "not followed by CRLF"),
     ] {
         let mut fixture = Fixture::new(32);
@@ -424,8 +424,8 @@ fn the_same_key_twice_in_one_request() {
 #[test]
 fn a_foreign_or_surplus_answer_is_an_error() {
     for (answer, error) in [
-        ("VALUE x 0 1\r\nv\r\nEND\r\n", "not asked for: 'x'"),
-        ("VALUE a 0 1\r\nv\r\nVALUE a 0 1\r\nv\r\nEND\r\n", "not asked for: 'a'"),
+        ("VALUE x 0 1\r\nv\r\nEND\r\n", "not requested: 'x'"),
+        ("VALUE a 0 1\r\nv\r\nVALUE a 0 1\r\nv\r\nEND\r\n", "not requested: 'a'"),
         ("END\r\nEND\r\n", "unsolicited reply: END"),
         ("END\r\nERROR Too many open connections\r\n", "too many open connections"),
         ("ERROR Too many open connections\r\n", "too many open connections"),
