@@ -95,6 +95,7 @@ def test_a_loop_whose_clock_jumps_ends_no_call_early(server, jumping):
                 await asyncio.sleep(0)
                 loop.ahead += 3600
                 assert (await answered).value == value_of(b"clock")
-                assert proxy.accepted == 1
+                # After the timeout in silence the second call may use another connection.
+                assert proxy.accepted <= 2
 
     jumping.run(main())

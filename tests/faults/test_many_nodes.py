@@ -46,10 +46,12 @@ async def test_one_of_three_nodes_stalls(cluster):
             check(dict(zip(others, singles, strict=True)), others)
             (alone,) = await outcomes(client.get_many(theirs))
             assert isinstance(alone, emcache.OperationTimeoutError)
-            # Its late answers are dropped, and all is as before.
+            # Late answers are dropped, and the node never counted as down. Each of the two timeouts may
+            # have moved the next calls to another connection.
             answers.stall_after = None
             check(await patiently(client.get_many, KEYS), KEYS)
-            assert proxy.accepted == 1
+            assert client.cluster_managment().unhealthy_nodes() == []
+            assert proxy.accepted <= 3
 
 
 @within(30)

@@ -247,22 +247,21 @@ class TestHowItIsAsked:
         given_up = asyncio.Event()
 
         async def script(connection):
-            if await connection.line() == b"mn":
-                await connection.send(b"MN\r\nVERSION 1.6.45\r\n")
-                return
-            await connection.send(b"VA 1\r\n7\r\n")
-            await connection.line()
-            # Late: the caller is gone, and the next one gets its own.
-            await given_up.wait()
-            await connection.send(b"VA 1\r\n1\r\n")
-            await connection.line()
-            await connection.send(b"VA 2\r\n22\r\n")
-            await connection.line()
+            while line := await connection.line():
+                if line == b"mn":
+                    await connection.send(b"MN\r\nVERSION 1.6.45\r\n")
+                elif line.startswith(b"ma silent"):
+                    # Late: the caller is gone, and the next one gets its own, on whichever connection.
+                    await given_up.wait()
+                    await connection.send(b"VA 1\r\n1\r\n")
+                else:
+                    number = b"7" if line.startswith(b"ma first") else b"22"
+                    await connection.send(b"VA %d\r\n%b\r\n" % (len(number), number))
 
         async with scripted(script) as peer, client_of(peer, timeout=1) as client:
-            assert await client.increment(b"k", 1, initial=7) == 7
+            assert await client.increment(b"first", 1, initial=7) == 7
             with pytest.raises(emcache.OperationTimeoutError):
-                await client.increment(b"k", 1, initial=0)
+                await client.increment(b"silent", 1, initial=0)
             given_up.set()
             assert await client.increment(b"other", 1, initial=0) == 22
 

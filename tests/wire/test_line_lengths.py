@@ -255,4 +255,5 @@ async def test_short_calls_ask_for_no_version():
         keys = [b"%010d" % number for number in range(80)]
         assert await client.get_many(keys) == {}
         assert await client.gat_many(60, keys * 10) == {}
-        assert (server.asked, running.accepted) == (0, 1)
+        # The first gat is sent on a connection of its own: a proxy may not know it.
+        assert (server.asked, running.accepted) == (0, 2)
