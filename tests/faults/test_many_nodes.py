@@ -46,8 +46,8 @@ async def test_one_of_three_nodes_stalls(cluster):
             check(dict(zip(others, singles, strict=True)), others)
             (alone,) = await outcomes(client.get_many(theirs))
             assert isinstance(alone, emcache.OperationTimeoutError)
-            # Late answers are dropped, and the node never counted as down. Each of the two timeouts may
-            # have moved the next calls to another connection.
+            # Late answers are dropped, and the node never counted as down. Each of the two timeouts
+            # may have moved the next calls to another connection.
             answers.stall_after = None
             check(await patiently(client.get_many, KEYS), KEYS)
             assert client.cluster_managment().unhealthy_nodes() == []

@@ -251,7 +251,7 @@ class TestHowItIsAsked:
                 if line == b"mn":
                     await connection.send(b"MN\r\nVERSION 1.6.45\r\n")
                 elif line.startswith(b"ma silent"):
-                    # Late: the caller is gone, and the next one gets its own, on whichever connection.
+                    # Late: the caller is gone, and the next one gets its own.
                     await given_up.wait()
                     await connection.send(b"VA 1\r\n1\r\n")
                 else:
