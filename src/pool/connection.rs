@@ -105,6 +105,11 @@ impl<S: Sink> Connection<S> {
         self.pipeline.in_flight()
     }
 
+    /// See [`Pipeline::moved`].
+    pub fn moved(&self) -> usize {
+        self.pipeline.moved()
+    }
+
     /// Bytes that wait to be written, and those of a long value that is being read.
     pub fn backlog(&self) -> usize {
         self.write_buf.len() + self.pipeline.missing(self.read_buf.len())

@@ -168,8 +168,7 @@ impl<W: Waiter> Isolation<W> {
             _ => MAX_RUNNING,
         };
         let is_slow = |running: &&Running<W>| {
-            running.family == family
-                && now.saturating_sub(running.since) >= ticks(WAIT_FOR_FIRST)
+            running.family == family && now.saturating_sub(running.since) >= ticks(WAIT_FOR_FIRST)
         };
         limit.min(1 + self.running.iter().filter(is_slow).count())
     }

@@ -505,7 +505,8 @@ impl<W: Waiter> Shared<W> {
 
     /// Whether `bytes` more would be too much, where `waiting` bytes wait already.
     pub fn saturation(&self, state: &State<W>, waiting: usize, bytes: usize) -> Option<Error> {
-        let (what, limit) = if state.in_flight() >= MAX_REQUESTS {
+        let is_full = state.in_flight() >= MAX_REQUESTS && state.waiting() >= MAX_REQUESTS;
+        let (what, limit) = if is_full {
             ("requests", MAX_REQUESTS)
         } else if waiting > 0 && waiting + bytes > MAX_QUEUED_BYTES {
             ("bytes", MAX_QUEUED_BYTES)

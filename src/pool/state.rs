@@ -109,6 +109,12 @@ impl<W: Waiter> State<W> {
         on_connections + self.queue.len() + self.leases.len() + self.isolation.len()
     }
 
+    /// Requests that wait: those that moved to another connection count there only.
+    pub fn waiting(&self) -> usize {
+        let moved: usize = self.connections.iter().map(|e| e.connection.moved()).sum();
+        self.in_flight() - moved
+    }
+
     /// Connections that nobody uses at this moment.
     pub fn idle(&self) -> usize {
         let is_idle = |entry: &&Entry<W>| {

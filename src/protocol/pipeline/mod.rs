@@ -222,12 +222,14 @@ impl OwnedRequest {
 
 #[derive(Debug)]
 struct Slot<S> {
-    /// `None` once the caller was told that its time is up.
+    /// `None` once the caller was told that its time is up, or is served on another connection.
     sink: Option<S>,
     verb: Verb,
     /// How many keys of the line are this slot's; 0 for a command.
     keys: u32,
     retried: bool,
+    /// Whether another connection serves its caller.
+    moved: bool,
     /// Whether it is on the line of the slot before it.
     shares_line: bool,
     /// See [`Sink::is_noreply`].
@@ -338,6 +340,7 @@ pub struct Pipeline<S: Sink> {
     encoded: u64,
     /// Slots of `noreply` commands.
     noreply_unanswered: usize,
+    moved: usize,
     answered: u64,
     answered_late: u64,
     refused: u64,
@@ -383,6 +386,7 @@ impl<S: Sink> Pipeline<S> {
             stats_size: 0,
             encoded: 0,
             noreply_unanswered: 0,
+            moved: 0,
             answered: 0,
             answered_late: 0,
             refused: 0,
@@ -405,6 +409,11 @@ impl<S: Sink> Pipeline<S> {
     /// Slots whose answer has not come, abandoned ones included.
     pub fn in_flight(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Of these, those whose callers are served on another connection: see [`Self::take_held_up`].
+    pub fn moved(&self) -> usize {
+        self.moved
     }
 
     /// Slots whose answer came and was no error line.
@@ -606,7 +615,17 @@ impl<S: Sink> Pipeline<S> {
         self.noreply_unanswered += usize::from(noreply);
         let sink = Some(sink);
         let (keys, shares_line) = (0, false);
-        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, noreply, term, start });
+        self.slots.push_back(Slot {
+            sink,
+            verb,
+            keys,
+            retried,
+            moved: false,
+            shares_line,
+            noreply,
+            term,
+            start,
+        });
     }
 
     fn push_key(
@@ -645,7 +664,17 @@ impl<S: Sink> Pipeline<S> {
         }
         let verb = verb.verb();
         let (sink, keys, shares_line, noreply) = (Some(sink), 1, fits, false);
-        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, noreply, term, start });
+        self.slots.push_back(Slot {
+            sink,
+            verb,
+            keys,
+            retried,
+            moved: false,
+            shares_line,
+            noreply,
+            term,
+            start,
+        });
         if full {
             self.close_line(out);
         }
@@ -678,7 +707,17 @@ impl<S: Sink> Pipeline<S> {
         }
         let verb = verb.verb();
         let (sink, keys, shares_line, noreply) = (Some(sink), count, false, false);
-        self.slots.push_back(Slot { sink, verb, keys, retried, shares_line, noreply, term, start });
+        self.slots.push_back(Slot {
+            sink,
+            verb,
+            keys,
+            retried,
+            moved: false,
+            shares_line,
+            noreply,
+            term,
+            start,
+        });
         self.close_line(out);
     }
 
@@ -1063,8 +1102,9 @@ impl<S: Sink> Pipeline<S> {
                 command.latency.record(book.now.saturating_sub(slot.term.made));
                 sink.reply(reply, &self.peer);
             } else {
-                // Counted when its time was up.
-                self.answered_late += 1;
+                // Counted when its time was up, or where its caller is served.
+                self.moved -= usize::from(slot.moved);
+                self.answered_late += u64::from(!slot.moved);
                 keys -= slot.keys;
                 hits -= self.found(ordinal, slot.keys);
             }
@@ -1080,6 +1120,7 @@ impl<S: Sink> Pipeline<S> {
         let command = book.tally.of(line.verb.verb());
         for _ in 0..line.slots {
             let Some(slot) = self.slots.pop_front() else { break };
+            self.moved -= usize::from(slot.moved);
             if slot.sink.is_some() {
                 command.latency.record(book.now.saturating_sub(slot.term.made));
                 command.refused(error, slot.keys);
@@ -1091,6 +1132,7 @@ impl<S: Sink> Pipeline<S> {
     /// The same error answers all requests.
     #[cold]
     fn refuse_all(&mut self, error: &Reply<'_>, book: &mut Book<'_>) {
+        self.moved = 0;
         for slot in std::mem::take(&mut self.slots) {
             if slot.sink.is_some() {
                 let command = book.tally.of(slot.verb);
@@ -1273,6 +1315,8 @@ impl<S: Sink> Pipeline<S> {
             }
             let asked = slot.asked();
             if let Some(sink) = slot.sink.take_if(|_| is_taken) {
+                slot.moved = true;
+                self.moved += 1;
                 let again = Some(OwnedRequest::Retrieval { verb: line_verb, keys });
                 let (deadline, retried) = (slot.term.deadline, slot.retried);
                 let (sent, missing) = (slot.start < written, None);

@@ -533,6 +533,7 @@ fn reads_that_are_held_up_are_taken_and_their_answers_dropped() {
     assert!(bed.pipeline.is_held_up());
     assert_eq!(taken(&mut bed, "pinned"), ["a", "b c"]);
     assert_eq!(taken(&mut bed, "pinned"), Vec::<String>::new());
+    assert_eq!((bed.pipeline.in_flight(), bed.pipeline.moved()), (5, 2));
     let items = |keys: &[&str]| {
         let items: Vec<_> = keys.iter().map(|key| format!("VALUE {key} 0 1\r\n1\r\n")).collect();
         items.concat() + "END\r\n"
@@ -545,12 +546,10 @@ fn reads_that_are_held_up_are_taken_and_their_answers_dropped() {
         items(&["pinned"]),
     ];
     let told = bed.answer(answer.concat().as_bytes(), &[]).unwrap();
-    let expected = [
-        r#"first ["0:first=1 0 None"] End"#,
-        "s [] Stored",
-        r#"pinned ["0:pinned=1 0 None"] End"#,
-    ];
+    let expected =
+        [r#"first ["0:first=1 0 None"] End"#, "s [] Stored", r#"pinned ["0:pinned=1 0 None"] End"#];
     assert_eq!(told, expected);
+    assert_eq!((bed.pipeline.in_flight(), bed.pipeline.moved()), (0, 0));
 }
 
 #[test]
