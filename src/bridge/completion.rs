@@ -179,9 +179,9 @@ pub fn deliver_all(py: Python<'_>) {
 }
 
 fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> PyResult<()> {
-    // The answer of a call that was cancelled is not built. These two have more to do than to answer.
-    let has_duties = matches!(outcome, Outcome::Batch(_) | Outcome::CheckedOut { .. });
-    if !has_duties && !future.try_borrow()?.is_pending() {
+    // A cancelled call gets no result; large results are not even built.
+    let is_large = matches!(outcome, Outcome::Items(_) | Outcome::Stats(_) | Outcome::Raw(_));
+    if is_large && !future.try_borrow()?.is_pending() {
         return Ok(());
     }
     let result = match outcome {

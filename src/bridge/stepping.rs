@@ -10,8 +10,15 @@ use pyo3::types::PyType;
 
 use super::once::intern;
 
+/// Where a loop says whether it is in debug mode.
+enum Debug {
+    /// asyncio's loops have an attribute, which costs less than the method of Python's.
+    Attribute(Py<PyAny>),
+    Method(Py<PyAny>),
+}
+
 pub struct Stepping {
-    get_debug: Py<PyAny>,
+    debug: Debug,
     class: Py<PyType>,
     /// asyncio's own, as long as nobody has replaced it; `None` in loops that are not built on asyncio's.
     run_once: Option<Py<PyAny>>,
@@ -33,12 +40,13 @@ impl Stepping {
                 || !is_asyncios(&own_run_once)?;
             run_once = Some(own_run_once.unbind());
         }
-        Ok(Self {
-            get_debug: event_loop.getattr(intern!(py, "get_debug"))?.unbind(),
-            class: class.unbind(),
-            run_once,
-            nests: Cell::new(nests),
-        })
+        let method = event_loop.getattr(intern!(py, "get_debug"))?;
+        let debug = if is_asyncios(&method)? {
+            Debug::Attribute(event_loop.clone().unbind())
+        } else {
+            Debug::Method(method.unbind())
+        };
+        Ok(Self { debug, class: class.unbind(), run_once, nests: Cell::new(nests) })
     }
 
     /// Both may change at any time, so this is asked once for each turn that has answers.
@@ -54,8 +62,11 @@ impl Stepping {
             }
         }
         // A loop that cannot say is treated with care.
-        let debug = self.get_debug.bind(py).call0().and_then(|debug| debug.is_truthy());
-        !debug.unwrap_or(true)
+        let debug = match &self.debug {
+            Debug::Attribute(event_loop) => event_loop.bind(py).getattr(intern!(py, "_debug")),
+            Debug::Method(method) => method.bind(py).call0(),
+        };
+        !debug.and_then(|debug| debug.is_truthy()).unwrap_or(true)
     }
 
     /// A turn began while another one was under way.
@@ -65,6 +76,8 @@ impl Stepping {
 }
 
 fn is_asyncios(function: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let module = function.getattr(intern!(function.py(), "__module__"))?;
+    let Some(module) = function.getattr_opt(intern!(function.py(), "__module__"))? else {
+        return Ok(false);
+    };
     Ok(module.extract::<String>().is_ok_and(|module| module.starts_with("asyncio.")))
 }
