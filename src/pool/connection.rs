@@ -215,6 +215,11 @@ impl<S: ReplyHandler> Connection<S> {
         self.pipeline.unanswered(self.written)
     }
 
+    /// See [`Pipeline::is_front_abandoned`].
+    pub fn is_front_abandoned(&self) -> bool {
+        self.pipeline.is_front_abandoned()
+    }
+
     /// See [`Pipeline::front_deadline`].
     pub fn front_deadline(&self) -> Nanos {
         self.pipeline.front_deadline()

@@ -42,13 +42,19 @@ pub(super) struct Connector {
     security: Arc<Security>,
     /// The progress of the current dial.
     phase: Rc<Cell<Phase>>,
+    /// Distinguishes the keys of probes that run at the same time.
+    probe_offset: u32,
 }
 
 impl Connector {
     pub fn new<W: Waiter>(pool: &Shared<W>) -> Self {
         let (context, address) = (pool.context.clone(), pool.address.clone());
         let (limit, security) = (pool.config.connection_timeout, pool.config.security.clone());
-        Self { context, address, limit, security, phase: Rc::default() }
+        Self { context, address, limit, security, phase: Rc::default(), probe_offset: 0 }
+    }
+
+    pub fn with_probe_offset(self, probe_offset: u32) -> Self {
+        Self { probe_offset, ..self }
     }
 
     /// Dials once: first `ip`, then the addresses of the name, except those to avoid.
@@ -61,9 +67,10 @@ impl Connector {
         ip: Option<IpAddr>,
         avoid: &[IpAddr],
     ) -> Result<Connected, Cause> {
-        let Self { context, address, limit, security, phase } = self;
+        let Self { context, address, limit, security, phase, probe_offset } = self;
         let started = Instant::now();
-        let key = probe_key(pool.upgrade().map_or(0, |pool| pool.state().health.probe()));
+        let number = pool.upgrade().map_or(0, |pool| pool.state().health.probe());
+        let key = probe_key(number.wrapping_add(*probe_offset));
         let limit = &pool.upgrade().map_or(*limit, |pool| pool.dial_limit());
         let target = DialTarget { address, ip, avoid, limit: *limit };
         let connected = catch_panic(async {

@@ -10,7 +10,7 @@ use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
 use super::pool::{GRACE_PERIOD, Shared, Waiter};
 use super::queue::QueuedRequest;
-use super::stalls::confirm_silence;
+use super::stalls::{PROBES, confirm_silence};
 use super::state::{Entry, State};
 use super::tasks::resume_merging;
 use crate::protocol::{
@@ -46,8 +46,16 @@ impl<W: Waiter> State<W> {
         // The holder's requests are sent on the checked-out connection or not at all.
         let is_garbage = matches!(cause, Cause::Protocol(_));
         let may_repeat = !is_garbage && entry.checkout.is_none() && !self.closed;
-        for orphan in entry.connection.into_orphans().into_iter().rev() {
+        // A silent server may still execute the bytes that it has received.
+        let may_run_later = matches!(cause, Cause::NoAnswer);
+        for mut orphan in entry.connection.into_orphans().into_iter().rev() {
             let is_read = matches!(orphan.retry, Some(OwnedRequest::Retrieval { .. }));
+            if may_run_later && orphan.sent {
+                orphan.retry.take_if(|request| {
+                    matches!(request,
+                    OwnedRequest::Retrieval { verb, .. } if verb.changes_expiration())
+                });
+            }
             // A connection that the pool closed does not count as an attempt.
             let is_spent = is_read && orphan.retried && is_fresh && !cause.closed_by_pool();
             let timing = Timing { issued_at: orphan.info.issued_at, deadline: orphan.deadline };
@@ -97,7 +105,7 @@ impl<W: Waiter> Shared<W> {
             state.health.dial_failed();
         }
         if matches!(cause, Cause::NoAnswer | Cause::ConnectTimeout { .. }) {
-            state.health.probe_failed();
+            state.health.probe_failed(1);
         }
         state.health.set_last_failure(cause);
         let is_login_failing = state.health.login_failing(cause);
@@ -180,7 +188,7 @@ impl<W: Waiter> Shared<W> {
         let LostRequests { failed, refused, isolated } =
             state.requeue_orphans(entry, cause, is_fresh);
         if line_error.is_some() {
-            self.stop_merging(state);
+            self.stop_merging(state, UNMERGED_FOR);
         }
         state.metrics.operations_executed_with_error += (failed.len() + refused.len()) as u64;
         let result = if is_garbage { CallResult::Protocol } else { CallResult::Connection };
@@ -216,11 +224,14 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// The server, probably a proxy, answered one of several keys with an error. For a while each
-    /// key gets a line of its own, so that the next error does not cost another connection.
-    pub fn stop_merging(self: &Rc<Self>, state: &mut State<W>) {
-        let until = self.context.now().saturating_add(nanos(UNMERGED_FOR));
-        if state.unmerged_until.replace(until).is_some() {
+    /// For a while each key gets a line of its own: because one of several keys was answered by an
+    /// error, probably of a proxy, and the next error must not cost another connection, or because
+    /// requests are held up.
+    pub fn stop_merging(self: &Rc<Self>, state: &mut State<W>, duration: Duration) {
+        let until = self.context.now().saturating_add(nanos(duration));
+        let before = state.unmerged_until;
+        state.unmerged_until = Some(before.map_or(until, |before| before.max(until)));
+        if before.is_some() {
             return;
         }
         self.set_max_merged_keys(state);
@@ -358,7 +369,10 @@ impl<W: Waiter> Member for Shared<W> {
             last.unwrap_or(Cause::Connecting(self.phase.get()))
         });
         let seems_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
-        let confirms = seems_silent && !std::mem::replace(&mut state.is_confirming, true);
+        let confirms = seems_silent && state.confirming == 0;
+        if confirms {
+            state.confirming = PROBES;
+        }
         next = next.min(self.check_stalled(state, now));
         drop(guard);
         for waiter in abandoned.into_iter().map(|(waiter, _)| waiter).chain(abandoned_checkouts) {
@@ -372,7 +386,9 @@ impl<W: Waiter> Member for Shared<W> {
             waiter.fail(&self.error(ErrorKind::CheckoutTimeout { limit }, no_connection.clone()));
         }
         if confirms {
-            self.context.spawn(confirm_silence(Rc::downgrade(&self)));
+            for number in 0..PROBES {
+                self.context.spawn(confirm_silence(Rc::downgrade(&self), number));
+            }
         }
         self.dial_if_wanted();
         next

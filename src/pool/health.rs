@@ -110,9 +110,9 @@ impl Health {
         self.probe
     }
 
-    /// Records that a probe was not answered.
-    pub fn probe_failed(&mut self) {
-        self.probe = self.probe.wrapping_add(1);
+    /// Records that `count` probes were not answered.
+    pub fn probe_failed(&mut self, count: u32) {
+        self.probe = self.probe.wrapping_add(count);
     }
 
     /// Whether the last dial failed.

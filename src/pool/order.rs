@@ -202,16 +202,6 @@ impl<W: Waiter> State<W> {
         }
     }
 
-    /// Removes the pins of a silent connection. Its writes have an unknown result, like all that
-    /// time out, and nothing waits for them any more.
-    pub fn unpin_silent(&mut self, at: usize) {
-        let entry = &mut self.connections[at];
-        for hash in std::mem::take(&mut entry.noreply) {
-            self.order.remove(hash);
-        }
-        self.queue.unblock();
-    }
-
     /// Removes the pins of a connection that left the pool.
     pub fn unpin_all(&mut self, entry: &Entry<W>) {
         if !entry.noreply.is_empty() {

@@ -20,50 +20,12 @@ use super::queue::QueuedRequest;
 use super::state::{Entry, State};
 use crate::protocol::{NEVER, Nanos, Timing};
 
-/// The limit for requests in flight on one connection. It applies after a stall only: one request
-/// at a time, and one more for each [`Self::ANSWERS`] replies. So no request shares a connection
-/// with one that hangs if many hang, and a server that only paused soon receives full load again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Window {
-    limit: usize,
-    /// The number of replies since the last step.
-    answers: u64,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self { limit: usize::MAX, answers: 0 }
-    }
-}
-
-impl Window {
-    pub const NARROW: Self = Self { limit: 1, answers: 0 };
-    const ANSWERS: u64 = 32;
-    const WIDE: usize = 128;
-
-    pub fn is_limited(self) -> bool {
-        self.limit != usize::MAX
-    }
-
-    pub fn takes(self, in_flight: usize) -> bool {
-        in_flight < self.limit
-    }
-
-    /// Counts replies. Returns whether the limit is gone.
-    pub fn widen(&mut self, answers: u64) -> bool {
-        self.answers += answers;
-        while self.answers >= Self::ANSWERS && self.is_limited() {
-            self.answers -= Self::ANSWERS;
-            self.limit = if self.limit < Self::WIDE { self.limit + 1 } else { usize::MAX };
-        }
-        !self.is_limited()
-    }
-}
-
+/// How long each key has a line of its own after a stall: one key that hangs then harms no other.
+const UNMERGED_FOR: Duration = Duration::from_secs(5);
 /// No dial to a nearby server takes longer.
 const MIN_DIAL_LIMIT: Duration = Duration::from_millis(500);
 /// The number of keys that are probed before a node is considered silent.
-const PROBES: usize = 2;
+pub(super) const PROBES: u32 = 2;
 
 impl<W: Waiter> Shared<W> {
     /// The timeout for a dial. It is shorter while a connection is silent, so that an unreachable
@@ -71,7 +33,7 @@ impl<W: Waiter> Shared<W> {
     pub fn dial_limit(&self) -> Option<Duration> {
         let limit = self.config.connection_timeout;
         let state = self.state();
-        if !state.any_silent && !state.is_confirming {
+        if !state.any_silent && state.confirming == 0 {
             return limit;
         }
         let usual = state.latencies.longest().saturating_mul(3);
@@ -123,6 +85,7 @@ impl<W: Waiter> Shared<W> {
                     state.served_since(at, since) && state.is_silent_since(at, since, timeout, now)
                 })
                 && !entry.connection.has_waiters()
+                && entry.noreply.is_empty()
         };
         if let Some(at) = (0..state.connections.len()).find(|at| is_stuck(*at)) {
             state.connections[at].connection.abort(Cause::NoAnswer);
@@ -154,13 +117,14 @@ impl<W: Waiter> Shared<W> {
             }
         }
         if has_taken {
-            state.window = Window::NARROW;
-            self.set_max_merged_keys(state);
+            self.stop_merging(state, UNMERGED_FOR);
         }
     }
 
     /// Uses silent connections again that receive bytes, and closes those without waiting callers
-    /// if another connection is served or needs their place. `read` is the connection that was just
+    /// if another connection is served or needs their place. A connection with unanswered `noreply`
+    /// writes stays until its replies are long overdue: the server may still execute the writes, and
+    /// later requests for their keys must not overtake them. `read` is the connection that was just
     /// read.
     pub fn check_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
         let now = self.context.now();
@@ -175,7 +139,8 @@ impl<W: Waiter> Shared<W> {
         let mut surplus = open().count().saturating_sub(self.config.max_connections);
         for at in 0..state.connections.len() {
             let entry = &state.connections[at];
-            if !entry.is_silent || entry.connection.is_broken() || entry.connection.has_waiters() {
+            let may_close = entry.is_silent && !entry.connection.is_broken();
+            if !may_close || entry.connection.has_waiters() || !entry.noreply.is_empty() {
                 continue;
             }
             let since = entry.owes_since.unwrap_or(now);
@@ -201,7 +166,6 @@ impl<W: Waiter> Shared<W> {
             return false;
         }
         state.metrics.connections_created_with_error += 1;
-        state.health.probe_failed();
         let limit = self.config.timeout.unwrap_or_default();
         state.health.is_healthy()
             && state.health.is_silent(now, limit)
@@ -238,14 +202,13 @@ impl<W: Waiter> State<W> {
             let entry = &self.connections[at];
             let is_overdue =
                 entry.connection.overdue_since().is_some_and(|deadline| deadline <= now);
-            if is_overdue
+            if (is_overdue || entry.connection.is_front_abandoned())
                 && entry.checkout.is_none()
                 && !entry.is_silent
                 && let Some(since) = entry.owes_since
                 && self.is_silent_since(at, since, timeout, now)
             {
                 (self.connections[at].is_silent, self.any_silent) = (true, true);
-                self.unpin_silent(at);
                 silent_since = silent_since.min(since);
             }
         }
@@ -264,7 +227,7 @@ impl<W: Waiter> State<W> {
     /// server that serves other connections, or whose requests were stalled recently, is not
     /// pausing.
     fn is_silent_since(&self, at: usize, since: Nanos, timeout: Duration, now: Nanos) -> bool {
-        let pause = if self.window.is_limited() {
+        let pause = if self.is_unmerged() {
             Pause::Stalling
         } else if self.served_since(at, since.saturating_add(nanos(STALLED_AFTER / 2))) {
             Pause::Connection
@@ -295,44 +258,29 @@ impl<W: Waiter> State<W> {
     }
 }
 
-/// Probes a node that seems silent on fresh connections. A proxy is not down if all its other
-/// connections wait for a backend that hangs, so more than one key is requested.
-pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>) {
+/// Probes a node that seems silent on a fresh connection. [`PROBES`] of these run at the same time,
+/// for different keys: a proxy is not down if one of its backends hangs. `number` counts them from 0.
+pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>, number: u32) {
     let Some(strong) = pool.upgrade() else { return };
-    let (connector, closing) = (Connector::new(&strong), strong.closing.clone());
+    let connector = Connector::new(&strong).with_probe_offset(number);
+    let (closing, ip) = (strong.closing.clone(), strong.state().location.ip);
     drop(strong);
-    for _ in 0..PROBES {
-        let Some(ip) = pool.upgrade().map(|pool| pool.state().location.ip) else { return };
-        let dialling = pin!(connector.dial(&pool, ip, &[]));
-        let Some(result) = unless_notified(&closing, dialling).await else { return };
-        let Some(pool) = pool.upgrade() else { return };
-        if !pool.is_still_silent(result) {
-            pool.state().is_confirming = false;
-            return;
-        }
-    }
+    let dialling = pin!(connector.dial(&pool, ip, &[]));
+    let Some(result) = unless_notified(&closing, dialling).await else { return };
     let Some(pool) = pool.upgrade() else { return };
-    pool.state().is_confirming = false;
-    pool.node_silent();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_narrow_window_widens_with_answers_until_there_is_none() {
-        let mut window = Window::default();
-        assert!(!window.is_limited() && window.takes(1_000_000));
-        window = Window::NARROW;
-        assert!(window.is_limited() && window.takes(0) && !window.takes(1));
-        assert!(!window.widen(Window::ANSWERS - 1) && !window.takes(1));
-        assert!(!window.widen(1) && window.takes(1) && !window.takes(2));
-        let mut answers = Window::ANSWERS;
-        while !window.widen(1) {
-            answers += 1;
-            assert!(answers <= Window::ANSWERS * (Window::WIDE as u64 + 1));
-        }
-        assert!(window.takes(1_000_000));
+    if pool.state().confirming == 0 {
+        // Another probe was answered.
+        return;
+    }
+    if !pool.is_still_silent(result) {
+        pool.state().confirming = 0;
+        return;
+    }
+    let mut state = pool.state();
+    state.confirming -= 1;
+    if state.confirming == 0 {
+        state.health.probe_failed(PROBES);
+        drop(state);
+        pool.node_silent();
     }
 }

@@ -17,7 +17,6 @@ use super::order::NoreplyOrder;
 use super::pool::{CheckoutId, PoolConfig, Waiter};
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
 use super::relocation::NodeLocation;
-use super::stalls::Window;
 use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing};
 
 /// A connection with a larger backlog accepts no more requests.
@@ -61,12 +60,10 @@ pub(super) struct State<W: Waiter> {
     pub needs_large_connection: bool,
     /// Whether any connection has [`Entry::is_silent`] set.
     pub any_silent: bool,
-    /// Whether [`super::stalls::confirm_silence`] is running.
-    pub is_confirming: bool,
+    /// The number of [`super::stalls::confirm_silence`] tasks that have no result yet.
+    pub confirming: u32,
     /// Requests are held up behind a stalled one, and another connection could take them.
     pub needs_relief: bool,
-    /// The limit for requests in flight on one connection.
-    pub window: Window,
     /// Until then each key has a line of its own; `None` if keys share lines.
     pub unmerged_until: Option<Nanos>,
     pub location: NodeLocation,
@@ -137,7 +134,7 @@ impl<W: Waiter> State<W> {
             return None;
         }
         let usable = || {
-            let takes_more = |(_, entry): &(usize, &Entry<W>)| entry.takes_more(self.window);
+            let takes_more = |(_, entry): &(usize, &Entry<W>)| entry.takes_more();
             self.connections.iter().enumerate().filter(takes_more)
         };
         let (at, _) = if is_large {
@@ -164,7 +161,7 @@ impl<W: Waiter> State<W> {
 
     /// Whether each key has a line of its own, so that one key cannot harm another.
     pub fn is_unmerged(&self) -> bool {
-        self.unmerged_until.is_some() || self.window.is_limited()
+        self.unmerged_until.is_some()
     }
 
     /// The number of silent connections.
@@ -209,7 +206,7 @@ impl<W: Waiter> State<W> {
 
     /// Whether a new connection must answer a probe before it is used.
     pub fn needs_probe(&self) -> bool {
-        self.health.needs_probe() || self.is_outdated() || self.is_confirming
+        self.health.needs_probe() || self.is_outdated() || self.confirming > 0
     }
 
     /// Checked-out connections do not count, because other requests cannot use them.
@@ -326,11 +323,8 @@ impl<W: Waiter> Entry<W> {
         self.drain_deadline.is_some()
     }
 
-    pub fn takes_more(&self, window: Window) -> bool {
-        self.is_free()
-            && !self.is_silent
-            && self.connection.backlog() < MAX_BACKLOG
-            && window.takes(self.connection.in_flight())
+    pub fn takes_more(&self) -> bool {
+        self.is_free() && !self.is_silent && self.connection.backlog() < MAX_BACKLOG
     }
 
     /// Whether it owes a reply and has received nothing for too long at `now`.

@@ -75,9 +75,6 @@ impl<W: Waiter> Shared<W> {
         }
         state.metrics.operations_executed += answered - late;
         state.metrics.operations_executed_with_error += refused;
-        if state.window.is_limited() && state.window.widen(answered + refused) {
-            self.set_max_merged_keys(state);
-        }
         if has_read && state.any_silent {
             self.check_silent(state, Some(id));
         }

@@ -234,6 +234,11 @@ impl Verb {
 }
 
 impl RetrievalVerb {
+    /// Whether the command writes too: `gat` and `gats` set the expiration time.
+    pub fn changes_expiration(self) -> bool {
+        matches!(self, Self::Gat { .. } | Self::Gats { .. })
+    }
+
     pub fn verb(self) -> Verb {
         match self {
             Self::Get => Verb::Get,

@@ -8,7 +8,7 @@ import pytest
 
 import emcache
 from support.calls import client_of, frozen, outcomes, within
-from support.faults import Recorder, fill
+from support.faults import Link, Recorder, fault_proxy, fill
 from support.memcached import memcached
 from support.oracle import reply_to, value_of
 from support.scripted import hold, scripted
@@ -252,3 +252,121 @@ async def test_answers_that_are_late_do_not_cost_a_connection_each():
         assert timed_out >= 3
         assert server.accepted <= 3
         assert client.cluster_managment().unhealthy_nodes() == []
+
+
+# -- what must not be taken over -----------------------------------------------------------------
+
+
+@within(30)
+@pytest.mark.parametrize("command", ["gat", "gats", "gat_many"])
+async def test_a_gat_behind_it_is_sent_once(command):
+    """The stalled connection may go on later and set the expiration time once more."""
+    sent = []
+
+    async def script(connection):
+        while (words := (await connection.command())[0]) != [b""]:
+            sent.extend(word for word in words[2:] if words[0].startswith(b"gat"))
+            if b"hung" in words:
+                return await hold(connection)
+            await connection.send(reply_to(words))
+        return None
+
+    calls = {
+        "gat": lambda client, key: client.gat(60, key),
+        "gats": lambda client, key: client.gats(60, key),
+        "gat_many": lambda client, key: client.gat_many(60, [key]),
+    }
+    async with (
+        scripted(script) as server,
+        client_of(server, timeout=1, max_connections=2, autobatching=False) as client,
+    ):
+        # From now on it shares the connections of the others.
+        await calls[command](client, b"known")
+        hung = asyncio.create_task(client.get(b"hung"))
+        await asyncio.sleep(0)
+        result, *others = await outcomes(calls[command](client, b"late"), client.get(b"k"))
+        assert isinstance(result, emcache.OperationTimeoutError), result
+        check(b"k", others[0])
+        assert isinstance((await outcomes(hung))[0], emcache.OperationTimeoutError)
+        assert sent.count(b"late") <= 1
+
+
+@within(30)
+@pytest.mark.parametrize("max_connections", [1, 2])
+async def test_nothing_overtakes_a_noreply_write_on_a_silent_connection(max_connections):
+    """A get of the key times out, and a later write of it is executed later."""
+    first = Link()
+    with memcached() as server, fault_proxy(server, lambda n: Link() if n else first) as proxy:
+        options = {"timeout": 0.6, "max_connections": max_connections}
+        async with client_of(proxy, **options) as client:
+            assert await client.get(b"warm") is None
+            first.requests.stall_after = 0
+            await client.set(b"key", b"old", noreply=True)
+            other, item = await outcomes(client.get(b"other"), client.get(b"key"))
+            # The first is served elsewhere, if there may be another connection.
+            assert other is None or isinstance(other, emcache.OperationTimeoutError)
+            assert isinstance(item, emcache.OperationTimeoutError), item
+            await client.set(b"key", b"new", noreply=True)
+            first.requests.stall_after = None
+            async with client_of(server) as direct:
+                await until_value(direct, b"key", b"new")
+                await asyncio.sleep(0.2)
+                assert (await direct.get(b"key")).value == b"new"
+
+
+async def until_value(client, key, value):
+    while (item := await client.get(key)) is None or item.value != value:
+        await asyncio.sleep(0.01)
+
+
+# -- after a stall -------------------------------------------------------------------------------
+
+
+@within(30)
+async def test_requests_share_a_connection_again_after_a_stall():
+    """A node far away would else be asked for one key in each round trip."""
+    together = asyncio.Event()
+    waiting = []
+
+    async def script(connection):
+        while (words := (await connection.command())[0]) != [b""]:
+            if b"hung" in words:
+                return await hold(connection)
+            if words[1].startswith(b"far"):
+                waiting.append(words)
+                if len(waiting) < 100:
+                    continue
+                await connection.send(b"".join(map(reply_to, waiting)))
+                together.set()
+                continue
+            await connection.send(reply_to(words))
+        return None
+
+    async with (
+        scripted(script) as server,
+        client_of(server, timeout=5, max_connections=2, autobatching=False) as client,
+    ):
+        hung = asyncio.create_task(client.get(b"hung"))
+        # This one is held up, and moves to the second connection.
+        check(b"k", (await outcomes(client.get(b"k")))[0])
+        far = [b"far:%d" % number for number in range(100)]
+        for key, found in zip(far, await outcomes(*map(client.get, far)), strict=True):
+            check(key, found)
+        assert together.is_set()
+        hung.cancel()
+
+
+@within(30)
+@pytest.mark.parametrize("timeout", [None, 20])
+async def test_callers_that_give_up_count_as_timed_out(timeout):
+    """A service that uses `asyncio.timeout` instead of the client's timeout."""
+    async with (
+        scripted(Proxy()) as server,
+        client_of(server, timeout=timeout, max_connections=1) as client,
+    ):
+        check(b"k", await client.get(b"k"))
+        for hung in HUNG[:2]:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await client.get(hung)
+        check(b"k", await client.get(b"k"))

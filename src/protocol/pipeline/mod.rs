@@ -227,6 +227,7 @@ impl OwnedRequest {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent properties")]
 struct Slot<S> {
     /// `None` once the caller has timed out and was notified, or is served on another
     /// connection.
@@ -444,6 +445,12 @@ impl<S: ReplyHandler> Pipeline<S> {
     /// The deadline of the next request to be answered, if its caller has already timed out.
     pub fn overdue_since(&self) -> Option<Nanos> {
         self.slots.front().filter(|slot| slot.handler.is_none()).map(|slot| slot.timing.deadline)
+    }
+
+    /// Whether the caller of the next request to be answered no longer waits.
+    pub fn is_front_abandoned(&self) -> bool {
+        let handler = self.slots.front().and_then(|slot| slot.handler.as_ref());
+        handler.is_some_and(ReplyHandler::is_abandoned)
     }
 
     /// The deadline of the next request to be answered; [`NEVER`] if there is none.
@@ -1314,9 +1321,10 @@ impl<S: ReplyHandler> Pipeline<S> {
         out.cut(&cuts);
     }
 
-    /// Takes the handlers of retrievals that another request may hold up, for a retry on another
-    /// connection. Their slots stay, and their replies are discarded. Keys for which `must_stay` is
-    /// true are left. `written` as in [`Self::feed`].
+    /// Takes the handlers of `get` and `gets` requests that another request may hold up, for a retry
+    /// on another connection. Their slots stay, and their replies are discarded. Keys for which
+    /// `must_stay` is true are left; so are `gat` and `gats`, because the server may execute them
+    /// later and then change the expiration time again. `written` as in [`Self::feed`].
     pub fn take_held_up(
         &mut self,
         written: u64,
@@ -1334,8 +1342,9 @@ impl<S: ReplyHandler> Pipeline<S> {
                 (line_slots, line_verb) = (line.slots, line.verb);
             }
             line_slots -= 1;
-            let mut is_taken =
-                at >= first && slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned());
+            let mut is_taken = at >= first
+                && !line_verb.changes_expiration()
+                && slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned());
             let mut keys = SmallVec::new();
             for _ in 0..slot.keys {
                 let entry = self.keys.at(position);
