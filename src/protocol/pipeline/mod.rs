@@ -227,6 +227,7 @@ impl OwnedRequest {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "facts that are independent")]
 struct Slot<S> {
     /// `None` once the caller has timed out and was notified, or is served on another
     /// connection.
