@@ -109,7 +109,7 @@ impl<W: Waiter> State<W> {
         on_connections + self.queue.len() + self.checkouts.len() + self.isolation.len()
     }
 
-    /// The number of waiting requests. Those that moved to another connection count there only.
+    /// The number of waiting requests. A request that moved counts on its new connection only.
     pub fn waiting(&self) -> usize {
         let moved: usize = self.connections.iter().map(|e| e.connection.moved()).sum();
         self.in_flight() - moved

@@ -93,7 +93,7 @@ impl fmt::Display for ProtocolError {
             }
             Self::TooManyLines => write!(f, "the reply to stats is too long"),
             Self::ValueTooLong { len } => {
-                write!(f, "the server announced a value of {len} bytes, more than 1 GiB")
+                write!(f, "a value of {len} bytes exceeds the limit")
             }
             Self::ValueNotTerminated => write!(f, "a value is not followed by CRLF"),
             Self::ForeignKey(Excerpt(e)) => {
