@@ -3,7 +3,6 @@ use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
-use super::malloc_hint;
 use super::value_buf::PyValueBuf;
 use crate::protocol::ItemRef;
 
@@ -25,11 +24,9 @@ pub struct RawItem {
 impl RawItem {
     pub fn new(py: Python<'_>, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Self {
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = if let Some(shared) = shared {
-            shared.clone_ref(py)
-        } else {
-            malloc_hint::note_value_len(value.len());
-            PyBytes::new(py, value).unbind()
+        let value = match shared {
+            Some(shared) => shared.clone_ref(py),
+            None => PyBytes::new(py, value).unbind(),
         };
         Self { value, flags, cas }
     }

@@ -14,7 +14,6 @@ mod errors;
 mod future;
 mod item;
 mod loop_driver;
-mod malloc_hint;
 mod once;
 mod recorder;
 mod registry;

@@ -6,7 +6,6 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::malloc_hint;
 use crate::protocol::ValueBuf;
 
 pub struct PyValueBuf(Py<PyBytes>);
@@ -25,7 +24,6 @@ impl ValueBuf for PyValueBuf {
     }
 
     fn allocate(len: usize) -> Option<PartialValue> {
-        malloc_hint::note_value_len(len);
         Python::attach(|py| PartialValue::new(py, len))
     }
 
