@@ -1,8 +1,9 @@
-//! Whether a turn may step tasks itself, or leaves that to the loop.
+//! Decides whether a turn may step tasks itself or must leave that to the loop.
 //!
-//! A turn that steps a task runs the user's code inside a callback of ours. Two kinds of loop show the
-//! difference: one that can be run again from within a task (the callback would be entered twice), and one in
-//! debug mode (the callback would be blamed for code that blocks). There tasks are woken in asyncio's way.
+//! A turn that steps a task runs the user's code inside emcache's callback. Two kinds of loop
+//! expose this. A loop that can be run again from within a task would enter the callback twice, and
+//! a loop in debug mode would report the callback for user code that blocks. In both, tasks are
+//! woken in asyncio's way.
 use std::cell::Cell;
 
 use pyo3::prelude::*;
@@ -13,9 +14,10 @@ use super::once::intern;
 pub struct Stepping {
     get_debug: Py<PyAny>,
     class: Py<PyType>,
-    /// asyncio's own, as long as nobody has replaced it; `None` in loops that are not built on asyncio's.
+    /// asyncio's own method, unless it was replaced. `None` in loops that are not built on
+    /// asyncio's.
     run_once: Option<Py<PyAny>>,
-    /// Whether the loop can be run within itself. That never ends.
+    /// Whether the loop can be run within itself. Never reset.
     nests: Cell<bool>,
 }
 
@@ -26,8 +28,9 @@ impl Stepping {
         let base = py.import("asyncio")?.getattr("BaseEventLoop")?;
         let (mut nests, mut run_once) = (false, None);
         if event_loop.is_instance(&base)? {
-            // asyncio refuses to run a loop within itself. Whoever replaced how it runs may not: nest_asyncio
-            // patches the class, the loops of Qt and GLib have a `run_forever` of their own.
+            // asyncio refuses to run a loop within itself, but code that replaces the methods that
+            // run it may allow it. nest_asyncio patches the class, and the loops of Qt and GLib
+            // have their own `run_forever`.
             let own_run_once = class.getattr(intern!(py, "_run_once"))?;
             nests = !is_asyncios(&class.getattr(intern!(py, "run_forever"))?)?
                 || !is_asyncios(&own_run_once)?;
@@ -41,7 +44,7 @@ impl Stepping {
         })
     }
 
-    /// Both may change at any time, so this is asked once for each turn that has answers.
+    /// Checked once per turn that has results, because both conditions may change at any time.
     pub fn is_allowed(&self, py: Python<'_>) -> bool {
         if self.nests.get() {
             return false;
@@ -53,7 +56,7 @@ impl Stepping {
                 return false;
             }
         }
-        // A loop that cannot say is treated with care.
+        // A loop that fails to answer is treated as one in debug mode.
         let debug = self.get_debug.bind(py).call0().and_then(|debug| debug.is_truthy());
         !debug.unwrap_or(true)
     }
