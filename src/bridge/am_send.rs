@@ -38,7 +38,7 @@ unsafe extern "C" fn send(
         let this = unsafe { Bound::ref_from_ptr(py, &this).cast_unchecked::<OpFuture>() };
         let step = catch_unwind(AssertUnwindSafe(|| OpFuture::step(this)))
             .unwrap_or_else(|_| Err(PySystemError::new_err("emcache panicked; please report it")));
-        let (object, told) = match step {
+        let (object, status) = match step {
             Ok(Step::Wait(future)) => (future.into_ptr(), PySendResult::PYGEN_NEXT),
             Ok(Step::Return(value)) => (value.into_ptr(), PySendResult::PYGEN_RETURN),
             Err(error) => {
@@ -48,6 +48,6 @@ unsafe extern "C" fn send(
         };
         // SAFETY: `result` is the caller's memory for the result, valid for a write.
         unsafe { result.write(object) };
-        told
+        status
     })
 }

@@ -91,12 +91,12 @@ impl Background {
         py: Python<'_>,
         job: impl FnOnce(&Cores) -> T + Send + 'static,
     ) -> Option<T> {
-        let (tell, told) = sync_mpsc::sync_channel(1);
+        let (sender, receiver) = sync_mpsc::sync_channel(1);
         let job = move |cores: &Cores| {
-            let _ = tell.send(job(cores));
+            let _ = sender.send(job(cores));
         };
         self.post(vec![Job::Call(Box::new(job))]);
-        py.detach(move || told.recv().ok())
+        py.detach(move || receiver.recv().ok())
     }
 
     /// For blocking tasks that may wait for the GIL, which the core's thread must not do.
@@ -140,11 +140,11 @@ async fn run(mut inbox: mpsc::UnboundedReceiver<Vec<Job>>) {
 /// driver is in use by a thread that the child does not have. The first runtime also serves
 /// pyo3-asyncio, which would panic if it failed to create one.
 fn runtime() -> std::io::Result<&'static Runtime> {
-    static MADE: Mutex<Option<(u64, &'static Runtime)>> = Mutex::new(None);
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    static RUNTIME: Mutex<Option<(u64, &'static Runtime)>> = Mutex::new(None);
+    let mut slot = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     let forks = registry::forks();
-    if let Some((made_after, runtime)) = *made
-        && made_after == forks
+    if let Some((created_at, runtime)) = *slot
+        && created_at == forks
     {
         return Ok(runtime);
     }
@@ -153,6 +153,6 @@ fn runtime() -> std::io::Result<&'static Runtime> {
     let runtime: &'static Runtime = Box::leak(Box::new(builder.build()?));
     // In a child this fails, because pyo3-asyncio keeps the parent's runtime.
     let _ = pyo3_asyncio::tokio::init_with_runtime(runtime);
-    *made = Some((forks, runtime));
+    *slot = Some((forks, runtime));
     Ok(runtime)
 }

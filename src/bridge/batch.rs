@@ -139,7 +139,7 @@ impl Batch {
     }
 
     /// Records a failure for each key that has not been sent, and sends no more.
-    pub fn end(&self, why: impl Fn() -> Outcome) {
+    pub fn fail_unsent(&self, why: impl Fn() -> Outcome) {
         let rest = self.progress.sent.replace(self.keys.len())..self.keys.len();
         self.progress.failures.borrow_mut().extend(rest.map(|at| (at, why())));
     }

@@ -54,7 +54,7 @@ impl CoreCheckout {
         session_here(py, self.session, self.forks)
     }
 
-    fn give_back(&self, py: Python<'_>) {
+    fn return_to_pool(&self, py: Python<'_>) {
         let is_over = self.is_closed.load(Ordering::Acquire) || self.forks != registry::forks();
         if self.released.swap(true, Ordering::AcqRel) || is_over {
             return;
@@ -76,11 +76,11 @@ impl CoreCheckout {
         self.session(py)?.raw_command(py, self.checkout, command, noreply)
     }
 
-    fn ask(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
+    fn run_with_reply(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
         self.session(py)?.raw_command(py, self.checkout, command, false)
     }
 
-    fn retrieve(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Awaitable {
+    fn run_retrieval(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Awaitable {
         let keys = convert::keys(convert::objects(keys)?)?;
         if keys.is_empty() {
             return Err(PyValueError::new_err("keys must not be empty"));
@@ -91,7 +91,7 @@ impl CoreCheckout {
 
 impl Drop for CoreCheckout {
     fn drop(&mut self) {
-        Python::attach(|py| self.give_back(py));
+        Python::attach(|py| self.return_to_pool(py));
     }
 }
 
@@ -120,7 +120,7 @@ impl CoreCheckout {
     }
 
     fn release(&self, py: Python<'_>) {
-        self.give_back(py);
+        self.return_to_pool(py);
     }
 
     fn fetch(&self, py: Python<'_>, command: &Object<'_>, keys: &Object<'_>) -> Awaitable {
@@ -129,7 +129,7 @@ impl CoreCheckout {
             Ok(b"gets") => RetrievalVerb::Gets,
             _ => return Err(unknown(command, "b'get', b'gets'")),
         };
-        self.retrieve(py, verb, keys)
+        self.run_retrieval(py, verb, keys)
     }
 
     fn get_and_touch(
@@ -144,7 +144,7 @@ impl CoreCheckout {
             Ok(b"gats") => RetrievalVerb::Gats { exptime: convert::exptime(exptime)? },
             _ => return Err(unknown(command, "b'gat', b'gats'")),
         };
-        self.retrieve(py, verb, keys)
+        self.run_retrieval(py, verb, keys)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the command's own")]
@@ -223,12 +223,12 @@ impl CoreCheckout {
     }
 
     fn version(&self, py: Python<'_>) -> Awaitable {
-        self.ask(py, Command::Version)
+        self.run_with_reply(py, Command::Version)
     }
 
     fn stats(&self, py: Python<'_>, args: &str) -> Awaitable {
         let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
-        self.ask(py, Command::Stats { args })
+        self.run_with_reply(py, Command::Stats { args })
     }
 
     fn verbosity(&self, py: Python<'_>, level: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
@@ -248,7 +248,7 @@ impl CoreCheckout {
 
     /// The payload, or the line that the server sent in its place.
     fn config_get_cluster(&self, py: Python<'_>) -> Awaitable {
-        self.ask(py, Command::ConfigGetCluster)
+        self.run_with_reply(py, Command::ConfigGetCluster)
     }
 
     /// Neither may contain a line end, and the name must not contain a space.
@@ -257,7 +257,7 @@ impl CoreCheckout {
             return Err(PyValueError::new_err(why));
         }
         let credentials = format!("{username} {password}");
-        self.ask(py, Command::Auth { credentials: credentials.as_bytes() })
+        self.run_with_reply(py, Command::Auth { credentials: credentials.as_bytes() })
     }
 
     /// Checks that all keys are valid.

@@ -107,13 +107,13 @@ impl CoreClient {
         if self.closed() || self.forks != registry::forks() {
             return Ok(());
         }
-        let here = match registry::session(self.id) {
+        let is_in_loop = match registry::session(self.id) {
             Some(session) => session.driver.is_running(py)?,
             None => false,
         };
         // When its loop is closed, a client may be closed from any thread.
-        if !here && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
-            return Err(errors::foreign());
+        if !is_in_loop && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
+            return Err(errors::wrong_loop());
         }
         if !self.is_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
             registry::abandon(self.to_abandoned_handle());
@@ -143,7 +143,7 @@ impl CoreClient {
         if session.no_replies.unanswered.get() == 0 {
             OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
         } else {
-            session.no_replies.drained.borrow_mut().push(future.clone_ref(py));
+            session.no_replies.drain_futures.borrow_mut().push(future.clone_ref(py));
         }
         Ok(future)
     }
@@ -569,11 +569,11 @@ impl CoreClient {
     /// For queries that send no request, so the loop need not be running.
     fn session_on_thread(&self) -> PyResult<Rc<Session>> {
         self.open()?;
-        registry::session(self.id).ok_or_else(|| self.out_of_place())
+        registry::session(self.id).ok_or_else(|| self.unusable())
     }
 
-    fn out_of_place(&self) -> PyErr {
-        if self.forked() { errors::forked() } else { errors::foreign() }
+    fn unusable(&self) -> PyErr {
+        if self.forked() { errors::forked() } else { errors::wrong_loop() }
     }
 
     fn fetch(
@@ -678,7 +678,7 @@ pub fn session_here(py: Python<'_>, id: u64, forks: u64) -> PyResult<Rc<Session>
     match registry::session(id) {
         Some(session) if session.driver.is_running(py)? => Ok(session),
         _ if forks != registry::forks() => Err(errors::forked()),
-        _ => Err(errors::foreign()),
+        _ => Err(errors::wrong_loop()),
     }
 }
 
@@ -686,8 +686,8 @@ fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
     value
         .map(|secs| {
             // Longer than any program runs, and short enough to be added to any time.
-            const FOR_EVER: f64 = 100.0 * 365.0 * 86_400.0;
-            let secs = if secs > FOR_EVER { FOR_EVER } else { secs };
+            const MAX_SECONDS: f64 = 100.0 * 365.0 * 86_400.0;
+            let secs = if secs > MAX_SECONDS { MAX_SECONDS } else { secs };
             Duration::try_from_secs_f64(secs).map_err(|_| {
                 PyValueError::new_err(format!("{name} must be a number of seconds >= 0, or None"))
             })

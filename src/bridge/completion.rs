@@ -148,7 +148,7 @@ pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
 }
 
 fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResult<()> {
-    let (told, future) = match completion {
+    let (delivered, future) = match completion {
         Completion::Answer { future, outcome } => {
             (resolve(future.bind(py), outcome, wake), Some(future))
         }
@@ -160,7 +160,7 @@ fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResu
             return Ok(());
         }
     };
-    let Err(error) = told else { return Ok(()) };
+    let Err(error) = delivered else { return Ok(()) };
     if !error.is_instance_of::<PyException>(py) {
         return Err(error);
     }
@@ -214,12 +214,12 @@ fn send_next_window(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult
             return Ok(Some(()));
         }
         match &session {
-            None => batch.end(|| Outcome::Closed),
+            None => batch.fail_unsent(|| Outcome::Closed),
             Some(session) => match session.passed_timeout(batch) {
                 None => return session.send_window(future.py(), batch).map(Some),
                 Some(limit) => {
                     let verb = batch.action.verb();
-                    batch.end(|| Outcome::DeadlinePassed { verb, limit });
+                    batch.fail_unsent(|| Outcome::DeadlinePassed { verb, limit });
                 }
             },
         }

@@ -31,7 +31,7 @@ pub struct Driver {
     stepping: Stepping,
     turn_scheduled: Cell<bool>,
     /// Whether a turn is waking tasks.
-    turning: Cell<bool>,
+    is_delivering: Cell<bool>,
     /// Whether the driver has left the loop, which then calls back no more.
     stopped: Cell<bool>,
     sessions: RefCell<Vec<Weak<Session>>>,
@@ -128,7 +128,7 @@ impl Driver {
             python,
             stepping,
             turn_scheduled: Cell::new(false),
-            turning: Cell::new(false),
+            is_delivering: Cell::new(false),
             stopped: Cell::new(false),
             sessions: RefCell::default(),
         }))
@@ -173,7 +173,7 @@ impl Driver {
             Engine::Loop(engine) => engine.is_flush_scheduled(),
             Engine::Thread(engine) => engine.is_flush_scheduled(),
         };
-        if self.turning.get() || is_flush_scheduled {
+        if self.is_delivering.get() || is_flush_scheduled {
             return Ok(true);
         }
         self.python.is_running.bind(py).call0()?.is_truthy()
@@ -229,7 +229,7 @@ impl Driver {
         if shutdown::is_frozen() || self.is_forked() {
             return Ok(());
         }
-        if self.turning.get() {
+        if self.is_delivering.get() {
             // The turn that woke the caller continues after all tasks and schedules the work then.
             return Ok(());
         }
@@ -289,10 +289,10 @@ impl Driver {
             return Ok(());
         }
         self.turn_scheduled.set(false);
-        if self.turning.replace(false) {
+        if self.is_delivering.replace(false) {
             // The loop was run again by a task that a turn is stepping. That turn continues only
             // afterwards.
-            self.stepping.was_nested();
+            self.stepping.mark_nested();
         }
         match &self.engine {
             Engine::Loop(engine) => engine.turn(),
@@ -321,9 +321,9 @@ impl Driver {
         }
         let future_pool = &self.python.future_pool;
         future_pool.get().step_tasks(self.stepping.is_allowed(py));
-        self.turning.set(true);
+        self.is_delivering.set(true);
         let delivered = completion::deliver(py, Wake::Now(future_pool));
-        self.turning.set(false);
+        self.is_delivering.set(false);
         delivered
     }
 

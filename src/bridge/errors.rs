@@ -51,7 +51,7 @@ pub fn stats_args() -> PyErr {
     PyValueError::new_err("stats arguments must be words of printable ASCII")
 }
 
-pub fn foreign() -> PyErr {
+pub fn wrong_loop() -> PyErr {
     PyRuntimeError::new_err(
         "this client belongs to another event loop or thread; create a client in each loop",
     )

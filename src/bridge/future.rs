@@ -66,7 +66,7 @@ pub struct FuturePool {
     answered: Py<PyAny>,
     /// `future_discard_from_awaited_by` of Python 3.14 and later, where a future records its
     /// waiting tasks.
-    leave: Option<Py<PyAny>>,
+    discard_awaited_by: Option<Py<PyAny>>,
 }
 
 /// Further tasks create their own futures.
@@ -79,10 +79,14 @@ impl FuturePool {
         let event_loop = event_loop.clone().unbind();
         let answered = create_future.call0(py)?;
         answered.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
-        let leave = py.import("asyncio")?.getattr_opt("future_discard_from_awaited_by")?;
-        let leave = leave.map(Bound::unbind);
+        let discard_awaited_by =
+            py.import("asyncio")?.getattr_opt("future_discard_from_awaited_by")?;
+        let discard_awaited_by = discard_awaited_by.map(Bound::unbind);
         let (idle, steps_tasks) = (Mutex::default(), AtomicBool::new(true));
-        Py::new(py, Self { event_loop, create_future, idle, steps_tasks, answered, leave })
+        Py::new(
+            py,
+            Self { event_loop, create_future, idle, steps_tasks, answered, discard_awaited_by },
+        )
     }
 
     pub fn steps_tasks(&self) -> bool {
@@ -99,7 +103,7 @@ impl FuturePool {
     }
 
     /// Wakes the task that waits on `future`, and then makes the future available again.
-    fn end(&self, wait: Wait<'_>, future: Py<PyAny>) -> PyResult<()> {
+    fn wake(&self, wait: Wait<'_>, future: Py<PyAny>) -> PyResult<()> {
         let Wait { task, wake_up, context } = wait;
         let py = task.py();
         if let Err(error) =
@@ -109,16 +113,17 @@ impl FuturePool {
             return Err(error);
         }
         // The task is woken even if this fails, because there is no other wake-up.
-        let left = self.leave.as_ref().map(|leave| leave.call1(py, (&future, task))).transpose();
+        let discard = self.discard_awaited_by.as_ref();
+        let discarded = discard.map(|discard| discard.call1(py, (&future, task))).transpose();
         let stepped = context.call_method1(intern!(py, "run"), (wake_up, &self.answered));
-        self.give_back(py, future)?;
-        stepped.map(drop).and(left.map(drop))
+        self.return_future(py, future)?;
+        stepped.map(drop).and(discarded.map(drop))
     }
 
     /// Other code that holds a reference may wait on the future too. In that case it is finished
     /// and not reused.
     #[allow(deprecated, reason = "that nobody else holds it is all that is asked")]
-    fn give_back(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
+    fn return_future(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         if future.get_refcnt(py) != 1 {
             return finish(py, &future);
         }
@@ -137,8 +142,14 @@ impl OpFuture {
         let none = || py.None();
         let (event_loop, create_future, answered) = (none(), none(), none());
         let (idle, steps_tasks) = (Mutex::default(), AtomicBool::default());
-        let future_pool =
-            FuturePool { event_loop, create_future, idle, steps_tasks, answered, leave: None };
+        let future_pool = FuturePool {
+            event_loop,
+            create_future,
+            idle,
+            steps_tasks,
+            answered,
+            discard_awaited_by: None,
+        };
         Self::new(py, &Py::new(py, future_pool)?).map(drop)
     }
 
@@ -187,7 +198,7 @@ impl OpFuture {
             // Futures of other loops' own types may lack these attributes.
             && let Some(wait) = Wait::on(borrowed.bind(py)).unwrap_or_default()
         {
-            return future_pool.get().end(wait, borrowed);
+            return future_pool.get().wake(wait, borrowed);
         }
         finish(py, &borrowed)
     }
@@ -253,7 +264,7 @@ impl OpFuture {
 /// this reason is not reported if it is never awaited.
 pub fn end_calls(event_loop: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyResult<()> {
     let py = event_loop.py();
-    let retrieve = wrap_pyfunction!(retrieve, py)?;
+    let mark_exception_retrieved = wrap_pyfunction!(mark_exception_retrieved, py)?;
     let tasks = py.import("asyncio")?.call_method1("all_tasks", (event_loop,))?;
     for task in tasks.try_iter()? {
         let task = task?;
@@ -262,7 +273,7 @@ pub fn end_calls(event_loop: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyRe
             awaited = inner;
         }
         if let Ok(future) = awaited.cast::<OpFuture>() {
-            task.call_method1("add_done_callback", (&retrieve,))?;
+            task.call_method1("add_done_callback", (&mark_exception_retrieved,))?;
             OpFuture::resolve(future, Err(why()), Wake::Soon)?;
         }
     }
@@ -270,7 +281,7 @@ pub fn end_calls(event_loop: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyRe
 }
 
 #[pyfunction]
-fn retrieve(task: &Bound<'_, PyAny>) -> PyResult<()> {
+fn mark_exception_retrieved(task: &Bound<'_, PyAny>) -> PyResult<()> {
     if !task.call_method0("cancelled")?.is_truthy()? {
         task.call_method0("exception")?;
     }

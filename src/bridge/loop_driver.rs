@@ -24,11 +24,11 @@ pub struct LoopEngine {
     flush_scheduled: Cell<bool>,
     timer: RefCell<Option<(Instant, Py<PyAny>)>>,
     /// The number of consecutive fast turns, which do not poll Tokio's drivers.
-    short_cuts: Cell<u32>,
+    fast_turns: Cell<u32>,
 }
 
-/// The limit for `short_cuts`.
-const SHORT_CUTS: u32 = 8;
+/// The limit for `fast_turns`.
+const MAX_FAST_TURNS: u32 = 8;
 
 /// The operations that the core requires of this driver.
 struct LoopHost {
@@ -80,7 +80,7 @@ impl LoopEngine {
             wants_flush,
             flush_scheduled: Cell::new(false),
             timer: RefCell::new(None),
-            short_cuts: Cell::new(0),
+            fast_turns: Cell::new(0),
         })
     }
 
@@ -110,21 +110,22 @@ impl LoopEngine {
     pub fn timer_fired(&self) {
         // It may have fired a little early. Then the turn asks for another one.
         self.timer.take();
-        self.short_cuts.set(SHORT_CUTS);
+        self.fast_turns.set(MAX_FAST_TURNS);
     }
 
     /// A readable descriptor usually means a reply to the only request in flight, which is then
     /// read without asking Tokio's epoll. Other events would starve if every turn did so.
     pub fn turn(&self) {
-        let short_cuts = self.short_cuts.get();
-        if short_cuts < SHORT_CUTS && !self.runtime.wants_turn() && self.context.wake_waiting() {
-            self.short_cuts.set(short_cuts + 1);
+        let fast_turns = self.fast_turns.get();
+        if fast_turns < MAX_FAST_TURNS && !self.runtime.wants_turn() && self.context.wake_waiting()
+        {
+            self.fast_turns.set(fast_turns + 1);
             self.runtime.run_woken();
             if completion::is_pending() {
                 return;
             }
         }
-        self.short_cuts.set(0);
+        self.fast_turns.set(0);
         self.runtime.turn();
     }
 

@@ -161,7 +161,7 @@ impl ReplyHandler for Recorder {
         }
         let index = self.positions.as_ref().map_or(index, |positions| positions[index]);
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = shared.cloned().unwrap_or_else(|| keep(value));
+        let value = shared.cloned().unwrap_or_else(|| copy_value(value));
         self.events.push(Event::Item { index, value, flags, cas });
     }
 
@@ -280,7 +280,7 @@ thread_local! {
     static BLOCK: RefCell<BytesMut> = RefCell::default();
 }
 
-fn keep(value: &[u8]) -> Bytes {
+fn copy_value(value: &[u8]) -> Bytes {
     BLOCK.with_borrow_mut(|block| copy_into_block(value, block))
 }
 

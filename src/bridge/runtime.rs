@@ -31,7 +31,7 @@ pub struct TurnRuntime {
     woken: Arc<TurnWaker>,
     waker: Waker,
     epoll_fd: RawFd,
-    turning: Cell<bool>,
+    is_turning: Cell<bool>,
 }
 
 struct Engine {
@@ -87,7 +87,7 @@ impl TurnRuntime {
         let woken = Arc::new(TurnWaker { owner, woken: AtomicBool::new(true), wake_sender });
         let waker = Waker::from(woken.clone());
         let engine = RefCell::new(Some(Engine { runtime, tasks }));
-        Ok(Self { engine, inbox, postponed, woken, waker, epoll_fd, turning: Cell::new(false) })
+        Ok(Self { engine, inbox, postponed, woken, waker, epoll_fd, is_turning: Cell::new(false) })
     }
 
     /// The descriptor to watch for reading.
@@ -97,7 +97,7 @@ impl TurnRuntime {
 
     /// Whether tasks were woken or are waiting to start or continue since the last turn.
     pub fn wants_turn(&self) -> bool {
-        !self.turning.get()
+        !self.is_turning.get()
             && (self.woken.woken.load(Ordering::Acquire)
                 || !self.inbox.borrow().is_empty()
                 || !self.postponed.borrow().is_empty())
@@ -106,7 +106,7 @@ impl TurnRuntime {
     pub fn turn(&self) {
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
         let Some(Engine { runtime, tasks }) = engine.as_mut() else { return };
-        self.turning.set(true);
+        self.is_turning.set(true);
         for waker in self.postponed.take() {
             waker.wake();
         }
@@ -117,17 +117,17 @@ impl TurnRuntime {
             // whose event was taken from epoll, and no further event would cause a turn.
             poll_fn(|_| self.run_tasks(tasks)).await;
         });
-        self.turning.set(false);
+        self.is_turning.set(false);
     }
 
     /// Runs the tasks that were woken, without polling epoll and timers.
     pub fn run_woken(&self) {
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
         let Some(Engine { runtime, tasks }) = engine.as_mut() else { return };
-        self.turning.set(true);
+        self.is_turning.set(true);
         let _entered = runtime.enter();
         let _: Poll<()> = self.run_tasks(tasks);
-        self.turning.set(false);
+        self.is_turning.set(false);
     }
 
     fn run_tasks(&self, tasks: &mut LocalSet) -> Poll<()> {

@@ -167,7 +167,7 @@ impl Session {
     /// Closes when all `noreply` commands are answered, or after a while.
     pub fn close_later(&self) {
         let Ok(core) = self.core() else { return };
-        self.no_replies.closes.set(Some(self.id));
+        self.no_replies.close_when_drained.set(Some(self.id));
         let id = self.id;
         match core {
             Core::Local { context, .. } => {
@@ -461,7 +461,7 @@ impl Session {
     }
 
     pub fn release(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<()> {
-        self.tell(move |nodes| nodes.release(checkout));
+        self.post(move |nodes| nodes.release(checkout));
         self.driver.schedule_pending(py)
     }
 
@@ -475,33 +475,33 @@ impl Session {
     }
 
     pub fn close_checked_out(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<()> {
-        self.tell(move |nodes| nodes.close_checked_out(checkout));
+        self.post(move |nodes| nodes.close_checked_out(checkout));
         self.driver.schedule_pending(py)
     }
 
     pub fn is_checked_out(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<bool> {
-        self.ask(py, move |nodes| nodes.is_checked_out(checkout))
+        self.query(py, move |nodes| nodes.is_checked_out(checkout))
     }
 
     /// The index of the node to which a key belongs.
     pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
         let key = Bytes::copy_from_slice(key.as_bytes());
-        let index = self.ask(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
+        let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
         index.map_err(|error| errors::no_nodes(py, error, None))
     }
 
     /// The indexes of the healthy and of the unhealthy nodes.
     pub fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-        self.ask(py, |nodes| nodes.health())
+        self.query(py, |nodes| nodes.health())
     }
 
     pub fn metrics(&self, py: Python<'_>, node: usize) -> PyResult<Metrics> {
-        self.ask(py, move |nodes| nodes.metrics(node))
+        self.query(py, move |nodes| nodes.metrics(node))
     }
 
     /// See [`Cluster::metrics`].
     pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
-        self.ask(py, |nodes| nodes.all_metrics())
+        self.query(py, |nodes| nodes.all_metrics())
     }
 
     /// See [`Cluster::add_node`].
@@ -511,39 +511,39 @@ impl Session {
         address: Address,
         ip: Option<String>,
     ) -> PyResult<usize> {
-        let index = self.ask(py, move |nodes| nodes.add_node(address, ip))?;
+        let index = self.query(py, move |nodes| nodes.add_node(address, ip))?;
         self.driver.schedule_pending(py)?;
         Ok(index)
     }
 
     pub fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
-        self.ask(py, move |nodes| nodes.is_connected(node))
+        self.query(py, move |nodes| nodes.is_connected(node))
     }
 
     /// See [`crate::pool::Pool::set_ip`].
     pub fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
-        self.ask(py, move |nodes| nodes.set_ip(node, ip))?;
+        self.query(py, move |nodes| nodes.set_ip(node, ip))?;
         self.driver.schedule_pending(py)
     }
 
     /// See [`Cluster::change`].
     pub fn change(&self, py: Python<'_>, joining: Vec<usize>, leaving: Vec<usize>) -> PyResult<()> {
-        self.ask(py, move |nodes| nodes.change(&joining, &leaving))?;
+        self.query(py, move |nodes| nodes.change(&joining, &leaving))?;
         self.driver.schedule_pending(py)
     }
 
-    fn ask<T: Send + 'static>(
+    fn query<T: Send + 'static>(
         &self,
         py: Python<'_>,
-        question: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
+        query: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
     ) -> PyResult<T> {
         match self.core()? {
-            Core::Local { cluster, .. } => Ok(question(cluster)),
-            Core::Remote(engine) => engine.ask(py, self.id, move |cluster| question(cluster)),
+            Core::Local { cluster, .. } => Ok(query(cluster)),
+            Core::Remote(engine) => engine.query(py, self.id, move |cluster| query(cluster)),
         }
     }
 
-    fn tell(&self, what: impl FnOnce(&dyn Nodes) + Send + 'static) {
+    fn post(&self, what: impl FnOnce(&dyn Nodes) + Send + 'static) {
         match self.core() {
             Err(_) => {}
             Ok(Core::Local { cluster, .. }) => what(cluster),

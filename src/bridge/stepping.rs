@@ -18,7 +18,7 @@ pub struct Stepping {
     /// asyncio's.
     run_once: Option<Py<PyAny>>,
     /// Whether the loop can be run within itself. Never reset.
-    nests: Cell<bool>,
+    can_nest: Cell<bool>,
 }
 
 impl Stepping {
@@ -26,33 +26,33 @@ impl Stepping {
         let py = event_loop.py();
         let class = event_loop.get_type();
         let base = py.import("asyncio")?.getattr("BaseEventLoop")?;
-        let (mut nests, mut run_once) = (false, None);
+        let (mut can_nest, mut run_once) = (false, None);
         if event_loop.is_instance(&base)? {
             // asyncio refuses to run a loop within itself, but code that replaces the methods that
             // run it may allow it. nest_asyncio patches the class, and the loops of Qt and GLib
             // have their own `run_forever`.
             let own_run_once = class.getattr(intern!(py, "_run_once"))?;
-            nests = !is_asyncios(&class.getattr(intern!(py, "run_forever"))?)?
-                || !is_asyncios(&own_run_once)?;
+            can_nest = !is_defined_by_asyncio(&class.getattr(intern!(py, "run_forever"))?)?
+                || !is_defined_by_asyncio(&own_run_once)?;
             run_once = Some(own_run_once.unbind());
         }
         Ok(Self {
             get_debug: event_loop.getattr(intern!(py, "get_debug"))?.unbind(),
             class: class.unbind(),
             run_once,
-            nests: Cell::new(nests),
+            can_nest: Cell::new(can_nest),
         })
     }
 
     /// Checked once per turn that has results, because both conditions may change at any time.
     pub fn is_allowed(&self, py: Python<'_>) -> bool {
-        if self.nests.get() {
+        if self.can_nest.get() {
             return false;
         }
         if let Some(run_once) = &self.run_once {
             let now = self.class.bind(py).getattr(intern!(py, "_run_once"));
             if !now.is_ok_and(|now| now.is(run_once)) {
-                self.nests.set(true);
+                self.can_nest.set(true);
                 return false;
             }
         }
@@ -62,12 +62,12 @@ impl Stepping {
     }
 
     /// A turn began while another one was under way.
-    pub fn was_nested(&self) {
-        self.nests.set(true);
+    pub fn mark_nested(&self) {
+        self.can_nest.set(true);
     }
 }
 
-fn is_asyncios(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+fn is_defined_by_asyncio(function: &Bound<'_, PyAny>) -> PyResult<bool> {
     let module = function.getattr(intern!(function.py(), "__module__"))?;
     Ok(module.extract::<String>().is_ok_and(|module| module.starts_with("asyncio.")))
 }

@@ -288,16 +288,16 @@ impl ThreadEngine {
         });
     }
 
-    /// Runs `question` with the cluster of a session and waits for the result.
-    pub fn ask<T: Send + 'static>(
+    /// Runs `query` with the cluster of a session and waits for the result.
+    pub fn query<T: Send + 'static>(
         &self,
         py: Python<'_>,
         session: u64,
-        question: impl FnOnce(&Cluster<Recorder>) -> T + Send + 'static,
+        query: impl FnOnce(&Cluster<Recorder>) -> T + Send + 'static,
     ) -> PyResult<T> {
         let answer = self.call(py, move |cores| {
             let cluster = cores.clusters.borrow().get(&session).cloned();
-            cluster.map(|cluster| question(&cluster))
+            cluster.map(|cluster| query(&cluster))
         });
         answer.flatten().ok_or_else(errors::closed)
     }

@@ -150,9 +150,9 @@ pub struct Gather {
 pub struct NoReplies {
     pub unanswered: Cell<usize>,
     /// Futures that complete when all commands are answered.
-    pub drained: RefCell<Vec<Py<OpFuture>>>,
+    pub drain_futures: RefCell<Vec<Py<OpFuture>>>,
     /// The session to close at that point.
-    pub closes: Cell<Option<u64>>,
+    pub close_when_drained: Cell<Option<u64>>,
     pub errors: Cell<u64>,
 }
 
@@ -226,10 +226,10 @@ impl NoReplies {
         self.unanswered.set(self.unanswered.get() - 1);
         self.errors.set(self.errors.get() + u64::from(error));
         if self.unanswered.get() == 0 {
-            for future in self.drained.take() {
+            for future in self.drain_futures.take() {
                 completion::complete(future, Outcome::Value(py.None()));
             }
-            if let Some(session) = self.closes.take() {
+            if let Some(session) = self.close_when_drained.take() {
                 completion::close(session);
             }
         }
@@ -312,7 +312,7 @@ impl ReplyHandler for PyWaiter {
                 let outcome = outcome_from_reply(py, Verb::MetaArithmetic, reply, from);
                 completion::complete(future, outcome);
             }
-            Self::Probe { future } => completion::complete(future, probed(py, reply, from)),
+            Self::Probe { future } => completion::complete(future, probe_outcome(py, reply, from)),
             Self::Command { future, verb } => {
                 completion::complete(future, outcome_from_reply(py, verb, reply, from));
             }
@@ -345,7 +345,7 @@ impl ReplyHandler for PyWaiter {
             }
             Self::NoReply { backlog, caller, .. } => {
                 backlog.ended(py, matches!(reply, Reply::Error(_)));
-                caller.told(py, Outcome::Value(py.None()));
+                caller.complete(py, Outcome::Value(py.None()));
             }
         });
     }
@@ -376,7 +376,7 @@ impl Caller {
         }
     }
 
-    fn told(self, py: Python<'_>, outcome: Outcome) {
+    fn complete(self, py: Python<'_>, outcome: Outcome) {
         match self {
             Self::UntilAccepted(future) | Self::UntilAnswered(future) => {
                 completion::complete(future, outcome);
@@ -435,7 +435,7 @@ impl PyWaiter {
             Self::Part { batch, at } => Python::attach(|py| batch.answered(py, at, outcome)),
             Self::NoReply { backlog, caller, .. } => Python::attach(|py| {
                 backlog.ended(py, true);
-                caller.told(py, outcome);
+                caller.complete(py, outcome);
             }),
         }
     }
@@ -533,7 +533,7 @@ fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
 
 /// Any reply proves that the node answers, since a proxy that cannot reach the server of one key
 /// may reach others. Only a refused login is reported.
-fn probed(py: Python<'_>, reply: &Reply<'_>, from: &str) -> Outcome {
+fn probe_outcome(py: Python<'_>, reply: &Reply<'_>, from: &str) -> Outcome {
     match reply {
         Reply::Error(ErrorLine { line, .. }) if line.ends_with(b"unauthenticated") => {
             outcome_from_reply(py, Verb::Get, reply, from)
