@@ -147,7 +147,7 @@ impl CoreCheckout {
         self.run_retrieval(py, verb, keys)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
     fn store(
         &self,
         py: Python<'_>,

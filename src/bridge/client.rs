@@ -295,7 +295,7 @@ impl CoreClient {
         self.store(py, || Ok(StorageVerb::Prepend), key, value, flags, exptime, noreply)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
     fn cas(
         &self,
         py: Python<'_>,
@@ -624,7 +624,7 @@ impl CoreClient {
         self.session(py)?.batch(py, action, keys, Vec::new(), noreply)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
     fn store(
         &self,
         py: Python<'_>,

@@ -122,7 +122,7 @@ impl FuturePool {
 
     /// Other code that holds a reference may wait on the future too. In that case it is finished
     /// and not reused.
-    #[allow(deprecated, reason = "that nobody else holds it is all that is asked")]
+    #[allow(deprecated, reason = "only checks for other references")]
     fn return_future(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         if future.get_refcnt(py) != 1 {
             return finish(py, &future);
