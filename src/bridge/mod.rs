@@ -60,7 +60,7 @@ fn refuse_subinterpreters(_: Python<'_>) -> PyResult<()> {
         return Ok(());
     }
     Err(PyImportError::new_err(
-        "emcache does not work in sub-interpreters; import it in the main interpreter \
+        "emcache does not work in sub-interpreters: import it in the main interpreter \
          (with mod_wsgi: `WSGIApplicationGroup %{GLOBAL}`)",
     ))
 }
