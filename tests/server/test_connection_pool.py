@@ -660,7 +660,7 @@ class TestManyKeys:
 
         async with scripted(Watched(answers)) as server, pool_of(server) as pool:
             async with pool.create_connection_context() as connection:
-                with pytest.raises(emcache.ConnectionFailedError, match="error in the answer"):
+                with pytest.raises(emcache.ConnectionFailedError, match="error in the reply"):
                     await connection.fetch_command(b"get", self.KEYS)
                 assert connection.closed()
             assert await values(pool, b"k") == [value_of(b"k")]
