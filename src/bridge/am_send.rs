@@ -1,5 +1,6 @@
-//! `am_send` for [`OpFuture`]: how `CPython` 3.11 resumes what is awaited. `PyO3` has only `__next__`, which
-//! must make an exception to return a value. (Later versions call `__next__` whatever there is.)
+//! `am_send` for [`OpFuture`], which `CPython` 3.11 uses to resume an awaitable. `PyO3` offers only
+//! `__next__`, which must create an exception to return a value. Later versions of `CPython` always
+//! call `__next__`.
 #![allow(unsafe_code)]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -11,11 +12,12 @@ use pyo3::prelude::*;
 
 use super::future::{OpFuture, Step};
 
-/// Called once, when the module is made.
+/// Called once, when the module is created.
 pub fn install(py: Python<'_>) {
     let class = OpFuture::type_object_raw(py);
-    // SAFETY: a heap type of our own, which nobody has used yet; those have room for all slots, and
-    // `tp_as_async` points to it.
+    // SAFETY: the class is a heap type of our own without instances so far. `PyO3` has finished
+    // creating it, so `tp_as_async` is null or points to the slots inside the type, and `py` proves
+    // that this thread is attached, so no other thread uses them.
     unsafe {
         if let Some(slots) = (*class).tp_as_async.as_mut() {
             slots.am_send = Some(send);
@@ -24,18 +26,19 @@ pub fn install(py: Python<'_>) {
 }
 
 /// # Safety
-/// As `CPython` calls it: attached, `this` an `OpFuture`, `result` a place to write to.
+/// `CPython` calls this while attached, with `this` an `OpFuture`, and `result` valid for a write.
 unsafe extern "C" fn send(
     this: *mut PyObject,
     _value: *mut PyObject,
     result: *mut *mut PyObject,
 ) -> PySendResult {
     Python::attach(|py| {
-        // SAFETY: `this` is borrowed from the caller, and its class is the one that has this slot.
+        // SAFETY: the caller keeps `this` alive during the call, and it is an `OpFuture`, because
+        // no other class has this slot.
         let this = unsafe { Bound::ref_from_ptr(py, &this).cast_unchecked::<OpFuture>() };
         let step = catch_unwind(AssertUnwindSafe(|| OpFuture::step(this)))
-            .unwrap_or_else(|_| Err(PySystemError::new_err("emcache panicked")));
-        let (object, told) = match step {
+            .unwrap_or_else(|_| Err(PySystemError::new_err("emcache panicked; please report it")));
+        let (object, status) = match step {
             Ok(Step::Wait(future)) => (future.into_ptr(), PySendResult::PYGEN_NEXT),
             Ok(Step::Return(value)) => (value.into_ptr(), PySendResult::PYGEN_RETURN),
             Err(error) => {
@@ -43,8 +46,8 @@ unsafe extern "C" fn send(
                 (ptr::null_mut(), PySendResult::PYGEN_ERROR)
             }
         };
-        // SAFETY: the caller's place for the result.
+        // SAFETY: `result` is the caller's memory for the result, valid for a write.
         unsafe { result.write(object) };
-        told
+        status
     })
 }

@@ -1,7 +1,8 @@
-//! The one thread on which the core runs where event loops cannot drive it.
+//! The one thread on which the core runs when event loops cannot drive it.
 //!
-//! It never takes the interpreter's lock and never waits for a loop, so loops may wait for it. It ends
-//! when the last driver that uses it does. Its runtime is also pyo3-asyncio's: there is one in a process.
+//! The thread never takes the GIL and never waits for a loop, so loops may wait for it. It ends
+//! when the last driver that uses it ends. The process has one runtime, which it shares with
+//! pyo3-asyncio.
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,12 +40,13 @@ pub struct Background {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The running one, and in which generation of forks: a child has its parent's memory but not its threads.
-/// Locked only with the interpreter's lock held, so a fork finds it free.
+/// The running thread and the fork count at its start, because a child process has its parent's
+/// memory but not its threads. The mutex is locked only with the GIL held, so a fork always finds
+/// it free.
 static RUNNING: Mutex<(u64, Weak<Background>)> = Mutex::new((0, Weak::new()));
 
 impl Background {
-    /// The running one, or a new one.
+    /// Returns the running thread, or starts a new one.
     pub fn get() -> PyResult<Arc<Self>> {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let (forks, known) = &*running;
@@ -54,12 +56,12 @@ impl Background {
             return Ok(background);
         }
         let background = Arc::new(Self::start().map_err(|error| {
-            PyOSError::new_err(format!("emcache's thread cannot be started: {error}"))
+            PyOSError::new_err(format!("cannot start emcache's thread: {error}"))
         })?);
         let new = (registry::forks(), Arc::downgrade(&background));
         let (forks, old) = std::mem::replace(&mut *running, new);
         if forks != registry::forks() {
-            // The parent's: its count is of no use here.
+            // It belongs to the parent process, so its reference count must not change here.
             std::mem::forget(old);
         }
         Ok(background)
@@ -74,30 +76,30 @@ impl Background {
         Ok(Self { runtime, jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Has all of these done on the thread, after those that were posted before. What they ask of the
-    /// network leaves together.
+    /// Runs the jobs on the thread, after all jobs posted before. Their requests are sent together.
     pub fn post(&self, batch: Vec<Job>) {
         if let Some(jobs) = &self.jobs {
-            // Refused only if the thread is gone, and then with it went all that the jobs are about.
+            // Sending fails only if the thread has ended. Then the clusters of these jobs no longer
+            // exist.
             let _ = jobs.send(batch);
         }
     }
 
-    /// As `post`, and waits for the result. `None`: the job panicked.
+    /// Posts the job and waits for its result. Returns `None` if the job panicked.
     pub fn call<T: Send + 'static>(
         &self,
         py: Python<'_>,
         job: impl FnOnce(&Cores) -> T + Send + 'static,
     ) -> Option<T> {
-        let (tell, told) = sync_mpsc::sync_channel(1);
+        let (sender, receiver) = sync_mpsc::sync_channel(1);
         let job = move |cores: &Cores| {
-            let _ = tell.send(job(cores));
+            let _ = sender.send(job(cores));
         };
         self.post(vec![Job::Call(Box::new(job))]);
-        py.detach(move || told.recv().ok())
+        py.detach(move || receiver.recv().ok())
     }
 
-    /// Runs what may wait for the interpreter's lock, beside the thread.
+    /// For blocking tasks that may wait for the GIL, which the core's thread must not do.
     pub fn runtime(&self) -> &'static Runtime {
         self.runtime
     }
@@ -117,11 +119,12 @@ async fn run(mut inbox: mpsc::UnboundedReceiver<Vec<Job>>) {
     while let Some(batch) = inbox.recv().await {
         let mut last = None;
         for job in batch {
-            // One that panics must not take the thread of all with it; its caller is told all the same.
+            // A job that panics must not end the thread that serves all loops. Its caller is
+            // notified all the same.
             let _ = catch_unwind(AssertUnwindSafe(|| match job {
                 Job::Request(posted) => posted.submit(&cores, &mut last),
                 Job::Call(job) => {
-                    // It may close what was used last.
+                    // The job may close the cluster of the request before it.
                     last = None;
                     job(&cores);
                 }
@@ -133,22 +136,23 @@ async fn run(mut inbox: mpsc::UnboundedReceiver<Vec<Job>>) {
     }
 }
 
-/// The runtime is made once and for ever, in a child of a fork once more: its driver is in use there by a
-/// thread that is not. The first is pyo3-asyncio's too, which would panic where it cannot make one.
+/// Creates the runtime once per process. A child of a fork needs its own, because the parent's I/O
+/// driver is in use by a thread that the child does not have. The first runtime also serves
+/// pyo3-asyncio, which would panic if it failed to create one.
 fn runtime() -> std::io::Result<&'static Runtime> {
-    static MADE: Mutex<Option<(u64, &'static Runtime)>> = Mutex::new(None);
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    static RUNTIME: Mutex<Option<(u64, &'static Runtime)>> = Mutex::new(None);
+    let mut slot = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     let forks = registry::forks();
-    if let Some((made_after, runtime)) = *made
-        && made_after == forks
+    if let Some((created_at, runtime)) = *slot
+        && created_at == forks
     {
         return Ok(runtime);
     }
     let mut builder = Builder::new_current_thread();
     builder.enable_all().thread_name("emcache-aux").thread_keep_alive(Duration::from_secs(1));
     let runtime: &'static Runtime = Box::leak(Box::new(builder.build()?));
-    // Refused in a child: the parent's stays there.
+    // In a child this fails, because pyo3-asyncio keeps the parent's runtime.
     let _ = pyo3_asyncio::tokio::init_with_runtime(runtime);
-    *made = Some((forks, runtime));
+    *slot = Some((forks, runtime));
     Ok(runtime)
 }

@@ -1,7 +1,7 @@
-//! A call that stores, deletes or touches many keys: a request for each, and one future for all.
+//! A call that stores, deletes or touches many keys: one request per key, and one future for all.
 //!
-//! They go in windows, so that no call is too much for the queues: the next one is sent when all of the
-//! one before is answered. Most calls are one window.
+//! The requests are sent in windows, so that a call does not overflow the queues. The next window
+//! is sent when all requests of the previous one are answered. Most calls fit into one window.
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
@@ -17,11 +17,11 @@ use super::waiter::complete_with_none;
 use crate::pool::Submission;
 use crate::protocol::{Command, Key, Nanos, OwnedRequest, Request, StorageVerb, Verb};
 
-/// Well below what may wait for one node.
+/// Well below the limit of requests that may wait for one node.
 const WINDOW_KEYS: usize = 16 * 1024;
 const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 
-/// What is done with each key.
+/// The command for each key.
 #[derive(Clone, Copy)]
 pub enum Action {
     Store { verb: StorageVerb, flags: u32, exptime: i32 },
@@ -34,18 +34,19 @@ pub struct Batch {
     pub future: Py<OpFuture>,
     pub action: Action,
     pub keys: Vec<Py<PyBytes>>,
-    /// One for each key, where they are stored; else none.
+    /// One value per key for [`Action::Store`], otherwise empty.
     pub values: Vec<Py<PyBytes>>,
-    /// For all windows, on whichever clock the driver has.
+    /// The deadline of all windows, on the clock of the driver in use.
     pub deadline: (Nanos, Option<Instant>),
-    /// Whether it was called with `noreply`.
+    /// Whether the call was made with `noreply`.
     pub is_noreply: bool,
-    /// Whether the call lasts until all is answered; else until all is on a connection.
+    /// Whether the call lasts until all requests are answered. Otherwise it lasts until all are on
+    /// a connection.
     pub is_answered: bool,
     pub progress: Progress,
 }
 
-/// Invariant: `missing` requests before `sent` are unanswered.
+/// Invariant: `missing` of the first `sent` requests are unanswered.
 #[derive(Default)]
 pub struct Progress {
     sent: Cell<usize>,
@@ -65,7 +66,7 @@ impl Action {
 }
 
 impl Batch {
-    /// Where a window ends that starts with the key at `start`.
+    /// The end of the window that starts with the key at `start`.
     fn window_end(&self, py: Python<'_>, start: usize) -> usize {
         let last = self.keys.len().min(start + WINDOW_KEYS);
         let (mut end, mut bytes) = (start, 0);
@@ -76,7 +77,7 @@ impl Batch {
         end
     }
 
-    /// The keys that are to be sent now; they count as sent.
+    /// The keys to send next, which count as sent from now on.
     pub fn next_window(&self, py: Python<'_>) -> Range<usize> {
         let start = self.progress.sent.get();
         let end = self.window_end(py, start);
@@ -93,7 +94,7 @@ impl Batch {
         self.progress.sent.get() == self.keys.len()
     }
 
-    /// Gives `send` the request for the key at a position.
+    /// Calls `send` with the request for the key at position `at`.
     pub fn request<T>(
         &self,
         py: Python<'_>,
@@ -137,8 +138,8 @@ impl Batch {
         }
     }
 
-    /// What is not sent yet never will be.
-    pub fn end(&self, why: impl Fn() -> Outcome) {
+    /// Records a failure for each key that has not been sent, and sends no more.
+    pub fn fail_unsent(&self, why: impl Fn() -> Outcome) {
         let rest = self.progress.sent.replace(self.keys.len())..self.keys.len();
         self.progress.failures.borrow_mut().extend(rest.map(|at| (at, why())));
     }
@@ -147,15 +148,15 @@ impl Batch {
         self.progress.failures.borrow().len()
     }
 
-    /// `(done, missed, errors by key)`, each in the order of the call. May start a garbage collection: not
-    /// while the core is borrowed.
+    /// `(done, missed, errors by key)`, each in the order of the call. May start a garbage
+    /// collection, so it must not be called while the core is borrowed.
     pub fn into_result(self: Rc<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let mut misses = self.progress.misses.take();
         let mut failures = self.progress.failures.take();
         misses.sort_unstable();
         failures.sort_unstable_by_key(|(at, _)| *at);
         if self.is_noreply {
-            // What the server refuses is counted, as if nobody had waited.
+            // Refusals by the server are only counted, as for any call with `noreply`.
             let is_refusal = |outcome: &Outcome| matches!(outcome, Outcome::Refused { .. });
             let unsent = failures.iter().map(|(_, failure)| failure).find(|f| !is_refusal(f));
             return unsent.map_or_else(|| Ok(py.None()), |failure| Err(failure.to_error(py)));

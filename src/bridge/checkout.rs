@@ -1,5 +1,5 @@
-//! `CoreCheckout`: a connection for its holder alone, with the commands of emcache 1.3's connections. They
-//! give what the server said, without making an error of it.
+//! `CoreCheckout`: a connection for exclusive use, with the commands of the connections of emcache
+//! 1.3. They return the server's reply and do not convert it to an exception.
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use super::{convert, errors};
 use crate::pool::{CheckoutId, invalid_credentials_reason};
 use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StatsArgs, StorageVerb};
 
-/// Gives the connection back when it is released, or dropped.
+/// Returns the connection to its pool when it is released or dropped.
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreCheckout {
     session: u64,
@@ -54,7 +54,7 @@ impl CoreCheckout {
         session_here(py, self.session, self.forks)
     }
 
-    fn give_back(&self, py: Python<'_>) {
+    fn return_to_pool(&self, py: Python<'_>) {
         let is_over = self.is_closed.load(Ordering::Acquire) || self.forks != registry::forks();
         if self.released.swap(true, Ordering::AcqRel) || is_over {
             return;
@@ -66,7 +66,7 @@ impl CoreCheckout {
         let (session, checkout, is_closed) =
             (self.session, Some(self.checkout), self.is_closed.clone());
         registry::abandon(AbandonedHandle { session, checkout, is_closed });
-        // A loop that is closed calls nobody; with its session the lease ends.
+        // A closed loop refuses the call. The checkout then ends with the session.
         let _ =
             self.event_loop.call_method1(py, intern!(py, "call_soon_threadsafe"), (&self.turn,));
     }
@@ -76,11 +76,11 @@ impl CoreCheckout {
         self.session(py)?.raw_command(py, self.checkout, command, noreply)
     }
 
-    fn ask(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
+    fn run_with_reply(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
         self.session(py)?.raw_command(py, self.checkout, command, false)
     }
 
-    fn retrieve(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Awaitable {
+    fn run_retrieval(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Awaitable {
         let keys = convert::keys(convert::objects(keys)?)?;
         if keys.is_empty() {
             return Err(PyValueError::new_err("keys must not be empty"));
@@ -91,7 +91,7 @@ impl CoreCheckout {
 
 impl Drop for CoreCheckout {
     fn drop(&mut self) {
-        Python::attach(|py| self.give_back(py));
+        Python::attach(|py| self.return_to_pool(py));
     }
 }
 
@@ -102,7 +102,7 @@ fn unknown(name: &Object<'_>, known: &str) -> PyErr {
 
 #[pymethods]
 impl CoreCheckout {
-    /// Whether the connection, or the hold on it, has ended.
+    /// Whether the connection, or its checkout, has ended.
     #[getter]
     fn closed(&self, py: Python<'_>) -> PyResult<bool> {
         if self.is_closed.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
@@ -111,7 +111,7 @@ impl CoreCheckout {
         Ok(!self.session(py)?.is_checked_out(py, self.checkout)?)
     }
 
-    /// Closes the connection instead of giving it back; does nothing the second time.
+    /// Closes the connection and does not return it to the pool. A second call has no effect.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.is_closed.load(Ordering::Acquire) || self.released.load(Ordering::Acquire) {
             return Ok(());
@@ -120,7 +120,7 @@ impl CoreCheckout {
     }
 
     fn release(&self, py: Python<'_>) {
-        self.give_back(py);
+        self.return_to_pool(py);
     }
 
     fn fetch(&self, py: Python<'_>, command: &Object<'_>, keys: &Object<'_>) -> Awaitable {
@@ -129,7 +129,7 @@ impl CoreCheckout {
             Ok(b"gets") => RetrievalVerb::Gets,
             _ => return Err(unknown(command, "b'get', b'gets'")),
         };
-        self.retrieve(py, verb, keys)
+        self.run_retrieval(py, verb, keys)
     }
 
     fn get_and_touch(
@@ -144,10 +144,10 @@ impl CoreCheckout {
             Ok(b"gats") => RetrievalVerb::Gats { exptime: convert::exptime(exptime)? },
             _ => return Err(unknown(command, "b'gat', b'gats'")),
         };
-        self.retrieve(py, verb, keys)
+        self.run_retrieval(py, verb, keys)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
     fn store(
         &self,
         py: Python<'_>,
@@ -172,7 +172,7 @@ impl CoreCheckout {
             }
         };
         if !matches!(verb, StorageVerb::Cas { .. }) && !cas.is_none() {
-            return Err(PyValueError::new_err("cas goes with the command b'cas' only"));
+            return Err(PyValueError::new_err("cas applies only to the command b'cas'"));
         }
         let key = convert::key(key)?;
         let value = convert::value(value)?;
@@ -223,12 +223,12 @@ impl CoreCheckout {
     }
 
     fn version(&self, py: Python<'_>) -> Awaitable {
-        self.ask(py, Command::Version)
+        self.run_with_reply(py, Command::Version)
     }
 
     fn stats(&self, py: Python<'_>, args: &str) -> Awaitable {
         let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
-        self.ask(py, Command::Stats { args })
+        self.run_with_reply(py, Command::Stats { args })
     }
 
     fn verbosity(&self, py: Python<'_>, level: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
@@ -246,21 +246,21 @@ impl CoreCheckout {
         self.run(py, Command::CacheMemlimit { megabytes }, noreply)
     }
 
-    /// The payload, or the line that came instead.
+    /// The payload, or the line that the server sent in its place.
     fn config_get_cluster(&self, py: Python<'_>) -> Awaitable {
-        self.ask(py, Command::ConfigGetCluster)
+        self.run_with_reply(py, Command::ConfigGetCluster)
     }
 
-    /// Neither may contain what ends a line, nor the name a space.
+    /// Neither may contain a line end, and the name must not contain a space.
     fn auth(&self, py: Python<'_>, username: &str, password: &str) -> Awaitable {
         if let Some(why) = invalid_credentials_reason(username, password) {
             return Err(PyValueError::new_err(why));
         }
         let credentials = format!("{username} {password}");
-        self.ask(py, Command::Auth { credentials: credentials.as_bytes() })
+        self.run_with_reply(py, Command::Auth { credentials: credentials.as_bytes() })
     }
 
-    /// Whether all of these may be asked for.
+    /// Checks that all keys are valid.
     #[staticmethod]
     fn check_keys(keys: Vec<Object<'_>>) -> PyResult<()> {
         keys.iter().try_for_each(|key| convert::key(key).map(drop))

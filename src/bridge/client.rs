@@ -1,4 +1,4 @@
-//! `CoreClient`: one short method for each command.
+//! `CoreClient`: one short method per command.
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,14 +25,15 @@ use crate::protocol::{
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
     id: u64,
-    /// Forks before it was made: in a child of its process it is another's.
+    /// The fork count when the client was created. If it has changed, the client belongs to the
+    /// parent process.
     forks: u64,
-    /// Whether its user closed it.
+    /// Whether the user closed the client.
     closed: AtomicBool,
-    /// Whether its session is closed: with the client, with its loop, or with its thread.
+    /// Whether the session is closed, either with the client, with its loop or with its thread.
     is_closed: Arc<AtomicBool>,
     event_loop: Py<PyAny>,
-    /// The driver's callback, for when the client is abandoned on another thread.
+    /// The driver's callback, used when the client is abandoned on another thread.
     turn: Py<PyAny>,
 }
 
@@ -57,7 +58,7 @@ impl CoreClient {
         security: &PySecurity,
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
-        // Before any call of Python, which may fork.
+        // Before any call into Python, because that may fork.
         let forks = registry::forks();
         let event_loop =
             running_loop(py)?.ok_or_else(|| PyRuntimeError::new_err("no running event loop"))?;
@@ -90,7 +91,7 @@ impl CoreClient {
         Ok(Self { id, forks, closed, is_closed, event_loop: event_loop.unbind(), turn })
     }
 
-    /// Whether it was made in a process that this one was forked from.
+    /// Whether the client was created in a parent of this process.
     #[getter]
     fn forked(&self) -> bool {
         self.forks != registry::forks()
@@ -101,18 +102,18 @@ impl CoreClient {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Ends all requests and closes all connections; does nothing the second time.
+    /// Ends all requests and closes all connections. A second call has no effect.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.closed() || self.forks != registry::forks() {
             return Ok(());
         }
-        let here = match registry::session(self.id) {
+        let is_in_loop = match registry::session(self.id) {
             Some(session) => session.driver.is_running(py)?,
             None => false,
         };
-        // With its loop a client may be closed from anywhere.
-        if !here && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
-            return Err(errors::foreign());
+        // When its loop is closed, a client may be closed from any thread.
+        if !is_in_loop && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
+            return Err(errors::wrong_loop());
         }
         if !self.is_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
             registry::abandon(self.to_abandoned_handle());
@@ -121,32 +122,33 @@ impl CoreClient {
         Ok(())
     }
 
-    /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the
-    /// closing is done on the loop's.
+    /// Closes a client to which no references are left. The garbage collector may run on any
+    /// thread; the client is closed on its loop's thread.
     fn abandon(&self, py: Python<'_>) {
         if self.forks != registry::forks() || self.is_closed.load(Ordering::Acquire) {
             return;
         }
         if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
             registry::abandon(self.to_abandoned_handle());
-            // A loop that is closed calls nobody; its thread sees to it when it next comes by.
+            // A closed loop refuses the call. Its thread closes the session the next time it
+            // creates a client or runs a turn.
             let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
         }
     }
 
-    /// Done when no command is unanswered that nobody waits for.
+    /// Completes when all `noreply` commands are answered.
     fn drain(&self, py: Python<'_>) -> Awaitable {
         let session = self.session(py)?;
         let future = session.driver.create_future(py)?;
         if session.no_replies.unanswered.get() == 0 {
             OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
         } else {
-            session.no_replies.drained.borrow_mut().push(future.clone_ref(py));
+            session.no_replies.drain_futures.borrow_mut().push(future.clone_ref(py));
         }
         Ok(future)
     }
 
-    /// How many commands that nobody waits for are unanswered; 0 for a client that is not of here.
+    /// The number of unanswered `noreply` commands. It is 0 for a client of another thread.
     #[getter]
     fn noreply_unanswered(&self) -> usize {
         registry::session(self.id).map_or(0, |session| session.no_replies.unanswered.get())
@@ -190,7 +192,8 @@ impl CoreClient {
         self.fetch_many(py, || Ok(RetrievalVerb::Gets), keys, return_flags, false)
     }
 
-    /// `verb` is `get` or `gets`, or with an exptime `gat` or `gats`: the items, and errors by key.
+    /// `verb` is `get` or `gets`, or with an exptime `gat` or `gats`. Returns the items, and errors
+    /// by key.
     fn fetch_partial(
         &self,
         py: Python<'_>,
@@ -292,7 +295,7 @@ impl CoreClient {
         self.store(py, || Ok(StorageVerb::Prepend), key, value, flags, exptime, noreply)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
     fn cas(
         &self,
         py: Python<'_>,
@@ -349,8 +352,8 @@ impl CoreClient {
         self.session(py)?.command(py, Target::Key(key), command, noreply)
     }
 
-    /// `verb` is `set` or `add`. The result of this and the next two is `(done, missed, errors by key)`, or
-    /// `None` with `noreply`.
+    /// `verb` is `set` or `add`. This method and the next two return `(done, missed, errors by
+    /// key)`, or `None` with `noreply`.
     fn store_many(
         &self,
         py: Python<'_>,
@@ -369,7 +372,7 @@ impl CoreClient {
         let flags = convert::integer("flags", flags)?;
         let exptime = convert::exptime(exptime)?;
         let noreply = convert::flag("noreply", noreply)?;
-        // Asked again: what was called up to here may be the user's code.
+        // Checked again, because the conversions above may have run user code.
         let session = self.session(py)?;
         session.batch(py, Action::Store { verb, flags, exptime }, keys, values, noreply)
     }
@@ -389,8 +392,8 @@ impl CoreClient {
         self.change_many(py, action, keys, noreply)
     }
 
-    /// Adds (`verb` is `incr`) or subtracts (`decr`); what is missing is created as `initial`. Gives the number, or below
-    /// 0 where the node does not know the command.
+    /// Adds (`verb` is `incr`) or subtracts (`decr`), and creates a missing key with `initial`.
+    /// Returns the number, or a negative one if the node does not know the command.
     fn count_from(
         &self,
         py: Python<'_>,
@@ -410,8 +413,8 @@ impl CoreClient {
         self.session(py)?.counter(py, key, command)
     }
 
-    /// Done when the node has answered a `get` of this key, by whatever; on a connection of its own if it is
-    /// `isolated`.
+    /// Completes when the node has answered a `get` of this key with any reply. With `isolated` the
+    /// request uses a separate connection.
     fn probe(&self, py: Python<'_>, node: usize, key: &Object<'_>, isolated: bool) -> Awaitable {
         let key = convert::key(key)?;
         let target = if isolated { Target::Isolated(node) } else { Target::Node(node) };
@@ -469,14 +472,14 @@ impl CoreClient {
         self.session(py)?.stats(py, node, args)
     }
 
-    /// The index of the node that a key belongs to.
+    /// The index of the node to which a key belongs.
     fn node_for(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<usize> {
         self.open()?;
         let key = convert::key(key)?;
         self.session_on_thread()?.node_for(py, key)
     }
 
-    /// Indexes of the healthy and of the unhealthy nodes.
+    /// The indexes of the healthy and of the unhealthy nodes.
     fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
         self.session_on_thread()?.health(py)
     }
@@ -486,7 +489,7 @@ impl CoreClient {
         snapshot::metrics_to_dict(py, &self.session_on_thread()?.metrics(py, node)?)
     }
 
-    /// What is counted of all nodes that keys can belong to: see [`super::snapshot`].
+    /// The counters of all nodes that can own keys: see [`super::snapshot`].
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let session = self.session_on_thread()?;
         let (min_connections, max_connections) = session.limits;
@@ -494,7 +497,7 @@ impl CoreClient {
         (min_connections, max_connections, nodes).into_bound_py_any(py)
     }
 
-    /// Connects to a further node, and gives its index. It gets no keys yet.
+    /// Connects to another node and returns its index. The node gets no keys yet.
     fn add_node(
         &self,
         py: Python<'_>,
@@ -510,12 +513,12 @@ impl CoreClient {
         self.session(py)?.is_connected(py, node)
     }
 
-    /// Says where a node is now.
+    /// Sets the current IP address of a node.
     fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
         self.session(py)?.set_ip(py, node, ip)
     }
 
-    /// Nodes that get keys from now on, and nodes that get none any more.
+    /// The `joining` nodes get keys from now on, and the `leaving` nodes get no more.
     fn change_nodes(
         &self,
         py: Python<'_>,
@@ -525,18 +528,18 @@ impl CoreClient {
         self.session(py)?.change(py, joining, leaving)
     }
 
-    /// Gives a [`super::checkout::CoreCheckout`].
+    /// Returns a [`super::checkout::CoreCheckout`].
     fn check_out(&self, py: Python<'_>) -> Awaitable {
         self.session(py)?.check_out(py, registry::next_id())
     }
 
-    /// What drives it: `loop` or `thread`.
+    /// The driver in use: `loop` or `thread`.
     #[getter]
     fn driver(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.session(py)?.driver.name())
     }
 
-    /// Answers with an error to commands that nobody waited for.
+    /// The number of error replies to `noreply` commands.
     #[getter]
     fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.session(py)?.no_replies.errors.get())
@@ -548,7 +551,7 @@ impl CoreClient {
         AbandonedHandle { session: self.id, checkout: None, is_closed: self.is_closed.clone() }
     }
 
-    /// A closed client says so before anything else.
+    /// Checked first, so that a closed client raises before any argument error.
     fn open(&self) -> PyResult<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(errors::closed());
@@ -556,21 +559,21 @@ impl CoreClient {
         Ok(())
     }
 
-    /// Asked for when all arguments are converted: that may run code of the user's, which may close the
-    /// client.
+    /// Called after all arguments are converted, because a conversion may run user code that closes
+    /// the client.
     pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
         self.open()?;
         session_here(py, self.id, self.forks)
     }
 
-    /// For questions that nothing is sent for: the loop need not be running.
+    /// For queries that send no request, so the loop need not be running.
     fn session_on_thread(&self) -> PyResult<Rc<Session>> {
         self.open()?;
-        registry::session(self.id).ok_or_else(|| self.out_of_place())
+        registry::session(self.id).ok_or_else(|| self.unusable())
     }
 
-    fn out_of_place(&self) -> PyErr {
-        if self.forked() { errors::forked() } else { errors::foreign() }
+    fn unusable(&self) -> PyErr {
+        if self.forked() { errors::forked() } else { errors::wrong_loop() }
     }
 
     fn fetch(
@@ -596,12 +599,13 @@ impl CoreClient {
         is_partial: bool,
     ) -> Awaitable {
         self.session(py)?;
-        // None counts as no keys, as any false value does in 1.3.
+        // `None` counts as no keys, as any false value does in 1.3.
         let objects = if keys.is_truthy()? { convert::objects(keys)? } else { Vec::new() };
         let flags = convert::flag("return_flags", return_flags)?;
         let keys = convert::keys(objects)?;
         let verb = if keys.is_empty() { RetrievalVerb::Get } else { verb()? };
-        // Asked again: what was called up to here is the user's code and may have closed the client.
+        // Checked again, because the conversions above may have run user code that closed the
+        // client.
         self.session(py)?.fetch_many(py, keys, verb, flags, is_partial)
     }
 
@@ -616,11 +620,11 @@ impl CoreClient {
         let objects = convert::objects(keys)?;
         let (action, noreply) = (action()?, convert::flag("noreply", noreply)?);
         let keys = convert::unique(py, convert::keys(objects)?);
-        // Asked again, as above.
+        // Checked again, as above.
         self.session(py)?.batch(py, action, keys, Vec::new(), noreply)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the command's own")]
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
     fn store(
         &self,
         py: Python<'_>,
@@ -669,12 +673,12 @@ impl CoreClient {
     }
 }
 
-/// A session that was opened after so many forks, for code that runs in its loop.
+/// Returns a session that was opened at this fork count, if the calling code runs in its loop.
 pub fn session_here(py: Python<'_>, id: u64, forks: u64) -> PyResult<Rc<Session>> {
     match registry::session(id) {
         Some(session) if session.driver.is_running(py)? => Ok(session),
         _ if forks != registry::forks() => Err(errors::forked()),
-        _ => Err(errors::foreign()),
+        _ => Err(errors::wrong_loop()),
     }
 }
 
@@ -682,8 +686,8 @@ fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
     value
         .map(|secs| {
             // Longer than any program runs, and short enough to be added to any time.
-            const FOR_EVER: f64 = 100.0 * 365.0 * 86_400.0;
-            let secs = if secs > FOR_EVER { FOR_EVER } else { secs };
+            const MAX_SECONDS: f64 = 100.0 * 365.0 * 86_400.0;
+            let secs = if secs > MAX_SECONDS { MAX_SECONDS } else { secs };
             Duration::try_from_secs_f64(secs).map_err(|_| {
                 PyValueError::new_err(format!("{name} must be a number of seconds >= 0, or None"))
             })

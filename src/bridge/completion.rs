@@ -1,7 +1,8 @@
-//! Results on their way to Python.
+//! Delivery of results to Python.
 //!
-//! A waiter is told its answer while the core is borrowed, and then nothing of Python's may run. So it
-//! only leaves the result here; [`deliver`] gives it to the future when the core is free again.
+//! A waiter receives its reply while the core is borrowed, and no Python code may run then. So it
+//! only appends the result to a queue. [`deliver`] sets the results on their futures after the core
+//! has been released.
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
@@ -30,10 +31,10 @@ pub enum Outcome {
         flags: bool,
     },
     Items(Rc<Gather>),
-    /// The end of one of its windows.
+    /// The end of one window of the batch.
     Batch(Rc<Batch>),
     Stats(Stats),
-    /// `NOT_STORED` and `EXISTS`.
+    /// `NOT_STORED` or `EXISTS`.
     NotStored {
         verb: Verb,
         node: String,
@@ -49,7 +50,7 @@ pub enum Outcome {
         line: String,
         node: String,
     },
-    /// `verb`: `None` for a wait that is for no command.
+    /// `verb` is `None` if the caller waited for a connection and not for a command.
     Failed {
         error: pool::Error,
         verb: Option<Verb>,
@@ -58,23 +59,24 @@ pub enum Outcome {
         error: ClusterError,
         verb: Option<Verb>,
     },
-    /// The client was closed before it was sent.
+    /// The client was closed before the request was sent.
     Closed,
-    /// Its time was over before it was sent.
+    /// The deadline passed before the request was sent.
     DeadlinePassed {
         verb: Verb,
         limit: Duration,
     },
     Internal,
-    /// A connection for its holder alone.
+    /// A connection for exclusive use.
     CheckedOut {
         session: u64,
         checkout: CheckoutId,
     },
-    /// What came for a retrieval on a leased connection.
+    /// The reply to a retrieval on a checked-out connection.
     Raw(Box<RawItems>),
-    /// Nothing to tell; the future is brought along so that it is not dropped while the core is
-    /// borrowed: with it may go a task, and with that code of anybody's.
+    /// No result. The queue only takes over the reference to the future, because dropping the last
+    /// one may drop a task and run arbitrary code, which must not happen while the core is
+    /// borrowed.
     Discarded,
 }
 
@@ -87,13 +89,13 @@ enum Completion {
         session: u64,
         change: NodeChange,
     },
-    /// Nobody needs the session any more.
+    /// No references to the session are left.
     Close {
         session: u64,
     },
 }
 
-// Never dropped, as the cores are not: see `registry`.
+// Never dropped, like the cores: see `registry`.
 thread_local! {
     static COMPLETIONS: ManuallyDrop<RefCell<VecDeque<Completion>>> =
         const { ManuallyDrop::new(RefCell::new(VecDeque::new())) };
@@ -115,19 +117,19 @@ pub fn close(session: u64) {
     COMPLETIONS.with(|all| all.borrow_mut().push_back(Completion::Close { session }));
 }
 
-/// Leaves them to nobody: they are of the process that this one was forked from.
+/// Forgets all completions without dropping them, because they belong to the parent process.
 pub fn forget_all() {
     std::mem::forget(COMPLETIONS.with(|all| all.take()));
 }
 
-/// The loop is kept no longer than this by what is delivered at a time, and by the step of one task.
+/// One delivery blocks the loop for at most this long, plus the step of one task.
 const DELIVERY_BUDGET: Duration = Duration::from_micros(500);
-/// So many are delivered between two looks at the clock.
+/// The number of deliveries between two readings of the clock.
 const CLOCK_INTERVAL: usize = 16;
 
-/// Resolves the futures of what was completed on this thread until now, or of as many as a share of time
-/// allows. The others, and what the woken tasks complete in their turn (a call that fails at once), stay
-/// for the next time, or they could keep the loop from ever going on.
+/// Resolves the futures of all results queued so far on this thread, or of as many as fit into a
+/// share of time. The rest stays for the next delivery. So do results that the woken tasks cause,
+/// such as a call that fails at once; otherwise these tasks could block the loop for ever.
 ///
 /// An error is one that must stop the loop, such as `KeyboardInterrupt`.
 pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
@@ -146,7 +148,7 @@ pub fn deliver(py: Python<'_>, wake: Wake<'_>) -> PyResult<()> {
 }
 
 fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResult<()> {
-    let (told, future) = match completion {
+    let (delivered, future) = match completion {
         Completion::Answer { future, outcome } => {
             (resolve(future.bind(py), outcome, wake), Some(future))
         }
@@ -158,7 +160,7 @@ fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResu
             return Ok(());
         }
     };
-    let Err(error) = told else { return Ok(()) };
+    let Err(error) = delivered else { return Ok(()) };
     if !error.is_instance_of::<PyException>(py) {
         return Err(error);
     }
@@ -169,7 +171,7 @@ fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResu
     Ok(())
 }
 
-/// Resolves all of them without a turn: the loop may not call again.
+/// Resolves all futures without a turn, because the loop may not call again.
 pub fn deliver_all(py: Python<'_>) {
     while is_pending() {
         if let Err(error) = deliver(py, Wake::Soon) {
@@ -179,7 +181,7 @@ pub fn deliver_all(py: Python<'_>) {
 }
 
 fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> PyResult<()> {
-    // A cancelled call gets no result; large results are not even built.
+    // A large result of a cancelled call is not even built.
     let is_large = matches!(outcome, Outcome::Items(_) | Outcome::Stats(_) | Outcome::Raw(_));
     if is_large && !future.try_borrow()?.is_pending() {
         return Ok(());
@@ -193,7 +195,7 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> Py
             None => batch.into_result(future.py()),
         },
         Outcome::Stats(stats) => stats.into_py_dict(future.py()).map(|d| d.into_any().unbind()),
-        // Dropped, and with that given back, if nobody waits for it any more.
+        // If the caller has left, dropping the object returns the connection.
         Outcome::CheckedOut { session, checkout } => {
             CoreCheckout::new_object(future.py(), session, checkout)
         }
@@ -204,7 +206,7 @@ fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> Py
     OpFuture::resolve(future, result, wake)
 }
 
-/// Sends what is left of a batch that somebody waits for; `None`: nothing is.
+/// Sends the rest of a batch that has a waiting caller. Returns `None` if all of it was sent.
 fn send_next_window(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>> {
     let session = registry::session(batch.session);
     if !batch.is_sent() {
@@ -212,12 +214,12 @@ fn send_next_window(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult
             return Ok(Some(()));
         }
         match &session {
-            None => batch.end(|| Outcome::Closed),
+            None => batch.fail_unsent(|| Outcome::Closed),
             Some(session) => match session.passed_timeout(batch) {
                 None => return session.send_window(future.py(), batch).map(Some),
                 Some(limit) => {
                     let verb = batch.action.verb();
-                    batch.end(|| Outcome::DeadlinePassed { verb, limit });
+                    batch.fail_unsent(|| Outcome::DeadlinePassed { verb, limit });
                 }
             },
         }
@@ -230,8 +232,8 @@ fn send_next_window(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult
 }
 
 impl Outcome {
-    /// One that is not a success, as an exception: a new one each time, because raising one lengthens its
-    /// traceback.
+    /// Converts a failure to an exception. Each call creates a new one, because each raise extends
+    /// the traceback.
     pub fn to_error(&self, py: Python<'_>) -> PyErr {
         match self {
             Self::NotStored { verb, node } => errors::not_stored(py, *verb, node),

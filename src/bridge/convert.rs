@@ -1,4 +1,4 @@
-//! Arguments from Python: checked here, before anything is sent.
+//! Arguments from Python, checked before a byte is sent.
 use std::collections::HashSet;
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ fn checked(bytes: &[u8]) -> PyResult<Key<'_>> {
     Key::parse(bytes).map_err(|error| InvalidKeyError::new_err(error.to_string()))
 }
 
-/// All that an iterable gives.
+/// Collects the elements of an iterable.
 pub fn objects<'py>(iterable: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     match iterable.cast_exact::<PyList>() {
         Ok(list) => Ok(list.iter().collect()),
@@ -29,13 +29,13 @@ pub fn objects<'py>(iterable: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyA
     }
 }
 
-/// Keys as the result's dict will hold them.
+/// The keys as the dict of the result will hold them.
 pub fn keys(objects: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<Py<PyBytes>>> {
     objects
         .into_iter()
         .map(|object| match object.cast_into_exact::<PyBytes>() {
             Ok(bytes) => checked(bytes.as_bytes()).map(drop).map(|()| bytes.unbind()),
-            // A subclass may bring a `__hash__` of its own; what the server has is plain bytes.
+            // A subclass may define its own `__hash__`, but the server stores plain bytes.
             Err(other) => {
                 let other = other.into_inner();
                 key(&other).map(|key| PyBytes::new(other.py(), key.as_bytes()).unbind())
@@ -44,7 +44,7 @@ pub fn keys(objects: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<Py<PyBytes>>> {
         .collect()
 }
 
-/// Each key once, where it came first.
+/// Removes repeated keys and keeps the first of each.
 pub fn unique(py: Python<'_>, keys: Vec<Py<PyBytes>>) -> Vec<Py<PyBytes>> {
     let mut seen = HashSet::with_capacity(keys.len());
     let is_first: Vec<bool> = keys.iter().map(|key| seen.insert(key.as_bytes(py))).collect();
@@ -57,7 +57,7 @@ type Objects<'py> = Vec<Bound<'py, PyAny>>;
 /// The keys and the values of a mapping.
 pub fn mapping<'py>(items: &Bound<'py, PyAny>) -> PyResult<(Objects<'py>, Objects<'py>)> {
     let pairs = match items.cast_exact::<PyDict>() {
-        // As a list: what is called for the values may change the dict.
+        // A list, because code that runs for the values may change the dict.
         Ok(dict) => dict.items().into_any(),
         Err(_) => match items.getattr_opt("items")? {
             Some(method) => method.call0()?,
@@ -68,13 +68,13 @@ pub fn mapping<'py>(items: &Bound<'py, PyAny>) -> PyResult<(Objects<'py>, Object
     Ok(pairs.into_iter().unzip())
 }
 
-/// Keys that were checked before.
+/// Borrows keys that were checked before.
 pub fn trusted<'a>(py: Python<'_>, keys: &'a [Py<PyBytes>]) -> Vec<Key<'a>> {
     keys.iter().map(|key| Key::trusted(key.as_bytes(py))).collect()
 }
 
-/// The value as `bytes`: itself if it is, a copy of any other bytes-like object (which may change
-/// while it waits to be sent).
+/// The value as `bytes`. A `bytes` object is returned as it is. Any other bytes-like object is
+/// copied, because it may change while it waits to be sent.
 pub fn value<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let bytes = if let Ok(bytes) = object.cast::<PyBytes>() {
         bytes.clone()
@@ -85,25 +85,25 @@ pub fn value<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     };
     if bytes.as_bytes().len() as u64 > MAX_VALUE_LEN {
         return Err(PyValueError::new_err(format!(
-            "value has {} bytes (at most {MAX_VALUE_LEN})",
+            "value has {} bytes; the limit is {MAX_VALUE_LEN}",
             bytes.as_bytes().len()
         )));
     }
     Ok(bytes)
 }
 
-/// Shorter values are copied: that is cheaper than to look after them.
+/// Shorter values are copied, because a copy is cheaper than holding a reference.
 const SHARED_FROM: usize = 32 * 1024;
 
-/// The value itself, to be sent from where it is; `None`: it is to be copied. Not of a subclass, whose end
-/// may run anybody's code while the core is borrowed.
+/// The value itself, to be sent without a copy, or `None` if it must be copied. A subclass is
+/// copied, because its finalizer may run arbitrary code while the core is borrowed.
 pub fn shared(value: &Bound<'_, PyBytes>) -> Option<Bytes> {
     let is_shared =
         value.as_bytes().len() >= SHARED_FROM && value.is_exact_instance_of::<PyBytes>();
     is_shared.then(|| Bytes::from_owner(PyBackedBytes::from(value.clone())))
 }
 
-/// An integer of exactly the range of `T`; a `bool` is none.
+/// An integer in the range of `T`. A `bool` is refused.
 pub fn integer<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
     if !object.is_instance_of::<PyInt>() || object.is_instance_of::<PyBool>() {
         return Err(wrong_type(name, "int", object));
@@ -111,8 +111,8 @@ pub fn integer<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
     in_range(name, object)
 }
 
-/// `True` or `False`, or 1 or 0. Other objects are true or false too, but mean something else: the default that
-/// `get` has in other libraries, for one.
+/// `True`, `False`, 1 or 0. Other objects are refused although they have a truth value, because
+/// they usually mean something else, such as the `default` of `get` in other libraries.
 pub fn flag(name: &str, object: &Bound<'_, PyAny>) -> PyResult<bool> {
     if let Ok(object) = object.cast::<PyBool>() {
         return Ok(object.is_true());
@@ -126,7 +126,7 @@ pub fn flag(name: &str, object: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 #[cold]
 fn not_a_bool(name: &str, object: &Bound<'_, PyAny>) -> PyErr {
-    // Not what it is: it may be somebody's value.
+    // Only the type, because the object may be a value, which must not appear in a message.
     let kind = type_name(object);
     let hint = match name {
         "return_flags" => "; there is no default argument, and a miss returns None",
@@ -135,9 +135,9 @@ fn not_a_bool(name: &str, object: &Bound<'_, PyAny>) -> PyErr {
     PyTypeError::new_err(format!("{name} must be a bool, not {kind}{hint}"))
 }
 
-/// Seconds as the server takes them. What is not an `int` may be one of Python's times. A negative time
-/// expires at once, and is sent as one that has passed: some proxies hang up on a minus sign, or answer it
-/// twice.
+/// Seconds in the form that the server accepts. An object that is not an `int` may be one of
+/// Python's time types. A negative time expires at once and is sent as a time in the past, because
+/// some proxies close the connection for a minus sign or answer it twice.
 pub fn exptime(object: &Bound<'_, PyAny>) -> PyResult<i32> {
     static TO_EXPTIME: AttachedOnce<PyAny> = AttachedOnce::new();
     let seconds = if object.is_exact_instance_of::<PyInt>() {

@@ -1,7 +1,8 @@
-//! What drives the core of one event loop: the loop itself, or a thread.
+//! The driver of one event loop's core: either the loop itself, or a thread.
 //!
-//! What is the same for both is here: who belongs to the loop, and the one callback in which results
-//! become results of futures. It is called on the loop's thread, so nothing here is shared or locked.
+//! This module has the parts that both have in common: the sessions of the loop, and the callback
+//! that sets results on futures. The callback runs on the loop's thread, so nothing here is shared
+//! or locked.
 use std::cell::{Cell, RefCell};
 use std::env::VarError;
 use std::rc::{Rc, Weak};
@@ -22,15 +23,16 @@ use super::thread_driver::ThreadEngine;
 
 pub struct Driver {
     id: u64,
-    /// Forks before it was made: in a child of its process everything here is the parent's.
+    /// The fork count when the driver was created. If it has changed, everything here belongs to
+    /// the parent process.
     forks: u64,
     engine: Engine,
     python: PythonLoop,
     stepping: Stepping,
     turn_scheduled: Cell<bool>,
-    /// Whether a turn is waking tasks at this moment.
-    turning: Cell<bool>,
-    /// Whether it has left the loop: no callback comes any more.
+    /// Whether a turn is waking tasks.
+    is_delivering: Cell<bool>,
+    /// Whether the driver has left the loop, which then calls back no more.
     stopped: Cell<bool>,
     sessions: RefCell<Vec<Weak<Session>>>,
 }
@@ -40,7 +42,7 @@ pub enum Engine {
     Thread(Rc<ThreadEngine>),
 }
 
-/// The loop and the methods of it that are called often, looked up once.
+/// The loop and those of its methods that are called often, looked up once.
 pub struct PythonLoop {
     pub event_loop: Py<PyAny>,
     is_running: Py<PyAny>,
@@ -51,7 +53,7 @@ pub struct PythonLoop {
     pub flush: Py<PyAny>,
 }
 
-/// The callbacks as Python objects. They may outlive the driver, and then do nothing.
+/// The callbacks as Python objects. They may outlive the driver, and then have no effect.
 #[pyclass(frozen, module = "emcache._emcache")]
 struct LoopCallbacks {
     driver: u64,
@@ -72,11 +74,11 @@ impl LoopCallbacks {
     }
 }
 
-/// What `EMCACHE_DRIVER` asks for.
+/// The driver that `EMCACHE_DRIVER` selects.
 enum Choice {
     Loop,
     Thread,
-    /// The loop where that works, else a thread.
+    /// The loop where possible, otherwise a thread.
     Auto,
 }
 
@@ -92,7 +94,7 @@ impl Choice {
 }
 
 impl Driver {
-    /// Starts to drive for the running loop.
+    /// Starts a driver for the running loop.
     pub fn start(event_loop: &Bound<'_, PyAny>, id: u64) -> PyResult<Rc<Self>> {
         let py = event_loop.py();
         let forks = registry::forks();
@@ -126,7 +128,7 @@ impl Driver {
             python,
             stepping,
             turn_scheduled: Cell::new(false),
-            turning: Cell::new(false),
+            is_delivering: Cell::new(false),
             stopped: Cell::new(false),
             sessions: RefCell::default(),
         }))
@@ -140,9 +142,9 @@ impl Driver {
         self.forks
     }
 
-    /// Whether this process is a child of the one whose driver this is. Any call of Python may have forked,
-    /// and the child returns from it, too: nothing of the core is touched then, for its sockets and its epoll
-    /// instance are shared with the parent.
+    /// Whether this process is a child of the process that created the driver. Any call into Python
+    /// may have forked, and the child returns from that call too. The core must not be touched
+    /// then, because its sockets and its epoll instance are shared with the parent.
     pub fn is_forked(&self) -> bool {
         self.forks != registry::forks()
     }
@@ -162,16 +164,16 @@ impl Driver {
         self.python.event_loop.is(event_loop)
     }
 
-    /// Whether the calling code runs in this driver's loop: it runs on the loop's thread, and only one
-    /// loop runs there at a time. Asked once per iteration and not per call: whoever comes after the
-    /// first request of an iteration runs in the same loop. (asyncio's `_get_running_loop` costs a
-    /// system call up to Python 3.11.)
+    /// Whether the calling code runs in this driver's loop: it runs on the loop's thread, and only
+    /// one loop at a time runs there. This is checked once per iteration and not per call, because
+    /// all later requests of the iteration come from the same loop. (asyncio's `_get_running_loop`
+    /// costs a system call up to Python 3.11.)
     pub fn is_running(&self, py: Python<'_>) -> PyResult<bool> {
         let is_flush_scheduled = match &self.engine {
             Engine::Loop(engine) => engine.is_flush_scheduled(),
             Engine::Thread(engine) => engine.is_flush_scheduled(),
         };
-        if self.turning.get() || is_flush_scheduled {
+        if self.is_delivering.get() || is_flush_scheduled {
             return Ok(true);
         }
         self.python.is_running.bind(py).call0()?.is_truthy()
@@ -186,7 +188,7 @@ impl Driver {
         OpFuture::new(py, &self.python.future_pool)
     }
 
-    /// Calls the user's code: at once, where a turn may do that, else in the loop's next iteration.
+    /// Calls user code, either at once, where a turn may do so, or in the loop's next iteration.
     pub fn call(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         if self.python.future_pool.get().steps_tasks() || self.is_loop_closed(py) {
             let callback = args.get_item(0)?;
@@ -209,7 +211,7 @@ impl Driver {
         self.sessions.borrow_mut().push(Rc::downgrade(session));
     }
 
-    /// Forgets a session that was closed; the last one ends the driver.
+    /// Removes a closed session. The driver stops with its last session.
     pub fn remove_session(&self, py: Python<'_>, session: &Rc<Session>) {
         if self.is_forked() {
             return;
@@ -222,13 +224,13 @@ impl Driver {
         }
     }
 
-    /// Sees to it that what the last call into the core left to do is done.
+    /// Schedules the work that the last call into the core left behind.
     pub fn schedule_pending(&self, py: Python<'_>) -> PyResult<()> {
         if shutdown::is_frozen() || self.is_forked() {
             return Ok(());
         }
-        if self.turning.get() {
-            // The turn that woke the caller goes on when all are back, and sees to it.
+        if self.is_delivering.get() {
+            // The turn that woke the caller continues after all tasks and schedules the work then.
             return Ok(());
         }
         if self.stopped.get() {
@@ -245,13 +247,13 @@ impl Driver {
         }
         if wants_turn && !self.turn_scheduled.get() {
             self.python.call_soon.call1(py, (&self.python.turn,))?;
-            // Only when the loop has taken the callback.
+            // Set only after the loop has accepted the callback.
             self.turn_scheduled.set(true);
         }
         Ok(())
     }
 
-    /// Tells those at once who asked for something after the end: a finalizer may have closed the last
+    /// Fails requests that were made after the driver stopped. A finalizer may have closed the last
     /// client in the middle of a call.
     fn fail_pending(&self, py: Python<'_>) {
         if let Engine::Thread(engine) = &self.engine {
@@ -287,9 +289,10 @@ impl Driver {
             return Ok(());
         }
         self.turn_scheduled.set(false);
-        if self.turning.replace(false) {
-            // The loop runs within a task that a turn is stepping, and that turn goes on only afterwards.
-            self.stepping.was_nested();
+        if self.is_delivering.replace(false) {
+            // The loop was run again by a task that a turn is stepping. That turn continues only
+            // afterwards.
+            self.stepping.mark_nested();
         }
         match &self.engine {
             Engine::Loop(engine) => engine.turn(),
@@ -300,7 +303,7 @@ impl Driver {
         if self.is_forked() {
             return delivered;
         }
-        // Each is done whatever becomes of the others: nobody may call again.
+        // Each step runs even if another one fails, because no further call may follow.
         let timed = match &self.engine {
             Engine::Loop(engine) => engine.after_turn(py, &self.python),
             Engine::Thread(engine) => {
@@ -318,13 +321,13 @@ impl Driver {
         }
         let future_pool = &self.python.future_pool;
         future_pool.get().step_tasks(self.stepping.is_allowed(py));
-        self.turning.set(true);
+        self.is_delivering.set(true);
         let delivered = completion::deliver(py, Wake::Now(future_pool));
-        self.turning.set(false);
+        self.is_delivering.set(false);
         delivered
     }
 
-    /// Leaves the loop and closes everything. Does nothing the second time.
+    /// Leaves the loop and closes everything. A second call has no effect.
     fn stop(&self, py: Python<'_>) {
         registry::forget_driver(self.id);
         self.stopped.set(true);
@@ -340,8 +343,8 @@ impl Driver {
     }
 }
 
-/// Whether the loop, or the platform, does not let descriptors be watched, in whatever words. What the system
-/// has run out of would be missing for a thread too, and is an error of its own.
+/// Whether the loop or the platform does not support watching descriptors, which each reports in
+/// its own way. Exhausted resources are not a refusal, because a thread would lack them too.
 fn is_refusal(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
     if error.is_instance_of::<PyOSError>(py) {
         let number = error.value(py).getattr("errno")?;
@@ -358,7 +361,7 @@ fn is_refusal(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
 
 fn log_fallback(py: Python<'_>, error: &PyErr) -> PyResult<()> {
     let logger = py.import("logging")?.call_method1("getLogger", ("emcache",))?;
-    let text = "the event loop cannot drive emcache, a thread does (slower): %s";
+    let text = "the event loop cannot drive emcache; using a thread, which is slower: %s";
     logger.call_method1("info", (text, error.value(py).str()?))?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Failures of the core as exceptions of the package: one match each.
+//! Failures of the core as exceptions of the package: one match per source.
 use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -14,7 +14,8 @@ macro_rules! exceptions {
     ($($name:ident),+ $(,)?) => {
         $(import_exception!(emcache._errors, $name);)+
 
-        /// Imports them all: `PyO3` does it where one is first raised, under a lock that a fork may not find held.
+        /// Imports all exceptions. `PyO3` would import each when it is first raised, under a lock
+        /// that a fork may find held.
         pub fn prepare(py: Python<'_>) {
             $($name::type_object(py);)+
         }
@@ -43,24 +44,26 @@ pub fn closed() -> PyErr {
 }
 
 pub fn released() -> PyErr {
-    PyRuntimeError::new_err("this connection was given back to its pool")
+    PyRuntimeError::new_err("this connection was returned to its pool")
 }
 
 pub fn stats_args() -> PyErr {
     PyValueError::new_err("stats arguments must be words of printable ASCII")
 }
 
-pub fn foreign() -> PyErr {
-    PyRuntimeError::new_err("this client belongs to another event loop (or to its thread)")
+pub fn wrong_loop() -> PyErr {
+    PyRuntimeError::new_err(
+        "this client belongs to another event loop or thread; create a client in each loop",
+    )
 }
 
 pub fn forked() -> PyErr {
-    PyRuntimeError::new_err("this client was made before a fork: make one in the child process")
+    PyRuntimeError::new_err("this client was made before a fork; create one in the child process")
 }
 
-/// A bug of ours, but no reason to wait for ever.
+/// A bug in emcache. It must not make a call wait for ever.
 pub fn internal() -> PyErr {
-    PyRuntimeError::new_err("internal error of emcache, please report it")
+    PyRuntimeError::new_err("internal error in emcache; please report it")
 }
 
 pub fn deadline_passed(py: Python<'_>, verb: Verb, limit: Duration) -> PyErr {
@@ -77,7 +80,7 @@ pub fn no_nodes(py: Python<'_>, error: ClusterError, verb: Option<Verb>) -> PyEr
 pub fn not_stored(py: Python<'_>, verb: Verb, node: &str) -> PyErr {
     let why = match verb {
         Verb::Add => "the key exists",
-        Verb::Cas => "the value was changed since it was read",
+        Verb::Cas => "the value has changed since it was read",
         _ => "the key does not exist",
     };
     let text = format!("{node} did not store the value: {why} ({})", verb.name());
@@ -125,7 +128,7 @@ pub fn failed(py: Python<'_>, error: &pool::Error, verb: Option<Verb>) -> PyErr 
     attributed(py, exception, Some(&error.node().to_string()), verb)
 }
 
-/// With the attributes that every `EmcacheError` has besides its text.
+/// Sets the attributes that every `EmcacheError` has in addition to its text.
 fn attributed(py: Python<'_>, error: PyErr, node: Option<&str>, verb: Option<Verb>) -> PyErr {
     let set = || {
         let exception = error.value(py);

@@ -1,15 +1,16 @@
-//! What a call returns, to be awaited once: a place for the answer, and how its task is woken.
+//! The awaitable that a call returns. It stores the result and wakes the waiting task.
 //!
-//! A task that has to wait is given a future of asyncio's own, because tasks know those without calling
-//! any of their methods. It is never finished, only borrowed: when the answer is there, the task's
-//! wake-up is taken off it and called by the turn itself, and the future serves the next call. So a call
-//! costs neither a future nor the round of the loop (`call_soon`) in which asyncio would wake its task.
-//! What differs from a plain future, and why nobody can see it:
+//! A task that has to wait gets one of asyncio's own futures, because tasks access those without
+//! calling any of their methods. The future is never finished, only borrowed. When the result is
+//! there, the turn removes the task's wake-up from the future and calls it, and the future serves
+//! the next call. So a call needs neither a future of its own nor the iteration of the loop
+//! (`call_soon`) in which asyncio would wake its task. Three rules keep the difference from a plain
+//! future invisible:
 //!
-//! - A future goes back to the [`FuturePool`] only if nobody else holds it.
-//! - Where anything but one task's wake-up waits on it (whoever drives a coroutine by hand), it is finished
-//!   in asyncio's way.
-//! - A task that is cancelled cancels the future as always; that one is not used again.
+//! - A future returns to the [`FuturePool`] only if no other code holds a reference to it.
+//! - If anything but a single task waits on it, such as a coroutine driven by hand, the future is
+//!   finished in asyncio's way.
+//! - A task that is cancelled cancels the future as usual, and that future is not reused.
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,9 +24,9 @@ use super::once::{AttachedOnce, intern};
 pub struct OpFuture {
     future_pool: Py<FuturePool>,
     state: State,
-    /// What the task waits on.
+    /// The future on which the task waits.
     borrowed: Option<Py<PyAny>>,
-    /// Set when nobody waits any more, for whoever cannot look at the state.
+    /// Set when the caller has left, for threads that cannot read `state`.
     abandoned: Option<Arc<AtomicBool>>,
 }
 
@@ -33,7 +34,7 @@ enum State {
     Pending,
     Value(Py<PyAny>),
     Error(PyErr),
-    /// Given to who waited, or nobody waits any more.
+    /// The result was returned, or the caller has left.
     Done,
 }
 
@@ -45,14 +46,14 @@ pub enum Step<'py> {
 /// How tasks are woken.
 #[derive(Clone, Copy)]
 pub enum Wake<'l> {
-    /// Here and now, if they are of this loop and it lets them: only in a callback of it, where no task is
-    /// running.
+    /// At once, if the task belongs to this loop and the loop allows it. Only valid in a callback
+    /// of the loop, where no task is running.
     Now(&'l Py<FuturePool>),
     /// By the loop, in its next iteration.
     Soon,
 }
 
-/// The futures of one loop that no task waits on.
+/// The idle futures of one loop.
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct FuturePool {
     event_loop: Py<PyAny>,
@@ -60,13 +61,15 @@ pub struct FuturePool {
     idle: Mutex<Vec<Py<PyAny>>>,
     /// Whether turns may step tasks: see [`super::stepping`].
     steps_tasks: AtomicBool,
-    /// A finished future: what tasks are woken with. They ask it only whether the wait ended well.
+    /// A finished future that is passed to wake-ups. Tasks only check whether it finished with an
+    /// error.
     answered: Py<PyAny>,
-    /// From 3.14 on a future knows by whom it is awaited, and this makes it forget.
-    leave: Option<Py<PyAny>>,
+    /// `future_discard_from_awaited_by` of Python 3.14 and later, where a future records its
+    /// waiting tasks.
+    discard_awaited_by: Option<Py<PyAny>>,
 }
 
-/// Tasks beyond these make futures of their own.
+/// Further tasks create their own futures.
 const MAX_IDLE: usize = 1024;
 
 impl FuturePool {
@@ -76,10 +79,14 @@ impl FuturePool {
         let event_loop = event_loop.clone().unbind();
         let answered = create_future.call0(py)?;
         answered.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
-        let leave = py.import("asyncio")?.getattr_opt("future_discard_from_awaited_by")?;
-        let leave = leave.map(Bound::unbind);
+        let discard_awaited_by =
+            py.import("asyncio")?.getattr_opt("future_discard_from_awaited_by")?;
+        let discard_awaited_by = discard_awaited_by.map(Bound::unbind);
         let (idle, steps_tasks) = (Mutex::default(), AtomicBool::new(true));
-        Py::new(py, Self { event_loop, create_future, idle, steps_tasks, answered, leave })
+        Py::new(
+            py,
+            Self { event_loop, create_future, idle, steps_tasks, answered, discard_awaited_by },
+        )
     }
 
     pub fn steps_tasks(&self) -> bool {
@@ -95,8 +102,8 @@ impl FuturePool {
         idle.map_or_else(|| self.create_future.call0(py), Ok)
     }
 
-    /// Wakes the task that waits on `future`, which is then free for another.
-    fn end(&self, wait: Wait<'_>, future: Py<PyAny>) -> PyResult<()> {
+    /// Wakes the task that waits on `future`, and then makes the future available again.
+    fn wake(&self, wait: Wait<'_>, future: Py<PyAny>) -> PyResult<()> {
         let Wait { task, wake_up, context } = wait;
         let py = task.py();
         if let Err(error) =
@@ -105,16 +112,18 @@ impl FuturePool {
             finish(py, &future)?;
             return Err(error);
         }
-        // Whatever becomes of it, the task is woken: nobody else will do that any more.
-        let left = self.leave.as_ref().map(|leave| leave.call1(py, (&future, task))).transpose();
+        // The task is woken even if this fails, because there is no other wake-up.
+        let discard = self.discard_awaited_by.as_ref();
+        let discarded = discard.map(|discard| discard.call1(py, (&future, task))).transpose();
         let stepped = context.call_method1(intern!(py, "run"), (wake_up, &self.answered));
-        self.give_back(py, future)?;
-        stepped.map(drop).and(left.map(drop))
+        self.return_future(py, future)?;
+        stepped.map(drop).and(discarded.map(drop))
     }
 
-    /// Somebody else who holds it may wait on it, too: then it is finished, and nobody's any more.
-    #[allow(deprecated, reason = "that nobody else holds it is all that is asked")]
-    fn give_back(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
+    /// Other code that holds a reference may wait on the future too. In that case it is finished
+    /// and not reused.
+    #[allow(deprecated, reason = "only checks for other references")]
+    fn return_future(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         if future.get_refcnt(py) != 1 {
             return finish(py, &future);
         }
@@ -127,13 +136,20 @@ impl FuturePool {
 }
 
 impl OpFuture {
-    /// Makes one, with which `PyO3` makes the list of free ones: under a lock that a fork may not find held.
+    /// Creates one object, so that `PyO3` creates its free list now and not later under a lock that
+    /// a fork may find held.
     pub fn prepare(py: Python<'_>) -> PyResult<()> {
         let none = || py.None();
         let (event_loop, create_future, answered) = (none(), none(), none());
         let (idle, steps_tasks) = (Mutex::default(), AtomicBool::default());
-        let future_pool =
-            FuturePool { event_loop, create_future, idle, steps_tasks, answered, leave: None };
+        let future_pool = FuturePool {
+            event_loop,
+            create_future,
+            idle,
+            steps_tasks,
+            answered,
+            discard_awaited_by: None,
+        };
         Self::new(py, &Py::new(py, future_pool)?).map(drop)
     }
 
@@ -142,12 +158,12 @@ impl OpFuture {
         Py::new(py, Self { future_pool, state: State::Pending, borrowed: None, abandoned: None })
     }
 
-    /// A flag that another thread may look at.
+    /// Returns a flag that other threads may read.
     pub fn watch_abandoned(&mut self) -> Arc<AtomicBool> {
         self.abandoned.get_or_insert_default().clone()
     }
 
-    /// The tasks of a loop that was closed can be woken no more.
+    /// Tasks of a closed loop cannot be woken.
     pub fn is_loop_closed(&self, py: Python<'_>) -> bool {
         let event_loop = &self.future_pool.get().event_loop;
         let closed = event_loop.call_method0(py, intern!(py, "is_closed"));
@@ -158,7 +174,8 @@ impl OpFuture {
         matches!(self.state, State::Pending)
     }
 
-    /// Gives the result, unless nobody waits any more, and wakes who does. An error is that of the task.
+    /// Sets the result and wakes the waiting task, unless the caller has left. An error comes from
+    /// the task.
     pub fn resolve(
         slf: &Bound<'_, Self>,
         result: PyResult<Py<PyAny>>,
@@ -178,15 +195,16 @@ impl OpFuture {
             (borrowed, future.future_pool.clone_ref(py))
         };
         if matches!(wake, Wake::Now(here) if here.is(&future_pool) && here.get().steps_tasks())
-            // A loop may make futures of its own kind, of which nothing is known but what all have.
+            // Futures of other loops' own types may lack these attributes.
             && let Some(wait) = Wait::on(borrowed.bind(py)).unwrap_or_default()
         {
-            return future_pool.get().end(wait, borrowed);
+            return future_pool.get().wake(wait, borrowed);
         }
         finish(py, &borrowed)
     }
 
-    /// Gives None to a call whose task does not wait yet, and runs nothing of Python's. Whether that is so.
+    /// Completes a call with `None` if its task does not wait yet. Runs no Python code. Returns
+    /// whether it did so.
     pub fn resolve_unawaited(slf: &Bound<'_, Self>) -> bool {
         let Ok(mut future) = slf.try_borrow_mut() else { return false };
         let is_unawaited = future.is_pending() && future.borrowed.is_none();
@@ -196,7 +214,7 @@ impl OpFuture {
         is_unawaited
     }
 
-    /// What an `await` does with it, first and again when it was woken.
+    /// One step of `await`: the first one, or the one after a wake-up.
     pub fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Step<'py>> {
         let py = slf.py();
         let mut taken = None;
@@ -205,7 +223,11 @@ impl OpFuture {
             match std::mem::replace(&mut future.state, State::Done) {
                 State::Value(value) => return Ok(Step::Return(value.into_bound(py))),
                 State::Error(error) => return Err(error),
-                State::Done => return Err(PyRuntimeError::new_err("cannot be awaited again")),
+                State::Done => {
+                    return Err(PyRuntimeError::new_err(
+                        "this call was already awaited; a call can be awaited only once",
+                    ));
+                }
                 State::Pending => future.state = State::Pending,
             }
             if let Some(borrowed) = taken.take().or_else(|| future.borrowed.take()) {
@@ -217,16 +239,18 @@ impl OpFuture {
             }
             let future_pool = future.future_pool.clone_ref(py);
             drop(future);
-            // May run Python, and by that the answer may come: looked at again.
+            // This may run Python code, during which the result may arrive, so the state is checked
+            // again.
             taken = Some(future_pool.get().take(py)?);
         }
     }
 
-    /// Nobody waits any more: the request that belongs to it stays in the pipeline, and its answer is
-    /// dropped when it comes.
+    /// Called when the caller leaves. The request stays in the pipeline, and its reply is
+    /// discarded.
     fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
         let mut future = slf.try_borrow_mut()?;
-        // Dropped after the borrow: a leased connection is given back with its last owner.
+        // Dropped after the borrow, because dropping the last reference to a checked-out connection
+        // returns it to the pool.
         let _dropped = (std::mem::replace(&mut future.state, State::Done), future.borrowed.take());
         if let Some(abandoned) = &future.abandoned {
             abandoned.store(true, Ordering::Relaxed);
@@ -236,11 +260,11 @@ impl OpFuture {
     }
 }
 
-/// Ends the calls that tasks of a loop wait for, without those who would have answered them. A task that ends
-/// by that is not reported, if nobody awaits it.
+/// Ends all calls on which tasks of a loop wait, when no reply will arrive. A task that ends for
+/// this reason is not reported if it is never awaited.
 pub fn end_calls(event_loop: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyResult<()> {
     let py = event_loop.py();
-    let retrieve = wrap_pyfunction!(retrieve, py)?;
+    let mark_exception_retrieved = wrap_pyfunction!(mark_exception_retrieved, py)?;
     let tasks = py.import("asyncio")?.call_method1("all_tasks", (event_loop,))?;
     for task in tasks.try_iter()? {
         let task = task?;
@@ -249,7 +273,7 @@ pub fn end_calls(event_loop: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyRe
             awaited = inner;
         }
         if let Ok(future) = awaited.cast::<OpFuture>() {
-            task.call_method1("add_done_callback", (&retrieve,))?;
+            task.call_method1("add_done_callback", (&mark_exception_retrieved,))?;
             OpFuture::resolve(future, Err(why()), Wake::Soon)?;
         }
     }
@@ -257,14 +281,14 @@ pub fn end_calls(event_loop: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyRe
 }
 
 #[pyfunction]
-fn retrieve(task: &Bound<'_, PyAny>) -> PyResult<()> {
+fn mark_exception_retrieved(task: &Bound<'_, PyAny>) -> PyResult<()> {
     if !task.call_method0("cancelled")?.is_truthy()? {
         task.call_method0("exception")?;
     }
     Ok(())
 }
 
-/// In asyncio's way: who waits is woken in the next iteration.
+/// Finishes the future in asyncio's way: the loop wakes its waiters in the next iteration.
 fn finish(py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
     if !future.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
         future.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
@@ -272,7 +296,7 @@ fn finish(py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// One task, and nobody else, waits on a future.
+/// A future on which exactly one task waits.
 struct Wait<'py> {
     task: Bound<'py, PyAny>,
     wake_up: Bound<'py, PyAny>,
@@ -312,12 +336,12 @@ impl OpFuture {
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         match Self::step(slf)? {
             Step::Wait(borrowed) => Ok(borrowed),
-            // In a tuple of its own: one that is the result would be taken for the arguments.
+            // In a tuple, because a result that is a tuple itself would be taken for the arguments.
             Step::Return(value) => Err(PyStopIteration::new_err((value.unbind(),))),
         }
     }
 
-    /// Called when the task is cancelled, with what `await` is to raise.
+    /// Called when the task is cancelled, with the exception that `await` raises.
     #[pyo3(signature = (error, value = None, _traceback = None))]
     fn throw(
         slf: &Bound<'_, Self>,

@@ -1,9 +1,10 @@
-//! `emcache.Item`: what a retrieval returns. Behaves as the dataclass of emcache 1.3.
+//! `emcache.Item`, the result of a retrieval. It behaves like the dataclass of emcache 1.3.
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
-use super::malloc_hint;
 use super::value_buf::PyValueBuf;
 use crate::protocol::ItemRef;
 
@@ -14,8 +15,8 @@ pub struct Item {
     cas: Py<PyAny>,
 }
 
-/// What an [`Item`] is made of. Its value is copied once, from the read buffer to the `bytes` that the
-/// caller gets; a long one is received there.
+/// The fields of an [`Item`] before it is created. The value is copied once, from the read buffer
+/// to the `bytes` object of the caller. A long value is received into that object directly.
 pub struct RawItem {
     value: Py<PyBytes>,
     flags: u32,
@@ -25,11 +26,9 @@ pub struct RawItem {
 impl RawItem {
     pub fn new(py: Python<'_>, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Self {
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = if let Some(shared) = shared {
-            shared.clone_ref(py)
-        } else {
-            malloc_hint::note_value_len(value.len());
-            PyBytes::new(py, value).unbind()
+        let value = match shared {
+            Some(shared) => shared.clone_ref(py),
+            None => PyBytes::new(py, value).unbind(),
         };
         Self { value, flags, cas }
     }
@@ -46,27 +45,44 @@ impl RawItem {
         self.cas
     }
 
-    /// May start a garbage collection: not while the core is borrowed.
+    /// May start a garbage collection, so it must not be called while the core is borrowed.
     pub fn into_item(self, py: Python<'_>, with_flags: bool) -> PyResult<Py<Item>> {
         let flags = with_flags.then_some(self.flags).into_pyobject(py)?.unbind();
         let cas = self.cas.into_pyobject(py)?.unbind();
         let item = Py::new(py, Item { value: self.value.into_any(), flags, cas })?;
-        untrack(&item);
+        untrack(py, &item);
         Ok(item)
     }
 }
 
-/// The collector need not look at it: what it has are bytes and numbers, which refer to nothing. What a user puts in
-/// instead would not be shown to it anyway: the class has no `__traverse__`.
+/// Whether objects of the class have the header of the garbage collector.
+static HAS_GC_HEADER: AtomicBool = AtomicBool::new(false);
+
+/// Called once, when the module is created. `PyO3` gives every class that header today, but does not
+/// promise it.
+pub fn check_class(py: Python<'_>) -> PyResult<()> {
+    let flags: std::ffi::c_ulong = py.get_type::<Item>().getattr("__flags__")?.extract()?;
+    HAS_GC_HEADER.store(flags & pyo3::ffi::Py_TPFLAGS_HAVE_GC != 0, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Removes an item from the collector's list, because bytes and numbers refer to no other objects.
+/// The collector would not see objects that a user stores in an item either, because the class has
+/// no `__traverse__`.
 #[allow(unsafe_code)]
-fn untrack(item: &Py<Item>) {
-    // SAFETY: it is an object of a class that PyO3 gives the collector's header.
-    unsafe { pyo3::ffi::PyObject_GC_UnTrack(item.as_ptr().cast()) }
+fn untrack(py: Python<'_>, item: &Py<Item>) {
+    if !HAS_GC_HEADER.load(Ordering::Relaxed) {
+        return;
+    }
+    let item = item.bind(py).as_ptr();
+    // SAFETY: this thread is attached to the interpreter, `item` is alive and of exactly the class
+    // `Item`, and `check_class` has found that objects of this class have the collector's header.
+    unsafe { pyo3::ffi::PyObject_GC_UnTrack(item.cast()) }
 }
 
 #[pymethods]
 impl Item {
-    /// Takes anything: a subclass may have an `__init__` of its own.
+    /// Accepts any arguments, because a subclass may define its own `__init__`.
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(value, flags, cas)")]
     fn new(
@@ -86,7 +102,7 @@ impl Item {
         ("value", "flags", "cas")
     }
 
-    // Equal by value and mutable, so no hash.
+    // Compared by value and mutable, so not hashable.
     #[classattr]
     fn __hash__() -> Option<u8> {
         None
@@ -127,7 +143,7 @@ impl Item {
         PyTuple::new(py, [new, (slf.get_type(),).into_pyobject(py)?.into_any(), state.into_any()])
     }
 
-    /// The state is that of a plain dataclass, so items that 1.3 pickled can be read.
+    /// The state is that of a plain dataclass, so that items pickled by 1.3 can be read.
     fn __setstate__(slf: &Bound<'_, Self>, state: &Bound<'_, PyDict>) -> PyResult<()> {
         state.iter().try_for_each(|(name, value)| slf.setattr(name.cast::<PyString>()?, value))
     }

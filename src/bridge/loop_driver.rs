@@ -1,7 +1,7 @@
-//! The core driven by the event loop itself: no thread, no lock.
+//! The core driven by the event loop itself, without a thread and without locks.
 //!
-//! The loop watches Tokio's descriptor and calls `turn`; requests that are to travel together are
-//! written by `flush`, once per iteration.
+//! The loop watches Tokio's descriptor and calls `turn`. `flush` writes collected requests once per
+//! iteration.
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -23,14 +23,14 @@ pub struct LoopEngine {
     wants_flush: Rc<Cell<bool>>,
     flush_scheduled: Cell<bool>,
     timer: RefCell<Option<(Instant, Py<PyAny>)>>,
-    /// Turns in a row that did not ask Tokio's drivers.
-    short_cuts: Cell<u32>,
+    /// The number of consecutive fast turns, which do not poll Tokio's drivers.
+    fast_turns: Cell<u32>,
 }
 
-/// So many turns in a row may leave out Tokio's drivers.
-const SHORT_CUTS: u32 = 8;
+/// The limit for `fast_turns`.
+const MAX_FAST_TURNS: u32 = 8;
 
-/// What the core may ask of this driver.
+/// The operations that the core requires of this driver.
 struct LoopHost {
     inbox: Inbox,
     postponed: Postponed,
@@ -63,7 +63,7 @@ impl LoopEngine {
         };
         let runtime = TurnRuntime::new(inbox, postponed).map_err(|error| match error.kind() {
             io::ErrorKind::Unsupported => PyNotImplementedError::new_err(error.to_string()),
-            // With its number, which tells what the system has run out of.
+            // With its number, which tells which resource of the system is exhausted.
             _ => match error.raw_os_error() {
                 Some(number) => PyOSError::new_err((number, error.to_string())),
                 None => PyErr::from(error),
@@ -80,7 +80,7 @@ impl LoopEngine {
             wants_flush,
             flush_scheduled: Cell::new(false),
             timer: RefCell::new(None),
-            short_cuts: Cell::new(0),
+            fast_turns: Cell::new(0),
         })
     }
 
@@ -95,7 +95,7 @@ impl LoopEngine {
     pub fn schedule_flush(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
         if self.wants_flush.get() && !self.flush_scheduled.get() {
             python.call_soon.call1(py, (&python.flush,))?;
-            // Only when the loop has taken the callback.
+            // Set only after the loop has accepted the callback.
             self.flush_scheduled.set(true);
         }
         self.wants_flush.set(false);
@@ -108,28 +108,29 @@ impl LoopEngine {
     }
 
     pub fn timer_fired(&self) {
-        // Maybe a little early: the turn asks for another if it is still wanted.
+        // It may have fired a little early. Then the turn asks for another one.
         self.timer.take();
-        self.short_cuts.set(SHORT_CUTS);
+        self.fast_turns.set(MAX_FAST_TURNS);
     }
 
-    /// Something came, and most often it is an answer to the only request under way: then it is read without
-    /// asking Tokio's epoll first. Not always, or what else is there would wait for ever.
+    /// A readable descriptor usually means a reply to the only request in flight, which is then
+    /// read without asking Tokio's epoll. Other events would starve if every turn did so.
     pub fn turn(&self) {
-        let short_cuts = self.short_cuts.get();
-        if short_cuts < SHORT_CUTS && !self.runtime.wants_turn() && self.context.wake_waiting() {
-            self.short_cuts.set(short_cuts + 1);
+        let fast_turns = self.fast_turns.get();
+        if fast_turns < MAX_FAST_TURNS && !self.runtime.wants_turn() && self.context.wake_waiting()
+        {
+            self.fast_turns.set(fast_turns + 1);
             self.runtime.run_woken();
             if completion::is_pending() {
                 return;
             }
         }
-        self.short_cuts.set(0);
+        self.fast_turns.set(0);
         self.runtime.turn();
     }
 
-    /// Writes what the woken tasks asked for, and asks the loop for a turn when the next timer of the
-    /// core is due.
+    /// Writes the requests of the woken tasks, and asks the loop for a turn when the core's next
+    /// timer is due.
     pub fn after_turn(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
         if self.wants_flush.take() {
             self.context.flush();
@@ -138,7 +139,7 @@ impl LoopEngine {
         if self.timer.borrow().as_ref().map(|(at, _)| *at) == wanted {
             return Ok(());
         }
-        // Not borrowed while Python runs: that may stop this driver.
+        // Not borrowed while Python code runs, because that may stop this driver.
         let old = self.timer.take();
         if let Some((_, handle)) = old {
             handle.call_method0(py, intern!(py, "cancel"))?;
@@ -151,9 +152,9 @@ impl LoopEngine {
         Ok(())
     }
 
-    /// The loop calls no more.
+    /// Removes the callbacks from the loop.
     pub fn leave(&self, py: Python<'_>, python: &PythonLoop) {
-        // A loop that is closed has forgotten its readers, and says so with an error.
+        // A closed loop has removed its readers and reports an error.
         let event_loop = python.event_loop.bind(py);
         let _ = event_loop.call_method1(intern!(py, "remove_reader"), (self.runtime.fd(),));
         if let Some((_, handle)) = self.timer.take() {

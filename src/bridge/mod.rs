@@ -1,7 +1,7 @@
-//! Between Rust and Python; the only folder that knows both.
+//! The bridge between Rust and Python, and the only folder that knows both.
 //!
-//! What crosses: calls of [`client::CoreClient`] with borrowed arguments, awaitables ([`future::OpFuture`]) that it
-//! returns, results and exceptions that a turn of the [`driver`] gives to them.
+//! Calls of [`client::CoreClient`] cross it with borrowed arguments and return awaitables
+//! ([`future::OpFuture`]). A turn of the [`driver`] then sets their results or exceptions.
 mod am_send;
 mod background;
 mod batch;
@@ -14,7 +14,6 @@ mod errors;
 mod future;
 mod item;
 mod loop_driver;
-mod malloc_hint;
 mod once;
 mod recorder;
 mod registry;
@@ -37,12 +36,13 @@ use pyo3::types::PyDict;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     refuse_subinterpreters(module.py())?;
     share_modules(module.py())?;
-    // Cargo's `2.0.0-dev0` is Python's `2.0.0.dev0`.
+    // Cargo writes `2.0.0-dev0`, Python `2.0.0.dev0`.
     module.add("__version__", env!("CARGO_PKG_VERSION").replace('-', "."))?;
     module.add("LATENCY_BOUNDS", snapshot::latency_bounds(module.py())?)?;
     module.add_class::<client::CoreClient>()?;
     module.add_class::<checkout::CoreCheckout>()?;
     module.add_class::<item::Item>()?;
+    item::check_class(module.py())?;
     module.add_class::<security::PySecurity>()?;
     am_send::install(module.py());
     prepare(module.py())?;
@@ -52,7 +52,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Statics hold objects of one interpreter, and callbacks from other threads enter the main one.
 #[allow(unsafe_code)]
 fn refuse_subinterpreters(_: Python<'_>) -> PyResult<()> {
-    // SAFETY: the thread is attached to an interpreter, whose state this reads.
+    // SAFETY: `Python` proves that this thread is attached to an interpreter. Both functions only
+    // read the state of that interpreter.
     let is_main =
         unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) } == 0;
     if is_main {
@@ -64,8 +65,9 @@ fn refuse_subinterpreters(_: Python<'_>) -> PyResult<()> {
     ))
 }
 
-/// What a program that clears `sys.modules` and imports the package again gets from the first import: the
-/// exceptions, which the core raises, and the addresses. Handlers and calls of either import know them.
+/// A program may clear `sys.modules` and import the package again. The second import gets the
+/// exceptions and addresses of the first, because the core raises those exceptions, and handlers of
+/// either import must catch them.
 fn share_modules(py: Python<'_>) -> PyResult<()> {
     static SHARED: PyOnceLock<Vec<(&str, Py<PyModule>)>> = PyOnceLock::new();
     let shared = SHARED.get_or_try_init(py, || {
@@ -81,13 +83,13 @@ fn share_modules(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Once in a process, however often the module is made.
+/// Registers the hooks once per process, even if the module is created several times.
 fn register_hooks(module: &Bound<'_, PyModule>) -> PyResult<()> {
     static REGISTERED: PyOnceLock<()> = PyOnceLock::new();
     if REGISTERED.set(module.py(), ()).is_err() {
         return Ok(());
     }
-    // While the interpreter still runs: afterwards nothing of Python's can be touched.
+    // `atexit` runs while Python code can still be called.
     let close_all = wrap_pyfunction!(registry::close_all, module)?;
     module.py().import("atexit")?.call_method1("register", (close_all,))?;
     // Windows has no fork.
@@ -100,10 +102,11 @@ fn register_hooks(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
-/// Makes what `PyO3` would make later, when another thread may fork: see [`once`].
+/// Creates objects that `PyO3` would create later, when another thread may be forking: see
+/// [`once`].
 fn prepare(py: Python<'_>) -> PyResult<()> {
     errors::prepare(py);
     future::OpFuture::prepare(py)?;
-    // From 3.14 on it asks once how the interpreter keeps integers.
+    // On Python 3.14 and later `PyO3` looks up the layout of integers at the first conversion.
     1_i128.into_pyobject(py)?.extract::<i128>().map(drop)
 }

@@ -1,9 +1,9 @@
-//! Values that are made when they are first used, and stay.
+//! Values that are created at first use and kept.
 //!
-//! `PyO3`'s own (`PyOnceLock`, its `intern!`) detach from the interpreter while they enter their lock. Another
-//! thread may fork in that moment, and then the lock is held in the child for ever, by a thread that is not
-//! there. Here the lock is held for no longer than it takes to store the value, by a thread that stays
-//! attached: whoever forks is attached too, so a fork finds it free.
+//! `PyO3`'s own (`PyOnceLock`, its `intern!`) detach from the interpreter while they take their
+//! lock. Another thread may fork at that moment. The child then finds the lock held for ever by a
+//! thread that it does not have. Here a thread stays attached while it holds the lock, and holds it
+//! only to store the value. A thread that forks is attached too, so a fork finds the lock free.
 use std::sync::OnceLock;
 
 use pyo3::PyTypeCheck;
@@ -17,7 +17,7 @@ impl<T> AttachedOnce<T> {
         Self(OnceLock::new())
     }
 
-    /// Threads that ask at the same time may each make one; they all get the same.
+    /// Threads that ask at the same time may each create a value. All of them get the same one.
     fn get_or_try_init<'py>(
         &self,
         py: Python<'py>,
@@ -32,7 +32,7 @@ impl<T> AttachedOnce<T> {
 }
 
 impl<T: PyTypeCheck> AttachedOnce<T> {
-    /// What a module has under this name.
+    /// The attribute `name` of a module.
     pub fn import<'py>(
         &self,
         py: Python<'py>,
@@ -45,7 +45,7 @@ impl<T: PyTypeCheck> AttachedOnce<T> {
     }
 }
 
-/// A name of Python's, as [`intern!`] makes it.
+/// An interned Python string, as [`intern!`] creates it.
 pub struct Name(&'static str, AttachedOnce<PyString>);
 
 impl Name {
@@ -62,7 +62,7 @@ impl Name {
     }
 }
 
-/// As `pyo3::intern!`.
+/// Like `pyo3::intern!`.
 macro_rules! intern {
     ($py:expr, $text:expr) => {{
         static NAME: $crate::bridge::once::Name = $crate::bridge::once::Name::new($text);

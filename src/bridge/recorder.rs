@@ -1,5 +1,5 @@
-//! Answers on their way from the core's thread to a loop's: recorded there without Python, and played
-//! back here to the waiter that the loop's thread kept.
+//! Replies on their way from the core's thread to a loop's thread. The core's thread records them
+//! without Python. The loop's thread plays them back to the waiter that it kept.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,18 +15,20 @@ use crate::cluster::{ClusterError, NodeChange};
 use crate::pool::{Error, Waiter, copy_into_block};
 use crate::protocol::{ErrorLine, ErrorLineKind, ItemRef, Reply, ReplyHandler, StatLine};
 
-/// Names a request between the two threads.
+/// Identifies a request in messages between the two threads.
 pub type Ticket = usize;
 
 /// One line on the wire of one request.
 pub struct Recorder {
     record: Rc<Record>,
-    /// Where the keys of the line stand among those of the request; `None`: all, in order.
+    /// The positions of the line's keys among those of the request. `None` means all keys, in
+    /// order.
     positions: Option<Vec<usize>>,
     events: Events,
 }
 
-/// One request: complete when all its lines are, failed when one is (unless it is partial).
+/// One request. It is complete when all its lines are, and failed when one of them is, unless it is
+/// partial.
 pub struct Record {
     ticket: Ticket,
     outbox: Arc<Outbox>,
@@ -40,7 +42,7 @@ pub struct Record {
     ended: Cell<bool>,
 }
 
-/// What crosses.
+/// A message from the core's thread to a loop.
 pub enum Message {
     /// A request with `noreply` is on a connection.
     Accepted {
@@ -60,7 +62,7 @@ pub enum Message {
     },
 }
 
-/// Mostly one.
+/// One event in most cases.
 pub type Events = SmallVec<[Event; 1]>;
 
 pub enum Event {
@@ -75,7 +77,7 @@ pub enum Event {
         name_start: usize,
         name_end: usize,
     },
-    /// A line of a partial request ended otherwise than well.
+    /// A line of a partial request failed.
     Failed {
         positions: Option<Vec<usize>>,
         end: End,
@@ -86,7 +88,7 @@ pub enum End {
     Reply(OwnedReply),
     Failed(Error),
     NoNodes(ClusterError),
-    /// The client was closed before it got to the core.
+    /// The client was closed before the request reached the core.
     Closed,
     Dropped,
 }
@@ -94,13 +96,13 @@ pub enum End {
 pub enum OwnedReply {
     Plain(Reply<'static>),
     Version(Bytes),
-    /// One that may become an exception, and who gave it.
+    /// A reply that may become an exception, and the node that sent it.
     Negative(Reply<'static>, Box<str>),
     Error(ErrorLineKind, Bytes, Box<str>),
 }
 
 impl Record {
-    /// `abandoned` is set when nobody waits any more.
+    /// `abandoned` is set when the caller has left.
     pub fn new(
         ticket: Ticket,
         outbox: Arc<Outbox>,
@@ -125,7 +127,7 @@ impl Record {
         self.missing_lines.set(lines);
     }
 
-    /// From now on a line that fails does not end it.
+    /// From now on a failed line does not end the request.
     pub fn keep_failures(&self) {
         self.is_partial.set(true);
     }
@@ -142,7 +144,7 @@ impl Record {
     }
 }
 
-/// However a request ends, its caller is told.
+/// A request always ends with a message, so that its caller is notified.
 impl Drop for Record {
     fn drop(&mut self) {
         self.end(End::Dropped);
@@ -153,13 +155,13 @@ impl ReplyHandler for Recorder {
     type Value = Bytes;
 
     fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&Bytes>) {
-        // Nothing is kept for a caller that has given up.
+        // No data is recorded for a caller that has left.
         if self.is_abandoned() {
             return;
         }
         let index = self.positions.as_ref().map_or(index, |positions| positions[index]);
         let ItemRef { value, flags, cas, .. } = *item;
-        let value = shared.cloned().unwrap_or_else(|| keep(value));
+        let value = shared.cloned().unwrap_or_else(|| copy_value(value));
         self.events.push(Event::Item { index, value, flags, cas });
     }
 
@@ -256,13 +258,13 @@ impl OwnedReply {
             Reply::NotStored => Self::Negative(Reply::NotStored, from.into()),
             Reply::Exists => Self::Negative(Reply::Exists, from.into()),
             Reply::NotFound => Self::Negative(Reply::NotFound, from.into()),
-            // To `stats` these are no answers.
+            // These are not valid replies to `stats`.
             Reply::Ok => Self::Negative(Reply::Ok, from.into()),
             Reply::Reset => Self::Negative(Reply::Reset, from.into()),
         }
     }
 
-    /// With who gave it.
+    /// The reply, and the node that sent it.
     fn as_reply(&self) -> (Reply<'_>, &str) {
         match self {
             Self::Plain(reply) => (*reply, ""),
@@ -274,15 +276,15 @@ impl OwnedReply {
 }
 
 thread_local! {
-    /// What short values share on their way.
+    /// Memory that short values share on their way.
     static BLOCK: RefCell<BytesMut> = RefCell::default();
 }
 
-fn keep(value: &[u8]) -> Bytes {
+fn copy_value(value: &[u8]) -> Bytes {
     BLOCK.with_borrow_mut(|block| copy_into_block(value, block))
 }
 
-/// Tells `waiter` what was recorded.
+/// Passes the recorded events to `waiter`.
 pub fn play_back(events: Events, end: End, mut waiter: PyWaiter) {
     for event in events {
         match event {

@@ -1,7 +1,7 @@
 //! The cores of this thread.
 //!
-//! A core is neither `Send` nor `Sync`; Python objects must be both. So they hold a number, and the
-//! core is found by it on the thread that it belongs to, and nowhere else.
+//! A core is neither `Send` nor `Sync`, but Python objects must be both. So they hold a number, and
+//! the number finds the core only on the thread to which it belongs.
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
@@ -21,8 +21,9 @@ use super::thread_driver;
 use crate::cluster::NodeChange;
 use crate::pool::{Cause, Change, CheckoutId};
 
-// Never dropped by themselves: that could be after other thread-locals, or after the interpreter. What is
-// left is closed by `close_all`: for the main thread before the interpreter ends, for others when they end.
+// Never dropped implicitly, because that could happen after other thread-locals, or after the
+// interpreter, are gone. `close_all` closes the main thread's cores before the interpreter ends.
+// Other threads close theirs when they end.
 thread_local! {
     static DRIVERS: ManuallyDrop<RefCell<Vec<Rc<Driver>>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
@@ -30,12 +31,12 @@ thread_local! {
         const { ManuallyDrop::new(RefCell::new(HashMap::with_hasher(Identity(0)))) };
 }
 
-/// Closes what a thread leaves behind, if there is still an interpreter.
+/// Closes the remaining cores of a thread, if the interpreter still exists.
 struct ThreadEnd;
 
 impl Drop for ThreadEnd {
     fn drop(&mut self) {
-        // A panic here would abort the process; what cannot be closed any more is left to its end.
+        // A panic here would abort the process. Cores that cannot be closed end with it.
         let _ = std::panic::catch_unwind(|| Python::try_attach(close_thread_sessions));
     }
 }
@@ -44,15 +45,16 @@ thread_local! {
     static THREAD_END: ThreadEnd = const { ThreadEnd };
 }
 
-/// How often the process was forked, as seen by the children.
+/// The number of forks between the first process and this one.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 pub fn forks() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// Forgets, in the child of a fork, all that is its parent's. It is not dropped: the sockets and the
-/// epoll instance are shared with the parent, which would lose its registrations.
+/// Forgets, in the child of a fork, everything that belongs to its parent. Nothing is dropped,
+/// because sockets and epoll instance are shared with the parent, which would lose its
+/// registrations.
 #[pyfunction]
 pub fn after_fork_in_child(py: Python<'_>) {
     FORKS.fetch_add(1, Ordering::Relaxed);
@@ -64,36 +66,36 @@ pub fn after_fork_in_child(py: Python<'_>) {
     thread_driver::after_fork_in_child();
     shutdown::after_fork_in_child();
     crate::pool::after_fork_in_child();
-    // Another thread of the parent's may have held the lock; then the child never gets it.
+    // Another thread of the parent may have held the lock. In that case the child never gets it.
     if let Ok(mut abandoned) = ABANDONED.try_lock() {
         abandoned.clear();
     }
     for event_loop in loops {
-        // Where this fails, nobody runs that loop in the child.
+        // If this fails, the loop does not run in the child.
         let _ = future::end_calls(event_loop.bind(py), errors::forked);
     }
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// A number that was never given before in this process.
+/// Returns a number that is unique in this process.
 pub fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What nobody holds any more: a session, or a connection that it leased.
+/// A session, or a checked-out connection, to which no references are left.
 pub struct AbandonedHandle {
     pub session: u64,
     pub checkout: Option<CheckoutId>,
-    /// Whether the session is closed meanwhile.
+    /// Whether the session has been closed in the meantime.
     pub is_closed: Arc<AtomicBool>,
 }
 
-/// To be closed by the threads that they belong to.
+/// Closed by the threads to which they belong.
 static ABANDONED: Mutex<Vec<AbandonedHandle>> = Mutex::new(Vec::new());
 static ANY_ABANDONED: AtomicBool = AtomicBool::new(false);
 
-/// Leaves what is of another thread to that.
+/// Leaves an object of another thread to that thread.
 pub fn abandon(what: AbandonedHandle) {
     if let Ok(mut abandoned) = ABANDONED.lock() {
         abandoned.push(what);
@@ -101,13 +103,13 @@ pub fn abandon(what: AbandonedHandle) {
     }
 }
 
-/// Closes what is of this thread and was abandoned on another.
+/// Closes objects of this thread that were abandoned on other threads.
 pub fn close_abandoned(py: Python<'_>) {
     if !ANY_ABANDONED.load(Ordering::Acquire) {
         return;
     }
-    // The lock is not held while they are closed: that may run Python, which may abandon more. What is of
-    // other threads stays where these find it.
+    // The lock is released before closing, because closing may run Python code that abandons more
+    // objects. Objects of other threads stay in the list.
     let Ok(mut list) = ABANDONED.lock() else { return };
     let (others, ours): (Vec<_>, Vec<_>) = std::mem::take(&mut *list)
         .into_iter()
@@ -127,8 +129,8 @@ pub fn close_abandoned(py: Python<'_>) {
     }
 }
 
-/// Closes the sessions of this thread whose loop was closed before them. Nobody can call them any more,
-/// and what waits in them may be all that keeps their client alive.
+/// Closes the sessions of this thread whose loop was closed before them. No code can call them any
+/// more, and their waiters may hold the last references to their client.
 fn close_sessions_of_closed_loops(py: Python<'_>) {
     let all: Vec<(u64, Rc<Session>)> =
         SESSIONS.with(|all| all.borrow().iter().map(|(id, s)| (*id, s.clone())).collect());
@@ -139,7 +141,7 @@ fn close_sessions_of_closed_loops(py: Python<'_>) {
     }
 }
 
-/// Closes all sessions of this thread; called when the interpreter is about to end.
+/// Closes all sessions of this thread. Called when the interpreter is about to end.
 #[pyfunction]
 pub fn close_all(py: Python<'_>) {
     shutdown::freeze_others(py);
@@ -173,7 +175,7 @@ pub fn driver_for(event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<Driver>> {
 }
 
 pub fn forget_driver(id: u64) {
-    // Dropped after the borrow: with it go Python objects.
+    // Dropped after the borrow, because this drops Python objects.
     let _forgotten = DRIVERS.with(|all| {
         let mut drivers = all.borrow_mut();
         let at = drivers.iter().position(|driver| driver.id() == id)?;
@@ -182,7 +184,7 @@ pub fn forget_driver(id: u64) {
 }
 
 pub fn add_session(id: u64, session: Rc<Session>) {
-    // Tokio's thread-locals are there by now, so they are dropped after this one.
+    // Tokio's thread-locals exist by now, so they are dropped after this one.
     THREAD_END.with(|_| ());
     SESSIONS.with(|all| all.borrow_mut().insert(id, session));
 }
@@ -191,7 +193,7 @@ pub fn session(id: u64) -> Option<Rc<Session>> {
     SESSIONS.with(|all| all.borrow().get(&id).cloned())
 }
 
-/// An error is one of the user's callback.
+/// An error comes from the user's callback.
 pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<()> {
     let Some(session) = session(id) else { return Ok(()) };
     let (what, cause) = match &change.change {
@@ -204,8 +206,9 @@ pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<(
     session.driver.call(py, &args.into_pyobject(py)?)
 }
 
-/// Closes a session of this thread that nobody holds any more, once its commands that nobody waits for are
-/// answered: to close a socket with answers to come makes the server drop what it has not read.
+/// Closes a session of this thread to which no references are left, once its `noreply` commands are
+/// answered. If a socket is closed before its replies arrive, the server discards commands that it
+/// has not read.
 pub fn abandon_session(py: Python<'_>, id: u64) -> bool {
     let Some(known) = session(id) else { return false };
     if known.no_replies.unanswered.get() == 0 || known.driver.is_loop_closed(py) {
@@ -218,7 +221,7 @@ pub fn abandon_session(py: Python<'_>, id: u64) -> bool {
     true
 }
 
-/// Closes a session of this thread; `false` if it is not here.
+/// Closes a session of this thread. Returns `false` if it is not on this thread.
 pub fn close_session(py: Python<'_>, id: u64) -> bool {
     let Some(session) = SESSIONS.with(|all| all.borrow_mut().remove(&id)) else {
         return false;
@@ -231,7 +234,7 @@ pub fn close_session(py: Python<'_>, id: u64) -> bool {
     true
 }
 
-/// The ids are unique already.
+/// Ids are unique already, so they need no hash function.
 #[derive(Clone, Copy, Default)]
 struct Identity(u64);
 

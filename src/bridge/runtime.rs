@@ -1,8 +1,9 @@
-//! A Tokio runtime without a thread, run in turns by whoever watches its descriptor.
+//! A Tokio runtime without a thread, run in turns by the event loop that watches its descriptor.
 //!
-//! When the descriptor is readable or a deadline has passed, [`TurnRuntime::turn`] polls Tokio's I/O
-//! and time drivers once without blocking and runs what that woke until nothing is left. Measured and
-//! explained in docs/design/seam.md; what Tokio does not promise is pinned by the lifecycle tests.
+//! When the descriptor is readable or a deadline has passed, [`TurnRuntime::turn`] polls Tokio's
+//! I/O and time drivers once without blocking, and then runs woken tasks until none is left.
+//! docs/design/seam.md explains this and has the measurements. The lifecycle tests fail if
+//! behaviour that Tokio does not promise changes.
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -30,7 +31,7 @@ pub struct TurnRuntime {
     woken: Arc<TurnWaker>,
     waker: Waker,
     epoll_fd: RawFd,
-    turning: Cell<bool>,
+    is_turning: Cell<bool>,
 }
 
 struct Engine {
@@ -40,13 +41,13 @@ struct Engine {
 
 /// Tasks that the next turn starts.
 pub type Inbox = Rc<RefCell<Vec<LocalFuture>>>;
-/// Tasks that go on in the next turn.
+/// Tasks that continue in the next turn.
 pub type Postponed = Rc<RefCell<Vec<Waker>>>;
 
 struct TurnWaker {
     owner: ThreadId,
     woken: AtomicBool,
-    /// Written from other threads only: makes the watched descriptor readable.
+    /// Written only from other threads, to make the watched descriptor readable.
     wake_sender: StdUnixStream,
 }
 
@@ -57,9 +58,9 @@ impl Wake for TurnWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::Release);
-        // On the owner's thread the turn that is running sees the flag, or whoever woke outside of
-        // one asks for a turn. From elsewhere (a name was resolved on Tokio's blocking pool) the
-        // descriptor must tell. A full pipe tells already.
+        // On the owner's thread the running turn checks the flag, or the code outside of a turn
+        // requests one. On another thread (after name resolution on Tokio's blocking pool) the
+        // descriptor must become readable. If the pipe is full, it is readable already.
         if thread::current().id() != self.owner {
             let _ = (&self.wake_sender).write(&[0]);
         }
@@ -86,17 +87,17 @@ impl TurnRuntime {
         let woken = Arc::new(TurnWaker { owner, woken: AtomicBool::new(true), wake_sender });
         let waker = Waker::from(woken.clone());
         let engine = RefCell::new(Some(Engine { runtime, tasks }));
-        Ok(Self { engine, inbox, postponed, woken, waker, epoll_fd, turning: Cell::new(false) })
+        Ok(Self { engine, inbox, postponed, woken, waker, epoll_fd, is_turning: Cell::new(false) })
     }
 
-    /// What to watch for reading.
+    /// The descriptor to watch for reading.
     pub fn fd(&self) -> RawFd {
         self.epoll_fd
     }
 
-    /// Whether a task was woken, or is to be started or go on, since the last turn ended.
+    /// Whether tasks were woken or are waiting to start or continue since the last turn.
     pub fn wants_turn(&self) -> bool {
-        !self.turning.get()
+        !self.is_turning.get()
             && (self.woken.woken.load(Ordering::Acquire)
                 || !self.inbox.borrow().is_empty()
                 || !self.postponed.borrow().is_empty())
@@ -105,36 +106,37 @@ impl TurnRuntime {
     pub fn turn(&self) {
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
         let Some(Engine { runtime, tasks }) = engine.as_mut() else { return };
-        self.turning.set(true);
+        self.is_turning.set(true);
         for waker in self.postponed.take() {
             waker.wake();
         }
         runtime.block_on(async {
-            // Parks the runtime once without waiting: takes what epoll has and fires timers.
+            // Polls epoll and timers once, without waiting.
             tokio::task::yield_now().await;
-            // Here and now, and in a set of our own: tasks on Tokio's queue could be left there by
-            // the end of `block_on`, with their event taken and nobody to call again.
+            // Polled here, in a `LocalSet`. `block_on` could end with a task on Tokio's own queue
+            // whose event was taken from epoll, and no further event would cause a turn.
             poll_fn(|_| self.run_tasks(tasks)).await;
         });
-        self.turning.set(false);
+        self.is_turning.set(false);
     }
 
-    /// Runs the tasks that were woken, without a look at what epoll and the timers have.
+    /// Runs the tasks that were woken, without polling epoll and timers.
     pub fn run_woken(&self) {
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
         let Some(Engine { runtime, tasks }) = engine.as_mut() else { return };
-        self.turning.set(true);
+        self.is_turning.set(true);
         let _entered = runtime.enter();
         let _: Poll<()> = self.run_tasks(tasks);
-        self.turning.set(false);
+        self.is_turning.set(false);
     }
 
     fn run_tasks(&self, tasks: &mut LocalSet) -> Poll<()> {
         let mut cx = TaskContext::from_waker(&self.waker);
         loop {
             for task in self.inbox.take() {
-                // Without Tokio's budget: a task that used it up is woken at the next poll of the
-                // drivers, which is not to come in this turn, and nobody would call for another.
+                // Without Tokio's budget. A task that has used up its budget is woken at the next
+                // poll of the drivers, which does not happen in this turn, and no event would cause
+                // another turn.
                 tasks.spawn_local(unconstrained(task));
             }
             self.woken.woken.store(false, Ordering::Release);
@@ -145,7 +147,7 @@ impl TurnRuntime {
         }
     }
 
-    /// Drops all tasks and closes all that Tokio holds. Does nothing the second time.
+    /// Drops all tasks and everything that Tokio holds. A second call has no effect.
     pub fn shut_down(&self) {
         self.inbox.take();
         self.postponed.take();
@@ -154,7 +156,7 @@ impl TurnRuntime {
             let _entered = runtime.enter();
             drop(tasks);
         }
-        // A plain drop could wait for a name that is being resolved.
+        // A plain drop could wait for a name resolution.
         runtime.shutdown_background();
     }
 }
@@ -166,7 +168,8 @@ async fn drain_wakeups(wake_receiver: UnixStream) {
     }
 }
 
-/// Tokio does not give its epoll descriptor away, but the kernel says which one watches `fd`.
+/// Finds Tokio's epoll descriptor, for which there is no public API. The kernel tells which epoll
+/// instance watches `fd`.
 fn epoll_watching(fd: RawFd) -> io::Result<RawFd> {
     let unsupported = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => io::ErrorKind::Unsupported.into(),
@@ -174,7 +177,8 @@ fn epoll_watching(fd: RawFd) -> io::Result<RawFd> {
     };
     for entry in std::fs::read_dir("/proc/self/fd").map_err(unsupported)? {
         let entry = entry?;
-        // A process may have thousands of descriptors: open the info of the few that are epolls.
+        // A process may have thousands of descriptors, so only the information of the few epoll
+        // instances is read.
         let is_epoll = std::fs::read_link(entry.path())
             .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
         let Some(number) = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok()) else {
@@ -189,7 +193,7 @@ fn epoll_watching(fd: RawFd) -> io::Result<RawFd> {
 
 fn watches(epoll: RawFd, fd: RawFd) -> io::Result<bool> {
     let info = match std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")) {
-        // Another thread closed it meanwhile.
+        // Another thread has closed it in the meantime.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         info => info?,
     };

@@ -1,5 +1,5 @@
-//! Where there are no descriptors that asyncio could watch: no runtime to be run in turns, and with that
-//! [`super::thread_driver`] for every loop.
+//! A replacement for [`super::runtime`] on platforms without descriptors that asyncio could watch.
+//! There every loop uses [`super::thread_driver`].
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use crate::pool::LocalFuture;
 
-/// There is none.
+/// Never created.
 pub enum TurnRuntime {}
 
 pub type Inbox = Rc<RefCell<Vec<LocalFuture>>>;
@@ -15,7 +15,10 @@ pub type Postponed = Rc<RefCell<Vec<Waker>>>;
 
 impl TurnRuntime {
     pub fn new(_: Inbox, _: Postponed) -> io::Result<Self> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "no descriptors to watch on this system"))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "asyncio cannot watch descriptors on this system",
+        ))
     }
 
     pub fn fd(&self) -> i32 {

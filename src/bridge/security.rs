@@ -1,5 +1,5 @@
-//! TLS and a login, made once for all connections, as an object that shows nothing of itself: it may be in any
-//! frame of Python's.
+//! TLS settings and a login, created once for all connections. The object has no representation of
+//! its contents, because it may appear in any Python frame.
 use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
@@ -19,14 +19,14 @@ impl PySecurity {
         Ok(Self(Arc::new(Security { tls, login })))
     }
 
-    /// What may be shown of the words that refuse a login.
+    /// The part of a server's refusal that may be shown.
     #[staticmethod]
     fn refusal(words: &[u8], password: &str) -> String {
         redact_login_refusal(words, password)
     }
 }
 
-/// PEM texts, and what else `create_client` takes for TLS.
+/// PEM texts and the other TLS options of `create_client`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct TlsArguments {
@@ -45,7 +45,7 @@ impl TlsArguments {
     }
 }
 
-/// Of mechanism, username and password.
+/// Creates a login from mechanism, username and password.
 fn login_from_args((mechanism, username, password): (String, String, String)) -> PyResult<Login> {
     let mechanism = match mechanism.as_str() {
         "sasl" => Mechanism::Sasl,

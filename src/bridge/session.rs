@@ -1,4 +1,5 @@
-//! One client, or one public pool, on its loop's thread: requests from their parts to whichever driver.
+//! One client or public pool on its loop's thread. It builds requests and passes them to the driver
+//! in use.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,11 +23,11 @@ use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeMetrics};
 use crate::pool::{Address, CheckoutId, Context, Metrics, Submission, Waiter};
 use crate::protocol::{Command, Key, NEVER, Nanos, Request, RetrievalVerb, StatsArgs, Verb};
 
-/// With more unanswered commands that nobody waits for, the next one is waited for after all: the
-/// caller is slowed down to what the server does.
+/// Above this number of unanswered `noreply` commands, the next call waits for its reply. This
+/// slows the caller down to the speed of the server.
 const MAX_UNANSWERED_NO_REPLIES: usize = 1024;
 
-/// An abandoned session waits at most this long for answers.
+/// The time for which an abandoned session waits for replies.
 const CLOSE_AFTER: Duration = Duration::from_secs(1);
 
 pub type Awaitable = PyResult<Py<OpFuture>>;
@@ -37,9 +38,9 @@ pub struct Session {
     core: Core,
     timeout: Option<Duration>,
     pub no_replies: Rc<NoReplies>,
-    /// Called with the index of a node, what became of it, and why.
+    /// Called with the index of a node, its new state and the cause.
     pub on_change: Py<PyAny>,
-    /// Connections to each node: at least, and at most.
+    /// The minimum and maximum number of connections per node.
     pub limits: (usize, usize),
     /// Shared with the client's Python object, which may be on another thread.
     pub is_closed: Arc<AtomicBool>,
@@ -54,7 +55,7 @@ enum Core {
     Remote(Rc<ThreadEngine>),
 }
 
-/// What can be asked of a cluster, whoever its waiters are.
+/// Queries and commands of a cluster that do not depend on its type of waiter.
 pub trait Nodes {
     fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError>;
     fn health(&self) -> (Vec<usize>, Vec<usize>);
@@ -115,12 +116,12 @@ impl<W: Waiter> Nodes for Cluster<W> {
     }
 }
 
-/// Where a request goes.
+/// The destination of a request.
 #[derive(Clone, Copy)]
 pub enum Target<'a> {
     Key(Key<'a>),
     Node(usize),
-    /// A node, on a connection of its own.
+    /// A node, on a separate connection.
     Isolated(usize),
     Checkout(CheckoutId),
 }
@@ -151,7 +152,7 @@ impl Session {
         Rc::new(Self { id, driver, core, timeout, no_replies, on_change, limits, is_closed })
     }
 
-    /// Ends all requests; the waiters' results are left to [`super::completion`].
+    /// Ends all requests. [`super::completion`] keeps the waiters' results.
     pub fn close(&self, py: Python<'_>) {
         let Ok(core) = self.core() else { return };
         match core {
@@ -163,10 +164,10 @@ impl Session {
         }
     }
 
-    /// Closes when all commands that nobody waits for are answered, or after a while.
+    /// Closes when all `noreply` commands are answered, or after a while.
     pub fn close_later(&self) {
         let Ok(core) = self.core() else { return };
-        self.no_replies.closes.set(Some(self.id));
+        self.no_replies.close_when_drained.set(Some(self.id));
         let id = self.id;
         match core {
             Core::Local { context, .. } => {
@@ -197,7 +198,7 @@ impl Session {
         Ok(future)
     }
 
-    /// `keys` were checked.
+    /// `keys` have been checked.
     pub fn fetch_many(
         &self,
         py: Python<'_>,
@@ -267,7 +268,8 @@ impl Session {
         Ok(future)
     }
 
-    /// A request for each key; `values` are those of `Action::Store`. All were checked.
+    /// Sends one request per key. `values` belong to `Action::Store`. All arguments have been
+    /// checked.
     pub fn batch(
         &self,
         py: Python<'_>,
@@ -304,7 +306,7 @@ impl Session {
         Ok(future)
     }
 
-    /// The timeout, if all of it has passed for a batch.
+    /// The timeout, if a batch has reached its deadline.
     pub fn passed_timeout(&self, batch: &Batch) -> Option<Duration> {
         let (tick, instant) = batch.deadline;
         let is_over = match &self.core {
@@ -314,7 +316,7 @@ impl Session {
         self.timeout.filter(|_| is_over)
     }
 
-    /// Sends what is next of a batch.
+    /// Sends the next window of a batch.
     pub fn send_window(&self, py: Python<'_>, batch: &Rc<Batch>) -> PyResult<()> {
         let window = batch.next_window(py);
         let core = self.core()?;
@@ -349,7 +351,8 @@ impl Session {
         self.driver.schedule_pending(py)
     }
 
-    /// A [`Command::Counter`]: its number, or one below 0 where the node does not know the command.
+    /// Sends a [`Command::Counter`]. Returns its number, or a negative one if the node does not
+    /// know the command.
     pub fn counter(&self, py: Python<'_>, key: Key<'_>, command: Command<'_>) -> Awaitable {
         let target = self.route(py, Target::Key(key), command.verb())?;
         let future = self.driver.create_future(py)?;
@@ -359,7 +362,8 @@ impl Session {
         Ok(future)
     }
 
-    /// Done when a node has answered a `get` of this key, be it by an error of a server behind a proxy.
+    /// Completes when a node has answered a `get` of this key, even with an error of a server
+    /// behind a proxy.
     pub fn probe(&self, py: Python<'_>, target: Target<'_>, key: Key<'_>) -> Awaitable {
         let future = self.driver.create_future(py)?;
         let waiter = PyWaiter::Probe { future: future.clone_ref(py) };
@@ -378,7 +382,7 @@ impl Session {
         self.submit(py, target, Submission::Borrowed(&Request::Command(command)), noreply)
     }
 
-    /// Any command.
+    /// Sends any command.
     pub fn submit(
         &self,
         py: Python<'_>,
@@ -405,7 +409,7 @@ impl Session {
         Ok(future)
     }
 
-    /// A command on a leased connection, answered with the reply's own text.
+    /// Sends a command on a checked-out connection. Returns the text of the reply.
     pub fn raw_command(
         &self,
         py: Python<'_>,
@@ -423,7 +427,7 @@ impl Session {
         Ok(future)
     }
 
-    /// A retrieval on a leased connection.
+    /// Sends a retrieval on a checked-out connection.
     pub fn raw_fetch(
         &self,
         py: Python<'_>,
@@ -439,7 +443,7 @@ impl Session {
         Ok(future)
     }
 
-    /// A connection of the first node for the caller alone.
+    /// Checks out a connection of the first node.
     pub fn check_out(&self, py: Python<'_>, checkout: CheckoutId) -> Awaitable {
         let future = self.driver.create_future(py)?;
         let waiter =
@@ -457,11 +461,11 @@ impl Session {
     }
 
     pub fn release(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<()> {
-        self.tell(move |nodes| nodes.release(checkout));
+        self.post(move |nodes| nodes.release(checkout));
         self.driver.schedule_pending(py)
     }
 
-    /// As `release`, where nobody can be told of an error.
+    /// Releases a connection where no caller can receive an error.
     pub fn release_silently(&self, py: Python<'_>, checkout: CheckoutId) {
         if let Err(error) = self.release(py, checkout)
             && !self.driver.is_loop_closed(py)
@@ -471,33 +475,33 @@ impl Session {
     }
 
     pub fn close_checked_out(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<()> {
-        self.tell(move |nodes| nodes.close_checked_out(checkout));
+        self.post(move |nodes| nodes.close_checked_out(checkout));
         self.driver.schedule_pending(py)
     }
 
     pub fn is_checked_out(&self, py: Python<'_>, checkout: CheckoutId) -> PyResult<bool> {
-        self.ask(py, move |nodes| nodes.is_checked_out(checkout))
+        self.query(py, move |nodes| nodes.is_checked_out(checkout))
     }
 
-    /// The index of the node that a key belongs to.
+    /// The index of the node to which a key belongs.
     pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
         let key = Bytes::copy_from_slice(key.as_bytes());
-        let index = self.ask(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
+        let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
         index.map_err(|error| errors::no_nodes(py, error, None))
     }
 
-    /// Indexes of the healthy and of the unhealthy nodes.
+    /// The indexes of the healthy and of the unhealthy nodes.
     pub fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-        self.ask(py, |nodes| nodes.health())
+        self.query(py, |nodes| nodes.health())
     }
 
     pub fn metrics(&self, py: Python<'_>, node: usize) -> PyResult<Metrics> {
-        self.ask(py, move |nodes| nodes.metrics(node))
+        self.query(py, move |nodes| nodes.metrics(node))
     }
 
     /// See [`Cluster::metrics`].
     pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
-        self.ask(py, |nodes| nodes.all_metrics())
+        self.query(py, |nodes| nodes.all_metrics())
     }
 
     /// See [`Cluster::add_node`].
@@ -507,39 +511,39 @@ impl Session {
         address: Address,
         ip: Option<String>,
     ) -> PyResult<usize> {
-        let index = self.ask(py, move |nodes| nodes.add_node(address, ip))?;
+        let index = self.query(py, move |nodes| nodes.add_node(address, ip))?;
         self.driver.schedule_pending(py)?;
         Ok(index)
     }
 
     pub fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
-        self.ask(py, move |nodes| nodes.is_connected(node))
+        self.query(py, move |nodes| nodes.is_connected(node))
     }
 
     /// See [`crate::pool::Pool::set_ip`].
     pub fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
-        self.ask(py, move |nodes| nodes.set_ip(node, ip))?;
+        self.query(py, move |nodes| nodes.set_ip(node, ip))?;
         self.driver.schedule_pending(py)
     }
 
     /// See [`Cluster::change`].
     pub fn change(&self, py: Python<'_>, joining: Vec<usize>, leaving: Vec<usize>) -> PyResult<()> {
-        self.ask(py, move |nodes| nodes.change(&joining, &leaving))?;
+        self.query(py, move |nodes| nodes.change(&joining, &leaving))?;
         self.driver.schedule_pending(py)
     }
 
-    fn ask<T: Send + 'static>(
+    fn query<T: Send + 'static>(
         &self,
         py: Python<'_>,
-        question: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
+        query: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
     ) -> PyResult<T> {
         match self.core()? {
-            Core::Local { cluster, .. } => Ok(question(cluster)),
-            Core::Remote(engine) => engine.ask(py, self.id, move |cluster| question(cluster)),
+            Core::Local { cluster, .. } => Ok(query(cluster)),
+            Core::Remote(engine) => engine.query(py, self.id, move |cluster| query(cluster)),
         }
     }
 
-    fn tell(&self, what: impl FnOnce(&dyn Nodes) + Send + 'static) {
+    fn post(&self, what: impl FnOnce(&dyn Nodes) + Send + 'static) {
         match self.core() {
             Err(_) => {}
             Ok(Core::Local { cluster, .. }) => what(cluster),
@@ -547,7 +551,8 @@ impl Session {
         }
     }
 
-    /// Where the cluster is here, the node is known at once, and that there is none.
+    /// If the cluster is on this thread, replaces a key by its node, or fails at once if there is
+    /// none.
     fn route<'a>(&self, py: Python<'_>, target: Target<'a>, verb: Verb) -> PyResult<Target<'a>> {
         match (self.core()?, target) {
             (Core::Local { cluster, .. }, Target::Key(key)) => {
@@ -558,7 +563,7 @@ impl Session {
         }
     }
 
-    /// `target` was routed.
+    /// `target` must come from [`Self::route`].
     fn send(
         &self,
         py: Python<'_>,
@@ -602,8 +607,8 @@ impl Session {
         self.driver.schedule_pending(py)
     }
 
-    /// The core, unless it is another process's. To be asked for after the last call of Python: that may have
-    /// forked.
+    /// The core, unless it belongs to the parent process. Must be called after the last call into
+    /// Python, because that may have forked.
     fn core(&self) -> PyResult<&Core> {
         if self.driver.is_forked() { Err(errors::forked()) } else { Ok(&self.core) }
     }
@@ -619,7 +624,8 @@ impl Session {
         self.timeout.and_then(|limit| Instant::now().checked_add(limit))
     }
 
-    /// The caller of a command with `noreply` goes on when it is on a connection, unless too many are unanswered.
+    /// The call ends when the command is on a connection, or when it is answered if too many
+    /// commands are unanswered.
     fn no_reply_waiter(&self, py: Python<'_>, verb: Verb, future: &Py<OpFuture>) -> PyWaiter {
         let backlog = self.no_replies.clone();
         let unanswered = backlog.unanswered.get() + 1;

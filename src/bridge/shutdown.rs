@@ -1,8 +1,8 @@
-//! The end of the interpreter, as other threads see it.
+//! Threads at the exit of the interpreter.
 //!
-//! `CPython` ends a daemon thread where it next wants the interpreter's lock, by unwinding it, and a frame of
-//! Rust on its stack makes that an abort of the process. So from the exit hook on, turns are for the
-//! exiting thread only, and the hook waits, for a while, for those that are under way.
+//! `CPython` unwinds a daemon thread when it next requests the GIL, and a Rust frame on its stack
+//! turns this into an abort of the process. So after the exit hook has started only the exiting
+//! thread may begin a turn, and the hook waits for a limited time for turns that are under way.
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, ThreadId};
@@ -16,7 +16,8 @@ static EXITING: AtomicBool = AtomicBool::new(false);
 static EXITING_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
 static TURNS: AtomicUsize = AtomicUsize::new(0);
 
-/// Longer than callbacks take; a process must not be kept from ending by one that never returns.
+/// Longer than callbacks take. A callback that never returns must not keep the process from
+/// exiting.
 const TURN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A turn that is under way.
@@ -25,7 +26,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// `None`: there are to be no more.
+    /// Returns `None` if no further turn may begin.
     pub fn begin() -> Option<Self> {
         TURNS.fetch_add(1, Ordering::SeqCst);
         let turn = Self { forks: registry::forks() };
@@ -35,14 +36,14 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // One that ends in a child in which it did not begin is not counted there.
+        // A turn that began in the parent and ends in a child is not counted in the child.
         if self.forks == registry::forks() {
             TURNS.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
 
-/// Whether the interpreter's end has begun.
+/// Whether the exit of the interpreter has begun.
 pub fn has_begun() -> bool {
     EXITING.load(Ordering::Relaxed)
 }
@@ -53,7 +54,7 @@ pub fn is_frozen() -> bool {
         && EXITING_THREAD.lock().is_ok_and(|exiting| *exiting != Some(thread::current().id()))
 }
 
-/// The calling thread is about to end the interpreter.
+/// Called by the thread that is about to end the interpreter.
 pub fn freeze_others(py: Python<'_>) {
     if let Ok(mut exiting) = EXITING_THREAD.lock() {
         *exiting = Some(thread::current().id());
@@ -69,7 +70,7 @@ pub fn freeze_others(py: Python<'_>) {
     });
 }
 
-/// The turns of the parent's other threads are not the child's.
+/// Turns of the parent's other threads do not exist in the child.
 pub fn after_fork_in_child() {
     TURNS.store(0, Ordering::SeqCst);
 }

@@ -1,4 +1,5 @@
-//! What is counted, as Python reads it. Made into types there: only those who ask pay for these.
+//! Counters as Python reads them. Python converts them to its own types, so only callers that
+//! request them pay for this.
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -6,7 +7,7 @@ use crate::cluster::NodeMetrics;
 use crate::pool::Metrics;
 use crate::protocol::{CommandStats, LATENCY_BOUNDS, Nanos, Verb};
 
-/// What the buckets of latencies reach up to, in seconds.
+/// The upper bounds of the latency buckets, in seconds.
 pub fn latency_bounds(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     PyTuple::new(py, LATENCY_BOUNDS.map(seconds))
 }
@@ -24,7 +25,7 @@ pub fn nodes_to_list(py: Python<'_>, nodes: Vec<NodeMetrics>) -> PyResult<Bound<
     Ok(list)
 }
 
-/// A word for each command.
+/// A single word per command.
 fn verb_name(verb: Verb) -> &'static str {
     match verb {
         Verb::ConfigGetCluster => "config",

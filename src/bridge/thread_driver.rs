@@ -1,8 +1,9 @@
-//! The core on a thread of its own, for platforms whose descriptors asyncio cannot watch.
+//! The core on a separate thread, for platforms on which asyncio cannot watch descriptors.
 //!
-//! Requests are posted to [`Background`], with a ticket; the waiter stays here. Answers are collected in an
-//! outbox, and one wake-up of the loop fetches all that came. The thread that does the I/O does not wait
-//! for the interpreter's lock: a helper of the runtime does, for as long as it takes to call the loop.
+//! Requests are posted to [`Background`] with a ticket, and the waiter stays here. Replies are
+//! collected in an outbox, and one wake-up of the loop fetches all of them. The thread that does
+//! the I/O does not wait for the GIL. A helper thread of the runtime waits for it and calls the
+//! loop.
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -32,14 +33,14 @@ use crate::protocol::{Key, Nanos, OwnedRequest, ReplyHandler};
 
 pub struct ThreadEngine {
     background: RefCell<Option<Arc<Background>>>,
-    /// What was asked in this iteration of the loop: it goes together.
+    /// The requests of this iteration of the loop, which are posted together.
     outgoing: RefCell<Vec<Job>>,
     last_batch: Cell<usize>,
     flush_scheduled: Cell<bool>,
     outbox: Arc<Outbox>,
-    /// By their tickets.
+    /// The waiters, by ticket.
     waiters: RefCell<Slab<PyWaiter>>,
-    /// What requests on their way share.
+    /// Memory that short requests share on their way.
     block: RefCell<BytesMut>,
 }
 
@@ -60,7 +61,7 @@ enum PostedAction {
 }
 
 impl PostedRequest {
-    /// On the core's thread. `last`: the cluster of the request before it.
+    /// Runs on the core's thread. `last` is the cluster of the previous request.
     pub fn submit(self, cores: &Cores, last: &mut Option<(u64, Cluster<Recorder>)>) {
         let record = Record::new(self.ticket, self.outbox, self.abandoned, self.noreply);
         let deadline = cores.context.deadline_at(self.deadline);
@@ -82,26 +83,26 @@ impl PostedRequest {
     }
 }
 
-/// What the core's thread has for one loop.
+/// The messages of the core's thread for one loop.
 pub struct Outbox {
     messages: Mutex<Vec<Message>>,
-    /// Whether the loop is told already that there is something.
+    /// Whether the loop has been notified of new messages.
     is_notified: AtomicBool,
     runtime: &'static Runtime,
     notifier: Mutex<Option<Arc<Notifier>>>,
 }
 
-/// How the loop is called: in the context in which the first client was made.
+/// Calls the loop, in the context in which the first client was created.
 struct Notifier {
     locals: TaskLocals,
     turn: Py<PyAny>,
 }
 
-/// Helpers that are calling a loop; none may be at it when the interpreter ends.
+/// The number of helper threads that are calling a loop. It must be 0 when the interpreter ends.
 static NOTIFYING: AtomicUsize = AtomicUsize::new(0);
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// From now on no thread of ours touches the interpreter. Waits for those that are at it.
+/// Keeps emcache's threads from touching the interpreter, and waits for those that are using it.
 pub fn stop_notifying(py: Python<'_>) {
     STOPPED.store(true, Ordering::SeqCst);
     py.detach(|| {
@@ -114,18 +115,19 @@ pub fn stop_notifying(py: Python<'_>) {
     });
 }
 
-/// In the child of a fork nobody is ringing, whatever was under way in the parent.
+/// The parent's helper threads do not exist in the child.
 pub fn after_fork_in_child() {
     NOTIFYING.store(0, Ordering::SeqCst);
 }
 
 impl Outbox {
-    /// Called in a task, or a job, of the core's thread.
+    /// Called in a task or a job of the core's thread.
     pub fn push(self: &Arc<Self>, message: Message) {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
         if !self.is_notified.swap(true, Ordering::AcqRel) {
             let outbox = self.clone();
-            // Behind what else is ready, so that one call of the loop is for all of it.
+            // Queued behind all ready tasks, so that one call of the loop covers all their
+            // messages.
             tokio::task::spawn_local(async move { outbox.notify() });
         }
     }
@@ -136,7 +138,7 @@ impl Outbox {
             self.runtime.spawn_blocking(move || outbox.call_loop());
         }));
         if helped.is_err() {
-            // No thread to be had: then this one waits for the interpreter's lock.
+            // If no helper thread can be started, this one waits for the GIL.
             self.call_loop();
         }
     }
@@ -148,7 +150,7 @@ impl Outbox {
         } else {
             let _ = Python::try_attach(|py| {
                 let notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                // A loop that is closed refuses, and nobody is left to tell.
+                // A closed loop refuses the call. Then there is no caller left to notify.
                 if notifier.is_some_and(|notifier| notifier.notify(py).is_err()) {
                     self.is_notified.store(false, Ordering::Release);
                 }
@@ -158,7 +160,7 @@ impl Outbox {
     }
 
     fn take(&self) -> Vec<Message> {
-        // Before the messages: what comes after them rings again.
+        // Before the messages are taken, so that later ones notify the loop again.
         self.is_notified.store(false, Ordering::Release);
         std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -175,19 +177,20 @@ impl Notifier {
     }
 }
 
-/// So many requests are not kept for the end of the iteration.
+/// When this many requests are collected they are posted without waiting for the end of the
+/// iteration.
 const MAX_BATCH: usize = 512;
 
-/// Where a request goes.
+/// The destination of a request.
 pub enum Route {
-    /// To the node of its key.
+    /// The node of its key.
     Key,
-    /// To the nodes of its keys.
+    /// The nodes of its keys.
     Keys {
         is_partial: bool,
     },
     Node(usize),
-    /// On a connection of its own.
+    /// A node, on a separate connection.
     Isolated(usize),
     Checkout(CheckoutId),
 }
@@ -195,7 +198,7 @@ pub enum Route {
 impl ThreadEngine {
     pub fn start(py: Python<'_>, python: &PythonLoop) -> PyResult<Self> {
         let background = Background::get()?;
-        // Whoever starts another loop in an exit handler is heard, too.
+        // An exit handler may start another loop, which needs notifications too.
         STOPPED.store(false, Ordering::SeqCst);
         let locals = TaskLocals::new(python.event_loop.bind(py).clone()).copy_context(py)?;
         let notifier = Arc::new(Notifier { locals, turn: python.turn.clone_ref(py) });
@@ -225,7 +228,7 @@ impl ThreadEngine {
         });
     }
 
-    /// Everybody who waits is told.
+    /// Ends all requests of a session and notifies their callers.
     pub fn close(&self, py: Python<'_>, session: u64) {
         self.call(py, move |cores| {
             cores.context.flush();
@@ -248,7 +251,7 @@ impl ThreadEngine {
         self.post_request(session, waiter, deadline, PostedAction::Send(route, request));
     }
 
-    /// A request that can cross to the core's thread.
+    /// Converts a request to one that can be sent to the core's thread.
     pub fn to_owned_request(&self, submission: Submission<'_>) -> OwnedRequest {
         submission.into_owned_in_block(&mut self.block.borrow_mut())
     }
@@ -275,7 +278,7 @@ impl ThreadEngine {
         });
     }
 
-    /// Has `job` done with the cluster of a session, if it is still there.
+    /// Runs `job` with the cluster of a session, if it still exists.
     pub fn post_to(&self, session: u64, job: impl FnOnce(&Cluster<Recorder>) + Send + 'static) {
         self.post(move |cores| {
             let cluster = cores.clusters.borrow().get(&session).cloned();
@@ -285,21 +288,21 @@ impl ThreadEngine {
         });
     }
 
-    /// As [`Self::post_to`], and waits for the result.
-    pub fn ask<T: Send + 'static>(
+    /// Runs `query` with the cluster of a session and waits for the result.
+    pub fn query<T: Send + 'static>(
         &self,
         py: Python<'_>,
         session: u64,
-        question: impl FnOnce(&Cluster<Recorder>) -> T + Send + 'static,
+        query: impl FnOnce(&Cluster<Recorder>) -> T + Send + 'static,
     ) -> PyResult<T> {
         let answer = self.call(py, move |cores| {
             let cluster = cores.clusters.borrow().get(&session).cloned();
-            cluster.map(|cluster| question(&cluster))
+            cluster.map(|cluster| query(&cluster))
         });
         answer.flatten().ok_or_else(errors::closed)
     }
 
-    /// Tells the waiters what came for them.
+    /// Passes all received messages to their waiters.
     pub fn collect(&self) {
         for message in self.outbox.take() {
             match message {
@@ -320,7 +323,7 @@ impl ThreadEngine {
         }
     }
 
-    /// Leaves the thread, which ends if nobody else needs it.
+    /// Stops using the thread, which ends with its last user.
     pub fn stop(&self, py: Python<'_>) {
         self.flush();
         let background = self.background.take();
@@ -330,7 +333,7 @@ impl ThreadEngine {
         let notifier = self.outbox.notifier.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(notifier);
         if shutdown::has_begun() {
-            // The loop was one of another exit handler's: there is no later one to wait for the helpers.
+            // An exit handler ran this loop. No later hook waits for the helper threads.
             stop_notifying(py);
         }
     }
@@ -367,7 +370,8 @@ impl ThreadEngine {
         self.flush_scheduled.get()
     }
 
-    /// A lone request leaves at once if recent ones came alone too, else with the others of its iteration.
+    /// A single request is posted at once if recent ones were single too, otherwise with the other
+    /// requests of its iteration.
     pub fn schedule_flush(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
         let count = self.outgoing.borrow().len();
         if count == 0 || self.flush_scheduled.get() {
@@ -378,12 +382,12 @@ impl ThreadEngine {
             return Ok(());
         }
         python.call_soon.call1(py, (&python.flush,))?;
-        // Only when the loop has taken the callback.
+        // Set only after the loop has accepted the callback.
         self.flush_scheduled.set(true);
         Ok(())
     }
 
-    /// Where the thread was left already nobody answers: whoever waits is told so.
+    /// Posts the collected requests, or fails them if the thread is no longer used.
     pub fn flush(&self) {
         self.flush_scheduled.set(false);
         let batch = self.outgoing.take();
@@ -412,7 +416,7 @@ impl ThreadEngine {
     }
 }
 
-/// On the core's thread.
+/// Runs on the core's thread.
 fn send(
     cluster: &Cluster<Recorder>,
     route: Route,

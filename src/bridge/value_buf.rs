@@ -1,12 +1,17 @@
-//! Values as `bytes`. Long ones are received where the caller will find them: nothing is copied.
+//! Values as `bytes` objects. Long values are received into the object that the caller gets,
+//! without a copy.
+//!
+//! Only the loop driver uses this module, so its code runs in a turn on the loop's thread, which is
+//! attached to the interpreter.
 #![allow(unsafe_code)]
+use std::ptr::NonNull;
+
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::malloc_hint;
 use crate::protocol::ValueBuf;
 
 pub struct PyValueBuf(Py<PyBytes>);
@@ -25,7 +30,6 @@ impl ValueBuf for PyValueBuf {
     }
 
     fn allocate(len: usize) -> Option<PartialValue> {
-        malloc_hint::note_value_len(len);
         Python::attach(|py| PartialValue::new(py, len))
     }
 
@@ -39,9 +43,13 @@ impl ValueBuf for PyValueBuf {
     }
 }
 
-/// Invariant: `filled <= len`, and the first `filled` bytes are written. Nobody else has the object.
+/// A `bytes` object that is being filled.
+///
+/// Invariant: `filled <= len`, and the first `filled` of the `len` bytes at `start` are
+/// initialized. This is the only reference to the object.
 pub struct PartialValue {
     bytes: Py<PyBytes>,
+    start: NonNull<u8>,
     filled: usize,
     len: usize,
 }
@@ -49,21 +57,26 @@ pub struct PartialValue {
 impl PartialValue {
     fn new(py: Python<'_>, len: usize) -> Option<Self> {
         let signed = ffi::Py_ssize_t::try_from(len).ok()?;
-        // SAFETY: the interpreter's lock is held; null instead of bytes makes an object whose bytes nobody has
-        // written, or returns null with an exception set.
+        // SAFETY: `py` proves that this thread is attached to the interpreter. With a null pointer
+        // the function creates an object with uninitialized bytes, or returns null with an
+        // exception set.
         let made = unsafe {
             Bound::from_owned_ptr_or_err(
                 py,
                 ffi::PyBytes_FromStringAndSize(std::ptr::null(), signed),
             )
         };
-        let bytes = made.ok()?.cast_into::<PyBytes>().ok()?.unbind();
-        Some(Self { bytes, filled: 0, len })
+        let bytes = made.ok()?.cast_into::<PyBytes>().ok()?;
+        // SAFETY: this thread is attached, and the argument is a `bytes` object.
+        let start = unsafe { ffi::PyBytes_AsString(bytes.as_ptr()) };
+        let start = NonNull::new(start.cast())?;
+        Some(Self { bytes: bytes.unbind(), start, filled: 0, len })
     }
 }
 
-// SAFETY: `chunk_mut` is what is not filled of memory that lives as long as `bytes`, which is never moved by
-// Python, and `advance_mut` counts what its caller vouches for.
+// SAFETY: `chunk_mut` returns the part of the object's memory that is not filled. The memory lives
+// as long as `bytes`, and Python never moves it. `advance_mut` counts only bytes that its caller
+// has initialized, as its contract demands.
 unsafe impl BufMut for PartialValue {
     fn remaining_mut(&self) -> usize {
         self.len - self.filled
@@ -75,11 +88,12 @@ unsafe impl BufMut for PartialValue {
     }
 
     fn chunk_mut(&mut self) -> &mut UninitSlice {
-        // SAFETY: the object is of `bytes`, has `len` bytes, and nobody else knows it: no Python code has seen it
-        // yet, and this borrow is the only one of it.
+        // SAFETY: `start` points to `len` bytes, and `filled <= len`. No other code reads or writes
+        // them, because this is the only reference to the object and `&mut self` excludes another
+        // borrow. The access is to plain memory and needs no attached thread.
         unsafe {
-            let start = ffi::PyBytes_AsString(self.bytes.as_ptr()).cast::<u8>();
-            UninitSlice::from_raw_parts_mut(start.add(self.filled), self.remaining_mut())
+            let rest = self.start.add(self.filled).as_ptr();
+            UninitSlice::from_raw_parts_mut(rest, self.remaining_mut())
         }
     }
 }

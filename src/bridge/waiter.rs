@@ -1,8 +1,8 @@
-//! Who waits in the core for a future of Python's.
+//! Waiters: the core's side of Python futures.
 //!
-//! Answers arrive while the core is borrowed, and then no code of Python's may run. So a waiter makes only
-//! objects that start no garbage collection (`bytes`, `str`, `int`); what is made of them (`Item`, `dict`,
-//! exceptions) is made by [`completion`], where the results leave.
+//! Replies arrive while the core is borrowed, and no Python code may run then. So a waiter creates
+//! only objects that start no garbage collection (`bytes`, `str`, `int`). [`completion`] creates
+//! the objects that contain them (`Item`, `dict`, exceptions) when it delivers the results.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub enum PyWaiter {
         gather: Rc<Gather>,
         line: Line,
     },
-    /// One key of a call that changes many.
+    /// One key of a call that changes many keys.
     Part {
         batch: Rc<Batch>,
         at: usize,
@@ -41,7 +41,7 @@ pub enum PyWaiter {
     Counter {
         future: Py<OpFuture>,
     },
-    /// A `get` of which only the answer counts, not what it is.
+    /// A `get` for which any reply counts, regardless of its content.
     Probe {
         future: Py<OpFuture>,
     },
@@ -54,20 +54,20 @@ pub enum PyWaiter {
         future: Py<OpFuture>,
         stats: Stats,
     },
-    /// A connection of one's own.
+    /// A connection for exclusive use.
     Checkout {
         future: Py<OpFuture>,
         session: u64,
         checkout: CheckoutId,
     },
-    /// On a leased connection: any command whose reply is given as it came.
+    /// Any command on a checked-out connection whose reply is returned as text.
     RawReply {
         future: Py<OpFuture>,
         verb: Verb,
         text: Vec<u8>,
     },
-    /// On a leased connection: a retrieval. Boxed, for waiters of all kinds lie in the queues and most are
-    /// small.
+    /// A retrieval on a checked-out connection. Boxed, because queues contain waiters of all kinds
+    /// and most are small.
     RawItems {
         future: Py<OpFuture>,
         verb: Verb,
@@ -81,28 +81,28 @@ pub enum PyWaiter {
     },
 }
 
-/// For how long the caller of a command with `noreply` waits.
+/// How long the caller of a command with `noreply` waits.
 pub enum Caller {
-    /// Until the request is on a connection: then it is certain that nothing is known to keep it from the server.
+    /// Until the request is on a connection. No known obstacle keeps it from the server then.
     UntilAccepted(Py<OpFuture>),
-    /// As before, for one key of many.
+    /// Like `UntilAccepted`, for one key of many.
     UntilPartAccepted {
         batch: Rc<Batch>,
         at: usize,
     },
-    /// Until it is answered, because too many are not.
+    /// Until it is answered, because too many commands are unanswered.
     UntilAnswered(Py<OpFuture>),
     Done,
 }
 
-/// What was asked for in one line, and what came.
+/// The keys of one line, and the items received for them.
 pub struct Line {
-    /// Where its keys stand among those of the call; `None`: it has all, in order.
+    /// The positions of the line's keys among those of the call. `None` means all keys, in order.
     pub positions: Option<Vec<usize>>,
     pub items: Vec<(usize, RawItem)>,
 }
 
-/// What emcache 1.3 gives for a retrieval on a connection.
+/// The result of a retrieval on a connection, in the form of emcache 1.3.
 #[derive(Default)]
 pub struct RawItems {
     pub keys: Vec<Py<PyBytes>>,
@@ -128,30 +128,31 @@ impl RawItems {
 
 pub type Stats = Vec<(Py<PyString>, Py<PyString>)>;
 
-/// A call with many keys: complete when all its lines are, failed when one is (unless it is partial).
+/// A call with many keys. It is complete when all its lines are, and failed when one of them is,
+/// unless it is partial.
 pub struct Gather {
     pub future: Py<OpFuture>,
     pub flags: bool,
     pub verb: Verb,
-    /// As the result will hold them.
+    /// In the form that the result will hold.
     pub keys: Vec<Py<PyBytes>>,
     pub lines: RefCell<Vec<Line>>,
     pub missing_lines: Cell<usize>,
     pub failed: Cell<bool>,
-    /// Whether what came is given in any case, with why the rest did not.
+    /// Whether received items are returned in any case, with the errors of the other keys.
     pub is_partial: bool,
-    /// Which keys got no answer, or an error (`None`: all of the call's).
+    /// Failures and the positions of their keys. `None` means all keys of the call.
     pub failures: RefCell<Vec<(Option<Vec<usize>>, Outcome)>>,
 }
 
-/// What is known of the commands of a client that nobody waits for.
+/// The state of a client's `noreply` commands.
 #[derive(Default)]
 pub struct NoReplies {
     pub unanswered: Cell<usize>,
-    /// Who waits until none is unanswered.
-    pub drained: RefCell<Vec<Py<OpFuture>>>,
-    /// The session to be closed then.
-    pub closes: Cell<Option<u64>>,
+    /// Futures that complete when all commands are answered.
+    pub drain_futures: RefCell<Vec<Py<OpFuture>>>,
+    /// The session to close at that point.
+    pub close_when_drained: Cell<Option<u64>>,
     pub errors: Cell<u64>,
 }
 
@@ -168,7 +169,7 @@ impl Gather {
         completion::complete(future, outcome);
     }
 
-    /// May start a garbage collection: not while the core is borrowed.
+    /// May start a garbage collection, so it must not be called while the core is borrowed.
     pub fn into_items(self: Rc<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let dict = self.items(py)?;
         if !self.is_partial {
@@ -189,7 +190,7 @@ impl Gather {
         Ok(dict)
     }
 
-    /// Whose item did not come, and was asked for where something failed.
+    /// The errors of all keys that failed and have no item.
     fn errors<'py>(
         &self,
         py: Python<'py>,
@@ -225,10 +226,10 @@ impl NoReplies {
         self.unanswered.set(self.unanswered.get() - 1);
         self.errors.set(self.errors.get() + u64::from(error));
         if self.unanswered.get() == 0 {
-            for future in self.drained.take() {
+            for future in self.drain_futures.take() {
                 completion::complete(future, Outcome::Value(py.None()));
             }
-            if let Some(session) = self.closes.take() {
+            if let Some(session) = self.close_when_drained.take() {
                 completion::close(session);
             }
         }
@@ -239,7 +240,7 @@ impl ReplyHandler for PyWaiter {
     type Value = PyValueBuf;
 
     fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) {
-        // Nothing is made for a caller that has given up.
+        // No objects are created for a caller that has left.
         Python::attach(|py| match self {
             Self::One { future, .. } | Self::RawItems { future, .. } if is_over(py, future) => {}
             Self::Line { gather, .. } if is_over(py, &gather.future) => {}
@@ -248,7 +249,7 @@ impl ReplyHandler for PyWaiter {
             Self::RawItems { items, .. } => {
                 items.items.push((index, RawItem::new(py, item, shared)));
             }
-            // Of all other commands only `config get cluster` has an item.
+            // `config get cluster` is the only other command that returns an item.
             Self::RawReply { text, .. } => text.extend_from_slice(item.value),
             _ => {}
         });
@@ -311,7 +312,7 @@ impl ReplyHandler for PyWaiter {
                 let outcome = outcome_from_reply(py, Verb::MetaArithmetic, reply, from);
                 completion::complete(future, outcome);
             }
-            Self::Probe { future } => completion::complete(future, probed(py, reply, from)),
+            Self::Probe { future } => completion::complete(future, probe_outcome(py, reply, from)),
             Self::Command { future, verb } => {
                 completion::complete(future, outcome_from_reply(py, verb, reply, from));
             }
@@ -344,7 +345,7 @@ impl ReplyHandler for PyWaiter {
             }
             Self::NoReply { backlog, caller, .. } => {
                 backlog.ended(py, matches!(reply, Reply::Error(_)));
-                caller.told(py, Outcome::Value(py.None()));
+                caller.complete(py, Outcome::Value(py.None()));
             }
         });
     }
@@ -375,7 +376,7 @@ impl Caller {
         }
     }
 
-    fn told(self, py: Python<'_>, outcome: Outcome) {
+    fn complete(self, py: Python<'_>, outcome: Outcome) {
         match self {
             Self::UntilAccepted(future) | Self::UntilAnswered(future) => {
                 completion::complete(future, outcome);
@@ -386,7 +387,7 @@ impl Caller {
     }
 }
 
-/// Ends a call whose task may not wait yet: then it need not wait at all.
+/// Ends a call with `None`, at once if its task does not wait yet.
 pub fn complete_with_none(py: Python<'_>, future: Py<OpFuture>) {
     if !OpFuture::resolve_unawaited(future.bind(py)) {
         completion::complete(future, Outcome::Value(py.None()));
@@ -434,12 +435,12 @@ impl PyWaiter {
             Self::Part { batch, at } => Python::attach(|py| batch.answered(py, at, outcome)),
             Self::NoReply { backlog, caller, .. } => Python::attach(|py| {
                 backlog.ended(py, true);
-                caller.told(py, outcome);
+                caller.complete(py, outcome);
             }),
         }
     }
 
-    /// Some keys of a partial call are not answered: what the server said, or what happened.
+    /// Records that some keys of a partial call failed, with the server's reply or the error.
     pub fn keys_failed(
         &self,
         positions: Option<Vec<usize>>,
@@ -454,13 +455,14 @@ impl PyWaiter {
         gather.failures.borrow_mut().push((positions, outcome));
     }
 
-    /// A flag that is set when nobody waits any more; `None`: that does not matter.
+    /// Returns a flag that is set when the caller leaves, or `None` if the request does not depend
+    /// on it.
     pub fn watch_abandoned(&self) -> Option<Arc<AtomicBool>> {
         let future = self.future()?;
         Python::attach(|py| Some(future.bind(py).try_borrow_mut().ok()?.watch_abandoned()))
     }
 
-    /// `None` for a wait that is for no command.
+    /// `None` if the caller waits for a connection and not for a command.
     pub fn verb(&self) -> Option<Verb> {
         match self {
             Self::One { verb, .. }
@@ -498,7 +500,7 @@ impl PyWaiter {
     }
 }
 
-/// Instead of a number: the server does not know the command of a counter that is created if it is missing.
+/// Returned in place of a number if the server does not know the command.
 const NO_META: i32 = -1;
 
 fn no_meta(py: Python<'_>) -> Py<PyAny> {
@@ -508,7 +510,7 @@ fn no_meta(py: Python<'_>) -> Py<PyAny> {
     }
 }
 
-/// The reply as the server wrote it, without CRLF.
+/// Appends the reply as the server wrote it, without CRLF.
 fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
     match reply {
         Reply::End => text.extend_from_slice(b"END"),
@@ -529,8 +531,9 @@ fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
     }
 }
 
-/// Any answer is one: a proxy that cannot reach the server of a key has others. But whoever is not let in is told.
-fn probed(py: Python<'_>, reply: &Reply<'_>, from: &str) -> Outcome {
+/// Any reply proves that the node answers, since a proxy that cannot reach the server of one key
+/// may reach others. Only a refused login is reported.
+fn probe_outcome(py: Python<'_>, reply: &Reply<'_>, from: &str) -> Outcome {
     match reply {
         Reply::Error(ErrorLine { line, .. }) if line.ends_with(b"unauthenticated") => {
             outcome_from_reply(py, Verb::Get, reply, from)
@@ -559,7 +562,7 @@ fn outcome_from_reply(py: Python<'_>, verb: Verb, reply: &Reply<'_>, from: &str)
             Outcome::Value(no_meta(py))
         }
         Reply::Error(ErrorLine { kind, line }) => refused(kind, line.escape_ascii().to_string()),
-        // `stats reset` and `stats detail on`: 1.3 raises although the server did what it was asked.
+        // `stats reset` and `stats detail on`: 1.3 raises although the server executed them.
         Reply::Reset => refused(ErrorLineKind::Refused, "RESET".into()),
         Reply::Ok => refused(ErrorLineKind::Refused, "OK".into()),
         Reply::End | Reply::Stored | Reply::Deleted | Reply::Touched => Outcome::Value(py.None()),

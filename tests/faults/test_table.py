@@ -10,11 +10,11 @@ ROWS = [*range(1, 52)]
 
 
 def test_each_row_has_a_test():
-    rows = dict(re.findall(r"^\| (\d+) \|(.*)\|$", TABLE, re.MULTILINE))
-    numbers = [int(number) for number in rows]
+    rows = re.findall(r"^\| (\d+) \|(.*)\|$", TABLE, re.MULTILINE)
+    numbers = [int(number) for number, _ in rows]
     assert numbers[: len(ROWS)] == ROWS
     assert numbers == sorted(set(numbers))
-    assert [number for number, row in rows.items() if "::" not in row] == []
+    assert [number for number, row in rows if "::" not in row] == []
 
 
 def test_each_test_is_there():

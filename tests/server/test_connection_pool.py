@@ -1095,7 +1095,7 @@ class TestLeases:
                 connection.auth_command("user", "password"),
             ]
             for call in calls:
-                with pytest.raises(RuntimeError, match="given back"):
+                with pytest.raises(RuntimeError, match="returned to its pool"):
                     await call
             # It is not the former holder's to close, nor to give back once more.
             async with pool.create_connection_context() as next_connection:

@@ -4,8 +4,10 @@ import asyncio
 import gc
 import os
 import platform
+import re
 import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -201,15 +203,17 @@ import resource
 
 async def main():
     async with create(timeout=30) as client:
-        await client.set(b"k", b"x" * 100_000)
+        keys = [b"glibc:%d" % n for n in range(32)]
+        for key in keys:
+            await client.set(key, b"x" * 100_000)
 
-        async def gets(count):
+        async def gets(key, count):
             for _ in range(count):
-                assert len((await client.get(b"k")).value) == 100_000
+                assert len((await client.get(key)).value) == 100_000
 
-        await asyncio.gather(*(gets(20) for _ in range(32)))
+        await asyncio.gather(*(gets(key, 20) for key in keys))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        await asyncio.gather(*(gets(50) for _ in range(32)))
+        await asyncio.gather(*(gets(key, 50) for key in keys))
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         # A value has 25 pages.
         assert faults < 500, faults
@@ -220,5 +224,12 @@ run(main())
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's heap")
-def test_the_memory_of_long_values_is_kept_for_the_next(server, loop):
+def test_glibc_keeps_the_memory_of_long_values_with_the_variables_of_the_guide(
+    server, loop, monkeypatch
+):
+    guide = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
+    variables = dict(re.findall(r"`(MALLOC_\w+)=(\d+)`", guide))
+    assert len(variables) == 2
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     run_silent(FAULTS, loop, server.port)
