@@ -150,8 +150,11 @@ wheels: $(VENV)/.dist-tools memcached  ## dist/: wheels and the source distribut
 matrix:  ## The suite on other Pythons and memcacheds, an hour and more (SUITES="trixie sid"; see tools/matrix)
 	tools/matrix $(SUITES)
 
-workflows: $(VENV)/.dist-tools  ## Looks at .github/workflows: their schema, and what is unsafe in them
+workflows: $(VENV)/.dist-tools  ## Check .github: the schemas of workflows and issue forms, and unsafe steps
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/zizmor -q --offline .github/workflows
 
 licenses: $(VENV)/.tools  ## THIRD-PARTY-LICENSES: those of the crates in the wheels
