@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
+.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,14 @@ lint: $(VENV)/.tools  ## Formatting and lints
 	cargo clippy -q --all-targets --no-default-features -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# A toolchain file would make rustup download a compiler on every machine, so the oldest one is asked for here only.
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+msrv: $(VENV)/.tools  ## Compile with the oldest supported Rust (INSTALL=1: let rustup download it)
+	@rustup run $(if $(INSTALL),--install) $(MSRV) rustc --version $(if $(INSTALL),,2>/dev/null) \
+		|| { echo "Rust $(MSRV) is not installed: make msrv INSTALL=1" >&2; exit 1; }
+	rustup run $(MSRV) cargo check -q --locked --all-targets --target-dir target/msrv
+	rustup run $(MSRV) cargo check -q --locked --all-targets --no-default-features --target-dir target/msrv
 
 fmt: $(VENV)/.tools  ## Format everything
 	cargo fmt
