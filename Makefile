@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
+.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,13 @@ test-churn: build memcached  ## Nodes come and go under load, for a minute
 		EMCACHE_DRIVER=$$driver EMCACHE_TEST_CHURN=60 $(BIN)/python -m pytest -q -o timeout=120 \
 			tests/server/test_discovery.py -k under_load || exit 1; \
 	done
+
+coverage: $(VENV)/.coverage-tools memcached nutcracker  ## Which lines the tests do not run, Rust and Python (ARGS=tests/... for some)
+	$(BIN)/python tools/coverage_report.py $(WORKERS) $(ARGS)
+
+$(VENV)/.coverage-tools: $(VENV)/.tools
+	$(BIN)/python -m pip install -q --group coverage
+	touch $@
 
 # pip downloads the sources of the version installed; only these run code of other projects.
 test-aiocache test-django test-limits: build memcached
