@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits lint fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
+.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,13 @@ test-churn: build memcached  ## Nodes come and go under load, for a minute
 			tests/server/test_discovery.py -k under_load || exit 1; \
 	done
 
+coverage: $(VENV)/.coverage-tools memcached nutcracker  ## Which lines the tests do not run, Rust and Python (ARGS=tests/... for some)
+	$(BIN)/python tools/coverage_report.py $(WORKERS) $(ARGS)
+
+$(VENV)/.coverage-tools: $(VENV)/.tools
+	$(BIN)/python -m pip install -q --group coverage
+	touch $@
+
 # pip downloads the sources of the version installed; only these run code of other projects.
 test-aiocache test-django test-limits: build memcached
 	$(BIN)/python tools/$@ $(ARGS)
@@ -82,6 +89,14 @@ lint: $(VENV)/.tools  ## Formatting and lints
 	cargo clippy -q --all-targets --no-default-features -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# A toolchain file would make rustup download a compiler on every machine, so the oldest one is asked for here only.
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+msrv: $(VENV)/.tools  ## Compile with the oldest supported Rust (INSTALL=1: let rustup download it)
+	@rustup run $(if $(INSTALL),--install) $(MSRV) rustc --version $(if $(INSTALL),,2>/dev/null) \
+		|| { echo "Rust $(MSRV) is not installed: make msrv INSTALL=1" >&2; exit 1; }
+	rustup run $(MSRV) cargo check -q --locked --all-targets --target-dir target/msrv
+	rustup run $(MSRV) cargo check -q --locked --all-targets --no-default-features --target-dir target/msrv
 
 fmt: $(VENV)/.tools  ## Format everything
 	cargo fmt
@@ -150,8 +165,11 @@ wheels: $(VENV)/.dist-tools memcached  ## dist/: wheels and the source distribut
 matrix:  ## The suite on other Pythons and memcacheds, an hour and more (SUITES="trixie sid"; see tools/matrix)
 	tools/matrix $(SUITES)
 
-workflows: $(VENV)/.dist-tools  ## Looks at .github/workflows: their schema, and what is unsafe in them
+workflows: $(VENV)/.dist-tools  ## Check .github: the schemas of workflows and issue forms, and unsafe steps
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/zizmor -q --offline .github/workflows
 
 licenses: $(VENV)/.tools  ## THIRD-PARTY-LICENSES: those of the crates in the wheels

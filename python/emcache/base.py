@@ -706,11 +706,9 @@ class Client(metaclass=ABCMeta):
 
 
 __all__ = [
-    "Address",
     "Client",
     "ClusterEvents",
     "ClusterManagement",
     "ClusterManagment",
     "Item",
-    "Value",
 ]

@@ -17,6 +17,7 @@ from ._arguments import (
     OnError,
     Pem,
     TlsArguments,
+    Value,
     address_text,
     check_between,
     check_bools,
@@ -33,7 +34,7 @@ from ._emcache import CoreClient, Security
 from ._errors import ClientClosedError, ConnectionFailedError
 from ._owner import CoreOwner
 from ._snapshots import Snapshots
-from .base import Client, ClusterEvents, ClusterManagment, Item, Value
+from .base import Client, ClusterEvents, ClusterManagment, Item
 from .cluster import EventDispatcher, _ClusterManagment
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,

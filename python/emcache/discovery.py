@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
-from ._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from ._address import Address, MemcachedHostAddress
 from ._arguments import address_text, endpoint
 from ._errors import (
     AuthenticationError,
@@ -244,7 +244,5 @@ __all__ = [
     "DiscoveredNode",
     "Discovery",
     "DnsDiscovery",
-    "MemcachedHostAddress",
-    "MemcachedUnixSocketPath",
     "Topology",
 ]

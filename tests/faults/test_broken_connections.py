@@ -14,7 +14,8 @@ import emcache
 from support.calls import client_of, frozen, outcomes, until, within
 from support.faults import RESTING, Faults, Link, at_rest, fault_proxy, fill, seeded
 from support.memcached import memcached
-from support.oracle import value_of
+from support.oracle import reply_to, value_of
+from support.scripted import scripted
 
 KEYS = [b"broken:%d" % number for number in range(16)]
 # With short values: the tests of every byte are long enough.
@@ -395,3 +396,40 @@ async def test_buffers_may_change_while_their_values_wait(server, key):
             items = await client.get_many(names)
             assert all(items[name].value == name * 10_000 for name in names)
             await asyncio.gather(*(client.delete(name) for name in names))
+
+
+# -- connections that end together ---------------------------------------------------------------
+
+
+@within(20)
+async def test_reads_are_asked_again_when_all_connections_ended():
+    """Not on the other one, whose end was only not seen yet."""
+    connections, asked = [], []
+
+    async def script(connection):
+        connections.append(connection)
+        while (words := (await connection.command())[0]) != [b""]:
+            asked.append(connection)
+            if connection.number >= 2:
+                await connection.send(reply_to(words))
+
+    def metrics():
+        (found,) = client.cluster_managment().connection_pool_metrics().values()
+        return found
+
+    options = {"min_connections": 2, "max_connections": 2}
+    async with scripted(script) as server, client_of(server, **options) as client:
+        await until(lambda: len(connections) == 2)
+        await until(lambda: metrics().cur_connections == 2)
+        calls = [asyncio.create_task(client.get(key)) for key in KEYS[:3]]
+        await until(lambda: len(asked) == 3)
+        assert len(set(asked)) == 1
+        # The end of the other one is seen at the same time, or a moment later.
+        connections.sort(key=lambda connection: connection is not asked[0])
+        for connection in connections:
+            connection.close()
+        for key, found in zip(KEYS, await outcomes(*calls), strict=False):
+            assert isinstance(found, emcache.Item), repr(found)
+            assert found.value == value_of(key)
+        assert metrics().requests_retried >= 3
+        assert client.cluster_managment().unhealthy_nodes() == []

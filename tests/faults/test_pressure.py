@@ -1,13 +1,14 @@
 """More than the network, the server, or the process can take."""
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
 import pytest
 
 import emcache
-from support.calls import client_of, outcomes, within
+from support.calls import client_of, outcomes, until, within
 from support.faults import Faults, Link, fault_proxy, fill
 from support.isolated import run_silent
 from support.memcached import memcached
@@ -178,6 +179,46 @@ run(main())
 
 @both_loops
 @pytest.mark.usefixtures("plain_memory")
+def test_a_leased_connection_to_a_server_that_does_not_read(deaf, loop):
+    run_silent(
+        MEMORY
+        + """
+async def main():
+    address = emcache.MemcachedHostAddress("127.0.0.1", port)
+    pool = emcache.ConnectionPool(address, max_connections=1)
+    async with pool.create_connection_context() as connection:
+        value, before, calls = b"x" * 100_000, resident(), []
+        for wave in range(20):
+            for number in range(100):
+                call = connection.storage_command(b"set", b"k%d" % number, value)
+                calls.append(asyncio.create_task(call))
+            # A thread that has no turn cannot refuse what is too much.
+            await asyncio.sleep(0)
+            pool.metrics()
+        async with asyncio.timeout(20):
+            while sum(call.done() for call in calls) + pool.metrics().requests_in_flight < 2000:
+                await asyncio.sleep(0.01)
+        for call in calls:
+            assert not call.done() or type(call.exception()) is emcache.OverloadedError
+        # 64 MiB, and what the kernel took.
+        taken = sum(not call.done() for call in calls)
+        assert 64 * MIB <= taken * 100_050 + 100_050 <= 100 * MIB, taken
+        assert resident() - before < 130 * MIB, (resident() - before) / MIB
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    await pool.close()
+
+run(main())
+""",
+        loop,
+        deaf.port,
+        TESTS,
+    )
+
+
+@both_loops
+@pytest.mark.usefixtures("plain_memory")
 def test_a_hundred_thousand_calls_for_a_stalled_node(server, loop):
     """What is too much is refused at once, the rest is answered when the node goes on, again."""
     fill(server, KEYS)
@@ -222,6 +263,81 @@ with contextlib.redirect_stdout(None):
         server.port,
         TESTS,
     )
+
+
+# -- a server at its limit -----------------------------------------------------------------------
+
+
+def metrics_of(client):
+    (metrics,) = client.cluster_managment().connection_pool_metrics().values()
+    return metrics
+
+
+@within(40)
+async def test_a_pool_that_is_larger_than_its_server_allows():
+    """It makes do with what it has: few dials, and few callers that hear of it."""
+    most, callers = 30, 20
+
+    @contextlib.asynccontextmanager
+    async def leasing(server):
+        pool = emcache.ConnectionPool(server.address, max_connections=most, timeout=10)
+
+        async def ask(key):
+            async with pool.create_connection_context() as connection:
+                found = await connection.fetch_command(b"get", [key])
+                await asyncio.sleep(0.002)
+                return found[1]
+
+        yield ask, pool.metrics
+        await pool.close()
+
+    @contextlib.asynccontextmanager
+    async def sharing(server):
+        options = {"timeout": 10, "min_connections": most, "max_connections": most}
+        async with client_of(server, **options) as client:
+
+            async def ask(key):
+                found = await client.get(key)
+                return [found.value]
+
+            yield ask, lambda: metrics_of(client)
+
+    def dials(metrics):
+        return metrics.connections_created + metrics.connections_created_with_error
+
+    async def use(kind):
+        answered, refusals = dict.fromkeys(KEYS, 0), []
+        with memcached("-c", "24", "-t", "1") as server:
+            fill(server, KEYS)
+            async with kind(server) as (ask, metrics):
+
+                async def call(key):
+                    while True:
+                        try:
+                            assert await ask(key) == [value_of(key)]
+                            answered[key] += 1
+                        except emcache.ConnectionFailedError as error:
+                            refusals.append(str(error))
+                        await asyncio.sleep(0.01)
+
+                calls = [asyncio.create_task(call(key)) for key in KEYS[:callers]]
+                # Until the first is refused all may be dialled that there may be.
+                await until(lambda: metrics().cur_connections < dials(metrics()))
+                await asyncio.sleep(1)
+                at_first, by_then = dials(metrics()), dict(answered)
+                await asyncio.sleep(2)
+                dialled = dials(metrics()) - at_first
+                for each in calls:
+                    each.cancel()
+                ended = await outcomes(*calls)
+                assert dialled < 30
+                assert {type(end) for end in ended} == {asyncio.CancelledError}, ended
+                assert len(refusals) <= most
+                assert all("oo many open connections" in refusal for refusal in refusals), refusals
+                assert all(answered[key] - by_then[key] >= 5 for key in KEYS[:callers]), answered
+                assert metrics().protocol_errors == 0
+
+    await asyncio.gather(use(leasing), use(sharing))
 
 
 # -- a process that is short of something --------------------------------------------------------

@@ -187,6 +187,75 @@ async def test_a_client_dropped_on_another_thread_disconnects():
             assert (await client.get(b"k")).value == value_of(b"k")
 
 
+@within(20)
+@pytest.mark.parametrize("count", [1, 300])
+async def test_what_nobody_waits_for_is_not_lost_with_a_dropped_client(server, key, count):
+    keys = [key + b":%d" % number for number in range(count)]
+
+    async def once():
+        client = await client_of(server)
+        for each in keys:
+            await client.set(each, each, noreply=True)
+
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        await once()
+    async with client_of(server) as client, asyncio.timeout(3):
+        while len(await client.get_many(keys)) < len(keys):
+            await asyncio.sleep(0.01)
+        for each, item in (await client.get_many(keys)).items():
+            assert item.value == each
+
+
+@pytest.fixture
+def plain_memory(monkeypatch):
+    """Without what development mode adds to each block."""
+    monkeypatch.setenv("PYTHONMALLOC", "default")
+
+
+@both_loops
+@pytest.mark.usefixtures("plain_memory")
+def test_what_sleeps_for_a_pool_ends_with_it(server, loop):
+    """Somebody else keeps the driver alive: what is left behind for an hour adds up."""
+    run_silent(
+        """
+from emcache import ConnectionPool, MemcachedHostAddress
+
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+def pool_of(**options):
+    return ConnectionPool(MemcachedHostAddress("127.0.0.1", port), **options)
+
+async def once():
+    pool = pool_of(max_connections=10, min_connections=0, purge_unused_connections_after=3600.0)
+    async with pool.create_connection_context() as connection:
+        await connection.version_command()
+
+async def main():
+    asyncio.get_running_loop().set_debug(False)
+    async with create() as other:
+        await other.get(b"k")
+        for _ in range(1000):
+            await once()
+        gc.collect()
+        before = resident()
+        for _ in range(5000):
+            await once()
+        gc.collect()
+        grown = resident() - before
+        await other.get(b"k")
+    # Half of what they cost when they are kept.
+    assert grown < 2.5e6, grown
+
+run(main())
+""",
+        loop,
+        server.port,
+        warnings="ignore",
+    )
+
+
 # -- close ---------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,9 @@ import pytest
 
 import emcache
 from emcache.metrics import metrics_of_client
-from support.calls import client_of, frozen, outcomes, until
+from support.calls import client_of, frozen, outcomes, until, within
 from support.memcached import memcached
+from support.oracle import answer, reply_to, value_of
 from support.scripted import scripted
 
 
@@ -332,3 +333,98 @@ class TestHistogram:
         assert bounds[0] == 1e-05
         assert bounds[-1] == 10.0
         assert {0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0} <= set(bounds)
+
+
+# -- connections ---------------------------------------------------------------------------------
+
+
+def connections_of(client):
+    (found,) = client.cluster_managment().connection_pool_metrics().values()
+    return found
+
+
+def seen(client, *names):
+    return [getattr(connections_of(client), name) for name in names]
+
+
+@within(20)
+async def test_an_answer_that_comes_too_late_is_counted_once():
+    gate = asyncio.Event()
+
+    async def script(connection):
+        while (words := (await connection.command())[0]) != [b""]:
+            await gate.wait()
+            await connection.send(reply_to(words))
+
+    counts = ("operations_executed", "operations_executed_with_error", "requests_timed_out")
+    async with scripted(script) as server, client_of(server, timeout=0.2) as client:
+
+        async def answered():
+            gate.set()
+            await until(lambda: connections_of(client).requests_in_flight == 0)
+            gate.clear()
+
+        for _ in range(2):
+            with pytest.raises(emcache.OperationTimeoutError):
+                await client.get(b"k")
+        assert seen(client, *counts) == [0, 2, 2]
+        await answered()
+        assert seen(client, *counts) == [0, 2, 2]
+        # Whoever went away before is told of no timeout.
+        call = asyncio.create_task(client.get(b"k"))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        await asyncio.wait([call])
+        await asyncio.sleep(0.4)
+        await answered()
+        assert seen(client, *counts)[1:] == [2, 2]
+        assert connections_of(client).connections_closed == 0
+
+
+@within(20)
+async def test_a_connection_that_is_free_is_not_waited_for():
+    async with scripted(answer) as server:
+        pool = emcache.ConnectionPool(server.address, max_connections=1)
+        await until(lambda: pool.total_connections == 1)
+        # After the second it is looked at before it is leased.
+        for pause in (0, 1, 0):
+            await asyncio.sleep(pause)
+            async with pool.create_connection_context() as connection:
+                await connection.version_command()
+        assert pool.metrics().operations_waited == 0
+        async with pool.create_connection_context() as connection:
+            context = pool.create_connection_context()
+            waiter = asyncio.create_task(context.__aenter__())
+            await until(lambda: pool.metrics().requests_queued == 1)
+            assert pool.metrics().operations_waited == 1
+        await waiter
+        await context.__aexit__(None, None, None)
+        await pool.close()
+
+
+@within(20)
+async def test_what_was_asked_again_and_what_was_no_reply_are_counted():
+    async def script(connection):
+        while (words := (await connection.command())[0]) != [b""]:
+            if b"end" in words and connection.number == 0:
+                return
+            await connection.send(b"nonsense\r\n" if b"bad" in words else reply_to(words))
+
+    names = (
+        "requests_retried",
+        "protocol_errors",
+        "operations_executed",
+        "operations_executed_with_error",
+        "requests_timed_out",
+    )
+    async with scripted(script) as server, client_of(server) as client:
+        await client.get(b"k")
+        assert seen(client, *names) == [0, 0, 1, 0, 0]
+        assert (await client.get(b"end")).value == value_of(b"end")
+        assert seen(client, *names) == [1, 0, 2, 0, 0]
+        for number in range(1, 3):
+            with pytest.raises(emcache.ProtocolError):
+                await client.get(b"bad")
+            assert (await client.get(b"k")).value == value_of(b"k")
+            assert seen(client, *names) == [1, number, 2 + number, number, 0]
+        assert client.cluster_managment().unhealthy_nodes() == []

@@ -29,8 +29,8 @@ except ImportError as error:
 
 from .. import _errors
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._arguments import address_text
-from ..base import Client, Item, Value
+from .._arguments import Value, address_text
+from ..base import Client, Item
 from ..client import create_client
 from ._addresses import DEFAULT_PORT, parse_nodes
 from ._exptime import exptime_of, seconds_of
