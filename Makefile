@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs clean
+.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -158,6 +158,9 @@ $(VENV)/.docs-tools: $(VENV)/.tools
 $(VENV)/.dist-tools: $(VENV)/.tools
 	$(BIN)/python -m pip install -q --group dist
 	touch $@
+
+prose:  ## Sentences without a subject, in docs, comments and docstrings, per 1,000 (ARGS=paths)
+	@$(PYTHON) tools/prose $(ARGS)
 
 wheels: $(VENV)/.dist-tools memcached  ## dist/: wheels and the source distribution, each tried (PYTHONS="python3.11 python3.13")
 	tools/wheels $(PYTHONS)

@@ -1,6 +1,6 @@
-"""Store, read, count, expire.
+"""Store, read, count and expire items.
 
-Usage: python examples/basic.py [host:port]; without an argument it starts a server of its own.
+Usage: python examples/basic.py [host:port]; without an argument it starts its own server.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ async def main(nodes: list[Address]) -> None:
         try:
             await client.add(b"greeting", b"bonjour")
         except emcache.NotStoredStorageCommandError:
-            print("add: there is one already")
+            print("add: the key exists")
 
         await client.set(b"visits", b"41")
         print("visits:", await client.increment(b"visits", 1))

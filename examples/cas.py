@@ -1,4 +1,4 @@
-"""Change a value that others change too: write it back with its token, try again if beaten."""
+"""Update a value concurrently with cas: retry if another client changed it first."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from servers import memcached_cluster
 
 
 async def add_member(client: emcache.Client, key: bytes, name: str) -> int:
-    """Add a name to a list; return how many tries it took."""
+    """Add a name to a list; return the number of tries."""
     for tries in range(1, 100):
         item = await client.gets(key)
         assert item is not None

@@ -1,7 +1,7 @@
-"""The main job: a cluster of memcached servers, used by 256 tasks at once.
+"""256 tasks use a cluster of memcached servers at the same time.
 
-Every file of Python's standard library is stored under its path, read back and compared.
-`make demo` runs it; `make demo PEERS=1` repeats the reads through other clients.
+They store every file of Python's standard library under its path, read it back and compare it.
+Run it with `make demo`; `make demo PEERS=1` repeats the reads with other clients.
 """
 
 import argparse
@@ -29,7 +29,7 @@ console = Console(soft_wrap=True)
 
 
 def key_of(path: Path) -> bytes:
-    """A key that memcached takes: a path may hold spaces and other letters, and may be long."""
+    """Turn a path into a valid key: paths may be long and contain spaces or non-ASCII letters."""
     key = urllib.parse.quote(str(path)).encode()
     if len(key) <= 250:
         return key
@@ -50,7 +50,7 @@ def bar() -> Progress:
 
 
 async def store(client: emcache.Client, files: dict[bytes, bytes]) -> list[bytes]:
-    """Store every file; return the keys of those that the servers refused."""
+    """Store every file; return the keys that the servers rejected."""
     refused = []
     queue = iter(files.items())
     with bar() as progress:
@@ -71,7 +71,7 @@ async def store(client: emcache.Client, files: dict[bytes, bytes]) -> list[bytes
 async def read_back(
     client: emcache.Client, files: dict[bytes, bytes], keys: Iterable[bytes]
 ) -> tuple[Counter[str], list[float], float]:
-    """Get every key and compare; return the outcomes, the latencies and the time it all took."""
+    """Get and compare every key; return the outcomes, the latencies and the total time."""
     outcomes: Counter[str] = Counter()
     latencies = []
     queue = iter(keys)
@@ -99,7 +99,7 @@ def show_reads(name: str, latencies: list[float], seconds: float, volume: int) -
 
 
 async def show_nodes(client: emcache.Client) -> None:
-    table = Table("node", "items", "MiB", "evictions", "connections", title="where it went")
+    table = Table("node", "items", "MiB", "evictions", "connections", title="items by node")
     for address in client.cluster_managment().nodes():
         stats = await client.stats(address)
         name = ":".join(map(str, vars(address).values()))
@@ -114,11 +114,11 @@ async def demo(addresses: list[Address], files: dict[bytes, bytes], peers: str |
         refused = await store(client, files)
         await show_nodes(client)
         limit = max(len(content) for key, content in files.items() if key not in set(refused))
-        console.print(f"{len(refused)} files refused by the servers, all over their item limit:")
+        console.print(f"{len(refused)} files rejected by the servers, all over their item limit:")
         for key in refused:
             console.print(f"  {len(files[key]) / 2**20:6.1f} MiB  {key.decode()}", highlight=False)
             if len(files[key]) <= limit:
-                console.print("  [red]this one is not larger than one that was taken[/red]")
+                console.print("  [red]this file is not larger than an accepted one[/red]")
                 return 1
         keys = [key for key in files if key not in set(refused)]
         volume = sum(len(files[key]) for key in keys)

@@ -1,4 +1,4 @@
-"""The reads of the demo through another client; runs in an environment of its own."""
+"""The reads of the demo with another client; runs in a separate virtual environment."""
 
 import asyncio
 import json
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 async def connect(peer, nodes):
-    """Return `get(key, node)`, what closes it, and the nodes that the client can reach."""
+    """Return `get(key, node)`, a function that closes the client, and the reachable nodes."""
     if peer == "aiomcache":
         import aiomcache
 
-        # One client for each node: it knows neither clusters nor unix sockets.
+        # One client for each node: aiomcache supports neither clusters nor unix sockets.
         clients = {
             number: aiomcache.Client(*node, pool_size=32)
             for number, node in enumerate(nodes)

@@ -1,6 +1,6 @@
-"""Follow a cluster whose nodes come and go: as on AWS and GCP, and by a function of your own.
+"""Autodiscovery: follow a cluster as on AWS and GCP, and with your own function.
 
-Runs by itself: the endpoint is played by a few lines of Python, the nodes are real.
+It needs no other setup: a few lines of Python simulate the endpoint; the nodes are real.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ Address = emcache.MemcachedHostAddress
 
 
 class Endpoint:
-    """A configuration endpoint: answers `config get cluster`."""
+    """A configuration endpoint that answers `config get cluster`."""
 
     def __init__(self) -> None:
         self.version = 1
@@ -50,7 +50,7 @@ class Told(emcache.ClusterEvents):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - nothing else tells
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.01)
 
 
@@ -62,12 +62,12 @@ async def as_on_aws_and_gcp(nodes: list[Address]) -> None:
     async with emcache.create_client(
         [Address("127.0.0.1", port)],
         autodiscovery=True,
-        autodiscovery_poll_interval=0.1,  # 60 s unless you say so
+        autodiscovery_poll_interval=0.1,  # the default is 60 s
         cluster_events=Told(),
     ) as client:
         keys = [b"key:%d" % number for number in range(1000)]
         homes = {key: client.node_for(key) for key in keys}
-        # A node comes.
+        # Add a node.
         endpoint.nodes, endpoint.version = nodes, 2
         await until(lambda: len(client.cluster_managment().nodes()) == 3)
         moved = [key for key in keys if client.node_for(key) != homes[key]]
@@ -81,7 +81,7 @@ async def as_on_aws_and_gcp(nodes: list[Address]) -> None:
 
 async def by_a_function(nodes: list[Address]) -> None:
     async def lookup() -> list[Address]:
-        return nodes  # of a file, a database, Consul ...
+        return nodes  # from a file, a database, Consul ...
 
     discovery = emcache.CallableDiscovery(lookup)
     async with emcache.create_client([], autodiscovery=discovery) as client:

@@ -1,9 +1,9 @@
-"""FastAPI: one client for the application, handed to whoever asks for it.
+"""FastAPI: one client for the application, injected as a dependency.
 
 Usage: EMCACHE_SERVERS=10.0.0.1:11211,10.0.0.2:11211 uvicorn --app-dir examples fastapi_app:app
-or: python examples/fastapi_app.py, which starts a memcached of its own and sends a few requests.
+or: python examples/fastapi_app.py, which starts its own memcached and sends a few requests.
 
-Starlette alone is the same without `Depends`: `request.app.state.memcached`.
+In Starlette, do the same without `Depends`: `request.app.state.memcached`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import emcache
 
 
 def nodes() -> list[emcache.MemcachedHostAddress]:
-    """The nodes of the environment variable `EMCACHE_SERVERS`: host:port, with commas between."""
+    """Read the nodes from `EMCACHE_SERVERS`: host:port, separated by commas."""
     each = os.environ.get("EMCACHE_SERVERS", "127.0.0.1:11211").split(",")
     pairs = [node.rpartition(":") for node in each]
     return [emcache.MemcachedHostAddress(host, int(port)) for host, _, port in pairs]
@@ -27,7 +27,7 @@ def nodes() -> list[emcache.MemcachedHostAddress]:
 
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    # Each worker process has its own event loop, and so its own client.
+    # Each worker process has its own event loop, so it needs its own client.
     timeout = float(os.environ.get("EMCACHE_TIMEOUT", "0.5"))
     async with emcache.create_client(nodes(), timeout=timeout) as client:
         app.state.memcached = client
@@ -50,7 +50,7 @@ async def square(number: int, client: Memcached, response: Response) -> dict[str
     if (known := await read(client, key)) is not None:
         response.headers["x-cache"] = "hit"
         return known
-    await asyncio.sleep(0.01)  # what is worth caching
+    await asyncio.sleep(0.01)  # a slow computation that is worth caching
     computed = {"number": number, "square": number**2}
     await write(client, key, computed)
     response.headers["x-cache"] = "miss"
@@ -59,7 +59,7 @@ async def square(number: int, client: Memcached, response: Response) -> dict[str
 
 @app.get("/ready")
 async def ready(client: Memcached, response: Response) -> dict[str, str]:
-    """Whether all nodes answer; a service that works without its cache need not ask."""
+    """Report whether all nodes answer; a service that works without its cache need not check."""
     known = client.cluster_managment().nodes()
     answers = await asyncio.gather(*map(client.version, known), return_exceptions=True)
     if any(isinstance(answer, BaseException) for answer in answers):
@@ -71,7 +71,7 @@ async def read(client: emcache.Client, key: bytes) -> dict[str, int] | None:
     try:
         item = await client.get(key)
     except emcache.EmcacheError:
-        return None  # slower without the cache, not down
+        return None  # without the cache the service is slower, not down
     return None if item is None else json.loads(item.value)
 
 

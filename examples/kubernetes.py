@@ -1,7 +1,7 @@
-"""Nodes by a name that has several addresses, such as a headless service of Kubernetes.
+"""DNS discovery: a name with several addresses, such as a headless service of Kubernetes.
 
-Usage: python examples/kubernetes.py [name:port], say memcached.default.svc.cluster.local:11211.
-Without an argument it starts a server of its own, and its name is localhost.
+Usage: python examples/kubernetes.py [name:port], such as memcached.default.svc.cluster.local:11211.
+Without an argument it starts its own server and uses the name localhost.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from servers import memcached_cluster
 
 
 async def main(name: str, port: int) -> None:
-    # Of pods that have addresses of both versions of IP, one; else each pod is two nodes.
+    # If pods have IPv4 and IPv6 addresses, select one family; otherwise each pod is two nodes.
     discovery = emcache.DnsDiscovery(name, port, family=socket.AF_INET)
     async with emcache.create_client(
         [],
         autodiscovery=discovery,
-        autodiscovery_poll_interval=15,  # new pods are seen so soon
+        autodiscovery_poll_interval=15,  # new pods are found within 15 s
     ) as client:
         for node in client.cluster_managment().nodes():
             print("node:", node)

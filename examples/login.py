@@ -1,7 +1,7 @@
-"""Logins: `memcached -Y` with its file of users, and what a wrong password does.
+"""Authentication: `memcached -Y` with a file of users, and the error for a wrong password.
 
-For servers with SASL see examples/sasl.py. Without TLS (examples/tls.py) the password can be read
-on the way.
+For servers with SASL see examples/sasl.py. Without TLS (examples/tls.py) the password is sent in
+clear text.
 
 Usage: python examples/login.py
 """
@@ -29,12 +29,12 @@ async def main(node: Address, password: str) -> None:
 
 
 if __name__ == "__main__":
-    # Real programs have it from their environment, or from a file.
+    # Real programs read the password from their environment or from a file.
     secret = os.environ.get("EMCACHE_PASSWORD", "correct-horse-battery-staple")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         users = Path(folder) / "users"
         users.write_text(f"app:{secret}\n")
-        users.chmod(0o644)  # memcached runs as another user; give it a group instead
+        users.chmod(0o644)  # memcached runs as another user; in production, use a group
         with memcached_cluster(tcp=1, options=("-Y", str(users))) as nodes:
             asyncio.run(main(nodes[0], secret))

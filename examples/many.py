@@ -1,4 +1,4 @@
-"""Several nodes, many keys, and what the client knows of its nodes."""
+"""Several nodes, many keys, and events about the health of nodes."""
 
 import asyncio
 
@@ -7,21 +7,21 @@ from servers import memcached_cluster
 
 
 class Log(emcache.ClusterEvents):
-    """Told when a node goes and when it comes back."""
+    """Print when a node goes down and when it recovers."""
 
     async def on_node_healthy(
         self,
         cluster_managment: emcache.ClusterManagment,
         host: emcache.MemcachedHostAddress | emcache.MemcachedUnixSocketPath,
     ) -> None:
-        print("back:", host)
+        print("up:", host)
 
     async def on_node_unhealthy(
         self,
         cluster_managment: emcache.ClusterManagment,
         host: emcache.MemcachedHostAddress | emcache.MemcachedUnixSocketPath,
     ) -> None:
-        print("gone:", host)
+        print("down:", host)
 
 
 async def main() -> None:

@@ -1,4 +1,4 @@
-"""Whole connections: replies as the server says them, and what the pool counts.
+"""Connection pool: use whole connections, read raw replies, and print the pool's metrics.
 
 Usage: python examples/pool.py
 """

@@ -1,7 +1,7 @@
-"""A proxy in front: mcrouter, twemproxy or another knows the nodes, the client only the proxy.
+"""Proxies: mcrouter or twemproxy chooses the node; the client connects only to the proxy.
 
 Usage: python examples/proxy.py [host:port of a proxy]; without an argument a few lines of Python
-play one.
+simulate one.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ Address = emcache.MemcachedHostAddress
 
 
 async def main(proxy: Address) -> None:
-    # One address, no autodiscovery: which node has a key is the proxy's business.
+    # One address, no autodiscovery: the proxy chooses the node of each key.
     async with emcache.create_client([proxy], max_connections=4) as client:
         await client.set(b"greeting", b"hello through a proxy")
         item = await client.get(b"greeting")
@@ -42,7 +42,7 @@ async def with_a_proxy_of_our_own(node: Address) -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     await main(Address("127.0.0.1", server.sockets[0].getsockname()[1]))
     server.close()
-    await asyncio.wait([task for task in served if task])  # ends with its connection
+    await asyncio.wait([task for task in served if task])  # ends when its connection closes
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""SASL: `memcached -S` with its database of users, as MemCachier and the like have it.
+"""SASL authentication: `memcached -S` with a database of users, as on MemCachier.
 
-Without TLS (examples/tls.py) the password can be read on the way.
+Without TLS (examples/tls.py) the password is sent in clear text.
 
 Usage: python examples/sasl.py
 """
@@ -17,7 +17,7 @@ from servers import Address, memcached_cluster
 
 
 def make_users(folder: Path, username: str, password: str) -> None:
-    """Do what whoever runs the server does: say where its users are, and let one in."""
+    """Write the server's SASL configuration and add a user, as an operator would."""
     database = folder / "sasldb2"
     (folder / "memcached.conf").write_text(
         "mech_list: plain\npwcheck_method: auxprop\nauxprop_plugin: sasldb\n"
@@ -31,7 +31,7 @@ def make_users(folder: Path, username: str, password: str) -> None:
         input=password.encode(),
         check=True,
     )
-    database.chmod(0o644)  # memcached runs as another user; give it a group instead
+    database.chmod(0o644)  # memcached runs as another user; in production, use a group
     os.environ["SASL_CONF_PATH"] = str(folder)
 
 
@@ -53,7 +53,7 @@ async def main(node: Address, password: str) -> None:
 
 
 if __name__ == "__main__":
-    # Real programs have it from their environment, or from a file.
+    # Real programs read the password from their environment or from a file.
     secret = os.environ.get("EMCACHE_PASSWORD", "correct horse battery staple")
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o755)

@@ -1,4 +1,4 @@
-"""memcached servers for the examples: on free ports or unix sockets, gone at the end."""
+"""memcached servers for the examples, on free ports or unix sockets; stopped at the end."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ Address = emcache.MemcachedHostAddress | emcache.MemcachedUnixSocketPath
 def memcached_cluster(
     tcp: int, unix: int = 0, memory_mib: int = 64, options: Sequence[str] = ()
 ) -> Iterator[list[Address]]:
-    """Run servers and give their addresses."""
+    """Run servers and yield their addresses."""
     processes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
@@ -32,7 +32,7 @@ def memcached_cluster(
             yield addresses
         finally:
             for process in processes:
-                process.kill()  # asked kindly, memcached takes a second
+                process.kill()  # SIGTERM would take a second
             for process in processes:
                 process.wait()
 
@@ -45,7 +45,7 @@ def _start(address: Address, memory_mib: int, options: Sequence[str]) -> subproc
             where = ["-l", host, "-p", str(port)]
     as_root = ["-u", "nobody"] if os.geteuid() == 0 else []
     limits = ["-m", str(memory_mib), "-c", "4096"]
-    # With TLS it complains of connections that end before their handshake, as those of `_wait`.
+    # With TLS, memcached logs connections without a handshake, such as those of `_wait`.
     quiet = subprocess.DEVNULL if "-Z" in options else None
     return subprocess.Popen(["memcached", *where, *as_root, *limits, *options], stderr=quiet)
 

@@ -1,4 +1,4 @@
-"""TLS: a server that proves who it is, and a client that does too.
+"""TLS: certificates for the server and for the client (mTLS).
 
 Usage: python examples/tls.py
 """
@@ -20,7 +20,7 @@ def openssl(*arguments: str | Path) -> None:
 
 
 def make_certificates(folder: Path) -> None:
-    """Make a CA, and what it signs for a server and for a client: do the same once for yours."""
+    """Create a CA, and sign certificates for a server and a client. Do this once for your own."""
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     ca, ca_key = folder / "ca.pem", folder / "ca.key"
     name = ("-subj", "/CN=our CA", "-days", "3650")
@@ -36,7 +36,7 @@ def make_certificates(folder: Path) -> None:
             *("x509", "-req", "-in", request, *signed),
             *("-extfile", extensions, "-out", certificate),
         )
-        key.chmod(0o644)  # memcached runs as another user; give it a group instead
+        key.chmod(0o644)  # memcached runs as another user; in production, use a group
 
 
 async def main(node: Address, folder: Path) -> None:
@@ -65,7 +65,7 @@ if __name__ == "__main__":
         home.chmod(0o755)
         make_certificates(home)
         options = f"ssl_chain_cert={home}/server.pem,ssl_key={home}/server.key,"
-        # 2: clients must have a certificate of this CA.
+        # 2: clients must present a certificate of this CA.
         options += f"ssl_ca_cert={home}/ca.pem,ssl_verify_mode={ssl.CERT_REQUIRED.value}"
         with memcached_cluster(tcp=1, options=("-Z", "-o", options)) as nodes:
             asyncio.run(main(nodes[0], home))
