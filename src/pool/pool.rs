@@ -26,6 +26,7 @@ use super::open::{Phase, Security};
 use super::order::{NoreplyOrder, Placement, pin_hash};
 use super::queue::{CheckoutQueue, Queue, QueuedRequest, Submission};
 use super::relocation::{NodeLocation, drain_and_close};
+use super::stalls::Window;
 use super::state::{Entry, State};
 use super::tasks::{drive, purge_unused};
 use crate::protocol::{
@@ -155,6 +156,7 @@ impl<W: Waiter> Pool<W> {
                 needs_large_connection: false,
                 any_silent: false,
                 confirming: 0,
+                window: Window::default(),
                 needs_relief: false,
                 unmerged_until: None,
                 location: NodeLocation::default(),
@@ -394,17 +396,18 @@ impl<W: Waiter> Shared<W> {
 
     /// Moves waiting requests to connections that accept them.
     pub fn drain_queue(&self, state: &mut State<W>) {
-        let is_unmerged = state.is_unmerged();
+        let (is_unmerged, window) = (state.is_unmerged(), state.window);
         let now = self.context.now();
         let is_stalled = |entry: &Entry<W>, health: &Health| entry.is_stalled(now, health);
-        let takes = |entry: &Entry<W>| entry.takes_more() && !is_stalled(entry, &state.health);
+        let takes =
+            |entry: &Entry<W>| entry.takes_more(window) && !is_stalled(entry, &state.health);
         // Stalled connections accept nothing while another one does, or may open.
         let spares_stalled =
             state.connections.iter().any(takes) || state.awaits_another(&self.config);
         let mut next = 0;
         while let Some(entry) = state.connections.get(next) {
             let is_spared = spares_stalled && is_stalled(entry, &state.health);
-            if is_spared || !entry.takes_more() {
+            if is_spared || !entry.takes_more(window) {
                 next += 1;
                 continue;
             }

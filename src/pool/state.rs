@@ -17,6 +17,7 @@ use super::order::NoreplyOrder;
 use super::pool::{CheckoutId, PoolConfig, Waiter};
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
 use super::relocation::NodeLocation;
+use super::stalls::Window;
 use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing};
 
 /// A connection with a larger backlog accepts no more requests.
@@ -64,6 +65,8 @@ pub(super) struct State<W: Waiter> {
     pub confirming: u32,
     /// Requests are held up behind a stalled one, and another connection could take them.
     pub needs_relief: bool,
+    /// The limit for requests in flight on one connection.
+    pub window: Window,
     /// Until then each key has a line of its own; `None` if keys share lines.
     pub unmerged_until: Option<Nanos>,
     pub location: NodeLocation,
@@ -134,7 +137,7 @@ impl<W: Waiter> State<W> {
             return None;
         }
         let usable = || {
-            let takes_more = |(_, entry): &(usize, &Entry<W>)| entry.takes_more();
+            let takes_more = |(_, entry): &(usize, &Entry<W>)| entry.takes_more(self.window);
             self.connections.iter().enumerate().filter(takes_more)
         };
         let (at, _) = if is_large {
@@ -323,8 +326,11 @@ impl<W: Waiter> Entry<W> {
         self.drain_deadline.is_some()
     }
 
-    pub fn takes_more(&self) -> bool {
-        self.is_free() && !self.is_silent && self.connection.backlog() < MAX_BACKLOG
+    pub fn takes_more(&self, window: Window) -> bool {
+        self.is_free()
+            && !self.is_silent
+            && self.connection.backlog() < MAX_BACKLOG
+            && window.accepts(self.connection.in_flight())
     }
 
     /// Whether it owes a reply and has received nothing for too long at `now`.

@@ -13,6 +13,7 @@ use super::context::{Context, unless_notified};
 use super::error::Cause;
 use super::health::nanos;
 use super::pool::{Shared, Waiter};
+use super::stalls::Window;
 use super::state::Entry;
 
 /// The task of one connection.
@@ -55,7 +56,7 @@ impl<W: Waiter> Shared<W> {
         }
         let has_read = connection.bytes_read() > read;
         entry.polled_at = if has_read { connection.read_at() } else { self.context.now() };
-        entry.note_traffic(has_read, has_written, &mut state.health);
+        let goes_on = entry.note_traffic(has_read, has_written, &mut state.health);
         if answered + refused > 0 {
             entry.last_used = entry.polled_at;
             state.health.answered(is_first);
@@ -75,6 +76,7 @@ impl<W: Waiter> Shared<W> {
         }
         state.metrics.operations_executed += answered - late;
         state.metrics.operations_executed_with_error += refused;
+        state.window.note_replies(goes_on, answered + refused);
         if has_read && state.any_silent {
             self.check_silent(state, Some(id));
         }
@@ -130,6 +132,7 @@ pub(super) async fn resume_merging<W: Waiter>(pool: Weak<Shared<W>>) {
             let remaining = until.saturating_sub(context.now());
             if remaining == 0 {
                 state.unmerged_until = None;
+                state.window = Window::default();
                 pool.set_max_merged_keys(&mut state);
                 return;
             }
