@@ -59,7 +59,7 @@ pub fn of_pool<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, P
         ("operations_executed_with_error", metrics.operations_executed_with_error),
         ("operations_waited", metrics.operations_waited),
         ("connections_idle", metrics.connections_idle),
-        ("connections_leased", metrics.connections_leased),
+        ("connections_checked_out", metrics.connections_leased),
         ("reconnects", metrics.reconnects),
         ("keys_shared", metrics.keys_shared),
         ("requests_in_flight", metrics.requests_in_flight),

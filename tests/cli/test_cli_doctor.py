@@ -96,7 +96,7 @@ async def test_who_accepts_and_says_nothing():
         assert (result.exit_code, "fail\t" in result.stdout) == (1, True)
         assert "no reply" in result.stdout
         result = await invoke_beside("doctor", *where, "--tls")
-        assert "no answer to the handshake -> does it speak TLS" in result.stdout
+        assert "no answer to the handshake -> does it use TLS" in result.stdout
 
 
 def test_a_server_that_hangs():
@@ -162,7 +162,7 @@ def test_client_certificates(made):
 
 def test_tls_to_a_server_without(server):
     states, text = findings(*named(server), "--tls", "--no-verify", code=1)["tls"]
-    assert (states, "does it speak TLS" in text) == (["fail"], True)
+    assert (states, "does it use TLS" in text) == (["fail"], True)
 
 
 @pytest.mark.parametrize("kind", [file_memcached, sasl_memcached])

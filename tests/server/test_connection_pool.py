@@ -105,7 +105,7 @@ async def right(pool, rounds=3):
 
 async def whole(pool, connections=1):
     """Nothing is leased, nothing is under way, and no connection was lost."""
-    await until(lambda: pool.metrics().connections_leased == 0)
+    await until(lambda: pool.metrics().connections_checked_out == 0)
     await until(lambda: pool.metrics().requests_in_flight == 0)
     assert pool.total_connections == connections
     assert pool.metrics().connections_created == connections
@@ -901,7 +901,7 @@ class TestLeases:
                 for number in range(10):
                     key = b"%d:%d" % (name, number)
                     async with pool.create_connection_context() as connection:
-                        assert pool.metrics().connections_leased <= 5
+                        assert pool.metrics().connections_checked_out <= 5
                         for _ in range(2):
                             found = await connection.fetch_command(b"get", [key])
                             assert found[1] == [value_of(key)]
@@ -917,9 +917,9 @@ class TestLeases:
         async with scripted(watched) as server, pool_of(server, max_connections=5) as pool:
             async with contextlib.AsyncExitStack() as stack:
                 for number in range(5):
-                    assert pool.metrics().connections_leased == number
+                    assert pool.metrics().connections_checked_out == number
                     await stack.enter_async_context(pool.create_connection_context())
-                assert pool.metrics().connections_leased == 5
+                assert pool.metrics().connections_checked_out == 5
                 await until(lambda: watched.open == 5)
                 waiter = asyncio.create_task(enter(pool))
                 await asyncio.sleep(0.05)
@@ -1028,7 +1028,7 @@ class TestLeases:
             for _ in range(5):
                 with pytest.raises(error):
                     await fail()
-                assert pool.metrics().connections_leased == 0
+                assert pool.metrics().connections_checked_out == 0
                 await right(pool)
             await whole(pool)
 
@@ -1054,7 +1054,7 @@ class TestLeases:
             await context.__aexit__(None, None, None)
             del results
             gc.collect()
-            await until(lambda: pool.metrics().connections_leased == 0)
+            await until(lambda: pool.metrics().connections_checked_out == 0)
 
     @within(20)
     async def test_a_context_that_is_never_entered(self):
@@ -1071,7 +1071,7 @@ class TestLeases:
                 context = pool.create_connection_context()
                 connection = await context.__aenter__()
                 await connection.version_command()
-                assert pool.metrics().connections_leased == 1
+                assert pool.metrics().connections_checked_out == 1
                 waiter = asyncio.create_task(enter(pool))
                 await asyncio.sleep(0)
                 del context, connection
@@ -1226,7 +1226,7 @@ class TestCancellation:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert pool.metrics().connections_leased == 0
+            assert pool.metrics().connections_checked_out == 0
             following = [asyncio.create_task(values(pool, b"next:%d" % n)) for n in range(3)]
             await asyncio.sleep(0.01)
             assert not any(task.done() for task in following)
@@ -1333,7 +1333,7 @@ class TestAllAtOnce:
             ):
                 wanted = {"error": KeyError, "cancel": asyncio.CancelledError}.get(how)
                 assert result is None or type(result) is wanted, (how, result)
-            assert pool.metrics().connections_leased == 0
+            assert pool.metrics().connections_checked_out == 0
             assert pool.metrics().requests_queued == 0
             await until(lambda: pool.metrics().requests_in_flight == 0)
             metrics = pool.metrics()
@@ -1440,7 +1440,7 @@ class TestConnectionLoss:
             await right(pool)
             assert len(closing.heard[0]) == 2
             assert pool.total_connections == 1
-            assert pool.metrics().connections_leased == 0
+            assert pool.metrics().connections_checked_out == 0
             assert pool.metrics().connections_closed == 1
 
     @within(20)
@@ -1548,7 +1548,7 @@ class TestClosingAConnection:
             await right(pool)
             assert len(watched.heard[0]) == 1
             assert pool.metrics().connections_closed == 1
-            assert pool.metrics().connections_leased == 0
+            assert pool.metrics().connections_checked_out == 0
             assert pool.total_connections == 1
 
     @within(20)
@@ -1763,7 +1763,7 @@ class TestHealth:
         with pytest.raises(emcache.NodeUnavailableError):
             async with asyncio.timeout(0.5):
                 await enter(pool)
-        assert pool.metrics().connections_leased == 0
+        assert pool.metrics().connections_checked_out == 0
         await pool.close()
 
     @within(20)
@@ -1917,7 +1917,7 @@ class TestMetrics:
                 return [getattr(pool.metrics(), name) for name in names]
 
             async with pool.create_connection_context() as connection:
-                assert seen("connections_leased", "operations_waited") == [1, 0]
+                assert seen("connections_checked_out", "operations_waited") == [1, 0]
                 # 3 that are answered well, 2 that are not; a miss and a NOT_FOUND are answers.
                 await connection.fetch_command(b"get", [b"a"])
                 await connection.storage_command(b"set", b"a", b"v")
@@ -1943,13 +1943,13 @@ class TestMetrics:
                 assert seen(*names) == [6, 2]
                 async with pool.create_connection_context() as other:
                     # There was no free one.
-                    assert seen("connections_leased", "operations_waited") == [2, 1]
+                    assert seen("connections_checked_out", "operations_waited") == [2, 1]
                     other.close()
                     with pytest.raises(emcache.ConnectionFailedError):
                         await other.version_command()
                     assert seen(*names) == [6, 3]
             metrics = pool.metrics()
-            assert metrics.connections_leased == 0
+            assert metrics.connections_checked_out == 0
             assert metrics.cur_connections == pool.total_connections == 1
             assert metrics.connections_created == 2
             assert metrics.connections_closed == 1

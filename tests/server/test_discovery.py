@@ -10,8 +10,8 @@ import random
 import pytest
 
 import emcache
-from emcache._watcher import Watcher
 from emcache.discovery import CallableDiscovery, DiscoveredNode, DnsDiscovery, Topology
+from emcache.discovery._watcher import Watcher
 from support.discovery import SOON, discovering, endpoint, listed, nodes_of, polls, until
 from support.memcached import memcached
 from support.oracle import value_of

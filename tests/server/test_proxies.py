@@ -356,7 +356,10 @@ async def test_a_slow_answer_does_not_hold_up_the_next_call():
                 await slow.wait()
             await connection.send(b"END\r\n")
 
-    async with scripted(script) as proxy, emcache.create_client([proxy.address], timeout=20) as client:
+    async with (
+        scripted(script) as proxy,
+        emcache.create_client([proxy.address], timeout=20) as client,
+    ):
         first = asyncio.create_task(client.gat(60, b"slow"))
         await until(lambda: proxy.accepted == 2)
         await asyncio.sleep(0.2)
@@ -403,9 +406,10 @@ async def test_a_holder_of_a_connection_pays_for_its_own_commands():
                     with pytest.raises(emcache.ConnectionFailedError):
                         async with pool.create_connection_context() as connection:
                             await connection.get_and_touch_command(b"gat", 60, [b"key"])
-                    assert await other.storage_command(
-                        b"set", b"key", b"value", 0, 0, False, None
-                    ) == b"STORED"
+                    assert (
+                        await other.storage_command(b"set", b"key", b"value", 0, 0, False, None)
+                        == b"STORED"
+                    )
         finally:
             await pool.close()
         assert changes == []
