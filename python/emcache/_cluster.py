@@ -1,4 +1,4 @@
-"""What a client reports about its nodes."""
+"""The nodes of a client as its users see them: health, counters, events."""
 
 import contextlib
 from abc import ABCMeta, abstractmethod

@@ -1,4 +1,4 @@
-"""What clients and pools share: a core that must not outlive its owner."""
+"""The base class of clients and pools, which own a core that must not outlive them."""
 
 import asyncio
 import contextlib

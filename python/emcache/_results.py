@@ -22,7 +22,7 @@ class ManyResult:
     """Errors by key: the exception that a call for this key alone would have raised."""
 
     def raise_errors(self) -> None:
-        """Raise an ``ExceptionGroup`` with one exception for each distinct error, if there is one.
+        """Raise the errors, if any, as a group with one exception for each distinct error.
 
         Raises:
             ExceptionGroup: at least one key failed.
@@ -53,7 +53,7 @@ class PartialResult(dict[K, V]):
         return type(self), (dict(self), self.errors)
 
     def raise_errors(self) -> None:
-        """Raise an ``ExceptionGroup`` with one exception for each distinct error, if there is one.
+        """Raise the errors, if any, as a group with one exception for each distinct error.
 
         Raises:
             ExceptionGroup: at least one key or node failed.

@@ -1,4 +1,4 @@
-"""The import path of emcache 1.3 for what a client reports about its nodes."""
+"""The import path of emcache 1.3 for the nodes of a client."""
 
 from ._cluster import ClusterEvents, ClusterManagement, ClusterManagment
 

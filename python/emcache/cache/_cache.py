@@ -320,7 +320,7 @@ class Cache(Generic[T]):
         return errors | {key: failed[name] for key, name in names.items() if name in failed}
 
     async def delete_many(self, keys: Iterable[K]) -> dict[K, Exception]:
-        """Delete many values, on all their nodes at once. A key that does not exist is no error.
+        """Delete many values, on all their nodes at once. A key that does not exist is not an error.
 
         Returns:
             The errors by key; empty if none of the keys exists any more.
@@ -450,7 +450,7 @@ class Cache(Generic[T]):
         store_if: Callable[[T], bool] | None = None,
         on_error: OnError = "miss",
     ) -> T:
-        """Compute a value and store it, also if there is one; otherwise as :meth:`get_or_set`.
+        """Compute a value and replace the cached one; otherwise as :meth:`get_or_set`.
 
         Concurrent callers of :meth:`get_or_set` share the result.
         """

@@ -9,7 +9,7 @@ class Operation(NamedTuple):
     word: str
     """memcached's name of the command."""
     of: Literal["key", "keys", "node"]
-    """What the routing argument is."""
+    """The kind of the routing argument."""
     at: int = 0
     """The position of the routing argument."""
     name: str = "key"

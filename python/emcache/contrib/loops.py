@@ -219,33 +219,33 @@ class BackgroundLoop:
             call.submit(self._loop, self._calls)
 
     def _begin(self) -> threading.Thread:
-        begun = concurrent.futures.Future[None]()
+        started = concurrent.futures.Future[None]()
         thread = threading.Thread(
-            target=self._work, args=(begun,), name="emcache background loop", daemon=True
+            target=self._work, args=(started,), name="emcache background loop", daemon=True
         )
         thread.start()
-        begun.result()
+        started.result()
         return thread
 
-    def _work(self, begun: "concurrent.futures.Future[None]") -> None:
+    def _work(self, started: "concurrent.futures.Future[None]") -> None:
         calls: set[_Call[Any]] = set()
         try:
-            asyncio.run(self._until_stopped(begun, calls))
+            asyncio.run(self._until_stopped(started, calls))
         except BaseException as error:
-            if begun.done():
+            if started.done():
                 raise
-            begun.set_exception(error)
+            started.set_exception(error)
         finally:
             # Calls that arrived while the loop ended, or were cancelled before their first step.
             for call in list(calls):
                 call.end()
 
     async def _until_stopped(
-        self, begun: "concurrent.futures.Future[None]", calls: "set[_Call[Any]]"
+        self, started: "concurrent.futures.Future[None]", calls: "set[_Call[Any]]"
     ) -> None:
         stop = asyncio.Event()
         self._loop, self._stop, self._calls = asyncio.get_running_loop(), stop, calls
-        begun.set_result(None)
+        started.set_result(None)
         await stop.wait()
 
 

@@ -33,7 +33,7 @@ class NoDiscoveryError(EmcacheError):
 class ConfigDiscovery:
     """The list of nodes of AWS ElastiCache and GCP Memorystore.
 
-    On AWS every node has the list, so a node is asked when the endpoint does not answer. On GCP
+    On AWS every node has the list, so the client asks a node when the endpoint does not answer. On GCP
     only the endpoint has it, and the endpoint is not a node.
     """
 

@@ -1,4 +1,4 @@
-"""A time limit whose error names who did not answer."""
+"""A time limit whose error names the source that did not answer."""
 
 import asyncio
 import contextlib

@@ -15,7 +15,7 @@ class Watcher:
     """Polls a :class:`Discovery`, and applies each new list of nodes."""
 
     _STALE_POLLS = 5
-    """A cluster that was created anew counts its versions from 1. A smaller version is accepted
+    """A cluster that was created again counts its versions from 1. A smaller version is accepted
     after this many polls in a row, if they took as many intervals and ``_STALE_SECONDS``."""
     _STALE_SECONDS = 60.0
     _EARLIEST = 1.0

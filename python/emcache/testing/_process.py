@@ -42,7 +42,7 @@ def private_folder() -> str:
     """Create a folder for this user and the memcached that it starts."""
     if os.geteuid() != 0:
         return tempfile.mkdtemp(prefix="emcache-")
-    # memcached refuses to run as root, and the user nobody may lack access to TMPDIR.
+    # memcached refuses to run as root, and `nobody` may lack access to TMPDIR.
     folder = tempfile.mkdtemp(prefix="emcache-", dir="/tmp")
     shutil.chown(folder, "nobody")
     return folder

@@ -149,7 +149,7 @@ class FaultProxy(Managed):
         self.requests.stall_after = self.answers.stall_after = 0
 
     def heal(self) -> None:
-        """Clear `requests` and `answers`, and listen. What is held back goes on its way at once."""
+        """Remove all faults and listen again; delayed bytes are forwarded at once."""
         self.requests.clear()
         self.answers.clear()
         self._do(self._heal())
