@@ -320,7 +320,7 @@ class Cache(Generic[T]):
         return errors | {key: failed[name] for key, name in names.items() if name in failed}
 
     async def delete_many(self, keys: Iterable[K]) -> dict[K, Exception]:
-        """Delete many values, on all their nodes at once. A key that does not exist is not an error.
+        """Delete many values, on all their nodes at once. Missing keys are not an error.
 
         Returns:
             The errors by key; empty if none of the keys exists any more.

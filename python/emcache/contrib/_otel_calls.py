@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 
-from .._address import Address, MemcachedHostAddress
+from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from .._client import Client
 from .._errors import CommandError, EmcacheError
-from .._memcached.addresses import format_address
+from .._memcached.addresses import parse_address
 from ._otel_metrics import Meters
 from ._otel_operations import OPERATIONS, Operation, routing_argument
 
@@ -73,12 +73,7 @@ def _attributes(
         if operation.is_batch:
             attributes["db.operation.name"] = f"BATCH {operation.word}"
     address = _address(client, operation, of)
-    if isinstance(address, MemcachedHostAddress):
-        attributes["server.address"] = address.address
-        attributes["server.port"] = address.port
-    elif address is not None:
-        attributes["server.address"] = format_address(address)
-    return attributes
+    return attributes if address is None else attributes | _server(address)
 
 
 def _address(client: Client, operation: Operation, of: Any) -> Address | None:
@@ -146,11 +141,19 @@ def _failure(error: BaseException, attributes: Attributes) -> Attributes:
     if status is not None and isinstance(error, CommandError):
         described["error.type"] = described["db.response.status_code"] = status
     if isinstance(error, EmcacheError) and error.node and "server.address" not in attributes:
-        host, colon, port = error.node.rpartition(":")
-        is_host = bool(colon) and port.isdecimal()
-        described |= (
-            {"server.address": host.strip("[]"), "server.port": int(port)}
-            if is_host
-            else {"server.address": error.node}
-        )
+        described |= _server(_node_address(error.node))
     return described
+
+
+def _node_address(name: str) -> Address:
+    """Return the address of a node by its name in an exception, which has a port or is a path."""
+    with contextlib.suppress(ValueError):
+        if ":" in name:
+            return parse_address(name)
+    return MemcachedUnixSocketPath(name)
+
+
+def _server(address: Address) -> Attributes:
+    if isinstance(address, MemcachedHostAddress):
+        return {"server.address": address.address, "server.port": address.port}
+    return {"server.address": address.path}

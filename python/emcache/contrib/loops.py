@@ -166,12 +166,11 @@ class BackgroundLoop:
         """Run a coroutine in the loop and wait for it, from any thread but the loop's own.
 
         Returns:
-            The result of the coroutine. If the wait is interrupted, the coroutine is cancelled.
+            The result of the coroutine. Its exception is raised, and
+            ``concurrent.futures.CancelledError`` if it is cancelled, for example by :meth:`close`.
+            If the wait is interrupted, the coroutine is cancelled.
 
         Raises:
-            Exception: the exception of the coroutine.
-            concurrent.futures.CancelledError: the coroutine was cancelled, for example by
-                :meth:`close`.
             RuntimeError: called in the loop itself, which would be a deadlock.
             TypeError: not a coroutine.
         """

@@ -33,8 +33,8 @@ class NoDiscoveryError(EmcacheError):
 class ConfigDiscovery:
     """The list of nodes of AWS ElastiCache and GCP Memorystore.
 
-    On AWS every node has the list, so the client asks a node when the endpoint does not answer. On GCP
-    only the endpoint has it, and the endpoint is not a node.
+    On AWS every node has the list, so the client asks a node when the endpoint does not answer. On
+    GCP only the endpoint has it, and the endpoint is not a node.
     """
 
     def __init__(
