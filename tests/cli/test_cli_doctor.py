@@ -6,7 +6,7 @@ import time
 import pytest
 
 from emcache.cli._doctor import _any_of
-from emcache.cli._finding import fault, found
+from emcache.cli._finding import fail, ok
 from emcache.cli._server_checks import (
     check_clock,
     check_connections,
@@ -213,8 +213,8 @@ async def test_a_hosted_service_that_tells_little():
 @pytest.mark.driver_independent
 def test_one_address_of_a_name_will_do():
     good, bad = (
-        found("connects", "127.0.0.1 in 1 ms"),
-        fault("connects", "::1: refused", "start it"),
+        ok("connects", "127.0.0.1 in 1 ms"),
+        fail("connects", "::1: refused", "start it"),
     )
     assert [finding.state for finding in _any_of([good, bad])] == ["ok", "warn"]
     assert [finding.state for finding in _any_of([bad, bad])] == ["fail", "fail"]

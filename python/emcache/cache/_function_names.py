@@ -86,10 +86,10 @@ def _chain(function: Callable[..., Any]) -> Iterator[types.FunctionType]:
     wrapped: Any = function
     while wrapped is not None:
         if not isinstance(wrapped, types.FunctionType):
-            what = (
+            reason = (
                 "is not a plain function" if wrapped is function else f"wraps {describe(wrapped)}"
             )
-            _refuse(function, what)
+            _refuse(function, reason)
         yield wrapped
         wrapped = getattr(wrapped, "__wrapped__", None)
 
@@ -125,8 +125,8 @@ def _module_of(function: Callable[..., Any], innermost: types.FunctionType) -> s
     return f"__main__.{sha256(path).hexdigest()[:16]}"
 
 
-def _refuse(function: Callable[..., Any], why: str) -> NoReturn:
+def _refuse(function: Callable[..., Any], reason: str) -> NoReturn:
     raise TypeError(
-        f"{describe(function)} {why}, so its module and name do not identify it; "
+        f"{describe(function)} {reason}, so its module and name do not identify it; "
         'pass key=, such as key="user:{user_id}"'
     )

@@ -64,14 +64,14 @@ class Values(Generic[T]):
         Raises:
             SerializationError: the serializer does not accept it.
         """
-        what = f"the value of {shown(key)}, of type {type(value).__name__}, cannot be stored"
+        summary = f"the value of {shown(key)}, of type {type(value).__name__}, cannot be stored"
         try:
             return self._checked(self._serializer.dumps(value))
         except SerializationError as error:
-            _fail(what, error)
+            _fail(summary, error)
         except Exception as error:
             reason, remedy = _reason(self._serializer, error), _remedy(self._serializer)
-            raise SerializationError(f"{what}: {reason}; {remedy}") from error
+            raise SerializationError(f"{summary}: {reason}; {remedy}") from error
 
     async def shrink(self, key: bytes, data: bytes, flags: int) -> tuple[bytes, int]:
         """Compress serialized bytes if that makes them smaller; return bytes and flags to store."""
@@ -164,14 +164,14 @@ class Values(Generic[T]):
         return found
 
 
-def _check_object(what: str, given: object, *names: str) -> None:
+def _check_object(argument: str, given: object, *names: str) -> None:
     """Refuse an object without the needed attributes, before the first value is stored."""
     if isinstance(given, type):
         name = given.__name__
-        raise TypeError(f"{what} must be an object, not the class {name}; write {name}()")
+        raise TypeError(f"{argument} must be an object, not the class {name}; write {name}()")
     if missing := [name for name in names if not hasattr(given, name)]:
         raise TypeError(
-            f"{what} must have {', '.join(names)}: {type(given).__name__} {given!r:.40} has no "
+            f"{argument} must have {', '.join(names)}: {type(given).__name__} {given!r:.40} has no "
             f"{missing[0]}"
         )
 
@@ -211,15 +211,15 @@ def _remedy(serializer: object) -> str:
     )
 
 
-def _as_bytes(what: str, data: object) -> bytes:
+def _as_bytes(origin: str, data: object) -> bytes:
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise SerializationError(f"the {what} must return bytes, not {type(data).__name__}")
+        raise SerializationError(f"the {origin} must return bytes, not {type(data).__name__}")
     return bytes(data)
 
 
-def _fail(what: str, error: Exception) -> NoReturn:
+def _fail(summary: str, error: Exception) -> NoReturn:
     if isinstance(error, SerializationError):
-        raise SerializationError(f"{what}: {error}") from error.__cause__
+        raise SerializationError(f"{summary}: {error}") from error.__cause__
     # The text of other errors may show the value. It is available as the cause.
     text = str(error) if isinstance(error, ImportError) else type(error).__name__
-    raise SerializationError(f"{what}: {text}") from error
+    raise SerializationError(f"{summary}: {text}") from error

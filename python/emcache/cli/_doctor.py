@@ -17,7 +17,7 @@ from ..discovery._dns import resolve
 from ._capabilities import answers, if_supported, supports_gat
 from ._commands import Command, runs
 from ._exit_codes import NEGATIVE, WANTS_LOGIN, text_of
-from ._finding import Finding, doubt, fault, found
+from ._finding import Finding, fail, ok, warn
 from ._output import Output, printable
 from ._server_checks import MORE_CONNECTIONS, check_all
 from ._settings import Settings, node_name
@@ -76,13 +76,13 @@ async def _discovered(
         topology = await ConfigDiscovery(endpoints, pool, settings.timeout).discover()
     except NoDiscoveryError:
         text = "the endpoint has no list of nodes; it is checked as a node"
-        return doubt("discovery", text, "use --servers with its address"), endpoints
+        return warn("discovery", text, "use --servers with its address"), endpoints
     except (EmcacheError, OSError, ValueError) as error:
         text = printable(str(error)) or type(error).__name__
-        return fault("discovery", text, "see the checks of the endpoint below"), endpoints
+        return fail("discovery", text, "see the checks of the endpoint below"), endpoints
     nodes = [node.address for node in topology.nodes]
     names = ", ".join(map(node_name, nodes))
-    return found("discovery", f"version {topology.version}, {len(nodes)} nodes: {names}"), nodes
+    return ok("discovery", f"version {topology.version}, {len(nodes)} nodes: {names}"), nodes
 
 
 async def _node(settings: Settings, address: Address) -> list[Finding]:
@@ -107,10 +107,10 @@ async def _reachable(settings: Settings, address: Address) -> list[Finding]:
                     ips = await resolve(host, port)
             except (OSError, UnicodeError) as error:
                 text = f"{host}: {getattr(error, 'strerror', None) or 'no answer in time'}"
-                return [fault("names", text, "is the name right? Does its DNS server answer?")]
+                return [fail("names", text, "is the name right? Does its DNS server answer?")]
             names = []
             if ips != [host]:
-                names = [found("names", f"{host} is {', '.join(ips)}")]
+                names = [ok("names", f"{host} is {', '.join(ips)}")]
             tried = [await _connect(settings, f"{ip}", (ip, port)) for ip in ips]
             return names + _any_of(tried)
 
@@ -120,7 +120,7 @@ def _any_of(tried: list[Finding]) -> list[Finding]:
     if all(finding.state == "fail" for finding in tried):
         return tried
     return [
-        doubt("connects", finding.text, "clients try the name's other addresses; or fix its DNS")
+        warn("connects", finding.text, "clients try the name's other addresses; or fix its DNS")
         if finding.state == "fail"
         else finding
         for finding in tried
@@ -137,13 +137,13 @@ async def _connect(settings: Settings, name: str, where: str | tuple[str, int]) 
                 _, writer = await asyncio.open_connection(*where)
     except TimeoutError:
         text = f"{name}: no answer within {settings.timeout:g} s"
-        return fault("connects", text, "a firewall, or a route; is the address right?")
+        return fail("connects", text, "a firewall, or a route; is the address right?")
     except OSError as error:
         text = f"{name}: {_os_text(error)}"
-        return fault("connects", text, "is it running, and listening there (-l, -p, -s)?")
+        return fail("connects", text, "is it running, and listening there (-l, -p, -s)?")
     milliseconds = (time.perf_counter() - begin) * 1000
     writer.transport.abort()
-    return found("connects", f"{name} in {milliseconds:.1f} ms")
+    return ok("connects", f"{name} in {milliseconds:.1f} ms")
 
 
 def _os_text(error: OSError) -> str:
@@ -161,7 +161,7 @@ async def _queried(settings: Settings, address: Address) -> list[Finding]:
             has_gat = await supports_gat(client)
         except AuthenticationError as error:
             text = text_of(error)
-            return [fault("login", text, "username, password, --auth, the server's users?")]
+            return [fail("login", text, "username, password, --auth, the server's users?")]
         except EmcacheError as error:
             return [_no_answer(settings, error)]
     is_proxy, of_proxy = _proxy(version, stats, has_gat)
@@ -178,14 +178,14 @@ def _proxy(version: str | None, stats: dict[str, str], has_gat: bool) -> tuple[b
     """Return whether the node is a proxy, and a finding with the commands that it lacks."""
     if any(name.startswith("proxy_") for name in stats):
         text = "memcached's own proxy: these checks are of the proxy, not of its servers"
-        return True, [doubt("proxy", text, "check its servers too: --servers with their addresses")]
+        return True, [warn("proxy", text, "check its servers too: --servers with their addresses")]
     supported = {"gat": has_gat, "stats": bool(stats), "version": version is not None}
     missing = [name for name, is_supported in supported.items() if not is_supported]
     if not missing or (parse(version) is not None and has_gat):
         return False, []
     text = f"a proxy: it answers get, but not {', '.join(missing)}"
     advice = "emcache works with it, see docs/clusters.md; ask its servers for their stats"
-    return True, [doubt("proxy", text, advice)]
+    return True, [warn("proxy", text, advice)]
 
 
 def _unchecked(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:
@@ -194,25 +194,25 @@ def _unchecked(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:
     if not missing:
         return []
     text = f"the server does not answer {' and '.join(missing)}, so some checks were skipped"
-    return [doubt("limits", text, "is it a proxy or a hosted service? See its own console")]
+    return [warn("limits", text, "is it a proxy or a hosted service? See its own console")]
 
 
 def _no_answer(settings: Settings, error: EmcacheError) -> Finding:
     text = text_of(error, with_advice=False)
     match error._cause:
         case "login":
-            return fault("login", text, WANTS_LOGIN)
+            return fail("login", text, WANTS_LOGIN)
         case "tls":
-            return fault("tls", text, "see docs/security.md")
+            return fail("tls", text, "see docs/security.md")
         case "connections":
-            return fault("connections", text, MORE_CONNECTIONS)
+            return fail("connections", text, MORE_CONNECTIONS)
     if settings.uses_tls:
         advice = "does it need a login (--username)? Is it memcached?"
     else:
         advice = "does it need TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
     if isinstance(error, OperationTimeoutError):
         advice = f"does it hang (stopped, swapping, overloaded)? If it never worked: {advice}"
-    return fault("answers", text, advice)
+    return fail("answers", text, advice)
 
 
 def _differences(findings: list[Finding]) -> list[Finding]:
@@ -222,7 +222,7 @@ def _differences(findings: list[Finding]) -> list[Finding]:
         texts = {finding.text.split(" lacks ")[0] for finding in findings if finding.check == check}
         if len(texts) > 1:
             text = f"nodes differ: {', '.join(sorted(texts))}"
-            different.append(doubt(check, text, "use the same on all nodes"))
+            different.append(warn(check, text, "use the same on all nodes"))
     return different
 
 

@@ -23,16 +23,16 @@ class Finding:
         return asdict(self)
 
 
-def found(check: str, text: str) -> Finding:
+def ok(check: str, text: str) -> Finding:
     """Return a finding without a problem."""
     return Finding("ok", check, text)
 
 
-def doubt(check: str, text: str, advice: str) -> Finding:
+def warn(check: str, text: str, advice: str) -> Finding:
     """Return a warning."""
     return Finding("warn", check, text, advice)
 
 
-def fault(check: str, text: str, advice: str) -> Finding:
+def fail(check: str, text: str, advice: str) -> Finding:
     """Return a failure."""
     return Finding("fail", check, text, advice)

@@ -67,9 +67,9 @@ async def listed(settings: Settings, node: Address) -> AsyncGenerator[list[Liste
     async with raw_connection(settings, node) as connection:
         # "hash" lists each item once. "all" (older servers have only this) reads the LRU lists, in
         # which items move in the meantime. While its hash table grows, a server returns nothing.
-        for what in (b"hash", b"all"):
+        for source in (b"hash", b"all"):
             is_empty = True
-            async with aclosing(_dump(connection, what, settings.timeout)) as parts:
+            async with aclosing(_dump(connection, source, settings.timeout)) as parts:
                 async for lines in parts:
                     is_empty = False
                     yield [_item(line, node) for line in lines]
@@ -78,12 +78,12 @@ async def listed(settings: Settings, node: Address) -> AsyncGenerator[list[Liste
 
 
 async def _dump(
-    connection: RawConnection, what: bytes, patience: float
+    connection: RawConnection, source: bytes, busy_timeout: float
 ) -> AsyncGenerator[list[bytes], None]:
     """Send the command until the server is not busy; yield nothing if it does not support it."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + busy_timeout
     while True:
-        connection.send(b"lru_crawler metadump %b\r\n" % what)
+        connection.send(b"lru_crawler metadump %b\r\n" % source)
         async with aclosing(_until_end(connection)) as parts:
             first = await anext(parts, None)
             if first is None or first[0].startswith(b"BADCLASS"):

@@ -53,19 +53,19 @@ class Run:
 
     async def clean_up(self) -> int:
         """Delete the keys, and return how many could not be deleted."""
-        left = 0
+        remaining = 0
 
         async def delete(key: bytes) -> None:
-            nonlocal left
+            nonlocal remaining
             try:
                 await self._client.delete(key)
             except NotFoundCommandError:
                 pass
             except EmcacheError:
-                left += 1
+                remaining += 1
 
         await self._for_all(delete)
-        return left
+        return remaining
 
     async def _for_all(self, act: Callable[[bytes], Awaitable[None]]) -> None:
         waiting = iter(range(self._load.keys))

@@ -38,10 +38,10 @@ async def delete_prefix(settings: Settings, output: Output, prefix: bytes) -> in
             ):
                 async for items in parts:
                     keys = [item.key for item in items if item.key.startswith(prefix)]
-                    gone = await _delete(connection, keys)
-                    count += len(gone)
+                    removed = await _delete(connection, keys)
+                    count += len(removed)
                     if output.as_json:
-                        deleted += [(key, node_name(node)) for key in gone]
+                        deleted += [(key, node_name(node)) for key in removed]
         except EmcacheError as error:
             failures[node] = error
     if output.as_json:
@@ -59,17 +59,17 @@ async def delete_prefix(settings: Settings, output: Output, prefix: bytes) -> in
 
 async def _delete(connection: RawConnection, keys: list[bytes]) -> list[bytes]:
     """Delete keys on one node; return the keys that still existed."""
-    gone = []
+    removed = []
     for start in range(0, len(keys), _AT_ONCE):
         part = keys[start : start + _AT_ONCE]
         connection.send(b"".join(map(_command, part)))
         for key in part:
             reply = await connection.line()
             if reply in (b"DELETED", b"HD"):
-                gone.append(key)
+                removed.append(key)
             elif reply not in (b"NOT_FOUND", b"NF"):
                 _raise_unexpected(connection.address, key, reply)
-    return gone
+    return removed
 
 
 def _command(key: bytes) -> bytes:

@@ -61,8 +61,8 @@ def node_errors(address: Address, seconds: float) -> Iterator[None]:
             OperationTimeoutError(f"{node} did not answer within {seconds:g} s"), node
         ) from error
     except (OSError, EOFError, UnicodeError) as error:
-        what = getattr(error, "verify_message", None) or getattr(error, "strerror", None)
-        text = f"{node}: {what or error or type(error).__name__}"
+        reason = getattr(error, "verify_message", None) or getattr(error, "strerror", None)
+        text = f"{node}: {reason or error or type(error).__name__}"
         raise _named(ConnectionFailedError(text), node) from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from ._finding import Finding, doubt, fault, found
+from ._finding import Finding, fail, ok, warn
 from ._output import printable
 from ._raw import open_tcp, server_name, tls_context
 from ._settings import Settings
@@ -30,7 +30,7 @@ async def check_tls(settings: Settings, address: Address) -> list[Finding]:
     """Do a TLS handshake, and check the certificate."""
     if not server_name(settings, address) and not settings.no_verify:
         return [
-            fault("tls", "a unix socket has no name to verify", "use --server-name or --no-verify")
+            fail("tls", "a unix socket has no name to verify", "use --server-name or --no-verify")
         ]
     try:
         async with _session(settings, address, tls_context(settings)) as session:
@@ -62,12 +62,12 @@ async def _session(
 
 def _spoken(session: ssl.SSLObject) -> Finding:
     cipher = session.cipher()
-    return found("tls", f"{session.version()}, {cipher[0] if cipher else 'no cipher'}")
+    return ok("tls", f"{session.version()}, {cipher[0] if cipher else 'no cipher'}")
 
 
 async def _accepted(settings: Settings, address: Address, session: ssl.SSLObject) -> list[Finding]:
     if settings.no_verify:
-        finding = doubt(
+        finding = warn(
             "certificate",
             "not verified; anyone on the network path can read and alter traffic",
             "remove --no-verify",
@@ -82,13 +82,13 @@ async def _accepted(settings: Settings, address: Address, session: ssl.SSLObject
 
 
 def _expiry(check: str, certificate: Certificate) -> Finding:
-    left = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY
+    days = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY
     text = f"{_subject(certificate)}, by {_common_name(certificate.get('issuer'))}"
-    if left < 0:
-        return fault(check, f"{text}, expired {-left:.1f} days ago", "renew it")
-    if left < SOON:
-        return doubt(check, f"{text}, expires in {left:.1f} days", "renew it now")
-    return found(check, f"{text}, {left:.0f} days left")
+    if days < 0:
+        return fail(check, f"{text}, expired {-days:.1f} days ago", "renew it")
+    if days < SOON:
+        return warn(check, f"{text}, expires in {days:.1f} days", "renew it now")
+    return ok(check, f"{text}, {days:.0f} days left")
 
 
 def _authorities(settings: Settings) -> list[Finding]:
@@ -144,7 +144,7 @@ async def _refused(
     if details is not None:
         text += f": it is {_subject(details)}, by {_common_name(details.get('issuer'))}"
         text += f", until {details['notAfter']}"
-    return fault("certificate", text, _advice(error.verify_code))
+    return fail("certificate", text, _advice(error.verify_code))
 
 
 def _advice(code: int) -> str:
@@ -163,13 +163,13 @@ def _advice(code: int) -> str:
 
 def _failed(error: Exception) -> Finding:
     if isinstance(error, TimeoutError):
-        return fault("tls", "no answer to the handshake", "does it use TLS (-Z) on this port?")
+        return fail("tls", "no answer to the handshake", "does it use TLS (-Z) on this port?")
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or str(error)).replace("_", " ").lower()
         if "certificate" in reason:
-            return fault("tls", reason, "pass a certificate that it accepts: --cert, --key")
-        return fault("tls", reason, "does it use TLS (-Z) on this port, version 1.2 or later?")
-    return fault(
+            return fail("tls", reason, "pass a certificate that it accepts: --cert, --key")
+        return fail("tls", reason, "does it use TLS (-Z) on this port, version 1.2 or later?")
+    return fail(
         "tls",
         f"the connection ended in the handshake ({type(error).__name__})",
         "does it use TLS (-Z) on this port?",

@@ -67,8 +67,8 @@ class Nodes:
     async def rows(self) -> list[Row]:
         """Sample all nodes at once."""
         nodes = self._client.cluster_managment().nodes()
-        for gone in [node for node in self._samplers if node not in nodes]:
-            await self._samplers.pop(gone).close()
+        for left_node in [node for node in self._samplers if node not in nodes]:
+            await self._samplers.pop(left_node).close()
         for node in nodes:
             if node not in self._samplers:
                 self._samplers[node] = Sampler(self._client, node, self._pause)
@@ -173,18 +173,18 @@ def _troubles(rows: list[Row]) -> list[Text]:
 async def _next(nodes: Nodes, ended: asyncio.Event, pause: float) -> list[Row] | None:
     """Wait, then sample; None as soon as the user has quit."""
 
-    async def look() -> list[Row]:
+    async def sample_later() -> list[Row]:
         await asyncio.sleep(pause)
         return await nodes.rows()
 
-    looking, ending = asyncio.create_task(look()), asyncio.create_task(ended.wait())
+    sampling, quitting = asyncio.create_task(sample_later()), asyncio.create_task(ended.wait())
     try:
-        await asyncio.wait({looking, ending}, return_when=asyncio.FIRST_COMPLETED)
-        return None if ended.is_set() else looking.result()
+        await asyncio.wait({sampling, quitting}, return_when=asyncio.FIRST_COMPLETED)
+        return None if ended.is_set() else sampling.result()
     finally:
-        for task in (looking, ending):
+        for task in (sampling, quitting):
             task.cancel()
-        await asyncio.gather(looking, ending, return_exceptions=True)
+        await asyncio.gather(sampling, quitting, return_exceptions=True)
 
 
 @contextlib.contextmanager

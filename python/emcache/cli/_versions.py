@@ -2,7 +2,7 @@
 
 import re
 
-from ._finding import Finding, doubt, fault, found
+from ._finding import Finding, fail, ok, warn
 
 Version = tuple[int, int, int]
 
@@ -50,7 +50,7 @@ def version_findings(text: str | None, settings: dict[str, str]) -> list[Finding
     version = parse(text)
     if version is None:
         return [
-            doubt(
+            warn(
                 "version",
                 f"{text or 'none'} is not a version of memcached",
                 "is it a proxy or another server? Some commands may not work",
@@ -64,20 +64,20 @@ def _what_it_lacks(version: Version) -> Finding:
     if version < (1, 6, 0):
         name += " (no meta commands)"
     if needed := [what for since, what in NEEDED if version < since]:
-        return doubt("version", f"{name} lacks {'; '.join(needed)}", "update the server")
+        return warn("version", f"{name} lacks {'; '.join(needed)}", "update the server")
     lacked = [f"{what}, of {dotted(since)}" for since, what in LACKED if version < since]
     if not lacked:
-        return found("version", name)
-    return found("version", f"{name} lacks {'; '.join(lacked)}")
+        return ok("version", name)
+    return ok("version", f"{name} lacks {'; '.join(lacked)}")
 
 
 def _known_bad(version: Version, settings: dict[str, str]) -> list[Finding]:
     findings = [
-        (fault if sure else doubt)("bugs", what, f"update it to {dotted(until)} or later")
-        for since, until, sure, what in BAD
+        (fail if is_certain else warn)("bugs", what, f"update it to {dotted(until)} or later")
+        for since, until, is_certain, what in BAD
         if since <= version < until
     ]
     if settings.get("proxy_enabled") == "yes" and version < PROXY_FIXED:
         what = "its proxy writes past a buffer (CVE-2023-46852, 46853)"
-        findings.append(fault("bugs", what, f"update it to {dotted(PROXY_FIXED)} or later"))
+        findings.append(fail("bugs", what, f"update it to {dotted(PROXY_FIXED)} or later"))
     return findings

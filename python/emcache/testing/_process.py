@@ -34,8 +34,8 @@ def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
 
 def has_option(binary: str, option: str) -> bool:
     """Return whether a memcached was built with an option, such as ``-Z``."""
-    said = subprocess.run([binary, "-h"], capture_output=True, text=True, check=False).stdout
-    return any(line.startswith(f"{option},") for line in said.splitlines())
+    usage = subprocess.run([binary, "-h"], capture_output=True, text=True, check=False).stdout
+    return any(line.startswith(f"{option},") for line in usage.splitlines())
 
 
 def private_folder() -> str:

@@ -88,8 +88,8 @@ class FaultProxy(Managed):
         self._serving: dict[asyncio.Task[None], socket.socket] = {}
 
     def __repr__(self) -> str:
-        how = "refusing" if self._listener is None else "listening"
-        return f"<FaultProxy 127.0.0.1:{self.port} {how}, {self.open} open>"
+        state = "refusing" if self._listener is None else "listening"
+        return f"<FaultProxy 127.0.0.1:{self.port} {state}, {self.open} open>"
 
     @property
     def address(self) -> MemcachedHostAddress:

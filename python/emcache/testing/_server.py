@@ -123,8 +123,8 @@ class MemcachedServer(Reachable, Managed):
 
     def __repr__(self) -> str:
         where = self.path if self.path is not None else f"127.0.0.1:{self.port}"
-        how = "not running" if not self.running else "paused" if self.paused else "running"
-        return f"<MemcachedServer {where} {how}>"
+        state = "not running" if not self.running else "paused" if self.paused else "running"
+        return f"<MemcachedServer {where} {state}>"
 
     # -- the process -----------------------------------------------------------------------------
 

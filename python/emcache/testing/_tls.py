@@ -53,12 +53,12 @@ class Tls:
             raise ValueError("min_version must be 'TLSv1.2' or 'TLSv1.3'")
 
     def _arguments(self) -> list[str]:
-        said = [f"ssl_chain_cert={self.identity.certificate}", f"ssl_key={self.identity.key}"]
+        options = [f"ssl_chain_cert={self.identity.certificate}", f"ssl_key={self.identity.key}"]
         if self.client_ca:
-            said += [f"ssl_ca_cert={self.client_ca}", "ssl_verify_mode=2"]
+            options += [f"ssl_ca_cert={self.client_ca}", "ssl_verify_mode=2"]
         if self.min_version:
-            said.append(f"ssl_min_version={2 if self.min_version == 'TLSv1.2' else 3}")
-        return ["-Z", "-o", ",".join(said)]
+            options.append(f"ssl_min_version={2 if self.min_version == 'TLSv1.2' else 3}")
+        return ["-Z", "-o", ",".join(options)]
 
     def _client_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"ssl": True}
