@@ -336,10 +336,14 @@ def test_locations(location):
         ("a", {"ignore_errors": "no"}, "ignore_errors must be a bool, not str"),
         ("a", None, "OPTIONS .* must be a dict, not NoneType"),
         ("a", ["timeout"], "OPTIONS .* must be a dict, not list"),
-        (5, {}, "LOCATION .* nodes must be a text or a list of them, not int"),
+        (5, {}, "LOCATION .* nodes must be a str or a list of them, not int"),
         (["a", 5], {}, "LOCATION .* a node must be a str or an address of emcache, not int"),
         ("a:0", {}, "LOCATION .* port must be between"),
-        (emcache.MemcachedHostAddress("a:1", 1), {}, "LOCATION .* the port is an argument"),
+        (
+            emcache.MemcachedHostAddress("a:1", 1),
+            {},
+            "LOCATION .* pass the port as the second argument",
+        ),
     ],
 )
 def test_settings_that_are_none(location, options, says):

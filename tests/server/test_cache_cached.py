@@ -623,7 +623,7 @@ RESULTS = {
     "not a number": (Json(), float("nan"), "ValueError: Out of range float values"),
     "an int as text": (Utf8(), 5, "int is not str; Utf8 accepts str; pass"),
     "text as bytes": (Raw(), "text", "str is not bytes; Raw accepts bytes; pass"),
-    "half a character": (Utf8(), "\ud800", "UnicodeEncodeError; Utf8 stores"),
+    "half a character": (Utf8(), "\ud800", "UnicodeEncodeError; Utf8 accepts"),
     "msgpack": (MsgPack(), Point(1), "'Point' object; MsgPack accepts dict, list"),
     "pickle": (Pickle(), lambda: None, "Pickle accepts objects whose class"),
     "pymemcache": (Pymemcache(), Point(1), "pass pickle=True to allow it"),

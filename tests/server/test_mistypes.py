@@ -44,7 +44,7 @@ OF_CLIENT = [
     ({"purge_unhealthy_nodes": "no"}, "purge_unhealthy_nodes must be a bool, not str 'no'"),
     ({"autobatching": "no"}, "autobatching must be a bool, not str 'no'"),
     ({"autobatching": 2}, "autobatching must be a bool, not int 2"),
-    ({"autodiscovery": DnsDiscovery}, "autodiscovery must be a bool, or have"),
+    ({"autodiscovery": DnsDiscovery}, "autodiscovery must be a bool, or an object"),
 ]
 OF_POOL = [
     ({"on_healthy_status_change_cb": 5}, "on_healthy_status_change_cb must be a function, not int"),

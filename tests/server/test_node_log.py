@@ -95,7 +95,9 @@ async def test_a_certificate_that_is_not_trusted(caplog):
             while not any("is unhealthy" in text for text in said(caplog)):
                 await outcomes(client.get(b"some-key"))
                 await asyncio.sleep(0.01)
-    barred = [text for text in said(caplog, logging.WARNING) if "let us in: TLS: " in text]
+    barred = [
+        text for text in said(caplog, logging.WARNING) if "rejects connections: TLS: " in text
+    ]
     assert len(barred) == 1
     assert len(said(caplog)) == 2
 

@@ -306,7 +306,7 @@ def test_what_servers_need_besides(project, monkeypatch):
     result.stdout.fnmatch_lines(
         [
             "SKIPPED*poor-memcached was built without logins by a file (-Y); --memcached-required*",
-            "SKIPPED*certificates for tests are made with cryptography: pip install cryptography;*",
+            "SKIPPED*certificates for tests need cryptography: pip install cryptography;*",
         ]
     )
 
