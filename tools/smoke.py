@@ -18,7 +18,7 @@ from pathlib import Path
 
 import emcache
 
-FILES = ("py.typed", "_emcache.pyi", "base.py", "discovery.py")
+FILES = ("py.typed", "_emcache.pyi", "base.py", "discovery/__init__.py")
 
 
 def check_files() -> None:

@@ -1,7 +1,7 @@
 """The pytest plugin of emcache; see docs/testing.md.
 
-pytest imports this in every run wherever emcache is installed, so it imports nothing of emcache
-before a fixture is used.
+pytest imports this module in every run where emcache is installed, so it imports emcache only when
+a fixture is used.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where memcached is, and whether it must be there."""
+    """Add the options for the memcached program."""
     group = parser.getgroup("emcache", "memcached servers for tests (emcache)")
     group.addoption(
         "--memcached",
@@ -28,11 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--memcached-required",
         action="store_true",
         default=None,
-        help="fail where memcached, or what a fixture needs of it, is missing; do not skip"
+        help="fail, do not skip, where memcached or a feature that a fixture needs is missing"
         " (or: EMCACHE_TEST_MEMCACHED_REQUIRED=1)",
     )
     parser.addini("memcached", "the memcached to run")
-    parser.addini("memcached_required", "fail where memcached is missing; do not skip", type="bool")
+    parser.addini(
+        "memcached_required", "fail, do not skip, where memcached is missing", type="bool"
+    )
     parser.addini(
         "memcached_flush",
         "empty the server before each test that uses emcache_client",
@@ -42,19 +44,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Add the asynchronous fixtures, as the plugins that run tests want them."""
+    """Add the asynchronous fixtures for each plugin that runs asynchronous tests."""
     from . import _clients
 
     for plugin in _clients.plugins():
         config.pluginmanager.register(plugin, f"emcache_{plugin.__name__}")
 
 
-# -- servers -------------------------------------------------------------------------------------
+# -- servers ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def memcached_args() -> tuple[str, ...]:
-    """Give options of memcached for all servers; override it to have others."""
+    """Return options of memcached for all servers; override this to change them."""
     return ()
 
 
@@ -62,7 +64,7 @@ def memcached_args() -> tuple[str, ...]:
 def memcached_server(
     request: pytest.FixtureRequest, memcached_args: tuple[str, ...]
 ) -> "Iterator[MemcachedServer]":
-    """Run a memcached for the session, on a free port; with pytest-xdist one for each worker."""
+    """Run a memcached for the session, on a free port; pytest-xdist: one for each worker."""
     with _running(request.config, *memcached_args) as server:
         yield server
 
@@ -80,7 +82,7 @@ def memcached_unix_server(
 def memcached_tls_server(
     request: pytest.FixtureRequest, memcached_args: tuple[str, ...]
 ) -> "Iterator[MemcachedServer]":
-    """Run a memcached with TLS, for `localhost` and `127.0.0.1`, by a CA of its own."""
+    """Run a memcached with TLS, for `localhost` and `127.0.0.1`, with its own CA."""
     _need_option(request.config, "-Z", "TLS")
     with _running(request.config, *memcached_args, tls=True) as server:
         yield server
@@ -90,7 +92,7 @@ def memcached_tls_server(
 def memcached_auth_server(
     request: pytest.FixtureRequest, memcached_args: tuple[str, ...]
 ) -> "Iterator[MemcachedServer]":
-    """Run a memcached that lets in one user (`-Y`)."""
+    """Run a memcached with a login for one user (`-Y`)."""
     _need_option(request.config, "-Y", "logins by a file")
     with _running(request.config, *memcached_args, users=_USERS) as server:
         yield server
@@ -100,7 +102,7 @@ def memcached_auth_server(
 def memcached_sasl_server(
     request: pytest.FixtureRequest, memcached_args: tuple[str, ...]
 ) -> "Iterator[MemcachedServer]":
-    """Run a memcached that lets in one user by SASL (`-S`)."""
+    """Run a memcached with a SASL login for one user (`-S`)."""
     _need_option(request.config, "-S", "SASL")
     with _running(request.config, *memcached_args, users=_USERS, auth="sasl") as server:
         yield server
@@ -110,7 +112,7 @@ def memcached_sasl_server(
 def memcached_cluster(
     request: pytest.FixtureRequest, memcached_args: tuple[str, ...]
 ) -> "Iterator[Callable[..., list[MemcachedServer]]]":
-    """Give a function that starts `n` servers of the test's own; what else it takes they take."""
+    """Return a function that starts `n` servers; it passes on further arguments."""
     with contextlib.ExitStack() as stack:
 
         def start(n: int, *args: str, **options: Any) -> "list[MemcachedServer]":
@@ -123,7 +125,7 @@ def memcached_cluster(
 
 @pytest.fixture
 def fault_proxy() -> "Iterator[Callable[..., FaultProxy]]":
-    """Give a function that puts a `FaultProxy` before a server; it takes what that one takes."""
+    """Return a function that starts a `FaultProxy`, with the arguments of that class."""
     from emcache.testing import FaultProxy
 
     with contextlib.ExitStack() as stack:
@@ -134,18 +136,18 @@ def fault_proxy() -> "Iterator[Callable[..., FaultProxy]]":
         yield start
 
 
-# -- the client ----------------------------------------------------------------------------------
+# -- the client ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def emcache_client_options() -> dict[str, Any]:
-    """Give options of `create_client` for `emcache_client`; override it to have others."""
+    """Return options of `create_client` for `emcache_client`; override this to change them."""
     return {}
 
 
 @pytest.fixture
 def emcache_client(request: pytest.FixtureRequest, memcached_server: "MemcachedServer") -> "Client":
-    """Open a client of `memcached_server`, which is empty and runs, in the loop of the test."""
+    """Open a client of `memcached_server`, without items, in the loop of the test."""
     from ._clients import fixture_for
 
     if memcached_server.paused:
@@ -158,7 +160,7 @@ def emcache_client(request: pytest.FixtureRequest, memcached_server: "MemcachedS
     return client
 
 
-# -- what is missing -----------------------------------------------------------------------------
+# -- missing programs and features --------------------------------------------------------------
 
 _USERS = {"emcache": "secret"}
 
@@ -184,7 +186,7 @@ def _binary(config: pytest.Config) -> str:
     try:
         return find_memcached(named)
     except MemcachedNotFoundError as error:
-        # What is named is meant to be there.
+        # A program that was named must exist.
         if named:
             pytest.fail(str(error), pytrace=False)
         _missing(config, str(error))

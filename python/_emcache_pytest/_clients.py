@@ -1,7 +1,7 @@
-"""The client's fixture as each plugin that runs asynchronous tests wants it.
+"""The client fixture for each plugin that runs asynchronous tests.
 
-`emcache_client` is a plain fixture that asks for one of these by name: whose a test is shows only
-then, and both plugins may be installed.
+`emcache_client` is a synchronous fixture that requests one of these by name. Only then is it known
+which plugin runs the test, and both may be installed.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ _LOOP_SCOPES = ("function", "class", "module", "package", "session")
 
 
 def plugins() -> Iterator[types.ModuleType]:
-    """Give what is to be registered: modules, as pytest takes fixtures from them."""
+    """Yield modules with the fixtures, to register as plugins."""
     yield _module("anyio", {"anyio": pytest.fixture})
-    # Imported by now, if it is to run tests.
+    # If it runs tests, it has been imported by now.
     if asyncio := sys.modules.get("pytest_asyncio"):
         yield _module("asyncio", _decorators(asyncio.fixture))
 
 
 def _decorators(fixture: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    # Before pytest-asyncio 0.24 a fixture's loop was told by other means.
+    # Before pytest-asyncio 0.24 fixtures had no loop scope.
     if "loop_scope" not in inspect.signature(fixture).parameters:
         return {"function": fixture}
     return {scope: _in_loop(fixture, scope) for scope in _LOOP_SCOPES}
@@ -49,7 +49,7 @@ def _module(name: str, decorators: dict[str, Callable[..., Any]]) -> types.Modul
 
 
 def _client() -> Callable[..., AsyncIterator["Client"]]:
-    """Give a new function each time: plugins mark those that they decorate."""
+    """Return a new function each time, because plugins mark functions that they decorate."""
 
     async def client(
         memcached_server: "MemcachedServer", emcache_client_options: dict[str, Any]
@@ -64,23 +64,23 @@ def _client() -> Callable[..., AsyncIterator["Client"]]:
 
 
 def _default_scope(config: pytest.Config) -> str:
-    with contextlib.suppress(KeyError, ValueError):  # of older ones
+    with contextlib.suppress(KeyError, ValueError):  # older versions
         return str(config.getini("asyncio_default_test_loop_scope"))
     return "function"
 
 
 def fixture_for(request: pytest.FixtureRequest) -> str:
-    """Give the name of the fixture for the test that asks, skip it, or say why there is none."""
+    """Return the name of the fixture for a test; skip or fail the test if there is none."""
     node = request.node
     if (marker := node.get_closest_marker("asyncio")) and "pytest_asyncio" in sys.modules:
         scope = marker.kwargs.get("loop_scope") or marker.kwargs.get("scope")
         return f"{_NAME}{scope or _default_scope(request.config)}"
     if "anyio_backend" in node.fixturenames:
         if request.getfixturevalue("anyio_backend_name") != "asyncio":
-            pytest.skip("emcache runs on asyncio alone")
+            pytest.skip("emcache supports only asyncio")
         return f"{_NAME}anyio"
     pytest.fail(
-        "emcache_client is for tests that pytest-asyncio or anyio runs: an `async def` with their"
-        " marker, or their auto mode",
+        "emcache_client needs pytest-asyncio or anyio: use an `async def` test with their marker,"
+        " or their auto mode",
         pytrace=False,
     )

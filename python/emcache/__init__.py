@@ -1,11 +1,15 @@
-"""The memcached client for asyncio."""
+"""A memcached client for asyncio."""
 
 import typing
 
-# First: it says where emcache does not work, and brings back the exceptions of an earlier import.
+# Must come first: it refuses sub-interpreters, and restores the exceptions of an earlier import.
 from . import _emcache as _emcache  # isort: split
 
 from ._address import ALL_NODES, MemcachedHostAddress, MemcachedUnixSocketPath
+from ._client import Client
+from ._cluster import ClusterEvents, ClusterManagement, ClusterManagment
+from ._create import create_client
+from ._emcache import __version__
 from ._errors import (
     ArithmeticCommandError,
     AuthenticationError,
@@ -25,8 +29,9 @@ from ._errors import (
     SerializationError,
     StorageCommandError,
 )
-from .base import Client, ClusterEvents, ClusterManagement, ClusterManagment, Item
-from .client import create_client
+from ._item import Item
+from ._lazy import PUBLIC as _PUBLIC
+from ._lazy import SUBMODULES as _SUBMODULES
 from .connection_pool import ConnectionPool, ConnectionPoolMetrics
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,
@@ -39,10 +44,9 @@ from .default_values import (
     DEFAULT_SSL_VERIFY,
     DEFAULT_TIMEOUT,
 )
-from .version import __version__
 
 if typing.TYPE_CHECKING:
-    from ._many import ManyResult, PartialResult
+    from ._results import ManyResult, PartialResult
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
     from .metrics import ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
@@ -101,45 +105,16 @@ __all__ = [
     "create_client",
 ]
 
-_LATER = {
-    "Cache": "cache",
-    "cached": "cache",
-    "CallableDiscovery": "discovery",
-    "ClientMetrics": "metrics",
-    "CommandMetrics": "metrics",
-    "DiscoveredNode": "discovery",
-    "Discovery": "discovery",
-    "DnsDiscovery": "discovery",
-    "LatencyHistogram": "metrics",
-    "ManyResult": "_many",
-    "NodeMetrics": "metrics",
-    "PartialResult": "_many",
-    "Topology": "discovery",
-}
-"""What few programs need, and the module that has it."""
-
-_SUBMODULES = {
-    "autobatching",
-    "cache",
-    "client_errors",
-    "discovery",
-    "metrics",
-    "node",
-    "protocol",
-    "timeout",
-}
-"""Attributes as well, because in emcache 1.3 all modules were."""
-
 
 def __getattr__(name: str) -> object:
-    """Import what few programs need when somebody asks for it."""
-    if name in _LATER or name in _SUBMODULES:
-        from importlib import import_module
+    """Import a lazy name or submodule when it is first used."""
+    if name in _PUBLIC or name in _SUBMODULES:
+        from ._lazy import load
 
-        module = import_module(f".{_LATER.get(name, name)}", __name__)
-        return getattr(module, name) if name in _LATER else module
+        module = load(_PUBLIC.get(name, name))
+        return getattr(module, name) if name in _PUBLIC else module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, *_SUBMODULES})
+    return sorted({*globals(), *_PUBLIC, *_SUBMODULES})

@@ -1,4 +1,4 @@
-"""Where nodes listen."""
+"""Addresses of nodes."""
 
 import enum
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ class MemcachedHostAddress:
     """A node on TCP.
 
     Args:
-        address: a host name, an IPv4 or an IPv6 address. As written it decides, together with the
-            port, which keys the node gets: every client must write it alike.
+        address: a host name, an IPv4 or an IPv6 address. Its spelling, together with the port,
+            decides which keys the node gets, so every client must use the same spelling.
         port: 1 to 65535.
     """
 
@@ -20,7 +20,7 @@ class MemcachedHostAddress:
 
 @dataclass(frozen=True)
 class MemcachedUnixSocketPath:
-    """A node on a unix socket; the path as written decides which keys the node gets."""
+    """A node on a unix socket; the spelling of the path decides which keys the node gets."""
 
     path: str
 
@@ -29,7 +29,7 @@ Address = MemcachedHostAddress | MemcachedUnixSocketPath
 
 
 class AllNodes(enum.Enum):
-    """In place of an address, for calls that may be for all nodes."""
+    """A value in place of an address, for calls that accept all nodes."""
 
     ALL_NODES = "all nodes"
 
@@ -38,4 +38,4 @@ class AllNodes(enum.Enum):
 
 
 ALL_NODES = AllNodes.ALL_NODES
-"""All nodes of the client. ``None`` is not: what flushes a node must not flush all by mistake."""
+"""All nodes of the client. ``None`` does not mean this, so that no mistake flushes all nodes."""

@@ -1,25 +1,25 @@
-"""Counters that begin where they are missing.
+"""Counters that are created where they are missing.
 
-Servers from 1.6.9 on do it in one command (``ma``), and so does the binary protocol. The core finds
-out which nodes know it. The others are asked in steps, of which each is atomic.
+Servers from 1.6.9 on support this in one command (``ma``), and so does the binary protocol. The
+core finds out which nodes support it. On other nodes it takes several steps, each of them atomic.
 """
 
 import contextlib
 from typing import Literal
 
-from ._arguments import Exptime
 from ._emcache import CoreClient
 from ._errors import (
     ConnectionFailedError,
     NotFoundCommandError,
     NotStoredStorageCommandError,
-    attributed,
+    with_origin,
 )
+from ._types import Exptime
 
 _ROUNDS = 8
 
 
-async def count(
+async def count_from(
     core: CoreClient,
     verb: Literal["incr", "decr"],
     key: bytes,
@@ -27,13 +27,14 @@ async def count(
     initial: int,
     exptime: Exptime,
 ) -> int:
-    """Add or subtract; what is missing is created as ``initial``."""
+    """Increment or decrement a counter; create a missing one as ``initial``."""
     try:
         number = await core.count_from(verb, key, value, initial, exptime)
     except ConnectionFailedError as error:
         if not error._is_unanswered:
             raise
     else:
+        # Negative: the node does not support it.
         if number >= 0:
             return number
     return await _in_steps(core, verb, key, value, initial, exptime)
@@ -50,12 +51,12 @@ async def _in_steps(
     step = core.increment if verb == "incr" else core.decrement
     for _ in range(_ROUNDS):
         try:
-            # With noreply there would be none.
+            # The result is None only with noreply.
             return await step(key, value, False) or 0
         except NotFoundCommandError as error:
             node = error.node
         with contextlib.suppress(NotStoredStorageCommandError):
             await core.add(key, b"%d" % initial, 0, exptime, False)
             return initial
-    text = f"the counter was created and deleted {_ROUNDS} times by others"
-    raise attributed(NotFoundCommandError(text), node, verb)
+    text = f"other clients created and deleted the counter {_ROUNDS} times during this call"
+    raise with_origin(NotFoundCommandError(text), node, verb)

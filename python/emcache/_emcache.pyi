@@ -2,23 +2,24 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import Field
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, final
 
-from ._arguments import Changed, Exptime, LoginArguments, TlsArguments, Value
+from ._options import LoginArguments, TlsArguments
+from ._types import Exptime, ManyOutcome, Value
 
 __version__: str
 
 _T = TypeVar("_T")
 
-# At runtime it is OpFuture, which is not exported and not generic.
+# At runtime this is OpFuture, which is neither exported nor generic.
 class _Future(Generic[_T]):
     def __await__(self) -> Generator[Any, None, _T]: ...
 
 _Fetched = tuple[list[bytes], list[bytes], list[int], list[int | None], bytearray]
 
-# Results, how many were in each bucket of the latencies, and their sum in seconds.
+# Counts by result, latency counts by bucket, and the sum of the latencies in seconds.
 _RawCommand = tuple[dict[str, int], tuple[int, ...], float]
-# Its index, whether it is healthy, and what was counted.
+# Index, health, counters of the pool, counters of each command.
 _RawNode = tuple[int, bool, dict[str, int | float | None], dict[str, _RawCommand]]
-# With the limits of connections to each node.
+# min_connections, max_connections, nodes.
 _RawSnapshot = tuple[int, int, list[_RawNode]]
 
 LATENCY_BOUNDS: tuple[float, ...]
@@ -161,11 +162,11 @@ class CoreClient:
         flags: int,
         exptime: Exptime,
         noreply: bool,
-    ) -> _Future[Changed | None]: ...
-    def delete_many(self, keys: Iterable[bytes], noreply: bool) -> _Future[Changed | None]: ...
+    ) -> _Future[ManyOutcome | None]: ...
+    def delete_many(self, keys: Iterable[bytes], noreply: bool) -> _Future[ManyOutcome | None]: ...
     def touch_many(
         self, keys: Iterable[bytes], exptime: Exptime, noreply: bool
-    ) -> _Future[Changed | None]: ...
+    ) -> _Future[ManyOutcome | None]: ...
     def count_from(
         self,
         verb: Literal["incr", "decr"],

@@ -7,52 +7,94 @@
     ├─ SerializationError               also ValueError
     ├─ ClientClosedError                also RuntimeError
     ├─ ClusterNoAvailableNodes
-    ├─ OverloadedError                  queues to a node are full
+    ├─ OverloadedError                  the queue of a node is full
     ├─ OperationTimeoutError            also TimeoutError (asyncio.TimeoutError)
     ├─ ConnectionFailedError            also ConnectionError and TimeoutError
-    │  ├─ NodeUnavailableError          known to be down: fails at once
-    │  ├─ ProtocolError                 the server sent what is no answer
-    │  └─ DiscoveryError                no list of nodes to begin with
-    └─ CommandError                     the server answered no
+    │  ├─ NodeUnavailableError          the node is known to be down: fails at once
+    │  ├─ ProtocolError                 the server sent an unexpected reply
+    │  └─ DiscoveryError                no list of nodes to start with
+    └─ CommandError                     the server answered with an error or a negative reply
        ├─ StorageCommandError
        │  └─ NotStoredStorageCommandError
        ├─ NotFoundCommandError
        ├─ ArithmeticCommandError        also ValueError
        └─ AuthenticationError
 
-Under emcache 1.3 a lost connection showed as ``asyncio.TimeoutError``; handlers written for that
-still catch it.
+In emcache 1.3 a lost connection raised ``asyncio.TimeoutError``; handlers for that still catch it.
 """
 
 import asyncio
-from typing import TypeVar
+import re
+from typing import Any, TypeVar
 
 E = TypeVar("E", bound=Exception)
+
+_STATUS = re.compile(r" answered '([A-Z_]+)")
+_CAUSES = {
+    "unauthenticated": "login",
+    "TLS: ": "tls",
+    "too many open connections": "connections",
+}
+
+
+class _StatusFromMessage:
+    """Derives ``status`` from the message, for errors of a core that does not set it.
+
+    The only place that depends on the text of a message. An attribute that the core sets replaces
+    it, because it is not a data descriptor.
+    """
+
+    def __get__(self, error: "EmcacheError | None", owner: Any = None) -> str | None:
+        if isinstance(error, NotStoredStorageCommandError):
+            return "EXISTS" if error.command == "cas" else "NOT_STORED"
+        if isinstance(error, NotFoundCommandError):
+            return "NOT_FOUND"
+        if not isinstance(error, CommandError):
+            return None
+        text = str(error)
+        if text.startswith("key not found"):
+            return "NOT_FOUND"
+        match = _STATUS.search(text)
+        return match[1] if match else None
+
+
+class _CauseFromMessage:
+    """Derives ``_cause`` as :class:`_StatusFromMessage` derives ``status``."""
+
+    def __get__(self, error: "EmcacheError | None", owner: Any = None) -> str | None:
+        text = "" if error is None else str(error)
+        return next((cause for part, cause in _CAUSES.items() if part in text), None)
 
 
 class EmcacheError(Exception):
     """Root of all exceptions of this package."""
 
     node: str | None = None
-    """The node it happened with, as ``host:port`` or path; None if it is not about one node."""
+    """The node, as ``host:port`` or path; None if the error is not about one node."""
     command: str | None = None
-    """The command that failed, in memcached's word (``get``, ``incr``); None if there is none."""
+    """The command that failed, by memcached's name (``get``, ``incr``); None without one."""
+    status: str | None = _StatusFromMessage()  # type: ignore[assignment]
+    """The first word of the server's reply (``NOT_STORED``, ``EXISTS``, ``NOT_FOUND``, ``ERROR``,
+    ``CLIENT_ERROR``, ``SERVER_ERROR``); None if the server did not reply."""
+    _cause: str | None = _CauseFromMessage()  # type: ignore[assignment]
+    """For diagnostics: ``"login"`` (the server wants one), ``"tls"``, ``"connections"`` (the
+    server has too many); None for other causes."""
 
 
 class InvalidKeyError(EmcacheError, ValueError):
-    """A key that memcached does not take; nothing was sent."""
+    """memcached does not accept the key; nothing was sent."""
 
 
 class SerializationError(EmcacheError, ValueError):
-    """A value that cannot be stored as it is, or read back; raised by :class:`emcache.Cache`."""
+    """A value cannot be stored, or read back; raised by :class:`emcache.Cache`."""
 
 
 class ClientClosedError(EmcacheError, RuntimeError):
-    """The client is closed, or was closed while the call was under way."""
+    """The client is closed, or was closed during the call."""
 
 
 class ClusterNoAvailableNodes(EmcacheError):
-    """All nodes are unhealthy, and ``purge_unhealthy_nodes`` keeps keys from them."""
+    """All nodes are unhealthy, and ``purge_unhealthy_nodes`` does not route keys to them."""
 
 
 class OverloadedError(EmcacheError):
@@ -60,15 +102,14 @@ class OverloadedError(EmcacheError):
 
 
 class OperationTimeoutError(EmcacheError, asyncio.TimeoutError):
-    """No reply within the client's timeout. A write may have happened all the same."""
+    """The server did not reply within the client's timeout. A write may have happened."""
 
 
 class ConnectionFailedError(EmcacheError, ConnectionError, asyncio.TimeoutError):
-    """The connection was lost before the reply. A write may have happened all the same."""
+    """The connection was lost before the reply. A write may have happened."""
 
     _is_unanswered = False
-    """Whether it was closed instead of a reply to this one command, or is known to be: another
-    command may do."""
+    """Whether the node closes the connection on this one command, so another command may work."""
 
 
 class NodeUnavailableError(ConnectionFailedError):
@@ -76,11 +117,11 @@ class NodeUnavailableError(ConnectionFailedError):
 
 
 class ProtocolError(ConnectionFailedError):
-    """The server sent what is no reply to what was asked. The connection was closed."""
+    """The server sent an unexpected reply, and the connection was closed."""
 
 
 class DiscoveryError(ConnectionFailedError):
-    """The nodes of a cluster could not be found out, so there is no client."""
+    """Autodiscovery did not find the nodes, so no client was created."""
 
 
 class CommandError(EmcacheError):
@@ -96,24 +137,24 @@ class NotStoredStorageCommandError(StorageCommandError):
 
 
 class NotFoundCommandError(CommandError):
-    """There is no item with this key."""
+    """The key does not exist."""
 
 
 class ArithmeticCommandError(CommandError, ValueError):
-    """The item's value is not a number, or the server refused the delta."""
+    """The value is not a number, or the server refused the delta."""
 
 
 class AuthenticationError(CommandError):
     """The server did not accept the credentials."""
 
 
-def attributed(error: E, node: str | None, command: str | None) -> E:
-    """Say which node and which command an exception is about."""
+def with_origin(error: E, node: str | None, command: str | None) -> E:
+    """Set the node and the command of an exception, and return it."""
     vars(error).update(node=node, command=command)
     return error
 
 
-# The core raises the classes of the first import. They stay the same if this module is reloaded.
+# The core raises the classes of the first import, so a reload of this module keeps them.
 _FIRST: dict[str, object] = globals().get("_FIRST", {})
 for _name in [name for name, each in globals().items() if isinstance(each, type)]:
     globals()[_name] = _FIRST.setdefault(_name, globals()[_name])

@@ -1,4 +1,4 @@
-"""One failure for several callers, or raised again and again: each time it is a new exception."""
+"""One failure for several callers: each of them gets an exception object of its own."""
 
 import copy
 from types import TracebackType
@@ -8,10 +8,10 @@ E = TypeVar("E", bound=BaseException)
 
 
 class SharedFailure:
-    """What a computation failed with, for each of its callers.
+    """The exception of a computation that several callers wait for.
 
-    An exception that is raised in several tasks collects the frames of all of them, so that the
-    last of many logs the longest traceback.
+    An exception object that is raised in several tasks collects the frames of all of them, so the
+    last caller would log the longest traceback.
     """
 
     __slots__ = ("_error", "_is_taken", "_traceback")
@@ -22,39 +22,39 @@ class SharedFailure:
         self._is_taken = False
 
     def take(self) -> BaseException:
-        """Give the exception for the next caller: the first time as it is, then a copy."""
-        error = copied(self._error) if self._is_taken else self._error
+        """Return the exception for the next caller: the original once, then copies."""
+        error = copy_exception(self._error) if self._is_taken else self._error
         self._is_taken = True
         return error.with_traceback(self._traceback)
 
 
-def copied(error: E) -> E:
-    """Copy an exception; one that cannot be copied is returned as it is."""
+def copy_exception(error: E) -> E:
+    """Copy an exception; an exception that cannot be copied is returned itself."""
     kind = type(error)
     if any("__slots__" in vars(each) for each in kind.__mro__ if each.__module__ != "builtins"):
         return error
     try:
-        made = _made_again(error)
+        duplicate = _duplicate(error)
     except Exception:
         return error
-    if type(made) is not kind or made.args != error.args:
+    if type(duplicate) is not kind or duplicate.args != error.args:
         return error
-    made.__cause__ = error.__cause__
-    made.__context__ = error.__context__
-    made.__suppress_context__ = error.__suppress_context__
+    duplicate.__cause__ = error.__cause__
+    duplicate.__context__ = error.__context__
+    duplicate.__suppress_context__ = error.__suppress_context__
     if notes := getattr(error, "__notes__", None):
-        made.__notes__ = list(notes)
-    return made
+        duplicate.__notes__ = list(notes)
+    return duplicate
 
 
-def _made_again(error: E) -> E:
+def _duplicate(error: E) -> E:
     kind = type(error)
     builtins = [each for each in kind.__mro__ if each.__module__ == "builtins"]
     if any(each.__basicsize__ > BaseException.__basicsize__ for each in builtins):
-        # It has fields in C, as an OSError its errno.
+        # The exception has fields in C, such as the errno of an OSError.
         return copy.copy(error)
-    # Not by calling the class: its own __init__ may take other arguments, and do more.
-    made = kind.__new__(kind, *error.args)
-    made.args = error.args
-    vars(made).update(vars(error))
-    return made
+    # Without a call of the class: its __init__ may take other arguments and have side effects.
+    duplicate = kind.__new__(kind, *error.args)
+    duplicate.args = error.args
+    vars(duplicate).update(vars(error))
+    return duplicate

@@ -1,4 +1,4 @@
-"""What a client counts, for whoever asks from wherever."""
+"""Snapshots of a client's counters, readable from any thread."""
 
 import asyncio
 import concurrent.futures
@@ -11,15 +11,15 @@ from ._emcache import CoreClient
 if TYPE_CHECKING:
     from ._emcache import _RawSnapshot
 else:
-    # Only the stub has this name, and annotations are evaluated at run time.
+    # Only the stub defines this name, and annotations are evaluated at run time.
     _RawSnapshot = tuple
 
-WAIT = 1.0
-"""Seconds for which another thread waits for the client's loop."""
+LOOP_TIMEOUT = 1.0
+"""Seconds that another thread waits for the client's loop."""
 
 
 class Snapshots:
-    """Takes snapshots on the thread of the client's loop, and keeps the last one for others."""
+    """Takes snapshots on the thread of the client's loop, and keeps the last for other threads."""
 
     def __init__(self, core: CoreClient, loop: asyncio.AbstractEventLoop) -> None:
         self._core = core
@@ -27,31 +27,31 @@ class Snapshots:
         self._last: tuple[float, _RawSnapshot] | None = None
 
     def take(self) -> bool:
-        """Take one, if this is the thread to do it on and the client is open."""
+        """Take a snapshot, if the client is open and this is the thread of its loop."""
         with contextlib.suppress(RuntimeError):
             self._last = time.time(), self._core.snapshot()
             return True
         return False
 
-    def latest(self, wait: float = WAIT) -> tuple[float, _RawSnapshot] | None:
-        """Give the counts of now, or the last that were taken, and when; None: never.
+    def latest(self, loop_timeout: float = LOOP_TIMEOUT) -> tuple[float, _RawSnapshot] | None:
+        """Return current counters, or else the last snapshot, with its time; None without one.
 
-        Another thread waits so many seconds for a loop that runs.
+        Another thread waits for a running loop, at most ``loop_timeout`` seconds.
         """
-        # In the child of a fork its loop seems to run, and does not.
+        # In the child of a fork the loop appears to be running, but is not.
         is_open = not self._core.closed and not self._core.forked
         if is_open and not self.take() and self._loop.is_running():
-            self._take_there(wait)
+            self._take_in_loop(loop_timeout)
         return self._last
 
-    def _take_there(self, wait: float) -> None:
+    def _take_in_loop(self, loop_timeout: float) -> None:
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
         def take() -> None:
             self.take()
             done.set_result(None)
 
-        # A loop that was closed just now refuses; one that is blocked does not answer in time.
+        # The loop may just have been closed (RuntimeError), or be blocked (TimeoutError).
         with contextlib.suppress(RuntimeError, TimeoutError):
             self._loop.call_soon_threadsafe(take)
-            done.result(wait)
+            done.result(loop_timeout)

@@ -1,4 +1,4 @@
-"""Empty: the class ``AutoBatching`` of emcache 1.3 is part of the core now.
+"""Empty: the class ``AutoBatching`` of emcache 1.3 is part of the core.
 
-The option ``autobatching`` of :func:`emcache.create_client` turns it on and off.
+The option ``autobatching`` of :func:`emcache.create_client` switches it on and off.
 """

@@ -1,4 +1,4 @@
-"""The import path that emcache 1.3 had for its exceptions."""
+"""The import path of emcache 1.3 for its exceptions."""
 
 from ._errors import (
     AuthenticationError,

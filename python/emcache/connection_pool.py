@@ -1,4 +1,4 @@
-"""The pool of connections to one node, for those who want whole connections."""
+"""The pool of connections to one node, for programs that check out whole connections."""
 
 import dataclasses
 import logging
@@ -7,22 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Literal
 
-from ._address import Address, MemcachedHostAddress
-from ._arguments import (
-    Exptime,
-    Pem,
-    Value,
-    address_text,
-    check_limits,
-    check_patience,
-    endpoint,
-    login_arguments,
-    stats_words,
-    tls_arguments,
-)
-from ._emcache import CoreCheckout, CoreClient, Security
-from ._errors import AuthenticationError, attributed
-from ._owner import CoreOwner
+from ._address import Address
+from ._checks import check_timeouts
+from ._emcache import CoreClient, CoreCheckout, Security
+from ._errors import AuthenticationError, with_origin
+from ._lifecycle import CoreOwner
+from ._memcached.addresses import format_address, to_endpoint
+from ._options import Pem, check_limits, login_arguments, stats_arguments, tls_arguments
+from ._types import Exptime, Value
 from .default_values import (
     DEFAULT_CONNECTION_TIMEOUT,
     DEFAULT_MAX_CONNECTIONS,
@@ -36,59 +28,59 @@ from .default_values import (
 logger: logging.Logger = logging.getLogger(__name__)
 
 Fetched = tuple[list[bytes], list[bytes], list[int], list[int | None], bytearray]
-"""``(keys, values, flags, cas tokens, error line)`` of the items that came, in order."""
+"""``(keys, values, flags, cas tokens, error line)`` of the items that were found, in order."""
 
 _MAX_KEYS_LENGTH = 1000 - len(b"gats -2147483648\r\n")
-"""Servers refuse longer retrieval lines if they arrive in pieces."""
+"""Servers may refuse longer retrieval lines if they arrive in several segments."""
 
 
 @dataclasses.dataclass
 class ConnectionPoolMetrics:
-    """Counters of the connections to one node. Times are seconds, of the last 100 connects.
+    """Counters of the connections to one node. Times are in seconds, over the last 100 connects.
 
     The fields up to ``create_connection_upper`` are those of emcache 1.3.
     """
 
     cur_connections: int
-    """Open now."""
+    """Connections that are open now."""
     connections_created: int
     connections_created_with_error: int
-    """Dials that failed."""
+    """Connection attempts that failed."""
     connections_purged: int
-    """Closed because nobody used them for a while."""
+    """Connections that were closed because they were unused for a while."""
     connections_closed: int
-    """Closed for whatever reason, purged ones included."""
+    """Connections that were closed for any reason, including purged ones."""
     operations_executed: int
-    """Requests that were answered, and not by an error."""
+    """Requests with a reply that was not an error."""
     operations_executed_with_error: int
-    """Requests that were answered by an error, or not at all."""
+    """Requests with an error as the reply, or without a reply."""
     operations_waited: int
-    """Requests that had to wait for a connection."""
+    """Requests that waited for a connection."""
     create_connection_avg: float | None
     create_connection_p50: float | None
     create_connection_p99: float | None
     create_connection_upper: float | None
     connections_checked_out: int = 0
-    """Now with a holder of their own."""
+    """Connections that are checked out now."""
     requests_in_flight: int = 0
-    """Sent, or about to be, and unanswered now."""
+    """Requests without a reply that are sent, or are about to be sent, now."""
     requests_queued: int = 0
-    """Waiting for a connection now."""
+    """Requests that wait for a connection now."""
     requests_abandoned: int = 0
-    """Of those in flight: cancelled, or timed out; their answers will be dropped."""
+    """Requests in flight that were cancelled or timed out; their replies will be discarded."""
     requests_retried: int = 0
-    """Reads that were asked again after their connection was lost."""
+    """Reads that were retried because their connection was lost."""
     requests_timed_out: int = 0
     protocol_errors: int = 0
-    """Connections that were closed because what came was no reply to what was asked."""
+    """Connections that were closed because of an unexpected reply."""
     bytes_read: int = 0
     bytes_written: int = 0
     connections_idle: int = 0
-    """Now neither leased nor with a request that is unanswered."""
+    """Connections that are neither checked out nor waiting for a reply now."""
     reconnects: int = 0
-    """Connections that took the place of one that was lost."""
+    """Connections that replaced a lost one."""
     keys_shared: int = 0
-    """Keys that several gets of one loop iteration asked for: the server was asked once."""
+    """Keys that several gets of one loop iteration requested; the server was asked once."""
 
 
 def metrics_of(core: CoreClient, node: int) -> ConnectionPoolMetrics:
@@ -97,10 +89,10 @@ def metrics_of(core: CoreClient, node: int) -> ConnectionPoolMetrics:
 
 
 class ConnectionPool(CoreOwner):
-    """Connections to one node, each leased as a whole.
+    """Connections to one node, for callers that check out a whole connection.
 
-    Made in a running event loop, by synchronous code too. What is not closed is closed when it is
-    dropped, with a ``ResourceWarning``.
+    Create it while an event loop is running; synchronous code can do that too. A pool that is
+    garbage-collected without :meth:`close` is closed with a ``ResourceWarning``.
 
     Example::
 
@@ -111,30 +103,30 @@ class ConnectionPool(CoreOwner):
 
     Args:
         address: the node.
-        max_connections: at most this many, >= 1.
-        min_connections: this many are opened at once and kept, 0 <= min <= max.
+        max_connections: the most connections, >= 1.
+        min_connections: connections that are opened at once and kept open, 0 <= min <= max.
         purge_unused_connections_after: seconds after which an unused connection above the minimum
-            is closed; None: never.
-        connection_timeout: seconds for resolving the name and connecting; None: no limit.
-        on_healthy_status_change_cb: called in the event loop with True or False when the node turns
-            healthy or unhealthy. An exception in it is logged and changes nothing.
-        ssl: speak TLS; for this and what follows up to ``password`` see
+            is closed; None for never.
+        connection_timeout: seconds for name resolution and connect; None for no limit.
+        on_healthy_status_change_cb: called in the event loop with True or False when the node
+            becomes healthy or unhealthy. Its exceptions are logged and otherwise ignored.
+        ssl: connect with TLS; for this and the options down to ``password`` see
             :func:`emcache.create_client`.
-        ssl_verify: whether the server's certificate must be valid, and for its name.
-        ssl_extra_ca: CAs to trust besides those of the system.
-        username: together with ``password``: log in.
+        ssl_verify: verify the server's certificate and its name.
+        ssl_extra_ca: CAs to trust in addition to those of the system.
+        username: the name for the login; together with ``password``.
         password: see ``username``.
-        ssl_certfile: the client's own certificate.
-        ssl_keyfile: its key.
-        ssl_server_hostname: the name that the certificate must be valid for.
+        ssl_certfile: the client's certificate.
+        ssl_keyfile: the key of ``ssl_certfile``.
+        ssl_server_hostname: the name that the certificate must match.
         ssl_min_version: ``"TLSv1.2"`` or ``"TLSv1.3"``.
-        auth: how to log in, ``"ascii"`` or ``"sasl"``.
-        timeout: seconds for each wait, for a connection or for a reply; None, as in emcache 1.3: no
-            limit. (``asyncio.timeout`` around the whole does as well.)
+        auth: the kind of login, ``"ascii"`` or ``"sasl"``.
+        timeout: seconds for each wait, for a connection or for a reply; None for no limit, as in
+            emcache 1.3. (``asyncio.timeout`` around the whole works as well.)
 
     Raises:
-        ValueError: an argument out of its range.
-        TypeError: an argument of a wrong type.
+        ValueError: an argument is out of range.
+        TypeError: an argument has a wrong type.
         OSError: a file cannot be read.
         RuntimeError: no event loop is running.
     """
@@ -161,8 +153,8 @@ class ConnectionPool(CoreOwner):
         timeout: float | None = None,
     ) -> None:
         check_limits(min_connections, max_connections)
-        endpoint(address)
-        check_patience(
+        to_endpoint(address)
+        check_timeouts(
             timeout=timeout,
             connection_timeout=connection_timeout,
             purge_unused_connections_after=purge_unused_connections_after,
@@ -170,7 +162,7 @@ class ConnectionPool(CoreOwner):
         if on_healthy_status_change_cb is not None and not callable(on_healthy_status_change_cb):
             kind = type(on_healthy_status_change_cb).__name__
             raise TypeError(f"on_healthy_status_change_cb must be a function, not {kind}")
-        # Never in a frame by parts: it holds the password, and the key.
+        # Tracebacks show local variables, so the password and the key must not be in any.
         security = Security(
             tls_arguments(
                 ssl,
@@ -207,18 +199,18 @@ class ConnectionPool(CoreOwner):
     ) -> None:
         self._address = address
         self._limits = limits
-        self._grace = DEFAULT_TIMEOUT if timeout is None else timeout
+        self._close_timeout = DEFAULT_TIMEOUT if timeout is None else timeout
         self._last_metrics: ConnectionPoolMetrics | None = None
         self._on_healthy_status_change_cb = on_healthy_status_change_cb
-        # The core must not keep its pool alive: it would never be seen that nobody closed it.
+        # A strong reference from the core would keep an unclosed pool alive for ever.
         pool = weakref.ref(self)
 
-        def tell(_node: int, what: str, _why: str | None) -> None:
-            if what in ("healthy", "unhealthy") and (alive := pool()) is not None:
-                alive._health_changed(what == "healthy")
+        def on_change(_node: int, change: str, _reason: str | None) -> None:
+            if change in ("healthy", "unhealthy") and (alive := pool()) is not None:
+                alive._health_changed(change == "healthy")
 
         self._core = CoreClient(
-            [endpoint(address)],
+            [to_endpoint(address)],
             timeout=timeout,
             min_connections=limits[0],
             max_connections=limits[1],
@@ -227,11 +219,11 @@ class ConnectionPool(CoreOwner):
             purge_unhealthy_nodes=False,
             max_merged_keys=1,
             security=security,
-            on_change=tell,
+            on_change=on_change,
         )
 
     @classmethod
-    def _to_ask(
+    def _for_discovery(
         cls,
         address: Address,
         timeout: float,
@@ -239,7 +231,7 @@ class ConnectionPool(CoreOwner):
         connection_timeout: float | None,
         security: Security,
     ) -> "ConnectionPool":
-        """Make one for a question or two, with what was checked before."""
+        """Create a pool for a few queries, with options that were checked before."""
         pool = cls.__new__(cls)
         pool._open(address, (0, 1), timeout, None, connection_timeout, security, None)
         return pool
@@ -247,7 +239,7 @@ class ConnectionPool(CoreOwner):
     def __repr__(self) -> str:
         state = "closed" if self._core.closed else "open"
         minimum, maximum = self._limits
-        node = address_text(self._address)
+        node = format_address(self._address)
         return f"<emcache.ConnectionPool {state} node={node} min={minimum} max={maximum}>"
 
     def _health_changed(self, healthy: bool) -> None:
@@ -259,18 +251,19 @@ class ConnectionPool(CoreOwner):
             logger.exception("on_healthy_status_change_cb of %r failed", self)
 
     async def close(self) -> None:
-        """Close all connections, leased ones too; calls under way fail. Idempotent.
+        """Close all connections, including those that are checked out; pending calls fail.
 
-        Waits, at most for ``timeout`` (1 s if there is none), for commands that nobody waits for.
+        First waits, at most for ``timeout`` (1 s without one), for the replies to commands sent
+        with ``noreply``. A second call does nothing.
         """
         try:
             await self._drain()
         finally:
             if not self._core.closed:
-                self._last_metrics = self._ended(self.metrics())
+                self._last_metrics = self._metrics_after_close(self.metrics())
             self._core.close()
 
-    def _ended(self, metrics: ConnectionPoolMetrics) -> ConnectionPoolMetrics:
+    def _metrics_after_close(self, metrics: ConnectionPoolMetrics) -> ConnectionPoolMetrics:
         return dataclasses.replace(
             metrics,
             cur_connections=0,
@@ -283,27 +276,27 @@ class ConnectionPool(CoreOwner):
         )
 
     def create_connection_context(self) -> "ConnectionContext":
-        """Lease a connection: ``async with pool.create_connection_context() as connection``.
+        """Check out a connection: ``async with pool.create_connection_context() as connection``.
 
-        Who waits is served first come, first served. Nobody else uses the connection until the
-        context is left; how it is left (an exception, a cancellation) does not matter.
+        Waiting callers are served in order. No other caller uses the connection until the context
+        is left, with or without an exception or a cancellation.
 
         Raises:
             NodeUnavailableError: on entering, the node is down.
             ClientClosedError: on entering, the pool is closed.
-            OperationTimeoutError: on entering, none was free within the pool's ``timeout``.
+            OperationTimeoutError: on entering, no connection was free within ``timeout``.
         """
         return ConnectionContext(self)
 
     def metrics(self) -> ConnectionPoolMetrics:
-        """Counters since the pool was made, up to when it was closed; a copy."""
+        """Return a copy of the counters since the pool was created; they stop at its close."""
         if self._last_metrics is not None:
             return dataclasses.replace(self._last_metrics)
         return metrics_of(self._core, 0)
 
     @property
     def total_connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return self.metrics().cur_connections
 
 
@@ -317,9 +310,9 @@ class ConnectionContext:
 
     async def __aenter__(self) -> "Connection":
         if self._entered:
-            raise RuntimeError("this context was entered already")
+            raise RuntimeError("this context was entered already; create another one")
         self._entered = True
-        # The one reference until it is returned: a cancellation on the way gives it back.
+        # The only reference: if a cancellation drops it, the connection returns to the pool.
         self._connection = Connection(self._pool, await self._pool._core.check_out())
         return self._connection
 
@@ -334,14 +327,14 @@ class ConnectionContext:
 
 
 class Connection:
-    """A leased connection. Its commands give what the server said, without making an error of it.
+    """A connection that is checked out. Its commands return replies instead of raising errors.
 
-    Replies are the line as it came, without CRLF: ``bytearray(b"STORED")``. None if ``noreply``.
-    Arguments are checked as those of :class:`emcache.Client`.
+    Replies are the line of the server without CRLF, such as ``bytearray(b"STORED")``, and None with
+    ``noreply``. Arguments are checked as those of :class:`emcache.Client`.
 
     Raises:
-        ValueError, TypeError: a command may not be sent; nothing was.
-        ConnectionFailedError: the connection ended, or the server sent what is no reply.
+        ValueError, TypeError: an argument is not valid; nothing was sent.
+        ConnectionFailedError: the connection was lost, or the server sent an unexpected reply.
         OperationTimeoutError: no reply within the pool's ``timeout``.
     """
 
@@ -350,22 +343,24 @@ class Connection:
         self._core = core
 
     def closed(self) -> bool:
-        """Whether it has ended, or was given back."""
+        """Return whether the connection is closed, or was returned to the pool."""
         return self._core.closed
 
     def close(self) -> None:
-        """Close it instead of giving it back to the pool."""
+        """Close the connection instead of returning it to the pool."""
         self._core.close()
 
     async def fetch_command(self, cmd: bytes, keys: Sequence[bytes]) -> Fetched:
-        """``b"get"`` or ``b"gets"``. Misses are absent from the lists."""
-        return await self._gather(keys, lambda some: self._core.fetch(cmd, some))
+        """Send ``b"get"`` or ``b"gets"``. Misses are absent from the lists."""
+        return await self._fetch_lines(keys, lambda line: self._core.fetch(cmd, line))
 
     async def get_and_touch_command(
         self, cmd: bytes, exptime: Exptime, keys: Sequence[bytes]
     ) -> Fetched:
-        """``b"gat"`` or ``b"gats"``. Misses are absent from the lists."""
-        return await self._gather(keys, lambda some: self._core.get_and_touch(cmd, exptime, some))
+        """Send ``b"gat"`` or ``b"gats"``. Misses are absent from the lists."""
+        return await self._fetch_lines(
+            keys, lambda line: self._core.get_and_touch(cmd, exptime, line)
+        )
 
     async def storage_command(
         self,
@@ -377,47 +372,58 @@ class Connection:
         noreply: bool = False,
         cas: int | None = None,
     ) -> bytearray | None:
-        """``b"set"``, ``b"add"``, ``b"replace"``, ``b"append"``, ``b"prepend"``, ``b"cas"``."""
+        """Send a storage command.
+
+        Args:
+            command: ``b"set"``, ``b"add"``, ``b"replace"``, ``b"append"``, ``b"prepend"`` or
+                ``b"cas"``.
+            key: see :class:`emcache.Client`.
+            value: see :class:`emcache.Client`.
+            flags: see :class:`emcache.Client`.
+            exptime: see :class:`emcache.Client`.
+            noreply: see :class:`emcache.Client`.
+            cas: the token, with ``b"cas"`` only.
+        """
         return await self._core.store(command, key, value, flags, exptime, noreply, cas)
 
     async def incr_decr_command(
         self, command: bytes, key: bytes, value: int, noreply: bool = False
     ) -> bytearray | None:
-        """``b"incr"`` or ``b"decr"``; the reply is the new number as text, or ``NOT_FOUND``."""
+        """Send ``b"incr"`` or ``b"decr"``; the reply is the new number, or ``NOT_FOUND``."""
         return await self._core.count(command, key, value, noreply)
 
     async def touch_command(
         self, key: bytes, exptime: Exptime, noreply: bool = False
     ) -> bytearray | None:
-        """Change an exptime: ``TOUCHED`` or ``NOT_FOUND``."""
+        """Update an exptime; the reply is ``TOUCHED`` or ``NOT_FOUND``."""
         return await self._core.touch(key, exptime, noreply)
 
     async def delete_command(self, key: bytes, noreply: bool = False) -> bytearray | None:
-        """Delete an item: ``DELETED`` or ``NOT_FOUND``."""
+        """Delete an item; the reply is ``DELETED`` or ``NOT_FOUND``."""
         return await self._core.delete(key, noreply)
 
     async def flush_all_command(self, delay: int = 0, noreply: bool = False) -> bytearray | None:
-        """``OK``."""
+        """Invalidate all items; the reply is ``OK``."""
         return await self._core.flush_all(delay, noreply)
 
     async def version_command(self) -> bytearray | None:
-        """``VERSION <text>``."""
+        """Ask for the version; the reply is ``VERSION <text>``."""
         return await self._core.version()
 
     async def cache_memlimit_command(self, value: int, noreply: bool = False) -> bytearray | None:
-        """``OK``, or why not."""
+        """Set the memory limit, in MiB; the reply is ``OK`` or an error."""
         return await self._core.cache_memlimit(value, noreply)
 
     async def stats_command(self, *args: str) -> bytearray | None:
-        """Get all lines, joined by CRLF: ``STAT pid 1``, and so on up to ``END``."""
-        return await self._core.stats(stats_words(args))
+        """Return all lines of statistics, from ``STAT pid 1`` to ``END``, joined by CRLF."""
+        return await self._core.stats(stats_arguments(args))
 
     async def verbosity_command(self, level: int, noreply: bool = False) -> bytearray | None:
-        """``OK``."""
+        """Set how much the server logs; the reply is ``OK``."""
         return await self._core.verbosity(level, noreply)
 
     async def auth_command(self, username: str, password: str) -> bytearray | None:
-        """Log in as to ``memcached -Y``: ``STORED``, or why not (that ends the connection)."""
+        """Log in as to ``memcached -Y``; the reply is ``STORED``, or an error before a close."""
         for name, value in (("username", username), ("password", password)):
             if value is None:
                 raise TypeError(f"{name} must be a str, not NoneType")
@@ -428,65 +434,58 @@ class Connection:
         """Log in as :meth:`auth_command` does.
 
         Raises:
-            AuthenticationError: the server refused it, or asks for no login.
+            AuthenticationError: the server refused the login, or does not support logins.
         """
         reply = await self.auth_command(username, password)
         if (words := bytes(reply or b"")) != b"STORED":
             refusal = Security.refusal(words, password)
-            # Not in this frame: the server may have repeated the password.
+            # Tracebacks show local variables, and the server may have repeated the password.
             del reply, words
-            node = address_text(self._pool._address)
+            node = format_address(self._pool._address)
             error = AuthenticationError(f"{node} refused the login: {refusal}")
-            raise attributed(error, node, "auth")
+            raise with_origin(error, node, "auth")
 
     async def autodiscovery(self) -> tuple[bool, int, list[tuple[str, str, int]]]:
         """Ask a hosted cluster for its nodes: ``(True, version, [(host, ip, port), ...])``.
 
-        ``(False, -1, [])`` from a server that keeps no such list.
+        A server without such a list returns ``(False, -1, [])``.
+
+        Wire: ``config get cluster``
         """
-        from ._topology import parse
+        from ._memcached.cluster_config import parse_cluster_config
 
         try:
-            topology = parse(bytes(await self.config_command()))
+            version, nodes = parse_cluster_config(bytes(await self.config_command()))
         except ValueError:
             return False, -1, []
-        # What was parsed has hosts only.
-        nodes = [(node.address, node.ip or "") for node in topology.nodes]
-        return (
-            True,
-            topology.version if topology.version is not None else -1,
-            [
-                (address.address, ip, address.port)
-                for address, ip in nodes
-                if isinstance(address, MemcachedHostAddress)
-            ],
-        )
+        return True, version, nodes
 
     async def config_command(self) -> bytearray:
-        """Get the list of nodes as it is kept, or the line that came instead of it."""
+        """Return the list of nodes as the cluster stores it, or the reply in place of a list."""
         return await self._core.config_get_cluster()
 
-    async def _gather(
-        self, keys: Iterable[bytes], ask: Callable[[list[bytes]], Awaitable[Fetched]]
+    async def _fetch_lines(
+        self, keys: Iterable[bytes], fetch: Callable[[list[bytes]], Awaitable[Fetched]]
     ) -> Fetched:
-        lines = _lines(list(keys))
+        """Fetch any number of keys, in as many command lines as they need."""
+        lines = _split_lines(list(keys))
         if len(lines) > 1:
-            # All before the first is sent.
+            # Every key is checked before the first line is sent.
             self._core.check_keys(list(keys))
-        asked = [ask(some) for some in lines]
-        keys_found, values, flags, cas, error = await asked[0]
-        for line in asked[1:]:
-            more = await line
-            keys_found += more[0]
+        replies = [fetch(line) for line in lines]
+        found, values, flags, cas, error = await replies[0]
+        for reply in replies[1:]:
+            more = await reply
+            found += more[0]
             values += more[1]
             flags += more[2]
             cas += more[3]
             error = error or more[4]
-        return keys_found, values, flags, cas, error
+        return found, values, flags, cas, error
 
 
-def _lines(keys: list[bytes]) -> list[list[bytes]]:
-    """Keys in groups that fit a line each; at least one group, for the core to check."""
+def _split_lines(keys: list[bytes]) -> list[list[bytes]]:
+    """Group keys that fit one command line; at least one group, so that the core checks it."""
     lines: list[list[bytes]] = [[]]
     length = 0
     for key in keys:

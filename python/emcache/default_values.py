@@ -1,4 +1,4 @@
-"""The defaults of :func:`emcache.create_client`, written only here. Times are in seconds."""
+"""The defaults of :func:`emcache.create_client`. Times are in seconds."""
 
 DEFAULT_TIMEOUT = 1.0
 DEFAULT_CONNECTION_TIMEOUT = 5.0

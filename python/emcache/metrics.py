@@ -1,14 +1,12 @@
-"""What a client counts: :meth:`emcache.Client.metrics` gives a :class:`ClientMetrics`."""
+"""Counters of a client: :meth:`emcache.Client.metrics` returns a :class:`ClientMetrics`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
-import emcache
-
 from ._address import Address
 from ._emcache import LATENCY_BOUNDS
-from ._snapshots import WAIT
+from ._snapshots import LOOP_TIMEOUT, Snapshots
 from .connection_pool import ConnectionPoolMetrics
 
 if TYPE_CHECKING:
@@ -19,31 +17,31 @@ __all__ = ["ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
 
 @dataclass(frozen=True, slots=True)
 class LatencyHistogram:
-    """Seconds from a call to its answer, as the client saw them.
+    """Seconds from a call to its reply, as the client measured them.
 
-    What counts is each request: a ``get_many`` is one to each of its nodes. In it are requests that
-    were answered, by an error too, that timed out, and that lost their connection; not in it are
-    those that failed without being sent, and those whose caller was cancelled before the deadline
-    and that were never answered.
+    Each request counts: a ``get_many`` is one request to each of its nodes. The histogram contains
+    requests with a reply (errors too), requests that timed out, and requests that lost their
+    connection. It does not contain requests that failed before they were sent, and requests without
+    a reply whose caller was cancelled before the deadline.
     """
 
     counts: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS) + 1)
-    """How many were in each bucket, lower buckets not included; the last is above all bounds."""
+    """Requests in each bucket, without those of lower buckets; the last is above all bounds."""
     sum: float = 0.0
-    """Seconds of all together."""
+    """The sum of all latencies, in seconds."""
     bounds: ClassVar[tuple[float, ...]] = LATENCY_BOUNDS
-    """Seconds that each bucket but the last reaches up to, itself included."""
+    """The upper bound of each bucket but the last, in seconds, inclusive."""
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """The number of requests."""
         return sum(self.counts)
 
     def quantile(self, q: float) -> float | None:
-        """Estimate a quantile, such as 0.99, in seconds; None: there is nothing in it.
+        """Estimate a quantile, such as 0.99, in seconds; None without requests.
 
-        It is right to the bucket: within one, times are taken to be spread evenly. What is above
-        the last bound is given as that.
+        The bucket is exact; within it, latencies are assumed to be spread evenly. A quantile above
+        the last bound is returned as that bound.
 
         Raises:
             ValueError: ``q`` is not between 0 and 1.
@@ -66,19 +64,19 @@ class LatencyHistogram:
 
 @dataclass(frozen=True, slots=True)
 class CommandMetrics:
-    """One of memcached's commands."""
+    """Counters of one command of memcached."""
 
     results: Mapping[str, int] = field(default_factory=dict)
-    """How many ended in which way; those that never happened are absent.
+    """Counts by result; results that never happened are absent.
 
-    Retrievals count once for each key (``hit``, ``miss``, and errors too), all other commands once.
-    ``docs/observability.md`` lists them.
+    Retrievals count once for each key (``hit``, ``miss``, and errors too), other commands once.
+    ``docs/observability.md`` lists the results.
     """
     latency: LatencyHistogram = LatencyHistogram()
 
     @property
     def count(self) -> int:
-        """How many ended, in whatever way."""
+        """The number of all results."""
         return sum(self.results.values())
 
     def __add__(self, other: "CommandMetrics") -> "CommandMetrics":
@@ -90,36 +88,36 @@ class CommandMetrics:
 
 @dataclass(frozen=True, slots=True)
 class NodeMetrics:
-    """One node."""
+    """Counters of one node."""
 
     address: Address
     healthy: bool
     commands: Mapping[str, CommandMetrics]
-    """By memcached's word for them: ``get``, ``gets``, ``gat``, ``set``, ``incr``, ...; those that
-    were never used are absent."""
+    """By memcached's name: ``get``, ``gets``, ``gat``, ``set``, ``incr``, ...; unused commands are
+    absent."""
     pool: ConnectionPoolMetrics
 
 
 @dataclass(frozen=True, slots=True)
 class ClientMetrics:
-    """All of a client, since it was made. A node that left takes its counts with it."""
+    """Counters of a client since it was created, without those of nodes that left the cluster."""
 
     nodes: tuple[NodeMetrics, ...] = ()
-    """In no order that means anything."""
+    """In no particular order."""
     taken: float = 0.0
-    """When, as ``time.time()`` tells; 0.0: never."""
+    """The time of the snapshot, as ``time.time()``; 0.0 without one."""
     min_connections: int = 0
-    """The client's limits, for each node."""
+    """The client's limits for each node."""
     max_connections: int = 0
 
     @property
     def commands(self) -> dict[str, CommandMetrics]:
-        """The commands of all nodes together."""
-        return added_up(node.commands for node in self.nodes)
+        """The commands of all nodes, added up."""
+        return sum_commands(node.commands for node in self.nodes)
 
 
-def added_up(many: Iterable[Mapping[str, CommandMetrics]]) -> dict[str, CommandMetrics]:
-    """Add commands to those of the same name."""
+def sum_commands(many: Iterable[Mapping[str, CommandMetrics]]) -> dict[str, CommandMetrics]:
+    """Add up the commands of the same name."""
     total: dict[str, CommandMetrics] = {}
     for commands in many:
         for name, command in commands.items():
@@ -127,25 +125,27 @@ def added_up(many: Iterable[Mapping[str, CommandMetrics]]) -> dict[str, CommandM
     return total
 
 
-def pools_added_up(pools: Sequence[ConnectionPoolMetrics]) -> dict[str, int]:
-    """Add the counters of pools by their names."""
+def sum_pools(pools: Sequence[ConnectionPoolMetrics]) -> dict[str, int]:
+    """Add up the counters of pools by name, without the connect times."""
     names = [each.name for each in fields(ConnectionPoolMetrics)]
     countable = [name for name in names if not name.startswith("create_connection_")]
     return {name: sum(getattr(pool, name) for pool in pools) for name in countable}
 
 
-def metrics_of_client(client: "emcache.client._Client", wait: float = WAIT) -> ClientMetrics:
-    """Do what :meth:`emcache.Client.metrics` says, and wait so many seconds for the loop."""
-    counted = client._snapshots.latest(wait)
-    if counted is None:
+def read_metrics(
+    snapshots: Snapshots, addresses: Sequence[Address], loop_timeout: float = LOOP_TIMEOUT
+) -> ClientMetrics:
+    """Return the counters of a client; wait at most ``loop_timeout`` seconds for its loop."""
+    latest = snapshots.latest(loop_timeout)
+    if latest is None:
         return ClientMetrics()
-    taken, raw = counted
-    return _typed(taken, raw, client._addresses)
+    taken, raw = latest
+    return _from_raw(taken, raw, addresses)
 
 
-def _typed(taken: float, raw: "_RawSnapshot", addresses: Sequence[Address]) -> ClientMetrics:
+def _from_raw(taken: float, raw: "_RawSnapshot", addresses: Sequence[Address]) -> ClientMetrics:
     min_connections, max_connections, nodes = raw
-    typed = (
+    converted = (
         NodeMetrics(
             addresses[index],
             healthy,
@@ -157,4 +157,4 @@ def _typed(taken: float, raw: "_RawSnapshot", addresses: Sequence[Address]) -> C
         )
         for index, healthy, pool, commands in nodes
     )
-    return ClientMetrics(tuple(typed), taken, min_connections, max_connections)
+    return ClientMetrics(tuple(converted), taken, min_connections, max_connections)

@@ -1,4 +1,4 @@
-"""Empty: the class ``Node`` of emcache 1.3 is part of the core now.
+"""Empty: the class ``Node`` of emcache 1.3 is part of the core.
 
-:class:`emcache.ConnectionPool` has the connections to one node.
+:class:`emcache.ConnectionPool` manages the connections to one node.
 """

@@ -1,4 +1,4 @@
-"""The import path that emcache 1.3 had for connections, and the replies that they return."""
+"""The import path of emcache 1.3 for connections and the replies that they return."""
 
 from .connection_pool import Connection as MemcacheAsciiProtocol
 

@@ -1,18 +1,18 @@
-"""The import path that emcache 1.3 had for its timeout; :func:`asyncio.timeout` does the same."""
+"""The import path of emcache 1.3 for its timeout; :func:`asyncio.timeout` does the same."""
 
 import asyncio
 from types import TracebackType
 
 
 class OpTimeout:
-    """Limit how long the body of an ``async with`` takes.
+    """Limit the duration of the body of an ``async with``.
 
     Args:
-        timeout: seconds; None: no limit.
-        loop: not used: the running loop.
+        timeout: in seconds; None for no limit.
+        loop: ignored; the running loop is used.
 
     Raises:
-        TimeoutError: the time is over.
+        TimeoutError: the body took longer.
     """
 
     __slots__ = ("_limit",)

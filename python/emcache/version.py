@@ -1,4 +1,4 @@
-"""The version of the package, as Cargo.toml has it."""
+"""The version of the package, as in Cargo.toml."""
 
 from ._emcache import __version__
 

@@ -143,7 +143,8 @@ pub fn exptime(object: &Bound<'_, PyAny>) -> PyResult<i32> {
     let seconds = if object.is_exact_instance_of::<PyInt>() {
         in_range("exptime", object)?
     } else {
-        let to_exptime = TO_EXPTIME.import(object.py(), "emcache._times", "to_exptime")?;
+        let to_exptime =
+            TO_EXPTIME.import(object.py(), "emcache._memcached.times", "to_exptime")?;
         in_range("exptime", &to_exptime.call1((object,))?)?
     };
     Ok(if seconds < 0 { EXPIRED } else { seconds })

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from emcache.cli._doctor import _any_of
-from emcache.cli._finding import fault, found
+from emcache.cli._finding import fail, ok
 from emcache.cli._server_checks import (
     check_clock,
     check_connections,
@@ -96,7 +96,7 @@ async def test_who_accepts_and_says_nothing():
         assert (result.exit_code, "fail\t" in result.stdout) == (1, True)
         assert "no reply" in result.stdout
         result = await invoke_beside("doctor", *where, "--tls")
-        assert "no answer to the handshake -> does it speak TLS" in result.stdout
+        assert "no answer to the handshake -> does it use TLS" in result.stdout
 
 
 def test_a_server_that_hangs():
@@ -162,7 +162,7 @@ def test_client_certificates(made):
 
 def test_tls_to_a_server_without(server):
     states, text = findings(*named(server), "--tls", "--no-verify", code=1)["tls"]
-    assert (states, "does it speak TLS" in text) == (["fail"], True)
+    assert (states, "does it use TLS" in text) == (["fail"], True)
 
 
 @pytest.mark.parametrize("kind", [file_memcached, sasl_memcached])
@@ -213,8 +213,8 @@ async def test_a_hosted_service_that_tells_little():
 @pytest.mark.driver_independent
 def test_one_address_of_a_name_will_do():
     good, bad = (
-        found("connects", "127.0.0.1 in 1 ms"),
-        fault("connects", "::1: refused", "start it"),
+        ok("connects", "127.0.0.1 in 1 ms"),
+        fail("connects", "::1: refused", "start it"),
     )
     assert [finding.state for finding in _any_of([good, bad])] == ["ok", "warn"]
     assert [finding.state for finding in _any_of([bad, bad])] == ["fail", "fail"]

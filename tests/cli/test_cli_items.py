@@ -169,7 +169,7 @@ def test_a_terminal_gets_text_and_no_escapes(server, name):
     here = named(server)
     for value, shown in [
         (b"caf\xc3\xa9\nau lait\n", "café\r\nau lait\r\n"),
-        (b"\x1b[2Jgone", "(8 bytes with control characters: pipe them, or use --json)\r\n"),
+        (b"\x1b[2Jgone", "(8 bytes with control characters; pipe them, or use --json)\r\n"),
     ]:
         server.command(b"set %b 0 0 %d\r\n%b\r\n" % (name.encode(), len(value), value))
         with Terminal("get", name, *here) as terminal:

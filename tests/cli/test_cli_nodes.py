@@ -134,7 +134,7 @@ async def test_discovery(cluster):
 async def test_discovery_of_a_server_without_a_list(server):
     where = ["--discovery", f"127.0.0.1:{server.port}"]
     result = await invoke_beside("ping", *where)
-    assert (result.exit_code, "keeps no list" in result.stderr) == (0, True)
+    assert (result.exit_code, "has no list" in result.stderr) == (0, True)
     assert "warn\tall\tdiscovery\t" in (await invoke_beside("doctor", *where)).stdout
 
 

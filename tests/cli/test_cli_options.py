@@ -7,9 +7,8 @@ import click
 import pytest
 
 import emcache
-from emcache._arguments import address_text
+from emcache._memcached.addresses import format_address, parse_address
 from emcache.cli._settings import node_name, parse_server, parse_servers
-from emcache.contrib._addresses import parse_node
 from support.cli import document, environment, invoke, named, run
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
 
@@ -56,9 +55,9 @@ def test_a_server_is_read(text, address):
     "address", [Host("a", 1), Host("127.0.0.1", 2), Host("fe80::1%eth0", 3), Unix("/run/sock")]
 )
 def test_what_is_shown_is_read_again(address):
-    shown = address_text(address)
+    shown = format_address(address)
     assert node_name(address) == shown
-    assert parse_server(shown) == parse_node(shown) == address
+    assert parse_server(shown) == parse_address(shown) == address
 
 
 @pytest.mark.driver_independent
@@ -79,7 +78,7 @@ def test_what_is_shown_is_read_again(address):
     ],
 )
 def test_what_is_no_server_is_refused(text):
-    with pytest.raises(click.UsageError, match="is no server"):
+    with pytest.raises(click.UsageError, match="is not a node address"):
         parse_server(text)
     assert invoke("ping", "-s", text).exit_code == 2
 
@@ -127,7 +126,7 @@ def test_what_is_typed_goes_before_the_environment(server):
         (["get", "k", "-s", "/run/x", "--tls"], "--server-name"),
         (["set", "k"], "VALUE"),
         (["set", "k", "v", "--file", __file__], "VALUE"),
-        (["set", "k", "v", "--exptime", "soon"], "is no time"),
+        (["set", "k", "v", "--exptime", "soon"], "is not a time"),
         (["set", "k", "v", "--exptime", "2592001"], "30 days"),
         (["set", "k", "v", "--exptime", "99999d"], "too far"),
         (["incr", "k", "x"], "not a valid integer"),

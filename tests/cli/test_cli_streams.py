@@ -72,7 +72,7 @@ def test_a_full_disk(command):
         return
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "emcache: the output cannot be written: No space left on device"
+        "emcache: writing the output failed: No space left on device"
     )
     assert "Traceback" not in done.stderr
 

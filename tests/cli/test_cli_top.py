@@ -68,7 +68,7 @@ def test_on_a_terminal(columns):
     with memcached() as dying, memcached() as other:
         arguments = ("top", *QUICK, *named(dying, other))
         with Terminal(*arguments, columns=columns) as terminal:
-            terminal.until(lambda text: "2 of 2 up" in text and "q ends" in text)
+            terminal.until(lambda text: "2 of 2 up" in text and "q quits" in text)
             lines = terminal.text.splitlines()
             assert max(map(len, lines)) <= columns
             assert ("version" in terminal.text) == (columns == 160)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.driver_independent
 NAMES = {
     "autobatching": [],
     "base": ["Client", "ClusterEvents", "ClusterManagment", "Item"],
-    "client": ["create_client"],
+    "client": ["_Client", "create_client"],
     "client_errors": [
         "AuthenticationError",
         "ClusterNoAvailableNodes",
@@ -83,7 +83,17 @@ def test_each_is_an_attribute(module):
 
 def test_they_are_imported_when_they_are_asked_for():
     out = run("import sys, emcache; print([n for n in sys.modules if n.startswith('emcache.')])")
-    for module in ("autobatching", "cache", "client_errors", "discovery", "metrics", "protocol"):
+    for module in (
+        "autobatching",
+        "base",
+        "cache",
+        "client",
+        "client_errors",
+        "cluster",
+        "discovery",
+        "metrics",
+        "protocol",
+    ):
         assert f"'emcache.{module}'" not in out
 
 

@@ -23,7 +23,7 @@ DATED = {
     # Certificates are valid by the calendar.
     PACKAGE / "testing" / "_tls.py",
     # A time of expiry is the server's Unix time.
-    PACKAGE / "_times.py",
+    PACKAGE / "_memcached" / "times.py",
     # A snapshot says when it was made.
     PACKAGE / "_snapshots.py",
     PACKAGE / "metrics.py",

@@ -20,7 +20,7 @@ from aiocache.serializers import (
 )
 
 import emcache
-from emcache.contrib._keys import safe_key
+from emcache._memcached.keys import safe_key
 from emcache.contrib.aiocache import EmcacheCache
 from support.memcached import memcached
 
@@ -206,7 +206,7 @@ async def test_serializers(cache, serializer, value):
 
 async def test_a_value_that_is_not_serialized(cache):
     cache.serializer = NullSerializer()
-    with pytest.raises(TypeError, match="choose a serializer"):
+    with pytest.raises(TypeError, match="use a serializer"):
         await cache.set("k", 1)
 
 
@@ -427,12 +427,12 @@ async def test_no_key_is_taken_for_another(cache):
     ("options", "says"),
     [
         ({"endpoint": 5}, "address must be a str, not int"),
-        ({"endpoint": "host:1"}, "the port is an argument of its own"),
+        ({"endpoint": "host:1"}, "pass the port as the second argument"),
         ({"endpoint": "host", "port": "abc"}, "port must be a number, not 'abc'"),
         ({"endpoint": "host", "port": 0}, "port must be between"),
-        ({"nodes": 5}, "nodes must be a text or a list of them, not int"),
-        ({"nodes": []}, "nodes must name one at least"),
-        ({"nodes": ""}, "nodes must name one at least"),
+        ({"nodes": 5}, "nodes must be a str or a list of them, not int"),
+        ({"nodes": []}, "nodes must have at least one"),
+        ({"nodes": ""}, "nodes must have at least one"),
         ({"nodes": "a:0"}, "port must be between"),
         ({"path": 5}, "path must be a str, not int"),
         ({"path": ""}, "path must not be empty"),
@@ -458,6 +458,6 @@ async def test_times_of_a_cache_may_be_timedeltas(server):
     times = {"timeout": timedelta(seconds=20), "client_timeout": timedelta(seconds=10)}
     async with EmcacheCache(port=server.port, **times) as cache:
         assert cache.timeout == 20
-        assert (await cache.client())._grace == 10
+        assert (await cache.client())._close_timeout == 10
         with pytest.raises(TypeError, match="delta must be an int, not str"):
             await cache.increment("k", "1")

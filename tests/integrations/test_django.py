@@ -16,7 +16,7 @@ from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
 import emcache
-from emcache.contrib import _store
+from emcache.contrib import _django_store
 from emcache.contrib import django as django_backend
 from emcache.contrib.django import EmcacheCache
 from support.isolated import run_silent
@@ -198,8 +198,8 @@ def test_what_cannot_be_pickled(call):
 
 def test_what_cannot_be_read_is_a_miss(server, cache, call, caplog, monkeypatch):
     now = 0.0
-    monkeypatch.setattr(_store.time, "monotonic", lambda: now)
-    monkeypatch.setattr(_store, "_unreadable", _store._Complaints("%d, %r: %s"))
+    monkeypatch.setattr("emcache._memcached.rate_limits.time.monotonic", lambda: now)
+    _django_store.LOG.reset()
     call("set", "k", Gone())
     call("set", "kept", 1)
     monkeypatch.delattr(sys.modules[__name__], "Gone")
@@ -213,9 +213,10 @@ def test_what_cannot_be_read_is_a_miss(server, cache, call, caplog, monkeypatch)
     assert call("get", "k") is None
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     # Neither one line for each read, nor the value: some errors show all of it.
+    text = "the value of 'k' cannot be read and counts as a miss"
     assert told == [
-        ("WARNING", "1, 'k': AttributeError"),
-        ("WARNING", "3, 'k': UnicodeDecodeError"),
+        ("WARNING", f"{text}: AttributeError"),
+        ("WARNING", f"{text}: UnicodeDecodeError (2 similar warnings suppressed)"),
     ]
 
 
@@ -328,17 +329,21 @@ def test_locations(location):
     [
         ("", {}, "needs a LOCATION"),
         ([], {}, "needs a LOCATION"),
-        ("::1", {}, r"is no node: write host:port"),
+        ("::1", {}, r"is not a node address; write host:port"),
         (None, {}, "LOCATION"),
-        ("a", {"no_delay": True, "ignore_exc": 1}, "ignore_exc, no_delay unknown"),
-        ("a", {5: 1}, "5 unknown"),
+        ("a", {"no_delay": True, "ignore_exc": 1}, "unknown .*: ignore_exc, no_delay"),
+        ("a", {5: 1}, "unknown .*: 5"),
         ("a", {"ignore_errors": "no"}, "ignore_errors must be a bool, not str"),
         ("a", None, "OPTIONS .* must be a dict, not NoneType"),
         ("a", ["timeout"], "OPTIONS .* must be a dict, not list"),
-        (5, {}, "LOCATION .* nodes must be a text or a list of them, not int"),
+        (5, {}, "LOCATION .* nodes must be a str or a list of them, not int"),
         (["a", 5], {}, "LOCATION .* a node must be a str or an address of emcache, not int"),
         ("a:0", {}, "LOCATION .* port must be between"),
-        (emcache.MemcachedHostAddress("a:1", 1), {}, "LOCATION .* the port is an argument"),
+        (
+            emcache.MemcachedHostAddress("a:1", 1),
+            {},
+            "LOCATION .* pass the port as the second argument",
+        ),
     ],
 )
 def test_settings_that_are_none(location, options, says):
@@ -396,7 +401,7 @@ def test_errors_are_raised(call, cache):
 
 
 def test_errors_are_ignored(call, cache, caplog, monkeypatch):
-    monkeypatch.setattr(_store, "_complaints", _store._Complaints(_store._complaints._line))
+    _django_store.LOG.reset()
     with memcached() as server:
         cache._store = EmcacheCache(
             server.address, {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
@@ -501,7 +506,7 @@ def test_whatever_a_server_or_proxy_refuses_is_ignored(call, cache, refusing, an
 
 
 def test_a_value_that_is_too_large_is_ignored(call, cache, caplog, monkeypatch):
-    monkeypatch.setattr(_store, "_complaints", _store._Complaints(_store._complaints._line))
+    _django_store.LOG.reset()
     cache._store._ignore_errors = True
     call("set", "k", "small")
     assert call("set", "k", "x" * 2**21) is None
@@ -554,15 +559,15 @@ def test_a_session_that_cannot_be_stored_fails_at_once(refusing, answer):
         )
         from django.contrib.sessions.backends.cache import SessionStore
         from django.core.cache import cache
-        from emcache.contrib import _store
+        from emcache.contrib import _django_store
 
-        real, adds = _store.Store.add, []
+        real, adds = _django_store.Store.add, []
 
         async def counted(*arguments, **options):
             adds.append(arguments[1])
             return await real(*arguments, **options)
 
-        _store.Store.add = counted
+        _django_store.Store.add = counted
         for create in (lambda: SessionStore().create(), lambda: run(SessionStore().acreate())):
             try:
                 create()
@@ -583,7 +588,7 @@ def test_keys_of_sessions_are_known():
 
 
 async def test_discovery_that_fails(caplog, monkeypatch):
-    monkeypatch.setattr(_store, "_complaints", _store._Complaints(_store._complaints._line))
+    _django_store.LOG.reset()
     options = {"autodiscovery": True, "autodiscovery_timeout": 0.02}
     location = f"127.0.0.1:{free_port()}"
     strict = EmcacheCache(location, {"OPTIONS": options})

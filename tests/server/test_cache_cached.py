@@ -19,7 +19,7 @@ import pytest
 
 import emcache
 from emcache import Cache, cached
-from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, _complaints
+from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, _warnings
 from support.calls import outcomes, within
 from support.memcached import memcached
 
@@ -30,8 +30,8 @@ def cache(client, key):
 
 
 @pytest.fixture(autouse=True)
-def fresh_complaints(monkeypatch):
-    monkeypatch.setattr(_complaints, "_kinds", {})
+def fresh_warnings():
+    _warnings.LOG.reset()
 
 
 def counting(cache, **options):
@@ -279,7 +279,7 @@ class Zone(datetime.tzinfo):
     ],
 )
 def test_arguments_that_are_in_no_key(value):
-    with pytest.raises(TypeError, match=r"argument a is a .*give key="):
+    with pytest.raises(TypeError, match=r"argument a is a .*pass key="):
         keys_of("a")(value)
 
 
@@ -292,7 +292,7 @@ def test_time_zones_in_keys():
     moments += [datetime.time(2, tzinfo=zone) for zone in zones]
     assert len({key_for(moment) for moment in moments}) == len(moments)
     for moment in (datetime.datetime(2026, 1, 1, tzinfo=Zone()), datetime.time(1, tzinfo=Zone())):
-        with pytest.raises(TypeError, match=r"a has a time zone of type Zone.* or give key="):
+        with pytest.raises(TypeError, match=r"a has a time zone of type Zone.* or pass key="):
             key_for(moment)
 
 
@@ -403,7 +403,7 @@ def test_told_keys_tell_all_values_apart(form, separator):
 @pytest.mark.parametrize("value", [object(), Account(a=1), lambda: 1, local_enum, [object()]])
 def test_told_keys_have_no_addresses(key, value):
     key_for = keys_of("a, b, c", key=key)
-    with pytest.raises(TypeError, match=r"has no text of its own.* name one of its attributes"):
+    with pytest.raises(TypeError, match=r"is its memory address.* use one of its attributes"):
         key_for(value, 1, [value])
     assert key_for("<x at 0x12>", 1, ["x"])
 
@@ -426,7 +426,9 @@ async def test_keys_of_times_are_taken(cache, template):
     "key", ["{a}{b}", "{a}1{b}", "{a}F{b}", "{a}%{b}", "k:{a}{b}", "{a}:{b}{a}", "{a}%20{b}"]
 )
 def test_told_keys_that_could_not_tell_apart(key):
-    with pytest.raises(TypeError, match=r"put a sign such as ':' between \{[ab]\} and \{[ab]\}"):
+    with pytest.raises(
+        TypeError, match=r"put a separator such as ':' between \{[ab]\} and \{[ab]\}"
+    ):
         keys_of("a, b", key=key)
 
 
@@ -464,7 +466,7 @@ def test_wrong_decorations():
 async def test_a_source_that_gives_no_cache(client):
     function, calls = counting(lambda: client)
     for call in (function, function.refresh, function.invalidate):
-        with pytest.raises(TypeError, match=r"must give an emcache\.Cache or None, not _Client"):
+        with pytest.raises(TypeError, match=r"must return an emcache\.Cache or None, not Client"):
             await call(1)
     assert calls == []
 
@@ -610,8 +612,8 @@ class OwnSerializer:
 
 
 RESULTS = {
-    "dataclass": (Json(), Point(1), "Object of type Point is not JSON serializable; Json stores"),
-    "model": (Json(), Model(x=1), "Object of type Model is not JSON serializable; Json stores"),
+    "dataclass": (Json(), Point(1), "Object of type Point is not JSON serializable; Json accepts"),
+    "model": (Json(), Model(x=1), "Object of type Model is not JSON serializable; Json accepts"),
     "in a list": (
         Json(),
         [Point(1)],
@@ -619,15 +621,19 @@ RESULTS = {
     ),
     "a key": (Json(), {(1, 2): 3}, "keys must be str, int, float, bool or None, not tuple"),
     "not a number": (Json(), float("nan"), "ValueError: Out of range float values"),
-    "an int as text": (Utf8(), 5, "int is not str; Utf8 stores str: return"),
-    "text as bytes": (Raw(), "text", "str is not bytes; Raw stores bytes: return"),
-    "half a character": (Utf8(), "\ud800", "UnicodeEncodeError; Utf8 stores"),
-    "msgpack": (MsgPack(), Point(1), "'Point' object; MsgPack stores dict, list"),
-    "pickle": (Pickle(), lambda: None, "Pickle stores objects whose class"),
-    "pymemcache": (Pymemcache(), Point(1), "pickle=True allows that"),
-    "dumps": (Json(dumps=secret, loads=str), Point(1), "TypeError; Json stores what its dumps"),
-    "no bytes": (Json(dumps=len, loads=str), "abc", "dumps must give str or bytes, not int"),
-    "own": (OwnSerializer(), 5, "KeyError; return what OwnSerializer stores"),
+    "an int as text": (Utf8(), 5, "int is not str; Utf8 accepts str; pass"),
+    "text as bytes": (Raw(), "text", "str is not bytes; Raw accepts bytes; pass"),
+    "half a character": (Utf8(), "\ud800", "UnicodeEncodeError; Utf8 accepts"),
+    "msgpack": (MsgPack(), Point(1), "'Point' object; MsgPack accepts dict, list"),
+    "pickle": (Pickle(), lambda: None, "Pickle accepts objects whose class"),
+    "pymemcache": (Pymemcache(), Point(1), "pass pickle=True to allow it"),
+    "dumps": (
+        Json(dumps=secret, loads=str),
+        Point(1),
+        "TypeError; Json accepts the values that its dumps",
+    ),
+    "no bytes": (Json(dumps=len, loads=str), "abc", "dumps must return str or bytes, not int"),
+    "own": (OwnSerializer(), 5, "KeyError; pass a value that OwnSerializer accepts"),
 }
 
 

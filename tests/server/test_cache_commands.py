@@ -159,10 +159,10 @@ async def test_days_in_seconds(client, cache):
 async def test_one_key_is_no_list(cache, keys):
     await cache.set("a", 1)
     for call in (cache.get_many, cache.delete_many):
-        with pytest.raises(TypeError, match="must be a list or the like, not one"):
+        with pytest.raises(TypeError, match="must be an iterable of keys, not one"):
             await call(keys)
     assert await cache.get("a") == 1
-    with pytest.raises(TypeError, match="must be a mapping of keys, not list"):
+    with pytest.raises(TypeError, match="must be a mapping, not list"):
         await cache.set_many([("a", 1)])
 
 
@@ -254,7 +254,7 @@ async def test_numbers_with_a_beginning(server, cache):
 async def test_a_ttl_of_no_number(cache):
     await cache.set("n", 1)
     for count in (cache.increment, cache.decrement):
-        with pytest.raises(ValueError, match="needs initial"):
+        with pytest.raises(ValueError, match="pass initial as well"):
             await count("n", ttl=60)
     assert await cache.get("n") == 1
 

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from emcache import Cache, cached
-from emcache.cache._naming import NAME_LENGTH
+from emcache.cache._call_keys import NAME_LENGTH
 
 pytestmark = pytest.mark.driver_independent
 
@@ -117,14 +117,14 @@ class MarkedShop(Shop):
 
 
 AMBIGUOUS = {
-    "a closure": (lambda: made_by("north"), "uses tenant of the function around it"),
-    "made in a loop": (made_in_a_loop, "uses tenant of the function around it"),
+    "a closure": (lambda: made_by("north"), "uses tenant from the enclosing function"),
+    "made in a loop": (made_in_a_loop, "uses tenant from the enclosing function"),
     "a partial": (lambda: functools.partial(plain), "a partial of .*plain is not a plain function"),
     "a bound method": (lambda: Shop(1).price, "bound method .*Shop.price is not a plain function"),
     "of a class": (lambda: Shop.of_class, "bound method .*Shop.of_class is not a plain function"),
     "a method": (lambda: Shop.price, "Shop.price is a method"),
-    "decorated with arguments": (lambda: with_tenant("north")(plain), "uses tenant of"),
-    "a decorated closure": (lambda: retried(made_by("north")), "uses tenant of"),
+    "decorated with arguments": (lambda: with_tenant("north")(plain), "uses tenant from"),
+    "a decorated closure": (lambda: retried(made_by("north")), "uses tenant from"),
     "a decorated partial": (
         lambda: functools.wraps(functools.partial(plain))(made_by("north")),
         "wraps a partial of .*plain|uses tenant",
@@ -135,7 +135,7 @@ AMBIGUOUS = {
 
 @pytest.mark.parametrize(("make", "why"), AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_that_cannot_be_told_apart_need_a_key(make, why):
-    with pytest.raises(TypeError, match=f"{why}.*give key="):
+    with pytest.raises(TypeError, match=f"{why}.*pass key="):
         no_cache(make())
     parameters = list(inspect.signature(make()).parameters)
     told = cached(lambda: None, key=f"n:{{{parameters[-1]}}}")(make())
@@ -146,7 +146,7 @@ def test_that_cannot_be_told_apart_need_a_key(make, why):
     not hasattr(inspect, "markcoroutinefunction"), reason="Python 3.12 marks objects as async"
 )
 def test_objects_that_are_called_need_a_key():
-    with pytest.raises(TypeError, match=r"a MarkedShop is not a plain function.*give key="):
+    with pytest.raises(TypeError, match=r"a MarkedShop is not a plain function.*pass key="):
         no_cache(MarkedShop(1))
 
 
@@ -174,7 +174,7 @@ def test_a_decorator_without_arguments_is_seen_through():
     )
     # These return something else, under the same name.
     for other in (timed(decorated), retried(retried(decorated)), decorated):
-        with pytest.raises(TypeError, match="has the name of another cached function"):
+        with pytest.raises(TypeError, match="has the same name as another cached function"):
             no_cache(other)
 
 
@@ -188,7 +188,9 @@ def test_two_of_one_name():
         return 2
 
     no_cache(first)
-    with pytest.raises(TypeError, match=r"load has the name of another cached function.*give key="):
+    with pytest.raises(
+        TypeError, match=r"load has the same name as another cached function.*pass key="
+    ):
         no_cache(load)
     no_cache(first)
 
@@ -252,7 +254,7 @@ for tenant in ("north", "south"):
 
 @pytest.mark.parametrize("after", [TWICE, IN_A_LOOP.format(default="")])
 def test_two_of_one_name_in_a_module(module, after):
-    with pytest.raises(TypeError, match=r"has the name of another cached function.*give key="):
+    with pytest.raises(TypeError, match=r"has the same name as another cached function.*pass key="):
         importlib.import_module(module(after=after))
 
 
@@ -288,7 +290,7 @@ def test_in_the_module_that_a_program_begins_with(module, tmp_path):
 def test_in_an_interactive_session():
     namespace = {"__name__": "__main__", "no_cache": no_cache}
     exec("async def load(number): ...", namespace)
-    with pytest.raises(TypeError, match=r"load is defined in an interactive session.*give key="):
+    with pytest.raises(TypeError, match=r"load is defined in an interactive session.*pass key="):
         no_cache(namespace["load"])
     assert cached(lambda: None, key="n:{number}")(namespace["load"]).key_for(1) == "n:1"
 

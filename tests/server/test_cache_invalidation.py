@@ -7,7 +7,7 @@ import pytest
 
 import emcache
 from emcache import Cache, cached
-from emcache.cache import Utf8, _flights, _late
+from emcache.cache import Utf8, _flights, _late_stores
 from emcache.testing import FaultProxy
 from support.calls import outcomes, until, within
 
@@ -271,7 +271,7 @@ async def test_a_store_that_times_out_and_is_done_later(client, cache, monkeypat
 
 @within(10)
 async def test_a_store_that_timed_out_is_forgotten(client, cache, monkeypatch):
-    monkeypatch.setattr(_late, "DOUBT", 0.05)
+    monkeypatch.setattr(_late_stores, "UNCERTAIN", 0.05)
 
     async def times_out(*args, **kwargs):
         raise emcache.OperationTimeoutError("no reply")
@@ -357,7 +357,7 @@ async def test_a_large_value_that_is_slow_to_store(server, key):
 @pytest.mark.parametrize("deleted", ["before", "after"])
 @within(30)
 async def test_a_large_value_that_arrives_after_its_timeout(server, key, monkeypatch, deleted):
-    monkeypatch.setattr(_late, "PAUSES", (0.0, 0.5, 1.0, 2.0))
+    monkeypatch.setattr(_late_stores, "PAUSES", (0.0, 0.5, 1.0, 2.0))
     with FaultProxy(server) as proxy:
         options = {"timeout": 0.5, "max_connections": 4}
         async with emcache.create_client([proxy.address], **options) as client:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import emcache
 from emcache import Cache, InvalidKeyError
+from emcache._memcached.keys import MAX_LENGTH
 from emcache.cache import Utf8
-from emcache.cache._keys import MAX_LENGTH, Keys
+from emcache.cache._keys import Keys
 
 LONG = "x" * 300
 

@@ -162,7 +162,7 @@ async def test_flags_of_nobody(client, key, preset):
     cache = Cache(client, serializer=preset(pickle=True))
     for flags in (3, 6, 17, 18, 32, 64, 0x0E400000, 1 << 28, 2**31):
         await client.set(key, b"1", flags=flags)
-        with pytest.raises(SerializationError, match="are none of py"):
+        with pytest.raises(SerializationError, match="does not use flags"):
             await cache.get(key)
     for flags, data in ((2, b"x"), (16, b"\xff"), (1, b"x"), (8, b"x"), (10, zlib.compress(b""))):
         await client.set(key, data, flags=flags)
@@ -174,7 +174,7 @@ async def test_flags_of_nobody(client, key, preset):
 async def test_bombs(client, key, preset):
     await client.set(key, zlib.compress(bytes(2**20 + 1)), flags=8)
     assert len(await Cache(client, serializer=preset()).get(key)) == 2**20 + 1
-    with pytest.raises(SerializationError, match="limit of 1048576 bytes"):
+    with pytest.raises(SerializationError, match="max_size, 1048576 bytes"):
         await Cache(client, serializer=preset(), max_size=2**20).get(key)
 
 

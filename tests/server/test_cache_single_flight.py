@@ -13,7 +13,7 @@ import pytest
 
 import emcache
 from emcache import Cache
-from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, Zlib, _complaints, _flights
+from emcache.cache import Json, MsgPack, Pickle, Pymemcache, Raw, Utf8, Zlib, _flights, _warnings
 from support.calls import frozen, outcomes, until, within
 from support.memcached import memcached
 
@@ -52,8 +52,8 @@ def cache(client, key):
 
 
 @pytest.fixture(autouse=True)
-def fresh_complaints(monkeypatch):
-    monkeypatch.setattr(_complaints, "_kinds", {})
+def fresh_warnings():
+    _warnings.LOG.reset()
 
 
 @within(10)
@@ -614,7 +614,7 @@ async def test_a_factory_that_asks_for_itself(cache, way):
 
     with pytest.raises((RuntimeError, ExceptionGroup)) as raised:
         await cache.get_or_set("k", circular)
-    assert "waits for itself" in str(reason(raised.value))
+    assert "requests its own key" in str(reason(raised.value))
     assert await cache.get_or_set("k", good) == "good"
 
 
@@ -633,7 +633,7 @@ async def test_functions_that_ask_for_each_other(cache, way):
     # From one end, and from both at once, where neither is begun by the other.
     for calls in ([user(1)], [user(1), team(1)]):
         for result in await outcomes(*map(asyncio.ensure_future, calls)):
-            assert "waits for itself" in str(reason(result))
+            assert "requests its own key" in str(reason(result))
     assert await user(1, deep=False) == 1
     assert await team(1) == 1
 
@@ -794,7 +794,7 @@ async def test_a_dead_cache_is_as_good_as_none(key, caplog):
             with caplog.at_level(logging.WARNING, "emcache"):
                 for number in range(1, 6):
                     assert await cache.get_or_set("k", factory) == [number]
-            about = [r for r in caplog.records if "cannot be read" in r.getMessage()]
+            about = [r for r in caplog.records if "reading the cache failed" in r.getMessage()]
             assert 1 <= len(about) <= 2  # a lost connection, then a node that is known to be down
             assert str(own.port) in about[0].getMessage()
             for call in (cache.get_or_set, cache.renew):
@@ -852,7 +852,7 @@ async def test_a_result_that_is_too_large_is_a_result(client, key, caplog, optio
         for _ in range(3):
             assert len(await cache.get_or_set("k", too_large)) == 2_000_000
     [said] = [record.getMessage() for record in caplog.records]
-    assert "a computed value cannot be stored" in said
+    assert "storing a computed value failed" in said
     error = emcache.SerializationError if options else emcache.StorageCommandError
     with pytest.raises(error):
         await cache.get_or_set("k", too_large, on_error="raise")
@@ -877,7 +877,9 @@ async def test_a_factory_that_is_none(cache, on_error):
         call = getattr(cache, name)
         with pytest.raises(TypeError, match="factory must be a function, not str"):
             await call("k", "value", on_error=on_error)
-        with pytest.raises(TypeError, match="factory must be an async function: it returned int"):
+        with pytest.raises(
+            TypeError, match="factory must be an async function, but it returned int"
+        ):
             await call("k", lambda: 5, on_error=on_error)
         with pytest.raises(TypeError, match="store_if must be a function, not bool"):
             await call("k", Factory(), store_if=True, on_error=on_error)
@@ -887,18 +889,18 @@ async def test_a_factory_that_is_none(cache, on_error):
 @pytest.mark.driver_independent
 def test_warnings_count_what_they_leave_out(caplog, monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(_complaints.time, "monotonic", lambda: now)
+    monkeypatch.setattr("emcache._memcached.rate_limits.time.monotonic", lambda: now)
     with caplog.at_level(logging.WARNING, "emcache"):
         for _ in range(10):
-            _complaints.complain("it failed", ValueError("first"))
-        _complaints.complain("it failed", KeyError("other kind"))
+            _warnings.warn("it failed", ValueError("first"))
+        _warnings.warn("it failed", KeyError("other kind"))
         now += 61
-        _complaints.complain("it failed", ValueError("second"))
+        _warnings.warn("it failed", ValueError("second"))
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "it failed: ValueError: first",
         "it failed: KeyError: 'other kind'",
-        "it failed: ValueError: second (9 more since the last warning)",
+        "it failed: ValueError: second (9 similar warnings suppressed)",
     ]
 
 

@@ -7,12 +7,15 @@ import time
 import pytest
 
 import emcache
-from emcache._watcher import Watcher
-from emcache.discovery import CallableDiscovery, DnsDiscovery, NoDiscoveryError, Topology
+from emcache.discovery import CallableDiscovery, DnsDiscovery, Topology
+from emcache.discovery._config_endpoint import NoDiscoveryError
+from emcache.discovery._watcher import Watcher
 from support.discovery import SOON, discovering, endpoint, listed, nodes_of, polls, until
 from support.memcached import memcached
 from support.sasl import sasl_memcached
 from support.scripted import hold, scripted
+
+AUTODISCOVERY = "emcache.discovery._autodiscovery"
 
 OFTEN = {"autodiscovery_poll_interval": SOON, "autodiscovery_timeout": 0.2}
 
@@ -26,7 +29,7 @@ def nodes():
 @pytest.fixture
 def one_try(monkeypatch):
     """At the beginning, and not three."""
-    monkeypatch.setattr("emcache._watcher._PAUSES", (0.0,))
+    monkeypatch.setattr(f"{AUTODISCOVERY}._PAUSES", (0.0,))
 
 
 class Own:
@@ -160,7 +163,7 @@ class TestWhoIsAsked:
             both = [plain.address, source.address]
             async with emcache.create_client(both, autodiscovery=True) as client:
                 assert nodes_of(client) == [nodes[0].address]
-            # One that keeps no list does not speak for one that is silent now.
+            # One that has no list does not speak for one that is silent now.
             source.reply = lambda: b"SERVER_ERROR busy\r\n"
             with pytest.raises(emcache.DiscoveryError, match="busy"):
                 await emcache.create_client(both, autodiscovery=True)
@@ -334,14 +337,14 @@ class TestWhatIsSaid:
             await discovering(server, autodiscovery_timeout=0.2)
 
     async def test_the_whole_time(self, monkeypatch):
-        monkeypatch.setattr("emcache._following.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.2)
+        monkeypatch.setattr(f"{AUTODISCOVERY}.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.2)
         async with scripted(hold) as silent:
             with pytest.raises(emcache.DiscoveryError, match=r"no answer within 0\.2 s"):
                 await discovering(silent)
 
     async def test_the_last_cause(self, monkeypatch):
-        monkeypatch.setattr("emcache._following.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.3)
-        monkeypatch.setattr("emcache._watcher._PAUSES", (0.0, 60.0))
+        monkeypatch.setattr(f"{AUTODISCOVERY}.DEFAULT_STARTUP_WAIT_AUTODISCOVERY", 0.3)
+        monkeypatch.setattr(f"{AUTODISCOVERY}._PAUSES", (0.0, 60.0))
         async with endpoint() as source:
             source.reply = lambda: b"SERVER_ERROR busy\r\n"
             with pytest.raises(emcache.DiscoveryError, match="busy"):

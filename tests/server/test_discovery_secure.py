@@ -23,7 +23,7 @@ def certs():
 @pytest.fixture(autouse=True)
 def one_try(monkeypatch):
     """At the beginning, and not three."""
-    monkeypatch.setattr("emcache._watcher._PAUSES", (0.0,))
+    monkeypatch.setattr("emcache.discovery._autodiscovery._PAUSES", (0.0,))
 
 
 async def publish(client, version, *nodes):

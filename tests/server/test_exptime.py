@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 import pytest
 
 import emcache
-from emcache._times import LAST, THIRTY_DAYS, to_exptime
+from emcache._memcached.times import LAST_SECOND, THIRTY_DAYS, to_exptime
 
 DAY = timedelta(days=1)
 AFTER_THE_END = datetime(2040, 1, 1, tzinfo=UTC)
@@ -40,10 +40,10 @@ class TestToExptime:
             (timedelta(0), -1),
             (timedelta(microseconds=-1), -1),
             (timedelta.min, -1),
-            (timedelta.max, LAST),
-            (AFTER_THE_END, LAST),
-            (datetime.max.replace(tzinfo=UTC), LAST),
-            (datetime(2038, 1, 19, 3, 14, 7, tzinfo=UTC), LAST),
+            (timedelta.max, LAST_SECOND),
+            (AFTER_THE_END, LAST_SECOND),
+            (datetime.max.replace(tzinfo=UTC), LAST_SECOND),
+            (datetime(2038, 1, 19, 3, 14, 7, tzinfo=UTC), LAST_SECOND),
             (datetime(2000, 1, 1, tzinfo=UTC), -1),
             (datetime(1960, 1, 1, tzinfo=UTC), -1),
             (datetime.min.replace(tzinfo=UTC), -1),
@@ -123,8 +123,8 @@ class TestEveryCommand:
             (timedelta(minutes=5), 300 - LATE, 300),
             (timedelta(days=60), 60 * 86400 - LATE, 60 * 86400 + LATE),
             (now() + timedelta(days=2), 2 * 86400 - LATE, 2 * 86400 + LATE),
-            (timedelta(days=365_000), LAST - time.time() - LATE, LAST),
-            (AFTER_THE_END, LAST - time.time() - LATE, LAST),
+            (timedelta(days=365_000), LAST_SECOND - time.time() - LATE, LAST_SECOND),
+            (AFTER_THE_END, LAST_SECOND - time.time() - LATE, LAST_SECOND),
             (300, 300 - LATE, 300),
         ]:
             await client.delete_many([key, key + b"-new"])

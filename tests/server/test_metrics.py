@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 import emcache
-from emcache.metrics import metrics_of_client
+from emcache.metrics import read_metrics
 from support.calls import client_of, frozen, outcomes, until, within
 from support.memcached import memcached
 from support.oracle import answer, reply_to, value_of
@@ -269,7 +269,9 @@ class TestFromAnotherThread:
             await client.get(key)
             known = client.metrics()
             told = []
-            thread = threading.Thread(target=lambda: told.append(metrics_of_client(client, 0.05)))
+            thread = threading.Thread(
+                target=lambda: told.append(read_metrics(client._snapshots, client._addresses, 0.05))
+            )
             thread.start()
             thread.join()
             assert told == [known]
@@ -277,7 +279,9 @@ class TestFromAnotherThread:
     async def test_a_loop_that_never_answered(self, server):
         async with client_of(server) as client:
             told = []
-            thread = threading.Thread(target=lambda: told.append(metrics_of_client(client, 0.05)))
+            thread = threading.Thread(
+                target=lambda: told.append(read_metrics(client._snapshots, client._addresses, 0.05))
+            )
             thread.start()
             thread.join()
             assert told == [emcache.ClientMetrics()]

@@ -44,7 +44,7 @@ OF_CLIENT = [
     ({"purge_unhealthy_nodes": "no"}, "purge_unhealthy_nodes must be a bool, not str 'no'"),
     ({"autobatching": "no"}, "autobatching must be a bool, not str 'no'"),
     ({"autobatching": 2}, "autobatching must be a bool, not int 2"),
-    ({"autodiscovery": DnsDiscovery}, "autodiscovery must be a bool, or have"),
+    ({"autodiscovery": DnsDiscovery}, "autodiscovery must be a bool, or an object"),
 ]
 OF_POOL = [
     ({"on_healthy_status_change_cb": 5}, "on_healthy_status_change_cb must be a function, not int"),
@@ -86,7 +86,7 @@ async def test_what_is_as_good_as_it(server, key):
     [
         (lambda: DnsDiscovery(None, 1), "address must be a str, not NoneType"),
         (lambda: DnsDiscovery("name", "1"), "port must be an int, not str"),
-        (lambda: DnsDiscovery("name:1", 1), "the port is an argument of its own"),
+        (lambda: DnsDiscovery("name:1", 1), "pass the port as the second argument"),
         (lambda: DnsDiscovery("name", 1, family=socket.AF_UNIX), "family must be"),
         (lambda: CallableDiscovery([NODE]), "function must be a function, not list"),
     ],
@@ -99,7 +99,7 @@ def test_discovery(make, says):
 
 @pytest.mark.parametrize("found", [None, NODE, "127.0.0.1:11211", 5], ids=str)
 async def test_a_function_that_finds_no_list(found):
-    says = f"must give a Topology or a list of addresses, not {type(found).__name__}"
+    says = f"must return a Topology or a list of addresses, not {type(found).__name__}"
     with pytest.raises(TypeError, match=says):
         await CallableDiscovery(lambda: found).discover()
 
@@ -124,7 +124,7 @@ async def test_keys_of_a_cache(client):
     cache = emcache.Cache(client)
     for keys in (None, 5):
         for call in (cache.get_many, cache.delete_many):
-            with pytest.raises(TypeError, match="keys must be a list or the like, not one"):
+            with pytest.raises(TypeError, match="keys must be an iterable of keys, not one"):
                 await call(keys)
     for made in ("text", None):
         cache = emcache.Cache(client, keys=lambda _, made=made: made)

@@ -59,7 +59,7 @@ async def test_a_login_that_is_refused_is_said_once(caplog):
         await until_dials(client, server, 4)
         (text,) = said(caplog)
         assert text.startswith(
-            f"node 127.0.0.1:{server.port} does not let us in: the server refused"
+            f"node 127.0.0.1:{server.port} rejects connections: the server refused"
         )
     assert "user-name" not in caplog.text
     assert "pass-word" not in caplog.text
@@ -84,7 +84,9 @@ async def test_a_server_that_takes_the_login_again(caplog):
     login = {"username": "user-name", "password": "pass-word"}
     async with scripted(serve) as server, client_of(server, **login):
         await until(lambda: len(said(caplog)) == 2)
-        assert said(caplog, logging.INFO) == [f"node 127.0.0.1:{server.port} lets us in again"]
+        assert said(caplog, logging.INFO) == [
+            f"node 127.0.0.1:{server.port} accepts connections again"
+        ]
 
 
 async def test_a_certificate_that_is_not_trusted(caplog):
@@ -93,7 +95,9 @@ async def test_a_certificate_that_is_not_trusted(caplog):
             while not any("is unhealthy" in text for text in said(caplog)):
                 await outcomes(client.get(b"some-key"))
                 await asyncio.sleep(0.01)
-    barred = [text for text in said(caplog, logging.WARNING) if "let us in: TLS: " in text]
+    barred = [
+        text for text in said(caplog, logging.WARNING) if "rejects connections: TLS: " in text
+    ]
     assert len(barred) == 1
     assert len(said(caplog)) == 2
 

@@ -7,7 +7,7 @@ import ctypes
 import pytest
 
 import emcache
-from emcache._topology import Topology
+from emcache.discovery import Topology
 from support.calls import frozen, within
 from support.discovery import discovering, endpoint, listed, nodes_of, until
 from support.memcached import memcached
@@ -94,7 +94,7 @@ async def test_what_it_is_asked_after_that_names_it(two):
     first, second = two
     async with emcache.create_client([first.address, second.address]) as client:
         await client.wait_ready(20)
-        index = client._node(second.address)
+        index = client._node_index(second.address)
         await client._apply(Topology.of([first.address]), 1.0)
         await until(lambda: not client._core.is_connected(index))
         for _ in range(2):

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 import emcache
-from emcache.client import _Client
+from emcache import Client as _Client
 from emcache.contrib._otel_calls import _partial_failure
 from emcache.contrib.opentelemetry import EmcacheInstrumentor
 from support.calls import client_of, frozen, outcomes

@@ -111,7 +111,7 @@ async def test_several_clients(cluster):
         _, samples = parsed(generate_latest(registry).decode())
         ups = [key for key in samples if key[0] == "emcache_node_up"]
         assert len(ups) == 1 + len(cluster)
-        with pytest.raises(ValueError, match="'c0' already"):
+        with pytest.raises(ValueError, match="'c0' exists already"):
             collector.add(other, "c0")
         collector.remove("c0")
         collector.add(other, "c0")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import emcache
-from emcache._arguments import address_text
+from emcache._memcached.addresses import format_address
 from support.calls import client_of, outcomes, until, within
 from support.faults import Faults, Link, fault_proxy
 from support.memcached import free_port, memcached
@@ -79,7 +79,7 @@ async def refusal(ask, address, **options) -> str:
     with pytest.raises(emcache.ConnectionFailedError) as raised:
         await ask(address, **options)
     assert time.monotonic() - started < PATIENT["connection_timeout"]
-    assert raised.value.node == address_text(address)
+    assert raised.value.node == format_address(address)
     return str(raised.value)
 
 

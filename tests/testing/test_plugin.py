@@ -139,7 +139,7 @@ def test_strict_mode_loops_of_any_scope_and_anyio(project):
     """)
     result = run(project, mode="strict")
     result.assert_outcomes(passed=7, skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED*emcache runs on asyncio alone"])
+    result.stdout.fnmatch_lines(["SKIPPED*emcache supports only asyncio"])
 
 
 @independent
@@ -195,7 +195,7 @@ def test_it_costs_other_projects_nothing(project):
     """)
     result = run(project)
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*emcache_client is for tests that pytest-asyncio or anyio runs*"])
+    result.stdout.fnmatch_lines(["*emcache_client needs pytest-asyncio or anyio*"])
 
 
 @independent
@@ -280,7 +280,7 @@ def test_named(project, monkeypatch):
     monkeypatch.delenv("EMCACHE_TEST_MEMCACHED")
     result = run(project, "-o", "memcached=/nowhere/memcached")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*/nowhere/memcached is no program that can be run*"])
+    result.stdout.fnmatch_lines(["*/nowhere/memcached is not an executable program*"])
 
 
 @independent
@@ -306,7 +306,7 @@ def test_what_servers_need_besides(project, monkeypatch):
     result.stdout.fnmatch_lines(
         [
             "SKIPPED*poor-memcached was built without logins by a file (-Y); --memcached-required*",
-            "SKIPPED*certificates for tests are made with cryptography: pip install cryptography;*",
+            "SKIPPED*certificates for tests need cryptography: pip install cryptography;*",
         ]
     )
 

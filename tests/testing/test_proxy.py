@@ -245,7 +245,7 @@ def test_a_fault_that_there_is_not():
         ("host:1", "not str"),
         (MemcachedServer, "not ABCMeta"),
         (emcache.MemcachedHostAddress("host", 0), "port must be between"),
-        (emcache.MemcachedHostAddress("host:1", 1), "the port is an argument of its own"),
+        (emcache.MemcachedHostAddress("host:1", 1), "pass the port as the second argument"),
     ],
     ids=str,
 )

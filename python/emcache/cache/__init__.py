@@ -1,4 +1,4 @@
-"""Values of one type under keys that may be text, on top of a client.
+"""A cache of typed values on top of a client, with text keys.
 
 See ``docs/values-and-keys.md`` and ``docs/cached.md``.
 """

@@ -1,27 +1,28 @@
-"""A cache of values of one type, on top of any client."""
+"""The cache: values of one type, on top of a client."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from .._arguments import check_between
+from .._checks import check_range
+from .._client import Client
 from .._errors import (
     NotFoundCommandError,
     NotStoredStorageCommandError,
     SerializationError,
     StorageCommandError,
 )
-from .._many import PartialResult
-from ..base import Client, Item
-from ._complaints import complain
+from .._item import Item
+from .._results import PartialResult
 from ._compression import LARGEST, Compression
 from ._flights import MISSING, Missing, flights_of
+from ._get_or_set import GetOrSet, OnError, check_function
 from ._keys import Key, KeyPolicy, Keys
-from ._late import Outdated
+from ._late_stores import Outdated
 from ._serializers import Json, Serializer
-from ._store import OnError, Store, check_function
 from ._ttl import Ttl, exptime
 from ._values import Values
+from ._warnings import warn
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -33,35 +34,35 @@ _ROUNDS = 8
 
 
 class Cache(Generic[T]):
-    """Values of one type under keys that may be text, on top of a :class:`emcache.Client`.
+    """A cache of values of one type, with keys of text or bytes, on top of a client.
 
-    Making one is cheap and sends nothing; many may share a client, which stays yours to close.
-    Besides what they list, the methods raise what those of the client do, and:
+    A cache is cheap to create and sends nothing by itself. Several caches may share a client; they
+    do not close it. In addition to the errors that they list, the methods raise those of
+    :class:`emcache.Client`, and:
 
-    - :class:`emcache.InvalidKeyError`: a key that is empty or, with ``keys="refuse"``, too long
-      with its prefix or with whitespace or control characters; nothing was sent;
-    - :class:`emcache.SerializationError`: a value that cannot be stored as it is, or read back.
+    - :class:`emcache.InvalidKeyError`: the key is empty. With ``keys="refuse"`` also: the key is
+      too long with its prefix, or has whitespace or control characters. Nothing was sent;
+    - :class:`emcache.SerializationError`: a value cannot be stored, or cannot be read back.
 
-    A ``ttl`` is how long a value lives: seconds up to 30 days, or a Unix time (0: until evicted,
-    negative: not at all), a ``timedelta``, or the aware ``datetime`` of its end. None: the ``ttl``
-    of the cache.
+    A ``ttl`` is how long a value lives: seconds up to 30 days, a Unix time (0 for no expiry, a
+    negative number expires at once), a ``timedelta``, or an aware ``datetime``. None means the
+    ``ttl`` of the cache.
 
     Args:
-        client: what sends and receives.
-        serializer: what values become as bytes; None: :class:`emcache.cache.Json`.
-        compression: makes large values smaller when they are stored; None: no. What
-            :class:`Zstd`, :class:`Lz4` or :class:`Zlib` of :mod:`emcache.cache` made smaller is
-            read in any case. From 64 KiB on it is done in a thread.
-        prefix: comes before each key, and is part of what chooses the node.
-        keys: what becomes of a key that memcached does not take: ``"refuse"``, or ``"hash"``: in
-            its place, ``#sha256:`` and the SHA-256 of its UTF-8 in hex follow the prefix, also for
-            keys that begin with ``#sha256:``. Or a function that makes each key, without its
-            prefix, into another.
-        ttl: that of values that are stored without one.
-        max_size: a value that decompresses to more bytes is not read, and one that would is not
-            compressed and stored. Two large ones are decompressed at once in each event loop.
-        on_unreadable: what to do with a stored value that cannot be read: ``"raise"``, or count
-            it as a ``"miss"``, with a warning to the logger ``emcache`` once a minute.
+        client: the client to use.
+        serializer: converts values to bytes; None for :class:`emcache.cache.Json`.
+        compression: compresses large values when they are stored; None for no compression. Values
+            compressed by :class:`Zstd`, :class:`Lz4` or :class:`Zlib` of :mod:`emcache.cache` are
+            always readable. Values of 64 KiB and more are compressed in a thread.
+        prefix: prepended to each key; it takes part in routing.
+        keys: how keys are handled that memcached does not accept. ``"refuse"`` raises. ``"hash"``
+            replaces the key by ``#sha256:`` and the SHA-256 of its UTF-8 in hex, also if the key
+            begins with ``#sha256:``. A function converts every key, without its prefix.
+        ttl: the default for values that are stored without a ``ttl``.
+        max_size: the most bytes that a value may decompress to; larger values are neither read nor
+            compressed and stored. Each event loop decompresses at most two large values at once.
+        on_unreadable: how to handle a stored value that cannot be read: ``"raise"``, or ``"miss"``
+            to count it as a miss, with a warning to the logger ``emcache`` once a minute.
     """
 
     @overload
@@ -104,12 +105,12 @@ class Cache(Generic[T]):
     ) -> None:
         if not isinstance(client, Client):
             raise TypeError(
-                f"client must be an emcache.Client, not {type(client).__name__}: await "
+                f"client must be an emcache.Client, not {type(client).__name__}; await "
                 "create_client(...) first"
             )
         if on_unreadable not in ("raise", "miss"):
             raise ValueError("on_unreadable must be 'raise' or 'miss'")
-        check_between("max_size", max_size, 1, LARGEST)
+        check_range("max_size", max_size, 1, LARGEST)
         exptime(ttl)
         self._client = client
         self._keys = Keys(prefix, keys)
@@ -125,11 +126,11 @@ class Cache(Generic[T]):
 
     @property
     def client(self) -> Client:
-        """The client under it."""
+        """The client of the cache."""
         return self._client
 
     def wire_key(self, key: Key) -> bytes:
-        """Give the key as the server knows it, for ``client.node_for`` or a look by hand."""
+        """Return the key as it is sent to the server, for example for ``client.node_for``."""
         return self._keys.wire(key)
 
     def _exptime(self, ttl: Ttl | None) -> int:
@@ -148,7 +149,7 @@ class Cache(Generic[T]):
         except SerializationError as error:
             if self._on_unreadable == "raise":
                 raise
-            complain("an unreadable value counts as a miss", error)
+            warn("an unreadable value counts as a miss", error)
             return MISSING
 
     @overload
@@ -156,12 +157,12 @@ class Cache(Generic[T]):
     @overload
     async def get(self, key: Key, default: D) -> T | D: ...
     async def get(self, key: Key, default: Any = None) -> Any:
-        """Get a value; ``default`` on a miss."""
+        """Get a value, or ``default`` on a miss."""
         found = await self._fetch(self._keys.wire(key))
         return default if isinstance(found, Missing) else found
 
     async def get_with_cas(self, key: Key) -> tuple[T, int] | None:
-        """Get a value and the token for :meth:`cas`; None on a miss."""
+        """Get a value and its token for :meth:`cas`, or None on a miss."""
         name = self._keys.wire(key)
         outdated = self._flights.outdated(name)
         item = _current(outdated, name, await self._client.gets(name, return_flags=True))
@@ -175,7 +176,7 @@ class Cache(Generic[T]):
     @overload
     async def get_and_touch(self, key: Key, ttl: Ttl, default: D) -> T | D: ...
     async def get_and_touch(self, key: Key, ttl: Ttl, default: Any = None) -> Any:
-        """Get a value and set its ``ttl`` anew; ``default`` on a miss."""
+        """Get a value and update its ``ttl``; return ``default`` on a miss."""
         name, expires = self._keys.wire(key), exptime(ttl)
         outdated = self._flights.outdated(name)
         item = await self._client.gat(expires, name, return_flags=True)
@@ -193,13 +194,16 @@ class Cache(Generic[T]):
     async def get_many(
         self, keys: Iterable[K], *, on_error: Literal["raise", "partial"] = "raise"
     ) -> dict[K, T]:
-        """Get many values, by the keys as they were given; misses are absent.
+        """Get many values.
 
         Args:
             keys: see :class:`Cache`.
-            on_error: with ``"raise"`` one failing node, or one value that cannot be read, fails
-                the call. With ``"partial"`` what could be read is returned as an
-                :class:`emcache.PartialResult`, whose ``errors`` hold the exceptions of the others.
+            on_error: with ``"raise"``, an error of one node or value fails the call. With
+                ``"partial"``, the readable values are returned as an
+                :class:`emcache.PartialResult`, whose ``errors`` hold the other keys' exceptions.
+
+        Returns:
+            The values by the keys that you passed; misses are absent.
         """
         names = self._keys.wires(keys)
         wanted = names.values()
@@ -232,10 +236,10 @@ class Cache(Generic[T]):
         return values
 
     async def set(self, key: Key, value: T, *, ttl: Ttl | None = None) -> None:
-        """Store a value, whatever was there.
+        """Store a value, whether or not the key exists.
 
         Raises:
-            StorageCommandError: refused; the key may be gone.
+            StorageCommandError: the server refused; the previous value may be deleted.
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
         data, flags = await self._values.pack(name, value)
@@ -243,24 +247,24 @@ class Cache(Generic[T]):
             await self._client.set(name, data, flags=flags, exptime=expires)
 
     async def add(self, key: Key, value: T, *, ttl: Ttl | None = None) -> bool:
-        """Store a value if the key does not exist; tell whether it was stored."""
+        """Store a value if the key does not exist; return whether it was stored."""
         name, expires = self._keys.wire(key), self._exptime(ttl)
         data, flags = await self._values.pack(name, value)
         stored = self._client.add(name, data, flags=flags, exptime=expires)
         return await self._changed(name, stored)
 
     async def replace(self, key: Key, value: T, *, ttl: Ttl | None = None) -> bool:
-        """Store a value if the key exists; tell whether it was stored."""
+        """Store a value if the key exists; return whether it was stored."""
         name, expires = self._keys.wire(key), self._exptime(ttl)
         data, flags = await self._values.pack(name, value)
         stored = self._client.replace(name, data, flags=flags, exptime=expires)
         return await self._changed(name, stored)
 
     async def cas(self, key: Key, value: T, cas: int, *, ttl: Ttl | None = None) -> bool:
-        """Store a value if nobody wrote or deleted the key since :meth:`get_with_cas`.
+        """Store a value if it has not changed since :meth:`get_with_cas` returned ``cas``.
 
         Returns:
-            Whether it was stored; False if the value was changed or is gone.
+            Whether it was stored; False if the value was changed or deleted.
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
         data, flags = await self._values.pack(name, value)
@@ -268,17 +272,17 @@ class Cache(Generic[T]):
         try:
             return await self._changed(name, stored)
         except StorageCommandError as error:
-            if str(error).startswith("key not found"):
+            if error.status == "NOT_FOUND":
                 return False
             raise
 
     async def touch(self, key: Key, ttl: Ttl) -> bool:
-        """Set the ``ttl`` of a value anew; tell whether it exists."""
+        """Update the ``ttl`` of a value; return whether it exists."""
         name = self._keys.wire(key)
         return await _succeeds(self._client.touch(name, exptime(ttl)))
 
     async def delete(self, key: Key) -> bool:
-        """Delete a value; tell whether it existed."""
+        """Delete a value; return whether it existed."""
         name = self._keys.wire(key)
         return await self._changed(name, self._client.delete(name))
 
@@ -289,21 +293,21 @@ class Cache(Generic[T]):
     async def set_many(
         self, values: Mapping[K, T], *, ttl: Ttl | None = None
     ) -> dict[K, Exception]:
-        """Store many values, at all their nodes at once.
+        """Store many values, on all their nodes at once.
 
         Returns:
-            The errors by key, empty if all were stored. A failing key keeps no other from being
-            stored, and raises nothing.
+            The errors by key; empty if all values were stored. An error of one key does not stop
+            the others, and is not raised.
         """
         if not isinstance(values, Mapping):
-            raise TypeError(f"values must be a mapping of keys, not {type(values).__name__}")
+            raise TypeError(f"values must be a mapping, not {type(values).__name__}")
         names, expires = self._keys.wires(values), self._exptime(ttl)
         packed, errors = await self._values.pack_many(
             (key, name, values[key]) for key, name in names.items()
         )
         set_many = self._client.set_many
         with self._flights.changing(*names.values()):
-            # One that raises must not leave the others under way.
+            # An error of one call must not leave the other calls running.
             results = await asyncio.gather(
                 *(set_many(items, flags=flags, exptime=expires) for flags, items in packed.items()),
                 return_exceptions=True,
@@ -316,10 +320,10 @@ class Cache(Generic[T]):
         return errors | {key: failed[name] for key, name in names.items() if name in failed}
 
     async def delete_many(self, keys: Iterable[K]) -> dict[K, Exception]:
-        """Delete many values, at all their nodes at once; that one did not exist is no error.
+        """Delete many values, on all their nodes at once. Missing keys are not an error.
 
         Returns:
-            The errors by key, empty if none exists any more.
+            The errors by key; empty if none of the keys exists any more.
         """
         names = self._keys.wires(keys)
         with self._flights.changing(*names.values()):
@@ -329,16 +333,16 @@ class Cache(Generic[T]):
     async def increment(
         self, key: Key, delta: int = 1, *, initial: int | None = None, ttl: Ttl | None = None
     ) -> int | None:
-        """Add to a number that :meth:`set` stored, as Json or Utf8 text; it wraps at 2**64.
+        """Add to a number that :meth:`set` stored as Json or Utf8 text; it wraps at 2**64.
 
         Args:
             key: see :class:`Cache`.
-            delta: what to add, 0 to 2**64 - 1.
-            initial: what to store, >= 0, if the key does not exist, with ``ttl``.
-            ttl: see :class:`Cache`, only with ``initial``; an existing value keeps its own.
+            delta: the number to add, 0 to 2**64 - 1.
+            initial: the number to store, >= 0, if the key does not exist.
+            ttl: see :class:`Cache`; only with ``initial``. An existing value keeps its own.
 
         Returns:
-            The new number; None if the key does not exist and there is no ``initial``.
+            The new number; None if the key does not exist and ``initial`` is None.
 
         Raises:
             ArithmeticCommandError: the value is not stored as a decimal number.
@@ -348,9 +352,9 @@ class Cache(Generic[T]):
     async def decrement(
         self, key: Key, delta: int = 1, *, initial: int | None = None, ttl: Ttl | None = None
     ) -> int | None:
-        """Subtract from a number; it stops at 0. Else as :meth:`increment`.
+        """Subtract from a number; it stops at 0. Otherwise as :meth:`increment`.
 
-        Memcached fills what gets shorter with spaces: after 10 - 1 Utf8 and Raw read ``"9 "``.
+        The server pads shorter numbers with spaces: after 10 - 1, Utf8 and Raw read ``"9 "``.
         """
         return await self._count(self._client.decrement, key, delta, initial, ttl)
 
@@ -363,7 +367,7 @@ class Cache(Generic[T]):
         ttl: Ttl | None,
     ) -> int | None:
         if ttl is not None and initial is None:
-            raise ValueError("ttl is that of a number that is created: it needs initial")
+            raise ValueError("ttl applies only when a number is created; pass initial as well")
         name, expires = self._keys.wire(key), self._exptime(ttl)
         first = None if initial is None else await self._number(name, initial)
         with self._flights.changing(name):
@@ -373,12 +377,14 @@ class Cache(Generic[T]):
                 except NotFoundCommandError:
                     if first is None:
                         return None
-                # The flags must be those of the serializer, which no single command sets.
+                # No single command can set the flags of the serializer.
                 data, flags = first
                 added = self._client.add(name, data, flags=flags, exptime=expires)
                 if await _succeeds(added):
                     return initial
-        raise NotFoundCommandError(f"the number was created and deleted {_ROUNDS} times by others")
+        raise NotFoundCommandError(
+            f"other clients created and deleted the number {_ROUNDS} times during this call"
+        )
 
     async def _number(self, name: bytes, initial: int) -> tuple[bytes, int]:
         data, flags = await self._values.pack(name, initial)  # type: ignore[arg-type]
@@ -397,30 +403,32 @@ class Cache(Generic[T]):
     ) -> T:
         """Get a value, or compute and store it.
 
-        Callers in this process who miss the same key at the same time, by caches of one client
-        with equal serializers, share one call of ``factory``, which runs in a task of its own: a
-        caller who is cancelled leaves it to the others, and the last one cancels it and waits for
-        its end, so that ``asyncio.wait_for`` may take as long as the clean-up of ``factory`` does.
-        If it fails after its own caller has left, the next caller computes with its own factory.
+        This prevents a stampede: concurrent callers in this process that miss the same key share
+        one call of ``factory``, if their caches have the same client and equal serializers. The
+        factory runs in its own task. A caller that is cancelled leaves the task to the others. The
+        last caller cancels the task and waits for its end, so ``asyncio.wait_for`` may take as long
+        as the clean-up of ``factory``. If the factory fails after its own caller has left, the next
+        caller computes the value with its own factory.
 
-        All of them get the very same object, or a copy of the same exception, which is not stored.
-        None is a value like any other. If the key is written or deleted through a ``Cache`` of
-        the same client before the result is stored, it does not stay in the cache.
+        All callers get the same object, or a copy of the same exception. Exceptions are not cached.
+        None is a value like any other. If the key is written or deleted through a ``Cache`` of the
+        same client before the result is stored, the result does not stay in the cache.
 
         Args:
             key: see :class:`Cache`.
-            factory: called without arguments, returns an awaitable.
+            factory: called without arguments; returns an awaitable.
             ttl: see :class:`Cache`.
-            store_if: whether to store what was computed; None: always.
-            on_error: ``"miss"``: the factory is called if the cache fails, and its result returned
-                if the cache refuses it (as too large), with a warning to the logger ``emcache``
-                once a minute. ``"raise"``: errors of the cache are raised. A bad key, a bad
-                ``ttl``, and a result that the serializer does not take always raise.
+            store_if: returns whether to store a computed value; None for always.
+            on_error: with ``"miss"``, the factory is called if the cache fails, and its result is
+                returned even if the cache refuses it (such as a value that is too large). A warning
+                is sent to the logger ``emcache`` once a minute. With ``"raise"``, errors of the
+                cache are raised. An invalid key, an invalid ``ttl``, and a result that the
+                serializer does not accept always raise.
 
         Raises:
-            SerializationError: the serializer does not take what ``factory`` returned.
-            RuntimeError: ``factory`` asks for the key that it computes, also in a task of its own
-                or by way of other keys: it would wait for itself.
+            SerializationError: the serializer does not accept the result of ``factory``.
+            RuntimeError: deadlock: ``factory`` requests the key that it computes, directly or
+                through tasks or other keys.
         """
         check_function("factory", factory)
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
@@ -442,9 +450,9 @@ class Cache(Generic[T]):
         store_if: Callable[[T], bool] | None = None,
         on_error: OnError = "miss",
     ) -> T:
-        """Compute a value and store it, whatever is there; else as :meth:`get_or_set`.
+        """Compute a value and replace the cached one; otherwise as :meth:`get_or_set`.
 
-        Callers of :meth:`get_or_set` who come meanwhile share the result.
+        Concurrent callers of :meth:`get_or_set` share the result.
         """
         check_function("factory", factory)
         name, store = self._keys.wire(key), self._store(ttl, store_if, on_error)
@@ -456,15 +464,15 @@ class Cache(Generic[T]):
 
     def _store(
         self, ttl: Ttl | None, store_if: Callable[[T], bool] | None, on_error: OnError
-    ) -> Store[T]:
+    ) -> GetOrSet[T]:
         expires = self._exptime(ttl)
-        return Store(
+        return GetOrSet(
             self._client, self._flights, self._fetch, self._values, expires, store_if, on_error
         )
 
 
 def _current(outdated: Outdated, name: bytes, item: Item | None) -> Item | None:
-    """Leave out an outdated value that was stored late, and is about to be removed."""
+    """Return None in place of an outdated value that is about to be removed."""
     if item is None or name not in outdated:
         return item
     return None if any(late.wrote(item.value) for late in outdated[name]) else item

@@ -1,4 +1,4 @@
-"""The decorator: results of async functions, kept in a cache."""
+"""The decorator ``cached``: caches the results of async functions."""
 
 import asyncio.coroutines
 import copy
@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from ._cache import Cache
-from ._naming import KeyOf, key_of
-from ._store import OnError, check_function, check_on_error
+from ._call_keys import KeyOf, key_of
+from ._get_or_set import OnError, check_function, check_on_error
 from ._ttl import Ttl, exptime
 
 P = ParamSpec("P")
@@ -18,11 +18,11 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 CacheSource = Cache[Any] | Callable[[], Cache[Any] | None]
-"""A cache, or a function that gives the one of the moment, or None: there is none."""
+"""A cache, or a function that returns the current cache, or None without one."""
 
 
 class CachedFunction(Generic[P, R]):
-    """A function with its results in a cache; :func:`emcache.cached` makes one."""
+    """An async function whose results are cached; created by :func:`emcache.cached`."""
 
     __wrapped__: Callable[P, Awaitable[R]]
 
@@ -38,11 +38,11 @@ class CachedFunction(Generic[P, R]):
         self._key = key
         self._options = options
         self._bound: tuple[Any, ...] = ()
-        # So that frameworks take it for the async function that it is.
+        # Frameworks must recognize this object as an async function.
         if (mark := getattr(inspect, "markcoroutinefunction", None)) is not None:
             mark(self)
         else:
-            # Python 3.11: what asyncio.iscoroutinefunction, and so Django, looks for.
+            # Python 3.11: the mark that asyncio.iscoroutinefunction, and so Django, checks.
             self._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class CachedFunction(Generic[P, R]):
         self: "CachedFunction[Concatenate[S, Q], R]", instance: S, owner: type | None = None
     ) -> "CachedFunction[Q, R]": ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Bind a method to its instance, for ``invalidate`` and the others as well."""
+        """Bind a method to its instance, also for ``invalidate``, ``refresh`` and ``key_for``."""
         if instance is None:
             return self
         bound = copy.copy(self)
@@ -69,7 +69,7 @@ class CachedFunction(Generic[P, R]):
         cache = self._source()
         if cache is not None and not isinstance(cache, Cache):
             raise TypeError(
-                f"the function given to cached() must give an emcache.Cache or None, not "
+                f"the function passed to cached() must return an emcache.Cache or None, not "
                 f"{type(cache).__name__}"
             )
         return cache
@@ -79,7 +79,7 @@ class CachedFunction(Generic[P, R]):
         return lambda: function(*self._bound, *args, **kwargs)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Give the cached result, or call the function and keep what it returns."""
+        """Return the cached result, or call the function and cache its result."""
         call = self._call(args, kwargs)
         if (cache := self._cache) is None:
             return await call()
@@ -88,21 +88,21 @@ class CachedFunction(Generic[P, R]):
         return value
 
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Give the key of these arguments, without the prefix of the cache."""
+        """Return the key of these arguments, without the prefix of the cache."""
         return self._key(*self._bound, *args, **kwargs)
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Delete the result for these arguments; tell whether there was one.
+        """Delete the cached result for these arguments; return whether there was one.
 
-        A call that is under way returns what it computes to those who wait for it already, but
-        does not store it. Errors of the cache are raised whatever ``on_error`` is: the old result
-        may still be there.
+        A computation that was already running is returned to its waiting callers but not stored.
+        Errors of the cache are raised whatever ``on_error`` is, because the old result may still be
+        cached.
         """
         cache = self._cache
         return cache is not None and await cache.delete(self.key_for(*args, **kwargs))
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, keep what it returns whatever is there, and return it."""
+        """Call the function, replace the cached result, and return it."""
         call = self._call(args, kwargs)
         if (cache := self._cache) is None:
             return await call()
@@ -120,7 +120,7 @@ class _Decorator:
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> CachedFunction[P, R]:
         if not inspect.iscoroutinefunction(function):
-            raise TypeError(f"cached needs an async function, not {function!r}")
+            raise TypeError(f"cached() needs an async function, not {function!r}")
         return CachedFunction(function, self._source, key_of(function, self._key), self._options)
 
 
@@ -129,12 +129,14 @@ def _check_source(cache: object) -> None:
         return
     if inspect.iscoroutinefunction(cache):
         raise TypeError(
-            f"cache must be an emcache.Cache or a plain function that gives one, not {cache!r}: "
-            "write @cached(cache) above the function"
+            f"cache must be an emcache.Cache or a synchronous function that returns one, not "
+            f"{cache!r}; write @cached(cache) above the function"
         )
     if isinstance(cache, type) or not callable(cache):
         what = f"the class {cache.__name__}" if isinstance(cache, type) else type(cache).__name__
-        raise TypeError(f"cache must be an emcache.Cache or give one, not {what}")
+        raise TypeError(
+            f"cache must be an emcache.Cache or a function that returns one, not {what}"
+        )
 
 
 def cached(
@@ -145,32 +147,33 @@ def cached(
     store_if: Callable[[Any], bool] | None = None,
     on_error: OnError = "miss",
 ) -> _Decorator:
-    """Keep the results of an async function in a cache.
+    """Cache the results of an async function.
 
-    Calls in this process with the same key at the same time share one computation; see
-    :meth:`emcache.Cache.get_or_set`, also for the errors. The decorated function has ``key_for``,
-    ``invalidate`` and ``refresh``, which take the arguments of the function, and the function
-    itself as ``__wrapped__``.
+    Concurrent calls in this process with the same key share one computation; see
+    :meth:`emcache.Cache.get_or_set`, also for the errors. The decorated function has the methods
+    ``key_for``, ``invalidate`` and ``refresh``, which take the arguments of the function, and the
+    original function as ``__wrapped__``.
 
     Args:
-        cache: a :class:`emcache.Cache`; or, as decorators are there before the event loop is, a
-            function without arguments that gives the cache of the moment. Where it gives None the
-            function is called as if it were not decorated.
-        ttl: how long results live; None: as long as the cache's ``ttl`` says.
-        key: a template with the names of the parameters, as ``"user:{user_id}"``; what separates
-            its fields is percent-encoded in their text, so that different texts give different
-            keys. Or a function that makes the key of the same arguments. None: the function's
-            module and name, and its arguments, which must be None, bool, int, float, str, bytes,
-            members of an Enum, UUIDs, dates, times, Decimals, or tuples of these.
-        store_if: which results to keep; None: all, None among them.
-        on_error: ``"miss"``: if the cache fails, the function is called, with a warning once a
-            minute. ``"raise"``: errors of the cache are raised. A result that the serializer does
-            not take always raises :class:`emcache.SerializationError`.
+        cache: a :class:`emcache.Cache`, or a function without arguments that returns the current
+            cache. Decorators run at import time, before a client exists, so most programs pass a
+            function. If it returns None, the decorated function is called without a cache.
+        ttl: how long results live; None for the ``ttl`` of the cache.
+        key: a template with the names of the parameters, such as ``"user:{user_id}"``. Separators
+            of the template are percent-encoded in the fields, so that different arguments have
+            different keys. Or a function that takes the same arguments and returns the key. None
+            for the function's module and name with its arguments, which must be None, bool, int,
+            float, str, bytes, members of an Enum, UUIDs, dates, times, Decimals, or tuples of
+            these.
+        store_if: returns whether to store a result; None to store all results, including None.
+        on_error: with ``"miss"``, the function is called if the cache fails, and a warning is
+            logged once a minute. With ``"raise"``, errors of the cache are raised. A result that
+            the serializer does not accept always raises :class:`emcache.SerializationError`.
 
     Raises:
-        TypeError: the function is not async; ``key`` names a parameter that it does not have, or
-            has two fields with no sign in between; there is no ``key``, and the module and name
-            do not tell the function from others (a method, a closure, a partial, ...).
+        TypeError: the function is not async. Or ``key`` names a parameter that does not exist, or
+            has two fields without a separator. Or ``key`` is None, and module and name do not
+            identify the function (a method, a closure, a partial, ...).
     """
     _check_source(cache)
     if ttl is not None:

@@ -1,55 +1,58 @@
-"""Compression of values: which, from what size, and never more than a limit back."""
+"""Compression of values, with a limit on the decompressed size."""
 
 import importlib
 import sys
 import zlib
 from typing import Any, Protocol
 
-from .._arguments import check_between
-from ._marks import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
+from .._checks import check_range
+from ._flags import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
 
 MIN_SIZE = 1024
 LARGEST = 2**63 - 1
 
 _LZ4_PIECE = 32 * 1024 * 1024
-"""Bytes of LZ4 that are decompressed at once."""
+"""The most bytes that one call of the LZ4 library returns."""
 
 
 class Compression(Protocol):
-    """Makes bytes smaller; any object with these will do. Called from other threads too."""
+    """The protocol of compressions; any object with these attributes works.
+
+    The methods are also called from other threads.
+    """
 
     @property
     def flag(self) -> int:
-        """The one bit that is set in the flags of values that it made smaller."""
+        """The bit that is set in the flags of compressed values."""
         ...
 
     @property
     def min_size(self) -> int:
-        """Values of fewer bytes stay as they are."""
+        """Values with fewer bytes are not compressed."""
         ...
 
     def compress(self, data: bytes) -> bytes:
-        """Give what to store; it is only kept when it is smaller."""
+        """Return the compressed bytes; they are used only if they are smaller."""
         ...
 
     def decompress(self, data: bytes, limit: int) -> bytes | None:
-        """Give what was compressed; None if that is more than ``limit`` bytes.
+        """Return the original bytes; None if there are more than ``limit``.
 
-        It must not take more memory than that to find out. Raise for what is not whole.
+        It must not allocate more memory than that, and must raise for incomplete data.
         """
         ...
 
 
 def check_flag(flag: int) -> None:
-    """Refuse what marks no value."""
-    check_between("flag", flag, 1, 2**31)
+    """Refuse anything but a single bit."""
+    check_range("flag", flag, 1, 2**31)
     if flag.bit_count() != 1:
-        raise ValueError("flag must be one bit of 32")
+        raise ValueError("flag must have exactly one of 32 bits set")
 
 
 class _Base:
     def __init__(self, min_size: int, flag: int) -> None:
-        check_between("min_size", min_size, 0, LARGEST)
+        check_range("min_size", min_size, 0, LARGEST)
         check_flag(flag)
         self.min_size = min_size
         self.flag = flag
@@ -59,34 +62,34 @@ class _Base:
 
 
 class Zlib(_Base):
-    """The standard library's: everywhere, slow.
+    """zlib of the standard library: always available, slow.
 
     Args:
-        level: 0 to 9; -1: zlib's own default, 6.
-        min_size: values of fewer bytes stay as they are.
+        level: 0 to 9; -1 for zlib's own default, 6.
+        min_size: values with fewer bytes are not compressed.
         flag: the bit that marks compressed values.
     """
 
     def __init__(self, *, level: int = -1, min_size: int = MIN_SIZE, flag: int = FLAG_ZLIB) -> None:
         super().__init__(min_size, flag)
-        check_between("level", level, -1, 9)
+        check_range("level", level, -1, 9)
         self._level = level
 
     def compress(self, data: bytes) -> bytes:
-        """Give a zlib stream."""
+        """Return a zlib stream."""
         return zlib.compress(data, self._level)
 
     def decompress(self, data: bytes, limit: int) -> bytes | None:
-        """Give what a zlib stream holds."""
+        """Decompress a zlib stream."""
         return _bounded(zlib.decompressobj(), data, limit)
 
 
 class Zstd(_Base):
-    """Zstandard: small and fast; below Python 3.14 it needs ``pip install 'emcache[zstd]'``.
+    """Zstandard: small and fast; before Python 3.14 it needs ``pip install 'emcache[zstd]'``.
 
     Args:
         level: -131072 (fast) to 22 (small and slow).
-        min_size: values of fewer bytes stay as they are.
+        min_size: values with fewer bytes are not compressed.
         flag: the bit that marks compressed values.
 
     Raises:
@@ -98,16 +101,16 @@ class Zstd(_Base):
         module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         self._library = _library(module, "Zstd", "zstd")
         low, high = self._library.CompressionParameter.compression_level.bounds()
-        check_between("level", level, low, high)
+        check_range("level", level, low, high)
         self._level = level
 
     def compress(self, data: bytes) -> bytes:
-        """Give one frame."""
+        """Return one frame."""
         frame: bytes = self._library.compress(data, self._level)
         return frame
 
     def decompress(self, data: bytes, limit: int) -> bytes | None:
-        """Give what one frame holds."""
+        """Decompress one frame."""
         # The library itself refuses windows of more than 128 MiB.
         size = self._library.get_frame_info(data).decompressed_size
         if size is not None and size > limit:
@@ -116,11 +119,11 @@ class Zstd(_Base):
 
 
 class Lz4(_Base):
-    """LZ4 frames: the fastest, less small; needs ``pip install 'emcache[lz4]'``.
+    """LZ4 frames: the fastest, but larger; needs ``pip install 'emcache[lz4]'``.
 
     Args:
         level: 0 (fast) to 16 (small and slow).
-        min_size: values of fewer bytes stay as they are.
+        min_size: values with fewer bytes are not compressed.
         flag: the bit that marks compressed values.
 
     Raises:
@@ -130,21 +133,21 @@ class Lz4(_Base):
     def __init__(self, *, level: int = 0, min_size: int = MIN_SIZE, flag: int = FLAG_LZ4) -> None:
         super().__init__(min_size, flag)
         self._library = _library("lz4.frame", "Lz4", "lz4")
-        check_between("level", level, 0, 16)
+        check_range("level", level, 0, 16)
         self._level = level
 
     def compress(self, data: bytes) -> bytes:
-        """Give one frame."""
+        """Return one frame."""
         frame: bytes = self._library.compress(data, compression_level=self._level)
         return frame
 
     def decompress(self, data: bytes, limit: int) -> bytes | None:
-        """Give what one frame holds."""
+        """Decompress one frame."""
         return _bounded(_Lz4Stream(self._library.LZ4FrameDecompressor()), data, limit)
 
 
 class _Lz4Stream:
-    """A decompressor that takes memory for what there is, not for what there may be."""
+    """A decompressor that allocates memory for the actual output, not for the limit."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -159,7 +162,7 @@ class _Lz4Stream:
         return unused
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        # The library takes memory for all of `max_length` at once.
+        # The library allocates `max_length` bytes at once.
         found: bytes = self._stream.decompress(data, min(max_length, _LZ4_PIECE))
         if len(found) < _LZ4_PIECE:
             return found
@@ -181,11 +184,11 @@ def _library(module: str, name: str, extra: str) -> Any:
 
 
 def _bounded(stream: Any, data: bytes, limit: int) -> bytes | None:
-    # One byte more than may be: that it is there says that there is too much. The libraries take
-    # the largest size that an object may have, and none beyond it.
+    # One byte above the limit shows that there is too much output. The libraries accept no size
+    # above sys.maxsize.
     found: bytes = stream.decompress(data, min(limit + 1, sys.maxsize))
     if len(found) > limit:
         return None
     if not stream.eof or stream.unused_data:
-        raise ValueError("compressed data is cut short, or something follows it")
+        raise ValueError("compressed data is truncated, or followed by other data")
     return found

@@ -1,4 +1,4 @@
-"""Single flight: callers of one key who overlap share one computation."""
+"""Single flight: concurrent callers of one key share one computation."""
 
 import asyncio
 import contextlib
@@ -6,23 +6,23 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
+from .._client import Client
 from .._failures import SharedFailure
-from ..base import Client
-from ._late import LateStores, Outdated
-from ._runs import Run, waiting_for
+from ._deadlock import Run, waiting_for
+from ._late_stores import LateStores, Outdated
 
 R = TypeVar("R")
 
 
 class Missing:
-    """The kind of :data:`MISSING`, for type checkers."""
+    """The type of :data:`MISSING`, for type checkers."""
 
 
 MISSING: Final = Missing()
 
 
 class Outcome(Generic[R]):
-    """What became of a computation that did not raise."""
+    """The result of a computation that did not raise."""
 
     __slots__ = ("own_error", "store_error", "value")
 
@@ -34,18 +34,18 @@ class Outcome(Generic[R]):
         store_error: Exception | None = None,
     ) -> None:
         self.value = value
-        """Missing: the caller who began it gave something that cannot compute it."""
+        """``MISSING`` if the factory of the first caller was not valid."""
         self.own_error = own_error
-        """Due to what the caller who began it gave; other callers do not get it."""
+        """An error of the first caller's arguments; other callers do not get it."""
         self.store_error = None if store_error is None else SharedFailure(store_error)
-        """Why the value is not stored: for the callers who want errors of the cache."""
+        """Why the value was not stored, for callers with ``on_error="raise"``."""
 
 
 class Flight:
-    """The callers of one key who overlap, and what they wait for.
+    """The concurrent callers of one key, and the computation that they wait for.
 
-    It is there from the first caller's look into the cache on: one whose look is late, and finds
-    what was there before the value was stored, takes what the others have computed.
+    It begins with the first caller's read of the cache. A caller whose read misses later than that
+    takes the value that the others have computed.
     """
 
     __slots__ = ("callers", "computation", "is_storing", "kind", "loop", "stale")
@@ -56,18 +56,18 @@ class Flight:
         self.computation: Computation[Any] | None = None
         self.callers = 0
         self.is_storing = False
-        """Whether the value is on its way: not cancelled then, as its end must be seen."""
+        """Whether the value is being stored; then the task is not cancelled."""
         self.stale = stale
-        """Whether the key was written or deleted meanwhile: the result must not be stored."""
+        """Whether the key was written or deleted since; then the result must not be stored."""
 
     @property
     def task(self) -> "asyncio.Task[Any] | None":
-        """The task of the computation, if there is one."""
+        """The task of the computation; None before it starts."""
         return None if self.computation is None else self.computation.task
 
 
 class Computation(Generic[R]):
-    """One call of a factory in a task of its own, and those who wait for it."""
+    """One call of a factory in its own task, and the number of callers that wait for it."""
 
     __slots__ = ("_failure", "has_owner", "run", "task", "waiting")
 
@@ -76,14 +76,14 @@ class Computation(Generic[R]):
         self.run = run
         self.waiting = 0
         self.has_owner = True
-        """Whether the caller whose factory it is still waits."""
+        """Whether the caller of this factory is still waiting."""
         self._failure: SharedFailure | None = None
 
     def outcome(self, is_owner: bool) -> Outcome[R] | None:
-        """Give what it came to; None if that is nothing to this caller, who computes instead.
+        """Return the result; None if this caller must compute the value with its own factory.
 
-        What the factory has from its caller may end with that caller: a session that is closed,
-        a group of tasks that is cancelled.
+        The resources of a factory may end with its caller, such as a session that is closed or a
+        group of tasks that is cancelled.
         """
         if self.task.cancelled():
             if is_owner:
@@ -100,7 +100,7 @@ class Computation(Generic[R]):
         try:
             raise self._failure.take()
         finally:
-            # Its traceback refers to this frame.
+            # The traceback refers to this frame, which would be a reference cycle.
             del error
 
 
@@ -108,7 +108,10 @@ Compute = Callable[[Flight], Coroutine[Any, Any, Outcome[R]]]
 
 
 class Changing:
-    """While keys are written or deleted; what began before its end must not be stored."""
+    """A block in which keys are written or deleted.
+
+    Computations that began before its end are not stored.
+    """
 
     __slots__ = ("_flights", "_keys")
 
@@ -129,41 +132,41 @@ class Changing:
                 del writes[key]
             else:
                 writes[key] -= 1
-            # However it ended: the server may have done it, at any time up to now.
+            # Also after an error: the server may have done it at any time up to now.
             self._flights.forget(key)
 
 
 class Flights:
-    """Those of one client, by the key on the wire, and by the kind of values.
+    """The flights of one client, by the key on the wire and the kind of values.
 
-    Caches that read and write values in different ways must not get each other's.
+    Caches that convert values in different ways must not share values.
     """
 
     def __init__(self, client: Client) -> None:
         self._flights: dict[bytes, dict[Hashable, Flight]] = {}
         self._late = LateStores(client)
         self.writes: dict[bytes, int] = {}
-        """How many writes of a key are under way."""
+        """The number of pending writes by key."""
 
     def changing(self, *keys: bytes) -> Changing:
-        """Mark keys as written or deleted for as long as the block lasts."""
+        """Mark keys as being written or deleted for the duration of a ``with`` block."""
         return Changing(self, keys)
 
     def forget(self, key: bytes) -> None:
-        """Keep what is being computed from being stored, and from those who come later."""
+        """Detach the computations of a key: they are not stored, and later callers do not join."""
         if self._flights and (flights := self._flights.pop(key, None)) is not None:
             for flight in flights.values():
                 flight.stale = True
         self._late.outdate(key)
 
     def outdated(self, *keys: bytes) -> Outdated:
-        """Give what a read of these keys that begins now must not return."""
+        """Return the stores whose values a read of these keys that begins now must not return."""
         return self._late.outdated(keys)
 
     async def store(
         self, flight: Flight, key: bytes, data: bytes, put: Callable[[], Awaitable[None]]
     ) -> None:
-        """Store what a flight has computed, so that it does not outlast a write of the key."""
+        """Store the value of a flight, and remove it if the key is written in the meantime."""
         flight.is_storing = True
         try:
             await self._late.store(key, data, put)
@@ -177,10 +180,10 @@ class Flights:
         look: Callable[[], Awaitable[R | Missing]],
         compute: Compute[R],
     ) -> tuple[Outcome[R], bool]:
-        """Give what is found, or what the first of those who miss computes for all.
+        """Return the cached value, or the value that the first caller with a miss computes.
 
         Returns:
-            What became of it, and whether it is this caller's own computation.
+            The result, and whether this caller's own factory computed it.
         """
         flight = self._enter(key, kind)
         found: R | Missing = MISSING
@@ -198,7 +201,7 @@ class Flights:
     async def renew(
         self, key: bytes, kind: Hashable, compute: Compute[R]
     ) -> tuple[Outcome[R], bool]:
-        """Compute anew, also for those who come meanwhile; returns as :meth:`fetch`."""
+        """Compute the value again, and share it with new callers; returns as :meth:`fetch`."""
         self.forget(key)
         return await self._join(key, self._enter(key, kind), compute)
 
@@ -206,8 +209,8 @@ class Flights:
         flights = self._flights.setdefault(key, {})
         flight = flights.get(kind)
         loop = asyncio.get_running_loop()
-        landed = flight is not None and flight.task is not None and flight.task.done()
-        if flight is None or landed or flight.loop is not loop:
+        has_ended = flight is not None and flight.task is not None and flight.task.done()
+        if flight is None or has_ended or flight.loop is not loop:
             flight = flights[kind] = Flight(loop, kind, stale=key in self.writes)
         flight.callers += 1
         return flight
@@ -227,7 +230,7 @@ class Flights:
     async def _join(
         self, key: bytes, flight: Flight, compute: Compute[R]
     ) -> tuple[Outcome[R], bool]:
-        """Wait for the computation of a flight that was entered, and leave it."""
+        """Wait for the computation of a flight, start it if needed, and leave the flight."""
         while True:
             try:
                 computation = flight.computation
@@ -254,7 +257,7 @@ class Flights:
                 if not (computation.waiting or computation.task.done() or flight.is_storing):
                     self._abandon(flight, computation)
                     if isinstance(error, asyncio.CancelledError):
-                        # See it end, as without a cache.
+                        # Wait for the clean-up of the factory, as a caller without a cache would.
                         await asyncio.wait([computation.task])
                 raise
             computation.waiting -= 1
@@ -269,30 +272,30 @@ class Flights:
         task = flight.loop.create_task(computing(), name=f"emcache computes {key!r}")
         computation = flight.computation = Computation(task, run)
 
-        def landed(task: asyncio.Task[Outcome[R]]) -> None:
+        def has_ended(task: asyncio.Task[Outcome[R]]) -> None:
             if flight.computation is computation:
                 self._remove(key, flight)
-            # All callers may have left: asyncio must not log that its exception was not retrieved.
+            # All callers may have left; asyncio must not log an unretrieved exception.
             if not task.cancelled():
                 task.exception()
 
-        task.add_done_callback(landed)
+        task.add_done_callback(has_ended)
         return computation
 
     def _abandon(self, flight: Flight, computation: Computation[Any]) -> None:
-        """Cancel what nobody waits for any more."""
+        """Cancel a computation that has no callers any more."""
         if flight.computation is computation:
             flight.computation = None
         with contextlib.suppress(RuntimeError):  # the loop is closed
             computation.task.cancel()
 
 
-_OF_CLIENTS: weakref.WeakKeyDictionary[Client, Flights] = weakref.WeakKeyDictionary()
+_BY_CLIENT: weakref.WeakKeyDictionary[Client, Flights] = weakref.WeakKeyDictionary()
 
 
 def flights_of(client: Client) -> Flights:
-    """Give those of a client: the same for all caches on top of it."""
-    flights = _OF_CLIENTS.get(client)
+    """Return the flights of a client, which all caches on top of it share."""
+    flights = _BY_CLIENT.get(client)
     if flights is None:
-        flights = _OF_CLIENTS[client] = Flights(client)
+        flights = _BY_CLIENT[client] = Flights(client)
     return flights

@@ -1,24 +1,24 @@
-"""Which key on the wire a key of the user's becomes."""
+"""Conversion of a user's keys to keys on the wire."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
 from .._errors import InvalidKeyError
-from .._keys import HASHED_LENGTH, MAX_LENGTH, fitted, is_safe
+from .._memcached.keys import HASHED_LENGTH, MAX_LENGTH, fit_key, is_valid
 
 Key = str | bytes
 K = TypeVar("K", bound=Key)
 KeyPolicy = Literal["refuse", "hash"] | Callable[[bytes], bytes]
-"""What becomes of keys; see :class:`emcache.Cache`."""
+"""How keys are converted; see :class:`emcache.Cache`."""
 
 
 def shown(key: bytes) -> str:
-    """Name a key in a message, at most 60 bytes of it."""
+    """Return a key for a message, at most 60 bytes of it."""
     return repr(key) if len(key) <= 60 else f"{key[:60]!r}..."
 
 
 class Keys:
-    """A prefix and a policy."""
+    """Applies a prefix and a policy to keys."""
 
     def __init__(self, prefix: Key, policy: KeyPolicy) -> None:
         if policy not in ("refuse", "hash") and not callable(policy):
@@ -26,19 +26,19 @@ class Keys:
         self.prefix = _encoded("prefix", prefix)
         self._policy = policy
         room = MAX_LENGTH - (HASHED_LENGTH if policy == "hash" else 1)
-        if not is_safe(self.prefix) or len(self.prefix) > room:
+        if not is_valid(self.prefix) or len(self.prefix) > room:
             raise InvalidKeyError(
-                f"prefix {shown(self.prefix)}: at most {room} bytes with this policy of keys, "
-                "without whitespace and control bytes"
+                f"prefix {shown(self.prefix)} must be at most {room} bytes with this key policy, "
+                "without whitespace and control characters"
             )
 
     def wire(self, key: Key) -> bytes:
-        """Give the key on the wire."""
+        """Return the key on the wire."""
         name = _encoded("key", key)
         if not name:
-            raise InvalidKeyError("the key is empty")
+            raise InvalidKeyError("the key must not be empty")
         if self._policy == "hash":
-            return self.prefix + fitted(name, MAX_LENGTH - len(self.prefix))
+            return self.prefix + fit_key(name, MAX_LENGTH - len(self.prefix))
         if callable(self._policy):
             name = self._policy(name)
             if not isinstance(name, bytes):
@@ -47,21 +47,22 @@ class Keys:
         return self._checked(self.prefix + name)
 
     def wires(self, keys: Iterable[K]) -> dict[K, bytes]:
-        """Give the keys on the wire by those that were given."""
+        """Return the keys on the wire by the user's keys."""
         is_one = isinstance(keys, str | bytes | bytearray | memoryview)
         if is_one or not isinstance(keys, Iterable):
-            raise TypeError(f"keys must be a list or the like, not one {type(keys).__name__}")
+            raise TypeError(f"keys must be an iterable of keys, not one {type(keys).__name__}")
         return {key: self.wire(key) for key in keys}
 
     def _checked(self, key: bytes) -> bytes:
         if len(key) > MAX_LENGTH:
             raise InvalidKeyError(
                 f"the key {shown(key)} has {len(key)} bytes with its prefix, more than "
-                f"{MAX_LENGTH}; keys='hash' takes any"
+                f"{MAX_LENGTH}; keys='hash' accepts any key"
             )
-        if not is_safe(key):
+        if not is_valid(key):
             raise InvalidKeyError(
-                f"the key {shown(key)} has whitespace or control characters; keys='hash' takes any"
+                f"the key {shown(key)} has whitespace or control characters; keys='hash' accepts "
+                "any key"
             )
         return key
 

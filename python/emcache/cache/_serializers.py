@@ -1,21 +1,21 @@
-"""What values become as bytes, and the flags that say so."""
+"""Serializers: conversion of values to bytes and flags."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, overload
 
-from .._arguments import check_between
+from .._checks import check_range
 from .._errors import SerializationError
-from ._marks import FLAGS_JSON, FLAGS_MSGPACK, FLAGS_PICKLE, FLAGS_RAW, FLAGS_UTF8
+from ._flags import FLAGS_JSON, FLAGS_MSGPACK, FLAGS_PICKLE, FLAGS_RAW, FLAGS_UTF8
 
 T = TypeVar("T")
 
 
 class Serializer(Protocol[T]):
-    """Turns values into bytes and back; any object with these two methods will do.
+    """The protocol of serializers; any object with these two methods works.
 
-    Both are called in the event loop's thread. Whatever they raise reaches the caller as the cause
-    of a :class:`emcache.SerializationError`.
+    Both are called in the event loop's thread. Their exceptions reach the caller as the cause of a
+    :class:`emcache.SerializationError`.
     """
 
     def dumps(self, value: T) -> tuple[bytes, int]:
@@ -23,7 +23,7 @@ class Serializer(Protocol[T]):
         ...
 
     def loads(self, data: bytes, flags: int) -> T:
-        """Give the value back; raise ``ValueError`` for flags that :meth:`dumps` never gives."""
+        """Return the value; raise ``ValueError`` for flags that :meth:`dumps` never returns."""
         ...
 
 
@@ -31,12 +31,12 @@ class OneFormat:
     """A serializer whose values all carry the same flags."""
 
     takes: str = "other values"
-    """What it can store, for messages."""
+    """The types that it can store, for messages."""
     names_types_only: bool = True
-    """Whether the first part of what it raises never shows a value."""
+    """Whether the text of its exceptions, up to the first colon, never shows a value."""
 
     def __init__(self, flags: int) -> None:
-        check_between("flags", flags, 0, 2**32 - 1)
+        check_range("flags", flags, 0, 2**32 - 1)
         self.flags = flags
 
     def __repr__(self) -> str:
@@ -45,16 +45,16 @@ class OneFormat:
     def _check(self, flags: int) -> None:
         if flags != self.flags:
             raise SerializationError(
-                f"flags {flags:#x} are not those of {type(self).__name__} ({self.flags:#x}): "
-                "another program, or another serializer, wrote the value"
+                f"flags {flags:#x} are not those of {type(self).__name__} ({self.flags:#x}); "
+                "another program or serializer wrote the value"
             )
 
 
 class Raw(OneFormat):
-    """Bytes as they are.
+    """Bytes, stored unchanged.
 
     Args:
-        flags: what its values carry, and must carry to be read.
+        flags: the flags of stored values; values with other flags are not read.
     """
 
     takes: str = "bytes"
@@ -63,13 +63,13 @@ class Raw(OneFormat):
         super().__init__(flags)
 
     def dumps(self, value: bytes) -> tuple[bytes, int]:
-        """Take bytes-like values."""
+        """Accept bytes-like values."""
         if not isinstance(value, bytes | bytearray | memoryview):
             raise TypeError(f"{type(value).__name__} is not bytes")
         return bytes(value), self.flags
 
     def loads(self, data: bytes, flags: int) -> bytes:
-        """Give bytes."""
+        """Return bytes."""
         self._check(flags)
         return data
 
@@ -78,7 +78,8 @@ class Utf8(OneFormat):
     """Text as UTF-8.
 
     Args:
-        flags: what its values carry, and must carry to be read; 0 for text of other programs.
+        flags: the flags of stored values; values with other flags are not read. 0 for text of other
+            programs.
     """
 
     takes: str = "str"
@@ -87,13 +88,13 @@ class Utf8(OneFormat):
         super().__init__(flags)
 
     def dumps(self, value: str) -> tuple[bytes, int]:
-        """Take a str."""
+        """Accept a str."""
         if not isinstance(value, str):
             raise TypeError(f"{type(value).__name__} is not str")
         return value.encode(), self.flags
 
     def loads(self, data: bytes, flags: int) -> str:
-        """Give a str."""
+        """Return a str."""
         self._check(flags)
         return data.decode()
 
@@ -101,15 +102,17 @@ class Utf8(OneFormat):
 class Json(OneFormat, Generic[T]):
     """JSON in UTF-8.
 
-    By default the standard library's, without spaces: tuples come back as lists, keys of objects
-    as strings; NaN and infinity are refused, as JSON has none.
+    By default it uses the standard library, without spaces. Tuples are read back as lists and keys
+    of objects as strings; NaN and infinity are refused, because JSON has no such numbers.
 
     Args:
-        dumps: makes JSON of a value, as str or bytes; with ``loads``, for another library or for
-            values of one class: ``Json(dumps=orjson.dumps, loads=orjson.loads)``,
+        dumps: converts a value to JSON, as str or bytes; together with ``loads``. Use them for
+            another library, or for values of one class:
+            ``Json(dumps=orjson.dumps, loads=orjson.loads)``,
             ``Json(dumps=adapter.dump_json, loads=adapter.validate_json)`` of Pydantic.
-        loads: makes a value of JSON, given as bytes.
-        flags: what its values carry, and must carry to be read; 0 for JSON of other programs.
+        loads: converts JSON, as bytes, to a value.
+        flags: the flags of stored values; values with other flags are not read. 0 for JSON of other
+            programs.
     """
 
     takes: str = "dict, list, str, int, float, bool and None"
@@ -136,21 +139,21 @@ class Json(OneFormat, Generic[T]):
         self._dumps = dumps or _standard_encoder()
         self._loads = loads or _standard_decoder()
         if dumps is not None:
-            self.takes = "what its dumps takes"
+            self.takes = "the values that its dumps function accepts"
             self.names_types_only = False
 
     def dumps(self, value: T) -> tuple[bytes, int]:
-        """Take what JSON can express."""
+        """Accept values that JSON can represent."""
         text = self._dumps(value)
         if isinstance(text, str):
             return text.encode(), self.flags
-        # What bytes() makes of an int is no error, and no JSON either.
+        # bytes() would accept an int, and return that number of null bytes.
         if not isinstance(text, bytes | bytearray | memoryview):
-            raise SerializationError(f"dumps must give str or bytes, not {type(text).__name__}")
+            raise SerializationError(f"dumps must return str or bytes, not {type(text).__name__}")
         return bytes(text), self.flags
 
     def loads(self, data: bytes, flags: int) -> T:
-        """Give what the JSON says."""
+        """Return the decoded JSON."""
         self._check(flags)
         value: T = self._loads(data)
         return value
@@ -175,11 +178,11 @@ def _standard_decoder() -> Callable[[bytes], Any]:
 class MsgPack(OneFormat):
     """MessagePack; needs ``pip install 'emcache[msgpack]'``.
 
-    Tuples come back as lists. Aware datetimes are kept as timestamps, in UTC; naive ones are
-    refused.
+    Tuples are read back as lists. Aware datetimes are stored as timestamps in UTC; naive datetimes
+    are refused.
 
     Args:
-        flags: what its values carry, and must carry to be read.
+        flags: the flags of stored values; values with other flags are not read.
 
     Raises:
         ImportError: msgpack is not installed.
@@ -196,31 +199,31 @@ class MsgPack(OneFormat):
         self._library: Any = msgpack
 
     def dumps(self, value: Any) -> tuple[bytes, int]:
-        """Take what MessagePack can express."""
+        """Accept values that MessagePack can represent."""
         data: bytes = self._library.packb(value, datetime=True)
         return data, self.flags
 
     def loads(self, data: bytes, flags: int) -> Any:
-        """Give what the MessagePack says."""
+        """Return the decoded MessagePack."""
         self._check(flags)
         return self._library.unpackb(data, timestamp=3, strict_map_key=False)
 
 
 class Pickle(OneFormat):
-    """Pickle: nearly any Python object, and only for a cache that nobody else can write to.
+    """Pickle: nearly any Python object; only for a cache that no one else can write to.
 
     .. warning::
 
-        Reading a pickle **runs what it says**. Whoever can write to the cache - any program or
-        person that reaches its port, unless there are a login and a network that keep them away -
-        runs code of their choice in your process. Prefer :class:`Json` or :class:`MsgPack`.
+        Reading a pickle **can run any code**. Anyone who can write to the cache can run code of
+        their choice in your process: any program or person that reaches its port, unless a login
+        or the network stops them. Prefer :class:`Json` or :class:`MsgPack`.
 
-    Classes are stored by name: a value written before a class was moved or changed cannot be read,
-    or is read as something else.
+    Classes are stored by name. After a class was moved or changed, older values cannot be read, or
+    are read as something else.
 
     Args:
-        protocol: pickle's own; 5 is read by Python 3.8 and later.
-        flags: what its values carry, and must carry to be read.
+        protocol: the version of the format; Python 3.8 and later read 5.
+        flags: the flags of stored values; values with other flags are not read.
     """
 
     takes: str = "objects whose class can be imported"
@@ -229,17 +232,17 @@ class Pickle(OneFormat):
         super().__init__(flags)
         import pickle
 
-        check_between("protocol", protocol, -1, pickle.HIGHEST_PROTOCOL)
+        check_range("protocol", protocol, -1, pickle.HIGHEST_PROTOCOL)
         self._protocol = protocol
 
     def dumps(self, value: Any) -> tuple[bytes, int]:
-        """Take what pickle can express."""
+        """Accept values that pickle supports."""
         import pickle
 
         return pickle.dumps(value, self._protocol), self.flags
 
     def loads(self, data: bytes, flags: int) -> Any:
-        """Give the object; runs what the pickle says."""
+        """Return the object; this can run any code that the pickle contains."""
         self._check(flags)
         import pickle
 

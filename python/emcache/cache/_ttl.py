@@ -1,23 +1,28 @@
-"""Times to live."""
+"""Times to live of cached values."""
 
 from datetime import datetime, timedelta
 
-from .._arguments import check_between
-from .._times import LAST, THIRTY_DAYS, to_exptime
+from .._checks import check_range
+from .._memcached.times import LAST_SECOND, THIRTY_DAYS, to_exptime
 
 _FIRST_DATE = 10**9
-"""2001: a whole number below it is no date that anybody means, but a time of many days."""
+"""2001. A smaller number of seconds is meant as a duration, not as a Unix time."""
 
 Ttl = int | timedelta | datetime
 
 
 def exptime(ttl: Ttl) -> int:
-    """Give a time to live as memcached takes it, checked before anything is computed."""
+    """Convert a time to live to memcached's exptime, before anything is computed or sent.
+
+    Raises:
+        ValueError: out of range, or a number of seconds above 30 days that is not a date.
+        TypeError: neither an int, a timedelta nor a datetime.
+    """
     seconds = to_exptime(ttl, "ttl")
     if isinstance(ttl, int) and THIRTY_DAYS < ttl < _FIRST_DATE:
         raise ValueError(
             f"ttl={ttl}: memcached reads more than {THIRTY_DAYS} seconds (30 days) as a date, and "
             f"would drop the value at once; use timedelta(seconds={ttl})"
         )
-    check_between("ttl", seconds, -LAST - 1, LAST)
+    check_range("ttl", seconds, -LAST_SECOND - 1, LAST_SECOND)
     return seconds

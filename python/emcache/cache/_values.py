@@ -1,32 +1,32 @@
-"""Values on their way: serialized, compressed, and back."""
+"""Conversion of values to stored bytes and flags: serialization and compression."""
 
 import asyncio
 import contextlib
 from collections.abc import Hashable, Iterable
 from typing import Any, Generic, NoReturn, TypeVar
 
-from .._arguments import check_between
+from .._checks import check_range
 from .._errors import SerializationError
 from ._compression import LARGEST, Compression, Lz4, Zlib, Zstd, check_flag
+from ._decompression import in_few_threads
+from ._flags import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
 from ._keys import shown
-from ._marks import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
 from ._presets import Preset, Pylibmc, Pymemcache
 from ._serializers import Json, MsgPack, OneFormat, Pickle, Raw, Serializer, Utf8
-from ._threads import in_few_threads
 
 K = TypeVar("K")
 T = TypeVar("T")
 
 COMPRESS_IN_LOOP = 64 * 1024
-"""Bytes from which compressing is left to a thread: about 1 ms of zlib's time."""
+"""Size in bytes from which a thread compresses; zlib takes about 1 ms for it."""
 DECOMPRESS_IN_LOOP = 256 * 1024
-"""Bytes that are decompressed before a thread is asked: about 0.5 ms of zlib's time."""
+"""Output in bytes up to which the loop decompresses; zlib takes about 0.5 ms for it."""
 
 _OURS: dict[int, type[Zstd | Lz4 | Zlib]] = {FLAG_ZSTD: Zstd, FLAG_LZ4: Lz4, FLAG_ZLIB: Zlib}
 
 
 class Values(Generic[T]):
-    """A serializer and the compressions around it."""
+    """A serializer and its compressions."""
 
     def __init__(
         self, serializer: Serializer[T], compression: Compression | None, max_size: int
@@ -35,18 +35,18 @@ class Values(Generic[T]):
         if compression is not None:
             _check_object("compression", compression, "compress", "decompress", "flag", "min_size")
             check_flag(compression.flag)
-            check_between("min_size", compression.min_size, 0, LARGEST)
+            check_range("min_size", compression.min_size, 0, LARGEST)
         self._serializer = serializer
         self.kind = _kind(serializer)
-        """The same for values that are read and written alike."""
+        """Equal for caches that read and write values in the same way."""
         self._max_size = max_size
         self._writes = compression
         self._reads: dict[int, Compression] = {}
-        # What may be read: whatever may have been written before `compression` was changed.
+        # Values that were written before `compression` was changed must stay readable.
         self._bits = FLAG_ZSTD | FLAG_LZ4 | FLAG_ZLIB
         if isinstance(serializer, Preset):
             if compression is not None:
-                raise ValueError(f"{serializer!r} compresses by itself: see compress_from")
+                raise ValueError(f"{serializer!r} has its own compression; use compress_from")
             self._writes, self._bits = serializer.writes, serializer.reads.flag
             self._reads[serializer.reads.flag] = serializer.reads
         elif compression is not None:
@@ -55,22 +55,26 @@ class Values(Generic[T]):
         if isinstance(serializer, OneFormat) and serializer.flags & self._bits:
             raise ValueError(
                 f"flags {serializer.flags:#x} of the serializer have bits that mark compressed "
-                f"values ({self._bits:#x}): choose others"
+                f"values ({self._bits:#x}); choose other flags"
             )
 
     def dump(self, key: bytes, value: T) -> tuple[bytes, int]:
-        """Serialize a value; what the serializer does not take is an error of the program."""
-        what = f"the value of {shown(key)}, of type {type(value).__name__}, cannot be stored"
+        """Serialize a value.
+
+        Raises:
+            SerializationError: the serializer does not accept it.
+        """
+        summary = f"the value of {shown(key)}, of type {type(value).__name__}, cannot be stored"
         try:
             return self._checked(self._serializer.dumps(value))
         except SerializationError as error:
-            _fail(what, error)
+            _fail(summary, error)
         except Exception as error:
             reason, remedy = _reason(self._serializer, error), _remedy(self._serializer)
-            raise SerializationError(f"{what}: {reason}; {remedy}") from error
+            raise SerializationError(f"{summary}: {reason}; {remedy}") from error
 
     async def shrink(self, key: bytes, data: bytes, flags: int) -> tuple[bytes, int]:
-        """Give the bytes and flags to store, of a value that is serialized."""
+        """Compress serialized bytes if that makes them smaller; return bytes and flags to store."""
         if self._writes is None or len(data) < max(self._writes.min_size, 1):
             return data, flags
         try:
@@ -82,13 +86,13 @@ class Values(Generic[T]):
         return packed, flags | self._writes.flag
 
     async def pack(self, key: bytes, value: T) -> tuple[bytes, int]:
-        """Give the bytes and flags to store."""
+        """Serialize and compress a value; return the bytes and flags to store."""
         return await self.shrink(key, *self.dump(key, value))
 
     async def pack_many(
         self, named: Iterable[tuple[K, bytes, T]]
     ) -> tuple[dict[int, dict[bytes, bytes]], dict[K, Exception]]:
-        """Give what to store, by flags and name, and why the rest cannot be stored."""
+        """Return the bytes to store by flags and name, and the errors of other values by key."""
         packed: dict[int, dict[bytes, bytes]] = {}
         errors: dict[K, Exception] = {}
         for key, name, value in named:
@@ -101,13 +105,13 @@ class Values(Generic[T]):
         return packed, errors
 
     def _checked(self, dumped: Any) -> tuple[bytes, int]:
-        """Refuse what no server takes: users' serializers give anything."""
+        """Check the result of a user's serializer."""
         if not isinstance(dumped, tuple) or len(dumped) != 2:
-            raise SerializationError("the serializer must give a tuple of bytes and flags")
+            raise SerializationError("the serializer must return a tuple of bytes and flags")
         data, flags = dumped
         if not isinstance(flags, int) or isinstance(flags, bool) or not 0 <= flags < 2**32:
             raise SerializationError(
-                f"the serializer must give flags from 0 to 2**32 - 1, not {flags!r:.40}"
+                f"the serializer must return flags from 0 to 2**32 - 1, not {flags!r:.40}"
             )
         if flags & self._bits:
             raise SerializationError(
@@ -119,15 +123,19 @@ class Values(Generic[T]):
     async def _compress(self, compression: Compression, data: bytes) -> bytes:
         if len(data) > self._max_size:
             raise SerializationError(
-                f"{len(data)} bytes are to be compressed, which could not be read back: "
-                f"max_size is {self._max_size}"
+                f"{len(data)} bytes could not be read back after compression, because max_size is "
+                f"{self._max_size}"
             )
         if len(data) < COMPRESS_IN_LOOP:
             return _as_bytes("compression", compression.compress(data))
         return _as_bytes("compression", await asyncio.to_thread(compression.compress, data))
 
     async def unpack(self, key: bytes, data: bytes, flags: int) -> T:
-        """Give the value that was stored."""
+        """Return the value of stored bytes.
+
+        Raises:
+            SerializationError: it cannot be read.
+        """
         try:
             if bit := flags & self._bits:
                 data = await self._decompress(self._reader(bit), data)
@@ -138,7 +146,7 @@ class Values(Generic[T]):
     def _reader(self, bit: int) -> Compression:
         if bit not in self._reads:
             if bit not in _OURS:
-                raise SerializationError("it is marked as compressed in several ways")
+                raise SerializationError("its flags mark more than one compression")
             self._reads[bit] = _OURS[bit]()
         return self._reads[bit]
 
@@ -151,25 +159,25 @@ class Values(Generic[T]):
             found = await in_few_threads(lambda: compression.decompress(data, self._max_size))
         if found is None:
             raise SerializationError(
-                f"it decompresses to more than the limit of {self._max_size} bytes"
+                f"it decompresses to more than max_size, {self._max_size} bytes"
             )
         return found
 
 
-def _check_object(what: str, given: object, *names: str) -> None:
-    """Refuse at once what would fail with the first value."""
+def _check_object(argument: str, given: object, *names: str) -> None:
+    """Refuse an object without the needed attributes, before the first value is stored."""
     if isinstance(given, type):
         name = given.__name__
-        raise TypeError(f"{what} must be an object, not the class {name}: write {name}()")
+        raise TypeError(f"{argument} must be an object, not the class {name}; write {name}()")
     if missing := [name for name in names if not hasattr(given, name)]:
         raise TypeError(
-            f"{what} must have {', '.join(names)}: {type(given).__name__} {given!r:.40} has no "
+            f"{argument} must have {', '.join(names)}: {type(given).__name__} {given!r:.40} has no "
             f"{missing[0]}"
         )
 
 
 def _kind(serializer: object) -> Hashable:
-    # Of serializers of others only one and the same is sure to be alike.
+    # Other serializers are known to be equal only if they are the same object.
     if type(serializer) in (Pymemcache, Pylibmc):
         return type(serializer).__name__
     if type(serializer) in (Raw, Utf8, Json, MsgPack, Pickle):
@@ -181,13 +189,13 @@ def _kind(serializer: object) -> Hashable:
 
 
 def _reason(serializer: object, error: Exception) -> str:
-    """Say why a value was refused, but not in words that may show the value."""
+    """Return why a value was refused, without text that may show the value."""
     kind = type(error).__name__
     if isinstance(error, ImportError):
         return str(error)
     if isinstance(error, UnicodeError) or not getattr(serializer, "names_types_only", False):
         return kind
-    # Behind a colon some libraries repeat the value.
+    # Some libraries repeat the value after a colon.
     text = str(error).partition(":")[0]
     return f"{kind}: {text}" if text else kind
 
@@ -195,23 +203,23 @@ def _reason(serializer: object, error: Exception) -> str:
 def _remedy(serializer: object) -> str:
     name = type(serializer).__name__
     if not isinstance(serializer, OneFormat):
-        return f"return what {name} stores, or give the Cache another serializer"
+        return f"pass a value that {name} accepts, or use another serializer"
     other = "Json(dumps=..., loads=...)" if isinstance(serializer, Json) else "Json()"
     return (
-        f"{name} stores {serializer.takes}: return these, or give the Cache another serializer, "
+        f"{name} accepts {serializer.takes}; pass such a value, or use another serializer, such "
         f"as {other} or Pickle()"
     )
 
 
-def _as_bytes(what: str, data: object) -> bytes:
+def _as_bytes(origin: str, data: object) -> bytes:
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise SerializationError(f"the {what} must give bytes, not {type(data).__name__}")
+        raise SerializationError(f"the {origin} must return bytes, not {type(data).__name__}")
     return bytes(data)
 
 
-def _fail(what: str, error: Exception) -> NoReturn:
+def _fail(summary: str, error: Exception) -> NoReturn:
     if isinstance(error, SerializationError):
-        raise SerializationError(f"{what}: {error}") from error.__cause__
-    # The text of other people's errors may show the value; whoever debugs has the cause.
+        raise SerializationError(f"{summary}: {error}") from error.__cause__
+    # The text of other errors may show the value. It is available as the cause.
     text = str(error) if isinstance(error, ImportError) else type(error).__name__
-    raise SerializationError(f"{what}: {text}") from error
+    raise SerializationError(f"{summary}: {text}") from error

@@ -1,9 +1,9 @@
 """The command line: ``emcache`` and ``python -m emcache``.
 
-It needs click and rich (``pip install 'emcache[cli]'``), which only this package imports.
+It needs click and rich (``pip install 'emcache[cli]'``); only this package imports them.
 
-Exit codes: 0 it worked; 1 a miss, or another no; 2 it was asked wrongly; 3 a node could not be
-reached or did not answer; 4 a server answered with an error, or refused the login.
+Exit codes: 0 success; 1 a miss or another negative reply; 2 a usage error; 3 a node was unreachable
+or did not answer; 4 a server answered with an error, or refused the login.
 """
 
 import sys
@@ -13,9 +13,9 @@ from . import _streams
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and give its exit code.
+    """Run one command and return its exit code.
 
-    ``arguments`` are those of the process if None, whose standard streams it then takes over.
+    With None the arguments are those of the process, and its standard streams are replaced.
     """
     try:
         if arguments is not None:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         _streams.take_over()
         return _streams.finish(_main(sys.argv[1:]))
     except KeyboardInterrupt:
-        # While it was starting, or already ending.
+        # During the start, or at the end.
         return 130
 
 

@@ -1,4 +1,4 @@
-"""The commands by name."""
+"""The command group, with all commands by name."""
 
 import logging
 from typing import Any
@@ -9,8 +9,8 @@ from ..version import __version__
 from . import _bench, _doctor, _items, _keys, _nodes, _stats, _top
 from ._commands import CONTEXT, Group
 
-EPILOG = """Exit codes: 0 it worked; 1 a miss, or another no; 2 it was asked wrongly; 3 a node could
-not be reached or did not answer; 4 a server answered with an error, or refused the login."""
+EPILOG = """Exit codes: 0 success; 1 a miss or another negative reply; 2 a usage error; 3 a node was
+unreachable or did not answer; 4 a server answered with an error, or refused the login."""
 
 
 @click.group(cls=Group, context_settings=CONTEXT, epilog=EPILOG)
@@ -18,9 +18,9 @@ not be reached or did not answer; 4 a server answered with an error, or refused 
     __version__, "--version", "-V", prog_name="emcache", message="%(prog)s %(version)s"
 )
 def app() -> None:
-    """Look at memcached servers, and work with what they keep.
+    """Inspect memcached servers; read and write items.
 
-    Options of the connection may stand before the command or after it.
+    Connection options may be given before or after the command.
     """
 
 
@@ -30,8 +30,8 @@ for module in (_nodes, _stats, _items, _keys, _top, _bench, _doctor):
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and give its exit code."""
-    # Each command says itself what failed.
+    """Run one command and return its exit code."""
+    # Each command reports its own errors.
     logging.getLogger("emcache").addHandler(logging.NullHandler())
     try:
         app.main(arguments, prog_name="emcache")

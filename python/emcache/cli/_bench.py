@@ -1,4 +1,4 @@
-"""bench: a load of gets and sets, and how long they took."""
+"""bench: generates a load of gets and sets, and measures its latency."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._address import Address
-from ..base import Client
+from .._client import Client
+from ._capabilities import if_supported
 from ._commands import Command, runs
 from ._load import EXPTIME, Load, Run, unwrapped
 from ._output import Output, plain_table
-from ._proxies import if_known
 from ._settings import Settings
 from ._top_table import milliseconds, size
 
@@ -28,7 +28,7 @@ _REFRESH = 0.1
     type=click.FloatRange(0, 1),
     default=0.9,
     show_default=True,
-    help="Which part are gets; the others are sets.",
+    help="Share of gets; the others are sets.",
 )
 @click.option(
     "--size", "size_", type=click.IntRange(0, 2**30), default=100, show_default=True, help="Bytes."
@@ -41,9 +41,9 @@ _REFRESH = 0.1
     type=click.IntRange(1, 65535),
     default=2,
     show_default=True,
-    help="At most, to each node.",
+    help="Most connections to each node.",
 )
-@click.option("--force", is_flag=True, help="Even if other items will be evicted.")
+@click.option("--force", is_flag=True, help="Run even if other items may be evicted.")
 @runs
 async def bench(
     settings: Settings,
@@ -56,10 +56,10 @@ async def bench(
     connections: int,
     force: bool,
 ) -> int:
-    """Put a load on the nodes, and say how fast it went.
+    """Generate a load on the nodes, and measure throughput and latency.
 
-    It stores keys of its own (emcache-bench:...), and deletes them when it ends. What it measures
-    is this program together with the servers: it uses one core.
+    It stores its own keys (emcache-bench:...) and deletes them at the end. The result includes the
+    speed of this program, which uses one core.
     """
     load = Load(get_ratio, size_, tasks, seconds, keys)
     async with await settings.client(max_connections=connections) as client:
@@ -87,27 +87,27 @@ async def bench(
 
 
 async def _check_room(client: Client, load: Load) -> None:
-    """Refuse what would push others' items out."""
+    """Refuse a load that may evict other items."""
     nodes = client.cluster_managment().nodes()
     needed = load.keys * (load.size + 120) / len(nodes)
 
     async def room(node: Address) -> None:
-        stats = await if_known(client.stats(node))
+        stats = await if_supported(client.stats(node))
         if stats is None:
-            return  # a proxy does not say
+            return  # a proxy does not tell
         limit, used = int(stats.get("limit_maxbytes", 0)), int(stats.get("bytes", 0))
         if limit and needed > limit - used:
             raise click.UsageError(
                 f"{load.keys} keys of {load.size} bytes need about {size(needed)} on each node, "
-                f"and one has {size(max(limit - used, 0))} left: other items would be evicted. "
-                "Fewer or smaller ones, or --force"
+                f"and one node has {size(max(limit - used, 0))} left, so other items would be "
+                "evicted; use fewer or smaller keys, or --force"
             )
 
     await asyncio.gather(*map(room, nodes))
 
 
 class _Bar:
-    """The progress bar, if somebody looks at it."""
+    """The progress bar, if the output is a terminal."""
 
     def __init__(self, run: Run, load: Load, progress: Progress | None) -> None:
         self._run, self._load, self._progress = run, load, progress

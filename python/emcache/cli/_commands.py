@@ -1,4 +1,4 @@
-"""How commands are made: connection options before or after the command, results as exit codes."""
+"""Base classes of commands: shared connection options, and exit codes."""
 
 import asyncio
 import contextlib
@@ -12,23 +12,23 @@ from typing import Any, Concatenate, ParamSpec
 import click
 from click.core import ParameterSource
 
-from ._exits import exit_code_of
+from ._exit_codes import code_of, exit_code_of, text_of
 from ._output import Output
 from ._settings import DEFAULT_SERVER, Settings
 from ._streams import OutputError
 
 P = ParamSpec("P")
-_ENVIRONMENT = """They may be in the environment: EMCACHE_SERVERS, EMCACHE_CA and so on. The
+_ENVIRONMENT = """Environment variables work as well: EMCACHE_SERVERS, EMCACHE_CA and so on. The
 password is in EMCACHE_PASSWORD or a file, never an argument."""
 _NEGATIVE_NUMBER = re.compile("-[0-9]+")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Options(dict[str, Any]):
-    """What was given so far, before the command and after it."""
+    """The connection options, collected before and after the command."""
 
     def take(self, ctx: click.Context, name: str, value: Any) -> None:
-        """Keep an option; one that was typed goes before the environment."""
+        """Store an option; the command line takes precedence over the environment."""
         source = ctx.get_parameter_source(name)
         if source is ParameterSource.COMMANDLINE:
             typed = self.setdefault("typed", set())
@@ -40,7 +40,7 @@ class Options(dict[str, Any]):
             self.setdefault(name, value)
 
     def settings(self) -> Settings:
-        """Give them with their defaults."""
+        """Return the options with their defaults."""
         return Settings(**{name: value for name, value in self.items() if name != "typed"})
 
 
@@ -50,7 +50,7 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Non
 
 
 class Shared(click.Option):
-    """A connection option; the group has it and so has each command."""
+    """A connection option, which the group and each command have."""
 
     def __init__(self, *declarations: str, variable: str | None = None, **options: Any) -> None:
         super().__init__(
@@ -63,7 +63,7 @@ class Shared(click.Option):
 
 
 def shared_options() -> list[Shared]:
-    """Make the options that all commands share."""
+    """Return the options that all commands share."""
     file = click.Path(exists=True, dir_okay=False)
     return [
         Shared(
@@ -80,22 +80,22 @@ def shared_options() -> list[Shared]:
             variable="EMCACHE_DISCOVERY",
             help="Ask this configuration endpoint (AWS, GCP) for the nodes.",
         ),
-        Shared("--tls/--no-tls", default=None, variable="EMCACHE_TLS", help="Speak TLS."),
-        Shared("--ca", type=file, variable="EMCACHE_CA", help="CAs to trust besides the system's."),
+        Shared("--tls/--no-tls", default=None, variable="EMCACHE_TLS", help="Connect with TLS."),
+        Shared("--ca", type=file, variable="EMCACHE_CA", help="Trust these CAs, too."),
         Shared("--cert", type=file, variable="EMCACHE_CERT", help="The client's certificate."),
         Shared(
             "--key",
             "tls_key",
             type=file,
             variable="EMCACHE_KEY",
-            help="Its key, if in another file.",
+            help="Its key, if not in --cert.",
         ),
-        Shared("--no-verify", is_flag=True, help="Take any certificate. Only to find a fault."),
+        Shared("--no-verify", is_flag=True, help="Accept any certificate. For diagnosis only."),
         Shared(
             "--server-name",
             metavar="NAME",
             variable="EMCACHE_SERVER_NAME",
-            help="The name that certificates must be valid for.",
+            help="The name that certificates must match.",
         ),
         Shared("--username", metavar="NAME", variable="EMCACHE_USERNAME", help="Log in."),
         Shared(
@@ -108,14 +108,14 @@ def shared_options() -> list[Shared]:
             "--auth",
             type=click.Choice(["ascii", "sasl"]),
             variable="EMCACHE_AUTH",
-            help="How to log in: memcached -Y, or -S. [default: ascii]",
+            help="Kind of login: memcached -Y, or -S. [default: ascii]",
         ),
         Shared(
             "--timeout",
             type=click.FloatRange(0, 3600, min_open=True),
             metavar="SECONDS",
             variable="EMCACHE_TIMEOUT",
-            help="For each answer, with connecting. [default: 2]",
+            help="For each answer, with its connection. [default: 2]",
         ),
         Shared("--json", is_flag=True, help="Print one JSON document."),
     ]
@@ -147,7 +147,7 @@ class Command(click.Command):
         self.params += shared_options()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take ``-1`` for an argument: no option of ours is a digit."""
+        """Parse ``-1`` as an argument, because no option is a digit."""
         ctx.ignore_unknown_options = any(_NEGATIVE_NUMBER.fullmatch(arg) for arg in args)
         return super().parse_args(ctx, args)
 
@@ -157,7 +157,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """All commands; what they raise becomes one line and an exit code."""
+    """All commands; their exceptions become one line and an exit code."""
 
     command_class = Command
 
@@ -171,7 +171,7 @@ class Group(click.Group):
         _write_options(self, ctx, formatter)
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run, and exit with the command's code."""
+        """Run a command, and exit with its code."""
         options["standalone_mode"] = False
         try:
             code = super().main(*args, **options)
@@ -182,7 +182,7 @@ class Group(click.Group):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end what blocks the loop: by itself asyncio waits for the loop to go on."""
+    """Let Ctrl-C interrupt code that blocks the loop, which asyncio does not do."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
@@ -198,9 +198,9 @@ Body = Callable[Concatenate[Settings, Output, P], Coroutine[Any, Any, int | None
 
 
 def runs(body: Body[P]) -> Callable[P, int]:
-    """Make a command of a coroutine function that is given the settings and where to print.
+    """Convert a coroutine function that takes settings and output to a command.
 
-    It gives the exit code, None for 0.
+    The function returns the exit code, or None for 0.
     """
 
     def command(*args: P.args, **options: P.kwargs) -> int:
@@ -211,10 +211,18 @@ def runs(body: Body[P]) -> Callable[P, int]:
             sys.stdout.flush()
         except Exception as error:
             if not isinstance(error, OutputError):
-                output.failure(error)
+                _print_json_error(output, error)
             raise
         return code
 
     command.__name__ = body.__name__
     command.__doc__ = body.__doc__
     return command
+
+
+def _print_json_error(output: Output, error: Exception) -> None:
+    """Print an error as the JSON document, unless a document was printed."""
+    if output.as_json and not output.has_document and (code := code_of(error)) is not None:
+        node = getattr(error, "node", None)
+        what = {"type": type(error).__name__, "message": text_of(error), "node": node}
+        output.document({"error": {**what, "exit_code": code}})

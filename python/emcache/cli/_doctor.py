@@ -1,4 +1,4 @@
-"""doctor: looks for what is wrong, and says what to do."""
+"""doctor: finds problems of the nodes, and suggests solutions."""
 
 import asyncio
 import dataclasses
@@ -10,15 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._errors import AuthenticationError, EmcacheError
-from .._lookups import addresses as lookup
+from .._errors import AuthenticationError, EmcacheError, OperationTimeoutError
 from ..connection_pool import ConnectionPool
-from ..discovery import ConfigDiscovery, NoDiscoveryError
+from ..discovery._config_endpoint import ConfigDiscovery, NoDiscoveryError
+from ..discovery._dns import resolve
+from ._capabilities import answers, if_supported, supports_gat
 from ._commands import Command, runs
-from ._exits import NEGATIVE, WANTS_LOGIN, text_of
-from ._finding import Finding, doubt, fault, found
+from ._exit_codes import NEGATIVE, WANTS_LOGIN, text_of
+from ._finding import Finding, fail, ok, warn
 from ._output import Output, printable
-from ._proxies import answers, if_known, knows_gat
 from ._server_checks import MORE_CONNECTIONS, check_all
 from ._settings import Settings, node_name
 from ._tls_check import check_tls
@@ -30,13 +30,13 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 @click.command("doctor", cls=Command)
 @runs
 async def doctor(settings: Settings, output: Output) -> int:
-    """Look for what is wrong, and say what to do.
+    """Find problems, and suggest what to do.
 
-    It checks names, connections, TLS, login, limits, memory, clock and version of every node.
-    Each line is ok, warn or fail. The exit code is 1 if one failed.
+    Checks names, connections, TLS, login, limits, memory, clock and version of every node. Each
+    line is ok, warn or fail. The exit code is 1 if one failed.
     """
     addresses = settings.addresses()
-    # Files and options that no client takes are told before anything is asked.
+    # A client refuses invalid options and files before anything is sent.
     async with await settings.client_of(addresses, min_connections=0):
         pass
     findings = []
@@ -60,7 +60,7 @@ async def doctor(settings: Settings, output: Output) -> int:
 async def _discovered(
     settings: Settings, endpoints: list[Address]
 ) -> tuple[Finding, list[Address]]:
-    """Ask the configuration endpoint; the nodes are it alone where it has no list."""
+    """Ask the configuration endpoint for its nodes; without a list it is the only node."""
 
     def pool(address: Address) -> ConnectionPool:
         return ConnectionPool(
@@ -75,18 +75,18 @@ async def _discovered(
     try:
         topology = await ConfigDiscovery(endpoints, pool, settings.timeout).discover()
     except NoDiscoveryError:
-        text = "the endpoint keeps no list of nodes; it is checked as a node"
-        return doubt("discovery", text, "use --servers with its address"), endpoints
+        text = "the endpoint has no list of nodes; it is checked as a node"
+        return warn("discovery", text, "use --servers with its address"), endpoints
     except (EmcacheError, OSError, ValueError) as error:
         text = printable(str(error)) or type(error).__name__
-        return fault("discovery", text, "see what is said of the endpoint below"), endpoints
+        return fail("discovery", text, "see the checks of the endpoint below"), endpoints
     nodes = [node.address for node in topology.nodes]
     names = ", ".join(map(node_name, nodes))
-    return found("discovery", f"version {topology.version}, {len(nodes)} nodes: {names}"), nodes
+    return ok("discovery", f"version {topology.version}, {len(nodes)} nodes: {names}"), nodes
 
 
 async def _node(settings: Settings, address: Address) -> list[Finding]:
-    """Go on as long as the next check can tell anything."""
+    """Run the checks of one node, up to one that makes the others useless."""
     findings = await _reachable(settings, address)
     if any(finding.state == "fail" for finding in findings):
         return findings
@@ -94,7 +94,7 @@ async def _node(settings: Settings, address: Address) -> list[Finding]:
         findings += await check_tls(settings, address)
         if any(finding.state == "fail" for finding in findings):
             return findings
-    return findings + await _asked(settings, address)
+    return findings + await _queried(settings, address)
 
 
 async def _reachable(settings: Settings, address: Address) -> list[Finding]:
@@ -104,23 +104,23 @@ async def _reachable(settings: Settings, address: Address) -> list[Finding]:
         case MemcachedHostAddress(host, port):
             try:
                 async with asyncio.timeout(settings.timeout):
-                    ips = await lookup(host, port)
+                    ips = await resolve(host, port)
             except (OSError, UnicodeError) as error:
                 text = f"{host}: {getattr(error, 'strerror', None) or 'no answer in time'}"
-                return [fault("names", text, "is the name right? Does its DNS server answer?")]
+                return [fail("names", text, "is the name right? Does its DNS server answer?")]
             names = []
             if ips != [host]:
-                names = [found("names", f"{host} is {', '.join(ips)}")]
+                names = [ok("names", f"{host} is {', '.join(ips)}")]
             tried = [await _connect(settings, f"{ip}", (ip, port)) for ip in ips]
             return names + _any_of(tried)
 
 
 def _any_of(tried: list[Finding]) -> list[Finding]:
-    """One address of a name that can be connected will do."""
+    """Downgrade failed addresses of a name to warnings if another address works."""
     if all(finding.state == "fail" for finding in tried):
         return tried
     return [
-        doubt("connects", finding.text, "clients try the name's other addresses; or fix its DNS")
+        warn("connects", finding.text, "clients try the name's other addresses; or fix its DNS")
         if finding.state == "fail"
         else finding
         for finding in tried
@@ -137,89 +137,92 @@ async def _connect(settings: Settings, name: str, where: str | tuple[str, int]) 
                 _, writer = await asyncio.open_connection(*where)
     except TimeoutError:
         text = f"{name}: no answer within {settings.timeout:g} s"
-        return fault("connects", text, "a firewall, or a route; is the address right?")
+        return fail("connects", text, "a firewall, or a route; is the address right?")
     except OSError as error:
         text = f"{name}: {_os_text(error)}"
-        return fault("connects", text, "is it running, and listening there (-l, -p, -s)?")
+        return fail("connects", text, "is it running, and listening there (-l, -p, -s)?")
     milliseconds = (time.perf_counter() - begin) * 1000
     writer.transport.abort()
-    return found("connects", f"{name} in {milliseconds:.1f} ms")
+    return ok("connects", f"{name} in {milliseconds:.1f} ms")
 
 
 def _os_text(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-async def _asked(settings: Settings, address: Address) -> list[Finding]:
-    """Ask the node about itself, through the client itself."""
+async def _queried(settings: Settings, address: Address) -> list[Finding]:
+    """Check version, statistics and settings, with the client itself."""
     async with await settings.client_of([address]) as client:
         try:
             await answers(client, address)
-            version = await if_known(client.version(address), patient=True)
-            stats, here = await if_known(client.stats(address)) or {}, time.time()
-            server = await if_known(client.stats(address, "settings")) or {}
-            has_gat = await knows_gat(client)
+            version = await if_supported(client.version(address), patient=True)
+            stats, here = await if_supported(client.stats(address)) or {}, time.time()
+            server = await if_supported(client.stats(address, "settings")) or {}
+            has_gat = await supports_gat(client)
         except AuthenticationError as error:
             text = text_of(error)
-            return [fault("login", text, "username, password, --auth, the server's users?")]
+            return [fail("login", text, "username, password, --auth, the server's users?")]
         except EmcacheError as error:
-            return [_no_answer(settings, text_of(error))]
+            return [_no_answer(settings, error)]
     is_proxy, of_proxy = _proxy(version, stats, has_gat)
     of_version = version_findings(version, server) if stats or not is_proxy else []
     return [
         *of_proxy,
         *of_version,
         *check_all(stats, server, settings, here),
-        *([] if is_proxy and not stats else _not_told(stats, server)),
+        *([] if is_proxy and not stats else _unchecked(stats, server)),
     ]
 
 
 def _proxy(version: str | None, stats: dict[str, str], has_gat: bool) -> tuple[bool, list[Finding]]:
-    """Say that it is a proxy, and what it does not answer."""
+    """Return whether the node is a proxy, and a finding with the commands that it lacks."""
     if any(name.startswith("proxy_") for name in stats):
-        text = "memcached's own proxy: what is said here is of itself, not of its servers"
-        return True, [doubt("proxy", text, "ask its servers too: --servers with their addresses")]
-    told = {"gat": has_gat, "stats": bool(stats), "version": version is not None}
-    missing = [name for name, is_told in told.items() if not is_told]
+        text = "memcached's own proxy: these checks are of the proxy, not of its servers"
+        return True, [warn("proxy", text, "check its servers too: --servers with their addresses")]
+    supported = {"gat": has_gat, "stats": bool(stats), "version": version is not None}
+    missing = [name for name, is_supported in supported.items() if not is_supported]
     if not missing or (parse(version) is not None and has_gat):
         return False, []
     text = f"a proxy: it answers get, but not {', '.join(missing)}"
-    advice = "all that emcache needs works, see docs/clusters.md; ask its servers for their stats"
-    return True, [doubt("proxy", text, advice)]
+    advice = "emcache works with it, see docs/clusters.md; ask its servers for their stats"
+    return True, [warn("proxy", text, advice)]
 
 
-def _not_told(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:
-    missing = [name for name, told in (("stats", stats), ("stats settings", server)) if not told]
+def _unchecked(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:
+    replies = {"stats": stats, "stats settings": server}
+    missing = [name for name, reply in replies.items() if not reply]
     if not missing:
         return []
-    text = f"the server does not answer {' and '.join(missing)}, so not all was checked"
-    return [doubt("limits", text, "a proxy, or a hosted service? Then see its own console")]
+    text = f"the server does not answer {' and '.join(missing)}, so some checks were skipped"
+    return [warn("limits", text, "is it a proxy or a hosted service? See its own console")]
 
 
-def _no_answer(settings: Settings, text: str) -> Finding:
-    if "unauthenticated" in text:
-        return fault("login", text.removesuffix(f": {WANTS_LOGIN}"), WANTS_LOGIN)
-    if "TLS:" in text:
-        return fault("tls", text, "see docs/security.md")
-    if "too many open connections" in text:
-        return fault("connections", text, MORE_CONNECTIONS)
+def _no_answer(settings: Settings, error: EmcacheError) -> Finding:
+    text = text_of(error, with_advice=False)
+    match error._cause:
+        case "login":
+            return fail("login", text, WANTS_LOGIN)
+        case "tls":
+            return fail("tls", text, "see docs/security.md")
+        case "connections":
+            return fail("connections", text, MORE_CONNECTIONS)
     if settings.uses_tls:
-        advice = "does it want a login (--username)? Is it memcached?"
+        advice = "does it need a login (--username)? Is it memcached?"
     else:
-        advice = "does it want TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
-    if text.startswith("no reply"):
+        advice = "does it need TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
+    if isinstance(error, OperationTimeoutError):
         advice = f"does it hang (stopped, swapping, overloaded)? If it never worked: {advice}"
-    return fault("answers", text, advice)
+    return fail("answers", text, advice)
 
 
 def _differences(findings: list[Finding]) -> list[Finding]:
-    """Say where nodes of one cluster are not alike."""
+    """Return warnings about differences between the nodes of a cluster."""
     different = []
     for check in ("version", "item limit"):
         texts = {finding.text.split(" lacks ")[0] for finding in findings if finding.check == check}
         if len(texts) > 1:
             text = f"nodes differ: {', '.join(sorted(texts))}"
-            different.append(doubt(check, text, "make them alike"))
+            different.append(warn(check, text, "use the same on all nodes"))
     return different
 
 

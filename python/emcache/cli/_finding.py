@@ -1,4 +1,4 @@
-"""What a check of `doctor` found."""
+"""Results of the checks of `doctor`."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -8,31 +8,31 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's."""
+    """One line of the output."""
 
     state: State
     check: str
     text: str
     advice: str | None = None
-    """What to do about it."""
+    """How to solve the problem."""
     node: str | None = None
-    """None: it concerns all."""
+    """None if it is about all nodes."""
 
     def fields(self) -> dict[str, object]:
-        """Give what JSON says of it."""
+        """Return the JSON of the finding."""
         return asdict(self)
 
 
-def found(check: str, text: str) -> Finding:
-    """Give what is in order."""
+def ok(check: str, text: str) -> Finding:
+    """Return a finding without a problem."""
     return Finding("ok", check, text)
 
 
-def doubt(check: str, text: str, advice: str) -> Finding:
-    """Give what may do harm."""
+def warn(check: str, text: str, advice: str) -> Finding:
+    """Return a warning."""
     return Finding("warn", check, text, advice)
 
 
-def fault(check: str, text: str, advice: str) -> Finding:
-    """Give what is out of order."""
+def fail(check: str, text: str, advice: str) -> Finding:
+    """Return a failure."""
     return Finding("fail", check, text, advice)

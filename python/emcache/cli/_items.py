@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
+from .._client import Client
 from .._errors import NotFoundCommandError
-from ..base import Client
 from ._commands import Command, interruptible, runs
-from ._exits import NEGATIVE
+from ._exit_codes import NEGATIVE
 from ._output import Output, bytes_fields, bytes_text
 from ._prefix import delete_prefix
 from ._settings import Settings
@@ -23,7 +23,7 @@ _MAX_UINT64 = 2**64 - 1
 async def get(settings: Settings, output: Output, key: bytes) -> int:
     """Print the value of KEY: its raw bytes if piped.
 
-    To a terminal a value that is no text is described instead.
+    On a terminal, a binary value is only described.
     """
     async with await settings.client() as client:
         item = await client.gets(key, return_flags=True)
@@ -51,10 +51,10 @@ def _for_people(value: bytes) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        return f"({len(value)} bytes that are no text: pipe them, or use --json)"
+        return f"({len(value)} bytes of binary data; pipe them, or use --json)"
     if all(char.isprintable() or char in "\n\t" for char in text):
         return text.removesuffix("\n")
-    return f"({len(value)} bytes with control characters: pipe them, or use --json)"
+    return f"({len(value)} bytes with control characters; pipe them, or use --json)"
 
 
 @click.command("set", cls=Command)
@@ -87,7 +87,7 @@ async def set_(
 
 def _value(value: str | None, file: Any) -> bytes:
     if (value is None) == (file is None):
-        raise click.UsageError("give a VALUE, - for stdin, or --file")
+        raise click.UsageError("pass a VALUE, - for stdin, or --file")
     data: bytes
     if file is not None:
         data = file.read()
@@ -108,21 +108,23 @@ def _done(output: Output, key: bytes, what: dict[str, Any]) -> None:
 
 @click.command("delete", cls=Command)
 @click.argument("keys", metavar="[KEY...]", type=KEY, nargs=-1)
-@click.option("--prefix", type=KEY, help="All items of all nodes whose keys begin so.")
+@click.option("--prefix", type=KEY, help="All items whose keys begin so.")
 @runs
 async def delete(
     settings: Settings, output: Output, keys: tuple[bytes, ...], prefix: bytes | None
 ) -> int:
     """Delete items by KEY, or by a prefix of their keys.
 
-    The exit code is 1 if one KEY did not exist. With --prefix the number of deleted items is
-    printed; the servers list all their keys for it, as for the command keys.
+    The exit code is 1 if a KEY does not exist. With --prefix the number of deleted items is
+    printed; the servers list all their keys for this, as for the command keys.
     """
     if bool(keys) == (prefix is not None):
-        raise click.UsageError("give one KEY or more, or --prefix")
+        raise click.UsageError("pass one KEY or more, or --prefix")
     if prefix is not None:
         if not prefix:
-            raise click.UsageError("--prefix must not be empty: 'emcache flush' deletes all")
+            raise click.UsageError(
+                "--prefix must not be empty; use 'emcache flush' to delete all items"
+            )
         return await delete_prefix(settings, output, prefix)
     async with await settings.client() as client:
         deleted = [await _delete(client, key) for key in keys]
@@ -150,7 +152,7 @@ async def _delete(client: Client, key: bytes) -> bool:
 @click.argument("exptime", type=EXPTIME)
 @runs
 async def touch(settings: Settings, output: Output, key: bytes, exptime: int) -> None:
-    """Let KEY expire after EXPTIME: 90, 10m, 2h, 7d; 0 never, -1 at once."""
+    """Set when KEY expires: 90, 10m, 2h, 7d; 0 never, -1 at once."""
     async with await settings.client() as client:
         await client.touch(key, exptime)
     _done(output, key, {"touched": True})
@@ -179,5 +181,5 @@ COMMANDS = [
     delete,
     touch,
     _counting("incr", "increment", "Add DELTA (1) to the number under KEY, and print it."),
-    _counting("decr", "decrement", "Subtract DELTA (1) from the number under KEY; 0 at least."),
+    _counting("decr", "decrement", "Subtract DELTA (1) from the number under KEY; it stops at 0."),
 ]

@@ -1,4 +1,4 @@
-"""The keys that servers hold: ``lru_crawler metadump``."""
+"""keys: lists the keys of servers with ``lru_crawler metadump``."""
 
 import asyncio
 import re
@@ -13,8 +13,9 @@ import click
 
 from .._address import Address
 from .._errors import CommandError, EmcacheError, ProtocolError
+from .._memcached.keys import is_valid
 from ._commands import Command, runs
-from ._exits import ServerLacksError, text_of
+from ._exit_codes import ServerLacksError, text_of
 from ._nodes import worst_code
 from ._output import Output, bytes_fields, bytes_text, json_text
 from ._raw import RawConnection, raw_connection
@@ -29,21 +30,21 @@ _LINE = re.compile(
 
 @dataclass(slots=True)
 class Listed:
-    """One item of a list of keys."""
+    """One line of a list of keys."""
 
     key: bytes
     expires: int | None
-    """Unix time; None: never."""
+    """Unix time; None for never."""
     last_access: int | None
     size: int | None
-    """Bytes that it takes on the server, with its key and header."""
+    """Size in bytes on the server, with key and header."""
 
 
 def parse(line: bytes) -> Listed:
-    """Read one line, such as ``key=a%20b exp=-1 la=1700000000 cas=1 fetch=no cls=1 size=61``.
+    """Parse one line, such as ``key=a%20b exp=-1 la=1700000000 cas=1 fetch=no cls=1 size=61``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not such a line.
     """
     match = _LINE.match(line)
     if match is None:
@@ -58,17 +59,17 @@ def parse(line: bytes) -> Listed:
 
 
 async def listed(settings: Settings, node: Address) -> AsyncGenerator[list[Listed], None]:
-    """List the items of one node, some at a time as they come: never all are in memory.
+    """Yield the items of one node in batches, so that memory stays bounded.
 
     Raises:
-        ServerLacksError: the server has no such list, does not give it, or is busy with another.
+        ServerLacksError: the server does not support or allow this, or is busy with another list.
     """
     async with raw_connection(settings, node) as connection:
-        # By its hash table a server finds each item once; of the lists by age, which older ones
-        # have alone, items move while they are read. While the table grows it gives nothing.
-        for what in (b"hash", b"all"):
+        # "hash" lists each item once. "all" (older servers have only this) reads the LRU lists, in
+        # which items move in the meantime. While its hash table grows, a server returns nothing.
+        for source in (b"hash", b"all"):
             is_empty = True
-            async with aclosing(_dump(connection, what, settings.timeout)) as parts:
+            async with aclosing(_dump(connection, source, settings.timeout)) as parts:
                 async for lines in parts:
                     is_empty = False
                     yield [_item(line, node) for line in lines]
@@ -77,12 +78,12 @@ async def listed(settings: Settings, node: Address) -> AsyncGenerator[list[Liste
 
 
 async def _dump(
-    connection: RawConnection, what: bytes, patience: float
+    connection: RawConnection, source: bytes, busy_timeout: float
 ) -> AsyncGenerator[list[bytes], None]:
-    """Ask until the server is not busy; nothing comes of what it does not know."""
-    deadline = time.monotonic() + patience
+    """Send the command until the server is not busy; yield nothing if it does not support it."""
+    deadline = time.monotonic() + busy_timeout
     while True:
-        connection.send(b"lru_crawler metadump %b\r\n" % what)
+        connection.send(b"lru_crawler metadump %b\r\n" % source)
         async with aclosing(_until_end(connection)) as parts:
             first = await anext(parts, None)
             if first is None or first[0].startswith(b"BADCLASS"):
@@ -102,7 +103,7 @@ async def _until_end(connection: RawConnection) -> AsyncGenerator[list[bytes], N
     is_first = True
     async with aclosing(connection.lines()) as parts:
         async for lines in parts:
-            # Before the list, newer servers (1.6.45) say that there will be one.
+            # Newer servers (1.6.45) send OK before the list.
             if is_first and lines[0] == b"OK":
                 lines.pop(0)
             is_first = False
@@ -124,24 +125,24 @@ def _item(line: bytes, node: Address) -> Listed:
         try:
             return parse(line)
         except ValueError:
-            raise ProtocolError(f"{where} sent what is no list of keys") from None
+            raise ProtocolError(f"{where} sent an invalid list of keys") from None
     if b"disabled" in line:
         raise ServerLacksError(
-            f"{where} lists no keys: its LRU crawler is disabled ('lru_crawler enable', or start "
-            "it with -o lru_crawler)"
+            f"{where} cannot list keys: its LRU crawler is disabled; use 'lru_crawler enable', or "
+            "start it with -o lru_crawler"
         )
     if b"not allowed" in line:
-        raise ServerLacksError(f"{where} lists no keys: it was started with -X")
+        raise ServerLacksError(f"{where} cannot list keys: it was started with -X")
     if line.startswith(b"ERROR"):
         raise ServerLacksError(
-            f"{where} lists no keys: it does not know 'lru_crawler metadump' (memcached before "
+            f"{where} cannot list keys: 'lru_crawler metadump' is not supported (memcached before "
             "1.4.31, a proxy, or a hosted service)"
         )
     raise CommandError(f"{where} answered {bytes_text(line[:100])!r}")
 
 
 class _Printer:
-    """Prints items one by one; JSON too, in a document that is written as it grows."""
+    """Prints items one by one, also as JSON, without a list in memory."""
 
     def __init__(self, output: Output, is_long: bool, limit: int | None) -> None:
         self._output = output
@@ -165,7 +166,7 @@ class _Printer:
             self._stdout.write(json_text(_fields(item, node)))
         elif self._is_long:
             self._stdout.write(f"{_expiry(item):>10}  {item.size or 0:>9}  {_word(item.key)}\n")
-        elif self._output.is_terminal or any(byte <= 0x20 or byte == 0x7F for byte in item.key):
+        elif self._output.is_terminal or not is_valid(item.key):
             self._stdout.write(_word(item.key) + "\n")
         else:
             self._bytes.write(item.key + b"\n")
@@ -190,7 +191,7 @@ def _fields(item: Listed, node: str) -> dict[str, object]:
 
 
 def _word(key: bytes) -> str:
-    """Show a key in one word of one line, whatever it holds."""
+    """Return a key as one word, with other characters escaped."""
     return bytes_text(key).replace(" ", "\\x20")
 
 
@@ -202,17 +203,17 @@ def _expiry(item: Listed) -> str:
 
 @click.command("keys", cls=Command)
 @click.option("--prefix", type=KEY, default=b"", help="Only keys that begin so.")
-@click.option("--limit", type=click.IntRange(min=1), help="So many at most.")
-@click.option("--long", "-l", "is_long", is_flag=True, help="With time left and size in bytes.")
+@click.option("--limit", type=click.IntRange(min=1), help="The most keys.")
+@click.option("--long", "-l", "is_long", is_flag=True, help="Print time to live and size as well.")
 @runs
 async def keys(
     settings: Settings, output: Output, prefix: bytes, limit: int | None, is_long: bool
 ) -> int:
-    """List the keys of all nodes, as they come.
+    """List the keys of all nodes, as they arrive.
 
-    The servers walk through all they have, so it is nothing to do every second. Piped, keys are
-    raw bytes, one a line; those with spaces or control characters are escaped, and best read from
-    --json.
+    The servers scan all their items, so do not run this every second. Piped, the output has the raw
+    bytes of one key on each line. Keys with spaces or control characters are escaped; use --json
+    for them.
     """
     nodes, failures = await nodes_that_answer(settings)
     printer = _Printer(output, is_long, limit)
@@ -233,13 +234,13 @@ async def keys(
 async def nodes_that_answer(
     settings: Settings,
 ) -> tuple[list[Address], dict[Address, EmcacheError]]:
-    """Give all nodes, and why some of them cannot be asked."""
+    """Return all nodes, and the errors of nodes that do not answer."""
     async with await settings.client() as client:
         nodes = client.cluster_managment().nodes()
         failures: dict[Address, EmcacheError] = {}
         for node in nodes:
             try:
-                # Whether it lets us in is what the client finds out.
+                # This also finds out whether the node accepts the login.
                 await client.version(node)
             except EmcacheError as error:
                 failures[node] = error
@@ -258,7 +259,7 @@ async def _print(printer: _Printer, settings: Settings, node: Address, prefix: b
 
 
 def outcome_fields(node: Address, error: EmcacheError | None) -> dict[str, object]:
-    """Give what became of a node as JSON has it."""
+    """Return the JSON of a node's outcome."""
     return {
         "node": node_name(node),
         "ok": error is None,

@@ -1,21 +1,21 @@
-"""Times of many operations, in bounded memory."""
+"""Latencies of many operations, in bounded memory."""
 
 from collections import Counter
 
 _FINE = 100_000
-"""Up to here, in microseconds, each has a count of its own; above, each millisecond."""
+"""Microseconds up to which each microsecond has its own count; above, each millisecond."""
 
 
 class Latencies:
-    """Counts of times: exact to a microsecond below 100 ms, to a millisecond above."""
+    """Counts of latencies, exact to 1 us below 100 ms and to 1 ms above."""
 
     def __init__(self) -> None:
         self.count = 0
         self._counts: Counter[int] = Counter()
-        """By microseconds."""
+        """Counts by microseconds."""
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one latency."""
         time = int(seconds * 1e6)
         if time >= _FINE:
             time -= time % 1000
@@ -29,7 +29,7 @@ class Latencies:
         return both
 
     def quantile(self, part: float) -> float | None:
-        """Give the time, in milliseconds, that such a part of all took at most."""
+        """Return a quantile in milliseconds; None without latencies."""
         wanted, seen = part * self.count, 0
         for time, count in sorted(self._counts.items()):
             seen += count
@@ -38,7 +38,7 @@ class Latencies:
         return None
 
     def fields(self) -> dict[str, object]:
-        """Give what JSON says of them."""
+        """Return the JSON of the latencies."""
         return {
             "count": self.count,
             "ms_p50": self.quantile(0.5),

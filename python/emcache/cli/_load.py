@@ -1,4 +1,4 @@
-"""The load of `bench`: what is done, and what came of it."""
+"""The load of `bench`, and its results."""
 
 import asyncio
 import os
@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
+from .._client import Client
 from .._errors import CommandError, EmcacheError, NotFoundCommandError
-from ..base import Client
-from ._exits import NODE, SERVER
+from ._exit_codes import NODE, SERVER
 from ._latency import Latencies
 
 EXPTIME = 900
-"""Seconds after which keys are gone that could not be deleted."""
+"""Seconds after which keys expire that could not be deleted."""
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be done."""
+    """The parameters of a load."""
 
     get_ratio: float
     size: int
@@ -30,7 +30,7 @@ class Load:
 
 
 class Run:
-    """One run: its keys, and what came of it."""
+    """One run of a load: its keys and its results."""
 
     def __init__(self, client: Client, load: Load) -> None:
         self._client = client
@@ -48,24 +48,24 @@ class Run:
         return f"{self.prefix}{number}".encode()
 
     async def fill(self) -> None:
-        """Store every key once; the first failure ends it."""
+        """Store every key once; the first error ends it."""
         await self._for_all(lambda key: self._client.set(key, self._value, exptime=EXPTIME))
 
     async def clean_up(self) -> int:
-        """Delete the keys, and give how many could not be."""
-        left = 0
+        """Delete the keys, and return how many could not be deleted."""
+        remaining = 0
 
         async def delete(key: bytes) -> None:
-            nonlocal left
+            nonlocal remaining
             try:
                 await self._client.delete(key)
             except NotFoundCommandError:
                 pass
             except EmcacheError:
-                left += 1
+                remaining += 1
 
         await self._for_all(delete)
-        return left
+        return remaining
 
     async def _for_all(self, act: Callable[[bytes], Awaitable[None]]) -> None:
         waiting = iter(range(self._load.keys))
@@ -79,7 +79,7 @@ class Run:
                 group.create_task(work())
 
     async def go(self) -> None:
-        """Run the load for its time."""
+        """Run the load for its duration."""
         begin = time.perf_counter()
         end = begin + self._load.seconds
         try:
@@ -102,7 +102,7 @@ class Run:
             except EmcacheError as error:
                 self.errors[type(error).__name__] += 1
                 self.is_refused |= isinstance(error, CommandError)
-                # What fails at once would be all that is done.
+                # Errors that are immediate would otherwise dominate the run.
                 await asyncio.sleep(0.01)
                 now = time.perf_counter()
                 continue
@@ -110,7 +110,7 @@ class Run:
             (self.gets if is_get else self.sets).add(now - before)
 
     def document(self) -> dict[str, object]:
-        """Give what JSON says of it."""
+        """Return the JSON of the results."""
         both = self.gets + self.sets
         return {
             "load": asdict(self._load),
@@ -123,14 +123,14 @@ class Run:
         }
 
     def exit_code(self) -> int:
-        """Say how it went: errors are no success."""
+        """Return the exit code of the run."""
         if not self.errors:
             return 0
         return SERVER if self.is_refused else NODE
 
 
 async def unwrapped(work: Awaitable[None]) -> None:
-    """Raise the first of the errors that tasks of a group ended with."""
+    """Await a task group, and raise its first error without the group."""
     try:
         await work
     except* EmcacheError as errors:

@@ -9,13 +9,13 @@ from typing import Generic, TypeVar
 import click
 
 from .._address import Address
+from .._client import Client
 from .._errors import EmcacheError
-from ..base import Client
 from ..version import __version__
+from ._capabilities import ProxyLacksError, answers, explained
 from ._commands import Command, interruptible, runs
-from ._exits import code_of, text_of
+from ._exit_codes import code_of, short_text_of, text_of
 from ._output import Output, bytes_fields, bytes_text, plain_table, printable
-from ._proxies import ProxyLacksError, answers, explained
 from ._settings import Settings, node_name
 from ._values import KEY
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Answer(Generic[T]):
-    """What one node said: ``value``, or ``error``."""
+    """The answer of one node: ``value`` or ``error``."""
 
     def __init__(self, node: Address, value: T | None, error: EmcacheError | None) -> None:
         self.node = node_name(node)
@@ -31,12 +31,12 @@ class Answer(Generic[T]):
         self.error = error
 
     def failure(self) -> str:
-        """Say what went wrong, with the node's name."""
+        """Return the error with the node's name."""
         text = "" if self.error is None else text_of(self.error)
         return text if self.node in text else f"{self.node}: {text}"
 
     def fields(self) -> dict[str, object]:
-        """Give what JSON says of every node."""
+        """Return the JSON of the node."""
         return {
             "node": self.node,
             "ok": self.error is None,
@@ -45,7 +45,7 @@ class Answer(Generic[T]):
 
 
 async def ask_all(client: Client, ask: Callable[[Address], Awaitable[T]]) -> list[Answer[T]]:
-    """Ask all nodes at once; one that fails does not hide the others."""
+    """Query all nodes at once, and return the answer or the error of each node."""
 
     async def one(node: Address) -> Answer[T]:
         try:
@@ -59,12 +59,12 @@ async def ask_all(client: Client, ask: Callable[[Address], Awaitable[T]]) -> lis
 
 
 def worst_code(errors: Iterable[EmcacheError | None]) -> int:
-    """Give one exit code for all nodes."""
+    """Return one exit code for all nodes: the largest."""
     return max((code_of(error) or 0 for error in errors if error is not None), default=0)
 
 
 async def _pings(client: Client, node: Address, count: int) -> list[float]:
-    await answers(client, node)  # connects; that is not what is measured
+    await answers(client, node)  # connects, which must not be measured
     times = []
     for _ in range(count):
         begin = time.perf_counter()
@@ -77,7 +77,7 @@ async def _pings(client: Client, node: Address, count: int) -> list[float]:
 @click.option("--count", "-c", type=click.IntRange(1, 100_000), default=3, show_default=True)
 @runs
 async def ping(settings: Settings, output: Output, count: int) -> int:
-    """Ask every node, and say how long the answer took."""
+    """Measure the round trip to every node."""
     async with await settings.client() as client:
         answers = await ask_all(client, lambda node: _pings(client, node, count))
     if output.as_json:
@@ -97,14 +97,9 @@ def _print_lines(
         if answer.error is None:
             output.line(f"{node}  {text_for(answer.value)}")
         elif isinstance(answer.error, ProxyLacksError):
-            output.line(f"{node}  up  {_why(answer).removeprefix(f'{answer.node} is ')}", "yellow")
+            output.line(f"{node}  up  {answer.error.reason}", "yellow")
         else:
-            output.line(f"{node}  down  {_why(answer)}", "red")
-
-
-def _why(answer: Answer[T]) -> str:
-    assert answer.error is not None
-    return text_of(answer.error).removeprefix(f"{answer.node} is down: ")
+            output.line(f"{node}  down  {short_text_of(answer.error, answer.node)}", "red")
 
 
 def _times_text(times: list[float] | None) -> str:
@@ -139,9 +134,9 @@ async def version(settings: Settings, output: Output) -> int:
 @click.argument("keys", metavar="KEY...", type=KEY, nargs=-1, required=True)
 @runs
 async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) -> None:
-    """Print the node that each KEY belongs to.
+    """Print the node that each KEY is routed to.
 
-    Nothing is sent to it. Of more than one KEY these are lines of key and node, with a tab between.
+    Nothing is sent. For several KEYs, each line has a key and its node, separated by a tab.
     """
     async with await settings.client(min_connections=0) as client:
         nodes = [node_name(client.node_for(key)) for key in keys]
@@ -162,8 +157,8 @@ async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) 
 
 
 @click.command("flush", cls=Command)
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--delay", type=click.IntRange(0, 2_592_000), default=0, help="In so many seconds.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--delay", type=click.IntRange(0, 2_592_000), default=0, help="Seconds from now.")
 @runs
 async def flush(settings: Settings, output: Output, yes: bool, delay: int) -> int:
     """Invalidate ALL items of all nodes."""
@@ -181,7 +176,9 @@ async def flush(settings: Settings, output: Output, yes: bool, delay: int) -> in
 
 def _confirm(nodes: list[str]) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("flush asks first, and there is nobody to ask: say --yes")
+        raise click.UsageError(
+            "flush asks for confirmation, but stdin is not a terminal; use --yes"
+        )
     with interruptible():
         click.confirm(f"Invalidate all items of {', '.join(nodes)}?", abort=True, err=True)
 

@@ -1,4 +1,4 @@
-"""A connection of its own, for what the client has no command for."""
+"""A separate connection, for commands that the client does not have."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,8 @@ from .._errors import (
     OperationTimeoutError,
     ProtocolError,
 )
-from .._lookups import addresses
-from ._exits import ServerLacksError
+from ..discovery._dns import resolve
+from ._exit_codes import ServerLacksError
 from ._settings import Settings, node_name
 
 _CHUNK = 64 * 1024
@@ -22,17 +22,17 @@ _LONGEST_LINE = 64 * 1024
 
 
 def tls_context(settings: Settings, *, verify: bool | None = None) -> ssl.SSLContext:
-    """Make what Python's TLS needs, of the same options that the client takes."""
+    """Return a context for Python's TLS, from the options of the client."""
     context = ssl.create_default_context()
-    # As the client does: a common name is no name.
+    # As in the client: the common name is not a host name.
     context.hostname_checks_common_name = False
-    # From Python 3.13 on it wants of certificates what the client does not.
+    # Python 3.13 and later check more than the client does.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.ca is not None:
         context.load_verify_locations(settings.ca)
     if settings.cert is not None:
-        # Without a password it would ask for one on the terminal.
+        # Without a password function, OpenSSL would ask on the terminal.
         context.load_cert_chain(settings.cert, settings.tls_key, password=lambda: "")
     if settings.no_verify if verify is None else not verify:
         context.check_hostname = False
@@ -41,7 +41,7 @@ def tls_context(settings: Settings, *, verify: bool | None = None) -> ssl.SSLCon
 
 
 def server_name(settings: Settings, address: Address) -> str:
-    """Give the name that a node's certificate must be valid for; empty for a unix socket."""
+    """Return the name that a node's certificate must match; empty for a unix socket."""
     if settings.server_name is not None:
         return settings.server_name
     return address.address if isinstance(address, MemcachedHostAddress) else ""
@@ -49,7 +49,7 @@ def server_name(settings: Settings, address: Address) -> str:
 
 @contextlib.contextmanager
 def node_errors(address: Address, seconds: float) -> Iterator[None]:
-    """Make what sockets raise into the errors of this package."""
+    """Convert the errors of sockets to errors of this package."""
     node = node_name(address)
     try:
         yield
@@ -61,8 +61,8 @@ def node_errors(address: Address, seconds: float) -> Iterator[None]:
             OperationTimeoutError(f"{node} did not answer within {seconds:g} s"), node
         ) from error
     except (OSError, EOFError, UnicodeError) as error:
-        what = getattr(error, "verify_message", None) or getattr(error, "strerror", None)
-        text = f"{node}: {what or error or type(error).__name__}"
+        reason = getattr(error, "verify_message", None) or getattr(error, "strerror", None)
+        text = f"{node}: {reason or error or type(error).__name__}"
         raise _named(ConnectionFailedError(text), node) from error
 
 
@@ -72,13 +72,13 @@ def _named(error: EmcacheError, node: str) -> EmcacheError:
 
 
 class RawConnection:
-    """Sends lines, and reads lines until one that ends an answer.
+    """A connection that sends bytes and reads lines.
 
     Args:
-        reader: what the server sends.
-        writer: what it is sent.
-        address: which node it is.
-        seconds: limit of each wait.
+        reader: the stream from the server.
+        writer: the stream to the server.
+        address: the node.
+        seconds: the limit of each wait.
     """
 
     def __init__(
@@ -94,28 +94,28 @@ class RawConnection:
         self._seconds = seconds
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes."""
         self._writer.write(data)
 
     async def line(self) -> bytes:
-        """Read a line without its end."""
+        """Read a line, without its CRLF."""
         async with asyncio.timeout(self._seconds):
             try:
                 line = await self._reader.readline()
             except ValueError:
                 raise self._too_long() from None
         if not line.endswith(b"\n"):
-            raise EOFError("the connection was closed, as proxies do for what they do not know")
+            raise EOFError("the connection was closed, as proxies do for unsupported commands")
         return line.rstrip(b"\r\n")
 
     async def lines(self) -> AsyncGenerator[list[bytes], None]:
-        """Read lines without end, those together that came together."""
+        """Yield lines for ever, in batches as they arrive."""
         rest = b""
         while True:
             async with asyncio.timeout(self._seconds):
                 chunk = await self._reader.read(_CHUNK)
             if not chunk:
-                raise EOFError("the connection was closed, as proxies do for what they do not know")
+                raise EOFError("the connection was closed, as proxies do for unsupported commands")
             *whole, rest = (rest + chunk).split(b"\n")
             if len(rest) > _LONGEST_LINE:
                 raise self._too_long()
@@ -123,25 +123,25 @@ class RawConnection:
                 yield [line.removesuffix(b"\r") for line in whole]
 
     def _too_long(self) -> ProtocolError:
-        return ProtocolError(f"{node_name(self.address)} sent a line that does not end")
+        return ProtocolError(f"{node_name(self.address)} sent a line without an end")
 
     def close(self) -> None:
-        """Close it at once, with whatever is unread."""
+        """Close the connection at once and discard unread data."""
         self._writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
 async def raw_connection(settings: Settings, address: Address) -> AsyncIterator[RawConnection]:
-    """Connect to a node that the client has been let in by, and log in.
+    """Connect to a node, and log in.
 
     Raises:
-        ConnectionFailedError: it cannot be connected, or the connection was lost.
-        OperationTimeoutError: it did not answer in time.
-        AuthenticationError: the login was refused.
-        ServerLacksError: it has no text protocol.
+        ConnectionFailedError: the connection failed or was lost.
+        OperationTimeoutError: the node did not answer in time.
+        AuthenticationError: the node refused the login.
+        ServerLacksError: the node has no text protocol (SASL).
     """
     if settings.auth == "sasl":
-        raise ServerLacksError("a server with SASL has no text protocol, which this needs")
+        raise ServerLacksError("this command needs the text protocol, which SASL does not support")
     with node_errors(address, settings.timeout):
         async with asyncio.timeout(settings.timeout):
             reader, writer = await _connect(settings, address)
@@ -168,9 +168,9 @@ async def _connect(
 async def open_tcp(
     host: str, port: int, tls: ssl.SSLContext | None, name: str | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to the first address of a name that can be connected; ``name`` is for TLS."""
-    # asyncio's own lookup would keep the command from ending while a DNS server is silent.
-    *others, last = await addresses(host, port)
+    """Connect to the first address of ``host`` that works; ``name`` is the TLS server name."""
+    # asyncio's own lookup would delay the exit while a DNS server is silent.
+    *others, last = await resolve(host, port)
     for ip in others:
         with contextlib.suppress(OSError):
             return await asyncio.open_connection(ip, port, ssl=tls, server_hostname=name)
@@ -184,5 +184,5 @@ async def _log_in(connection: RawConnection, settings: Settings) -> None:
     credentials = f"{login['username']} {login['password']}".encode()
     connection.send(b"set _ _ _ %d\r\n%b\r\n" % (len(credentials), credentials))
     if await connection.line() != b"STORED":
-        # What it said may repeat the password.
+        # The reply may repeat the password.
         raise AuthenticationError(f"{node_name(connection.address)} refused the login")

@@ -1,4 +1,4 @@
-"""What `top` knows of each node: counters taken again and again, and pings."""
+"""Periodic samples of each node for `top`: counters and pings."""
 
 import asyncio
 import contextlib
@@ -7,15 +7,15 @@ from collections import deque
 from dataclasses import asdict, dataclass, replace
 
 from .._address import Address
+from .._client import Client
 from .._errors import EmcacheError
-from ..base import Client
-from ._exits import text_of
-from ._proxies import ProxyLacksError, answers, explained, if_known
+from ._capabilities import ProxyLacksError, answers, explained, if_supported
+from ._exit_codes import short_text_of, text_of
 from ._settings import node_name
 
 _PINGS_KEPT = 200
 ALL = "all"
-"""The name of the row of all nodes together."""
+"""The name of the row with the totals."""
 _OPERATIONS = (
     *("cmd_get", "cmd_set", "cmd_touch", "cmd_flush", "delete_hits", "delete_misses"),
     *("incr_hits", "incr_misses", "decr_hits", "decr_misses"),
@@ -24,7 +24,7 @@ _OPERATIONS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One node, or all together; None where it is not known (yet)."""
+    """The values of one node, or the totals; None for unknown values."""
 
     node: str
     up: bool
@@ -44,7 +44,7 @@ class Row:
     misses: float = 0
 
     def fields(self) -> dict[str, object]:
-        """Give what JSON says of it."""
+        """Return the JSON of the row."""
         return {
             name: round(value, 3) if isinstance(value, float) else value
             for name, value in asdict(self).items()
@@ -53,7 +53,7 @@ class Row:
 
 
 class Counters:
-    """One answer to `stats`."""
+    """The counters of one answer to ``stats``."""
 
     def __init__(self, stats: dict[str, str]) -> None:
         self.at = time.monotonic()
@@ -64,20 +64,20 @@ class Counters:
         return int(text) if text.isdigit() else 0
 
     def text(self, name: str) -> str | None:
-        """Give one as it came."""
+        """Return a counter as text."""
         return self._stats.get(name)
 
     def get(self, name: str) -> int | None:
-        """Give one, None if the server has it not."""
+        """Return a counter; None if the server does not have it."""
         return self[name] if name in self._stats else None
 
     @property
     def operations(self) -> int:
-        """All commands that concern items."""
+        """The number of all commands for items."""
         return sum(self[name] for name in _OPERATIONS)
 
     def follows(self, earlier: "Counters") -> bool:
-        """Whether the server has not been restarted, nor its counters reset, in between."""
+        """Return whether the server was neither restarted nor its counters reset in between."""
         same = self.text("pid") == earlier.text("pid") and self["uptime"] >= earlier["uptime"]
         return same and self.operations >= earlier.operations
 
@@ -86,8 +86,8 @@ class Sampler:
     """Watches one node.
 
     Args:
-        client: whose node it is.
-        node: which.
+        client: the client of the node.
+        node: the node.
         pause: seconds between two pings.
     """
 
@@ -96,12 +96,12 @@ class Sampler:
         self._node = node
         self._pause = pause
         self._last: Counters | None = None
-        self._knows_version = True
+        self._has_version = True
         self._pings: deque[float] = deque(maxlen=_PINGS_KEPT)
         self._pinging = asyncio.create_task(self._ping())
 
     async def close(self) -> None:
-        """Ping no more."""
+        """Stop the pings."""
         self._pinging.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._pinging
@@ -110,32 +110,31 @@ class Sampler:
         while True:
             begin = time.perf_counter()
             try:
-                await self._question()
+                await self._probe()
                 self._pings.append((time.perf_counter() - begin) * 1000)
             except (EmcacheError, ValueError):
-                # How it was before tells nothing of how it is when it comes back.
+                # Older pings do not describe the node after an outage.
                 self._pings.clear()
             await asyncio.sleep(self._pause)
 
-    async def _question(self) -> None:
-        # A get counts as a miss, so version is asked for where it is known.
-        if self._knows_version and await if_known(self._client.version(self._node)) is not None:
+    async def _probe(self) -> None:
+        # A get would count as a miss, so version is used where it is supported.
+        if self._has_version and await if_supported(self._client.version(self._node)) is not None:
             return
-        self._knows_version = False
+        self._has_version = False
         await answers(self._client, self._node)
 
     async def sample(self) -> Row:
-        """Ask the node how it is."""
+        """Return the current values of the node."""
         name = node_name(self._node)
         last, self._last = self._last, None
         try:
             now = Counters(await self._client.stats(self._node))
         except EmcacheError as error:
-            told = await explained(self._client, self._node, error)
-            if isinstance(told, ProxyLacksError):
-                text = text_of(told).removeprefix(f"{name} is ")
-                return _row_of_pings(Row(name, True, text), sorted(self._pings))
-            return Row(name, False, text_of(told).removeprefix(f"{name} is down: "))
+            failure = await explained(self._client, self._node, error)
+            if isinstance(failure, ProxyLacksError):
+                return _with_pings(Row(name, True, failure.reason), sorted(self._pings))
+            return Row(name, False, short_text_of(failure, name))
         except ValueError as error:
             return Row(name, False, text_of(error))
         self._last = now
@@ -166,10 +165,10 @@ def _row(name: str, now: Counters, before: Counters | None, pings: list[float]) 
         hits=hits,
         misses=misses,
     )
-    return _row_of_pings(row, pings)
+    return _with_pings(row, pings)
 
 
-def _row_of_pings(row: Row, pings: list[float]) -> Row:
+def _with_pings(row: Row, pings: list[float]) -> Row:
     if not pings:
         return row
     at = len(pings)
@@ -177,7 +176,7 @@ def _row_of_pings(row: Row, pings: list[float]) -> Row:
 
 
 def total(rows: list[Row]) -> Row:
-    """Add up what can be added; pings are the worst of any node."""
+    """Return the totals of all nodes; pings are those of the slowest node."""
     up = [row for row in rows if row.up]
     hits, misses = sum(row.hits for row in up), sum(row.misses for row in up)
     return Row(

@@ -1,4 +1,4 @@
-"""What the connection options say, and the client that is made of it."""
+"""The connection options of a command, and the client that they describe."""
 
 import os
 from collections.abc import Iterable
@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import click
 
-from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._arguments import address_text, endpoint
-from ..base import Client
-from ..client import create_client
+from .._address import Address
+from .._client import Client
+from .._create import create_client
+from .._memcached.addresses import DEFAULT_PORT, format_address, parse_address
 from ._output import printable
 
-DEFAULT_PORT = 11211
 DEFAULT_SERVER = f"127.0.0.1:{DEFAULT_PORT}"
 PASSWORD_VARIABLE = "EMCACHE_PASSWORD"
 
@@ -39,21 +38,21 @@ class Settings:
 
     @property
     def uses_tls(self) -> bool:
-        """Whether TLS is spoken: asked for, or meant by one of its options."""
+        """Whether to connect with TLS: with ``--tls``, or one of the options that need TLS."""
         if self.tls is not None:
             return self.tls
         return bool(self.ca or self.cert or self.tls_key or self.server_name or self.no_verify)
 
     def addresses(self) -> list[Address]:
-        """Give the nodes as they were named; with ``--discovery`` the endpoint."""
+        """Return the nodes of ``--servers``, or the endpoint of ``--discovery``."""
         if self.discovery is not None:
             if self.servers:
-                raise click.UsageError("give --servers or --discovery, not both")
+                raise click.UsageError("use --servers or --discovery, not both")
             return parse_servers([self.discovery])
         return parse_servers(self.servers or (DEFAULT_SERVER,))
 
     def password(self) -> str | None:
-        """Read the password, from its file or else from the environment."""
+        """Return the password from its file, or else from the environment."""
         if self.password_file is not None:
             text = Path(self.password_file).read_bytes()
             try:
@@ -63,7 +62,7 @@ class Settings:
         return os.environ.get(PASSWORD_VARIABLE) or None
 
     def login(self) -> dict[str, Any]:
-        """Give the arguments of a login, without any for none."""
+        """Return the login options of ``create_client``; empty without a login."""
         if self.username is None:
             if self.auth is not None or self.password_file is not None:
                 raise click.UsageError("a login needs --username")
@@ -71,12 +70,12 @@ class Settings:
         password = self.password()
         if not password:
             raise click.UsageError(
-                f"--username needs a password: in {PASSWORD_VARIABLE}, or in --password-file"
+                f"--username needs a password; set {PASSWORD_VARIABLE}, or use --password-file"
             )
         return {"username": self.username, "password": password, "auth": self.auth}
 
     def security(self) -> dict[str, Any]:
-        """Give the arguments of TLS and login, as clients and pools take them."""
+        """Return the TLS and login options of ``create_client``."""
         if not self.uses_tls:
             return self.login()
         return {
@@ -90,7 +89,7 @@ class Settings:
         }
 
     async def client(self, **options: Any) -> Client:
-        """Make a client of the nodes; it is to be closed."""
+        """Create a client of all nodes; the caller closes it."""
         addresses = self.addresses()
         if self.discovery is None:
             return await self.client_of(addresses, **options)
@@ -98,62 +97,38 @@ class Settings:
             addresses, autodiscovery=True, autodiscovery_timeout=self.timeout, **options
         )
         if client.cluster_managment().nodes() == addresses:
-            click.echo("the endpoint keeps no list of nodes; it is used as the only one", err=True)
+            click.echo("the endpoint has no list of nodes; using it as the only node", err=True)
         return client
 
     async def client_of(self, addresses: list[Address], **options: Any) -> Client:
-        """Make a client of some nodes; it is to be closed."""
+        """Create a client of these nodes; the caller closes it."""
         options |= {"timeout": self.timeout, "connection_timeout": self.timeout}
         return await create_client(addresses, **options, **self.security())
 
 
 def node_name(address: Address) -> str:
-    """Name a node, as it can be given to ``--servers``."""
-    return printable(address_text(address))
+    """Return the name of a node, as ``--servers`` accepts it."""
+    return printable(format_address(address))
 
 
 def parse_servers(texts: Iterable[str]) -> list[Address]:
-    """Read ``host:port``, ``host``, ``[ipv6]:port`` and ``unix:/path``, separated by commas."""
+    """Parse addresses that are separated by commas; see :func:`parse_address`."""
     words = [word.strip() for text in texts for word in text.split(",")]
     addresses = [parse_server(word) for word in words if word]
     if not addresses:
-        raise click.UsageError("no servers are named")
+        raise click.UsageError("--servers names no server")
     if len(set(addresses)) < len(addresses):
-        raise click.UsageError("a server is named twice")
+        raise click.UsageError("--servers names a server twice")
     return addresses
 
 
 def parse_server(text: str) -> Address:
-    """Read one address.
+    """Parse one address.
 
     Raises:
-        click.UsageError: it is none.
+        click.UsageError: the text is not an address.
     """
-    address = _parse(text)
     try:
-        endpoint(address)
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(f"{text!r} is no server: {error}") from None
-    return address
-
-
-def _parse(text: str) -> Address:
-    if text.startswith(("unix:", "/")):
-        return MemcachedUnixSocketPath(text.removeprefix("unix:"))
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise click.UsageError(f"{text!r} is no server: write [address]:port")
-        return MemcachedHostAddress(host, _port(text, rest[1:]))
-    if text.count(":") > 1:
-        raise click.UsageError(f"{text!r} is no server: write IPv6 addresses as [::1]:11211")
-    host, _, port = text.partition(":")
-    return MemcachedHostAddress(host, _port(text, port))
-
-
-def _port(text: str, port: str) -> int:
-    if not port:
-        return DEFAULT_PORT
-    if not (port.isascii() and port.isdigit()):
-        raise click.UsageError(f"{text!r} is no server: the port must be a number")
-    return int(port[:9])
+        return parse_address(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None

@@ -1,4 +1,4 @@
-"""The statistics of the servers."""
+"""stats: prints the statistics of the servers."""
 
 import fnmatch
 import re
@@ -38,26 +38,26 @@ _COLUMNS = {
         "listen_addr": "server",
     },
 }
-"""What people are shown of each slab class or connection, as far as it fits, and how it is called.
-Pipes and JSON have all of it."""
+"""The columns for each slab class or connection on a terminal, as far as they fit.
+Pipes and JSON have all statistics."""
 _GAP = 2
 
 
 @click.command("stats", cls=Command)
 @click.argument("what", nargs=-1)
-@click.option("--match", metavar="GLOB", help="Only those whose names match, such as 'cmd_*'.")
+@click.option("--match", metavar="GLOB", help="Only names that match, such as 'cmd_*'.")
 @runs
 async def stats(
     settings: Settings, output: Output, what: tuple[str, ...], match: str | None
 ) -> int:
     """Print statistics of every node.
 
-    WHAT is nothing for general ones, or items, slabs, settings, conns, sizes.
+    WHAT is items, slabs, settings, conns or sizes; without it the general statistics are printed.
 
-    Piped they are lines of node, name and value, with a tab between.
+    Piped, each line has node, name and value, separated by tabs.
     """
     if what[:1] == ("reset",):
-        raise click.UsageError("stats only reads; it resets no counters")
+        raise click.UsageError("stats only reads; it cannot reset counters")
     async with await settings.client() as client:
         answers = await ask_all(client, lambda node: client.stats(node, *what))
     for answer in answers:
@@ -93,7 +93,7 @@ def _for_people(output: Output, answers: list[Answer[Stats]], what: str) -> None
         if answer.error is not None:
             output.line(f"  {answer.failure()}", "red")
         elif not answer.value:
-            output.line("  nothing", "dim")
+            output.line("  no statistics", "dim")
         else:
             output.table(_table(answer.value, what, output.console.width))
 
@@ -119,7 +119,7 @@ def _as_numbers(header: str, what: str) -> str:
 
 
 def _fitting(columns: dict[str, str], rows: dict[str, Stats], room: int) -> list[str]:
-    """Give the first of the columns, as many as there is room for."""
+    """Return the first columns, as many as fit."""
     names = []
     for name, header in columns.items():
         room -= _GAP + max(

@@ -1,4 +1,4 @@
-"""The standard streams of a process whose output may be closed, full, or read by nobody."""
+"""Standard streams that may be closed, full, or without a reader."""
 
 import errno
 import io
@@ -11,16 +11,16 @@ UNWRITABLE = 2
 
 
 class OutputError(Exception):
-    """Stdout cannot be written. It discards what is written to it from then on.
+    """Writing to stdout failed; later output is discarded.
 
-    Not an ``OSError``, which could be one of the network.
+    Not an ``OSError``, which could be an error of the network.
     """
 
     def __init__(self, cause: OSError) -> None:
-        super().__init__(f"the output cannot be written: {cause.strerror}")
+        super().__init__(f"writing the output failed: {cause.strerror}")
         self.exit_code = BROKEN_PIPE if cause.errno == errno.EPIPE else UNWRITABLE
         self.is_silent = cause.errno == errno.EPIPE
-        """Whoever read has read enough, as ``head`` has: that is no reason for a message."""
+        """Whether the reader has closed the pipe, as ``head`` does; that needs no message."""
 
 
 class _Output(io.FileIO):
@@ -34,13 +34,13 @@ class _Output(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            # Else Python fails once more when it flushes what is left at its end.
+            # Otherwise the flush at the exit of Python would fail again.
             self._is_lost = True
             raise OutputError(error) from error
 
 
 class _Messages(io.FileIO):
-    """Stderr: a message that nobody can read is no reason to fail otherwise than without it."""
+    """Stderr, whose errors are ignored."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -54,8 +54,8 @@ class _Messages(io.FileIO):
 
 def take_over() -> None:
     """Replace the standard streams by ones that do not fail at the end of the process."""
-    # Reading what was closed fails, writing to it does not. A socket that got the number of a
-    # standard stream would be sent what is printed.
+    # A closed standard stream becomes /dev/null; otherwise a socket could get its number, and would
+    # receive the output.
     for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         _reopen_if_closed(descriptor, mode)
     if sys.stdin is None:
@@ -75,7 +75,7 @@ def _reopen_if_closed(descriptor: int, mode: int) -> None:
 
 
 def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
-    # What a terminal has no letters for is no reason to fail.
+    # Characters that the encoding lacks are escaped.
     encoding = getattr(before, "encoding", None)
     is_terminal = raw.isatty()
     return io.TextIOWrapper(
@@ -87,17 +87,17 @@ def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
 
 
 def finish(code: int) -> int:
-    """Write what is left, and give the exit code: ``code``, or that of an output that is lost."""
+    """Flush the output; return ``code``, or the code of an output error."""
     sys.stderr.flush()
     try:
         sys.stdout.flush()
     except OutputError as error:
-        return code_of_lost(error)
+        return code_of_output_error(error)
     return code
 
 
-def code_of_lost(error: OutputError) -> int:
-    """Say that the output is lost, if that is news, and give the exit code."""
+def code_of_output_error(error: OutputError) -> int:
+    """Report an output error unless it is silent, and return its exit code."""
     if not error.is_silent:
         sys.stderr.write(f"emcache: {error}\n")
     return error.exit_code

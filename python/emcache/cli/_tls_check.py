@@ -1,4 +1,4 @@
-"""What `doctor` says of a node's certificate, with Python's TLS."""
+"""The check of `doctor` for a node's certificate, with Python's TLS."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from ._finding import Finding, doubt, fault, found
+from ._finding import Finding, fail, ok, warn
 from ._output import printable
 from ._raw import open_tcp, server_name, tls_context
 from ._settings import Settings
@@ -16,10 +16,10 @@ from ._settings import Settings
 Certificate = dict[str, Any]
 
 SOON = 14
-"""Days."""
+"""Days before the expiry from which a warning is reported."""
 _DAY = 86400.0
 _NO_CHECK_TIME = 0x200000
-"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME: to read a certificate that has expired."""
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, to read a certificate that has expired."""
 
 _EXPIRED, _NOT_YET = 10, 9
 _SELF_SIGNED, _UNKNOWN = (18, 19), (2, 20, 21)
@@ -27,10 +27,10 @@ _NAMES = (62, 64)
 
 
 async def check_tls(settings: Settings, address: Address) -> list[Finding]:
-    """Shake hands, and judge the certificate."""
+    """Do a TLS handshake, and check the certificate."""
     if not server_name(settings, address) and not settings.no_verify:
         return [
-            fault("tls", "a unix socket has no name to verify", "give --server-name or --no-verify")
+            fail("tls", "a unix socket has no name to verify", "use --server-name or --no-verify")
         ]
     try:
         async with _session(settings, address, tls_context(settings)) as session:
@@ -62,15 +62,15 @@ async def _session(
 
 def _spoken(session: ssl.SSLObject) -> Finding:
     cipher = session.cipher()
-    return found("tls", f"{session.version()}, {cipher[0] if cipher else 'no cipher'}")
+    return ok("tls", f"{session.version()}, {cipher[0] if cipher else 'no cipher'}")
 
 
 async def _accepted(settings: Settings, address: Address, session: ssl.SSLObject) -> list[Finding]:
     if settings.no_verify:
-        finding = doubt(
+        finding = warn(
             "certificate",
-            "it is not verified: whoever can come between reads and writes",
-            "leave --no-verify out",
+            "not verified; anyone on the network path can read and alter traffic",
+            "remove --no-verify",
         )
         details = await _certificate(settings, address, session.getpeercert(binary_form=True))
     else:
@@ -82,17 +82,17 @@ async def _accepted(settings: Settings, address: Address, session: ssl.SSLObject
 
 
 def _expiry(check: str, certificate: Certificate) -> Finding:
-    left = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY
+    days = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / _DAY
     text = f"{_subject(certificate)}, by {_common_name(certificate.get('issuer'))}"
-    if left < 0:
-        return fault(check, f"{text}, expired {-left:.1f} days ago", "renew it")
-    if left < SOON:
-        return doubt(check, f"{text}, expires in {left:.1f} days", "renew it now")
-    return found(check, f"{text}, {left:.0f} days left")
+    if days < 0:
+        return fail(check, f"{text}, expired {-days:.1f} days ago", "renew it")
+    if days < SOON:
+        return warn(check, f"{text}, expires in {days:.1f} days", "renew it now")
+    return ok(check, f"{text}, {days:.0f} days left")
 
 
 def _authorities(settings: Settings) -> list[Finding]:
-    """Look at the CAs that were given, of those only the ones that end soon."""
+    """Return warnings about CAs of ``--ca`` that expire soon."""
     if settings.ca is None:
         return []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -106,7 +106,7 @@ def _common_name(names: Any) -> str:
         for name, value in part:
             if name == "commonName":
                 return printable(value)
-    return "nobody named"
+    return "an unnamed issuer"
 
 
 def _subject(certificate: Certificate) -> str:
@@ -118,7 +118,7 @@ def _subject(certificate: Certificate) -> str:
 async def _certificate(
     settings: Settings, address: Address, encoded: bytes | None
 ) -> Certificate | None:
-    """Read a certificate that is not trusted: Python tells of none but those it trusts."""
+    """Decode a certificate that is not trusted, which Python does only for trusted ones."""
     if encoded is None:
         return None
     context = tls_context(settings)
@@ -144,33 +144,33 @@ async def _refused(
     if details is not None:
         text += f": it is {_subject(details)}, by {_common_name(details.get('issuer'))}"
         text += f", until {details['notAfter']}"
-    return fault("certificate", text, _advice(error.verify_code))
+    return fail("certificate", text, _advice(error.verify_code))
 
 
 def _advice(code: int) -> str:
     if code == _EXPIRED:
-        return "renew it, or a CA above it; 'refresh_certs' makes the server read it"
+        return "renew it, or a CA above it; then run 'refresh_certs' on the server"
     if code == _NOT_YET:
-        return "it is not valid yet: a clock is wrong"
+        return "it is not valid yet; check the clocks"
     if code in _SELF_SIGNED:
-        return "its CA is not trusted: name it with --ca"
+        return "its CA is not trusted; pass it with --ca"
     if code in _UNKNOWN:
-        return "its CA, or one between, is not known: name it with --ca, or have the chain sent"
+        return "a CA of its chain is unknown; pass it with --ca, or let the server send the chain"
     if code in _NAMES:
-        return "use a name that is in it, or --server-name"
+        return "use one of its names, or --server-name"
     return "see docs/security.md"
 
 
 def _failed(error: Exception) -> Finding:
     if isinstance(error, TimeoutError):
-        return fault("tls", "no answer to the handshake", "does it speak TLS (-Z) on this port?")
+        return fail("tls", "no answer to the handshake", "does it use TLS (-Z) on this port?")
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or str(error)).replace("_", " ").lower()
         if "certificate" in reason:
-            return fault("tls", reason, "give a certificate that it takes: --cert, --key")
-        return fault("tls", reason, "does it speak TLS (-Z) on this port, in version 1.2 or later?")
-    return fault(
+            return fail("tls", reason, "pass a certificate that it accepts: --cert, --key")
+        return fail("tls", reason, "does it use TLS (-Z) on this port, version 1.2 or later?")
+    return fail(
         "tls",
         f"the connection ended in the handshake ({type(error).__name__})",
-        "does it speak TLS (-Z) on this port?",
+        "does it use TLS (-Z) on this port?",
     )

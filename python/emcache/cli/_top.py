@@ -1,4 +1,4 @@
-"""top: how the nodes are, again and again."""
+"""top: shows the load of the nodes, refreshed periodically."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from .._address import Address
-from ..base import Client
+from .._client import Client
 from ._commands import Command, runs
-from ._exits import NODE
+from ._exit_codes import NODE
 from ._output import Output, json_text, printable
 from ._sampling import Row, Sampler, total
 from ._settings import Settings
@@ -31,15 +31,16 @@ from ._top_table import plain_line, table_of
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="Between two looks.",
+    help="Between two samples.",
 )
-@click.option("--once", is_flag=True, help="Measure for one interval, print, and end.")
+@click.option("--once", is_flag=True, help="Measure one interval, print, and exit.")
 @runs
 async def top(settings: Settings, output: Output, interval: float, once: bool) -> int:
-    """Show how the nodes are, live; q ends it.
+    """Show the load of the nodes, live; q quits.
 
-    Operations, evictions and hits are of the last interval, pings of this program. Where the
-    output is no terminal there is a line for each node and interval; with --json a document.
+    Operations, evictions and hits are those of the last interval; this program measures the pings.
+    If the output is not a terminal, it prints a line for each node and interval, or a document with
+    --json.
     """
     async with await settings.client() as client:
         nodes = Nodes(client, pause=min(max(interval / 10, 0.02), 1.0))
@@ -56,7 +57,7 @@ async def top(settings: Settings, output: Output, interval: float, once: bool) -
 
 
 class Nodes:
-    """All nodes of a client, as they come and go."""
+    """The samplers of all nodes of a client, also of nodes that join and leave."""
 
     def __init__(self, client: Client, pause: float) -> None:
         self._client = client
@@ -64,10 +65,10 @@ class Nodes:
         self._samplers: dict[Address, Sampler] = {}
 
     async def rows(self) -> list[Row]:
-        """Ask all of them at once."""
+        """Sample all nodes at once."""
         nodes = self._client.cluster_managment().nodes()
-        for gone in [node for node in self._samplers if node not in nodes]:
-            await self._samplers.pop(gone).close()
+        for left_node in [node for node in self._samplers if node not in nodes]:
+            await self._samplers.pop(left_node).close()
         for node in nodes:
             if node not in self._samplers:
                 self._samplers[node] = Sampler(self._client, node, self._pause)
@@ -75,7 +76,7 @@ class Nodes:
         return sorted(rows, key=lambda row: row.node)
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop all samplers."""
         await asyncio.gather(*(sampler.close() for sampler in self._samplers.values()))
 
 
@@ -126,7 +127,7 @@ def _print_lines(rows: list[Row]) -> None:
 async def _live(nodes: Nodes, output: Output, interval: float) -> None:
     console = output.console
     rows: list[Row] = []
-    footer = f"every {interval:g} s; p50, p99: ping in ms; q ends"
+    footer = f"every {interval:g} s; p50, p99: ping in ms; q quits"
 
     with (
         _end_on_signals() as ended,
@@ -170,25 +171,25 @@ def _troubles(rows: list[Row]) -> list[Text]:
 
 
 async def _next(nodes: Nodes, ended: asyncio.Event, pause: float) -> list[Row] | None:
-    """Wait, then ask; None as soon as it has ended."""
+    """Wait, then sample; None as soon as the user has quit."""
 
-    async def look() -> list[Row]:
+    async def sample_later() -> list[Row]:
         await asyncio.sleep(pause)
         return await nodes.rows()
 
-    looking, ending = asyncio.create_task(look()), asyncio.create_task(ended.wait())
+    sampling, quitting = asyncio.create_task(sample_later()), asyncio.create_task(ended.wait())
     try:
-        await asyncio.wait({looking, ending}, return_when=asyncio.FIRST_COMPLETED)
-        return None if ended.is_set() else looking.result()
+        await asyncio.wait({sampling, quitting}, return_when=asyncio.FIRST_COMPLETED)
+        return None if ended.is_set() else sampling.result()
     finally:
-        for task in (looking, ending):
+        for task in (sampling, quitting):
             task.cancel()
-        await asyncio.gather(looking, ending, return_exceptions=True)
+        await asyncio.gather(sampling, quitting, return_exceptions=True)
 
 
 @contextlib.contextmanager
 def _end_on_signals() -> Iterator[asyncio.Event]:
-    """Ctrl-C is how one leaves: no error, and the terminal as it was."""
+    """Yield an event that signals set, so that Ctrl-C quits without an error."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -208,7 +209,7 @@ def _end_on_signals() -> Iterator[asyncio.Event]:
 
 @contextlib.contextmanager
 def _quit_key(ended: asyncio.Event) -> Iterator[None]:
-    """Let q end it."""
+    """Let the key q quit."""
     if not sys.stdin.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""How `top` looks: as many columns as fit, the most telling ones first."""
+"""The table of `top`: as many columns as fit, the most important first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _NODE_MIN = 12
 
 
 def number(value: float | None) -> str:
-    """Write a number in at most six characters: 9500, 12.3k, 4.56M."""
+    """Format a number in at most six characters: 9500, 12.3k, 4.56M."""
     if value is not None and value == int(value) < 10_000:
         return str(int(value))
     return _scaled(value, 1000.0, ("", "k", "M", "G", "T", "P"))
 
 
 def size(value: float | None) -> str:
-    """Write a number of bytes: 950B, 12.3K, 4.56M; in powers of 1024."""
+    """Format a number of bytes in powers of 1024: 950B, 12.3K, 4.56M."""
     return _scaled(value, 1024.0, ("B", "K", "M", "G", "T", "P"))
 
 
@@ -37,17 +37,17 @@ def _scaled(value: float | None, step: float, units: tuple[str, ...]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Write a ratio."""
+    """Format a ratio as a percentage."""
     return _UNKNOWN if value is None else f"{value * 100:.1f}%"
 
 
 def milliseconds(value: float | None) -> str:
-    """Write a time."""
+    """Format milliseconds."""
     return _UNKNOWN if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 def duration(seconds: int | None) -> str:
-    """Write how long something lasts, in its largest unit: 42s, 7m, 3h, 12d."""
+    """Format a duration in its largest unit: 42s, 7m, 3h, 12d."""
     if seconds is None:
         return _UNKNOWN
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
@@ -57,7 +57,7 @@ def duration(seconds: int | None) -> str:
 
 
 def use(row: Row) -> float | None:
-    """Give which part of the memory is used."""
+    """Return the share of memory in use."""
     if row.bytes_used is None or not row.bytes_limit:
         return None
     return row.bytes_used / row.bytes_limit
@@ -65,7 +65,7 @@ def use(row: Row) -> float | None:
 
 @dataclass(frozen=True)
 class Column:
-    """A column; the higher its rank, the sooner it is left out."""
+    """A column; columns with a high rank are dropped first."""
 
     header: str
     rank: int
@@ -104,7 +104,7 @@ def _chosen(rows: list[Row], room: int) -> list[Column]:
 
 
 def middle_cut(text: str, width: int) -> str:
-    """Shorten a name in its middle: hosts differ at their beginning, ports at the end."""
+    """Shorten a name in the middle, because names differ at the start and at the end."""
     if len(text) <= width:
         return text
     tail = (width - 1) // 2
@@ -112,7 +112,7 @@ def middle_cut(text: str, width: int) -> str:
 
 
 def table_of(rows: list[Row], width: int) -> Table:
-    """Make the table for a terminal of so many columns."""
+    """Return the table for a terminal of this width."""
     names = max(len("node"), *(len(printable(row.node)) for row in rows))
     columns = _chosen(rows, width - min(names, max(_NODE_MIN, width // 3)))
     taken = sum(
@@ -133,7 +133,7 @@ def table_of(rows: list[Row], width: int) -> Table:
 
 
 def plain_line(row: Row, clock: str) -> str:
-    """Write a row for a log."""
+    """Format a row as a line of a log."""
     if not row.up and row.error is not None:
         return f"{clock} {row.node} down error={printable(row.error)!r}"
     note = f" note={printable(row.error)!r}" if row.error is not None else ""

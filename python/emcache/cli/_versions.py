@@ -1,8 +1,8 @@
-"""What versions of memcached lack, and which of them are known to be bad."""
+"""Features that versions of memcached lack, and known bugs of versions."""
 
 import re
 
-from ._finding import Finding, doubt, fault, found
+from ._finding import Finding, fail, ok, warn
 
 Version = tuple[int, int, int]
 
@@ -10,7 +10,7 @@ NEEDED: list[tuple[Version, str]] = [
     ((1, 4, 31), "lru_crawler metadump (emcache keys)"),
     ((1, 5, 3), "gat and gats"),
 ]
-"""What emcache has calls or commands for, and since when servers know it."""
+"""Features that emcache uses, with the first version that supports them."""
 
 LACKED: list[tuple[Version, str]] = [
     ((1, 5, 13), "TLS"),
@@ -29,31 +29,31 @@ BAD: list[tuple[Version, Version, bool, str]] = [
     ((1, 6, 0), (1, 6, 3), True, "a bad meta command crashes it (CVE-2020-22570)"),
     ((1, 6, 12), (1, 6, 13), False, "long get lines are answered with an error"),
 ]
-"""From, up to but without, whether it is a fault for sure, and what is wrong."""
+"""First version, first fixed version, whether it is a failure (or a warning), the bug."""
 
 PROXY_FIXED = (1, 6, 22)
 
 
 def parse(text: str | None) -> Version | None:
-    """Read a version, such as ``1.6.18`` or ``1.6.6-elasticache``."""
+    """Parse a version, such as ``1.6.18`` or ``1.6.6-elasticache``."""
     match = re.match(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})", text or "")
     return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def dotted(version: Version) -> str:
-    """Write it."""
+    """Format a version."""
     return ".".join(map(str, version))
 
 
 def version_findings(text: str | None, settings: dict[str, str]) -> list[Finding]:
-    """Judge the version of one node."""
+    """Check the version of one node."""
     version = parse(text)
     if version is None:
         return [
-            doubt(
+            warn(
                 "version",
-                f"{text or 'none'}: no version of memcached",
-                "a proxy, or another server? Then not all commands may work",
+                f"{text or 'none'} is not a version of memcached",
+                "is it a proxy or another server? Some commands may not work",
             )
         ]
     return [_what_it_lacks(version), *_known_bad(version, settings)]
@@ -64,20 +64,20 @@ def _what_it_lacks(version: Version) -> Finding:
     if version < (1, 6, 0):
         name += " (no meta commands)"
     if needed := [what for since, what in NEEDED if version < since]:
-        return doubt("version", f"{name} lacks {'; '.join(needed)}", "update the server")
+        return warn("version", f"{name} lacks {'; '.join(needed)}", "update the server")
     lacked = [f"{what}, of {dotted(since)}" for since, what in LACKED if version < since]
     if not lacked:
-        return found("version", name)
-    return found("version", f"{name} lacks {'; '.join(lacked)}")
+        return ok("version", name)
+    return ok("version", f"{name} lacks {'; '.join(lacked)}")
 
 
 def _known_bad(version: Version, settings: dict[str, str]) -> list[Finding]:
     findings = [
-        (fault if sure else doubt)("bugs", what, f"update it to {dotted(until)} or later")
-        for since, until, sure, what in BAD
+        (fail if is_certain else warn)("bugs", what, f"update it to {dotted(until)} or later")
+        for since, until, is_certain, what in BAD
         if since <= version < until
     ]
     if settings.get("proxy_enabled") == "yes" and version < PROXY_FIXED:
         what = "its proxy writes past a buffer (CVE-2023-46852, 46853)"
-        findings.append(fault("bugs", what, f"update it to {dotted(PROXY_FIXED)} or later"))
+        findings.append(fail("bugs", what, f"update it to {dotted(PROXY_FIXED)} or later"))
     return findings

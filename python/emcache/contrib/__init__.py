@@ -1,1 +1,1 @@
-"""What plugs emcache into other libraries; each module needs that library."""
+"""Integrations with other libraries; each module needs its library."""

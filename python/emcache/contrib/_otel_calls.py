@@ -1,8 +1,7 @@
-"""Calls with a span and a record of how long they took."""
+"""Wrappers that record a span and the duration of each call."""
 
 import contextlib
 import functools
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
@@ -10,30 +9,25 @@ from typing import Any, cast
 
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 
-from .._address import Address, MemcachedHostAddress
-from .._arguments import address_text
-from .._errors import (
-    CommandError,
-    EmcacheError,
-    NotFoundCommandError,
-    NotStoredStorageCommandError,
-)
-from ..client import _Client
+from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from .._client import Client
+from .._errors import CommandError, EmcacheError
+from .._memcached.addresses import parse_address
 from ._otel_metrics import Meters
-from ._otel_operations import OPERATIONS, Operation, subject
+from ._otel_operations import OPERATIONS, Operation, routing_argument
 
 Call = Callable[..., Awaitable[Any]]
 Attributes = dict[str, str | int]
 
-ORIGINALS: dict[str, Call] = {name: vars(_Client)[name] for name in OPERATIONS}
-"""The methods as they are without a span."""
+ORIGINALS: dict[str, Call] = {name: vars(Client)[name] for name in OPERATIONS}
+"""The methods without instrumentation."""
 
-# Set inside of a call: what that calls on its client is a part of it.
+# Set during a call, so that the calls that it makes on its client are not traced again.
 _is_inside: ContextVar[bool] = ContextVar("emcache_is_inside", default=False)
 
 
 def wrappers(tracer: Tracer, meters: Meters) -> dict[str, Call]:
-    """Give what takes the place of a client's methods, by their names."""
+    """Return the instrumented methods of a client by name."""
     return {
         name: _traced(ORIGINALS[name], operation, tracer, meters)
         for name, operation in OPERATIONS.items()
@@ -42,7 +36,7 @@ def wrappers(tracer: Tracer, meters: Meters) -> dict[str, Call]:
 
 def _traced(original: Call, operation: Operation, tracer: Tracer, meters: Meters) -> Call:
     @functools.wraps(original)
-    async def call(self: _Client, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: Client, *args: Any, **kwargs: Any) -> Any:
         if _is_inside.get():
             return await original(self, *args, **kwargs)
         meters.add(self)
@@ -60,8 +54,8 @@ def _traced(original: Call, operation: Operation, tracer: Tracer, meters: Meters
 def _sized(
     operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Give the arguments with keys that can be counted, and still be used."""
-    keys = subject(operation, args, kwargs)
+    """Return the arguments with the keys as a list, if they are an iterator."""
+    keys = routing_argument(operation, args, kwargs)
     if isinstance(keys, Sized) or not isinstance(keys, Iterable):
         return args, kwargs
     if len(args) > operation.at:
@@ -70,30 +64,25 @@ def _sized(
 
 
 def _attributes(
-    client: _Client, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    client: Client, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Attributes:
     attributes: Attributes = {"db.system.name": "memcached", "db.operation.name": operation.word}
-    of = subject(operation, args, kwargs)
+    of = routing_argument(operation, args, kwargs)
     if operation.of == "keys" and isinstance(of, Sized) and len(of) > 1:
         attributes["db.operation.batch.size"] = len(of)
         if operation.is_batch:
             attributes["db.operation.name"] = f"BATCH {operation.word}"
     address = _address(client, operation, of)
-    if isinstance(address, MemcachedHostAddress):
-        attributes["server.address"] = address.address
-        attributes["server.port"] = address.port
-    elif address is not None:
-        attributes["server.address"] = address_text(address)
-    return attributes
+    return attributes if address is None else attributes | _server(address)
 
 
-def _address(client: _Client, operation: Operation, of: Any) -> Address | None:
-    """Give the one node that is asked; None: several, or the call will say what is wrong."""
+def _address(client: Client, operation: Operation, of: Any) -> Address | None:
+    """Return the node of a call; None for several nodes, or if the arguments are not valid."""
     with contextlib.suppress(Exception):
         if operation.of == "key":
             return client.node_for(of)
         if operation.of == "node":
-            client._node(of)
+            client._node_index(of)
             return cast(Address, of)
         nodes = client.cluster_managment().nodes()
         return nodes[0] if len(nodes) == 1 else None
@@ -102,7 +91,7 @@ def _address(client: _Client, operation: Operation, of: Any) -> Address | None:
 
 @contextlib.contextmanager
 def _span(tracer: Tracer, meters: Meters, attributes: Attributes) -> Iterator[Attributes]:
-    """Give what is to be told of a failure, to be filled in."""
+    """Yield a dict for the attributes of a failure, which the block fills in."""
     name = str(attributes["db.operation.name"])
     span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
     token = _is_inside.set(True)
@@ -115,13 +104,13 @@ def _span(tracer: Tracer, meters: Meters, attributes: Attributes) -> Iterator[At
         raise
     finally:
         took = time.perf_counter() - started
-        # A call that is dropped half-way ends in another context.
+        # A call that is garbage-collected ends in another context.
         with contextlib.suppress(ValueError):
             _is_inside.reset(token)
         _end(span, failure)
-        told = {**attributes, **failure}
-        told.pop("db.operation.batch.size", None)
-        meters.duration.record(took, told, set_span_in_context(span))
+        recorded = {**attributes, **failure}
+        recorded.pop("db.operation.batch.size", None)
+        meters.duration.record(took, recorded, set_span_in_context(span))
 
 
 def _end(span: Span, failure: Attributes) -> None:
@@ -132,34 +121,39 @@ def _end(span: Span, failure: Attributes) -> None:
 
 
 def _partial_failure(result: object, attributes: Attributes) -> Attributes:
-    """Say why the first of many keys, or nodes, failed in a call that gives errors as results."""
+    """Describe the first error in the result of a call for many keys or nodes."""
     errors = getattr(result, "errors", None)
     if not isinstance(errors, dict) or not errors:
         return {}
     return _failure(next(iter(errors.values())), attributes)
 
 
-_STATUS = re.compile(" answered '([A-Z_]+)")
+_NEGATIVE_REPLIES = ("NOT_STORED", "EXISTS", "NOT_FOUND")
 
 
 def _failure(error: BaseException, attributes: Attributes) -> Attributes:
-    """Say of an exception what cannot hold a key."""
-    if isinstance(error, NotStoredStorageCommandError):
-        return {"db.response.status_code": "NOT_STORED"}
-    if isinstance(error, NotFoundCommandError):
-        return {"db.response.status_code": "NOT_FOUND"}
-    told: Attributes = {"error.type": type(error).__qualname__}
-    if isinstance(error, CommandError):
-        if str(error).startswith("key not found"):  # of `cas`
-            return {"db.response.status_code": "NOT_FOUND"}
-        if status := _STATUS.search(str(error)):
-            told["error.type"] = told["db.response.status_code"] = status[1]
+    """Describe an exception without its message, which may contain a key."""
+    status = error.status if isinstance(error, EmcacheError) else None
+    if status in _NEGATIVE_REPLIES:
+        # A failed cas condition is recorded as NOT_STORED, as for the other storage commands.
+        return {"db.response.status_code": "NOT_STORED" if status == "EXISTS" else status}
+    described: Attributes = {"error.type": type(error).__qualname__}
+    if status is not None and isinstance(error, CommandError):
+        described["error.type"] = described["db.response.status_code"] = status
     if isinstance(error, EmcacheError) and error.node and "server.address" not in attributes:
-        host, colon, port = error.node.rpartition(":")
-        is_host = bool(colon) and port.isdecimal()
-        told |= (
-            {"server.address": host.strip("[]"), "server.port": int(port)}
-            if is_host
-            else {"server.address": error.node}
-        )
-    return told
+        described |= _server(_node_address(error.node))
+    return described
+
+
+def _node_address(name: str) -> Address:
+    """Return the address of a node by its name in an exception, which has a port or is a path."""
+    with contextlib.suppress(ValueError):
+        if ":" in name:
+            return parse_address(name)
+    return MemcachedUnixSocketPath(name)
+
+
+def _server(address: Address) -> Attributes:
+    if isinstance(address, MemcachedHostAddress):
+        return {"server.address": address.address, "server.port": address.port}
+    return {"server.address": address.path}

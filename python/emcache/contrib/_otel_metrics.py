@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterable, Iterator
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
-from .._arguments import address_text
-from ..base import Client
-from ..metrics import ClientMetrics, NodeMetrics, pools_added_up
+from .._client import Client
+from .._memcached.addresses import format_address
+from ..metrics import ClientMetrics, NodeMetrics, sum_pools
 from ..version import __version__
 
 BOUNDS = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0]
-"""Seconds. Those of the conventions from 1 ms on, and finer ones below: caches are quick."""
+"""Seconds: the conventions' buckets from 1 ms on, and finer ones below, as caches are fast."""
 
 _FRESH = 0.2
-"""Seconds for which the gauges of one collection share a snapshot."""
+"""Seconds for which all gauges of one collection share a snapshot."""
 
 Read = Callable[[ClientMetrics, dict[str, int]], dict[str | None, int]]
-"""From the counters of a node to values, by their state if they have one."""
+"""Converts the counters of a node to values by state (None without states)."""
 
 
 class Meters:
-    """The instruments of one meter provider; it holds no client alive."""
+    """The instruments of one meter provider, with weak references to the clients."""
 
     def __init__(self, provider: MeterProvider) -> None:
         meter = provider.get_meter("emcache", __version__)
@@ -41,26 +41,26 @@ class Meters:
         make = meter.create_observable_up_down_counter
         for name, unit, description, read in (
             ("count", "{connection}", "Connections, by state.", _count),
-            ("idle.min", "{connection}", "The least that are kept open.", _least),
-            ("max", "{connection}", "The most that may be open.", _most),
+            ("idle.min", "{connection}", "Connections that are kept open.", _min_connections),
+            ("max", "{connection}", "The most connections that may be open.", _max_connections),
             ("pending_requests", "{request}", "Requests that wait for a connection.", _pending),
         ):
             callbacks = [self._callback(read)]
             make(f"db.client.connection.{name}", callbacks, unit=unit, description=description)
 
     def add(self, client: Client) -> None:
-        """Observe a client from now on."""
+        """Start to observe a client."""
         if client not in self._clients:
             with self._lock:
                 self._clients.add(client)
 
     def remove(self, client: Client) -> None:
-        """Observe it no more."""
+        """Stop observing a client."""
         with self._lock:
             self._clients.discard(client)
 
     def clear(self) -> None:
-        """Observe no client more."""
+        """Stop observing all clients."""
         with self._lock:
             self._clients.clear()
 
@@ -68,7 +68,7 @@ class Meters:
         def observe(_: CallbackOptions) -> Iterator[Observation]:
             sums: dict[tuple[str, str | None], int] = {}
             for name, metrics, node in self._nodes():
-                for state, value in read(metrics, pools_added_up([node.pool])).items():
+                for state, value in read(metrics, sum_pools([node.pool])).items():
                     sums[name, state] = sums.get((name, state), 0) + value
             for (name, state), value in sums.items():
                 attributes = {"db.client.connection.pool.name": name}
@@ -85,7 +85,7 @@ class Meters:
             if not client.closed:
                 metrics = self._metrics(client)
                 for node in metrics.nodes:
-                    yield address_text(node.address), metrics, node
+                    yield format_address(node.address), metrics, node
 
     def _metrics(self, client: Client) -> ClientMetrics:
         now = time.monotonic()
@@ -103,11 +103,11 @@ def _count(_: ClientMetrics, pool: dict[str, int]) -> dict[str | None, int]:
     return {"idle": idle, "used": pool["cur_connections"] - idle}
 
 
-def _least(metrics: ClientMetrics, _: dict[str, int]) -> dict[str | None, int]:
+def _min_connections(metrics: ClientMetrics, _: dict[str, int]) -> dict[str | None, int]:
     return {None: metrics.min_connections}
 
 
-def _most(metrics: ClientMetrics, _: dict[str, int]) -> dict[str | None, int]:
+def _max_connections(metrics: ClientMetrics, _: dict[str, int]) -> dict[str | None, int]:
     return {None: metrics.max_connections}
 
 
@@ -115,11 +115,11 @@ def _pending(_: ClientMetrics, pool: dict[str, int]) -> dict[str | None, int]:
     return {None: pool["requests_queued"]}
 
 
-_METERS: weakref.WeakKeyDictionary[MeterProvider, Meters] = weakref.WeakKeyDictionary()
+_BY_PROVIDER: weakref.WeakKeyDictionary[MeterProvider, Meters] = weakref.WeakKeyDictionary()
 
 
-def meters_of(provider: MeterProvider) -> Meters:
-    """Give the instruments of a provider: they can be made only once."""
-    if provider not in _METERS:
-        _METERS[provider] = Meters(provider)
-    return _METERS[provider]
+def meters_for(provider: MeterProvider) -> Meters:
+    """Return the instruments of a provider, which can be created only once."""
+    if provider not in _BY_PROVIDER:
+        _BY_PROVIDER[provider] = Meters(provider)
+    return _BY_PROVIDER[provider]

@@ -1,21 +1,21 @@
-"""The calls of a client that are told of, and where each of them goes."""
+"""The methods of a client that are traced, and the argument that routes each of them."""
 
 from typing import Any, Literal, NamedTuple, cast
 
-from ..client import _Client
+from .._client import Client
 
 
 class Operation(NamedTuple):
     word: str
-    """memcached's."""
+    """memcached's name of the command."""
     of: Literal["key", "keys", "node"]
-    """What says where it goes."""
+    """The kind of the routing argument."""
     at: int = 0
-    """Which argument that is,"""
+    """The position of the routing argument."""
     name: str = "key"
-    """and what it is called."""
+    """The name of the routing argument."""
     is_batch: bool = False
-    """Of many commands, where a retrieval is one command with many keys."""
+    """Whether the call sends a command for each key; a retrieval sends one for many keys."""
 
 
 _RETRIEVALS = {
@@ -56,10 +56,10 @@ _BATCHES = {
 OPERATIONS = {
     name: operation
     for name, operation in (_RETRIEVALS | _OF_KEYS | _OF_NODES | _BATCHES).items()
-    if name in vars(_Client)
+    if name in vars(Client)
 }
 
 
-def subject(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Give the argument that says where a call goes; None: it is missing."""
+def routing_argument(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the routing argument of a call; None if it is missing."""
     return args[operation.at] if len(args) > operation.at else kwargs.get(operation.name)

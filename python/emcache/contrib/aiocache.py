@@ -1,4 +1,4 @@
-"""A cache of aiocache on emcache: ``pip install 'emcache[aiocache]'``.
+"""A cache class for aiocache: ``pip install 'emcache[aiocache]'``.
 
 ::
 
@@ -29,14 +29,16 @@ except ImportError as error:
 
 from .. import _errors
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._arguments import Value, address_text
-from ..base import Client, Item
-from ..client import create_client
-from ._addresses import DEFAULT_PORT, parse_nodes
-from ._exptime import exptime_of, seconds_of
-from ._keys import safe_key
-from ._options import CLIENT_OPTIONS, check_delta, of_text
-from ._store import flush_nodes
+from .._checks import check_integer_delta
+from .._client import Client
+from .._create import create_client
+from .._item import Item
+from .._memcached.addresses import DEFAULT_PORT, format_address, parse_addresses
+from .._memcached.keys import safe_key
+from .._memcached.times import to_seconds, ttl_to_exptime
+from .._types import Value
+from ._client_options import CLIENT_OPTIONS, from_text
+from ._flush import flush_nodes
 from .loops import ClientPerLoop
 
 Ttl = float | timedelta | None
@@ -48,31 +50,31 @@ _READS_MANY = {f"{command}_many" for command in _READS_ONE}
 class EmcacheCache(BaseCache):  # type: ignore[misc]
     """A cache on memcached.
 
-    Each event loop has a client of its own, created when the loop first uses the cache and closed
-    by :meth:`close` in that loop, or with the loop.
+    Each event loop has its own client. It is created when the loop first uses the cache, and closed
+    by :meth:`close` in that loop or at the end of the loop.
 
-    Times to live may be fractions, which are rounded up to whole seconds, longer than 30 days, and
-    a ``timedelta``; None and 0 never expire. Keys that memcached would refuse are hashed,
-    by the rule of ``Cache(keys="hash")``. Errors are those of :class:`emcache.Client`.
+    A time to live may be a number of seconds, also a fraction (rounded up) or more than 30 days, or
+    a ``timedelta``; None and 0 never expire. Keys that memcached would refuse are hashed as with
+    ``Cache(keys="hash")``. Errors are those of :class:`emcache.Client`.
 
     Args:
-        endpoint: the host of the only node; with ``port``.
-        port: its port.
-        nodes: instead, all nodes: a list, or a text with commas, of ``host:port``,
-            ``[ipv6]:port``, ``unix:/path`` or addresses of emcache.
-        path: instead, the unix socket of the only node.
-        serializer: default :class:`aiocache.serializers.JsonSerializer`.
-        pool_size: ``max_connections``, under the name that ``aiocache.MemcachedCache`` has for it.
-        client_timeout: ``timeout`` of the client, in seconds or as a ``timedelta``; ``timeout`` is
-            that of aiocache, for the whole call.
-        options: what else :func:`emcache.create_client` takes (``ssl``, ``username``, ...), and
-            what every cache of aiocache takes: ``namespace``, ``ttl``, ``timeout``, ``plugins``,
-            ``key_builder``.
+        endpoint: the host of a single node; together with ``port``.
+        port: the port of a single node.
+        nodes: all nodes, in place of ``endpoint``: a list, or a text with commas, of
+            ``host:port``, ``[ipv6]:port``, ``unix:/path`` or addresses of emcache.
+        path: the unix socket of a single node, in place of ``endpoint``.
+        serializer: by default :class:`aiocache.serializers.JsonSerializer`.
+        pool_size: ``max_connections``, by its name in ``aiocache.MemcachedCache``.
+        client_timeout: ``timeout`` of the client, in seconds or as a ``timedelta``; the option
+            ``timeout`` is aiocache's own, for the whole call.
+        options: other options of :func:`emcache.create_client` (``ssl``, ``username``, ...) and of
+            every cache of aiocache (``namespace``, ``ttl``, ``timeout``, ``plugins``,
+            ``key_builder``).
 
     Raises:
-        TypeError: an option that neither has, or of a wrong type.
-        ValueError: a text that is no node or number, or more than one of ``endpoint``, ``nodes``,
-            ``path``.
+        TypeError: an unknown option, or an argument of a wrong type.
+        ValueError: a text that is not a node or a number, or more than one of ``endpoint``,
+            ``nodes``, ``path``.
     """
 
     NAME = "emcache"
@@ -94,28 +96,28 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         if pool_size is not None:
             chosen["max_connections"] = _whole("pool_size", pool_size)
         if client_timeout is not None:
-            chosen["timeout"] = seconds_of("client_timeout", client_timeout)
+            chosen["timeout"] = to_seconds("client_timeout", client_timeout)
         for name in {"ttl", "timeout"} & options.keys():
-            options[name] = seconds_of(name, options[name])
+            options[name] = to_seconds(name, options[name])
         super().__init__(serializer=_serializer(serializer), **options)
         addresses = _nodes(endpoint, port, nodes, path)
         if not addresses and not chosen.get("autodiscovery"):
-            raise ValueError("nodes must name one at least, as '127.0.0.1:11211'")
+            raise ValueError("nodes must have at least one address, such as '127.0.0.1:11211'")
         self.nodes: list[Address] = addresses
-        client_options = of_text(chosen)
+        client_options = from_text(chosen)
         self._clients = ClientPerLoop(lambda: create_client(addresses, **client_options))
 
     @classmethod
     def parse_uri_path(cls, path: str) -> dict[str, str]:
-        """Take the path of a URL for a unix socket: ``emcache:///run/memcached.sock``."""
+        """Return the path of a URL as a unix socket: ``emcache:///run/memcached.sock``."""
         return {"path": path} if path != "/" else {}
 
     async def client(self) -> Client:
-        """Return the running loop's client, for what aiocache has no method for."""
+        """Return the running loop's client, for commands that aiocache does not have."""
         return await self._clients.get()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} ({', '.join(map(address_text, self.nodes))})"
+        return f"{type(self).__name__} ({', '.join(map(format_address, self.nodes))})"
 
     def _build_key(self, key: Any, namespace: str | None = None) -> bytes:
         built = super()._build_key(key, namespace=namespace)
@@ -165,7 +167,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         client, exptime = await self.client(), _exptime(ttl)
         raws = [(safe_key(key), _raw(value)) for key, value in pairs]
         sets = [client.set(name, raw, exptime=exptime) for name, raw in raws]
-        # One that fails must not leave the others under way.
+        # An error of one call must not leave the other calls running.
         for result in await asyncio.gather(*sets, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -190,7 +192,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return await (await self.client()).get(safe_key(key)) is not None
 
     async def _increment(self, key: str | bytes, delta: int, _conn: object = None) -> int:
-        check_delta(delta)
+        check_integer_delta(delta)
         client, name = await self.client(), safe_key(key)
         change = client.increment if delta >= 0 else client.decrement
         try:
@@ -206,7 +208,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
                 try:
                     await client.add(name, b"%d" % delta)
                 except _errors.NotStoredStorageCommandError:
-                    continue  # somebody else was first
+                    continue  # another client was first
                 return delta
 
     async def _expire(self, key: str | bytes, ttl: Ttl, _conn: object = None) -> bool:
@@ -237,9 +239,9 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         _conn: object = None,
         **kwargs: Any,
     ) -> Any:
-        """Call a method of :class:`emcache.Client`; keys are bytes and not changed.
+        """Call a method of :class:`emcache.Client`; keys are bytes and are not changed.
 
-        Of items only the values are returned, and True where the client returns nothing.
+        Items are returned as their values, and None as True.
         """
         if command.startswith("_"):
             raise AttributeError(f"emcache.Client has no command {command!r}")
@@ -251,7 +253,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return True if result is None else result
 
     async def _redlock_release(self, key: str | bytes, value: str) -> int:
-        """Delete the lock if it still has this value, which nobody else can come between."""
+        """Delete the lock atomically if it still has this value."""
         client, name = await self.client(), safe_key(key)
         item = await client.gets(name)
         if item is None or item.cas is None or item.value != _raw(value):
@@ -275,13 +277,13 @@ def _nodes(
     several = [name for name, value in given.items() if value is not None]
     if len(several) > 1 or (port is not None and several not in ([], ["endpoint"])):
         names = several if port is None else [*several, "port"]
-        raise ValueError(f"{' and '.join(names)} cannot be given together")
+        raise ValueError(f"{' and '.join(names)} exclude each other")
     if nodes is not None:
-        return parse_nodes(nodes)
+        return parse_addresses(nodes)
     if path is not None:
-        return parse_nodes(MemcachedUnixSocketPath(path))
+        return parse_addresses(MemcachedUnixSocketPath(path))
     number = DEFAULT_PORT if port is None or port == "" else _whole("port", port)
-    return parse_nodes(MemcachedHostAddress(endpoint or "127.0.0.1", number))
+    return parse_addresses(MemcachedHostAddress(endpoint or "127.0.0.1", number))
 
 
 def _whole(name: str, value: int | str) -> int:
@@ -298,7 +300,7 @@ def _serializer(serializer: Any) -> Any:
         return JsonSerializer()
     if isinstance(serializer, type):
         name = serializer.__name__
-        raise TypeError(f"serializer must be an object, not the class {name}: write {name}()")
+        raise TypeError(f"serializer must be an object, not the class {name}; write {name}()")
     if not hasattr(serializer, "dumps") or not hasattr(serializer, "loads"):
         kind = type(serializer).__name__
         raise TypeError(f"serializer must be one of aiocache.serializers, not {kind}")
@@ -309,17 +311,15 @@ async def _swap(client: Client, name: bytes, raw: Value, cas: int, exptime: int)
     try:
         await client.cas(name, raw, cas, exptime=exptime)
     except _errors.StorageCommandError as error:
-        # That the key is gone has no class of its own, as in 1.3.
-        is_gone = str(error).startswith("key not found")
-        if is_gone or isinstance(error, _errors.NotStoredStorageCommandError):
+        if error.status in ("EXISTS", "NOT_FOUND"):
             return False
         raise
     return True
 
 
 def _exptime(ttl: Ttl) -> int:
-    # For aiocache 0 is "no expiration".
-    return exptime_of(ttl or None)
+    # In aiocache, 0 means no expiration.
+    return ttl_to_exptime(ttl or None)
 
 
 def _decoded(item: Item | None, encoding: str | None) -> str | bytes | None:
@@ -334,4 +334,4 @@ def _raw(value: Any) -> Value:
     if isinstance(value, bytes | bytearray | memoryview):
         return value
     kind = type(value).__name__
-    raise TypeError(f"memcached stores str and bytes, not {kind}: choose a serializer")
+    raise TypeError(f"memcached stores str and bytes, not {kind}; use a serializer")

@@ -1,4 +1,4 @@
-"""A cache backend for Django on emcache: ``pip install 'emcache[django]'``.
+"""A cache backend for Django: ``pip install 'emcache[django]'``.
 
 ::
 
@@ -6,15 +6,16 @@
         "default": {
             "BACKEND": "emcache.contrib.django.EmcacheCache",
             "LOCATION": ["10.0.0.1:11211", "10.0.0.2:11211"],
-            "OPTIONS": {"timeout": 0.5},  # what emcache.create_client takes
+            "OPTIONS": {"timeout": 0.5},  # options of emcache.create_client
         }
     }
 """
 
-# The names and arguments are Django's, and documented there.
+# Django documents these methods and their arguments.
 # ruff: noqa: ASYNC109, D102
 
 import inspect
+import pickle
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -37,45 +38,45 @@ except ImportError as error:
     ) from error
 
 from .._address import Address
-from .._keys import MAX_LENGTH
-from ..base import Item
-from ..client import create_client
-from ._addresses import parse_nodes
-from ._exptime import exptime_of
-from ._options import CLIENT_OPTIONS
-from ._serde import dump, load
-from ._store import Store, Stored, log_unreadable
+from .._create import create_client
+from .._item import Item
+from .._memcached.addresses import parse_addresses
+from .._memcached.codecs import decode, encode, encode_pickle
+from .._memcached.keys import MAX_LENGTH
+from .._memcached.times import ttl_to_exptime
+from ._client_options import CLIENT_OPTIONS
+from ._django_store import Store, Stored, log_unreadable
 from .loops import BackgroundLoop, ClientPerLoop
 
 _SESSIONS = "django.contrib.sessions.cache"
-"""What the keys of Django's cache sessions begin with."""
+"""The prefix of the keys of Django's cache sessions."""
 
 _wait = BackgroundLoop().run
 _clients: list[tuple[list[Address], dict[str, Any], ClientPerLoop]] = []
-"""Those of all backends: Django makes a backend for each thread, and for each request."""
+"""The clients of all backends; Django creates a backend for each thread and each request."""
 
 
 class EmcacheCache(BaseCache):  # type: ignore[misc]
     """A cache backend on memcached.
 
-    The async methods (``aget``, ...) use a client of the running loop: one for each loop and each
-    distinct ``LOCATION`` and ``OPTIONS``, created when first used and closed when the loop ends.
-    The sync ones use one loop on a background thread, begun when first used; a process that forks
-    after that begins another.
+    The async methods (``aget``, ...) use a client of the running loop. There is one client for each
+    loop and each distinct ``LOCATION`` and ``OPTIONS``; it is created at its first use and closed
+    at the end of the loop. The sync methods use one loop in a background thread, which starts at
+    its first use, and again in the child of a fork.
 
     Values are stored as Django's ``PyMemcacheCache`` and ``PyLibMCCache`` store them: integers as
-    digits, ``bytes``, ``str`` in UTF-8, all else pickled. One that cannot be read is a miss, with a
-    warning every ten seconds at most.
+    digits, ``bytes`` unchanged, ``str`` in UTF-8, other types pickled. A value that cannot be read
+    counts as a miss, with a warning at most every ten seconds.
 
-    Timeouts, ``TIMEOUT`` too, are seconds or a ``timedelta``.
+    Timeouts, including ``TIMEOUT``, are seconds or a ``timedelta``.
 
     ``OPTIONS`` are those of :func:`emcache.create_client`, and ``ignore_errors`` (default False).
-    With True, a server or proxy that cannot be reached, does not answer in time, or refuses a
-    command is treated as an empty one: reads are misses and writes do nothing, with a warning in
-    the log every ten seconds at most. Only ``add`` of a new session of
-    ``django.contrib.sessions.backends.cache`` raises, because that tries 10,000 keys otherwise.
+    With True, a server or proxy that is unreachable, does not answer in time, or refuses a command
+    is treated as empty: reads are misses and writes do nothing, with a warning at most every ten
+    seconds. The only exception is ``add`` of a new session of
+    ``django.contrib.sessions.backends.cache``, which raises: Django would try 10,000 other keys.
 
-    ``close()``, which Django calls after each request, closes nothing; :meth:`aclose` does.
+    Django calls ``close()`` after each request, so it closes nothing; :meth:`aclose` does.
     """
 
     def __init__(self, location: str | Iterable[str | Address], params: Mapping[str, Any]) -> None:
@@ -87,11 +88,11 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
             super().__init__(params)
         except OverflowError as error:
             raise ImproperlyConfigured(
-                "TIMEOUT of EmcacheCache must be finite: None never expires"
+                "TIMEOUT of EmcacheCache must be finite; None never expires"
             ) from error
         timeout = params.get("timeout", params.get("TIMEOUT"))
         if isinstance(timeout, timedelta):
-            # Django takes what is no number for 300.
+            # Django replaces a timeout that is not a number by 300.
             self.default_timeout = timeout.total_seconds()
         options = dict(given)
         ignore_errors = options.pop("ignore_errors", False)
@@ -103,23 +104,23 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         if unknown := options.keys() - CLIENT_OPTIONS.keys():
             names = ", ".join(sorted(map(str, unknown)))
             raise ImproperlyConfigured(
-                f"OPTIONS of EmcacheCache: {names} unknown. They are those of "
-                "emcache.create_client, and ignore_errors"
+                f"unknown OPTIONS of EmcacheCache: {names}; use those of emcache.create_client, "
+                "and ignore_errors"
             )
         self._servers = _servers(location)
         if not self._servers and not options.get("autodiscovery"):
-            raise ImproperlyConfigured("EmcacheCache needs a LOCATION, as '127.0.0.1:11211'")
+            raise ImproperlyConfigured("EmcacheCache needs a LOCATION, such as '127.0.0.1:11211'")
         self._store = Store(_clients_of(self._servers, options), bool(ignore_errors))
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> int:
-        """Return what memcached takes for a timeout: seconds or a ``timedelta``.
+        """Convert a timeout, in seconds or as a ``timedelta``, to memcached's exptime.
 
-        None never expires, 0 expires at once.
+        None never expires; 0 expires at once.
         """
-        return exptime_of(self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout)
+        return ttl_to_exptime(self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout)
 
     def validate_key(self, key: str) -> None:
-        """Refuse keys that memcached does not take."""
+        """Refuse keys that memcached does not accept."""
         for warning in memcache_key_warnings(key):
             raise InvalidCacheKey(warning)
         if (length := len(key.encode())) > MAX_LENGTH:
@@ -132,15 +133,15 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
         name, exptime = self._name(key, version), self.get_backend_timeout(timeout)
-        forgive = not _is_session(key)
-        return _wait(self._store.add(name, dump(value), exptime, forgive=forgive))
+        ignorable = not _is_session(key)
+        return _wait(self._store.add(name, _dump(value), exptime, ignorable=ignorable))
 
     async def aadd(
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
         name, exptime = self._name(key, version), self.get_backend_timeout(timeout)
-        forgive = not _is_session(key)
-        return await self._store.add(name, await _adump(value), exptime, forgive=forgive)
+        ignorable = not _is_session(key)
+        return await self._store.add(name, await _adump(value), exptime, ignorable=ignorable)
 
     def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
         return self._value(key, _wait(self._store.get(self._name(key, version))), default)
@@ -152,7 +153,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> None:
         name, exptime = self._name(key, version), self.get_backend_timeout(timeout)
-        _wait(self._store.set(name, dump(value), exptime))
+        _wait(self._store.set(name, _dump(value), exptime))
 
     async def aset(
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -187,9 +188,9 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     def set_many(
         self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[str]:
-        """Set many values; returns the keys that could not be stored, for whatever reason."""
+        """Store many values; return the keys that were not stored, for any reason."""
         names, exptime = self._names(data, version), self.get_backend_timeout(timeout)
-        values = {name: dump(data[key]) for name, key in names.items()}
+        values = {name: _dump(data[key]) for name, key in names.items()}
         return [names[name] for name in _wait(self._store.set_many(values, exptime))]
 
     async def aset_many(
@@ -207,11 +208,11 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         await self._store.delete_many(self._names(keys, version))
 
     def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
-        """Add to an integer; below zero memcached stops at zero.
+        """Add to an integer; memcached stops at zero.
 
         Raises:
-            ValueError: there is no such key; :class:`emcache.ArithmeticCommandError`, which is
-                one too: its value is no integer.
+            ValueError: the key does not exist.
+            ArithmeticCommandError: the value is not an integer; it is a ``ValueError`` as well.
         """
         return _counted(key, _wait(self._store.change(self._name(key, version), delta)))
 
@@ -222,7 +223,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     async def aget_or_set(
         self, key: str, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> Any:
-        """Get a value, or add ``default``: a value, or what returns one, ``async`` or not."""
+        """Get a value, or add ``default``: a value, or a function that returns one or awaits it."""
         value = await self.aget(key, self._missing_key, version=version)
         if value is not self._missing_key:
             return value
@@ -230,11 +231,11 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         if inspect.isawaitable(value):
             value = await value
         await self.aadd(key, value, timeout=timeout, version=version)
-        # Somebody else may have added another meanwhile.
+        # Another client may have added a different value in the meantime.
         return await self.aget(key, value, version=version)
 
     def clear(self) -> None:
-        """Remove all that the servers hold, other programs' too."""
+        """Invalidate all items of the servers, including those of other programs."""
         _wait(self._store.flush())
 
     async def aclear(self) -> None:
@@ -254,9 +255,9 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
 
     def _value(self, key: str, item: Item | None, default: Any) -> Any:
         try:
-            return default if item is None else load(item.value, item.flags or 0)
+            return default if item is None else decode(item.value, item.flags or 0, pickles=True)
         except Exception as error:
-            # After a deploy, say: what is set next mends it.
+            # For example after a deploy; the next write of the key repairs it.
             log_unreadable(key, error)
             return default
 
@@ -266,16 +267,20 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return {key: value for key, value in found.items() if value is not missing}
 
 
+def _dump(value: Any) -> Stored:
+    return encode(value) or encode_pickle(value, pickle.HIGHEST_PROTOCOL)
+
+
 async def _adump(value: Any) -> Stored:
     try:
-        return dump(value)
+        return _dump(value)
     except SynchronousOnlyOperation:
-        # A queryset that was not evaluated yet asks the database when it is pickled.
-        return await sync_to_async(dump, thread_sensitive=True)(value)
+        # A lazy queryset queries the database when it is pickled.
+        return await sync_to_async(_dump, thread_sensitive=True)(value)
 
 
 def _is_session(key: object) -> bool:
-    """Whether a new session is to be stored: its store takes False for a key that exists."""
+    """Return whether a key is that of a session, whose store retries if ``add`` returns False."""
     return str(key).startswith(_SESSIONS)
 
 
@@ -287,13 +292,13 @@ def _counted(key: str, result: int | None) -> int:
 
 def _servers(location: str | Iterable[str | Address]) -> list[Address]:
     try:
-        return parse_nodes(location)
+        return parse_addresses(location)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"LOCATION of EmcacheCache: {error}") from error
 
 
 def _clients_of(servers: list[Address], options: dict[str, Any]) -> ClientPerLoop:
-    # Without a lock, which a fork could leave locked: at worst some are made twice.
+    # Without a lock, which a fork could leave locked. At worst some clients are created twice.
     for known_servers, known_options, clients in _clients:
         if known_servers == servers and known_options == options:
             return clients

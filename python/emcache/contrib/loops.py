@@ -1,7 +1,7 @@
-"""Clients for programs with several event loops, or with none.
+"""Clients for programs with several event loops, or without one.
 
-A client belongs to the loop that it was created in. :class:`ClientPerLoop` keeps one for each loop,
-:class:`BackgroundLoop` gives synchronous code a loop to use one in.
+A client belongs to the loop in which it was created. :class:`ClientPerLoop` manages one client for
+each loop. :class:`BackgroundLoop` runs a loop for synchronous code.
 """
 
 import asyncio
@@ -15,49 +15,49 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from .._failures import copied
-from ..base import Client
+from .._client import Client
+from .._failures import copy_exception
 
 T = TypeVar("T")
 
-_PATIENCE = 5.0
-"""Seconds that the end of the process waits for a background loop."""
+_EXIT_TIMEOUT = 5.0
+"""Seconds that the exit of the process waits for a background loop."""
 
 
 class ClientPerLoop:
-    """A client for each event loop: created when first asked for, closed when the loop ends.
+    """A client for each event loop: created at its first use, closed at the end of the loop.
 
-    It is closed by what ends loops in an orderly way: ``asyncio.run``, ``asyncio.Runner``, servers
-    that use them, and all else that calls ``loop.shutdown_asyncgens()``. It may be used from any
-    thread, and by processes that fork.
+    ``asyncio.run``, ``asyncio.Runner``, and servers that use them close the client, and so does
+    everything else that calls ``loop.shutdown_asyncgens()``. A ``ClientPerLoop`` may be used from
+    any thread, and in processes that fork.
 
     Args:
-        create: makes a client, as ``lambda: emcache.create_client(...)``.
+        create: creates a client, such as ``lambda: emcache.create_client(...)``.
     """
 
     def __init__(self, create: Callable[[], Awaitable[Client]]) -> None:
         if not callable(create):
             raise TypeError(
-                f"create must be a function that makes a client, not {type(create).__name__}: "
+                f"create must be a function that creates a client, not {type(create).__name__}; "
                 "write lambda: emcache.create_client(...)"
             )
         self._create = create
-        # Each loop has an entry of its own, so there is nothing to lock.
+        # Each loop uses only its own entry, so no lock is needed.
         self._entries: dict[asyncio.AbstractEventLoop, _Entry] = {}
 
     async def get(self) -> Client:
         """Return the running loop's client.
 
         Raises:
-            DiscoveryError, ValueError, TypeError, OSError: it cannot be created; the next call
-                tries again.
+            DiscoveryError, ValueError, TypeError, OSError: the client cannot be created; the next
+                call tries again.
         """
         loop = asyncio.get_running_loop()
         entry = self._entries.get(loop)
         if entry is not None and entry.client is not None:
             if not entry.client.closed:
                 return entry.client
-            # By whoever was handed it.
+            # A caller closed the client itself.
             await self._end(loop, entry)
         await self._forget_closed_loops()
         entry = self._entries.setdefault(loop, _Entry())
@@ -75,7 +75,7 @@ class ClientPerLoop:
             await entry.close()
 
     def _forget(self, loop: asyncio.AbstractEventLoop) -> Callable[[Client], None]:
-        # Held by what the entry holds: a cycle would keep clients that nobody can reach.
+        # The entry holds this function; a strong reference would be a cycle.
         this = weakref.ref(self)
 
         def forget(client: Client) -> None:
@@ -87,7 +87,7 @@ class ClientPerLoop:
         return forget
 
     async def _forget_closed_loops(self) -> None:
-        """Let go of the clients of loops that ended in no orderly way."""
+        """Drop the clients of loops that were closed without ``shutdown_asyncgens()``."""
         for loop in list(self._entries):
             if loop.is_closed() and (entry := self._entries.pop(loop, None)) is not None:
                 await entry.abandon()
@@ -101,14 +101,14 @@ class _Entry:
         self._failures: list[tuple[Exception, TracebackType | None]] = []
 
     async def open(self, begin: Callable[[], AsyncGenerator[Client]]) -> Client:
-        # Discovery takes time. Who waits for it fails with it: to try one after the other would
-        # take each the longer, the more there are.
+        # Discovery takes time. Callers that wait for a failing attempt fail with it. If each of
+        # them tried again, the last one would wait for all attempts.
         failures = self._failures
         async with self._opening:
             if self.client is None:
                 if failures:
                     failure, traceback = failures[0]
-                    raise copied(failure).with_traceback(traceback)
+                    raise copy_exception(failure).with_traceback(traceback)
                 await self._begin(begin())
             assert self.client is not None
             return self.client
@@ -136,10 +136,10 @@ class _Entry:
 async def _lifetime(
     create: Callable[[], Awaitable[Client]], forget: Callable[[Client], None]
 ) -> AsyncGenerator[Client]:
-    """Hold a client. Loops close the generators that were begun in them when they end."""
+    """Hold a client as a generator, because a loop closes its generators when it ends."""
     client = await create()
     if not isinstance(client, Client):
-        raise TypeError(f"create must make an emcache.Client, not {type(client).__name__}")
+        raise TypeError(f"create must return an emcache.Client, not {type(client).__name__}")
     try:
         yield client
     finally:
@@ -148,13 +148,13 @@ async def _lifetime(
 
 
 class BackgroundLoop:
-    """An event loop on a thread of its own, begun when first needed and ended with the process.
+    """An event loop in a background thread, started at its first use and ended with the process.
 
-    After a fork the child begins one of its own, so servers may be preloaded.
+    The child of a fork starts its own loop, so servers may preload the application.
     """
 
     def __init__(self) -> None:
-        # Signal handlers come in anywhere, and may use it too.
+        # Reentrant, because a signal handler may use the loop while this thread holds the lock.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -163,19 +163,19 @@ class BackgroundLoop:
         _all.add(self)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop and wait for it; from any thread but the loop's own.
+        """Run a coroutine in the loop and wait for it, from any thread but the loop's own.
 
         Returns:
-            What the coroutine returns; what it raises is raised, and
-            ``concurrent.futures.CancelledError`` if it is cancelled, as by :meth:`close`. If the
-            wait is interrupted, the coroutine is cancelled.
+            The result of the coroutine. Its exception is raised, and
+            ``concurrent.futures.CancelledError`` if it is cancelled, for example by :meth:`close`.
+            If the wait is interrupted, the coroutine is cancelled.
 
         Raises:
-            RuntimeError: called in the loop itself, which would wait for ever.
-            TypeError: that is no coroutine.
+            RuntimeError: called in the loop itself, which would be a deadlock.
+            TypeError: not a coroutine.
         """
         if not asyncio.iscoroutine(coroutine):
-            raise TypeError(f"run() takes a coroutine, not {type(coroutine).__name__}")
+            raise TypeError(f"run() needs a coroutine, not {type(coroutine).__name__}")
         call = _Call(coroutine)
         try:
             self._submit(call)
@@ -186,9 +186,9 @@ class BackgroundLoop:
         return call.result()
 
     def close(self) -> None:
-        """End the loop: tasks are cancelled, clients of :class:`ClientPerLoop` are closed.
+        """End the loop: cancel its tasks and close its clients of :class:`ClientPerLoop`.
 
-        Does nothing if it was not begun; :meth:`run` begins another.
+        Does nothing if the loop was not started. :meth:`run` starts a new one.
         """
         with self._lock:
             thread, self._thread = self._thread, None
@@ -197,62 +197,62 @@ class BackgroundLoop:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop.set)
             if thread is not threading.current_thread():
-                thread.join(_PATIENCE)
+                thread.join(_EXIT_TIMEOUT)
 
-    def _begin_anew(self) -> None:
-        # What belongs to a thread that a fork left behind is left alone: closing its loop would
-        # take the parent's descriptors out of the selector that both share.
+    def _reset_after_fork(self) -> None:
+        # The loop of the parent's thread is not closed: that would remove the parent's descriptors
+        # from the selector that both processes share.
         self._lock = threading.RLock()
         self._thread = None
-        # A signal handler that forks comes back to the wait that it interrupted.
+        # If a signal handler forked, it returns to a wait for a call that no thread will finish.
         for call in list(self._calls):
             call.finish(asyncio.CancelledError())
 
     def _submit(self, call: "_Call[Any]") -> None:
         if threading.current_thread() is self._thread:
-            raise RuntimeError("BackgroundLoop.run() was called in the loop itself: use await")
-        # Not while close() is under way: a loop that is told to stop may not look again.
+            raise RuntimeError("BackgroundLoop.run() was called in the loop itself; use await")
+        # Not during close(), because a loop that stops may not run new calls.
         with self._lock:
             if self._thread is None or self._loop.is_closed():
                 self._thread = self._begin()
             call.submit(self._loop, self._calls)
 
     def _begin(self) -> threading.Thread:
-        begun = concurrent.futures.Future[None]()
+        started = concurrent.futures.Future[None]()
         thread = threading.Thread(
-            target=self._work, args=(begun,), name="emcache background loop", daemon=True
+            target=self._work, args=(started,), name="emcache background loop", daemon=True
         )
         thread.start()
-        begun.result()
+        started.result()
         return thread
 
-    def _work(self, begun: "concurrent.futures.Future[None]") -> None:
+    def _work(self, started: "concurrent.futures.Future[None]") -> None:
         calls: set[_Call[Any]] = set()
         try:
-            asyncio.run(self._until_stopped(begun, calls))
+            asyncio.run(self._until_stopped(started, calls))
         except BaseException as error:
-            if begun.done():
+            if started.done():
                 raise
-            begun.set_exception(error)
+            started.set_exception(error)
         finally:
-            # They came while the loop was ending, or were cancelled before their first step.
+            # Calls that arrived while the loop ended, or were cancelled before their first step.
             for call in list(calls):
                 call.end()
 
     async def _until_stopped(
-        self, begun: "concurrent.futures.Future[None]", calls: "set[_Call[Any]]"
+        self, started: "concurrent.futures.Future[None]", calls: "set[_Call[Any]]"
     ) -> None:
         stop = asyncio.Event()
         self._loop, self._stop, self._calls = asyncio.get_running_loop(), stop, calls
-        begun.set_result(None)
+        started.set_result(None)
         await stop.wait()
 
 
 class _Call(Generic[T]):
     """A coroutine in a loop, and the thread that waits for it.
 
-    As ``asyncio.run_coroutine_threadsafe``, with whose two futures and their callbacks an empty
-    call takes half as long again.
+    As ``asyncio.run_coroutine_threadsafe``, whose two futures and callbacks would make an empty
+    call take half as long again.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
@@ -267,17 +267,17 @@ class _Call(Generic[T]):
         self._running.acquire()
 
     def submit(self, loop: asyncio.AbstractEventLoop, calls: "set[_Call[Any]]") -> None:
-        """Run it in a loop. It is one of ``calls`` from before the loop knows it to its end."""
+        """Run the coroutine in a loop; it is in ``calls`` until it has ended."""
         self._loop, self._calls = loop, calls
         calls.add(self)
         loop.call_soon_threadsafe(self._start)
 
     def wait(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the coroutine has ended."""
         self._running.acquire()
 
     def result(self) -> T:
-        """Return what the coroutine returned, or raise what it raised; once."""
+        """Return the result of the coroutine, or raise its exception; call this once."""
         error, self._error = self._error, None
         if error is None:
             return self._value
@@ -286,11 +286,11 @@ class _Call(Generic[T]):
                 raise concurrent.futures.CancelledError from error
             raise error
         finally:
-            # Its traceback refers to this frame.
+            # The traceback refers to this frame, which would be a reference cycle.
             del error
 
     def abandon(self) -> None:
-        """Cancel it, as nobody waits any more."""
+        """Cancel the coroutine, because its caller does not wait any more."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._cancel)
@@ -299,13 +299,13 @@ class _Call(Generic[T]):
         self._close()
 
     def end(self) -> None:
-        """End it where the loop will not: it is closed, or the task had no step."""
+        """Finish a call that the loop will not finish: it is closed, or the task never ran."""
         if not self._has_ended:
             self.finish(asyncio.CancelledError())
             self._close()
 
     def finish(self, error: BaseException | None) -> None:
-        """Let the thread go on; the first time counts."""
+        """Wake the waiting thread; only the first call has an effect."""
         if self._has_ended:
             return
         self._has_ended, self._error = True, error
@@ -323,7 +323,7 @@ class _Call(Generic[T]):
             self._close()
 
     async def _run(self) -> None:
-        # The task's last step tells, no callback: that would take the loop another turn.
+        # The last step of the task wakes the thread; a callback would need one more loop iteration.
         try:
             self._value = await self._coroutine
         except BaseException as error:
@@ -339,7 +339,7 @@ class _Call(Generic[T]):
         self._task.add_done_callback(lambda _: self.end())
 
     def _close(self) -> None:
-        # There is nobody to tell, and others are still to be ended.
+        # An exception here has no receiver, and other calls must still be finished.
         with contextlib.suppress(BaseException):
             self._coroutine.close()
 
@@ -355,7 +355,7 @@ def _close_all() -> None:
 
 def _after_fork() -> None:
     for background in list(_all):
-        background._begin_anew()
+        background._reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

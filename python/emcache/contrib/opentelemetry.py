@@ -1,17 +1,17 @@
 """Spans and metrics of calls, by OpenTelemetry's conventions for databases.
 
-Needs ``opentelemetry-api`` (``pip install 'emcache[otel]'``) and, as ever, an SDK that exports::
+Needs ``opentelemetry-api`` (``pip install 'emcache[otel]'``) and an SDK with an exporter::
 
     from emcache.contrib.opentelemetry import EmcacheInstrumentor
 
-    EmcacheInstrumentor().instrument()  # all clients, those that are there already too
+    EmcacheInstrumentor().instrument()  # all clients, also those that exist already
 
-or one client: ``EmcacheInstrumentor.instrument_client(client)``. What is not instrumented runs the
-code that it runs without this module.
+To instrument one client, use ``EmcacheInstrumentor.instrument_client(client)``. Clients that are
+not instrumented have no overhead.
 
 Each call is a span of the kind CLIENT, named after memcached's command (``get``); a call with many
-keys is one span. Neither keys nor values are in it, nor the texts of exceptions, which may name a
-key. That an item does not exist, or a condition is not met, is an answer and no error.
+keys is one span. Spans contain no keys and no values, and no messages of exceptions, which may
+contain a key. A miss, or a condition that is not met, is not recorded as an error.
 """
 
 from typing import Any, cast
@@ -24,17 +24,17 @@ except ImportError as _missing:
         "emcache.contrib.opentelemetry needs opentelemetry-api: pip install 'emcache[otel]'"
     ) from _missing
 
-from ..base import Client
-from ..client import _Client
+from .._client import Client
 from ..version import __version__
 from ._otel_calls import ORIGINALS, wrappers
-from ._otel_metrics import Meters, meters_of
+from ._otel_metrics import Meters, meters_for
+from ._real_client import check_real_client
 
 __all__ = ["EmcacheInstrumentor"]
 
 
 class EmcacheInstrumentor:
-    """Switches spans and metrics on and off."""
+    """Switches the instrumentation on and off."""
 
     _meters: Meters | None = None
 
@@ -44,20 +44,20 @@ class EmcacheInstrumentor:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
-        """Instrument all clients, those that are there and those to come.
+        """Instrument all existing and future clients.
 
-        A second time changes the providers. None: the global ones.
+        A second call changes the providers; None for the global providers.
         """
         tracer, meters = _parts(tracer_provider, meter_provider)
         self.uninstrument()
         EmcacheInstrumentor._meters = meters
         for name, wrapper in wrappers(tracer, meters).items():
-            setattr(_Client, name, wrapper)
+            setattr(Client, name, wrapper)
 
     def uninstrument(self) -> None:
-        """Undo :meth:`instrument`; nothing happens if it was not called."""
+        """Undo :meth:`instrument`; does nothing if it was not called."""
         for name, original in ORIGINALS.items():
-            setattr(_Client, name, original)
+            setattr(Client, name, original)
         if EmcacheInstrumentor._meters is not None:
             EmcacheInstrumentor._meters.clear()
             EmcacheInstrumentor._meters = None
@@ -69,26 +69,25 @@ class EmcacheInstrumentor:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
-        """Instrument one client; for it these providers go before those of :meth:`instrument`.
+        """Instrument one client; its providers take precedence over those of :meth:`instrument`.
 
         Raises:
             TypeError: not a client of :func:`emcache.create_client`.
         """
-        if not isinstance(client, _Client):
-            raise TypeError(f"client must be one of create_client(), not {type(client).__name__}")
+        check_real_client(client)
         tracer, meters = _parts(tracer_provider, meter_provider)
         EmcacheInstrumentor.uninstrument_client(client)
         methods = wrappers(tracer, meters)
-        # No attribute of the client refers to it, so it still goes when nobody holds it.
-        client.__class__ = type("_Client", (_Client,), {**methods, "_meters": meters})
+        # A subclass, because wrappers that refer to the client would be a reference cycle.
+        client.__class__ = type("Client", (Client,), {**methods, "_meters": meters})
         meters.add(client)
 
     @staticmethod
     def uninstrument_client(client: Client) -> None:
-        """Undo :meth:`instrument_client`; nothing happens if it was not called."""
-        if isinstance(client, _Client) and type(client) is not _Client:
+        """Undo :meth:`instrument_client`; does nothing if it was not called."""
+        if "_meters" in vars(type(client)):
             cast(Any, client)._meters.remove(client)
-            client.__class__ = _Client
+            client.__class__ = Client
 
 
 def _parts(
@@ -96,4 +95,4 @@ def _parts(
 ) -> tuple[Tracer, Meters]:
     tracers = get_tracer_provider() if tracer_provider is None else tracer_provider
     meters = get_meter_provider() if meter_provider is None else meter_provider
-    return tracers.get_tracer("emcache", __version__), meters_of(meters)
+    return tracers.get_tracer("emcache", __version__), meters_for(meters)

@@ -1,4 +1,4 @@
-"""What clients count, for Prometheus (``pip install 'emcache[prometheus]'``).
+"""Metrics of clients for Prometheus: ``pip install 'emcache[prometheus]'``.
 
 ::
 
@@ -7,9 +7,9 @@
 
     REGISTRY.register(EmcacheCollector(client))
 
-Nothing is done between two scrapes. A scrape may come on any thread: where it is not the client's
-loop's, that is waited for, at most 1 s, and then the last counts are given
-(``emcache_snapshot_age_seconds`` tells how old).
+There is no work between scrapes. A scrape may run on any thread. On a thread other than that of the
+client's loop it waits for the loop, at most 1 s, and then reports the last snapshot;
+``emcache_snapshot_age_seconds`` is its age.
 """
 
 import math
@@ -33,18 +33,18 @@ except ImportError as _missing:
         "emcache.contrib.prometheus needs prometheus_client: pip install 'emcache[prometheus]'"
     ) from _missing
 
-from .._arguments import address_text
-from .._snapshots import WAIT
-from ..base import Client
-from ..client import _Client
+from .._client import Client
+from .._memcached.addresses import format_address
+from .._snapshots import LOOP_TIMEOUT
 from ..metrics import (
     ClientMetrics,
     LatencyHistogram,
     NodeMetrics,
-    added_up,
-    metrics_of_client,
-    pools_added_up,
+    read_metrics,
+    sum_commands,
+    sum_pools,
 )
+from ._real_client import check_real_client
 
 __all__ = ["EmcacheCollector"]
 
@@ -52,17 +52,17 @@ __all__ = ["EmcacheCollector"]
 class EmcacheCollector(Collector):
     """Collects the metrics of one client, or of several.
 
-    It holds no client alive. One that was closed, or that nobody holds, is left out. Register one
-    collector for each registry, and :meth:`add` further clients to it: a second one of the same
-    namespace is refused by the registry.
+    The collector keeps weak references, and leaves out clients that were closed or collected as
+    garbage. Register one collector for each registry and :meth:`add` further clients to it, because
+    a registry refuses a second collector with the same namespace.
 
     Args:
-        client: the first client; None: they are added later.
-        name: the label ``client``.
-        namespace: what the names of all metrics begin with.
+        client: the first client; None to add clients later.
+        name: the label ``client`` of the first client.
+        namespace: the prefix of all metric names.
 
     Raises:
-        ValueError: ``namespace`` cannot be part of a metric's name.
+        ValueError: ``namespace`` is not a valid prefix.
     """
 
     def __init__(
@@ -71,50 +71,52 @@ class EmcacheCollector(Collector):
         if not isinstance(namespace, str):
             raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
         if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", namespace):
-            raise ValueError(f"namespace must be letters, digits and underscores: {namespace!r}")
+            raise ValueError(
+                f"namespace must be letters, digits and underscores, not {namespace!r}"
+            )
         self._namespace = namespace
-        self._clients: dict[str, weakref.ref[_Client]] = {}
+        self._clients: dict[str, weakref.ref[Client]] = {}
         self._lock = threading.Lock()
         if client is not None:
             self.add(client, name)
 
     def add(self, client: Client, name: str) -> None:
-        """Collect the metrics of a further client.
+        """Collect the metrics of another client.
 
         Raises:
-            ValueError: a client that is open has this name.
+            ValueError: an open client has this name already.
             TypeError: not a client of :func:`emcache.create_client`.
         """
-        if not isinstance(client, _Client):
-            raise TypeError(f"client must be one of create_client(), not {type(client).__name__}")
+        check_real_client(client)
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         with self._lock:
             known = self._clients[name]() if name in self._clients else None
             if known is not None and known is not client and not known.closed:
-                raise ValueError(f"there is a client {name!r} already")
+                raise ValueError(f"a client with the name {name!r} exists already")
             self._clients[name] = weakref.ref(client)
 
     def remove(self, name: str) -> None:
-        """Leave a client out from now on; one that is not known too."""
+        """Stop collecting a client; does nothing if the name is unknown."""
         with self._lock:
             self._clients.pop(name, None)
 
     def describe(self) -> list[Metric]:
-        """Give the names of all metrics, without asking a client."""
+        """Return all metrics without values."""
         return _Families(self._namespace).all()
 
     def collect(self) -> Iterator[Metric]:
-        """Take snapshots of all clients."""
+        """Return the metrics of all clients."""
         families = _Families(self._namespace)
-        # Together they wait no longer than one alone: most are of the same loop.
-        until = time.monotonic() + WAIT
+        # All clients share one time limit, because most of them belong to the same loop.
+        deadline = time.monotonic() + LOOP_TIMEOUT
         for name, client in self._open():
-            left = max(0.0, until - time.monotonic())
-            families.add_client(name, metrics_of_client(client, left))
+            loop_timeout = max(0.0, deadline - time.monotonic())
+            metrics = read_metrics(client._snapshots, client._addresses, loop_timeout)
+            families.add_client(name, metrics)
         yield from families.all()
 
-    def _open(self) -> list[tuple[str, _Client]]:
+    def _open(self) -> list[tuple[str, Client]]:
         with self._lock:
             alive = [(name, client()) for name, client in self._clients.items()]
         return [(name, client) for name, client in alive if client and not client.closed]
@@ -131,30 +133,31 @@ class _Families:
         def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(f"{namespace}_{name}", text, labels=("client", *labels))
 
-        self.operations = counter(
-            "operations", "What was asked for, by how it ended.", "op", "result"
-        )
+        self.operations = counter("operations", "Operations by result.", "op", "result")
         self.durations = HistogramMetricFamily(
             f"{namespace}_operation_duration_seconds",
-            "From a call to its answer.",
+            "Time from a call to its reply.",
             labels=("client", "node", "op"),
         )
         self.connections = gauge("connections", "Open connections.", "node", "state")
-        self.in_flight = gauge("requests_in_flight", "Requests without an answer.", "node")
+        self.in_flight = gauge("requests_in_flight", "Requests without a reply.", "node")
         self.queue = gauge("queue_length", "Requests that wait for a connection.", "node")
         self.abandoned = gauge(
-            "abandoned_replies", "Answers to come that nobody waits for any more.", "node"
+            "abandoned_replies", "Replies to come whose caller timed out or was cancelled.", "node"
         )
-        self.up = gauge("node_up", "1: the node is healthy.", "node")
+        self.up = gauge("node_up", "1 if the node is healthy.", "node")
         self.bytes = counter("bytes", "Bytes over the network, before TLS.", "direction")
-        self.timeouts = counter("timeouts", "Requests without an answer in time.")
-        self.reconnects = counter("reconnects", "Connections in the place of lost ones.")
-        self.failed_connects = counter("failed_connects", "Connects that failed.")
-        self.retries = counter("retries", "Reads that were asked again.")
+        self.timeouts = counter("timeouts", "Requests that timed out.")
+        self.reconnects = counter("reconnects", "Connections that replaced a lost one.")
+        self.failed_connects = counter("failed_connects", "Connection attempts that failed.")
+        self.retries = counter("retries", "Reads that were retried.")
         self.protocol_errors = counter(
-            "protocol_errors", "Connections closed because what came was no reply."
+            "protocol_errors", "Connections closed because of an unexpected reply."
         )
-        self.age = gauge("snapshot_age_seconds", "Above 0: the event loop did not answer in time.")
+        self.age = gauge(
+            "snapshot_age_seconds",
+            "Age of the metrics; above 0: the loop did not answer.",
+        )
 
     def all(self) -> list[Metric]:
         return list(vars(self).values())
@@ -164,20 +167,20 @@ class _Families:
             self.age.add_metric([client], max(0.0, time.time() - metrics.taken))
         by_name: dict[str, list[NodeMetrics]] = {}
         for node in metrics.nodes:
-            by_name.setdefault(address_text(node.address), []).append(node)
+            by_name.setdefault(format_address(node.address), []).append(node)
         for name, nodes in by_name.items():
             self._add_commands([client, name], nodes)
             self._add_pool([client, name], nodes)
 
     def _add_commands(self, labels: list[str], nodes: Sequence[NodeMetrics]) -> None:
-        for op, command in added_up(node.commands for node in nodes).items():
+        for op, command in sum_commands(node.commands for node in nodes).items():
             for result, count in command.results.items():
                 self.operations.add_metric([*labels, op, result], count)
             latency = command.latency
             self.durations.add_metric([*labels, op], _cumulative(latency), latency.sum)
 
     def _add_pool(self, labels: list[str], nodes: Sequence[NodeMetrics]) -> None:
-        pool = pools_added_up([node.pool for node in nodes])
+        pool = sum_pools([node.pool for node in nodes])
         idle = pool["connections_idle"]
         self.connections.add_metric([*labels, "idle"], idle)
         self.connections.add_metric([*labels, "used"], pool["cur_connections"] - idle)

@@ -1,6 +1,7 @@
-"""Real memcached servers and a failing network for tests; nothing here is for production.
+"""Real memcached servers and a failing network, for tests only.
 
-pytest has it as fixtures, see :mod:`emcache.testing.plugin`; the classes do without pytest too.
+pytest provides them as fixtures, see :mod:`emcache.testing.plugin`. The classes also work without
+pytest.
 """
 
 from ._faults import Faults, Link

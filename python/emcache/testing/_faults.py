@@ -1,10 +1,10 @@
-"""What befalls the bytes on their way through a `FaultProxy`."""
+"""The faults that a `FaultProxy` applies to bytes."""
 
 import dataclasses
 from dataclasses import dataclass, field
 
 CHUNK = 64 * 1024
-"""The most bytes that are passed on at once."""
+"""The most bytes that are forwarded at once."""
 
 
 _OPTIONAL = ("rate", "split", "stall_after", "reset_after", "fin_after")
@@ -14,27 +14,28 @@ _POSITIVE = ("rate", "split")
 
 @dataclass(slots=True)
 class Faults:
-    """What befalls one direction; without any, all bytes pass at once.
+    """The faults of one direction. By default all bytes are forwarded at once.
 
-    Limits count the bytes of each connection from its start. What was passed on stays passed on.
+    Limits count the bytes of each connection from its start, including those that were forwarded
+    before the limit was set.
     """
 
     delay: float = 0.0
-    """Seconds before each piece."""
+    """Seconds before each segment."""
     jitter: float = 0.0
-    """At most so many seconds more."""
+    """The most additional seconds, chosen at random."""
     rate: float | None = None
-    """Bytes a second."""
+    """Bytes per second."""
     split: int | None = None
-    """The longest piece, in bytes; each is written by itself."""
+    """The longest segment in bytes; each segment is written separately."""
     coalesce: float = 0.0
-    """Seconds for which bytes are collected, to leave in one piece."""
+    """Seconds for which bytes are collected into one segment."""
     stall_after: int | None = None
-    """Nothing is read or passed on after so many bytes, until this is None; 0: a black hole."""
+    """Stop after this many bytes, until this is None; 0 for a black hole."""
     reset_after: int | None = None
-    """RST after so many bytes; 0: instead of the first."""
+    """Send RST after this many bytes; 0 for before the first byte."""
     fin_after: int | None = None
-    """FIN after so many bytes; 0: instead of the first."""
+    """Send FIN after this many bytes; 0 for before the first byte."""
 
     def __setattr__(self, name: str, value: float | None) -> None:
         if value is not None or name not in _OPTIONAL:
@@ -42,7 +43,7 @@ class Faults:
         object.__setattr__(self, name, value)
 
     def clear(self) -> None:
-        """Let all bytes pass at once again."""
+        """Remove all faults."""
         for each in dataclasses.fields(self):
             setattr(self, each.name, each.default)
 
@@ -50,7 +51,7 @@ class Faults:
         return self.stall_after is not None and passed >= self.stall_after
 
     def _room(self, passed: int) -> int:
-        """How many bytes may pass before the next fault."""
+        """Return how many bytes may be forwarded before the next fault."""
         limits = (self.stall_after, self.reset_after, self.fin_after)
         return min((limit - passed for limit in limits if limit is not None), default=CHUNK)
 
@@ -70,7 +71,7 @@ def _check(name: str, value: float | None) -> None:
 
 @dataclass
 class Link:
-    """One connection: what befalls its requests, and what its answers."""
+    """The faults of one connection: of its requests, and of its answers."""
 
     requests: Faults = field(default_factory=Faults)
     answers: Faults = field(default_factory=Faults)

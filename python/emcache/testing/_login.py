@@ -1,4 +1,4 @@
-"""Servers that want a login: whom they let in, and how the helper itself gets in."""
+"""Logins of test servers: their users, and the helper's own login."""
 
 import os
 import shutil
@@ -13,11 +13,11 @@ _FLUSH, _STAT, _SASL_AUTH = 0x08, 0x10, 0x21
 
 
 class SaslNotFoundError(FileNotFoundError):
-    """SASL's own programs are not installed."""
+    """The programs of SASL are not installed."""
 
 
 def find_saslpasswd() -> str:
-    """Give the program that keeps SASL's users."""
+    """Return the program that manages the users of SASL."""
     found = shutil.which("saslpasswd2", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:
         raise SaslNotFoundError(
@@ -27,7 +27,7 @@ def find_saslpasswd() -> str:
 
 
 class AuthFile:
-    """The file of ``-Y``."""
+    """The users of ``-Y``, in a file."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "users"
@@ -35,14 +35,14 @@ class AuthFile:
         self.environment: dict[str, str] = {}
 
     def allow(self, users: Mapping[str, str]) -> None:
-        """Let these in and nobody else."""
+        """Accept these users and no others."""
         self.file.write_text("".join(f"{user}:{secret}\n" for user, secret in users.items()))
-        # The server may be another user.
+        # The server may run as another user.
         self.file.chmod(0o644)
 
 
 class SaslDatabase:
-    """The users of ``-S``."""
+    """The users of ``-S``, in SASL's database."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "sasldb2"
@@ -54,7 +54,7 @@ class SaslDatabase:
         )
 
     def allow(self, users: Mapping[str, str]) -> None:
-        """Let these in and nobody else."""
+        """Accept these users and no others."""
         program = find_saslpasswd()
         self._file.unlink(missing_ok=True)
         for user, secret in users.items():
@@ -77,7 +77,7 @@ def sasl_login(sock: socket.socket, username: str, password: str) -> None:
 
 
 def binary_stats(sock: socket.socket) -> dict[str, str]:
-    """Ask for what ``stats`` tells."""
+    """Return the statistics, over the binary protocol."""
     sock.sendall(_frame(_STAT))
     found = {}
     while (answer := _read_frame(sock))[1]:
@@ -86,13 +86,13 @@ def binary_stats(sock: socket.socket) -> dict[str, str]:
 
 
 def binary_flush(sock: socket.socket) -> None:
-    """Do what ``flush_all`` does."""
+    """Remove all items, over the binary protocol."""
     sock.sendall(_frame(_FLUSH))
     _read_frame(sock)
 
 
-def _check(let_in: bool) -> None:
-    if not let_in:
+def _check(is_accepted: bool) -> None:
+    if not is_accepted:
         raise PermissionError("the server refused the login of the test helper")
 
 
@@ -102,7 +102,7 @@ def _frame(opcode: int, key: bytes = b"", value: bytes = b"") -> bytes:
 
 
 def _read_frame(sock: socket.socket) -> tuple[int, bytes, bytes]:
-    """Status, key and value of an answer."""
+    """Return status, key and value of an answer."""
     _, _, key_size, extras, _, status, size, _, _ = _HEADER.unpack(_exactly(sock, _HEADER.size))
     body = _exactly(sock, size)[extras:]
     return status, body[:key_size], body[key_size:]

@@ -1,4 +1,4 @@
-"""What is started and closed, by hand or by ``with``."""
+"""A base class of objects that are started and closed, also by ``with``."""
 
 from abc import ABCMeta, abstractmethod
 from types import TracebackType
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Managed(metaclass=ABCMeta):
-    """Started where ``with`` is entered, closed where it is left, and where it does not start."""
+    """Starts on entering ``with``, and closes on leaving it or if the start fails."""
 
     @abstractmethod
     def start(self) -> None:
@@ -14,7 +14,7 @@ class Managed(metaclass=ABCMeta):
 
     @abstractmethod
     def close(self) -> None:
-        """End it, and give up what it holds."""
+        """Stop it, and release its resources."""
 
     def __enter__(self) -> Self:
         try:

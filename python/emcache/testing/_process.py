@@ -1,4 +1,4 @@
-"""The process of a memcached: found, started, and never left behind."""
+"""The memcached process, which never outlives its tests."""
 
 import contextlib
 import os
@@ -12,48 +12,48 @@ from typing import IO
 
 
 class MemcachedNotFoundError(FileNotFoundError):
-    """There is no memcached to be run."""
+    """No memcached program was found."""
 
 
 class MemcachedStartError(RuntimeError):
-    """memcached ended, or did not listen; the text has what it said."""
+    """memcached exited, or did not listen; the message contains its output."""
 
 
 def find_memcached(binary: str | os.PathLike[str] | None = None) -> str:
-    """Give the program's path: as named, else by the environment, else from PATH."""
+    """Return the path of memcached: ``binary``, or from the environment, or from PATH."""
     named = os.fspath(binary) if binary else os.environ.get("EMCACHE_TEST_MEMCACHED")
     if found := shutil.which(named or "memcached"):
         return found
     if named:
-        raise MemcachedNotFoundError(f"{named} is no program that can be run")
+        raise MemcachedNotFoundError(f"{named} is not an executable program")
     raise MemcachedNotFoundError(
         "memcached is not installed, or not on PATH (Debian: apt-get install memcached);"
-        " the variable EMCACHE_TEST_MEMCACHED may name it"
+        " EMCACHE_TEST_MEMCACHED can name the program"
     )
 
 
 def has_option(binary: str, option: str) -> bool:
-    """Whether a memcached was built with an option, say ``-Z``."""
-    said = subprocess.run([binary, "-h"], capture_output=True, text=True, check=False).stdout
-    return any(line.startswith(f"{option},") for line in said.splitlines())
+    """Return whether a memcached was built with an option, such as ``-Z``."""
+    usage = subprocess.run([binary, "-h"], capture_output=True, text=True, check=False).stdout
+    return any(line.startswith(f"{option},") for line in usage.splitlines())
 
 
 def private_folder() -> str:
-    """Make a folder that only we, and a memcached that we start, can enter."""
+    """Create a folder for this user and the memcached that it starts."""
     if os.geteuid() != 0:
         return tempfile.mkdtemp(prefix="emcache-")
-    # memcached refuses to run as root; as nobody it may not enter what is below TMPDIR.
+    # memcached refuses to run as root, and `nobody` may lack access to TMPDIR.
     folder = tempfile.mkdtemp(prefix="emcache-", dir="/tmp")
     shutil.chown(folder, "nobody")
     return folder
 
 
-# Says a line to be dismissed. The end of its input is the end of whoever started it.
+# Reads one line and exits. If its input ends without a line, its parent has died.
 _WATCH = 'read -r _ || { kill -9 "$1"; rm -rf -- "$2"; }'
 
 
 class Process:
-    """A running memcached, which ends with this process and its children, whatever ends it."""
+    """A running memcached, killed when this process and its children have ended in any way."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], folder: str, log: IO[bytes]
@@ -65,7 +65,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            # Not in ours: Ctrl-C in a debugger is not meant for it.
+            # A separate group, so that Ctrl-C in a debugger does not stop it.
             process_group=0,
         )
         try:
@@ -83,11 +83,11 @@ class Process:
 
     def pause(self) -> None:
         self.popen.send_signal(signal.SIGSTOP)
-        # The signal takes its time, above all with several threads.
+        # The signal is delivered asynchronously, above all to several threads.
         if sys.platform == "darwin":
             os.waitpid(self.popen.pid, os.WUNTRACED)
         else:
-            # One that ended instead stays for `wait`.
+            # WNOWAIT: an exited process must remain for `wait`.
             os.waitid(os.P_PID, self.popen.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         self.paused = True
 
@@ -103,7 +103,7 @@ class Process:
         self.kill()
 
     def kill(self) -> None:
-        # First: once it is waited for, its number may be somebody else's.
+        # First, because after `wait` another process may get its number.
         self._watcher.communicate(b"\n")
         self.popen.kill()
         self.popen.wait()

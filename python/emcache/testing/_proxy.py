@@ -1,7 +1,7 @@
-"""A network that fails as a test says: a proxy before a real server, in a thread of its own.
+"""A proxy in front of a real server that simulates network faults.
 
-It goes on while the test's loop is blocked. What befalls the bytes is said for each connection and
-each direction; a `Faults` may be changed at any time, from any thread.
+It runs in its own thread, also while the test's loop is blocked. Faults are set for each direction,
+and for each connection with a plan. You can change a `Faults` at any time, from any thread.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._arguments import endpoint
+from .._memcached.addresses import to_endpoint
 from ._faults import CHUNK, Faults, Link
 from ._managed import Managed
 from ._server import MemcachedServer
 
-# As on an Ethernet: with the segments of the loopback the kernel takes megabytes that nobody reads.
+# As on Ethernet. With loopback segments the kernel would buffer megabytes of unread data.
 SEGMENT = 1448
 _RESET = struct.pack("ii", 1, 0)
 _CALL_WITHIN = 10.0
@@ -28,7 +28,7 @@ Plan = Callable[[int], Link | None]
 
 
 class FaultProxy(Managed):
-    """A TCP proxy on 127.0.0.1 before a server; bytes pass until a fault is set.
+    """A TCP proxy on 127.0.0.1 in front of a server; it forwards all bytes until a fault is set.
 
     Example::
 
@@ -39,17 +39,17 @@ class FaultProxy(Managed):
                     await client.get(b"key")
                 proxy.heal()
 
-    The methods may be called from any thread; they block until the thing is done, a moment.
+    The methods may be called from any thread. They block briefly, until the change has happened.
 
     Args:
         upstream: the server, or its address.
-        plan: gives the link of each connection, which are counted from 0; None from it: that one is
-            closed at once. Without a plan, `requests` and `answers` befall all connections.
-        rng: what the jitter is taken from.
+        plan: returns the link of a connection by its number, from 0; None to close it at once.
+            Without a plan, `requests` and `answers` apply to all connections.
+        rng: the source of the jitter.
 
     Raises:
-        TypeError: ``upstream`` is neither a server nor an address, or ``plan`` no function.
-        ValueError: an address that is none.
+        TypeError: ``upstream`` is neither a server nor an address, or ``plan`` is not a function.
+        ValueError: the address is not valid.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class FaultProxy(Managed):
         self._plan = plan
         self._rng = rng or random.Random()
         self.requests: Faults = Faults()
-        """What befalls requests on all connections, unless there is a plan."""
+        """The faults of requests on all connections, without a plan."""
         self.answers: Faults = Faults()
-        """What befalls answers on all connections, unless there is a plan."""
+        """The faults of answers on all connections, without a plan."""
         self.accepted: int = 0
-        """Connections that came, up to now."""
+        """Connections that were accepted."""
         self.most_open: int = 0
         """The most that were open at the same time."""
         self.request_bytes: int = 0
-        """Bytes of requests that came, on all connections."""
+        """Bytes of requests that arrived, on all connections."""
         self.answer_bytes: int = 0
-        """Bytes of answers that came, on all connections."""
-        # Keeps the port ours while nobody listens, and connects to it refused.
+        """Bytes of answers that arrived, on all connections."""
+        # Reserves the port while the proxy does not listen, so that connects are refused.
         self._holder = _bound(0)
         self.port = self._holder.getsockname()[1]
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,33 +88,33 @@ class FaultProxy(Managed):
         self._serving: dict[asyncio.Task[None], socket.socket] = {}
 
     def __repr__(self) -> str:
-        how = "refusing" if self._listener is None else "listening"
-        return f"<FaultProxy 127.0.0.1:{self.port} {how}, {self.open} open>"
+        state = "refusing" if self._listener is None else "listening"
+        return f"<FaultProxy 127.0.0.1:{self.port} {state}, {self.open} open>"
 
     @property
     def address(self) -> MemcachedHostAddress:
-        """Where it listens."""
+        """The address that the proxy listens on."""
         return MemcachedHostAddress("127.0.0.1", self.port)
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """What `create_client` needs besides the address: that of the server behind."""
+        """The options of `create_client` besides the address, for TLS and login of the server."""
         if isinstance(self._upstream, MemcachedServer):
             return self._upstream.client_options
         return {}
 
-    # -- its life --------------------------------------------------------------------------------
+    # -- start and close -------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the thread and listen.
 
         Raises:
-            RuntimeError: it was started before.
+            RuntimeError: it was started already.
         """
         if self._loop is not None:
             raise RuntimeError(f"{self!r} was started already")
         self._loop = asyncio.SelectorEventLoop()
-        # Not a reason for a program to live on.
+        # A daemon, so that the thread does not keep the process alive.
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="emcache-fault-proxy", daemon=True
         )
@@ -122,7 +122,7 @@ class FaultProxy(Managed):
         self.listen()
 
     def close(self) -> None:
-        """End all connections and the thread. Does nothing the second time."""
+        """Close all connections and end the thread. A second call does nothing."""
         if self._loop is not None and self._thread is not None and not self._loop.is_closed():
             self.refuse()
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -130,26 +130,26 @@ class FaultProxy(Managed):
             self._loop.close()
         self._holder.close()
 
-    # -- faults of the whole ---------------------------------------------------------------------
+    # -- faults of the whole proxy ---------------------------------------------------------------
 
     def refuse(self) -> None:
-        """End all connections, and refuse new ones until :meth:`listen`."""
+        """Close all connections, and refuse new ones until :meth:`listen`."""
         self._do(self._refuse())
 
     def listen(self) -> None:
-        """Take connections again. Does nothing if it does."""
+        """Accept connections again. Does nothing if the proxy is listening."""
         self._do(self._listen())
 
     def reset(self) -> None:
-        """End all connections by RST; new ones are taken."""
+        """Reset all connections with RST; new ones are accepted."""
         self._do(self._reset())
 
     def black_hole(self) -> None:
-        """Pass nothing on, in neither direction, on no connection without a plan; all stay open."""
+        """Forward nothing in either direction, without a plan; connections stay open."""
         self.requests.stall_after = self.answers.stall_after = 0
 
     def heal(self) -> None:
-        """Clear `requests` and `answers`, and listen. What is held back goes on its way at once."""
+        """Remove all faults and listen again; delayed bytes are forwarded at once."""
         self.requests.clear()
         self.answers.clear()
         self._do(self._heal())
@@ -166,7 +166,7 @@ class FaultProxy(Managed):
         self._listener = listener = _bound(self.port)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
         listener.listen(128)
-        # Not `sock_accept`: cancelled at the wrong time it loses what it accepted.
+        # Not `sock_accept`, which can lose an accepted connection when it is cancelled.
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def _heal(self) -> None:
@@ -183,7 +183,7 @@ class FaultProxy(Managed):
 
     async def _reset(self) -> None:
         for client in self._serving.values():
-            # One may be closed already, and its task not yet forgotten.
+            # A connection may be closed while its task is still registered.
             if client.fileno() >= 0:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         await _ended(self._serving)
@@ -198,7 +198,7 @@ class FaultProxy(Managed):
 
         def done(task: asyncio.Task[None]) -> None:
             del self._serving[task]
-            # A task that is cancelled before it ran does not do it.
+            # A task that is cancelled before its first step does not close it.
             client.close()
 
         task.add_done_callback(done)
@@ -231,7 +231,7 @@ class FaultProxy(Managed):
 
     async def _relay(self, link: Link, client: socket.socket, server: socket.socket) -> None:
         for sock in (client, server):
-            # Each piece leaves when it is written, and not with the next one.
+            # Each segment must be sent when it is written.
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         pumps = {
@@ -240,7 +240,7 @@ class FaultProxy(Managed):
         }
         running, is_over, is_cut = pumps, False, False
         try:
-            # The end of one direction is passed on like its bytes; the other one goes on.
+            # The end of one direction is forwarded like its bytes; the other direction continues.
             while running and not is_over:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 is_cut = any(pump.exception() is None and pump.result() for pump in done)
@@ -255,10 +255,10 @@ class FaultProxy(Managed):
     async def _pump(
         self, faults: Faults, source: socket.socket, sink: socket.socket, is_request: bool = False
     ) -> bool:
-        """Pass bytes on until their sender ends, or a fault ends the connection: then true."""
+        """Forward bytes until the sender ends; return True if a fault ends the connection."""
         passed, chunk, has_paused = 0, b"", False
         while True:
-            # Every wait is followed by another look: the faults may have changed meanwhile.
+            # After every wait the faults are read again, because they may have changed.
             if faults._stalls(passed):
                 await asyncio.sleep(0.005)
                 continue
@@ -300,8 +300,7 @@ class FaultProxy(Managed):
         loop = asyncio.get_running_loop()
         chunk = await loop.sock_recv(source, CHUNK)
         until = loop.time() + faults.coalesce
-        # Bytes stay in the socket until they are kept here: a receive that a time limit cancels
-        # may have taken some already.
+        # Waits before it receives, because a receive that a time limit cancels could lose bytes.
         while chunk and await self._is_readable(source, until - loop.time()):
             try:
                 more = source.recv(CHUNK)
@@ -313,7 +312,7 @@ class FaultProxy(Managed):
         return chunk
 
     async def _is_readable(self, source: socket.socket, seconds: float) -> bool:
-        """Wait for bytes or the end of the stream, for so long at most and until healed."""
+        """Wait for bytes or the end of the stream, at most this long and until healed."""
         if seconds <= 0:
             return False
         loop = asyncio.get_running_loop()
@@ -337,7 +336,7 @@ class FaultProxy(Managed):
 
 def _check(upstream: object, plan: object) -> None:
     if isinstance(upstream, Address):
-        endpoint(upstream)
+        to_endpoint(upstream)
     elif not isinstance(upstream, MemcachedServer):
         kind = type(upstream).__name__
         raise TypeError(f"upstream must be a MemcachedServer or an address of emcache, not {kind}")
@@ -354,7 +353,7 @@ def _bound(port: int) -> socket.socket:
 
 
 def _discard_unread(sock: socket.socket) -> None:
-    """Read what came already: closing a socket with unread bytes sends RST instead of FIN."""
+    """Read pending bytes, because closing a socket with unread bytes sends RST, not FIN."""
     with contextlib.suppress(OSError):
         while sock.recv(CHUNK):
             pass

@@ -1,4 +1,4 @@
-"""A real memcached for tests: started on a port of its own, and ended with its test."""
+"""A real memcached for tests, on its own port."""
 
 import os
 import shutil
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Literal
 
-from .._arguments import check_between, check_bools
+from .._checks import check_bools, check_range
 from ._login import AuthFile, SaslDatabase
 from ._managed import Managed
 from ._process import MemcachedStartError, Process, find_memcached, private_folder
-from ._tls import Tls, made
+from ._tls import Tls, create_tls
 from ._wire import Reachable
 
 _START_WITHIN = 10.0
@@ -32,33 +32,33 @@ class MemcachedServer(Reachable, Managed):
                 await client.set(b"key", b"value")
                 server.restart()
 
-    The methods block for the milliseconds that they take, in asynchronous tests too. Run as root,
-    it starts memcached with ``-u nobody``. However the process of the tests ends, and be it by
-    SIGKILL, the servers end with it, or with the last child that it forked meanwhile.
+    The methods block for a few milliseconds, in asynchronous tests too. If the user is root,
+    memcached is started with ``-u nobody``. Servers end with the test process, even if it is
+    killed, or with the last child that it forked.
 
     Args:
-        args: options of memcached, as ``"-m", "64"``.
-        port: the TCP port, if it is free at the start; None: a free one, which stays this server's
-            until :meth:`close`.
+        args: options of memcached, such as ``"-m", "64"``.
+        port: the TCP port, which must be free at the start; None for a free port, which stays
+            reserved until :meth:`close`.
         unix: listen on a unix socket instead, at ``path``.
-        tls: speak TLS, with certificates made for ``localhost`` and ``127.0.0.1`` (this needs
-            ``cryptography``), or as told.
-        users: passwords by name; nobody else is let in.
+        tls: use TLS; with True, with new certificates for ``localhost`` and ``127.0.0.1`` (this
+            needs ``cryptography``).
+        users: passwords by name; other users are refused.
         auth: ``"ascii"`` (``-Y``) or ``"sasl"`` (``-S``: PLAIN over the binary protocol; needs
             ``saslpasswd2``).
-        binary: the program; None: what the variable ``EMCACHE_TEST_MEMCACHED`` names, else
+        binary: the program; None for the variable ``EMCACHE_TEST_MEMCACHED``, or else
             ``memcached``.
-        environment: variables for memcached besides those of this process.
+        environment: environment variables of memcached in addition to those of this process.
 
     Raises:
-        ValueError: ``unix`` with ``port``, ``auth`` without ``users``, ``users`` that is empty, or
-            an argument out of its range.
-        TypeError: an argument of a wrong type.
+        ValueError: ``unix`` with ``port``, ``auth`` without ``users``, empty ``users``, or an
+            argument out of range.
+        TypeError: an argument has a wrong type.
         ModuleNotFoundError: ``tls=True`` without `cryptography`.
     """
 
     process: "subprocess.Popen[bytes] | None"
-    """The process; None before the start. A server that was killed still has its last one."""
+    """The process; None before the start. After a kill it is the last process."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class MemcachedServer(Reachable, Managed):
             self._holder = _reserved()
             self.port = self._holder.getsockname()[1]
         if tls:
-            self._tls = made(self._own_folder()) if tls is True else tls
+            self._tls = create_tls(self._own_folder()) if tls is True else tls
         if users:
             kind = SaslDatabase if auth == "sasl" else AuthFile
             self._users = kind(self._own_folder())
@@ -123,42 +123,42 @@ class MemcachedServer(Reachable, Managed):
 
     def __repr__(self) -> str:
         where = self.path if self.path is not None else f"127.0.0.1:{self.port}"
-        how = "not running" if not self.running else "paused" if self.paused else "running"
-        return f"<MemcachedServer {where} {how}>"
+        state = "not running" if not self.running else "paused" if self.paused else "running"
+        return f"<MemcachedServer {where} {state}>"
 
     # -- the process -----------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
-        """Whether there is a process, paused or not."""
+        """Whether the process runs, paused or not."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def paused(self) -> bool:
-        """Whether :meth:`pause` holds it."""
+        """Whether :meth:`pause` has stopped the process."""
         return self.running and self._process is not None and self._process.paused
 
     @property
     def log(self) -> str:
-        """What memcached wrote to its standard error since the first start; see ``-v``."""
+        """The standard error of memcached since the first start; see ``-v``."""
         if self._log is None:
             return ""
         return os.pread(self._log.fileno(), 1 << 24, 0).decode(errors="replace")
 
     def start(self) -> None:
-        """Start it and wait until it listens.
+        """Start memcached and wait until it listens.
 
         Raises:
-            MemcachedNotFoundError: there is no memcached.
-            MemcachedStartError: it ended, or did not listen within 10 s, or its port is taken.
-            RuntimeError: it runs already.
+            MemcachedNotFoundError: memcached is not installed.
+            MemcachedStartError: it exited, did not listen within 10 s, or its port is in use.
+            RuntimeError: it is running already.
         """
         if self.running:
             raise RuntimeError(f"{self!r} was started already")
         binary = find_memcached(self._binary)
         if self._log is None:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        # One that ended by itself.
+        # The previous process may have exited by itself.
         self.kill()
         self._check_port()
         folder = str(self._folder) if self._folder else ""
@@ -171,7 +171,7 @@ class MemcachedServer(Reachable, Managed):
             raise
 
     def _check_port(self) -> None:
-        """Whoever listens on the port would be taken for the server."""
+        """Refuse a port on which another program listens, which tests would take for the server."""
         if self._holder is not None:
             if sys.platform != "linux":
                 self._holder.close()
@@ -198,54 +198,54 @@ class MemcachedServer(Reachable, Managed):
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise MemcachedStartError(
-                        f"memcached does not listen: {error}; it said: {self.log.strip()!r}"
+                        f"memcached does not listen: {error}; its output: {self.log.strip()!r}"
                     ) from error
                 time.sleep(0.002)
             else:
                 return
         status = self.process.returncode if self.process else None
-        raise MemcachedStartError(f"memcached ended ({status}) and said: {self.log.strip()!r}")
+        raise MemcachedStartError(f"memcached exited ({status}); its output: {self.log.strip()!r}")
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Ask it to end (SIGTERM), which takes it up to a second; after ``timeout`` s kill it.
+        """Stop memcached with SIGTERM, which takes up to a second; kill it after ``timeout`` s.
 
-        ``start`` starts it again, empty, at the same address.
+        ``start`` starts it again without items, at the same address.
         """
         if self.running and self._process:
             self._process.terminate(timeout)
             self._process = None
 
     def kill(self) -> None:
-        """End it at once (SIGKILL): its connections are closed. Does nothing if it is not running.
+        """Kill memcached (SIGKILL); its connections are closed. Does nothing if it is not running.
 
-        ``start`` starts it again, empty, at the same address.
+        ``start`` starts it again without items, at the same address.
         """
         if self._process:
             self._process.kill()
             self._process = None
 
     def restart(self) -> None:
-        """Kill and start it: same address, no items."""
+        """Kill and start memcached: same address, no items."""
         self.kill()
         self.start()
 
     def pause(self) -> None:
-        """Stop it (SIGSTOP): connections stay open, new ones open too, and nothing answers.
+        """Pause memcached (SIGSTOP): connections stay open, new ones open too, without answers.
 
         Raises:
             RuntimeError: it is not running.
         """
         if self._process is None or not self.running:
-            raise RuntimeError(f"{self!r} was not started, or has ended")
+            raise RuntimeError(f"{self!r} was not started, or has exited")
         self._process.pause()
 
     def resume(self) -> None:
-        """Go on after :meth:`pause`. Does nothing if the server has ended."""
+        """Continue after :meth:`pause`. Does nothing if the server has exited."""
         if self._process is not None and self.running:
             self._process.resume()
 
     def close(self) -> None:
-        """Kill it, and give up its port and its files. Does nothing the second time."""
+        """Kill memcached, and release its port and files. A second call does nothing."""
         self.kill()
         if self._holder is not None:
             self._holder.close()
@@ -258,13 +258,13 @@ class MemcachedServer(Reachable, Managed):
             self._folder = None
 
     def allow(self, **users: str) -> None:
-        """Let in these users from now on, and nobody else; connections that are open stay.
+        """Replace the users; open connections stay logged in.
 
         Raises:
-            RuntimeError: the server was made without ``users``.
+            RuntimeError: the server was created without ``users``.
         """
         if self._users is None:
-            raise RuntimeError(f"{self!r} lets in everybody: it was made without users")
+            raise RuntimeError(f"{self!r} has no login; create it with users")
         _check_mapping("users", users)
         self._users.allow(users)
         if self.running and self.process and isinstance(self._users, AuthFile):
@@ -274,9 +274,9 @@ class MemcachedServer(Reachable, Managed):
 def _check_place(port: int | None, unix: bool) -> None:
     if not isinstance(unix, bool):
         kind = type(unix).__name__
-        raise TypeError(f"unix must be a bool, not {kind}: the server chooses its path")
+        raise TypeError(f"unix must be a bool, not {kind}; the server chooses its path")
     if port is not None:
-        check_between("port", port, 1, 65535)
+        check_range("port", port, 1, 65535)
     if unix and port is not None:
         raise ValueError("a server has a port or a unix socket, not both")
 
@@ -293,7 +293,7 @@ def _check_security(
     if users is not None:
         _check_mapping("users", users)
         if not users:
-            raise ValueError("users must name somebody")
+            raise ValueError("users must not be empty")
 
 
 def _check_mapping(name: str, given: Mapping[str, str]) -> None:
@@ -309,10 +309,10 @@ def _check_texts(name: str, texts: Iterable[str]) -> None:
 
 
 def _reserved(port: int = 0) -> socket.socket:
-    """Bind a socket: its port is nobody else's, and connects to it are refused.
+    """Bind a socket to reserve a port; connects to it are refused.
 
-    On Linux memcached can listen on the port all the same, as both set SO_REUSEADDR and this one
-    does not listen.
+    On Linux memcached can still listen on the port, because both sockets set SO_REUSEADDR and this
+    one does not listen.
     """
     sock = socket.socket()
     try:

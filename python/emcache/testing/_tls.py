@@ -1,4 +1,4 @@
-"""Certificates for tests. Making them needs `cryptography`; using files of one's own does not."""
+"""Certificates for tests. Creating them needs `cryptography`; existing files do not."""
 
 import datetime
 import ipaddress
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .._arguments import check_bools
+from .._checks import check_bools
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -19,7 +19,7 @@ _DAY = datetime.timedelta(days=1)
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate and its key, as PEM files, and together in a third."""
+    """A certificate and its key as PEM files, and a third file with both."""
 
     certificate: Path
     key: Path
@@ -28,14 +28,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Tls:
-    """How a :class:`MemcachedServer` speaks TLS.
+    """The TLS settings of a :class:`MemcachedServer`.
 
     Args:
-        identity: who the server is.
-        ca: the CA that clients are to trust, for ``client_options``; None: one of the system's.
-        client_ca: the server wants certificates of its clients, by this CA.
-        client: who clients are, for ``client_options`` and the helper's own connections.
-        min_version: the oldest TLS that the server speaks.
+        identity: the server's certificate and key.
+        ca: the CA that clients must trust, for ``client_options``; None for a CA of the system.
+        client_ca: require client certificates that this CA issued.
+        client: the client's certificate, for ``client_options`` and the helper's own connections.
+        min_version: the oldest TLS version that the server accepts.
     """
 
     identity: Identity
@@ -53,12 +53,12 @@ class Tls:
             raise ValueError("min_version must be 'TLSv1.2' or 'TLSv1.3'")
 
     def _arguments(self) -> list[str]:
-        said = [f"ssl_chain_cert={self.identity.certificate}", f"ssl_key={self.identity.key}"]
+        options = [f"ssl_chain_cert={self.identity.certificate}", f"ssl_key={self.identity.key}"]
         if self.client_ca:
-            said += [f"ssl_ca_cert={self.client_ca}", "ssl_verify_mode=2"]
+            options += [f"ssl_ca_cert={self.client_ca}", "ssl_verify_mode=2"]
         if self.min_version:
-            said.append(f"ssl_min_version={2 if self.min_version == 'TLSv1.2' else 3}")
-        return ["-Z", "-o", ",".join(said)]
+            options.append(f"ssl_min_version={2 if self.min_version == 'TLSv1.2' else 3}")
+        return ["-Z", "-o", ",".join(options)]
 
     def _client_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"ssl": True}
@@ -71,11 +71,12 @@ class Tls:
 
 
 class CertificateAuthority:
-    """A CA that certifies whatever a test wants, for a day.
+    """A CA that issues certificates for tests, valid for a day.
 
     Args:
-        folder: where the files go. The server must be able to read them: as root it runs as nobody.
-        name: its common name; its certificate is ``<name>.pem``.
+        folder: the folder of the files. The server must be able to read them; if the user is root,
+            it runs as nobody.
+        name: the common name of the CA; its certificate is ``<name>.pem``.
 
     Raises:
         ModuleNotFoundError: `cryptography` is not installed.
@@ -107,14 +108,14 @@ class CertificateAuthority:
         expired: bool = False,
         self_signed: bool = False,
     ) -> Identity:
-        """Certify host names and addresses (subjectAltName); without any only the common name.
+        """Issue a certificate for host names and addresses (subjectAltName).
 
         Args:
-            file: what the names of the files begin with; those of an earlier one are overwritten.
-            names: whom the certificate is for.
+            file: the prefix of the file names; existing files are overwritten.
+            names: the names and addresses; without any the certificate has only the common name.
             common_name: the subject.
-            expired: it was valid until yesterday.
-            self_signed: signed by its own key, not by this CA.
+            expired: make it expire yesterday.
+            self_signed: sign it with its own key instead of this CA's.
         """
         check_bools(expired=expired, self_signed=self_signed)
         return self._write(file, *self._certify(names, common_name, expired, self_signed)[:2])
@@ -122,7 +123,7 @@ class CertificateAuthority:
     def _certify(
         self, names: tuple[str, ...], common_name: str, expired: bool, self_signed: bool
     ) -> "tuple[x509.Certificate, ec.EllipticCurvePrivateKey, ec.EllipticCurvePrivateKey]":
-        """Make a certificate, its key, and the key that it is signed with."""
+        """Return a certificate, its key, and the key that signed it."""
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -156,13 +157,13 @@ class CertificateAuthority:
         files = [self.folder / f"{file}.{kind}.pem" for kind in ("certificate", "key", "both")]
         for path, text in zip(files, (pem, secret, pem + secret), strict=True):
             path.write_bytes(text)
-            # The server may be another user.
+            # The server may run as another user.
             path.chmod(0o644)
         return Identity(*files)
 
 
-def made(folder: Path) -> Tls:
-    """TLS for a server on this machine, with a CA of its own."""
+def create_tls(folder: Path) -> Tls:
+    """Create a CA and a server certificate for this machine."""
     authority = CertificateAuthority(folder)
     return Tls(authority.issue("server", *HERE), ca=authority.file)
 
@@ -172,7 +173,7 @@ def _need_cryptography() -> None:
         import cryptography  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "certificates for tests are made with cryptography: pip install cryptography",
+            "certificates for tests need cryptography: pip install cryptography",
             name="cryptography",
         ) from error
 

@@ -1,4 +1,4 @@
-"""How a server is reached: what clients have to know, and a way past them."""
+"""Connections to a test server, and the options that clients need for it."""
 
 import socket
 import ssl
@@ -15,17 +15,17 @@ class Reachable:
     """A server on this machine, running or not."""
 
     path: str | None
-    """The unix socket; None on TCP."""
+    """The path of the unix socket; None on TCP."""
     port: int | None
     """The TCP port; None on a unix socket."""
     login: dict[str, str]
-    """What a client says to be let in: options of `create_client`."""
+    """The login options of `create_client`."""
     _tls: Tls | None
     _users: AuthFile | SaslDatabase | None
 
     @property
     def address(self) -> MemcachedHostAddress | MemcachedUnixSocketPath:
-        """Where it listens."""
+        """The address that the server listens on."""
         if self.path is not None:
             return MemcachedUnixSocketPath(self.path)
         if self.port is None:
@@ -34,11 +34,11 @@ class Reachable:
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """What `create_client` needs besides the address: TLS and the login, if there are."""
+        """The options of `create_client` besides the address, for TLS and login."""
         return (self._tls._client_options() if self._tls else {}) | self.login
 
     def connect(self) -> socket.socket:
-        """Open a connection; over TLS, which verifies nothing, if the server speaks it."""
+        """Open a connection, with TLS if the server uses it; certificates are not verified."""
         sock = socket.socket(socket.AF_INET if self.path is None else socket.AF_UNIX)
         sock.settimeout(_ANSWER_WITHIN)
         try:
@@ -59,27 +59,27 @@ class Reachable:
         return context.wrap_socket(sock)
 
     def command(self, command: bytes) -> bytes:
-        r"""Give the whole answer to commands, without the client, after a login if there is one.
+        r"""Send commands without the client, and return the whole answer; log in if needed.
 
         Example::
 
             assert server.command(b"get key\r\n") == b"END\r\n"
 
         Args:
-            command: one or more commands as they go over the wire, each with its CRLF.
+            command: one or more commands as sent on the wire, each with its CRLF.
 
         Raises:
-            ValueError, TypeError: not bytes, or without a CRLF at the end.
+            ValueError, TypeError: not bytes, or no CRLF at the end.
             TimeoutError: no answer within 5 s.
-            RuntimeError: the server speaks only the binary protocol (``auth="sasl"``).
+            RuntimeError: the server supports only the binary protocol (``auth="sasl"``).
         """
         if self._is_binary:
-            raise RuntimeError(f"{self!r} speaks only the binary protocol")
+            raise RuntimeError(f"{self!r} supports only the binary protocol")
         if not isinstance(command, bytes):
             raise TypeError(f"a command must be bytes, not {type(command).__name__}")
         if not command.endswith(b"\r\n"):
             raise ValueError("a command must end with CRLF")
-        # What answers `mn` comes after everything else.
+        # The answer to `mn` is the last one, so it marks the end.
         return self._ask(command + b"mn\r\n", b"MN\r\n").removesuffix(b"MN\r\n")
 
     def _ask(self, command: bytes, end: bytes) -> bytes:
@@ -102,7 +102,7 @@ class Reachable:
         return sock
 
     def stats(self) -> dict[str, str]:
-        """Read the server's own counters."""
+        """Return the server's own statistics."""
         if self._is_binary:
             with self._logged_in() as sock:
                 return binary_stats(sock)

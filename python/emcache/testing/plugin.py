@@ -1,8 +1,8 @@
-"""The pytest plugin by a name of this package: ``pytest -p emcache.testing.plugin``.
+"""The pytest plugin, by a name in this package: ``pytest -p emcache.testing.plugin``.
 
-pytest itself finds an installed emcache by its entry point ``emcache``. That is a module of its
-own, ``_emcache_pytest``: to import anything of this package imports the client, in every run of
-pytest wherever emcache is installed. To name this one too does no harm.
+pytest finds an installed emcache by its entry point ``emcache``, which is the separate module
+``_emcache_pytest``. A module of this package would import the client in every run of pytest. You
+may load both.
 """
 
 import pytest
@@ -11,6 +11,6 @@ import _emcache_pytest
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Stand in for the entry point where there is none, or before it is loaded."""
+    """Register the plugin if the entry point does not exist, or is not loaded yet."""
     if not pluginmanager.has_plugin("emcache"):
         pluginmanager.register(_emcache_pytest, "emcache")

@@ -1,0 +1,900 @@
+"""The client: one class, long because it documents every command.
+
+The methods give arguments their meaning and pass them to the core, which does the work.
+"""
+
+import asyncio
+import contextlib
+import weakref
+from abc import ABCMeta
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self, overload
+
+from ._address import ALL_NODES, Address, AllNodes
+from ._checks import check_bools
+from ._cluster import ClusterEvents, ClusterManagment, NodeDirectory
+from ._emcache import CoreClient
+from ._errors import ClientClosedError, ConnectionFailedError
+from ._item import Item
+from ._lifecycle import CoreOwner
+from ._memcached.addresses import format_address, to_endpoint
+from ._options import stats_arguments
+from ._snapshots import Snapshots
+from ._types import Exptime, ManyOutcome, OnError, Value
+
+if TYPE_CHECKING:
+    from . import _results as results
+    from . import discovery, metrics
+    from .discovery._watcher import Watcher
+else:
+    # Annotations name these modules. Only programs that use or resolve them pay for the import.
+    from ._lazy import discovery, metrics, results
+
+_CONNECT_POLL = 0.01
+"""Seconds between two checks whether new nodes are connected."""
+
+
+class Client(CoreOwner, metaclass=ABCMeta):
+    """A memcached client; create one with :func:`emcache.create_client`.
+
+    Every method may raise the following errors, in addition to those that it lists:
+
+    - ``RuntimeError``: the client is closed (:class:`ClientClosedError`), or belongs to another
+      event loop;
+    - :class:`OperationTimeoutError`: no reply within ``timeout``; a write may have happened;
+    - :class:`ConnectionFailedError`: the connection was lost before the reply; a write may have
+      happened. Reads are retried once on another connection before this is raised;
+    - :class:`NodeUnavailableError`: the node is known to be down; nothing was sent;
+    - :class:`OverloadedError`: too many requests wait for the node; nothing was sent;
+    - :class:`ClusterNoAvailableNodes`: all nodes are down and ``purge_unhealthy_nodes`` is set;
+    - ``ValueError``, ``TypeError``: an argument that memcached would not accept; nothing was sent.
+
+    A key is 1 to 250 bytes without whitespace and control bytes (no byte <= 0x20, no 0x7f).
+
+    ``exptime`` is in seconds. 0 never expires, and a negative number expires at once. Up to
+    2,592,000 (30 days) it counts from now; the server reads larger numbers as Unix time. It must
+    fit in 32 bits with sign. You can also pass a ``timedelta`` of any length, or a ``datetime``
+    with a time zone. Both are sent as seconds from now if they end within 30 days, and as Unix time
+    otherwise. Fractions of a second round up, a time in the past expires at once, and a time after
+    2038-01-19 expires then.
+
+    ``flags`` are 32 bits that the server stores with the item. A value is bytes-like; servers
+    refuse items over their limit (1 MiB unless started with ``-I``).
+
+    With ``noreply`` a call returns as soon as its command is on a connection, and raises if it
+    cannot be sent. Errors of the server are counted but not raised. While more than 1,024 such
+    commands are unanswered, calls wait for the answer.
+
+    Programs may subclass this to write a client of their own for tests. A subclass replaces
+    the methods that it needs, and is created without arguments.
+
+    Sources: memcached doc/protocol.txt, by the section that each method names.
+    """
+
+    def __init__(self) -> None:
+        if type(self) is Client:
+            raise TypeError("a Client cannot be created directly; use await create_client(...)")
+
+    @classmethod
+    def _open(
+        cls,
+        addresses: list[Address],
+        cluster_events: ClusterEvents | None,
+        close_timeout: float,
+        make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+    ) -> "Client":
+        """Create a client in the running loop. ``make_core`` takes the callback for changes."""
+        client = cls.__new__(cls)
+        client._set_up(addresses, cluster_events, close_timeout, make_core)
+        return client
+
+    def _set_up(
+        self,
+        addresses: list[Address],
+        cluster_events: ClusterEvents | None,
+        close_timeout: float,
+        make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+    ) -> None:
+        # Not needed to import the package.
+        from ._events import EventDispatcher
+
+        self._addresses = addresses
+        self._close_timeout = close_timeout
+        self._watcher: Watcher | None = None
+        self._watch_task: asyncio.Task[None] | None = None
+        self._directory = NodeDirectory(addresses)
+        self._dispatcher = EventDispatcher(self._directory, cluster_events)
+        # A strong reference from the core would keep an unclosed client alive for ever.
+        client = weakref.ref(self)
+
+        def on_change(index: int, change: str, reason: str | None) -> None:
+            if (alive := client()) is None:
+                return
+            if change in ("healthy", "unhealthy"):
+                alive._directory.node_changed(index, change == "healthy")
+            alive._dispatcher.node_changed(addresses[index], change, reason)
+            if change == "unhealthy" and alive._watcher is not None:
+                alive._watcher.hurry()
+
+        self._core = make_core(on_change)
+        self._snapshots = Snapshots(self._core, asyncio.get_running_loop())
+        self._directory.attach(self._core, self._snapshots)
+
+    def _watch(
+        self,
+        source: "discovery.Discovery",
+        current: "discovery.Topology",
+        interval: float,
+        connect_timeout: float,
+        *,
+        is_listed: bool,
+    ) -> None:
+        """Poll ``source`` for the nodes of the cluster until the client is closed or collected."""
+        for index, node in enumerate(current.nodes):
+            self._core.set_ip(index, node.ip)
+        client = weakref.ref(self)
+
+        from .discovery._watcher import Watcher
+
+        async def apply(topology: "discovery.Topology") -> None:
+            if (alive := client()) is not None:
+                await alive._apply(topology, connect_timeout)
+
+        self._watcher = Watcher(source, current, interval, apply, is_listed=is_listed)
+        loop = asyncio.get_running_loop()
+        self._watch_task = loop.create_task(self._watcher.run(), name="emcache autodiscovery")
+        task = weakref.ref(self._watch_task)
+
+        def end() -> None:
+            # The garbage collector may call this on any thread.
+            with contextlib.suppress(RuntimeError):
+                if (running := task()) is not None:
+                    loop.call_soon_threadsafe(running.cancel)
+
+        weakref.finalize(self, end).atexit = False
+
+    async def _apply(self, topology: "discovery.Topology", connect_timeout: float) -> None:
+        """Replace the nodes by those of ``topology``, once new nodes are connected."""
+        old = {self._addresses[index]: index for index in self._directory.indexes()}
+        new = {node.address: node for node in topology.nodes}
+        joining = []
+        for address, node in new.items():
+            if address in old:
+                self._core.set_ip(old[address], node.ip)
+            else:
+                # The core counts indexes as this list does, so nothing may run between these two.
+                joining.append(self._core.add_node(to_endpoint(address), node.ip))
+                self._addresses.append(address)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(connect_timeout):
+                for index in joining:
+                    while not self._core.is_connected(index):  # noqa: ASYNC110 - it has no event
+                        await asyncio.sleep(_CONNECT_POLL)
+        # A node that cannot be reached gets its keys all the same: clients must agree on routing.
+        leaving = [index for address, index in old.items() if address not in new]
+        self._core.change_nodes(joining, leaving)
+        self._directory.refresh()
+        if joining or leaving:
+            self._dispatcher.topology_changed(list(old), list(new), topology.version)
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "_core"):
+            return super().__repr__()
+        self._directory.refresh()
+        up, down = (
+            ", ".join(map(format_address, nodes))
+            for nodes in (self._directory.healthy_nodes(), self._directory.unhealthy_nodes())
+        )
+        return f"<emcache.Client {'closed' if self.closed else 'open'} up=[{up}] down=[{down}]>"
+
+    def _node_index(self, address: Address) -> int:
+        """Return the index of a node in the core."""
+        if self.closed:
+            raise ClientClosedError("Emcache client is closed")
+        return self._directory.index(address)
+
+    def _nodes_by_index(self) -> dict[int, Address]:
+        """Return all nodes by their index in the core."""
+        if self.closed:
+            raise ClientClosedError("Emcache client is closed")
+        return self._directory.by_index()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._core.closed
+
+    async def close(self) -> None:
+        """Close all connections; pending calls raise :class:`ClientClosedError`.
+
+        First waits, at most for ``timeout``, for the replies to commands sent with ``noreply``, so
+        that they are not lost. A second call does nothing.
+        """
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+        try:
+            await self._drain()
+        finally:
+            # Health and counters stay readable after the close.
+            self._directory.refresh()
+            self._snapshots.take()
+            self._core.close()
+            self._dispatcher.close()
+
+    def cluster_managment(self) -> ClusterManagment:
+        """Return the object that reports about the nodes; the same object each time."""
+        return self._directory
+
+    def node_for(self, key: bytes) -> Address:
+        """Return the node that a key is routed to at present; nothing is sent."""
+        return self._addresses[self._core.node_for(key)]
+
+    def metrics(self) -> "metrics.ClientMetrics":
+        """Return the counters since the client was created, as a snapshot that does not change.
+
+        Nothing is sent. It may be called from any thread. On the client's event loop the counters
+        are current. On another thread it waits for the loop, at most 1 s. If the loop is blocked
+        for longer, or is not running, it returns the last snapshot (``taken`` is its time, and 0.0
+        without one). After a close it returns the counters at that time.
+        """
+        from .metrics import read_metrics
+
+        return read_metrics(self._snapshots, self._addresses)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def get(self, key: bytes, return_flags: bool = False) -> Item | None:
+        """Get one item.
+
+        Returns:
+            The item, with ``cas`` None, and ``flags`` None unless ``return_flags``; None on a miss.
+
+        Raises:
+            CommandError: the server answered with an error.
+
+        Wire: ``get <key>*`` Source: "Retrieval command".
+        """
+        return await self._core.get(key, return_flags)
+
+    async def gets(self, key: bytes, return_flags: bool = False) -> Item | None:
+        """Get one item with its ``cas`` token, for :meth:`cas`; otherwise as :meth:`get`.
+
+        Wire: ``gets <key>*`` Source: "Retrieval command".
+        """
+        return await self._core.gets(key, return_flags)
+
+    @overload
+    async def get_many(
+        self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["raise"] = ...
+    ) -> dict[bytes, Item]: ...
+    @overload
+    async def get_many(
+        self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["partial"]
+    ) -> "results.PartialResult[bytes, Item]": ...
+    async def get_many(
+        self,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
+    ) -> dict[bytes, Item]:
+        """Get many items, from all their nodes at once.
+
+        Args:
+            keys: see :class:`Client`.
+            return_flags: see :meth:`get`.
+            on_error: with ``"raise"``, an error of one node fails the call. With ``"partial"``, the
+                items that arrived are returned as an :class:`emcache.PartialResult`: a dict whose
+                ``errors`` hold the exception of each key without an answer. Keys in neither are
+                misses.
+
+        Returns:
+            The items by key. Misses are absent, a repeated key counts once; ``{}`` for no keys.
+
+        Raises:
+            CommandError: a server answered with an error.
+
+        Wire: ``get <key>*`` (lines of at most 1,000 bytes, or 8 KiB) Source: "Retrieval command".
+        """
+        if on_error != "raise":
+            return await self._get_partial("get", 0, keys, return_flags, on_error)
+        return await self._core.get_many(keys, return_flags)
+
+    @overload
+    async def gets_many(
+        self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["raise"] = ...
+    ) -> dict[bytes, Item]: ...
+    @overload
+    async def gets_many(
+        self, keys: Iterable[bytes], return_flags: bool = False, *, on_error: Literal["partial"]
+    ) -> "results.PartialResult[bytes, Item]": ...
+    async def gets_many(
+        self,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
+    ) -> dict[bytes, Item]:
+        """Get many items with their ``cas`` tokens; otherwise as :meth:`get_many`.
+
+        Wire: ``gets <key>*`` Source: "Retrieval command".
+        """
+        if on_error != "raise":
+            return await self._get_partial("gets", 0, keys, return_flags, on_error)
+        return await self._core.gets_many(keys, return_flags)
+
+    async def gat(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
+        """Get one item and update its ``exptime``; otherwise as :meth:`get`.
+
+        Some proxies do not support ``gat``. For their nodes the client sends ``get`` and ``touch``
+        instead: two steps, each with its own ``timeout``, that are not atomic.
+
+        Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
+        """
+        try:
+            return await self._core.gat(exptime, key, return_flags)
+        except ConnectionFailedError as error:
+            return await self._get_and_touch("gat", error, exptime, key, return_flags)
+
+    async def gats(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
+        """Get one item with its ``cas`` token and update its ``exptime``; otherwise as :meth:`gat`.
+
+        Wire: ``gats <exptime> <key>+`` Source: "Get And Touch".
+        """
+        try:
+            return await self._core.gats(exptime, key, return_flags)
+        except ConnectionFailedError as error:
+            return await self._get_and_touch("gats", error, exptime, key, return_flags)
+
+    @overload
+    async def gat_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: Literal["raise"] = ...,
+    ) -> dict[bytes, Item]: ...
+    @overload
+    async def gat_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: Literal["partial"],
+    ) -> "results.PartialResult[bytes, Item]": ...
+    async def gat_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
+    ) -> dict[bytes, Item]:
+        """Get many items and update their ``exptime``; otherwise as :meth:`get_many`.
+
+        Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
+        """
+        if on_error != "raise":
+            return await self._get_partial("gat", exptime, keys, return_flags, on_error)
+        return await self._get_and_touch_many("gat", exptime, keys, return_flags)
+
+    @overload
+    async def gats_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: Literal["raise"] = ...,
+    ) -> dict[bytes, Item]: ...
+    @overload
+    async def gats_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: Literal["partial"],
+    ) -> "results.PartialResult[bytes, Item]": ...
+    async def gats_many(
+        self,
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool = False,
+        *,
+        on_error: OnError = "raise",
+    ) -> dict[bytes, Item]:
+        """Get many items with ``cas`` tokens and update their ``exptime``; see :meth:`get_many`.
+
+        Wire: ``gats <exptime> <key>+`` Source: "Get And Touch".
+        """
+        if on_error != "raise":
+            return await self._get_partial("gats", exptime, keys, return_flags, on_error)
+        return await self._get_and_touch_many("gats", exptime, keys, return_flags)
+
+    async def _get_and_touch(
+        self,
+        verb: Literal["gat", "gats"],
+        error: ConnectionFailedError,
+        exptime: Exptime,
+        key: bytes,
+        return_flags: bool,
+    ) -> Item | None:
+        from ._fallbacks import fall_back, get_and_touch
+
+        return await fall_back(
+            error, lambda: get_and_touch(self._core, verb, exptime, key, return_flags)
+        )
+
+    async def _get_and_touch_many(
+        self,
+        verb: Literal["gat", "gats"],
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool,
+    ) -> dict[bytes, Item]:
+        # The fallback iterates a second time.
+        keys = list(keys) if hasattr(keys, "__next__") else keys
+        gat_many = self._core.gat_many if verb == "gat" else self._core.gats_many
+        try:
+            return await gat_many(exptime, keys, return_flags)
+        except ConnectionFailedError as error:
+            from ._fallbacks import fall_back, get_and_touch_many
+
+            return await fall_back(
+                error, lambda: get_and_touch_many(self._core, verb, exptime, keys, return_flags)
+            )
+
+    async def _get_partial(
+        self,
+        verb: Literal["get", "gets", "gat", "gats"],
+        exptime: Exptime,
+        keys: Iterable[bytes],
+        return_flags: bool,
+        on_error: OnError,
+    ) -> "results.PartialResult[bytes, Item]":
+        if on_error != "partial":
+            raise ValueError("on_error must be 'raise' or 'partial'")
+        from ._results import PartialResult
+
+        items, errors = await self._core.fetch_partial(verb, exptime, keys, return_flags)
+        if verb in ("gat", "gats") and errors:
+            from ._fallbacks import get_and_touch_partial
+
+            items, errors = await get_and_touch_partial(
+                self._core, verb, exptime, items, errors, return_flags
+            )
+        return PartialResult(items, errors)
+
+    async def set(
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> None:
+        """Store a value, whether or not the key exists.
+
+        Raises:
+            StorageCommandError: the server refused. A value over its item limit also deletes
+                the previous item of the key.
+
+        Wire: ``set <key> <flags> <exptime> <bytes>`` Source: "Storage commands".
+        """
+        await self._core.set(key, value, flags, exptime, noreply)
+
+    async def add(
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> None:
+        """Store a value only if the key does not exist.
+
+        Raises:
+            NotStoredStorageCommandError: the key exists.
+            StorageCommandError: the server refused.
+
+        Wire: ``add <key> <flags> <exptime> <bytes>`` Source: "Storage commands".
+        """
+        await self._core.add(key, value, flags, exptime, noreply)
+
+    async def replace(
+        self,
+        key: bytes,
+        value: Value,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> None:
+        """Store a value only if the key exists.
+
+        Raises:
+            NotStoredStorageCommandError: the key does not exist.
+            StorageCommandError: the server refused.
+
+        Wire: ``replace <key> <flags> <exptime> <bytes>`` Source: "Storage commands".
+        """
+        await self._core.replace(key, value, flags, exptime, noreply)
+
+    async def append(self, key: bytes, value: Value, *, noreply: bool = False) -> None:
+        """Add bytes to the end of an existing value; its flags and expiry time stay.
+
+        Raises:
+            NotStoredStorageCommandError: the key does not exist.
+            StorageCommandError: the server refused.
+
+        Wire: ``append <key> 0 0 <bytes>`` Source: "Storage commands".
+        """
+        await self._core.append(key, value, 0, 0, noreply)
+
+    async def prepend(self, key: bytes, value: Value, *, noreply: bool = False) -> None:
+        """Add bytes to the start of an existing value; otherwise as :meth:`append`.
+
+        Wire: ``prepend <key> 0 0 <bytes>`` Source: "Storage commands".
+        """
+        await self._core.prepend(key, value, 0, 0, noreply)
+
+    async def cas(
+        self,
+        key: bytes,
+        value: Value,
+        cas: int,
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> None:
+        """Store a value only if the item has not changed since its ``cas`` token was read.
+
+        Args:
+            key: see :class:`Client`.
+            value: see :class:`Client`.
+            cas: the token of :meth:`gets`; 0 to 2**64 - 1, and 0 is a token like any other.
+            flags: see :class:`Client`.
+            exptime: see :class:`Client`.
+            noreply: see :class:`Client`.
+
+        Raises:
+            NotStoredStorageCommandError: the item has changed.
+            StorageCommandError: the key does not exist (``status`` is ``"NOT_FOUND"``), or the
+                server refused.
+
+        Wire: ``cas <key> <flags> <exptime> <bytes> <cas>`` Source: "Storage commands".
+        """
+        await self._core.cas(key, value, cas, flags, exptime, noreply)
+
+    async def delete(self, key: bytes, *, noreply: bool = False) -> None:
+        """Delete one item.
+
+        Raises:
+            NotFoundCommandError: the key does not exist.
+
+        Wire: ``delete <key>`` Source: "Deletion".
+        """
+        await self._core.delete(key, noreply)
+
+    async def increment(
+        self,
+        key: bytes,
+        value: int,
+        *,
+        noreply: bool = False,
+        initial: int | None = None,
+        exptime: Exptime = 0,
+    ) -> int | None:
+        """Add to a counter; it wraps at 2**64.
+
+        Args:
+            key: see :class:`Client`.
+            value: the number to add, 0 to 2**64 - 1.
+            noreply: see :class:`Client`; not together with ``initial``.
+            initial: the first number of a counter that does not exist, 0 to 2**64 - 1. The call
+                that creates the counter returns ``initial``; ``value`` is added by later calls.
+            exptime: for a counter that is created; an existing counter keeps its expiry time.
+
+        Returns:
+            The new number; None with ``noreply``.
+
+        Raises:
+            NotFoundCommandError: the key does not exist, and ``initial`` is None.
+            ArithmeticCommandError: the value is not a decimal number (also a ``ValueError``).
+
+        With ``initial`` the call is one atomic round trip if the server is memcached 1.6.9 or
+        later, or if the login is SASL. The client asks for the version once after each connect.
+        With older servers it takes up to three steps (``incr``, ``add``, ``incr``), each with the
+        client's ``timeout``. No increment is lost there either, but a call that raises may have
+        created the counter.
+
+        Wire: ``incr <key> <value>``, or ``ma <key> MI N<exptime> J<initial> D<value> v``
+        Source: "Increment/Decrement", "Meta Arithmetic".
+        """
+        if initial is not None or exptime != 0:
+            return await self._count_from("incr", key, value, noreply, initial, exptime)
+        return await self._core.increment(key, value, noreply)
+
+    async def decrement(
+        self,
+        key: bytes,
+        value: int,
+        *,
+        noreply: bool = False,
+        initial: int | None = None,
+        exptime: Exptime = 0,
+    ) -> int | None:
+        """Subtract from a counter; it stops at 0. Otherwise as :meth:`increment`.
+
+        The server does not shorten the stored digits: after 100 - 1, :meth:`get` returns
+        ``b"99 "``.
+
+        Wire: ``decr <key> <value>``, or ``ma <key> MD N<exptime> J<initial> D<value> v``
+        Source: "Increment/Decrement", "Meta Arithmetic".
+        """
+        if initial is not None or exptime != 0:
+            return await self._count_from("decr", key, value, noreply, initial, exptime)
+        return await self._core.decrement(key, value, noreply)
+
+    async def _count_from(
+        self,
+        verb: Literal["incr", "decr"],
+        key: bytes,
+        value: int,
+        noreply: bool,
+        initial: int | None,
+        exptime: Exptime,
+    ) -> int:
+        check_bools(noreply=noreply)
+        if initial is None:
+            raise ValueError("exptime applies only when a counter is created; pass initial as well")
+        if noreply:
+            raise ValueError("initial and noreply exclude each other, because the reply is needed")
+        from ._counters import count_from
+
+        return await count_from(self._core, verb, key, value, initial, exptime)
+
+    async def touch(self, key: bytes, exptime: Exptime, *, noreply: bool = False) -> None:
+        """Update the ``exptime`` of an item without reading it.
+
+        Raises:
+            NotFoundCommandError: the key does not exist.
+
+        Wire: ``touch <key> <exptime>`` Source: "Touch".
+        """
+        await self._core.touch(key, exptime, noreply)
+
+    async def set_many(
+        self,
+        items: Mapping[bytes, Value],
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> "results.ManyResult":
+        """Store many values, whether or not their keys exist, on all their nodes at once.
+
+        An error of one key or node does not stop the others and is not raised. Check the result,
+        or call its ``raise_errors()``.
+
+        Args:
+            items: the values by key.
+            flags: for all of them; see :class:`Client`.
+            exptime: for all of them; see :class:`Client`.
+            noreply: see :class:`Client`. The result is empty, and the error of the first key that
+                could not be sent is raised.
+
+        Returns:
+            ``done``: the keys that were stored. ``missed``: empty. ``errors``: the other keys, each
+            with its exception, such as a :class:`StorageCommandError` or a
+            :class:`NodeUnavailableError`.
+
+        Raises:
+            ValueError, TypeError: an argument is not valid; nothing is sent for any key.
+
+        The client's ``timeout`` applies to the whole call. At most 16,384 keys, or 16 MiB, are sent
+        before their replies arrive. If the call is cancelled, the keys that were not sent yet are
+        dropped and do not appear in :meth:`metrics`.
+
+        Wire: ``set <key> <flags> <exptime> <bytes>`` for each key Source: "Storage commands".
+        """
+        return _many_result(await self._core.store_many("set", items, flags, exptime, noreply))
+
+    async def add_many(
+        self,
+        items: Mapping[bytes, Value],
+        *,
+        flags: int = 0,
+        exptime: Exptime = 0,
+        noreply: bool = False,
+    ) -> "results.ManyResult":
+        """Store many values, each only if its key does not exist; otherwise as :meth:`set_many`.
+
+        Returns:
+            As :meth:`set_many`, with the existing keys in ``missed``.
+
+        Wire: ``add <key> <flags> <exptime> <bytes>`` for each key Source: "Storage commands".
+        """
+        return _many_result(await self._core.store_many("add", items, flags, exptime, noreply))
+
+    async def delete_many(
+        self, keys: Iterable[bytes], *, noreply: bool = False
+    ) -> "results.ManyResult":
+        """Delete many items; otherwise as :meth:`set_many`. A repeated key counts once.
+
+        Returns:
+            As :meth:`set_many`, with the keys that do not exist in ``missed``.
+
+        Wire: ``delete <key>`` for each key Source: "Deletion".
+        """
+        return _many_result(await self._core.delete_many(keys, noreply))
+
+    async def touch_many(
+        self, keys: Iterable[bytes], exptime: Exptime, *, noreply: bool = False
+    ) -> "results.ManyResult":
+        """Update the ``exptime`` of many items; otherwise as :meth:`delete_many`.
+
+        Wire: ``touch <key> <exptime>`` for each key Source: "Touch".
+        """
+        return _many_result(await self._core.touch_many(keys, exptime, noreply))
+
+    async def ping(self) -> dict[Address, float | Exception]:
+        """Measure the round trip to all nodes at once.
+
+        Returns:
+            By node, the seconds until its answer arrived, or the exception that explains why there
+            was none. Nodes that are still connecting are waited for, at most for ``timeout``. A
+            proxy counts as up if any of its servers answers: after a quarter of ``timeout`` the
+            client also asks for other keys.
+
+        Wire: ``get emcache:probe:<number>`` Source: "Retrieval command".
+        """
+        from ._node_queries import ping
+
+        return await ping(self._core, self._nodes_by_index, self._close_timeout)
+
+    async def wait_ready(
+        self,
+        timeout: float,  # noqa: ASYNC109 - the error says which nodes are missing
+        *,
+        min_nodes: int | None = None,
+    ) -> None:
+        """Wait until nodes have answered; meant for the start of a program.
+
+        Args:
+            timeout: in seconds, > 0.
+            min_nodes: the number of nodes to wait for, 1 to all of them; None for all. Nodes that
+                leave the cluster in the meantime are not waited for.
+
+        Raises:
+            OperationTimeoutError: too few nodes answered in time. It is a ``TimeoutError``, and its
+                message has the reason for each missing node.
+
+        Wire: as :meth:`ping`.
+        """
+        from ._node_queries import wait_ready
+
+        await wait_ready(self._core, self._nodes_by_index, timeout, min_nodes, self._close_timeout)
+
+    async def flush_all(
+        self,
+        memcached_host_address: Address | AllNodes = ALL_NODES,
+        delay: int = 0,
+        *,
+        noreply: bool = False,
+    ) -> None:
+        """Invalidate all items of one node, or of all nodes.
+
+        Args:
+            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
+            delay: in seconds from now, 0 to 2**32 - 1; the server reads numbers above 2,592,000 as
+                Unix time.
+            noreply: see :class:`Client`; the first such call to a node waits for the reply.
+
+        Raises:
+            ValueError: not a node of this client.
+            CommandError: the server refused.
+            ConnectionFailedError: the node did not answer; proxies close the connection.
+            ExceptionGroup: with all nodes, some failed. It has an exception for each of them, with
+                the node in ``node``. The other nodes were flushed.
+
+        Wire: ``flush_all [<delay>]`` Source: "Other commands".
+        """
+        if memcached_host_address is not ALL_NODES:
+            await self._core.flush_all(self._node_index(memcached_host_address), delay, noreply)
+            return
+        from ._node_queries import query_all
+
+        answers = await query_all(
+            self._nodes_by_index, lambda node: self._core.flush_all(node, delay, noreply)
+        )
+        answers.raise_errors()
+
+    async def version(self, memcached_host_address: Address) -> str | None:
+        """Return the version of one node's server, such as ``"1.6.18"``.
+
+        Wire: ``version`` Source: "Other commands".
+        """
+        return await self._core.version(self._node_index(memcached_host_address))
+
+    @overload
+    async def stats(self, memcached_host_address: Address, *args: str) -> dict[str, str]: ...
+    @overload
+    async def stats(
+        self, memcached_host_address: AllNodes = ALL_NODES, *args: str
+    ) -> "results.PartialResult[Address, dict[str, str]]": ...
+    async def stats(
+        self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
+    ) -> "dict[str, str] | results.PartialResult[Address, dict[str, str]]":
+        """Return the statistics of one node, or of all nodes.
+
+        Args:
+            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
+            *args: none for general statistics, or words such as ``"settings"`` or ``"items"``.
+
+        Returns:
+            The statistics by name. For all nodes, an :class:`emcache.PartialResult` with the
+            statistics of each node by its address, and the exceptions of nodes without an answer in
+            ``errors``.
+
+        Raises:
+            CommandError: the server does not know an argument. ``"reset"`` resets the counters and
+                raises this as well (as in 1.3).
+
+        Wire: ``stats[ <args>]`` Source: "Statistics".
+        """
+        if memcached_host_address is not ALL_NODES:
+            index = self._node_index(memcached_host_address)
+            return await self._core.stats(index, stats_arguments(args))
+        from ._node_queries import query_all
+
+        words = stats_arguments(args)
+        return await query_all(self._nodes_by_index, lambda node: self._core.stats(node, words))
+
+    async def verbosity(
+        self, memcached_host_address: Address, level: int, *, noreply: bool = False
+    ) -> None:
+        """Set how much one node's server logs; 0 to 2**32 - 1, where 2 and above log most.
+
+        Wire: ``verbosity <level>`` Source: "Other commands".
+        """
+        await self._core.verbosity(self._node_index(memcached_host_address), level, noreply)
+
+    async def cache_memlimit(
+        self, memcached_host_address: Address, value: int, *, noreply: bool = False
+    ) -> None:
+        """Set how much memory one node may use.
+
+        Args:
+            memcached_host_address: one of the client's nodes.
+            value: in MiB; servers refuse less than 8.
+            noreply: see :class:`Client`.
+
+        Raises:
+            CommandError: the server refused.
+
+        Wire: ``cache_memlimit <value>`` Source: "Other commands".
+        """
+        await self._core.cache_memlimit(self._node_index(memcached_host_address), value, noreply)
+
+
+def _many_result(outcome: ManyOutcome | None) -> "results.ManyResult":
+    from ._results import ManyResult
+
+    return ManyResult(*(outcome or ([], [], {})))

@@ -1,0 +1,262 @@
+"""``create_client``: checks the options, finds the nodes, and opens a client."""
+
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._address import Address
+from ._checks import check_bools, check_range, check_seconds, check_timeouts
+from ._client import Client
+from ._cluster import ClusterEvents
+from ._emcache import CoreClient, Security
+from ._memcached.addresses import to_endpoint
+from ._options import (
+    LoginArguments,
+    Pem,
+    TlsArguments,
+    check_limits,
+    login_arguments,
+    refuse_unix_sockets,
+    tls_arguments,
+)
+from .default_values import (
+    DEFAULT_AUTOBATCHING_ENABLED,
+    DEFAULT_AUTOBATCHING_MAX_KEYS,
+    DEFAULT_AUTODISCOVERY_POLL_INTERVAL,
+    DEFAULT_AUTODISCOVERY_TIMEOUT,
+    DEFAULT_CONNECTION_TIMEOUT,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_MIN_CONNECTIONS,
+    DEFAULT_PURGE_UNHEALTHY_NODES,
+    DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
+    DEFAULT_SSL,
+    DEFAULT_SSL_VERIFY,
+    DEFAULT_TIMEOUT,
+)
+
+if TYPE_CHECKING:
+    from . import discovery
+else:
+    from ._lazy import discovery
+
+_TIMEOUTS = ("timeout", "connection_timeout", "purge_unused_connections_after")
+
+
+class _CreateClient(Coroutine[Any, Any, Client]):
+    """The result of ``create_client``: await it, or enter it with ``async with``."""
+
+    def __init__(self, create: Coroutine[Any, Any, Client]) -> None:
+        self._create = create
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[Any, Any, Client]:
+        return self._create.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._create.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._create.throw(*args)
+
+    def close(self) -> None:
+        self._create.close()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._create
+        return self._client
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+def create_client(
+    node_addresses: Sequence[Address],
+    *,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    max_connections: int = DEFAULT_MAX_CONNECTIONS,
+    min_connections: int = DEFAULT_MIN_CONNECTIONS,
+    purge_unused_connections_after: float | None = DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
+    connection_timeout: float | None = DEFAULT_CONNECTION_TIMEOUT,
+    cluster_events: ClusterEvents | None = None,
+    purge_unhealthy_nodes: bool = DEFAULT_PURGE_UNHEALTHY_NODES,
+    autobatching: bool = DEFAULT_AUTOBATCHING_ENABLED,
+    autobatching_max_keys: int = DEFAULT_AUTOBATCHING_MAX_KEYS,
+    ssl: bool = DEFAULT_SSL,
+    ssl_verify: bool = DEFAULT_SSL_VERIFY,
+    ssl_extra_ca: Pem | None = None,
+    username: str | None = None,
+    password: str | None = None,
+    autodiscovery: "bool | discovery.Discovery" = False,
+    autodiscovery_poll_interval: float = DEFAULT_AUTODISCOVERY_POLL_INTERVAL,
+    autodiscovery_timeout: float = DEFAULT_AUTODISCOVERY_TIMEOUT,
+    ssl_certfile: Pem | None = None,
+    ssl_keyfile: Pem | None = None,
+    ssl_server_hostname: str | None = None,
+    ssl_min_version: Literal["TLSv1.2", "TLSv1.3"] | None = None,
+    auth: Literal["ascii", "sasl"] | None = None,
+) -> _CreateClient:
+    """Create a client in the running event loop.
+
+    Use it as ``client = await create_client(...)`` with ``await client.close()`` at the end, or as
+    ``async with create_client(...) as client``. It does not wait for a connection, so a node that
+    is down does not make it fail.
+
+    Args:
+        node_addresses: the nodes, at least one. Their order and spelling decide which node gets
+            which key, so all clients of a cluster must use the same list.
+        timeout: seconds from a call to its reply, including the wait for a connection; None for no
+            limit.
+        max_connections: the most connections to each node, >= 1. One more is opened while a
+            replaced node moves to its new address.
+        min_connections: connections that are opened at once and kept open, 0 <= min <= max.
+        purge_unused_connections_after: seconds after which an unused connection above the minimum
+            is closed; None for never.
+        connection_timeout: seconds for name resolution, connect, TLS and login; None for no limit.
+        cluster_events: handlers to call when nodes become unhealthy and healthy.
+        purge_unhealthy_nodes: do not route keys to unhealthy nodes. Their keys move to other nodes
+            and back, so values may be stale.
+        autobatching: merge the single gets of one loop iteration into one command.
+        autobatching_max_keys: the most keys in a merged command, >= 1.
+        ssl: connect with TLS.
+        ssl_verify: verify that the certificate is issued by a trusted CA, is within its validity
+            period, and matches the node's name. With False, anyone on the network path can read and
+            alter traffic.
+        ssl_extra_ca: CAs to trust in addition to those of the system (or of ``SSL_CERT_FILE`` and
+            ``SSL_CERT_DIR``): the path of a PEM file, or PEM data as bytes.
+        username: the name for the login to each node; together with ``password``.
+        password: see ``username``.
+        autodiscovery: ask the cluster for its nodes and follow changes. With True the client sends
+            ``config get cluster`` (AWS ElastiCache, GCP Memorystore) to ``node_addresses``, the
+            configuration endpoint. Or pass a :class:`emcache.discovery.Discovery`; then
+            ``node_addresses`` is the fallback if the first query fails, and may be empty.
+        autodiscovery_poll_interval: seconds between two queries, with a jitter of a tenth. After a
+            failure, or when a node becomes unhealthy, the next query comes sooner.
+        autodiscovery_timeout: seconds for each query, including its connection. Connecting may take
+            nine tenths of it.
+        ssl_certfile: the client's certificate, with the intermediate certificates up to its CA: a
+            path or PEM data.
+        ssl_keyfile: the key of ``ssl_certfile``, unencrypted; None if that file has it too.
+        ssl_server_hostname: the name that certificates must match, instead of each node's own
+            name. Unix sockets have no name.
+        ssl_min_version: ``"TLSv1.2"`` (the default) or ``"TLSv1.3"``.
+        auth: the kind of login: ``"ascii"`` (the default, ``memcached -Y``) or ``"sasl"`` (SASL
+            PLAIN over the binary protocol, ``memcached -S``).
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: an argument has a wrong type.
+        OSError: a file cannot be read.
+        DiscoveryError: ``autodiscovery`` found no list of nodes; a ``ConnectionError`` and a
+            ``TimeoutError``.
+        AuthenticationError: the configuration endpoint refused the login.
+    """
+    return _CreateClient(
+        _create_client(
+            node_addresses,
+            cluster_events,
+            (autodiscovery, autodiscovery_poll_interval, autodiscovery_timeout),
+            needs_names=bool(ssl and ssl_verify and not ssl_server_hostname),
+            login=lambda: login_arguments(username, password, auth),
+            tls=lambda addresses: tls_arguments(
+                ssl,
+                ssl_verify,
+                ssl_extra_ca,
+                ssl_certfile,
+                ssl_keyfile,
+                ssl_server_hostname,
+                ssl_min_version,
+                addresses,
+            ),
+            timeout=timeout,
+            min_connections=min_connections,
+            max_connections=max_connections,
+            purge_unused_connections_after=purge_unused_connections_after,
+            connection_timeout=connection_timeout,
+            switches={"purge_unhealthy_nodes": purge_unhealthy_nodes, "autobatching": autobatching},
+            purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
+            max_merged_keys=autobatching_max_keys if autobatching else 1,
+        )
+    )
+
+
+def _check_addresses(addresses: Iterable[Address]) -> list[Address]:
+    # A str is iterable too, and each of its characters would be reported.
+    if isinstance(addresses, str | bytes | Address) or not isinstance(addresses, Iterable):
+        raise TypeError(
+            "node_addresses must be a list of MemcachedHostAddress or MemcachedUnixSocketPath, "
+            f"not {type(addresses).__name__}"
+        )
+    return list(addresses)
+
+
+def _check_events(events: object) -> None:
+    if events is None or isinstance(events, ClusterEvents):
+        return
+    if isinstance(events, type) or not hasattr(events, "on_node_unhealthy"):
+        what = f"the class {events.__name__}" if isinstance(events, type) else type(events).__name__
+        raise TypeError(f"cluster_events must be a ClusterEvents, not {what}")
+
+
+def _is_source(autodiscovery: object) -> bool:
+    """Return whether the argument is a Discovery and not a bool, whatever its truth value."""
+    if autodiscovery is None or isinstance(autodiscovery, bool):
+        return False
+    if isinstance(autodiscovery, type) or not hasattr(autodiscovery, "discover"):
+        raise TypeError("autodiscovery must be a bool, or an object with a method discover()")
+    return True
+
+
+async def _create_client(
+    node_addresses: Sequence[Address],
+    cluster_events: ClusterEvents | None,
+    autodiscovery_options: "tuple[bool | discovery.Discovery | None, float, float]",
+    *,
+    needs_names: bool,
+    login: Callable[[], LoginArguments | None],
+    tls: Callable[[list[Address]], TlsArguments | None],
+    switches: dict[str, bool],
+    **options: Any,
+) -> Client:
+    addresses = _check_addresses(node_addresses)
+    _check_events(cluster_events)
+    check_bools(**switches)
+    check_timeouts(**{name: options[name] for name in _TIMEOUTS})
+    autodiscovery, interval, query_timeout = autodiscovery_options
+    is_source = _is_source(autodiscovery)
+    if not addresses and not is_source:
+        raise ValueError("At least one memcached hosts needs to be provided")
+    endpoints = [to_endpoint(address) for address in addresses]
+    check_limits(options["min_connections"], options["max_connections"])
+    check_range("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
+    options["security"] = Security(tls(addresses), login())
+    source, topology, is_listed = None, None, False
+    if autodiscovery is True or is_source:
+        from .discovery._autodiscovery import first_topology
+
+        check_seconds("autodiscovery_poll_interval", interval)
+        check_seconds("autodiscovery_timeout", query_timeout)
+        check_nodes = refuse_unix_sockets if needs_names else None
+        source, topology, is_listed = await first_topology(
+            autodiscovery, addresses, query_timeout, options, check_nodes
+        )
+        addresses = [node.address for node in topology.nodes]
+        endpoints = [to_endpoint(address) for address in addresses]
+    client = Client._open(
+        addresses,
+        cluster_events,
+        DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
+        lambda on_change: CoreClient(endpoints, on_change=on_change, **options),
+    )
+    if source is not None and topology is not None:
+        # A new node that cannot be reached must not delay the others for ever.
+        connect_timeout = options["connection_timeout"]
+        if connect_timeout is None:
+            connect_timeout = DEFAULT_CONNECTION_TIMEOUT
+        client._watch(source, topology, interval, connect_timeout, is_listed=is_listed)
+    return client

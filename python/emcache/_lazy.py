@@ -1,0 +1,58 @@
+"""Modules that are imported when a public name of theirs is first used."""
+
+from typing import Any
+
+PUBLIC = {
+    "Cache": "cache",
+    "cached": "cache",
+    "CallableDiscovery": "discovery",
+    "ClientMetrics": "metrics",
+    "CommandMetrics": "metrics",
+    "DiscoveredNode": "discovery",
+    "Discovery": "discovery",
+    "DnsDiscovery": "discovery",
+    "LatencyHistogram": "metrics",
+    "ManyResult": "_results",
+    "NodeMetrics": "metrics",
+    "PartialResult": "_results",
+    "Topology": "discovery",
+}
+"""Names of the package that most programs do not use, and their modules."""
+
+SUBMODULES = {
+    "autobatching",
+    "base",
+    "cache",
+    "client",
+    "client_errors",
+    "cluster",
+    "discovery",
+    "metrics",
+    "node",
+    "protocol",
+    "timeout",
+    "version",
+}
+"""Attributes of the package without an import, as all modules were in emcache 1.3."""
+
+
+def load(name: str) -> Any:
+    """Import a module of the package."""
+    from importlib import import_module
+
+    return import_module(f"emcache.{name}")
+
+
+class LazyModule:
+    """A module for annotations: it is imported when a tool resolves them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(load(self._name), attribute)
+
+
+discovery = LazyModule("discovery")
+metrics = LazyModule("metrics")
+results = LazyModule("_results")

@@ -1,0 +1,36 @@
+"""The base class of clients and pools, which own a core that must not outlive them."""
+
+import asyncio
+import contextlib
+import warnings
+from collections.abc import Awaitable, Callable
+
+from ._emcache import CoreClient
+
+
+class CoreOwner:
+    """Closes the core when its owner is closed or garbage-collected."""
+
+    _core: CoreClient
+    _close_timeout: float
+    """Seconds that :meth:`_drain` waits for replies to commands sent with ``noreply``."""
+    _before_close: Callable[[], Awaitable[None]] | None = None
+    """Waits until the caches on top of a client have removed their outdated values."""
+
+    def __del__(self) -> None:
+        core: CoreClient | None = getattr(self, "_core", None)
+        if core is not None and not core.closed and not core.forked:
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                core.abandon()
+
+    async def _drain(self) -> None:
+        if self._before_close is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._close_timeout):
+                    await self._before_close()
+        if self._core.noreply_unanswered:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._close_timeout):
+                    await self._core.drain()

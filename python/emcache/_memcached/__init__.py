@@ -1,0 +1,1 @@
+"""Memcached's own rules, each written once: times, keys, addresses, stored formats."""

@@ -1,0 +1,18 @@
+"""Bits of the flags that mark our serializers and compressions.
+
+All of them are among bits 21 to 30; bits 19 and 20 are left for the compressions of users. Other
+clients use bits 0 to 18 (bit 0 is "pickle" for most Python clients, bit 1 is "gzip" for nginx), and
+spymemcached closes its connection when it reads flags with bit 31.
+"""
+
+FLAGS_RAW = 0
+
+_FORMAT_SHIFT = 21
+FLAGS_UTF8 = 0x71 << _FORMAT_SHIFT
+FLAGS_JSON = 0x72 << _FORMAT_SHIFT
+FLAGS_MSGPACK = 0x73 << _FORMAT_SHIFT
+FLAGS_PICKLE = 0x74 << _FORMAT_SHIFT
+
+FLAG_ZSTD = 1 << 28
+FLAG_LZ4 = 1 << 29
+FLAG_ZLIB = 1 << 30
