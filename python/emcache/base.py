@@ -1,10 +1,8 @@
 """The import path of emcache 1.3 for the client's types."""
 
-from ._address import Address
 from ._client import Client
 from ._cluster import ClusterEvents, ClusterManagement, ClusterManagment
 from ._item import Item
-from ._types import Value
 
 __all__ = [
     "Client",

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ._address import Address
 from ._checks import check_timeouts
-from ._emcache import CoreClient, CoreCheckout, Security
+from ._emcache import CoreCheckout, CoreClient, Security
 from ._errors import AuthenticationError, with_origin
 from ._lifecycle import CoreOwner
 from ._memcached.addresses import format_address, to_endpoint

@@ -93,7 +93,9 @@ async def test_each_refused_command_says_so():
             for name, call in ADMINISTRATIVE.items():
                 if name in ("version", "flush_all, noreply"):
                     continue
-                with pytest.raises(emcache.ConnectionFailedError, match=f"answering {name}") as caught:
+                with pytest.raises(
+                    emcache.ConnectionFailedError, match=f"answering {name}"
+                ) as caught:
                     await call(client, proxy.address)
                 assert caught.value.command == name
                 assert caught.value.node == f"127.0.0.1:{proxy.port}"
