@@ -7,7 +7,7 @@ import pytest
 from support.isolated import run_silent
 
 #: With uvloop and the thread driver these programs hang after a fork in a callback. The child may
-#: take a wake-up that `call_soon_threadsafe` sent to the parent's loop; that cause is not confirmed.
+#: take a wake-up that `call_soon_threadsafe` sent to the parent; that cause is not confirmed.
 LOOPS = ["asyncio"] if os.environ.get("EMCACHE_DRIVER") == "thread" else ["asyncio", "uvloop"]
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 
