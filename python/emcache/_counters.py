@@ -14,6 +14,7 @@ from ._errors import (
     NotFoundCommandError,
     NotStoredStorageCommandError,
     attributed,
+    is_unanswered,
 )
 
 _ROUNDS = 8
@@ -31,7 +32,7 @@ async def count(
     try:
         number = await core.count_from(verb, key, value, initial, exptime)
     except ConnectionFailedError as error:
-        if not error._is_unanswered:
+        if not is_unanswered(error):
             raise
     else:
         if number >= 0:
@@ -58,4 +59,4 @@ async def _in_steps(
             await core.add(key, b"%d" % initial, 0, exptime, False)
             return initial
     text = f"the counter was created and deleted {_ROUNDS} times by others"
-    raise attributed(NotFoundCommandError(text), node, verb)
+    raise attributed(NotFoundCommandError(text), node, verb, "NOT_FOUND")

@@ -37,6 +37,13 @@ class EmcacheError(Exception):
     """The node it happened with, as ``host:port`` or path; None if it is not about one node."""
     command: str | None = None
     """The command that failed, in memcached's word (``get``, ``incr``); None if there is none."""
+    status: str | None = None
+    """The first word of the server's reply (``NOT_STORED``, ``EXISTS``, ``NOT_FOUND``, ``ERROR``,
+    ``CLIENT_ERROR``, ``SERVER_ERROR``); None if there was no reply."""
+    _reason: str | None = None
+    """The cause in one word, where the class and the status do not tell it: ``unauthenticated``,
+    ``unanswered`` (the connection was closed instead of a reply to this one command, or is known
+    to be: another command may work), ``tls``, ``too_many_connections`` or ``timeout``."""
 
 
 class InvalidKeyError(EmcacheError, ValueError):
@@ -65,10 +72,6 @@ class OperationTimeoutError(EmcacheError, asyncio.TimeoutError):
 
 class ConnectionFailedError(EmcacheError, ConnectionError, asyncio.TimeoutError):
     """The connection was lost before the reply. A write may have happened all the same."""
-
-    _is_unanswered = False
-    """Whether it was closed instead of a reply to this one command, or is known to be: another
-    command may do."""
 
 
 class NodeUnavailableError(ConnectionFailedError):
@@ -107,10 +110,20 @@ class AuthenticationError(CommandError):
     """The server did not accept the credentials."""
 
 
-def attributed(error: E, node: str | None, command: str | None) -> E:
-    """Say which node and which command an exception is about."""
-    vars(error).update(node=node, command=command)
+def attributed(error: E, node: str | None, command: str | None, status: str | None = None) -> E:
+    """Set which node, command and reply an exception is about."""
+    vars(error).update(node=node, command=command, status=status)
     return error
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Whether a proxy closed the connection for one command, so that another command may work."""
+    return isinstance(error, ConnectionFailedError) and error._reason == "unanswered"
+
+
+def is_missing(error: CommandError) -> bool:
+    """Whether the key has no item; of ``cas`` too, which has no exception class for it."""
+    return error.status == "NOT_FOUND"
 
 
 # The core raises the classes of the first import. They stay the same if this module is reloaded.

@@ -9,14 +9,14 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::batch::Action;
 use super::driver::running_loop;
-use super::future::{OpFuture, Wake};
 use super::registry::{self, AbandonedHandle};
 use super::security::PySecurity;
-use super::session::{Awaitable, Session, Target};
+use super::session::{Awaitable, Session};
 use super::{convert, errors, snapshot};
+use crate::client::{Action, Target};
 use crate::cluster::ClusterConfig;
+use crate::host::fork_count;
 use crate::pool::{PoolConfig, Submission};
 use crate::protocol::{
     ArithmeticVerb, Command, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
@@ -58,7 +58,7 @@ impl CoreClient {
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
         // Before any call of Python, which may fork.
-        let forks = registry::forks();
+        let forks = fork_count();
         let event_loop =
             running_loop(py)?.ok_or_else(|| PyRuntimeError::new_err("no running event loop"))?;
         let addresses = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
@@ -93,7 +93,7 @@ impl CoreClient {
     /// Whether it was made in a process that this one was forked from.
     #[getter]
     fn forked(&self) -> bool {
-        self.forks != registry::forks()
+        self.forks != fork_count()
     }
 
     #[getter]
@@ -103,7 +103,7 @@ impl CoreClient {
 
     /// Ends all requests and closes all connections; does nothing the second time.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed() || self.forks != registry::forks() {
+        if self.closed() || self.forks != fork_count() {
             return Ok(());
         }
         let here = match registry::session(self.id) {
@@ -124,7 +124,7 @@ impl CoreClient {
     /// As `close`, for a client that nobody holds any more: on whatever thread that is noticed, the
     /// closing is done on the loop's.
     fn abandon(&self, py: Python<'_>) {
-        if self.forks != registry::forks() || self.is_closed.load(Ordering::Acquire) {
+        if self.forks != fork_count() || self.is_closed.load(Ordering::Acquire) {
             return;
         }
         if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
@@ -136,20 +136,13 @@ impl CoreClient {
 
     /// Done when no command is unanswered that nobody waits for.
     fn drain(&self, py: Python<'_>) -> Awaitable {
-        let session = self.session(py)?;
-        let future = session.driver.create_future(py)?;
-        if session.no_replies.unanswered.get() == 0 {
-            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
-        } else {
-            session.no_replies.drained.borrow_mut().push(future.clone_ref(py));
-        }
-        Ok(future)
+        self.session(py)?.drain(py)
     }
 
     /// How many commands that nobody waits for are unanswered; 0 for a client that is not of here.
     #[getter]
-    fn noreply_unanswered(&self) -> usize {
-        registry::session(self.id).map_or(0, |session| session.no_replies.unanswered.get())
+    fn noreply_unanswered(&self, py: Python<'_>) -> usize {
+        registry::session(self.id).map_or(0, |known| known.noreply_unanswered(py).unwrap_or(0))
     }
 
     fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
@@ -311,7 +304,7 @@ impl CoreClient {
         self.open()?;
         let key = convert::key(key)?;
         let noreply = convert::flag("noreply", noreply)?;
-        self.session(py)?.command(py, Target::Key(key), Command::Delete { key }, noreply)
+        self.session(py)?.command(py, Target::Key, Command::Delete { key }, noreply)
     }
 
     fn increment(
@@ -346,7 +339,7 @@ impl CoreClient {
         let exptime = convert::exptime(exptime)?;
         let noreply = convert::flag("noreply", noreply)?;
         let command = Command::Touch { key, exptime };
-        self.session(py)?.command(py, Target::Key(key), command, noreply)
+        self.session(py)?.command(py, Target::Key, command, noreply)
     }
 
     /// `verb` is `set` or `add`. The result of this and the next two is `(done, missed, errors by key)`, or
@@ -407,7 +400,7 @@ impl CoreClient {
         let initial = convert::integer("initial", initial)?;
         let exptime = convert::exptime(exptime)?;
         let command = Command::Counter { verb, key, delta, initial, exptime };
-        self.session(py)?.counter(py, key, command)
+        self.session(py)?.counter(py, command)
     }
 
     /// Done when the node has answered a `get` of this key, by whatever; on a connection of its own if it is
@@ -539,7 +532,7 @@ impl CoreClient {
     /// Answers with an error to commands that nobody waited for.
     #[getter]
     fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
-        Ok(self.session(py)?.no_replies.errors.get())
+        self.session(py)?.noreply_errors(py)
     }
 }
 
@@ -641,11 +634,11 @@ impl CoreClient {
         let session = self.session(py)?;
         if let Some(value) = convert::shared(&value) {
             let request = OwnedRequest::storage(verb, key, flags, exptime, value);
-            return session.submit(py, Target::Key(key), Submission::Owned(request), noreply);
+            return session.request(py, Target::Key, Submission::Owned(request), noreply);
         }
         let value = value.as_bytes();
         let command = Command::Storage { verb, key, flags, exptime, value };
-        session.command(py, Target::Key(key), command, noreply)
+        session.command(py, Target::Key, command, noreply)
     }
 
     fn count(
@@ -661,7 +654,7 @@ impl CoreClient {
         let delta = convert::integer("value", value)?;
         let noreply = convert::flag("noreply", noreply)?;
         let command = Command::Arithmetic { verb, key, delta };
-        self.session(py)?.command(py, Target::Key(key), command, noreply)
+        self.session(py)?.command(py, Target::Key, command, noreply)
     }
 
     fn admin(&self, py: Python<'_>, node: usize, command: Command<'_>, noreply: bool) -> Awaitable {
@@ -673,7 +666,7 @@ impl CoreClient {
 pub fn session_here(py: Python<'_>, id: u64, forks: u64) -> PyResult<Rc<Session>> {
     match registry::session(id) {
         Some(session) if session.driver.is_running(py)? => Ok(session),
-        _ if forks != registry::forks() => Err(errors::forked()),
+        _ if forks != fork_count() => Err(errors::forked()),
         _ => Err(errors::foreign()),
     }
 }

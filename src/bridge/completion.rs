@@ -5,83 +5,22 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::IntoPyDict;
 
-use super::batch::Batch;
-use super::checkout::CoreCheckout;
-use super::errors;
 use super::future::{OpFuture, Wake};
 use super::item::RawItem;
 use super::registry;
-use super::waiter::{Gather, RawItems, Stats};
-use crate::cluster::{ClusterError, NodeChange};
-use crate::pool::{self, CheckoutId};
-use crate::protocol::{ErrorLineKind, Verb};
-
-pub enum Outcome {
-    Value(Py<PyAny>),
-    Item {
-        item: RawItem,
-        flags: bool,
-    },
-    Items(Rc<Gather>),
-    /// The end of one of its windows.
-    Batch(Rc<Batch>),
-    Stats(Stats),
-    /// `NOT_STORED` and `EXISTS`.
-    NotStored {
-        verb: Verb,
-        node: String,
-    },
-    NotFound {
-        verb: Verb,
-        node: String,
-    },
-    /// An error line of the server.
-    Refused {
-        verb: Verb,
-        kind: ErrorLineKind,
-        line: String,
-        node: String,
-    },
-    /// `verb`: `None` for a wait that is for no command.
-    Failed {
-        error: pool::Error,
-        verb: Option<Verb>,
-    },
-    NoNodes {
-        error: ClusterError,
-        verb: Option<Verb>,
-    },
-    /// The client was closed before it was sent.
-    Closed,
-    /// Its time was over before it was sent.
-    DeadlinePassed {
-        verb: Verb,
-        limit: Duration,
-    },
-    Internal,
-    /// A connection for its holder alone.
-    CheckedOut {
-        session: u64,
-        checkout: CheckoutId,
-    },
-    /// What came for a retrieval on a leased connection.
-    Raw(Box<RawItems>),
-    /// Nothing to tell; the future is brought along so that it is not dropped while the core is
-    /// borrowed: with it may go a task, and with that code of anybody's.
-    Discarded,
-}
+use super::result;
+use crate::client::Outcome;
+use crate::cluster::NodeChange;
 
 enum Completion {
     Answer {
         future: Py<OpFuture>,
-        outcome: Outcome,
+        outcome: Outcome<RawItem>,
     },
     Changed {
         session: u64,
@@ -99,7 +38,7 @@ thread_local! {
         const { ManuallyDrop::new(RefCell::new(VecDeque::new())) };
 }
 
-pub fn complete(future: Py<OpFuture>, outcome: Outcome) {
+pub fn complete(future: Py<OpFuture>, outcome: Outcome<RawItem>) {
     COMPLETIONS.with(|all| all.borrow_mut().push_back(Completion::Answer { future, outcome }));
 }
 
@@ -178,72 +117,13 @@ pub fn deliver_all(py: Python<'_>) {
     }
 }
 
-fn resolve(future: &Bound<'_, OpFuture>, outcome: Outcome, wake: Wake<'_>) -> PyResult<()> {
-    // The answer of a call that was cancelled is not built. These two have more to do than to answer.
-    let has_duties = matches!(outcome, Outcome::Batch(_) | Outcome::CheckedOut { .. });
-    if !has_duties && !future.try_borrow()?.is_pending() {
-        return Ok(());
-    }
-    let result = match outcome {
-        Outcome::Value(value) => Ok(value),
-        Outcome::Item { item, flags } => item.into_item(future.py(), flags).map(Py::into_any),
-        Outcome::Items(gather) => gather.into_items(future.py()),
-        Outcome::Batch(batch) => match send_next_window(future, &batch)? {
-            Some(()) => return Ok(()),
-            None => batch.into_result(future.py()),
-        },
-        Outcome::Stats(stats) => stats.into_py_dict(future.py()).map(|d| d.into_any().unbind()),
-        // Dropped, and with that given back, if nobody waits for it any more.
-        Outcome::CheckedOut { session, checkout } => {
-            CoreCheckout::new_object(future.py(), session, checkout)
-        }
-        Outcome::Raw(items) => items.into_tuple(future.py()),
-        Outcome::Discarded => return Ok(()),
-        failure => Err(failure.to_error(future.py())),
-    };
-    OpFuture::resolve(future, result, wake)
-}
-
-/// Sends what is left of a batch that somebody waits for; `None`: nothing is.
-fn send_next_window(future: &Bound<'_, OpFuture>, batch: &Rc<Batch>) -> PyResult<Option<()>> {
-    let session = registry::session(batch.session);
-    if !batch.is_sent() {
-        if !future.try_borrow()?.is_pending() {
-            return Ok(Some(()));
-        }
-        match &session {
-            None => batch.end(|| Outcome::Closed),
-            Some(session) => match session.passed_timeout(batch) {
-                None => return session.send_window(future.py(), batch).map(Some),
-                Some(limit) => {
-                    let verb = batch.action.verb();
-                    batch.end(|| Outcome::DeadlinePassed { verb, limit });
-                }
-            },
-        }
-    }
-    if let Some(session) = session.filter(|_| batch.is_noreply && batch.is_answered) {
-        let errors = &session.no_replies.errors;
-        errors.set(errors.get() + batch.failed() as u64);
-    }
-    Ok(None)
-}
-
-impl Outcome {
-    /// One that is not a success, as an exception: a new one each time, because raising one lengthens its
-    /// traceback.
-    pub fn to_error(&self, py: Python<'_>) -> PyErr {
-        match self {
-            Self::NotStored { verb, node } => errors::not_stored(py, *verb, node),
-            Self::NotFound { verb, node } => errors::not_found(py, *verb, node),
-            Self::Refused { verb, kind, line, node } => {
-                errors::refused(py, *verb, *kind, line, node)
-            }
-            Self::Failed { error, verb } => errors::failed(py, error, *verb),
-            Self::NoNodes { error, verb } => errors::no_nodes(py, *error, *verb),
-            Self::Closed => errors::closed(),
-            Self::DeadlinePassed { verb, limit } => errors::deadline_passed(py, *verb, *limit),
-            _ => errors::internal(),
-        }
-    }
+fn resolve(
+    future: &Bound<'_, OpFuture>,
+    outcome: Outcome<RawItem>,
+    wake: Wake<'_>,
+) -> PyResult<()> {
+    // The result of a call that was cancelled is not built, except a connection: it is dropped, and released by that.
+    let is_wanted = matches!(outcome, Outcome::CheckedOut);
+    let Some(form) = OpFuture::take_form(future, is_wanted)? else { return Ok(()) };
+    OpFuture::resolve(future, result::to_python(future.py(), form, outcome), wake)
 }

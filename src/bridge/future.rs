@@ -18,11 +18,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use super::once::{AttachedOnce, intern};
+use super::result::Form;
 
 #[pyclass(module = "emcache._emcache", freelist = 1024)]
 pub struct OpFuture {
     future_pool: Py<FuturePool>,
     state: State,
+    /// How the outcome is returned.
+    form: Form,
     /// What the task waits on.
     borrowed: Option<Py<PyAny>>,
     /// Set when nobody waits any more, for whoever cannot look at the state.
@@ -134,12 +137,20 @@ impl OpFuture {
         let (idle, steps_tasks) = (Mutex::default(), AtomicBool::default());
         let future_pool =
             FuturePool { event_loop, create_future, idle, steps_tasks, answered, leave: None };
-        Self::new(py, &Py::new(py, future_pool)?).map(drop)
+        Self::new(py, &Py::new(py, future_pool)?, Form::Plain).map(drop)
     }
 
-    pub fn new(py: Python<'_>, future_pool: &Py<FuturePool>) -> PyResult<Py<Self>> {
+    pub fn new(py: Python<'_>, future_pool: &Py<FuturePool>, form: Form) -> PyResult<Py<Self>> {
         let future_pool = future_pool.clone_ref(py);
-        Py::new(py, Self { future_pool, state: State::Pending, borrowed: None, abandoned: None })
+        let (state, borrowed, abandoned) = (State::Pending, None, None);
+        Py::new(py, Self { future_pool, state, form, borrowed, abandoned })
+    }
+
+    /// How the outcome is returned, once; `None` if the caller has given up, unless it `is_wanted` all the same.
+    pub fn take_form(slf: &Bound<'_, Self>, is_wanted: bool) -> PyResult<Option<Form>> {
+        let mut future = slf.try_borrow_mut()?;
+        let is_wanted = is_wanted || future.is_pending();
+        Ok(is_wanted.then(|| std::mem::take(&mut future.form)))
     }
 
     /// A flag that another thread may look at.

@@ -5,6 +5,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use super::malloc_hint;
 use super::value_buf::PyValueBuf;
+use crate::host::OwnedItem;
 use crate::protocol::ItemRef;
 
 #[pyclass(module = "emcache.base", get_all, set_all, subclass)]
@@ -32,6 +33,13 @@ impl RawItem {
             PyBytes::new(py, value).unbind()
         };
         Self { value, flags, cas }
+    }
+
+    /// From another thread.
+    pub fn from_owned(py: Python<'_>, item: OwnedItem) -> Self {
+        let OwnedItem { value, flags, cas } = item;
+        malloc_hint::note_value_len(value.len());
+        Self { value: PyBytes::new(py, &value).unbind(), flags, cas }
     }
 
     pub fn value(&self) -> &Py<PyBytes> {

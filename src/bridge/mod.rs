@@ -3,8 +3,8 @@
 //! What crosses: calls of [`client::CoreClient`] with borrowed arguments, awaitables ([`future::OpFuture`]) that it
 //! returns, results and exceptions that a turn of the [`driver`] gives to them.
 mod am_send;
-mod background;
 mod batch;
+mod caller;
 mod checkout;
 mod client;
 mod completion;
@@ -16,10 +16,8 @@ mod item;
 mod loop_driver;
 mod malloc_hint;
 mod once;
-mod recorder;
 mod registry;
-#[cfg_attr(not(unix), path = "runtime_unsupported.rs")]
-mod runtime;
+mod result;
 mod security;
 mod session;
 mod shutdown;
@@ -27,7 +25,6 @@ mod snapshot;
 mod stepping;
 mod thread_driver;
 mod value_buf;
-mod waiter;
 
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;

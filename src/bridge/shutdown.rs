@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use super::registry;
+use crate::host::fork_count;
 
 static EXITING: AtomicBool = AtomicBool::new(false);
 static EXITING_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
@@ -28,7 +28,7 @@ impl Turn {
     /// `None`: there are to be no more.
     pub fn begin() -> Option<Self> {
         TURNS.fetch_add(1, Ordering::SeqCst);
-        let turn = Self { forks: registry::forks() };
+        let turn = Self { forks: fork_count() };
         (!is_frozen()).then_some(turn)
     }
 }
@@ -36,7 +36,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         // One that ends in a child in which it did not begin is not counted there.
-        if self.forks == registry::forks() {
+        if self.forks == fork_count() {
             TURNS.fetch_sub(1, Ordering::SeqCst);
         }
     }

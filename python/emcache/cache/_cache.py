@@ -10,6 +10,7 @@ from .._errors import (
     NotStoredStorageCommandError,
     SerializationError,
     StorageCommandError,
+    is_missing,
 )
 from .._many import PartialResult
 from ..base import Client, Item
@@ -268,7 +269,7 @@ class Cache(Generic[T]):
         try:
             return await self._changed(name, stored)
         except StorageCommandError as error:
-            if str(error).startswith("key not found"):
+            if is_missing(error):
                 return False
             raise
 

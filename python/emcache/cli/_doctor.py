@@ -163,7 +163,7 @@ async def _asked(settings: Settings, address: Address) -> list[Finding]:
             text = text_of(error)
             return [fault("login", text, "username, password, --auth, the server's users?")]
         except EmcacheError as error:
-            return [_no_answer(settings, text_of(error))]
+            return [_no_answer(settings, error)]
     is_proxy, of_proxy = _proxy(version, stats, has_gat)
     of_version = version_findings(version, server) if stats or not is_proxy else []
     return [
@@ -196,18 +196,20 @@ def _not_told(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:
     return [doubt("limits", text, "a proxy, or a hosted service? Then see its own console")]
 
 
-def _no_answer(settings: Settings, text: str) -> Finding:
-    if "unauthenticated" in text:
-        return fault("login", text.removesuffix(f": {WANTS_LOGIN}"), WANTS_LOGIN)
-    if "TLS:" in text:
-        return fault("tls", text, "see docs/security.md")
-    if "too many open connections" in text:
-        return fault("connections", text, MORE_CONNECTIONS)
+def _no_answer(settings: Settings, error: EmcacheError) -> Finding:
+    text = text_of(error)
+    match error._reason:
+        case "unauthenticated":
+            return fault("login", text.removesuffix(f": {WANTS_LOGIN}"), WANTS_LOGIN)
+        case "tls":
+            return fault("tls", text, "see docs/security.md")
+        case "too_many_connections":
+            return fault("connections", text, MORE_CONNECTIONS)
     if settings.uses_tls:
         advice = "does it want a login (--username)? Is it memcached?"
     else:
         advice = "does it want TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
-    if text.startswith("no reply"):
+    if error._reason == "timeout":
         advice = f"does it hang (stopped, swapping, overloaded)? If it never worked: {advice}"
     return fault("answers", text, advice)
 

@@ -10,6 +10,7 @@ from .._errors import (
     ConnectionFailedError,
     EmcacheError,
     OperationTimeoutError,
+    is_unanswered,
 )
 from .._nodes import answered
 from ..base import Client
@@ -33,14 +34,14 @@ async def answers(client: Client, node: Address) -> None:
 def is_unknown(error: EmcacheError) -> bool:
     """Whether an error may say that the node does not know the command."""
     if isinstance(error, ConnectionFailedError):
-        return error._is_unanswered
-    is_login = isinstance(error, AuthenticationError) or "unauthenticated" in str(error)
+        return is_unanswered(error)
+    is_login = isinstance(error, AuthenticationError) or error._reason == "unauthenticated"
     return isinstance(error, CommandError) and not is_login
 
 
 async def explained(client: Client, node: Address, error: EmcacheError) -> EmcacheError:
     """Give the error, or one that says more where the node answers get all the same."""
-    if not isinstance(error, ConnectionFailedError) or not error._is_unanswered:
+    if not is_unanswered(error):
         return error
     try:
         await answers(client, node)
@@ -76,5 +77,5 @@ async def knows_gat(client: Client) -> bool:
     except EmcacheError as error:
         if not is_unknown(error):
             raise
-        return not isinstance(error, ConnectionFailedError) and "SERVER_ERROR" in str(error)
+        return error.status == "SERVER_ERROR"
     return True

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
@@ -12,12 +11,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_
 
 from .._address import Address, MemcachedHostAddress
 from .._arguments import address_text
-from .._errors import (
-    CommandError,
-    EmcacheError,
-    NotFoundCommandError,
-    NotStoredStorageCommandError,
-)
+from .._errors import EmcacheError
 from ..client import _Client
 from ._otel_metrics import Meters
 from ._otel_operations import OPERATIONS, Operation, subject
@@ -139,21 +133,17 @@ def _partial_failure(result: object, attributes: Attributes) -> Attributes:
     return _failure(next(iter(errors.values())), attributes)
 
 
-_STATUS = re.compile(" answered '([A-Z_]+)")
+_MISSES = {"NOT_STORED", "EXISTS", "NOT_FOUND"}
 
 
 def _failure(error: BaseException, attributes: Attributes) -> Attributes:
     """Say of an exception what cannot hold a key."""
-    if isinstance(error, NotStoredStorageCommandError):
-        return {"db.response.status_code": "NOT_STORED"}
-    if isinstance(error, NotFoundCommandError):
-        return {"db.response.status_code": "NOT_FOUND"}
+    status = error.status if isinstance(error, EmcacheError) else None
+    if status in _MISSES:
+        return {"db.response.status_code": status}
     told: Attributes = {"error.type": type(error).__qualname__}
-    if isinstance(error, CommandError):
-        if str(error).startswith("key not found"):  # of `cas`
-            return {"db.response.status_code": "NOT_FOUND"}
-        if status := _STATUS.search(str(error)):
-            told["error.type"] = told["db.response.status_code"] = status[1]
+    if status:
+        told["error.type"] = told["db.response.status_code"] = status
     if isinstance(error, EmcacheError) and error.node and "server.address" not in attributes:
         host, colon, port = error.node.rpartition(":")
         is_host = bool(colon) and port.isdecimal()

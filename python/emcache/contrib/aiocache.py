@@ -310,7 +310,7 @@ async def _swap(client: Client, name: bytes, raw: Value, cas: int, exptime: int)
         await client.cas(name, raw, cas, exptime=exptime)
     except _errors.StorageCommandError as error:
         # That the key is gone has no class of its own, as in 1.3.
-        is_gone = str(error).startswith("key not found")
+        is_gone = _errors.is_missing(error)
         if is_gone or isinstance(error, _errors.NotStoredStorageCommandError):
             return False
         raise

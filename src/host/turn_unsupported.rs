@@ -1,5 +1,5 @@
 //! Where there are no descriptors that asyncio could watch: no runtime to be run in turns, and with that
-//! [`super::thread_driver`] for every loop.
+//! the thread for every loop.
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
