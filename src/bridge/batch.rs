@@ -24,11 +24,15 @@ impl PyBatch {
     /// `keys` were checked.
     pub fn new(py: Python<'_>, keys: Vec<Py<PyBytes>>, values: Vec<Py<PyBytes>>) -> Self {
         let value = |value: Py<PyBytes>| {
-            let value = value.into_bound(py);
-            match convert::shared(&value) {
-                Some(shared) => PyValue::Shared(shared),
-                None => PyValue::Copied(value.into()),
+            let mut value = value.into_bound(py);
+            if let Some(shared) = convert::shared(&value) {
+                return PyValue::Shared(shared);
             }
+            // The end of a subclass may run code, and it may come while the core is borrowed.
+            if !value.is_exact_instance_of::<PyBytes>() {
+                value = PyBytes::new(py, value.as_bytes());
+            }
+            PyValue::Copied(value.into())
         };
         Self {
             keys: keys.into_iter().map(|key| key.into_bound(py).into()).collect(),

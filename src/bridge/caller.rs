@@ -1,4 +1,6 @@
 //! The caller of the loop driver: the future that a task waits on.
+use std::sync::Arc;
+
 use pyo3::prelude::*;
 
 use super::batch::PyBatch;
@@ -8,7 +10,6 @@ use super::item::RawItem;
 use super::value_buf::PyValueBuf;
 use crate::client::{Caller, FailureKind, Outcome};
 use crate::protocol::ItemRef;
-use std::sync::Arc;
 
 /// Called while the core is borrowed, when no Python code may run. So it creates only objects that start no garbage
 /// collection (`bytes`), and leaves the outcome to [`completion`].
@@ -38,6 +39,7 @@ impl Caller for PyCaller {
     type Value = PyValueBuf;
     type Source = Arc<PyBatch>;
 
+    #[inline]
     fn item(&self, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Option<RawItem> {
         let future = self.future.as_ref()?;
         Python::attach(|py| is_waiting(py, future).then(|| RawItem::new(py, item, shared)))
@@ -62,6 +64,7 @@ impl Caller for PyCaller {
     }
 }
 
+#[inline]
 fn is_waiting(py: Python<'_>, future: &Py<OpFuture>) -> bool {
     future.bind(py).try_borrow().is_ok_and(|future| future.is_pending())
 }

@@ -147,6 +147,7 @@ impl OpFuture {
     }
 
     /// How the outcome is returned, once; `None` if the caller has given up, unless it `is_wanted` all the same.
+    #[inline]
     pub fn take_form(slf: &Bound<'_, Self>, is_wanted: bool) -> PyResult<Option<Form>> {
         let mut future = slf.try_borrow_mut()?;
         let is_wanted = is_wanted || future.is_pending();
@@ -165,6 +166,7 @@ impl OpFuture {
         closed.and_then(|closed| closed.is_truthy(py)).unwrap_or(true)
     }
 
+    #[inline]
     pub fn is_pending(&self) -> bool {
         matches!(self.state, State::Pending)
     }

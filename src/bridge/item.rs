@@ -24,6 +24,7 @@ pub struct RawItem {
 }
 
 impl RawItem {
+    #[inline]
     pub fn new(py: Python<'_>, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Self {
         let ItemRef { value, flags, cas, .. } = *item;
         let value = if let Some(shared) = shared {
@@ -55,6 +56,7 @@ impl RawItem {
     }
 
     /// May start a garbage collection: not while the core is borrowed.
+    #[inline]
     pub fn into_item(self, py: Python<'_>, with_flags: bool) -> PyResult<Py<Item>> {
         let flags = with_flags.then_some(self.flags).into_pyobject(py)?.unbind();
         let cas = self.cas.into_pyobject(py)?.unbind();

@@ -71,8 +71,10 @@ fn items_to_dict(
 ) -> PyResult<Py<PyAny>> {
     let ItemsForm { keys, flags, is_partial } = form;
     let items = PyDict::new(py);
-    for (at, item) in gathered.take_items() {
-        items.set_item(&keys[at], item.into_item(py, *flags)?)?;
+    for line in gathered.take_lines() {
+        for (at, item) in line.into_items() {
+            items.set_item(&keys[at], item.into_item(py, *flags)?)?;
+        }
     }
     if !is_partial {
         return Ok(items.into_any().unbind());

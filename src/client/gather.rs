@@ -45,17 +45,21 @@ impl<I> Line<I> {
     pub fn restart(&mut self) {
         self.items.clear();
     }
+
+    /// The items, each with the position of its key among those of the call.
+    #[inline]
+    pub fn into_items(self) -> impl Iterator<Item = (usize, I)> {
+        let Self { positions, items } = self;
+        items.into_iter().map(move |(index, item)| {
+            (positions.as_ref().map_or(index, |positions| positions[index]), item)
+        })
+    }
 }
 
 impl<I> Gathered<I> {
-    /// Removes the items, each with the position of its key among those of the call.
-    pub fn take_items(&mut self) -> impl Iterator<Item = (usize, I)> {
-        let lines = std::mem::take(&mut self.lines);
-        lines.into_iter().flat_map(|Line { positions, items }| {
-            items.into_iter().map(move |(index, item)| {
-                (positions.as_ref().map_or(index, |positions| positions[index]), item)
-            })
-        })
+    /// Removes the items, by line.
+    pub fn take_lines(&mut self) -> Vec<Line<I>> {
+        std::mem::take(&mut self.lines)
     }
 
     /// The lines that failed: the positions of their keys (`None`: all of the call), and why. Some of these
@@ -108,6 +112,7 @@ impl<C: Caller> Gather<C> {
         }
     }
 
+    #[inline]
     pub fn item(
         &self,
         line: &mut Line<C::Item>,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use _emcache::client::{
     Action, BatchResult, BatchSource, BatchValue, Caller, Client, Expect, Failure, FailureKind,
-    Nodes, Outcome, Target,
+    Gathered, Line, Nodes, Outcome, Target,
 };
 use _emcache::cluster::ClusterConfig;
 use _emcache::pool::{Address, LocalSetHost, PoolConfig, Submission};
@@ -176,6 +176,10 @@ async fn answer_sets(peer: &mut Peer, count: usize, mut reply: impl FnMut(usize)
     }
 }
 
+fn items_of(gathered: &mut Gathered<String>) -> Vec<(usize, String)> {
+    gathered.take_lines().into_iter().flat_map(Line::into_items).collect()
+}
+
 fn names(count: usize) -> Vec<String> {
     (0..count).map(|at| format!("key{at}")).collect()
 }
@@ -224,7 +228,7 @@ fn many_keys_are_gathered_from_all_nodes() {
             answer_get(&mut listener.accept().await).await;
         }
         let Outcome::Items(mut gathered) = pending.outcome().await else { panic!() };
-        let mut items: Vec<_> = gathered.take_items().collect();
+        let mut items = items_of(&mut gathered);
         items.sort_unstable();
         let expected: Vec<_> =
             names.iter().enumerate().map(|(at, name)| (at, name.to_uppercase())).collect();
@@ -262,7 +266,7 @@ fn one_node_that_fails_fails_a_call_that_is_not_partial() {
             }
             answer_get(&mut good).await;
             let Outcome::Items(mut gathered) = pending.outcome().await else { panic!() };
-            assert_eq!(gathered.take_items().count(), names.len() - failed.len());
+            assert_eq!(items_of(&mut gathered).len(), names.len() - failed.len());
             let mut positions = Vec::new();
             for (line, failure) in gathered.failures() {
                 assert_eq!(failure.status(), Some("SERVER_ERROR"));
