@@ -5,10 +5,14 @@
 //! - [`protocol`]: memcached's wire format; pure.
 //! - [`pool`]: connections, and the pool of one node; uses Tokio, never Python.
 //! - [`cluster`]: the nodes of a client, and the routing of keys; never Python.
+//! - [`client`]: whole operations, one outcome each; never Python.
+//! - [`host`]: what drives the core: an event loop in turns, or a thread; never Python.
 //! - `bridge`: between the core and Python's event loop; the only layer that imports `PyO3`.
 #[cfg(feature = "python")]
 mod bridge;
+pub mod client;
 pub mod cluster;
+pub mod host;
 pub mod pool;
 pub mod protocol;
 

@@ -12,6 +12,7 @@ from ._errors import (
     ConnectionFailedError,
     NotFoundCommandError,
     NotStoredStorageCommandError,
+    is_unanswered,
     with_origin,
 )
 from ._types import Exptime
@@ -31,7 +32,7 @@ async def count_from(
     try:
         number = await core.count_from(verb, key, value, initial, exptime)
     except ConnectionFailedError as error:
-        if not error._is_unanswered:
+        if not is_unanswered(error):
             raise
     else:
         # Negative: the node does not support it.
@@ -59,4 +60,4 @@ async def _in_steps(
             await core.add(key, b"%d" % initial, 0, exptime, False)
             return initial
     text = f"other clients created and deleted the counter {_ROUNDS} times during this call"
-    raise with_origin(NotFoundCommandError(text), node, verb)
+    raise with_origin(NotFoundCommandError(text), node, verb, "NOT_FOUND")

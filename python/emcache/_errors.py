@@ -24,46 +24,9 @@ In emcache 1.3 a lost connection raised ``asyncio.TimeoutError``; handlers for t
 """
 
 import asyncio
-import re
-from typing import Any, TypeVar
+from typing import TypeVar
 
 E = TypeVar("E", bound=Exception)
-
-_STATUS = re.compile(r" answered '([A-Z_]+)")
-_CAUSES = {
-    "unauthenticated": "login",
-    "TLS: ": "tls",
-    "too many open connections": "connections",
-}
-
-
-class _StatusFromMessage:
-    """Derives ``status`` from the message, for errors of a core that does not set it.
-
-    The only place that depends on the text of a message. An attribute that the core sets replaces
-    it, because it is not a data descriptor.
-    """
-
-    def __get__(self, error: "EmcacheError | None", owner: Any = None) -> str | None:
-        if isinstance(error, NotStoredStorageCommandError):
-            return "EXISTS" if error.command == "cas" else "NOT_STORED"
-        if isinstance(error, NotFoundCommandError):
-            return "NOT_FOUND"
-        if not isinstance(error, CommandError):
-            return None
-        text = str(error)
-        if text.startswith("key not found"):
-            return "NOT_FOUND"
-        match = _STATUS.search(text)
-        return match[1] if match else None
-
-
-class _CauseFromMessage:
-    """Derives ``_cause`` as :class:`_StatusFromMessage` derives ``status``."""
-
-    def __get__(self, error: "EmcacheError | None", owner: Any = None) -> str | None:
-        text = "" if error is None else str(error)
-        return next((cause for part, cause in _CAUSES.items() if part in text), None)
 
 
 class EmcacheError(Exception):
@@ -73,12 +36,13 @@ class EmcacheError(Exception):
     """The node, as ``host:port`` or path; None if the error is not about one node."""
     command: str | None = None
     """The command that failed, by memcached's name (``get``, ``incr``); None without one."""
-    status: str | None = _StatusFromMessage()  # type: ignore[assignment]
+    status: str | None = None
     """The first word of the server's reply (``NOT_STORED``, ``EXISTS``, ``NOT_FOUND``, ``ERROR``,
     ``CLIENT_ERROR``, ``SERVER_ERROR``); None if the server did not reply."""
-    _cause: str | None = _CauseFromMessage()  # type: ignore[assignment]
-    """For diagnostics: ``"login"`` (the server wants one), ``"tls"``, ``"connections"`` (the
-    server has too many); None for other causes."""
+    _reason: str | None = None
+    """The cause in one word, where the class and the status do not tell it: ``unauthenticated``,
+    ``unanswered`` (the node closes connections for this one command, so another command may
+    work), ``tls``, ``too_many_connections`` or ``timeout``."""
 
 
 class InvalidKeyError(EmcacheError, ValueError):
@@ -107,9 +71,6 @@ class OperationTimeoutError(EmcacheError, asyncio.TimeoutError):
 
 class ConnectionFailedError(EmcacheError, ConnectionError, asyncio.TimeoutError):
     """The connection was lost before the reply. A write may have happened."""
-
-    _is_unanswered = False
-    """Whether the node closes the connection on this one command, so another command may work."""
 
 
 class NodeUnavailableError(ConnectionFailedError):
@@ -148,10 +109,20 @@ class AuthenticationError(CommandError):
     """The server did not accept the credentials."""
 
 
-def with_origin(error: E, node: str | None, command: str | None) -> E:
-    """Set the node and the command of an exception, and return it."""
-    vars(error).update(node=node, command=command)
+def with_origin(error: E, node: str | None, command: str | None, status: str | None = None) -> E:
+    """Set the node, the command and the status of an exception, and return it."""
+    vars(error).update(node=node, command=command, status=status)
     return error
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Whether a proxy closed the connection for one command, so that another command may work."""
+    return isinstance(error, ConnectionFailedError) and error._reason == "unanswered"
+
+
+def is_missing(error: CommandError) -> bool:
+    """Whether the key has no item. A ``cas`` of such a key has no exception class of its own."""
+    return error.status == "NOT_FOUND"
 
 
 # The core raises the classes of the first import, so a reload of this module keeps them.

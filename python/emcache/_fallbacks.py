@@ -9,7 +9,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, TypeVar
 
 from ._emcache import CoreClient
-from ._errors import ConnectionFailedError, NodeUnavailableError, NotFoundCommandError
+from ._errors import (
+    ConnectionFailedError,
+    NodeUnavailableError,
+    NotFoundCommandError,
+    is_unanswered,
+)
 from ._item import Item
 from ._types import Exptime
 
@@ -19,7 +24,7 @@ Verb = Literal["gat", "gats"]
 
 async def fall_back(error: ConnectionFailedError, substitute: Callable[[], Awaitable[T]]) -> T:
     """Await the substitute if the node did not answer this one command; else raise the error."""
-    if not error._is_unanswered:
+    if not is_unanswered(error):
         raise error
     try:
         return await substitute()
@@ -60,11 +65,7 @@ async def get_and_touch_partial(
     return_flags: bool,
 ) -> tuple[dict[bytes, Item], dict[bytes, Exception]]:
     """Complete a partial result with the keys of nodes that do not support the command."""
-    unanswered = {
-        key: error
-        for key, error in errors.items()
-        if isinstance(error, ConnectionFailedError) and error._is_unanswered
-    }
+    unanswered = {key: error for key, error in errors.items() if is_unanswered(error)}
     if not unanswered:
         return items, errors
     plain: Literal["get", "gets"] = "get" if verb == "gat" else "gets"

@@ -12,6 +12,7 @@ use super::once::intern;
 use super::registry::{self, AbandonedHandle};
 use super::session::{Awaitable, Session};
 use super::{convert, errors};
+use crate::host::fork_count;
 use crate::pool::{CheckoutId, invalid_credentials_reason};
 use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StatsArgs, StorageVerb};
 
@@ -55,7 +56,7 @@ impl CoreCheckout {
     }
 
     fn return_to_pool(&self, py: Python<'_>) {
-        let is_over = self.is_closed.load(Ordering::Acquire) || self.forks != registry::forks();
+        let is_over = self.is_closed.load(Ordering::Acquire) || self.forks != fork_count();
         if self.released.swap(true, Ordering::AcqRel) || is_over {
             return;
         }

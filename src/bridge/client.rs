@@ -9,14 +9,14 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::batch::Action;
 use super::driver::running_loop;
-use super::future::{OpFuture, Wake};
 use super::registry::{self, AbandonedHandle};
 use super::security::PySecurity;
-use super::session::{Awaitable, Session, Target};
+use super::session::{Awaitable, Session};
 use super::{convert, errors, snapshot};
+use crate::client::{Action, Target};
 use crate::cluster::ClusterConfig;
+use crate::host::fork_count;
 use crate::pool::{PoolConfig, Submission};
 use crate::protocol::{
     ArithmeticVerb, Command, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
@@ -58,8 +58,8 @@ impl CoreClient {
         security: &PySecurity,
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
-        // Before any call into Python, because that may fork.
-        let forks = registry::forks();
+        // Before any call of Python, which may fork.
+        let forks = fork_count();
         let event_loop =
             running_loop(py)?.ok_or_else(|| PyRuntimeError::new_err("no running event loop"))?;
         let addresses = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
@@ -94,7 +94,7 @@ impl CoreClient {
     /// Whether the client was created in a parent of this process.
     #[getter]
     fn forked(&self) -> bool {
-        self.forks != registry::forks()
+        self.forks != fork_count()
     }
 
     #[getter]
@@ -104,7 +104,7 @@ impl CoreClient {
 
     /// Ends all requests and closes all connections. A second call has no effect.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed() || self.forks != registry::forks() {
+        if self.closed() || self.forks != fork_count() {
             return Ok(());
         }
         let is_in_loop = match registry::session(self.id) {
@@ -125,7 +125,7 @@ impl CoreClient {
     /// Closes a client to which no references are left. The garbage collector may run on any
     /// thread; the client is closed on its loop's thread.
     fn abandon(&self, py: Python<'_>) {
-        if self.forks != registry::forks() || self.is_closed.load(Ordering::Acquire) {
+        if self.forks != fork_count() || self.is_closed.load(Ordering::Acquire) {
             return;
         }
         if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
@@ -138,20 +138,13 @@ impl CoreClient {
 
     /// Completes when all `noreply` commands are answered.
     fn drain(&self, py: Python<'_>) -> Awaitable {
-        let session = self.session(py)?;
-        let future = session.driver.create_future(py)?;
-        if session.no_replies.unanswered.get() == 0 {
-            OpFuture::resolve(future.bind(py), Ok(py.None()), Wake::Soon)?;
-        } else {
-            session.no_replies.drain_futures.borrow_mut().push(future.clone_ref(py));
-        }
-        Ok(future)
+        self.session(py)?.drain(py)
     }
 
     /// The number of unanswered `noreply` commands. It is 0 for a client of another thread.
     #[getter]
-    fn noreply_unanswered(&self) -> usize {
-        registry::session(self.id).map_or(0, |session| session.no_replies.unanswered.get())
+    fn noreply_unanswered(&self, py: Python<'_>) -> usize {
+        registry::session(self.id).map_or(0, |known| known.noreply_unanswered(py).unwrap_or(0))
     }
 
     fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
@@ -314,7 +307,7 @@ impl CoreClient {
         self.open()?;
         let key = convert::key(key)?;
         let noreply = convert::flag("noreply", noreply)?;
-        self.session(py)?.command(py, Target::Key(key), Command::Delete { key }, noreply)
+        self.session(py)?.command(py, Target::Key, Command::Delete { key }, noreply)
     }
 
     fn increment(
@@ -349,7 +342,7 @@ impl CoreClient {
         let exptime = convert::exptime(exptime)?;
         let noreply = convert::flag("noreply", noreply)?;
         let command = Command::Touch { key, exptime };
-        self.session(py)?.command(py, Target::Key(key), command, noreply)
+        self.session(py)?.command(py, Target::Key, command, noreply)
     }
 
     /// `verb` is `set` or `add`. This method and the next two return `(done, missed, errors by
@@ -410,7 +403,7 @@ impl CoreClient {
         let initial = convert::integer("initial", initial)?;
         let exptime = convert::exptime(exptime)?;
         let command = Command::Counter { verb, key, delta, initial, exptime };
-        self.session(py)?.counter(py, key, command)
+        self.session(py)?.counter(py, command)
     }
 
     /// Completes when the node has answered a `get` of this key with any reply. With `isolated` the
@@ -542,7 +535,7 @@ impl CoreClient {
     /// The number of error replies to `noreply` commands.
     #[getter]
     fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
-        Ok(self.session(py)?.no_replies.errors.get())
+        self.session(py)?.noreply_errors(py)
     }
 }
 
@@ -645,11 +638,11 @@ impl CoreClient {
         let session = self.session(py)?;
         if let Some(value) = convert::shared(&value) {
             let request = OwnedRequest::storage(verb, key, flags, exptime, value);
-            return session.submit(py, Target::Key(key), Submission::Owned(request), noreply);
+            return session.request(py, Target::Key, Submission::Owned(request), noreply);
         }
         let value = value.as_bytes();
         let command = Command::Storage { verb, key, flags, exptime, value };
-        session.command(py, Target::Key(key), command, noreply)
+        session.command(py, Target::Key, command, noreply)
     }
 
     fn count(
@@ -665,7 +658,7 @@ impl CoreClient {
         let delta = convert::integer("value", value)?;
         let noreply = convert::flag("noreply", noreply)?;
         let command = Command::Arithmetic { verb, key, delta };
-        self.session(py)?.command(py, Target::Key(key), command, noreply)
+        self.session(py)?.command(py, Target::Key, command, noreply)
     }
 
     fn admin(&self, py: Python<'_>, node: usize, command: Command<'_>, noreply: bool) -> Awaitable {
@@ -677,7 +670,7 @@ impl CoreClient {
 pub fn session_here(py: Python<'_>, id: u64, forks: u64) -> PyResult<Rc<Session>> {
     match registry::session(id) {
         Some(session) if session.driver.is_running(py)? => Ok(session),
-        _ if forks != registry::forks() => Err(errors::forked()),
+        _ if forks != fork_count() => Err(errors::forked()),
         _ => Err(errors::wrong_loop()),
     }
 }

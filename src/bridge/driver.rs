@@ -16,10 +16,12 @@ use super::future::{FuturePool, OpFuture, Wake};
 use super::loop_driver::LoopEngine;
 use super::once::{AttachedOnce, intern};
 use super::registry;
+use super::result::Form;
 use super::session::Session;
 use super::shutdown;
 use super::stepping::Stepping;
 use super::thread_driver::ThreadEngine;
+use crate::host::fork_count;
 
 pub struct Driver {
     id: u64,
@@ -38,7 +40,7 @@ pub struct Driver {
 }
 
 pub enum Engine {
-    Loop(LoopEngine),
+    Loop(Box<LoopEngine>),
     Thread(Rc<ThreadEngine>),
 }
 
@@ -97,7 +99,7 @@ impl Driver {
     /// Starts a driver for the running loop.
     pub fn start(event_loop: &Bound<'_, PyAny>, id: u64) -> PyResult<Rc<Self>> {
         let py = event_loop.py();
-        let forks = registry::forks();
+        let forks = fork_count();
         let stepping = Stepping::new(event_loop)?;
         let callbacks = Bound::new(py, LoopCallbacks { driver: id })?;
         let python = PythonLoop {
@@ -110,10 +112,10 @@ impl Driver {
             flush: callbacks.getattr(intern!(py, "flush"))?.unbind(),
         };
         let engine = match Choice::from_environment()? {
-            Choice::Loop => Engine::Loop(LoopEngine::start(py, &python)?),
+            Choice::Loop => Engine::Loop(Box::new(LoopEngine::start(py, &python)?)),
             Choice::Thread => Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?)),
             Choice::Auto => match LoopEngine::start(py, &python) {
-                Ok(engine) => Engine::Loop(engine),
+                Ok(engine) => Engine::Loop(Box::new(engine)),
                 Err(error) if is_refusal(py, &error)? => {
                     log_fallback(py, &error)?;
                     Engine::Thread(Rc::new(ThreadEngine::start(py, &python)?))
@@ -146,7 +148,7 @@ impl Driver {
     /// may have forked, and the child returns from that call too. The core must not be touched
     /// then, because its sockets and its epoll instance are shared with the parent.
     pub fn is_forked(&self) -> bool {
-        self.forks != registry::forks()
+        self.forks != fork_count()
     }
 
     pub fn engine(&self) -> &Engine {
@@ -184,8 +186,8 @@ impl Driver {
         closed.and_then(|closed| closed.is_truthy(py)).unwrap_or(true)
     }
 
-    pub fn create_future(&self, py: Python<'_>) -> PyResult<Py<OpFuture>> {
-        OpFuture::new(py, &self.python.future_pool)
+    pub fn create_future(&self, py: Python<'_>, form: Form) -> PyResult<Py<OpFuture>> {
+        OpFuture::new(py, &self.python.future_pool, form)
     }
 
     /// Calls user code, either at once, where a turn may do so, or in the loop's next iteration.
@@ -296,7 +298,7 @@ impl Driver {
         }
         match &self.engine {
             Engine::Loop(engine) => engine.turn(),
-            Engine::Thread(engine) => engine.collect(),
+            Engine::Thread(engine) => engine.collect(py),
         }
         let delivered = self.deliver(py);
         registry::close_abandoned(py);

@@ -1,13 +1,13 @@
-//! Failures of the core as exceptions of the package: one match per source.
-use std::time::Duration;
-
+//! Failures of the core as exceptions of the package: one match.
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use pyo3::{PyTypeInfo, import_exception};
 
 use super::once::intern;
+use crate::client::{Failure, FailureKind};
 use crate::cluster::ClusterError;
-use crate::pool;
+use crate::pool::ErrorKind;
 use crate::protocol::{ErrorLineKind, Shape, Verb};
 
 macro_rules! exceptions {
@@ -40,7 +40,7 @@ exceptions! {
 }
 
 pub fn closed() -> PyErr {
-    ClientClosedError::new_err("Emcache client is closed")
+    ClientClosedError::new_err(Failure::new(None, FailureKind::Closed).to_string())
 }
 
 pub fn released() -> PyErr {
@@ -61,87 +61,69 @@ pub fn forked() -> PyErr {
     PyRuntimeError::new_err("this client was made before a fork; create one in the child process")
 }
 
-/// A bug in emcache. It must not make a call wait for ever.
 pub fn internal() -> PyErr {
-    PyRuntimeError::new_err("internal error in emcache; please report it")
+    PyRuntimeError::new_err(Failure::new(None, FailureKind::Internal).to_string())
 }
 
-pub fn deadline_passed(py: Python<'_>, verb: Verb, limit: Duration) -> PyErr {
-    let limit = limit.as_secs_f64();
-    let text = format!("not sent within {limit:?} s ({})", verb.name());
-    attributed(py, OperationTimeoutError::new_err(text), None, Some(verb))
+pub fn no_nodes(py: Python<'_>, error: ClusterError) -> PyErr {
+    from_failure(py, &Failure::new(None, FailureKind::NoNodes(error)))
 }
 
-pub fn no_nodes(py: Python<'_>, error: ClusterError, verb: Option<Verb>) -> PyErr {
-    attributed(py, ClusterNoAvailableNodes::new_err(error.to_string()), None, verb)
-}
-
-/// `node` answered `NOT_STORED` or `EXISTS`.
-pub fn not_stored(py: Python<'_>, verb: Verb, node: &str) -> PyErr {
-    let why = match verb {
-        Verb::Add => "the key exists",
-        Verb::Cas => "the value has changed since it was read",
-        _ => "the key does not exist",
-    };
-    let text = format!("{node} did not store the value: {why} ({})", verb.name());
-    attributed(py, NotStoredStorageCommandError::new_err(text), Some(node), Some(verb))
-}
-
-pub fn not_found(py: Python<'_>, verb: Verb, node: &str) -> PyErr {
-    let text = format!("key not found on {node} ({})", verb.name());
-    let error = match verb.shape() {
-        Shape::Storage => StorageCommandError::new_err(text),
-        _ => NotFoundCommandError::new_err(text),
-    };
-    attributed(py, error, Some(node), Some(verb))
-}
-
-pub fn refused(py: Python<'_>, verb: Verb, kind: ErrorLineKind, line: &str, node: &str) -> PyErr {
-    let text = format!("{node} answered '{line}' ({})", verb.name());
-    let error = match (verb.shape(), kind) {
-        (Shape::Storage, _) => StorageCommandError::new_err(text),
-        (Shape::Arithmetic | Shape::MetaArithmetic, ErrorLineKind::Client) => {
+/// A new one each time, because raising an exception lengthens its traceback.
+pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
+    let text = failure.to_string();
+    let shape = failure.command.map(Verb::shape);
+    let error = match &failure.kind {
+        FailureKind::NotStored | FailureKind::Exists => NotStoredStorageCommandError::new_err(text),
+        FailureKind::NotFound if shape != Some(Shape::Storage) => {
+            NotFoundCommandError::new_err(text)
+        }
+        FailureKind::NotFound | FailureKind::Refused { .. } if shape == Some(Shape::Storage) => {
+            StorageCommandError::new_err(text)
+        }
+        FailureKind::Refused { kind: ErrorLineKind::Client, .. }
+            if matches!(shape, Some(Shape::Arithmetic | Shape::MetaArithmetic)) =>
+        {
             ArithmeticCommandError::new_err(text)
         }
-        _ => CommandError::new_err(text),
-    };
-    attributed(py, error, Some(node), Some(verb))
-}
-
-pub fn failed(py: Python<'_>, error: &pool::Error, verb: Option<Verb>) -> PyErr {
-    use pool::ErrorKind as Kind;
-    let text = error.to_string();
-    let exception = match error.kind() {
-        Kind::Timeout { .. } | Kind::CheckoutTimeout { .. } => OperationTimeoutError::new_err(text),
-        Kind::Protocol => ProtocolError::new_err(text),
-        Kind::LoginRefused => AuthenticationError::new_err(text),
-        Kind::Unavailable | Kind::Removed => NodeUnavailableError::new_err(text),
-        Kind::Saturated { .. } => OverloadedError::new_err(text),
-        Kind::Closed => ClientClosedError::new_err(text),
-        _ => ConnectionFailedError::new_err(text),
-    };
-    if matches!(error.kind(), Kind::Unanswered { .. })
-        && let Err(error) = exception.value(py).setattr(intern!(py, "_is_unanswered"), true)
-    {
-        return error;
-    }
-    attributed(py, exception, Some(&error.node().to_string()), verb)
-}
-
-/// Sets the attributes that every `EmcacheError` has in addition to its text.
-fn attributed(py: Python<'_>, error: PyErr, node: Option<&str>, verb: Option<Verb>) -> PyErr {
-    let set = || {
-        let exception = error.value(py);
-        if let Some(node) = node {
-            exception.setattr(intern!(py, "node"), node)?;
+        FailureKind::NotFound | FailureKind::Refused { .. } | FailureKind::Unexpected(_) => {
+            CommandError::new_err(text)
         }
-        if let Some(verb) = verb {
-            exception.setattr(intern!(py, "command"), verb.name())?;
-        }
-        PyResult::Ok(())
+        FailureKind::Pool(error) => from_pool(error.kind(), text),
+        FailureKind::NoNodes(_) => ClusterNoAvailableNodes::new_err(text),
+        FailureKind::NotSent { .. } => OperationTimeoutError::new_err(text),
+        FailureKind::Closed => ClientClosedError::new_err(text),
+        FailureKind::Internal => return PyRuntimeError::new_err(text),
     };
-    match set() {
+    match set_attributes(&error, py, failure) {
         Ok(()) => error,
         Err(error) => error,
     }
+}
+
+fn from_pool(kind: ErrorKind, text: String) -> PyErr {
+    match kind {
+        ErrorKind::Timeout { .. } | ErrorKind::CheckoutTimeout { .. } => {
+            OperationTimeoutError::new_err(text)
+        }
+        ErrorKind::Protocol => ProtocolError::new_err(text),
+        ErrorKind::LoginRefused => AuthenticationError::new_err(text),
+        ErrorKind::Unavailable | ErrorKind::Removed => NodeUnavailableError::new_err(text),
+        ErrorKind::Saturated { .. } => OverloadedError::new_err(text),
+        ErrorKind::Closed => ClientClosedError::new_err(text),
+        _ => ConnectionFailedError::new_err(text),
+    }
+}
+
+/// The attributes of every `EmcacheError`: see `_errors.py`.
+fn set_attributes(error: &PyErr, py: Python<'_>, failure: &Failure) -> PyResult<()> {
+    let exception = error.value(py);
+    let set = |name: &Bound<'_, PyString>, value: Option<&str>| match value {
+        Some(value) => exception.setattr(name, value),
+        None => Ok(()),
+    };
+    set(intern!(py, "node"), failure.node().as_deref())?;
+    set(intern!(py, "command"), failure.command.map(Verb::name))?;
+    set(intern!(py, "status"), failure.status())?;
+    set(intern!(py, "_reason"), failure.reason())
 }

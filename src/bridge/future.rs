@@ -19,12 +19,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use super::once::{AttachedOnce, intern};
+use super::result::Form;
 
 #[pyclass(module = "emcache._emcache", freelist = 1024)]
 pub struct OpFuture {
     future_pool: Py<FuturePool>,
     state: State,
-    /// The future on which the task waits.
+    /// How the outcome is returned.
+    form: Form,
+    /// What the task waits on.
     borrowed: Option<Py<PyAny>>,
     /// Set when the caller has left, for threads that cannot read `state`.
     abandoned: Option<Arc<AtomicBool>>,
@@ -150,12 +153,21 @@ impl OpFuture {
             answered,
             discard_awaited_by: None,
         };
-        Self::new(py, &Py::new(py, future_pool)?).map(drop)
+        Self::new(py, &Py::new(py, future_pool)?, Form::Plain).map(drop)
     }
 
-    pub fn new(py: Python<'_>, future_pool: &Py<FuturePool>) -> PyResult<Py<Self>> {
+    pub fn new(py: Python<'_>, future_pool: &Py<FuturePool>, form: Form) -> PyResult<Py<Self>> {
         let future_pool = future_pool.clone_ref(py);
-        Py::new(py, Self { future_pool, state: State::Pending, borrowed: None, abandoned: None })
+        let (state, borrowed, abandoned) = (State::Pending, None, None);
+        Py::new(py, Self { future_pool, state, form, borrowed, abandoned })
+    }
+
+    /// How the outcome is returned, once; `None` if the caller has given up, unless it `is_wanted` all the same.
+    #[inline]
+    pub fn take_form(slf: &Bound<'_, Self>, is_wanted: bool) -> PyResult<Option<Form>> {
+        let mut future = slf.try_borrow_mut()?;
+        let is_wanted = is_wanted || future.is_pending();
+        Ok(is_wanted.then(|| std::mem::take(&mut future.form)))
     }
 
     /// Returns a flag that other threads may read.
@@ -170,6 +182,7 @@ impl OpFuture {
         closed.and_then(|closed| closed.is_truthy(py)).unwrap_or(true)
     }
 
+    #[inline]
     pub fn is_pending(&self) -> bool {
         matches!(self.state, State::Pending)
     }

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use super::value_buf::PyValueBuf;
+use crate::host::OwnedItem;
 use crate::protocol::ItemRef;
 
 #[pyclass(module = "emcache.base", get_all, set_all, subclass)]
@@ -24,6 +25,7 @@ pub struct RawItem {
 }
 
 impl RawItem {
+    #[inline]
     pub fn new(py: Python<'_>, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Self {
         let ItemRef { value, flags, cas, .. } = *item;
         let value = match shared {
@@ -31,6 +33,12 @@ impl RawItem {
             None => PyBytes::new(py, value).unbind(),
         };
         Self { value, flags, cas }
+    }
+
+    /// From another thread.
+    pub fn from_owned(py: Python<'_>, item: OwnedItem) -> Self {
+        let OwnedItem { value, flags, cas } = item;
+        Self { value: PyBytes::new(py, &value).unbind(), flags, cas }
     }
 
     pub fn value(&self) -> &Py<PyBytes> {
@@ -45,7 +53,8 @@ impl RawItem {
         self.cas
     }
 
-    /// May start a garbage collection, so it must not be called while the core is borrowed.
+    /// May start a garbage collection: not while the core is borrowed.
+    #[inline]
     pub fn into_item(self, py: Python<'_>, with_flags: bool) -> PyResult<Py<Item>> {
         let flags = with_flags.then_some(self.flags).into_pyobject(py)?.unbind();
         let cas = self.cas.into_pyobject(py)?.unbind();

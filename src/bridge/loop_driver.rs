@@ -5,7 +5,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::task::Waker;
 
 use pyo3::exceptions::{PyNotImplementedError, PyOSError};
 use pyo3::prelude::*;
@@ -14,54 +13,18 @@ use tokio::time::Instant;
 use super::completion;
 use super::driver::PythonLoop;
 use super::once::intern;
-use super::runtime::{Inbox, Postponed, TurnRuntime};
-use crate::pool::{Context, Host, LocalFuture};
+use crate::host::LoopCore;
+use crate::pool::Context;
 
 pub struct LoopEngine {
-    pub context: Rc<Context>,
-    runtime: TurnRuntime,
-    wants_flush: Rc<Cell<bool>>,
+    core: LoopCore,
     flush_scheduled: Cell<bool>,
     timer: RefCell<Option<(Instant, Py<PyAny>)>>,
-    /// The number of consecutive fast turns, which do not poll Tokio's drivers.
-    fast_turns: Cell<u32>,
-}
-
-/// The limit for `fast_turns`.
-const MAX_FAST_TURNS: u32 = 8;
-
-/// The operations that the core requires of this driver.
-struct LoopHost {
-    inbox: Inbox,
-    postponed: Postponed,
-    wants_flush: Rc<Cell<bool>>,
-}
-
-impl Host for LoopHost {
-    fn spawn(&self, task: LocalFuture) {
-        self.inbox.borrow_mut().push(task);
-    }
-
-    fn wants_flush(&self) {
-        self.wants_flush.set(true);
-    }
-
-    fn wake_later(&self, waker: &Waker) {
-        self.postponed.borrow_mut().push(waker.clone());
-    }
 }
 
 impl LoopEngine {
     pub fn start(py: Python<'_>, python: &PythonLoop) -> PyResult<Self> {
-        let inbox = Inbox::default();
-        let wants_flush: Rc<Cell<bool>> = Rc::default();
-        let postponed = Postponed::default();
-        let host = LoopHost {
-            inbox: inbox.clone(),
-            postponed: postponed.clone(),
-            wants_flush: wants_flush.clone(),
-        };
-        let runtime = TurnRuntime::new(inbox, postponed).map_err(|error| match error.kind() {
+        let core = LoopCore::new().map_err(|error| match error.kind() {
             io::ErrorKind::Unsupported => PyNotImplementedError::new_err(error.to_string()),
             // With its number, which tells which resource of the system is exhausted.
             _ => match error.raw_os_error() {
@@ -69,19 +32,16 @@ impl LoopEngine {
                 None => PyErr::from(error),
             },
         })?;
-        let watch = (runtime.fd(), &python.turn);
+        let watch = (core.fd(), &python.turn);
         if let Err(error) = python.event_loop.call_method1(py, intern!(py, "add_reader"), watch) {
-            runtime.shut_down();
+            core.shut_down();
             return Err(error);
         }
-        Ok(Self {
-            context: Context::new(|_| Box::new(host)),
-            runtime,
-            wants_flush,
-            flush_scheduled: Cell::new(false),
-            timer: RefCell::new(None),
-            fast_turns: Cell::new(0),
-        })
+        Ok(Self { core, flush_scheduled: Cell::new(false), timer: RefCell::new(None) })
+    }
+
+    pub fn context(&self) -> &Rc<Context> {
+        &self.core.context
     }
 
     pub fn is_flush_scheduled(&self) -> bool {
@@ -89,53 +49,39 @@ impl LoopEngine {
     }
 
     pub fn wants_turn(&self) -> bool {
-        self.runtime.wants_turn()
+        self.core.wants_turn()
     }
 
     pub fn schedule_flush(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
-        if self.wants_flush.get() && !self.flush_scheduled.get() {
+        if self.core.take_wants_flush() && !self.flush_scheduled.get() {
             python.call_soon.call1(py, (&python.flush,))?;
             // Set only after the loop has accepted the callback.
             self.flush_scheduled.set(true);
         }
-        self.wants_flush.set(false);
         Ok(())
     }
 
     pub fn flush(&self) {
         self.flush_scheduled.set(false);
-        self.context.flush();
+        self.core.context.flush();
     }
 
     pub fn timer_fired(&self) {
-        // It may have fired a little early. Then the turn asks for another one.
+        // Maybe a little early: the turn asks for another timer if it is still wanted.
         self.timer.take();
-        self.fast_turns.set(MAX_FAST_TURNS);
+        self.core.timer_fired();
     }
 
-    /// A readable descriptor usually means a reply to the only request in flight, which is then
-    /// read without asking Tokio's epoll. Other events would starve if every turn did so.
     pub fn turn(&self) {
-        let fast_turns = self.fast_turns.get();
-        if fast_turns < MAX_FAST_TURNS && !self.runtime.wants_turn() && self.context.wake_waiting()
-        {
-            self.fast_turns.set(fast_turns + 1);
-            self.runtime.run_woken();
-            if completion::is_pending() {
-                return;
-            }
-        }
-        self.fast_turns.set(0);
-        self.runtime.turn();
+        self.core.turn(completion::is_pending);
     }
 
-    /// Writes the requests of the woken tasks, and asks the loop for a turn when the core's next
-    /// timer is due.
+    /// Writes what the woken tasks requested, and asks the loop for a turn when the next timer of the core is due.
     pub fn after_turn(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
-        if self.wants_flush.take() {
-            self.context.flush();
+        if self.core.take_wants_flush() {
+            self.core.context.flush();
         }
-        let wanted = self.context.next_wakeup();
+        let wanted = self.core.next_wakeup();
         if self.timer.borrow().as_ref().map(|(at, _)| *at) == wanted {
             return Ok(());
         }
@@ -156,13 +102,13 @@ impl LoopEngine {
     pub fn leave(&self, py: Python<'_>, python: &PythonLoop) {
         // A closed loop has removed its readers and reports an error.
         let event_loop = python.event_loop.bind(py);
-        let _ = event_loop.call_method1(intern!(py, "remove_reader"), (self.runtime.fd(),));
+        let _ = event_loop.call_method1(intern!(py, "remove_reader"), (self.core.fd(),));
         if let Some((_, handle)) = self.timer.take() {
             let _ = handle.call_method0(py, intern!(py, "cancel"));
         }
     }
 
     pub fn shut_down(&self) {
-        self.runtime.shut_down();
+        self.core.shut_down();
     }
 }

@@ -3,8 +3,8 @@
 //! Calls of [`client::CoreClient`] cross it with borrowed arguments and return awaitables
 //! ([`future::OpFuture`]). A turn of the [`driver`] then sets their results or exceptions.
 mod am_send;
-mod background;
 mod batch;
+mod caller;
 mod checkout;
 mod client;
 mod completion;
@@ -15,10 +15,8 @@ mod future;
 mod item;
 mod loop_driver;
 mod once;
-mod recorder;
 mod registry;
-#[cfg_attr(not(unix), path = "runtime_unsupported.rs")]
-mod runtime;
+mod result;
 mod security;
 mod session;
 mod shutdown;
@@ -26,7 +24,6 @@ mod snapshot;
 mod stepping;
 mod thread_driver;
 mod value_buf;
-mod waiter;
 
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;

@@ -45,19 +45,11 @@ thread_local! {
     static THREAD_END: ThreadEnd = const { ThreadEnd };
 }
 
-/// The number of forks between the first process and this one.
-static FORKS: AtomicU64 = AtomicU64::new(0);
-
-pub fn forks() -> u64 {
-    FORKS.load(Ordering::Relaxed)
-}
-
-/// Forgets, in the child of a fork, everything that belongs to its parent. Nothing is dropped,
-/// because sockets and epoll instance are shared with the parent, which would lose its
-/// registrations.
+/// Forgets, in the child of a fork, all that is its parent's. It is not dropped: the sockets and the
+/// epoll instance are shared with the parent, which would lose its registrations.
 #[pyfunction]
 pub fn after_fork_in_child(py: Python<'_>) {
-    FORKS.fetch_add(1, Ordering::Relaxed);
+    crate::host::after_fork_in_child();
     std::mem::forget(SESSIONS.with(|all| std::mem::take(&mut *all.borrow_mut())));
     let drivers = DRIVERS.with(|all| all.take());
     let loops: Vec<_> = drivers.iter().map(|driver| driver.event_loop(py)).collect();
@@ -211,7 +203,8 @@ pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<(
 /// has not read.
 pub fn abandon_session(py: Python<'_>, id: u64) -> bool {
     let Some(known) = session(id) else { return false };
-    if known.no_replies.unanswered.get() == 0 || known.driver.is_loop_closed(py) {
+    let unanswered = known.noreply_unanswered(py).unwrap_or(0);
+    if unanswered == 0 || known.driver.is_loop_closed(py) {
         return close_session(py, id);
     }
     known.close_later();

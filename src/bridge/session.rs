@@ -1,6 +1,4 @@
-//! One client or public pool on its loop's thread. It builds requests and passes them to the driver
-//! in use.
-use std::cell::{Cell, RefCell};
+//! One client, or one public pool, on its loop's thread: passes operations to whichever driver runs its core.
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,25 +7,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use tokio::time::Instant;
 
-use super::batch::{Action, Batch, Progress};
-use super::completion::{self, Outcome};
+use super::batch::PyBatch;
+use super::caller::PyCaller;
+use super::completion;
 use super::convert;
 use super::driver::{Driver, Engine};
 use super::errors;
-use super::future::{OpFuture, Wake};
-use super::thread_driver::{Route, ThreadEngine};
-use super::waiter::{Caller, Gather, Line, NoReplies, PyWaiter, RawItems};
-use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeMetrics};
-use crate::pool::{Address, CheckoutId, Context, Metrics, Submission, Waiter};
-use crate::protocol::{Command, Key, NEVER, Nanos, Request, RetrievalVerb, StatsArgs, Verb};
+use super::future::OpFuture;
+use super::result::{CheckoutForm, Form, ItemsForm};
+use super::thread_driver::ThreadEngine;
+use crate::client::{Action, Client, Expect, Nodes, Operation, Target};
+use crate::cluster::{ClusterConfig, NodeMetrics};
+use crate::host::SharedSource;
+use crate::pool::{Address, CheckoutId, Metrics, Submission};
+use crate::protocol::{Command, Key, Request, RetrievalVerb, StatsArgs};
 
-/// Above this number of unanswered `noreply` commands, the next call waits for its reply. This
-/// slows the caller down to the speed of the server.
-const MAX_UNANSWERED_NO_REPLIES: usize = 1024;
-
-/// The time for which an abandoned session waits for replies.
+/// An abandoned session waits for replies at most this long.
 const CLOSE_AFTER: Duration = Duration::from_secs(1);
 
 pub type Awaitable = PyResult<Py<OpFuture>>;
@@ -36,9 +32,7 @@ pub struct Session {
     pub id: u64,
     pub driver: Rc<Driver>,
     core: Core,
-    timeout: Option<Duration>,
-    pub no_replies: Rc<NoReplies>,
-    /// Called with the index of a node, its new state and the cause.
+    /// Called with the index of a node, what became of it, and why.
     pub on_change: Py<PyAny>,
     /// The minimum and maximum number of connections per node.
     pub limits: (usize, usize),
@@ -47,83 +41,12 @@ pub struct Session {
 }
 
 enum Core {
-    Local {
-        context: Rc<Context>,
-        cluster: Cluster<PyWaiter>,
-    },
+    Local(Client<PyCaller>),
     /// On the thread of this engine.
-    Remote(Rc<ThreadEngine>),
-}
-
-/// Queries and commands of a cluster that do not depend on its type of waiter.
-pub trait Nodes {
-    fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError>;
-    fn health(&self) -> (Vec<usize>, Vec<usize>);
-    fn metrics(&self, node: usize) -> Metrics;
-    fn all_metrics(&self) -> Vec<NodeMetrics>;
-    fn release(&self, checkout: CheckoutId);
-    fn close_checked_out(&self, checkout: CheckoutId);
-    fn is_checked_out(&self, checkout: CheckoutId) -> bool;
-    fn add_node(&self, address: Address, ip: Option<String>) -> usize;
-    fn is_connected(&self, node: usize) -> bool;
-    fn set_ip(&self, node: usize, ip: Option<String>);
-    fn change(&self, joining: &[usize], leaving: &[usize]);
-}
-
-impl<W: Waiter> Nodes for Cluster<W> {
-    fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
-        self.index_for(key)
-    }
-
-    fn health(&self) -> (Vec<usize>, Vec<usize>) {
-        self.health()
-    }
-
-    fn metrics(&self, node: usize) -> Metrics {
-        self.pool(node).metrics()
-    }
-
-    fn all_metrics(&self) -> Vec<NodeMetrics> {
-        self.metrics()
-    }
-
-    fn release(&self, checkout: CheckoutId) {
-        self.pool(0).release(checkout);
-    }
-
-    fn close_checked_out(&self, checkout: CheckoutId) {
-        self.pool(0).close_checked_out(checkout);
-    }
-
-    fn is_checked_out(&self, checkout: CheckoutId) -> bool {
-        self.pool(0).is_checked_out(checkout)
-    }
-
-    fn add_node(&self, address: Address, ip: Option<String>) -> usize {
-        self.add_node(address, ip.as_deref())
-    }
-
-    fn is_connected(&self, node: usize) -> bool {
-        self.pool(node).is_connected()
-    }
-
-    fn set_ip(&self, node: usize, ip: Option<String>) {
-        self.pool(node).set_ip(ip.as_deref());
-    }
-
-    fn change(&self, joining: &[usize], leaving: &[usize]) {
-        self.change(joining, leaving);
-    }
-}
-
-/// The destination of a request.
-#[derive(Clone, Copy)]
-pub enum Target<'a> {
-    Key(Key<'a>),
-    Node(usize),
-    /// A node, on a separate connection.
-    Isolated(usize),
-    Checkout(CheckoutId),
+    Remote {
+        engine: Rc<ThreadEngine>,
+        timeout: Option<Duration>,
+    },
 }
 
 impl Session {
@@ -138,47 +61,35 @@ impl Session {
         let limits = (config.pool.min_connections, config.pool.max_connections);
         let core = match driver.engine() {
             Engine::Loop(engine) => {
-                let context = engine.context.clone();
                 let tell = move |change| completion::node_changed(id, change);
-                let cluster = Cluster::new(&context, addresses, &config, tell);
-                Core::Local { context, cluster }
+                Core::Local(Client::new(engine.context(), addresses, &config, tell))
             }
             Engine::Thread(engine) => {
                 engine.open(id, addresses, config);
-                Core::Remote(engine.clone())
+                Core::Remote { engine: engine.clone(), timeout }
             }
         };
-        let (no_replies, is_closed) = (Rc::default(), Arc::default());
-        Rc::new(Self { id, driver, core, timeout, no_replies, on_change, limits, is_closed })
+        Rc::new(Self { id, driver, core, on_change, limits, is_closed: Arc::default() })
     }
 
-    /// Ends all requests. [`super::completion`] keeps the waiters' results.
+    /// Ends all operations; the outcomes are left to [`super::completion`].
     pub fn close(&self, py: Python<'_>) {
-        let Ok(core) = self.core() else { return };
-        match core {
-            Core::Local { context, cluster } => {
-                context.flush();
-                cluster.close();
-            }
-            Core::Remote(engine) => engine.close(py, self.id),
+        match self.core() {
+            Ok(Core::Local(client)) => client.close(),
+            Ok(Core::Remote { engine, .. }) => engine.close(py, self.id),
+            Err(_) => {}
         }
     }
 
-    /// Closes when all `noreply` commands are answered, or after a while.
+    /// Closes when all requests with `noreply` are answered, or after a while.
     pub fn close_later(&self) {
-        let Ok(core) = self.core() else { return };
-        self.no_replies.close_when_drained.set(Some(self.id));
         let id = self.id;
-        match core {
-            Core::Local { context, .. } => {
-                context.flush();
-                let timer = context.clone();
-                context.spawn(async move {
-                    timer.sleep(CLOSE_AFTER).await;
-                    completion::close(id);
-                });
+        match self.core() {
+            Ok(Core::Local(client)) => {
+                client.when_drained(CLOSE_AFTER, move || completion::close(id));
             }
-            Core::Remote(engine) => engine.close_after(id, CLOSE_AFTER),
+            Ok(Core::Remote { engine, .. }) => engine.close_when_drained(id, CLOSE_AFTER),
+            Err(_) => {}
         }
     }
 
@@ -189,13 +100,9 @@ impl Session {
         verb: RetrievalVerb,
         flags: bool,
     ) -> Awaitable {
-        let target = self.route(py, Target::Key(key), verb.verb())?;
-        let future = self.driver.create_future(py)?;
-        let waiter =
-            PyWaiter::One { future: future.clone_ref(py), verb: verb.verb(), flags, item: None };
         let request = Request::Retrieval { verb, keys: &[key] };
-        self.send(py, target, Submission::Borrowed(&request), waiter)?;
-        Ok(future)
+        let submission = Submission::Borrowed(&request);
+        self.submit(py, Target::Key, Expect::Item, submission, Form::Item { flags })
     }
 
     /// `keys` have been checked.
@@ -207,61 +114,18 @@ impl Session {
         flags: bool,
         is_partial: bool,
     ) -> Awaitable {
-        let future = self.driver.create_future(py)?;
-        let gather = Rc::new(Gather {
-            future: future.clone_ref(py),
-            flags,
-            verb: verb.verb(),
-            keys,
-            lines: RefCell::default(),
-            missing_lines: Cell::new(1),
-            failed: Cell::new(false),
-            is_partial,
-            failures: RefCell::default(),
-        });
-        if gather.keys.is_empty() {
-            OpFuture::resolve(future.bind(py), gather.into_items(py), Wake::Soon)?;
-            return Ok(future);
-        }
-        let keys = convert::trusted(py, &gather.keys);
-        let waiter = |positions, keys| {
-            let line = Line { positions, items: Vec::with_capacity(keys) };
-            PyWaiter::Line { gather: gather.clone(), line }
-        };
+        let form = Arc::new(ItemsForm { keys, flags, is_partial });
+        let future = self.driver.create_future(py, Form::Items(form.clone()))?;
+        let keys = convert::trusted(py, &form.keys);
         match self.core()? {
-            Core::Local { context, cluster } => {
-                let lines = match cluster.lines_for(verb, &keys) {
-                    Ok(lines) => lines,
-                    Err(error) if is_partial => {
-                        let verb = Some(gather.verb);
-                        waiter(None, 0).fail_with(Outcome::NoNodes { error, verb });
-                        Vec::new()
-                    }
-                    Err(error) => return Err(errors::no_nodes(py, error, Some(gather.verb))),
-                };
-                gather.missing_lines.set(lines.len());
-                let deadline = self.deadline(context);
-                let mut some = Vec::new();
-                for (node, positions) in lines {
-                    let keys = match &positions {
-                        None => &keys,
-                        Some(positions) => {
-                            some.clear();
-                            some.extend(positions.iter().map(|at| keys[*at]));
-                            &some
-                        }
-                    };
-                    let waiter = waiter(positions, keys.len());
-                    let request = Request::Retrieval { verb, keys };
-                    cluster.pool(node).submit(&request, waiter, deadline);
-                }
+            Core::Local(client) => {
+                let caller = PyCaller::new(future.clone_ref(py));
+                client.get_many(verb, &keys, is_partial, client.deadline(), caller);
             }
-            Core::Remote(engine) => {
-                let waiter = waiter(None, keys.len());
-                let request = Request::Retrieval { verb, keys: &keys };
-                let request = engine.to_owned_request(Submission::Borrowed(&request));
-                let route = Route::Keys { is_partial };
-                engine.submit(self.id, route, request, waiter, self.deadline_instant());
+            Core::Remote { engine, timeout } => {
+                let keys = keys.iter().map(|key| engine.copied(key.as_bytes())).collect();
+                let operation = Operation::GetMany { verb, keys, is_partial };
+                engine.run(py, self.id, operation, *timeout, &future)?;
             }
         }
         self.driver.schedule_pending(py)?;
@@ -278,138 +142,66 @@ impl Session {
         values: Vec<Py<PyBytes>>,
         noreply: bool,
     ) -> Awaitable {
-        let future = self.driver.create_future(py)?;
-        let deadline = match &self.core {
-            Core::Local { context, .. } => (self.deadline(context), None),
-            Core::Remote(_) => (NEVER, self.deadline_instant()),
-        };
-        let mut batch = Batch {
-            session: self.id,
-            future: future.clone_ref(py),
-            action,
-            keys,
-            values,
-            deadline,
-            is_noreply: noreply,
-            is_answered: true,
-            progress: Progress::default(),
-        };
-        let backlog = self.no_replies.unanswered.get() + batch.keys.len();
-        batch.is_answered =
-            !noreply || backlog > MAX_UNANSWERED_NO_REPLIES || !batch.is_one_window(py);
-        let batch = Rc::new(batch);
-        if batch.keys.is_empty() {
-            OpFuture::resolve(future.bind(py), batch.into_result(py), Wake::Soon)?;
-            return Ok(future);
+        let source = Arc::new(PyBatch::new(py, keys, values));
+        let future = self.driver.create_future(py, Form::Batch(source.clone()))?;
+        match self.core()? {
+            Core::Local(client) => {
+                let caller = PyCaller::new(future.clone_ref(py));
+                client.batch(action, source, noreply, client.deadline(), caller);
+            }
+            Core::Remote { engine, timeout } => {
+                let source: SharedSource = source;
+                let operation = Operation::Batch { action, source, noreply };
+                engine.run(py, self.id, operation, *timeout, &future)?;
+            }
         }
-        self.send_window(py, &batch)?;
+        self.driver.schedule_pending(py)?;
         Ok(future)
     }
 
-    /// The timeout, if a batch has reached its deadline.
-    pub fn passed_timeout(&self, batch: &Batch) -> Option<Duration> {
-        let (tick, instant) = batch.deadline;
-        let is_over = match &self.core {
-            Core::Local { context, .. } => tick <= context.now(),
-            Core::Remote(_) => instant.is_some_and(|deadline| deadline <= Instant::now()),
-        };
-        self.timeout.filter(|_| is_over)
-    }
-
-    /// Sends the next window of a batch.
-    pub fn send_window(&self, py: Python<'_>, batch: &Rc<Batch>) -> PyResult<()> {
-        let window = batch.next_window(py);
-        let core = self.core()?;
-        if !batch.is_answered {
-            let unanswered = &self.no_replies.unanswered;
-            unanswered.set(unanswered.get() + window.len());
-        }
-        for at in window {
-            let waiter = if batch.is_answered {
-                PyWaiter::Part { batch: batch.clone(), at }
-            } else {
-                let caller = Caller::UntilPartAccepted { batch: batch.clone(), at };
-                let verb = batch.action.verb();
-                PyWaiter::NoReply { backlog: self.no_replies.clone(), verb, caller }
-            };
-            batch.request(py, at, |key, submission| match core {
-                Core::Local { cluster, .. } => match cluster.index_for(key) {
-                    Ok(node) => {
-                        cluster.pool(node).submit_any(submission, waiter, batch.deadline.0);
-                    }
-                    Err(error) => {
-                        let verb = waiter.verb();
-                        waiter.fail_with(Outcome::NoNodes { error, verb });
-                    }
-                },
-                Core::Remote(engine) => {
-                    let request = engine.to_owned_request(submission);
-                    engine.submit(self.id, Route::Key, request, waiter, batch.deadline.1);
-                }
-            });
-        }
-        self.driver.schedule_pending(py)
-    }
-
-    /// Sends a [`Command::Counter`]. Returns its number, or a negative one if the node does not
-    /// know the command.
-    pub fn counter(&self, py: Python<'_>, key: Key<'_>, command: Command<'_>) -> Awaitable {
-        let target = self.route(py, Target::Key(key), command.verb())?;
-        let future = self.driver.create_future(py)?;
-        let waiter = PyWaiter::Counter { future: future.clone_ref(py) };
+    /// A [`Command::Counter`]: its number, or one below 0 where the node does not know the command.
+    pub fn counter(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
         let request = Request::Command(command);
-        self.send(py, target, Submission::Borrowed(&request), waiter)?;
-        Ok(future)
+        let submission = Submission::Borrowed(&request);
+        self.submit(py, Target::Key, Expect::Counter, submission, Form::Plain)
     }
 
-    /// Completes when a node has answered a `get` of this key, even with an error of a server
-    /// behind a proxy.
-    pub fn probe(&self, py: Python<'_>, target: Target<'_>, key: Key<'_>) -> Awaitable {
-        let future = self.driver.create_future(py)?;
-        let waiter = PyWaiter::Probe { future: future.clone_ref(py) };
+    /// Done when a node has answered a `get` of this key, be it with an error of a server behind a proxy.
+    pub fn probe(&self, py: Python<'_>, target: Target, key: Key<'_>) -> Awaitable {
         let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
-        self.send(py, target, Submission::Borrowed(&request), waiter)?;
-        Ok(future)
+        self.submit(py, target, Expect::Probe, Submission::Borrowed(&request), Form::Plain)
     }
 
     pub fn command(
         &self,
         py: Python<'_>,
-        target: Target<'_>,
+        target: Target,
         command: Command<'_>,
         noreply: bool,
     ) -> Awaitable {
-        self.submit(py, target, Submission::Borrowed(&Request::Command(command)), noreply)
+        let request = Request::Command(command);
+        self.request(py, target, Submission::Borrowed(&request), noreply)
     }
 
-    /// Sends any command.
-    pub fn submit(
+    /// Any command.
+    pub fn request(
         &self,
         py: Python<'_>,
-        target: Target<'_>,
+        target: Target,
         submission: Submission<'_>,
         noreply: bool,
     ) -> Awaitable {
-        let target = self.route(py, target, submission.verb())?;
-        let future = self.driver.create_future(py)?;
-        let waiter = if noreply {
-            self.no_reply_waiter(py, submission.verb(), &future)
-        } else {
-            PyWaiter::Command { future: future.clone_ref(py), verb: submission.verb() }
-        };
-        self.send(py, target, submission, waiter)?;
-        Ok(future)
+        let expect = if noreply { Expect::NoReply } else { Expect::Command };
+        self.submit(py, target, expect, submission, Form::Plain)
     }
 
     pub fn stats(&self, py: Python<'_>, node: usize, args: StatsArgs<'_>) -> Awaitable {
-        let future = self.driver.create_future(py)?;
-        let waiter = PyWaiter::Stats { future: future.clone_ref(py), stats: Vec::new() };
         let request = Request::Command(Command::Stats { args });
-        self.send(py, Target::Node(node), Submission::Borrowed(&request), waiter)?;
-        Ok(future)
+        let submission = Submission::Borrowed(&request);
+        self.submit(py, Target::Node(node), Expect::Stats, submission, Form::Plain)
     }
 
-    /// Sends a command on a checked-out connection. Returns the text of the reply.
+    /// A command on a connection that is checked out, answered with the text of the reply.
     pub fn raw_command(
         &self,
         py: Python<'_>,
@@ -417,17 +209,13 @@ impl Session {
         command: Command<'_>,
         noreply: bool,
     ) -> Awaitable {
-        if noreply {
-            return self.command(py, Target::Checkout(checkout), command, true);
-        }
-        let (future, verb) = (self.driver.create_future(py)?, command.verb());
-        let waiter = PyWaiter::RawReply { future: future.clone_ref(py), verb, text: Vec::new() };
+        let expect = if noreply { Expect::NoReply } else { Expect::RawReply };
         let request = Request::Command(command);
-        self.send(py, Target::Checkout(checkout), Submission::Borrowed(&request), waiter)?;
-        Ok(future)
+        let submission = Submission::Borrowed(&request);
+        self.submit(py, Target::Checkout(checkout), expect, submission, Form::Plain)
     }
 
-    /// Sends a retrieval on a checked-out connection.
+    /// A retrieval on a connection that is checked out.
     pub fn raw_fetch(
         &self,
         py: Python<'_>,
@@ -435,25 +223,37 @@ impl Session {
         keys: Vec<Py<PyBytes>>,
         verb: RetrievalVerb,
     ) -> Awaitable {
-        let future = self.driver.create_future(py)?;
-        let items = Box::new(RawItems::new(keys.iter().map(|key| key.clone_ref(py)).collect()));
-        let waiter = PyWaiter::RawItems { future: future.clone_ref(py), verb: verb.verb(), items };
+        let keys = Arc::new(keys);
         let request = Request::Retrieval { verb, keys: &convert::trusted(py, &keys) };
-        self.send(py, Target::Checkout(checkout), Submission::Borrowed(&request), waiter)?;
-        Ok(future)
+        let submission = Submission::Borrowed(&request);
+        let form = Form::RawItems(keys.clone());
+        self.submit(py, Target::Checkout(checkout), Expect::RawItems, submission, form)
     }
 
     /// Checks out a connection of the first node.
     pub fn check_out(&self, py: Python<'_>, checkout: CheckoutId) -> Awaitable {
-        let future = self.driver.create_future(py)?;
-        let waiter =
-            PyWaiter::Checkout { future: future.clone_ref(py), session: self.id, checkout };
+        let form = Box::new(CheckoutForm { session: self.id, checkout });
+        let future = self.driver.create_future(py, Form::Checkout(form))?;
         match self.core()? {
-            Core::Local { context, cluster } => {
-                cluster.pool(0).check_out(checkout, waiter, self.deadline(context));
+            Core::Local(client) => {
+                let caller = PyCaller::new(future.clone_ref(py));
+                client.check_out(checkout, client.deadline(), caller);
             }
-            Core::Remote(engine) => {
-                engine.check_out(self.id, checkout, waiter, self.deadline_instant());
+            Core::Remote { engine, timeout } => {
+                engine.run(py, self.id, Operation::CheckOut(checkout), *timeout, &future)?;
+            }
+        }
+        self.driver.schedule_pending(py)?;
+        Ok(future)
+    }
+
+    /// Done when no request with `noreply` is unanswered.
+    pub fn drain(&self, py: Python<'_>) -> Awaitable {
+        let future = self.driver.create_future(py, Form::Plain)?;
+        match self.core()? {
+            Core::Local(client) => client.drain(PyCaller::new(future.clone_ref(py))),
+            Core::Remote { engine, .. } => {
+                engine.run(py, self.id, Operation::Drain, None, &future)?;
             }
         }
         self.driver.schedule_pending(py)?;
@@ -465,7 +265,7 @@ impl Session {
         self.driver.schedule_pending(py)
     }
 
-    /// Releases a connection where no caller can receive an error.
+    /// As `release`, where there is no caller for an error.
     pub fn release_silently(&self, py: Python<'_>, checkout: CheckoutId) {
         if let Err(error) = self.release(py, checkout)
             && !self.driver.is_loop_closed(py)
@@ -483,11 +283,21 @@ impl Session {
         self.query(py, move |nodes| nodes.is_checked_out(checkout))
     }
 
-    /// The index of the node to which a key belongs.
+    /// How many requests with `noreply` are unanswered.
+    pub fn noreply_unanswered(&self, py: Python<'_>) -> PyResult<usize> {
+        self.query(py, |nodes| nodes.noreply_unanswered())
+    }
+
+    /// How many requests with `noreply` failed.
+    pub fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
+        self.query(py, |nodes| nodes.noreply_errors())
+    }
+
+    /// The index of the node that a key belongs to.
     pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
-        index.map_err(|error| errors::no_nodes(py, error, None))
+        index.map_err(|error| errors::no_nodes(py, error))
     }
 
     /// The indexes of the healthy and of the unhealthy nodes.
@@ -499,12 +309,12 @@ impl Session {
         self.query(py, move |nodes| nodes.metrics(node))
     }
 
-    /// See [`Cluster::metrics`].
+    /// See [`crate::cluster::Cluster::metrics`].
     pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
         self.query(py, |nodes| nodes.all_metrics())
     }
 
-    /// See [`Cluster::add_node`].
+    /// See [`crate::cluster::Cluster::add_node`].
     pub fn add_node(
         &self,
         py: Python<'_>,
@@ -526,7 +336,7 @@ impl Session {
         self.driver.schedule_pending(py)
     }
 
-    /// See [`Cluster::change`].
+    /// See [`crate::cluster::Cluster::change`].
     pub fn change(&self, py: Python<'_>, joining: Vec<usize>, leaving: Vec<usize>) -> PyResult<()> {
         self.query(py, move |nodes| nodes.change(&joining, &leaving))?;
         self.driver.schedule_pending(py)
@@ -538,104 +348,46 @@ impl Session {
         query: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
     ) -> PyResult<T> {
         match self.core()? {
-            Core::Local { cluster, .. } => Ok(query(cluster)),
-            Core::Remote(engine) => engine.query(py, self.id, move |cluster| query(cluster)),
+            Core::Local(client) => Ok(query(client)),
+            Core::Remote { engine, .. } => engine.query(py, self.id, query),
         }
     }
 
-    fn post(&self, what: impl FnOnce(&dyn Nodes) + Send + 'static) {
+    fn post(&self, job: impl FnOnce(&dyn Nodes) + Send + 'static) {
         match self.core() {
             Err(_) => {}
-            Ok(Core::Local { cluster, .. }) => what(cluster),
-            Ok(Core::Remote(engine)) => engine.post_to(self.id, move |cluster| what(cluster)),
+            Ok(Core::Local(client)) => job(client),
+            Ok(Core::Remote { engine, .. }) => engine.post_to(self.id, job),
         }
     }
 
-    /// If the cluster is on this thread, replaces a key by its node, or fails at once if there is
-    /// none.
-    fn route<'a>(&self, py: Python<'_>, target: Target<'a>, verb: Verb) -> PyResult<Target<'a>> {
-        match (self.core()?, target) {
-            (Core::Local { cluster, .. }, Target::Key(key)) => {
-                let node = cluster.index_for(key).map(Target::Node);
-                node.map_err(|error| errors::no_nodes(py, error, Some(verb)))
-            }
-            _ => Ok(target),
-        }
-    }
-
-    /// `target` must come from [`Self::route`].
-    fn send(
+    fn submit(
         &self,
         py: Python<'_>,
-        target: Target<'_>,
+        target: Target,
+        expect: Expect,
         submission: Submission<'_>,
-        waiter: PyWaiter,
-    ) -> PyResult<()> {
+        form: Form,
+    ) -> Awaitable {
+        let future = self.driver.create_future(py, form)?;
         match self.core()? {
-            Core::Local { context, cluster } => {
-                let deadline = self.deadline(context);
-                match target {
-                    Target::Node(node) => {
-                        cluster.pool(node).submit_any(submission, waiter, deadline);
-                    }
-                    Target::Isolated(node) => {
-                        cluster.pool(node).submit_isolated(submission, waiter, deadline);
-                    }
-                    Target::Checkout(checkout) => {
-                        cluster.pool(0).submit_checked_out(
-                            checkout,
-                            submission.into_owned(),
-                            waiter,
-                            deadline,
-                        );
-                    }
-                    Target::Key(_) => waiter.fail_with(Outcome::Internal),
-                }
+            Core::Local(client) => {
+                let caller = PyCaller::new(future.clone_ref(py));
+                client.submit(target, expect, submission, client.deadline(), caller);
             }
-            Core::Remote(engine) => {
-                let route = match target {
-                    Target::Key(_) => Route::Key,
-                    Target::Node(node) => Route::Node(node),
-                    Target::Isolated(node) => Route::Isolated(node),
-                    Target::Checkout(checkout) => Route::Checkout(checkout),
-                };
-                let deadline = self.deadline_instant();
+            Core::Remote { engine, timeout } => {
                 let request = engine.to_owned_request(submission);
-                engine.submit(self.id, route, request, waiter, deadline);
+                let operation = Operation::Submit { target, expect, request };
+                engine.run(py, self.id, operation, *timeout, &future)?;
             }
         }
-        self.driver.schedule_pending(py)
+        self.driver.schedule_pending(py)?;
+        Ok(future)
     }
 
-    /// The core, unless it belongs to the parent process. Must be called after the last call into
-    /// Python, because that may have forked.
+    /// The core, unless it is another process's. To be asked for after the last call of Python, which may have
+    /// forked.
     fn core(&self) -> PyResult<&Core> {
         if self.driver.is_forked() { Err(errors::forked()) } else { Ok(&self.core) }
-    }
-
-    fn deadline(&self, context: &Context) -> Nanos {
-        match self.timeout {
-            None => NEVER,
-            limit => context.deadline_after(limit),
-        }
-    }
-
-    fn deadline_instant(&self) -> Option<Instant> {
-        self.timeout.and_then(|limit| Instant::now().checked_add(limit))
-    }
-
-    /// The call ends when the command is on a connection, or when it is answered if too many
-    /// commands are unanswered.
-    fn no_reply_waiter(&self, py: Python<'_>, verb: Verb, future: &Py<OpFuture>) -> PyWaiter {
-        let backlog = self.no_replies.clone();
-        let unanswered = backlog.unanswered.get() + 1;
-        backlog.unanswered.set(unanswered);
-        let future = future.clone_ref(py);
-        let caller = if unanswered <= MAX_UNANSWERED_NO_REPLIES {
-            Caller::UntilAccepted(future)
-        } else {
-            Caller::UntilAnswered(future)
-        };
-        PyWaiter::NoReply { backlog, verb, caller }
     }
 }

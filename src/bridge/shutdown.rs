@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use super::registry;
+use crate::host::fork_count;
 
 static EXITING: AtomicBool = AtomicBool::new(false);
 static EXITING_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
@@ -29,15 +29,15 @@ impl Turn {
     /// Returns `None` if no further turn may begin.
     pub fn begin() -> Option<Self> {
         TURNS.fetch_add(1, Ordering::SeqCst);
-        let turn = Self { forks: registry::forks() };
+        let turn = Self { forks: fork_count() };
         (!is_frozen()).then_some(turn)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // A turn that began in the parent and ends in a child is not counted in the child.
-        if self.forks == registry::forks() {
+        // One that ends in a child in which it did not begin is not counted there.
+        if self.forks == fork_count() {
             TURNS.fetch_sub(1, Ordering::SeqCst);
         }
     }

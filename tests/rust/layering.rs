@@ -35,12 +35,16 @@ fn protocol_is_pure() {
     let forbidden =
         ["tokio", "pyo3", "socket2", "std::net", "std::io", "Instant", "SystemTime", "crate::pool"];
     assert_free_of("protocol", &forbidden);
-    assert_free_of("protocol", &["crate::cluster", "crate::bridge"]);
+    assert_free_of(
+        "protocol",
+        &["crate::cluster", "crate::client", "crate::host", "crate::bridge"],
+    );
 }
 
 #[test]
 fn pool_knows_neither_cluster_nor_python() {
-    assert_free_of("pool", &["pyo3", "crate::cluster", "crate::bridge", "Python"]);
+    assert_free_of("pool", &["pyo3", "crate::cluster", "crate::client", "crate::host"]);
+    assert_free_of("pool", &["crate::bridge", "Python"]);
     // All time goes through the context, because a driven host must know when to run next.
     for (path, source) in sources("pool") {
         let own = path.ends_with("context.rs");
@@ -65,4 +69,15 @@ fn bridge_makes_names_and_types_without_a_lock_of_pyo3() {
 #[test]
 fn cluster_knows_no_python() {
     assert_free_of("cluster", &["pyo3", "crate::bridge", "Python", "tokio"]);
+    assert_free_of("cluster", &["crate::client", "crate::host"]);
+}
+
+#[test]
+fn client_knows_neither_hosts_nor_python() {
+    assert_free_of("client", &["pyo3", "crate::host", "crate::bridge", "Python", "tokio"]);
+}
+
+#[test]
+fn hosts_know_no_python() {
+    assert_free_of("host", &["pyo3", "crate::bridge", "Python"]);
 }

@@ -1,5 +1,6 @@
 //! The core without Python: layers, one connection over a duplex, a pool over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+mod client;
 mod connection;
 mod layering;
 mod order;

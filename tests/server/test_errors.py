@@ -66,6 +66,7 @@ class TestNodeAndCommand:
             assert isinstance(error, emcache.CommandError)
             assert error.node == f"127.0.0.1:{peer.port}"
             assert error.command == word_of(name)
+            assert error.status == "SERVER_ERROR"
             text = f"{error.node} answered 'SERVER_ERROR out of memory' ({error.command})"
             assert str(error) == text
 
@@ -89,6 +90,7 @@ class TestNodeAndCommand:
         assert errors
         for error in errors:
             assert isinstance(error, emcache.OperationTimeoutError)
+            assert error.status is None
             assert error.node == f"127.0.0.1:{peer.port}"
             assert error.command == word_of(name)
 
@@ -118,6 +120,31 @@ class TestNodeAndCommand:
             if isinstance(error, emcache.ClusterNoAvailableNodes):
                 assert error.node is None
             assert error.command == word_of(name)
+
+    @pytest.mark.parametrize(
+        ("reply", "kind", "status"),
+        [
+            (b"NOT_STORED", emcache.NotStoredStorageCommandError, "NOT_STORED"),
+            (b"EXISTS", emcache.NotStoredStorageCommandError, "EXISTS"),
+            (b"NOT_FOUND", emcache.StorageCommandError, "NOT_FOUND"),
+            (b"SERVER_ERROR no", emcache.StorageCommandError, "SERVER_ERROR"),
+            (b"CLIENT_ERROR no", emcache.StorageCommandError, "CLIENT_ERROR"),
+            (b"ERROR", emcache.StorageCommandError, "ERROR"),
+        ],
+    )
+    @within(20)
+    async def test_the_status_is_the_first_word_of_the_reply(self, reply, kind, status):
+        async def answer(connection: Connection) -> None:
+            await connection.command()
+            await connection.send(reply + b"\r\n")
+
+        async with scripted(answer) as peer, client_of(peer) as client:
+            with pytest.raises(kind) as raised:
+                await client.cas(b"k", b"v", 1)
+        assert type(raised.value) is kind
+        assert (raised.value.status, raised.value.command) == (status, "cas")
+        again = pickle.loads(pickle.dumps(raised.value))
+        assert (type(again), again.status) == (kind, status)
 
     async def test_each_node_of_a_cluster(self):
         """The case of a flush that two nodes of three refuse."""

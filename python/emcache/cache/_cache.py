@@ -11,6 +11,7 @@ from .._errors import (
     NotStoredStorageCommandError,
     SerializationError,
     StorageCommandError,
+    is_missing,
 )
 from .._item import Item
 from .._results import PartialResult
@@ -272,7 +273,7 @@ class Cache(Generic[T]):
         try:
             return await self._changed(name, stored)
         except StorageCommandError as error:
-            if error.status == "NOT_FOUND":
+            if is_missing(error):
                 return False
             raise
 

@@ -11,6 +11,7 @@ from .._errors import (
     ConnectionFailedError,
     EmcacheError,
     OperationTimeoutError,
+    is_unanswered,
 )
 from .._node_queries import wait_for_answer
 from ._exit_codes import ServerLacksError
@@ -36,14 +37,14 @@ async def answers(client: Client, node: Address) -> None:
 def is_unsupported(error: EmcacheError) -> bool:
     """Return whether an error may mean that the node does not support the command."""
     if isinstance(error, ConnectionFailedError):
-        return error._is_unanswered
-    is_login = isinstance(error, AuthenticationError) or error._cause == "login"
+        return is_unanswered(error)
+    is_login = isinstance(error, AuthenticationError) or error._reason == "unauthenticated"
     return isinstance(error, CommandError) and not is_login
 
 
 async def explained(client: Client, node: Address, error: EmcacheError) -> EmcacheError:
     """Return the error, or a more precise one if the node answers ``get``."""
-    if not isinstance(error, ConnectionFailedError) or not error._is_unanswered:
+    if not is_unanswered(error):
         return error
     try:
         await answers(client, node)

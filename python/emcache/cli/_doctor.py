@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._errors import AuthenticationError, EmcacheError, OperationTimeoutError
+from .._errors import AuthenticationError, EmcacheError
 from ..connection_pool import ConnectionPool
 from ..discovery._config_endpoint import ConfigDiscovery, NoDiscoveryError
 from ..discovery._dns import resolve
@@ -199,18 +199,18 @@ def _unchecked(stats: dict[str, str], server: dict[str, str]) -> list[Finding]:
 
 def _no_answer(settings: Settings, error: EmcacheError) -> Finding:
     text = text_of(error, with_advice=False)
-    match error._cause:
-        case "login":
+    match error._reason:
+        case "unauthenticated":
             return fail("login", text, WANTS_LOGIN)
         case "tls":
             return fail("tls", text, "see docs/security.md")
-        case "connections":
+        case "too_many_connections":
             return fail("connections", text, MORE_CONNECTIONS)
     if settings.uses_tls:
         advice = "does it need a login (--username)? Is it memcached?"
     else:
         advice = "does it need TLS (--tls)? A login (--username, --auth sasl)? Is it memcached?"
-    if isinstance(error, OperationTimeoutError):
+    if error._reason == "timeout":
         advice = f"does it hang (stopped, swapping, overloaded)? If it never worked: {advice}"
     return fail("answers", text, advice)
 

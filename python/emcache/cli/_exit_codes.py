@@ -70,7 +70,7 @@ def text_of(error: BaseException, *, with_advice: bool = True) -> str:
     if isinstance(error, NotStoredStorageCommandError):
         return "not stored: the key exists (--add), or does not (--replace)"
     text = _with_options(printable(str(error))) or type(error).__name__
-    if with_advice and isinstance(error, CommandError) and error._cause == "login":
+    if with_advice and isinstance(error, CommandError) and error._reason == "unauthenticated":
         text += f": {WANTS_LOGIN}"
     return text
 

@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from .._client import Client
-from .._errors import CommandError, EmcacheError
+from .._errors import EmcacheError
 from .._memcached.addresses import parse_address
 from ._otel_metrics import Meters
 from ._otel_operations import OPERATIONS, Operation, routing_argument
@@ -138,7 +138,7 @@ def _failure(error: BaseException, attributes: Attributes) -> Attributes:
         # A failed cas condition is recorded as NOT_STORED, as for the other storage commands.
         return {"db.response.status_code": "NOT_STORED" if status == "EXISTS" else status}
     described: Attributes = {"error.type": type(error).__qualname__}
-    if status is not None and isinstance(error, CommandError):
+    if status is not None:
         described["error.type"] = described["db.response.status_code"] = status
     if isinstance(error, EmcacheError) and error.node and "server.address" not in attributes:
         described |= _server(_node_address(error.node))

@@ -1,5 +1,5 @@
-//! A replacement for [`super::runtime`] on platforms without descriptors that asyncio could watch.
-//! There every loop uses [`super::thread_driver`].
+//! Where there are no descriptors that asyncio could watch: no runtime to be run in turns, and with that
+//! the thread for every loop.
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;

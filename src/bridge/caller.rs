@@ -1,0 +1,70 @@
+//! The caller of the loop driver: the future that a task waits on.
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use super::batch::PyBatch;
+use super::completion;
+use super::future::OpFuture;
+use super::item::RawItem;
+use super::value_buf::PyValueBuf;
+use crate::client::{Caller, FailureKind, Outcome};
+use crate::protocol::ItemRef;
+
+/// Called while the core is borrowed, when no Python code may run. So it creates only objects that start no garbage
+/// collection (`bytes`), and leaves the outcome to [`completion`].
+pub struct PyCaller {
+    /// `None`: completed.
+    future: Option<Py<OpFuture>>,
+}
+
+impl PyCaller {
+    pub fn new(future: Py<OpFuture>) -> Self {
+        Self { future: Some(future) }
+    }
+}
+
+/// However an operation ends, its task is woken. And no future is dropped while the core is borrowed: a task may go
+/// with it, and run code.
+impl Drop for PyCaller {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            completion::complete(future, Outcome::failed(None, FailureKind::Internal));
+        }
+    }
+}
+
+impl Caller for PyCaller {
+    type Item = RawItem;
+    type Value = PyValueBuf;
+    type Source = Arc<PyBatch>;
+
+    #[inline]
+    fn item(&self, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Option<RawItem> {
+        let future = self.future.as_ref()?;
+        Python::attach(|py| is_waiting(py, future).then(|| RawItem::new(py, item, shared)))
+    }
+
+    fn complete(mut self, outcome: Outcome<RawItem>) {
+        if let Some(future) = self.future.take() {
+            completion::complete(future, outcome);
+        }
+    }
+
+    /// The task may not wait yet: then it need not wait at all.
+    fn accept(mut self) {
+        let Some(future) = self.future.take() else { return };
+        if !Python::attach(|py| OpFuture::resolve_unawaited(future.bind(py))) {
+            completion::complete(future, Outcome::Done);
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.future.as_ref().is_none_or(|future| Python::attach(|py| !is_waiting(py, future)))
+    }
+}
+
+#[inline]
+fn is_waiting(py: Python<'_>, future: &Py<OpFuture>) -> bool {
+    future.bind(py).try_borrow().is_ok_and(|future| future.is_pending())
+}

@@ -1,0 +1,277 @@
+//! A call that stores, deletes or touches many keys: a request for each, and one outcome.
+//!
+//! The requests are sent in windows, so that no call overflows the queues: the next window is sent when the one
+//! before it is answered. Most calls are one window.
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::caller::Caller;
+use super::client::{Client, Shared};
+use super::handler::Handler;
+use super::noreply::{MAX_UNANSWERED, NoReplyCaller};
+use super::outcome::{Failure, FailureKind, Outcome};
+use crate::pool::Submission;
+use crate::protocol::{Command, Key, Nanos, OwnedRequest, Request, StorageVerb, Verb};
+
+/// Well below what may wait for one node.
+pub const WINDOW_KEYS: usize = 16 * 1024;
+const WINDOW_BYTES: usize = 16 * 1024 * 1024;
+
+/// What is done with each key.
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
+    Store { verb: StorageVerb, flags: u32, exptime: i32 },
+    Delete,
+    Touch { exptime: i32 },
+}
+
+/// The keys of a batch and, if they are stored, their values.
+pub trait BatchSource: 'static {
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    fn key(&self, at: usize) -> Key<'_>;
+    fn value(&self, at: usize) -> BatchValue<'_>;
+}
+
+pub enum BatchValue<'a> {
+    /// Copied to the output.
+    Copied(&'a [u8]),
+    /// Sent from where it is.
+    Shared(&'a Bytes),
+}
+
+impl<S: BatchSource + ?Sized> BatchSource for Arc<S> {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn key(&self, at: usize) -> Key<'_> {
+        (**self).key(at)
+    }
+
+    fn value(&self, at: usize) -> BatchValue<'_> {
+        (**self).value(at)
+    }
+}
+
+/// What became of the keys, by their positions in the call. All others are done.
+#[derive(Debug, Default)]
+pub struct BatchResult {
+    /// Keys that did not meet the command's condition, in order.
+    pub missed: Vec<usize>,
+    /// In order.
+    pub failed: Vec<(usize, Failure)>,
+}
+
+impl BatchResult {
+    pub fn is_done(&self, at: usize) -> bool {
+        self.missed.binary_search(&at).is_err()
+            && self.failed.binary_search_by_key(&at, |(failed, _)| *failed).is_err()
+    }
+}
+
+/// Invariant: `missing` requests before `sent` are unanswered.
+pub struct Batch<C: Caller> {
+    client: Weak<Shared<C>>,
+    /// `None`: completed.
+    caller: RefCell<Option<C>>,
+    action: Action,
+    source: C::Source,
+    /// For all windows.
+    deadline: Nanos,
+    is_noreply: bool,
+    /// Whether the call lasts until all is answered; otherwise, until all is on a connection.
+    is_answered: bool,
+    sent: Cell<usize>,
+    missing: Cell<usize>,
+    result: RefCell<BatchResult>,
+}
+
+impl Action {
+    pub fn verb(self) -> Verb {
+        match self {
+            Self::Store { verb, .. } => verb.verb(),
+            Self::Delete => Verb::Delete,
+            Self::Touch { .. } => Verb::Touch,
+        }
+    }
+}
+
+impl<C: Caller> Client<C> {
+    /// A request for each key.
+    pub fn batch(
+        &self,
+        action: Action,
+        source: C::Source,
+        noreply: bool,
+        deadline: Nanos,
+        caller: C,
+    ) {
+        let unanswered = self.noreplies().unanswered() + source.len();
+        let is_one_window = window_end(&action, &source, 0) == source.len();
+        let batch = Rc::new(Batch {
+            client: self.downgrade(),
+            caller: RefCell::new(Some(caller)),
+            action,
+            source,
+            deadline,
+            is_noreply: noreply,
+            is_answered: !noreply || unanswered > MAX_UNANSWERED || !is_one_window,
+            sent: Cell::new(0),
+            missing: Cell::new(0),
+            result: RefCell::default(),
+        });
+        if batch.source.is_empty() {
+            batch.complete();
+        } else {
+            batch.send_window(self);
+        }
+    }
+}
+
+/// Where a window ends that starts with the key at `start`.
+fn window_end(action: &Action, source: &impl BatchSource, start: usize) -> usize {
+    let last = source.len().min(start + WINDOW_KEYS);
+    if !matches!(action, Action::Store { .. }) {
+        return last;
+    }
+    let (mut end, mut bytes) = (start, 0);
+    while end < last && bytes < WINDOW_BYTES {
+        bytes += match source.value(end) {
+            BatchValue::Copied(value) => value.len(),
+            BatchValue::Shared(value) => value.len(),
+        };
+        end += 1;
+    }
+    end
+}
+
+impl<C: Caller> Batch<C> {
+    pub fn verb(&self) -> Verb {
+        self.action.verb()
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.caller.borrow().as_ref().is_none_or(Caller::is_abandoned)
+    }
+
+    fn send_window(self: &Rc<Self>, client: &Client<C>) {
+        let start = self.sent.get();
+        let end = window_end(&self.action, &self.source, start);
+        self.sent.set(end);
+        self.missing.set(end - start);
+        if !self.is_answered {
+            client.noreplies().begin(end - start);
+        }
+        for at in start..end {
+            let handler = if self.is_answered {
+                Handler::Part { batch: self.clone(), at }
+            } else {
+                let caller = NoReplyCaller::UntilPartAccepted { batch: self.clone(), at };
+                let noreplies = client.noreplies().clone();
+                Handler::NoReply { noreplies, verb: self.verb(), caller }
+            };
+            self.with_request(at, |key, submission| {
+                client.submit_to_key(key, submission, handler, self.deadline);
+            });
+        }
+    }
+
+    fn with_request(&self, at: usize, send: impl FnOnce(Key<'_>, Submission<'_>)) {
+        let key = self.source.key(at);
+        let command = match self.action {
+            Action::Store { verb, flags, exptime } => match self.source.value(at) {
+                BatchValue::Copied(value) => Command::Storage { verb, key, flags, exptime, value },
+                BatchValue::Shared(value) => {
+                    let request = OwnedRequest::storage(verb, key, flags, exptime, value.clone());
+                    return send(key, Submission::Owned(request));
+                }
+            },
+            Action::Delete => Command::Delete { key },
+            Action::Touch { exptime } => Command::Touch { key, exptime },
+        };
+        send(key, Submission::Borrowed(&Request::Command(command)));
+    }
+
+    pub fn part_ended(self: Rc<Self>, at: usize, outcome: Outcome<C::Item>) {
+        if let Outcome::Failed(failure) = outcome {
+            let mut result = self.result.borrow_mut();
+            if failure.is_miss() {
+                result.missed.push(at);
+            } else {
+                result.failed.push((at, *failure));
+            }
+        }
+        self.missing.set(self.missing.get() - 1);
+        if self.missing.get() > 0 {
+            return;
+        }
+        if self.is_sent() {
+            return self.complete();
+        }
+        // The pool that called is borrowed: the next window is sent by a task.
+        match self.open_client() {
+            Some(client) => client.context().clone().spawn(async move { self.send_next() }),
+            None => self.fail_rest(&FailureKind::Closed),
+        }
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent.get() == self.source.len()
+    }
+
+    fn open_client(&self) -> Option<Client<C>> {
+        Client::upgrade(&self.client).filter(|client| !client.is_closed())
+    }
+
+    fn send_next(self: Rc<Self>) {
+        let Some(client) = self.open_client() else {
+            return self.fail_rest(&FailureKind::Closed);
+        };
+        if self.is_abandoned() {
+            return self.complete();
+        }
+        match client.timeout() {
+            Some(limit) if self.deadline <= client.context().now() => {
+                self.fail_rest(&FailureKind::NotSent { limit });
+            }
+            _ => self.send_window(&client),
+        }
+    }
+
+    /// What is not sent yet never will be.
+    fn fail_rest(&self, why: &FailureKind) {
+        let rest = self.sent.replace(self.source.len())..self.source.len();
+        let failure = |at| (at, Failure::new(Some(self.verb()), why.clone()));
+        self.result.borrow_mut().failed.extend(rest.map(failure));
+        self.complete();
+    }
+
+    fn complete(&self) {
+        let Some(caller) = self.caller.take() else { return };
+        let mut result = self.result.take();
+        result.missed.sort_unstable();
+        result.failed.sort_unstable_by_key(|(at, _)| *at);
+        if !self.is_noreply {
+            return caller.complete(Outcome::Batch(Box::new(result)));
+        }
+        if self.is_answered
+            && let Some(client) = Client::upgrade(&self.client)
+        {
+            client.noreplies().count_errors(result.failed.len());
+        }
+        // Replies with an error are counted, as if the caller had not waited.
+        let is_reply = |failure: &Failure| failure.status().is_some();
+        let unsent = result.failed.into_iter().map(|(_, f)| f).find(|failure| !is_reply(failure));
+        match unsent {
+            Some(failure) => caller.complete(Outcome::Failed(Box::new(failure))),
+            None if self.is_answered => caller.complete(Outcome::Done),
+            None => caller.accept(),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Turns the replies to one request into an outcome, or a part of one.
+use std::rc::Rc;
+
+use super::batch::Batch;
+use super::caller::Caller;
+use super::gather::{Gather, Line};
+use super::noreply::{NoReplies, NoReplyCaller};
+use super::outcome::{Failure, FailureKind, Outcome};
+use crate::pool::{Error, Waiter};
+use crate::protocol::{ErrorLine, ErrorLineKind, ItemRef, Reply, ReplyHandler, StatLine, Verb};
+
+pub enum Handler<C: Caller> {
+    /// A retrieval with one key.
+    Item {
+        caller: C,
+        verb: Verb,
+        item: Option<C::Item>,
+    },
+    /// One line of a call for many keys.
+    Line {
+        gather: Rc<Gather<C>>,
+        line: Line<C::Item>,
+    },
+    /// One key of a batch.
+    Part {
+        batch: Rc<Batch<C>>,
+        at: usize,
+    },
+    /// A counter that is created if it is missing.
+    Counter {
+        caller: C,
+    },
+    /// A `get` whose answer proves that the node answers.
+    Probe {
+        caller: C,
+    },
+    /// Any other command.
+    Command {
+        caller: C,
+        verb: Verb,
+    },
+    Stats {
+        caller: C,
+        stats: Vec<(String, String)>,
+    },
+    /// A connection for the caller alone.
+    Checkout {
+        caller: C,
+    },
+    /// A command whose reply is returned as it came.
+    RawReply {
+        caller: C,
+        verb: Verb,
+        text: Vec<u8>,
+    },
+    /// A retrieval whose items are returned as they came. Boxed, because handlers of all kinds lie in the
+    /// queues, and most are small.
+    RawItems {
+        caller: C,
+        verb: Verb,
+        items: Box<RawItems<C::Item>>,
+    },
+    /// A request with `noreply`.
+    NoReply {
+        noreplies: Rc<NoReplies<C>>,
+        verb: Verb,
+        caller: NoReplyCaller<C>,
+    },
+}
+
+/// The reply to a retrieval as it came.
+#[derive(Debug)]
+pub struct RawItems<I> {
+    /// By the indexes of their keys.
+    pub items: Vec<(usize, I)>,
+    /// The error line in place of `END`.
+    pub error: Vec<u8>,
+}
+
+impl<I> Default for RawItems<I> {
+    fn default() -> Self {
+        Self { items: Vec::new(), error: Vec::new() }
+    }
+}
+
+impl<I> RawItems<I> {
+    pub(super) fn map<J>(self, mut convert: impl FnMut(I) -> J) -> RawItems<J> {
+        let items = self.items.into_iter().map(|(index, item)| (index, convert(item))).collect();
+        RawItems { items, error: self.error }
+    }
+}
+
+impl<C: Caller> ReplyHandler for Handler<C> {
+    type Value = C::Value;
+
+    fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&C::Value>) {
+        match self {
+            Self::Item { caller, item: place, .. } => *place = caller.item(item, shared),
+            Self::Line { gather, line } => gather.item(line, index, item, shared),
+            Self::RawItems { caller, items, .. } => {
+                items.items.extend(caller.item(item, shared).map(|item| (index, item)));
+            }
+            // The only other command with an item is `config get cluster`.
+            Self::RawReply { text, .. } => text.extend_from_slice(item.value),
+            _ => {}
+        }
+    }
+
+    fn stat(&mut self, stat: &StatLine<'_>) {
+        match self {
+            Self::Stats { caller, .. } | Self::RawReply { caller, .. } if caller.is_abandoned() => {
+            }
+            Self::Stats { stats, .. } => {
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                stats.push((text(stat.name), text(stat.value)));
+            }
+            Self::RawReply { text, .. } => {
+                text.extend_from_slice(stat.line);
+                text.extend_from_slice(b"\r\n");
+            }
+            _ => {}
+        }
+    }
+
+    fn restart(&mut self) {
+        match self {
+            Self::Item { item, .. } => *item = None,
+            Self::Line { line, .. } => line.restart(),
+            Self::Stats { stats, .. } => stats.clear(),
+            Self::RawItems { items, .. } => items.items.clear(),
+            Self::RawReply { text, .. } => text.clear(),
+            Self::Part { .. }
+            | Self::Counter { .. }
+            | Self::Probe { .. }
+            | Self::Command { .. }
+            | Self::Checkout { .. }
+            | Self::NoReply { .. } => {}
+        }
+    }
+
+    fn reply(self, reply: &Reply<'_>, from: &str) {
+        match self {
+            Self::Item { caller, verb, item } => caller.complete(match reply {
+                Reply::End => Outcome::Item(item),
+                other => Outcome::from_reply(verb, other, from),
+            }),
+            Self::Line { gather, line } => {
+                match Outcome::<C::Item>::from_reply(gather.verb(), reply, from) {
+                    Outcome::Failed(failure) => gather.line_failed(line, *failure),
+                    _ => gather.line_done(line),
+                }
+            }
+            Self::Part { batch, at } => {
+                let outcome = Outcome::from_reply(batch.verb(), reply, from);
+                batch.part_ended(at, outcome);
+            }
+            Self::Counter { caller } => caller.complete(match reply {
+                Reply::Error(ErrorLine { kind: ErrorLineKind::Unknown, .. }) => {
+                    Outcome::Unsupported
+                }
+                other => Outcome::from_reply(Verb::MetaArithmetic, other, from),
+            }),
+            Self::Probe { caller } => caller.complete(probed(reply, from)),
+            Self::Command { caller, verb } => {
+                caller.complete(Outcome::from_reply(verb, reply, from));
+            }
+            Self::Stats { caller, stats } => caller.complete(match reply {
+                Reply::End => Outcome::Stats(stats),
+                other => Outcome::from_reply(Verb::Stats, other, from),
+            }),
+            Self::Checkout { caller } => caller.complete(match reply {
+                Reply::Ok => Outcome::CheckedOut,
+                // The caller has given up.
+                _ => Outcome::Done,
+            }),
+            Self::RawReply { caller, verb, mut text } => {
+                if verb != Verb::ConfigGetCluster || text.is_empty() {
+                    append_reply(reply, &mut text);
+                }
+                caller.complete(Outcome::RawReply(text));
+            }
+            Self::RawItems { caller, mut items, .. } => {
+                if let Reply::Error(error) = reply {
+                    items.error = error.line.to_vec();
+                }
+                caller.complete(Outcome::RawItems(items));
+            }
+            Self::NoReply { noreplies, caller, .. } => {
+                noreplies.end(matches!(reply, Reply::Error(_)));
+                caller.complete(Outcome::Done);
+            }
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Item { caller, .. }
+            | Self::Counter { caller }
+            | Self::Probe { caller }
+            | Self::Command { caller, .. }
+            | Self::Stats { caller, .. }
+            | Self::Checkout { caller }
+            | Self::RawReply { caller, .. }
+            | Self::RawItems { caller, .. } => caller.is_abandoned(),
+            Self::Line { gather, .. } => gather.is_abandoned(),
+            Self::Part { batch, .. } => batch.is_abandoned(),
+            Self::NoReply { caller, .. } => caller.is_abandoned(),
+        }
+    }
+
+    fn is_noreply(&self) -> bool {
+        matches!(self, Self::NoReply { .. })
+    }
+
+    fn accepted(&mut self) {
+        if let Self::NoReply { caller, .. } = self {
+            caller.accepted();
+        }
+    }
+}
+
+impl<C: Caller> Waiter for Handler<C> {
+    fn fail(self, error: &Error) {
+        self.fail_with(FailureKind::Pool(error.clone()));
+    }
+
+    fn split(self, missing: &[usize]) -> Vec<Self> {
+        let Self::Line { gather, line } = self else { return vec![self] };
+        let lines = gather.split_line(line, missing);
+        lines.into_iter().map(|line| Self::Line { gather: gather.clone(), line }).collect()
+    }
+}
+
+impl<C: Caller> Handler<C> {
+    #[cold]
+    pub fn fail_with(self, kind: FailureKind) {
+        match self {
+            Self::Item { caller, verb, .. }
+            | Self::Command { caller, verb }
+            | Self::RawReply { caller, verb, .. }
+            | Self::RawItems { caller, verb, .. } => {
+                caller.complete(Outcome::failed(Some(verb), kind));
+            }
+            Self::Counter { caller } => {
+                caller.complete(Outcome::failed(Some(Verb::MetaArithmetic), kind));
+            }
+            Self::Probe { caller } => caller.complete(Outcome::failed(Some(Verb::Get), kind)),
+            Self::Stats { caller, .. } => {
+                caller.complete(Outcome::failed(Some(Verb::Stats), kind));
+            }
+            Self::Checkout { caller } => caller.complete(Outcome::failed(None, kind)),
+            Self::Line { gather, line } => {
+                let failure = Failure::new(Some(gather.verb()), kind);
+                gather.line_failed(line, failure);
+            }
+            Self::Part { batch, at } => {
+                let outcome = Outcome::failed(Some(batch.verb()), kind);
+                batch.part_ended(at, outcome);
+            }
+            Self::NoReply { noreplies, verb, caller } => {
+                noreplies.end(true);
+                caller.complete(Outcome::failed(Some(verb), kind));
+            }
+        }
+    }
+}
+
+/// Any answer counts: the server of this key may be down behind a proxy that is up. But a login that is missing
+/// is reported.
+fn probed<I>(reply: &Reply<'_>, from: &str) -> Outcome<I> {
+    match Outcome::<I>::from_reply(Verb::Get, reply, from) {
+        Outcome::Failed(failure) if failure.is_unauthenticated() => Outcome::Failed(failure),
+        _ => Outcome::Done,
+    }
+}
+
+/// Appends the reply as the server wrote it, without CRLF.
+fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
+    match reply {
+        Reply::End => text.extend_from_slice(b"END"),
+        Reply::Stored => text.extend_from_slice(b"STORED"),
+        Reply::NotStored => text.extend_from_slice(b"NOT_STORED"),
+        Reply::Exists => text.extend_from_slice(b"EXISTS"),
+        Reply::NotFound => text.extend_from_slice(b"NOT_FOUND"),
+        Reply::Deleted => text.extend_from_slice(b"DELETED"),
+        Reply::Touched => text.extend_from_slice(b"TOUCHED"),
+        Reply::Ok => text.extend_from_slice(b"OK"),
+        Reply::Reset => text.extend_from_slice(b"RESET"),
+        Reply::Number(number) => text.extend_from_slice(number.to_string().as_bytes()),
+        Reply::Version(version) => {
+            text.extend_from_slice(b"VERSION ");
+            text.extend_from_slice(version);
+        }
+        Reply::Error(error) => text.extend_from_slice(error.line),
+    }
+}

@@ -1,0 +1,32 @@
+//! Whole operations: one goes in with its caller, and exactly one [`Outcome`] comes out. Never Python.
+//!
+//! | file | |
+//! |---|---|
+//! | `client` | the operations of a client, and how it closes |
+//! | `operation` | an operation that owns its data, for hosts on another thread |
+//! | `caller` | what a driver supplies: who waits, and what items are made of |
+//! | `handler` | turns the replies to one request into an outcome |
+//! | `gather` | a call for many keys: lines to many nodes, one outcome |
+//! | `batch` | a call that changes many keys, in windows |
+//! | `noreply` | requests whose callers do not wait for the reply |
+//! | `outcome` | results and failures, with node, command and status |
+//! | `nodes` | questions about the nodes, independent of the caller's type |
+mod batch;
+mod caller;
+#[allow(clippy::module_inception, reason = "the client of this layer")]
+mod client;
+mod gather;
+mod handler;
+mod nodes;
+mod noreply;
+mod operation;
+mod outcome;
+
+pub use batch::{Action, BatchResult, BatchSource, BatchValue};
+pub use caller::Caller;
+pub use client::Client;
+pub use gather::{Gathered, Line};
+pub use handler::{Handler, RawItems};
+pub use nodes::Nodes;
+pub use operation::{Expect, Operation, Target};
+pub use outcome::{Failure, FailureKind, Outcome};
