@@ -15,6 +15,7 @@ mod encode;
 mod error;
 mod key;
 mod outgoing;
+mod owned_request;
 mod pipeline;
 mod reply;
 mod request;
@@ -26,9 +27,10 @@ pub use encode::encode;
 pub use error::{Excerpt, ProtocolError};
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use outgoing::Outgoing;
+pub use owned_request::OwnedRequest;
 pub use pipeline::{
     CONNECTION_REFUSED, ExpiredRequest, LARGE_VALUE_LEN, LONG_LINE_LEN, MAX_LINE_LEN, MustClose,
-    NEVER, Nanos, Orphan, OwnedRequest, Pipeline, ReplyHandler, Timing,
+    NEVER, Nanos, Orphan, Pipeline, ReplyHandler, Timing,
 };
 pub use reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
 pub use request::{

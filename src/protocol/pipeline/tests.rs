@@ -2,10 +2,15 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use bytes::BufMut;
 use proptest::prelude::*;
+use smallvec::SmallVec;
 
 use super::*;
-use crate::protocol::{ArithmeticVerb, Command, CommandStats, StatsArgs, StorageVerb};
+use crate::protocol::{
+    ArithmeticVerb, Command, CommandStats, ItemRef, Key, NodeStats, Outgoing, OwnedRequest,
+    ProtocolError, Reply, Request, RetrievalVerb, StatLine, StatsArgs, StorageVerb, ValueBuf,
+};
 
 /// Writes the calls of the pipeline to a log.
 #[derive(Debug)]
