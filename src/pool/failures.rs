@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::capabilities::Family;
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
@@ -14,7 +13,7 @@ use super::stalls::confirm_silence;
 use super::state::{Entry, State};
 use super::tasks::resume_merging;
 use crate::protocol::{
-    CallResult, ErrorLine, ExpiredRequest, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler,
+    CallResult, ErrorLine, ExpiredRequest, Family, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler,
     RequestInfo, Timing,
 };
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::capabilities::{Family, UNDECIDED_FOR, UNSUPPORTED_FOR};
+use super::capabilities::{UNDECIDED_FOR, UNSUPPORTED_FOR, has_substitute};
 use super::connection::Connection;
 use super::context::{catch_panic, unless_notified};
 use super::dial::Connector;
@@ -33,8 +33,8 @@ use super::queue::{QueuedRequest, Submission};
 use super::state::State;
 use super::transport::Io;
 use crate::protocol::{
-    CallResult, ErrorLineKind, ExpiredRequest, ItemRef, NEVER, Nanos, Orphan, Reply, ReplyHandler,
-    RequestInfo, StatLine, Timing, Verb,
+    CallResult, ErrorLineKind, ExpiredRequest, Family, ItemRef, NEVER, Nanos, Orphan, Reply,
+    ReplyHandler, RequestInfo, StatLine, Timing, Verb,
 };
 
 /// How long other requests of a family wait for the reply to the first. A proxy may wait for a
@@ -284,7 +284,7 @@ impl<W: Waiter> Pool<W> {
 impl<W: Waiter> State<W> {
     /// Records what the reply to a command says about its family; `None` if there was no reply.
     fn learn(&mut self, family: Family, answer: Option<Answer>, now: Nanos) {
-        let has_substitute = family.has_substitute();
+        let has_substitute = has_substitute(family);
         match answer {
             Some(Answer::Good) => self.capabilities.mark_supported(family),
             // A proxy that lacks the command does not forward it to its servers.
@@ -304,7 +304,7 @@ impl<W: Waiter> Shared<W> {
         if state.closed {
             drop(state);
             queued.waiter.fail(&self.error(ErrorKind::Closed, None));
-        } else if family.has_substitute()
+        } else if has_substitute(family)
             && state.capabilities.is_unsupported(family, self.context.now())
         {
             drop(state);
@@ -399,7 +399,7 @@ impl<W: Waiter> Shared<W> {
         };
         let (verb, answer) = (request.verb(), Cell::new(None));
         let observation = Rc::new(Observation { verb, answer, refused: RefCell::default() });
-        let has_substitute = running.family.has_substitute();
+        let has_substitute = has_substitute(running.family);
         let handler = Observer { waiter, observation: observation.clone(), has_substitute };
         let mut connection = Box::new(Connection::new(stream, 1, self.name.clone()));
         connection.push_owned(&request, handler, timing, retried);
@@ -525,12 +525,12 @@ impl<W: Waiter> Shared<W> {
         if let IsolatedStep::Connecting(Some(queued)) = step {
             failed.insert(0, queued);
         }
-        if family.has_substitute() {
+        if has_substitute(family) {
             state.capabilities.mark_unsupported(family, now, UNDECIDED_FOR);
         }
         drop(state);
         for queued in failed {
-            if family.has_substitute() {
+            if has_substitute(family) {
                 self.fail_unanswered(queued, Some(cause.clone()));
                 continue;
             }
@@ -569,14 +569,14 @@ impl<W: Waiter> Shared<W> {
         if state.closed {
             return;
         }
-        if state.capabilities.may_share(family) {
+        if family != Family::Classic && state.capabilities.may_share(family) {
             for queued in state.isolation.take_waiting(family).into_iter().rev() {
                 state.queue.push_front(queued);
             }
             self.drain_queue(state);
             drop(guard);
             self.dial_if_wanted();
-        } else if family.has_substitute()
+        } else if has_substitute(family)
             && state.capabilities.is_unsupported(family, self.context.now())
         {
             let waiting = state.isolation.take_waiting(family);

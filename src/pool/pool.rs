@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::address::Address;
-use super::capabilities::{Capabilities, Family};
+use super::capabilities::Capabilities;
 use super::connection::Connection;
 use super::context::{Context, Member};
 use super::dial::{Connected, dial};
@@ -261,9 +261,8 @@ impl<W: Waiter> Pool<W> {
             return;
         }
         let timing = shared.timing(deadline);
-        if let Some(family) = Family::from_verb(outgoing.verb())
-            && !state.capabilities.may_share(family)
-        {
+        let family = outgoing.verb().family();
+        if !state.capabilities.may_share(family) {
             drop(guard);
             let request = outgoing.into_owned().unshared();
             shared.isolate(family, QueuedRequest { request, waiter, timing, retried: false });

@@ -2,8 +2,8 @@
 //! types rule out invalid requests.
 use bytes::BytesMut;
 
+use super::command::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
 use super::key::Key;
-use super::request::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
 
 /// Room for a command line without its key and value: names, five numbers, spaces, two CRLF.
 const LINE_OVERHEAD: usize = 128;

@@ -10,6 +10,7 @@
 //! | `stats` | counters and latencies by command |
 //! | `pipeline` | matches replies to requests: a connection replies in the order of its requests |
 pub mod binary;
+mod command;
 mod decode;
 mod encode;
 mod error;
@@ -18,10 +19,13 @@ mod outgoing;
 mod owned_request;
 mod pipeline;
 mod reply;
-mod request;
 mod stats;
 mod value_buf;
+mod verbs;
 
+pub use command::{
+    ArithmeticVerb, Command, EXPIRED, Request, RetrievalVerb, StatsArgs, StorageVerb,
+};
 pub use decode::{Decoder, Frame, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
 pub use encode::encode;
 pub use error::{Excerpt, ProtocolError};
@@ -33,8 +37,6 @@ pub use pipeline::{
     NEVER, Nanos, Orphan, Pipeline, ReplyHandler, Timing,
 };
 pub use reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
-pub use request::{
-    ArithmeticVerb, Command, EXPIRED, Request, RetrievalVerb, Scope, StatsArgs, StorageVerb, Verb,
-};
 pub use stats::{CallResult, CommandStats, LATENCY_BOUNDS, Latency, NodeStats, RequestInfo};
 pub use value_buf::ValueBuf;
+pub use verbs::{Family, Retry, Scope, Verb};

@@ -2,10 +2,11 @@
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
+use super::command::{RetrievalVerb, StorageVerb};
 use super::encode::storage_head;
 use super::key::Key;
 use super::pipeline::LARGE_VALUE_LEN;
-use super::request::{RetrievalVerb, Scope, StorageVerb, Verb};
+use super::verbs::{Scope, Verb};
 
 /// A request that owns its bytes, used while there is no connection to encode it for.
 #[derive(Clone, Debug)]

@@ -14,10 +14,10 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, BytesMut};
 
+use super::command::EXPIRED;
 use super::decode::{MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
 use super::error::{Excerpt, ProtocolError};
 use super::key::MAX_KEY_LEN;
-use super::request::EXPIRED;
 
 const REQUEST: u8 = 0x80;
 const RESPONSE: u8 = 0x81;

@@ -10,8 +10,8 @@ use super::{
 use crate::protocol::decode::Frame;
 use crate::protocol::error::{Excerpt, ProtocolError};
 use crate::protocol::reply::{ErrorLine, ErrorLineKind, Reply, Shape, StatLine};
-use crate::protocol::request::Verb;
 use crate::protocol::stats::NodeStats;
+use crate::protocol::verbs::Verb;
 
 impl<S: ReplyHandler> Pipeline<S> {
     /// Passes the replies in `buf` to their handlers and returns the number of bytes used. The next

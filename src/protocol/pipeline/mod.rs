@@ -29,7 +29,7 @@ use bytes::Bytes;
 
 use super::decode::Decoder;
 use super::reply::ErrorLineKind;
-use super::request::Verb;
+use super::verbs::Verb;
 pub use handler::{NEVER, Nanos, ReplyHandler, Timing};
 use keys::KeyFifo;
 use matching::Cursor;

@@ -6,10 +6,11 @@ use super::matching::Cursor;
 use super::slots::Slot;
 use super::{MAX_LINE_LEN, Pipeline};
 use crate::protocol::OwnedRequest;
+use crate::protocol::command::{Request, RetrievalVerb};
 use crate::protocol::encode::{encode, retrieval_head};
 use crate::protocol::key::Key;
 use crate::protocol::outgoing::Outgoing;
-use crate::protocol::request::{Request, RetrievalVerb, Verb};
+use crate::protocol::verbs::Verb;
 
 #[derive(Debug)]
 pub(super) struct Line {

@@ -3,8 +3,8 @@ use bytes::Bytes;
 
 use super::Pipeline;
 use super::handler::{NEVER, Nanos, ReplyHandler, Timing};
-use crate::protocol::request::Verb;
 use crate::protocol::stats::RequestInfo;
+use crate::protocol::verbs::Verb;
 
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts that are independent")]

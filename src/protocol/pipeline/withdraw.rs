@@ -6,9 +6,9 @@ use super::Pipeline;
 use super::handler::{NEVER, Nanos, ReplyHandler, Timing};
 use super::slots::Slot;
 use crate::protocol::OwnedRequest;
+use crate::protocol::command::RetrievalVerb;
 use crate::protocol::outgoing::Outgoing;
 use crate::protocol::reply::Reply;
-use crate::protocol::request::RetrievalVerb;
 use crate::protocol::stats::{CallResult, NodeStats, RequestInfo};
 
 /// A request of a lost connection.
