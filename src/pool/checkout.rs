@@ -4,8 +4,8 @@ use std::rc::Rc;
 use super::error::{Cause, ErrorKind};
 use super::order::pin_hash;
 use super::pool::{CheckoutId, GRACE_PERIOD, Pool, Shared, Waiter};
-use super::queue::Submission;
 use super::state::{Entry, State};
+use super::submission::Submission;
 use super::tasks::close_if_stuck;
 use crate::protocol::{Nanos, OwnedRequest, Reply};
 

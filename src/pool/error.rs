@@ -10,7 +10,7 @@ use tokio_rustls::rustls;
 use super::address::Address;
 use super::open::Phase;
 use super::tls;
-use crate::protocol::{CONNECTION_REFUSED, CallResult, MustClose, ProtocolError, Verb};
+use crate::protocol::{CallResult, MustClose, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -140,10 +140,7 @@ impl Cause {
         if let Some(error) = downcast_inner::<rustls::Error>(&error) {
             return Self::Tls(tls::explain(error).into());
         }
-        match downcast_inner::<ProtocolError>(&error) {
-            Some(error) => Self::from_protocol(error.clone()),
-            None => Self::Io(Arc::new(error)),
-        }
+        Self::Io(Arc::new(error))
     }
 
     /// The cause to report for a connection without TLS on which no byte ever arrived.
@@ -170,11 +167,6 @@ impl Cause {
             }
             other => other.to_string(),
         }
-    }
-
-    /// The cause of an error line that concerns the connection and not the request.
-    pub fn from_line(line: &[u8]) -> Option<Self> {
-        (line == CONNECTION_REFUSED).then_some(Self::TooManyConnections)
     }
 }
 

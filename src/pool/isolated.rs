@@ -29,8 +29,9 @@ use super::error::{Cause, ErrorKind};
 use super::health::nanos;
 use super::order::PendingWrites;
 use super::pool::{Pool, Shared, Waiter};
-use super::queue::{QueuedRequest, Submission};
+use super::queue::QueuedRequest;
 use super::state::State;
+use super::submission::Submission;
 use super::transport::Io;
 use crate::protocol::{
     CallResult, ErrorLineKind, ExpiredRequest, Family, ItemRef, NEVER, Nanos, Orphan, Reply,
@@ -401,7 +402,8 @@ impl<W: Waiter> Shared<W> {
         let observation = Rc::new(Observation { verb, answer, refused: RefCell::default() });
         let has_substitute = has_substitute(running.family);
         let handler = Observer { waiter, observation: observation.clone(), has_substitute };
-        let mut connection = Box::new(Connection::new(stream, 1, self.name.clone()));
+        let mut connection =
+            Box::new(Connection::new(stream, self.dialect(), 1, self.name.clone()));
         connection.push_owned(&request, handler, timing, retried);
         connection.flush();
         running.step = IsolatedStep::Sent(connection, observation);

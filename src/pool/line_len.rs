@@ -8,19 +8,15 @@ use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
 use super::context::{catch_panic, unless_notified};
 use super::error::Cause;
+use super::exchange::exchange;
 use super::health::nanos;
-use super::login::Mechanism;
 use super::open::open;
 use super::pool::{Pool, Shared, Waiter};
 use super::transport::{DialTarget, Io};
 use crate::protocol::{
-    Decoder, Excerpt, Frame, LONG_LINE_LEN, MAX_LINE_LEN, Nanos, ProtocolError, Reply,
-    RetrievalVerb, Shape,
+    Command, Dialect, LONG_LINE_LEN, MAX_LINE_LEN, Nanos, Reply, Request, RetrievalVerb,
 };
 
 /// The timeout for the reply if there is no `connection_timeout`.
@@ -63,8 +59,7 @@ impl<W: Waiter> Pool<W> {
             return MAX_LINE_LEN;
         }
         let shared = &self.0;
-        let login = shared.config.security.login.as_ref();
-        if login.is_some_and(|login| login.mechanism == Mechanism::Sasl) {
+        if shared.config.security.is_binary() {
             // The line becomes one binary request per key.
             return LONG_LINE_LEN;
         }
@@ -116,25 +111,18 @@ async fn ask_version<W: Waiter>(pool: Weak<Shared<W>>) {
 
 /// Asks for the version and returns the maximum line length.
 async fn query_line_len(mut stream: Box<dyn Io>) -> Result<usize, Cause> {
-    stream.write_all(b"version\r\n").await.map_err(Cause::from_io)?;
-    stream.flush().await.map_err(Cause::from_io)?;
-    let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
-    loop {
-        if let Some((frame, _)) =
-            decoder.next(&answer, Shape::Version).map_err(Cause::from_protocol)?
-        {
-            return match frame {
-                Frame::Reply(Reply::Version(text)) if takes_long_lines(text) => Ok(LONG_LINE_LEN),
-                Frame::Reply(_) => Ok(MAX_LINE_LEN),
-                _ => Err(Cause::from_protocol(ProtocolError::UnexpectedLine(Excerpt::from_bytes(
-                    &answer,
-                )))),
-            };
-        }
-        if stream.read_buf(&mut answer).await.map_err(Cause::from_io)? == 0 {
-            return Err(Cause::Eof);
-        }
-    }
+    let request = Request::Command(Command::Version);
+    exchange(
+        &mut stream,
+        Dialect::default(),
+        &request,
+        |_| Ok(()),
+        |reply| match reply {
+            Reply::Version(text) if takes_long_lines(text) => Ok(LONG_LINE_LEN),
+            _ => Ok(MAX_LINE_LEN),
+        },
+    )
+    .await
 }
 
 /// Whether this is memcached 1.6.13 or later.

@@ -15,13 +15,13 @@
 //! | removed | a node that left the cluster |
 mod address;
 mod backoff;
-mod binary_stream;
 mod capabilities;
 mod checkout;
 mod connection;
 mod context;
 mod dial;
 mod error;
+mod exchange;
 mod failures;
 mod health;
 mod isolated;
@@ -41,10 +41,12 @@ mod relocation;
 mod socket;
 mod stalls;
 mod state;
+mod submission;
 mod tasks;
 mod tls;
 mod transport;
 
+pub use crate::protocol::copy_into_block;
 pub use address::Address;
 pub use connection::Connection;
 pub use context::{Context, Host, LocalFuture, LocalSetHost};
@@ -58,6 +60,6 @@ pub use lookup::after_fork_in_child;
 pub use metrics::{ConnectLatency, Metrics};
 pub use open::{Phase, Security};
 pub use pool::{CheckoutId, Pool, PoolConfig, Waiter};
-pub use queue::{Submission, copy_into_block, to_owned_request};
+pub use submission::Submission;
 pub use tls::{Tls, TlsConfigError, TlsOptions};
 pub use transport::Io;

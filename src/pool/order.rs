@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use super::large::hash;
 use super::pool::Waiter;
-use super::queue::Submission;
 use super::state::{Entry, State};
+use super::submission::Submission;
 use crate::protocol::{OwnedRequest, Scope};
 
 /// Stands for all keys, in place of the hash of one.

@@ -20,18 +20,18 @@ use super::health::{Change, Health, STALLED_AFTER, nanos};
 use super::isolated::Isolation;
 use super::large::LargeKeys;
 use super::line_len::LineLen;
-use super::login::Mechanism;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::open::{Phase, Security};
 use super::order::{NoreplyOrder, Placement, pin_hash};
-use super::queue::{CheckoutQueue, Queue, QueuedRequest, Submission};
+use super::queue::{CheckoutQueue, Queue, QueuedRequest};
 use super::relocation::{NodeLocation, drain_and_close};
 use super::stalls::Window;
 use super::state::{Entry, State};
+use super::submission::Submission;
 use super::tasks::{drive, purge_unused};
 use crate::protocol::{
-    CommandStats, LARGE_VALUE_LEN, NEVER, Nanos, NodeStats, OwnedRequest, Reply, ReplyHandler,
-    Request, Scope, Timing, Verb,
+    CommandStats, Dialect, LARGE_VALUE_LEN, NEVER, Nanos, NodeStats, OwnedRequest, Reply,
+    ReplyHandler, Request, Scope, Timing, Verb,
 };
 
 /// Waits for a reply, or for the reason why there is none.
@@ -123,8 +123,7 @@ impl<W: Waiter> Pool<W> {
     }
 
     fn unconnected(context: &Rc<Context>, address: Arc<Address>, config: PoolConfig) -> Self {
-        let login = config.security.login.as_ref();
-        let is_binary = login.is_some_and(|login| login.mechanism == Mechanism::Sasl);
+        let is_binary = config.security.is_binary();
         Self(Rc::new(Shared {
             context: context.clone(),
             name: address.to_string().into(),
@@ -453,6 +452,11 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
+    /// The protocol of a new connection.
+    pub fn dialect(&self) -> Dialect {
+        self.config.security.dialect()
+    }
+
     /// The number of retrievals that may share a line.
     pub fn max_merged_keys(&self, state: &State<W>) -> u32 {
         if state.is_unmerged() { 1 } else { self.config.max_merged_keys }
@@ -547,7 +551,8 @@ impl<W: Waiter> Shared<W> {
         let id = state.next_id;
         state.next_id += 1;
         let max_merged_keys = self.max_merged_keys(&state);
-        let connection = Connection::new(stream, max_merged_keys, self.name.clone());
+        let name = self.name.clone();
+        let connection = Connection::new(stream, self.dialect(), max_merged_keys, name);
         let now = self.context.now();
         let entry = Entry::new(id, connection, peer, now, is_verified);
         state.connections.push(entry);

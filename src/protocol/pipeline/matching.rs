@@ -2,8 +2,8 @@
 use bytes::Bytes;
 
 use super::handler::ReplyHandler;
-use super::push::Line;
-use super::{LARGE_VALUE_LEN, Pipeline};
+use super::lines::Line;
+use super::{InFlight, LARGE_VALUE_LEN};
 use crate::protocol::error::{Excerpt, ProtocolError};
 use crate::protocol::reply::ItemRef;
 use crate::protocol::value_buf::ValueBuf;
@@ -17,12 +17,58 @@ pub(super) struct Cursor {
     pub position: u64,
 }
 
-impl<S: ReplyHandler> Pipeline<S> {
+/// Which keys of the front line have their item. Invariant: `count` is the number of set bits.
+#[derive(Debug, Default)]
+pub(super) struct Assigned {
+    bits: Vec<u64>,
+    count: u32,
+}
+
+impl Assigned {
+    /// Prepares for a line of this many keys.
+    #[inline]
+    pub fn make_room(&mut self, keys: u32) {
+        if self.bits.is_empty() {
+            self.bits.resize(keys.div_ceil(64) as usize, 0);
+        }
+    }
+
+    /// Whether no item has arrived.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.bits.is_empty()
+    }
+
+    /// The number of keys that have their item.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    #[inline]
+    pub fn insert(&mut self, ordinal: u32) {
+        self.bits[ordinal as usize / 64] |= 1 << (ordinal % 64);
+        self.count += 1;
+    }
+
+    #[inline]
+    pub fn contains(&self, ordinal: u32) -> bool {
+        self.bits.get(ordinal as usize / 64).is_some_and(|w| w & (1 << (ordinal % 64)) != 0)
+    }
+
+    #[inline]
+    pub fn clear(&mut self) {
+        self.bits.clear();
+        self.count = 0;
+    }
+}
+
+impl<S: ReplyHandler> InFlight<S> {
     /// Continues after a discarded item.
     pub(super) fn skip_item(&mut self, at: Cursor, next: u64) {
         let Some(&Line { keys, .. }) = self.lines.front() else { return };
-        self.make_room(keys);
-        self.mark_assigned(at);
+        self.assigned.make_room(keys);
+        self.assigned.insert(at.ordinal);
         self.cursor = self.step(at, next);
     }
 
@@ -31,18 +77,18 @@ impl<S: ReplyHandler> Pipeline<S> {
     pub(super) fn expected_key(&self) -> Option<(&[u8], u64)> {
         let Cursor { ordinal, position, .. } = self.cursor;
         let is_key = self.slots.front()?.keys > 0 && ordinal < self.lines.front()?.keys;
-        if !is_key || self.is_assigned(ordinal) {
+        if !is_key || self.assigned.contains(ordinal) {
             return None;
         }
-        let entry = self.keys.at(position);
+        let entry = self.lines.key_at(position);
         (!entry.alias).then_some((entry.key, entry.next))
     }
 
     /// Finds the request for an item and stores the item.
     pub(super) fn match_item(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
         let at = self.find_key(item.key)?;
-        self.store_item(at, self.keys.at(at.position).next, item, None);
-        (self.last_was_large, self.allocation_failed) = (false, false);
+        self.store_item(at, self.lines.key_at(at.position).next, item, None);
+        self.receiving.not_large();
         Ok(())
     }
 
@@ -70,16 +116,16 @@ impl<S: ReplyHandler> Pipeline<S> {
         if item.value.len() >= LARGE_VALUE_LEN {
             self.large_keys.push(Bytes::copy_from_slice(item.key));
         }
-        self.make_room(keys);
-        let copied = (aliases && shared.is_none()).then(|| S::Value::from_slice(item.value));
+        self.assigned.make_room(keys);
+        let copied = (aliases > 0 && shared.is_none()).then(|| S::Value::from_slice(item.value));
         let shared = shared.or(copied.as_ref());
         self.notify_slot(at, item, shared);
         self.cursor = self.step(at, next);
-        if aliases {
+        if aliases > 0 {
             let mut from = self.cursor;
             while let Some(alias) = self.find(from, keys, item.key, true) {
                 self.notify_slot(alias, item, shared);
-                from = self.step(alias, self.keys.at(alias.position).next);
+                from = self.step(alias, self.lines.key_at(alias.position).next);
             }
         }
     }
@@ -88,8 +134,8 @@ impl<S: ReplyHandler> Pipeline<S> {
     pub(super) fn find(&self, from: Cursor, to: u32, key: &[u8], alias: bool) -> Option<Cursor> {
         let mut cursor = from;
         while cursor.ordinal < to {
-            let entry = self.keys.at(cursor.position);
-            if entry.key == key && entry.alias == alias && !self.is_assigned(cursor.ordinal) {
+            let entry = self.lines.key_at(cursor.position);
+            if entry.key == key && entry.alias == alias && !self.assigned.contains(cursor.ordinal) {
                 return Some(cursor);
             }
             cursor = self.step(cursor, entry.next);
@@ -99,7 +145,7 @@ impl<S: ReplyHandler> Pipeline<S> {
 
     pub(super) fn step(&self, cursor: Cursor, position: u64) -> Cursor {
         let Cursor { ordinal, slot, index, .. } = cursor;
-        let last_of_slot = index + 1 >= self.slots[slot as usize].keys;
+        let last_of_slot = self.slots.get(slot as usize).is_none_or(|slot| index + 1 >= slot.keys);
         let (slot, index) = if last_of_slot { (slot + 1, 0) } else { (slot, index + 1) };
         Cursor { ordinal: ordinal + 1, slot, index, position }
     }
@@ -110,24 +156,9 @@ impl<S: ReplyHandler> Pipeline<S> {
         item: &ItemRef<'_>,
         shared: Option<&S::Value>,
     ) {
-        self.mark_assigned(at);
-        if let Some(handler) = &mut self.slots[at.slot as usize].handler {
+        self.assigned.insert(at.ordinal);
+        if let Some(handler) = self.slots.handler_mut(at.slot as usize) {
             handler.item(at.index as usize, item, shared);
         }
-    }
-
-    pub(super) fn make_room(&mut self, keys: u32) {
-        if self.assigned.is_empty() {
-            self.assigned.resize(keys.div_ceil(64) as usize, 0);
-        }
-    }
-
-    pub(super) fn mark_assigned(&mut self, at: Cursor) {
-        self.assigned[at.ordinal as usize / 64] |= 1 << (at.ordinal % 64);
-        self.found_count += 1;
-    }
-
-    pub(super) fn is_assigned(&self, ordinal: u32) -> bool {
-        self.assigned.get(ordinal as usize / 64).is_some_and(|w| w & (1 << (ordinal % 64)) != 0)
     }
 }

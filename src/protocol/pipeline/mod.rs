@@ -14,6 +14,7 @@
 mod feed;
 mod handler;
 mod keys;
+mod lines;
 mod matching;
 mod push;
 mod receive;
@@ -22,20 +23,19 @@ mod slots;
 mod tests;
 mod withdraw;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 
-use super::decode::Decoder;
+use super::dialect::Dialect;
 use super::reply::ErrorLineKind;
+use super::stats::RequestInfo;
 use super::verbs::Verb;
 pub use handler::{NEVER, Nanos, ReplyHandler, Timing};
-use keys::KeyFifo;
-use matching::Cursor;
-use push::{Line, OpenLine};
-use receive::PartialItem;
-use slots::Slot;
+use lines::Lines;
+use matching::{Assigned, Cursor};
+use receive::Receiving;
+use slots::Slots;
 pub use withdraw::{ExpiredRequest, Orphan};
 
 /// The longest retrieval line, CRLF included. memcached 1.6.12 rejects a `get` line of more than
@@ -64,40 +64,38 @@ const MAX_STATS_SIZE: usize = 40 * 1024 * 1024;
 const STAT_OVERHEAD: usize = 96;
 
 pub struct Pipeline<S: ReplyHandler> {
-    slots: VecDeque<Slot<S>>,
-    lines: VecDeque<Line>,
-    keys: KeyFifo,
-    open: Option<OpenLine>,
-    decoder: Decoder,
-    receiving: Option<PartialItem<S::Value>>,
-    /// Whether the last item was received directly into its buffer; the next one may be similar.
-    last_was_large: bool,
-    /// The allocation for the item in progress failed, so it is received through the read buffer.
-    allocation_failed: bool,
+    dialect: Dialect,
+    /// The number of bytes that were ever encoded.
+    encoded: u64,
+    in_flight: InFlight<S>,
+    /// Requests that [`Self::prune`] removed and whose callers are not notified yet.
+    pruned_expired: Vec<ExpiredRequest<S>>,
+}
+
+/// The requests without a reply, and the progress of the reply to the first.
+struct InFlight<S: ReplyHandler> {
+    slots: Slots<S>,
+    lines: Lines,
+    receiving: Receiving<S::Value>,
     cursor: Cursor,
-    /// Which keys of the front line have their item.
-    assigned: Vec<u64>,
-    /// The number of keys that have their item.
-    found_count: u32,
+    assigned: Assigned,
     /// The memory that the lines of the current reply to `stats` need.
     stats_size: usize,
-    encoded: u64,
-    /// The number of slots with `noreply` commands.
-    noreply_unanswered: usize,
-    moved: usize,
-    answered: u64,
-    answered_late: u64,
-    refused: u64,
+    counts: Counts,
     large_keys: Vec<Bytes>,
-    shared_keys: u64,
-    max_merged_keys: u32,
     /// The name of the node, for error messages.
     peer: Arc<str>,
     must_close: Option<MustClose>,
     line_error: Option<(ErrorLineKind, Bytes)>,
-    /// Requests that [`Self::prune`] removed and whose callers are not notified yet.
-    pruned_expired: Vec<ExpiredRequest<S>>,
     unknown_command: Option<Verb>,
+}
+
+/// The numbers of slots that were answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    answered: u64,
+    answered_late: u64,
+    refused: u64,
 }
 
 /// A reply after which the connection must not be used.
@@ -113,52 +111,172 @@ pub enum MustClose {
     Unauthenticated,
 }
 
-impl<S: ReplyHandler> Pipeline<S> {
-    /// `max_merged_keys` is the number of retrievals that may share a line; 1 sends a line for
-    /// each.
-    pub fn new(max_merged_keys: u32, peer: Arc<str>) -> Self {
+impl<S: ReplyHandler> InFlight<S> {
+    fn new(max_merged_keys: u32, peer: Arc<str>) -> Self {
         Self {
-            slots: VecDeque::new(),
-            lines: VecDeque::new(),
-            keys: KeyFifo::default(),
-            open: None,
-            decoder: Decoder::default(),
-            receiving: None,
-            last_was_large: false,
-            allocation_failed: false,
+            slots: Slots::new(),
+            lines: Lines::new(max_merged_keys),
+            receiving: Receiving::new(),
             cursor: Cursor::default(),
-            assigned: Vec::new(),
-            found_count: 0,
+            assigned: Assigned::default(),
             stats_size: 0,
-            encoded: 0,
-            noreply_unanswered: 0,
-            moved: 0,
-            answered: 0,
-            answered_late: 0,
-            refused: 0,
+            counts: Counts::default(),
             large_keys: Vec::new(),
-            shared_keys: 0,
-            max_merged_keys,
             peer,
             must_close: None,
             line_error: None,
-            pruned_expired: Vec::new(),
             unknown_command: None,
         }
     }
 
+    /// The first slot that another request may hold up: the second one, or the first if several
+    /// keys are answered together.
+    fn first_held_up(&self) -> usize {
+        match (self.slots.front(), self.lines.front()) {
+            (Some(slot), Some(line)) if slot.keys > 0 && line.keys > 1 => 0,
+            _ => 1,
+        }
+    }
+}
+
+impl<S: ReplyHandler> Pipeline<S> {
+    /// `max_merged_keys` is the number of retrievals that may share a line; 1 sends a line for
+    /// each.
+    pub fn new(dialect: Dialect, max_merged_keys: u32, peer: Arc<str>) -> Self {
+        let in_flight = InFlight::new(max_merged_keys, peer);
+        Self { dialect, encoded: 0, in_flight, pruned_expired: Vec::new() }
+    }
+
+    /// An empty pipeline with the same settings.
+    fn restarted(&self) -> Self {
+        let InFlight { lines, peer, .. } = &self.in_flight;
+        Self::new(self.dialect.restarted(), lines.max_merged_keys(), peer.clone())
+    }
+
     /// Sets the number of retrievals that may share a line.
     pub fn set_max_merged_keys(&mut self, max_merged_keys: u32) {
-        self.max_merged_keys = max_merged_keys;
+        self.in_flight.lines.set_max_merged_keys(max_merged_keys);
+    }
+
+    /// The number of slots without a reply, abandoned ones included.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.slots.len()
+    }
+
+    /// The number of slots whose callers are served on another connection: see
+    /// [`Self::take_held_up`].
+    pub fn moved(&self) -> usize {
+        self.in_flight.slots.moved()
+    }
+
+    /// The number of slots whose reply was not an error line.
+    pub fn answered(&self) -> u64 {
+        self.in_flight.counts.answered
+    }
+
+    /// The number of answered slots whose callers had already timed out.
+    pub fn answered_late(&self) -> u64 {
+        self.in_flight.counts.answered_late
+    }
+
+    /// The number of slots that were answered by an error line in time.
+    pub fn refused(&self) -> u64 {
+        self.in_flight.counts.refused
+    }
+
+    /// The deadline of the next request to be answered, if its caller has already timed out.
+    pub fn overdue_since(&self) -> Option<Nanos> {
+        self.in_flight.slots.overdue_since()
+    }
+
+    /// The deadline of the next request to be answered; [`NEVER`] if there is none.
+    pub fn front_deadline(&self) -> Nanos {
+        self.in_flight.slots.front_deadline()
+    }
+
+    /// Whether a caller waits for a reply.
+    pub fn has_waiters(&self) -> bool {
+        self.in_flight.slots.has_waiters(0)
+    }
+
+    /// Whether a caller waits for a slot that another request may hold up.
+    pub fn is_held_up(&self) -> bool {
+        self.in_flight.slots.has_waiters(self.in_flight.first_held_up())
+    }
+
+    /// The number of slots whose callers no longer wait. Checks each slot.
+    pub fn abandoned(&self) -> usize {
+        self.in_flight.slots.abandoned()
+    }
+
+    /// The number of `noreply` requests without a reply.
+    pub fn noreply_unanswered(&self) -> usize {
+        self.in_flight.slots.noreply_unanswered()
+    }
+
+    /// Notifies all handlers that the connection is alive.
+    pub fn accept_all(&mut self) {
+        self.in_flight.slots.accept_all();
+    }
+
+    /// The last command other than a retrieval that was answered by a bare `ERROR` since the last
+    /// call.
+    pub fn take_unknown(&mut self) -> Option<Verb> {
+        self.in_flight.unknown_command.take()
+    }
+
+    /// The commands that were sent, at least in part, and not answered. `written` as in
+    /// [`Self::feed`].
+    pub fn unanswered(&self, written: u64) -> impl Iterator<Item = Verb> {
+        let slots = self.in_flight.slots.iter();
+        slots.filter(move |slot| slot.start < written).map(|slot| slot.expected.verb)
+    }
+
+    /// The number of keys that another request of the same line asked for too, so that the server
+    /// was asked once.
+    pub fn shared_keys(&self) -> u64 {
+        self.in_flight.lines.shared_keys()
+    }
+
+    /// The keys with large values since the last call.
+    pub fn take_large_keys(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.in_flight.large_keys)
+    }
+
+    /// The handlers of a pipeline whose state is not reliable any more.
+    pub fn into_handlers(mut self) -> impl Iterator<Item = (S, RequestInfo)> {
+        let slots = self.in_flight.slots.take_all().into_iter();
+        let waiting = slots.filter_map(|mut slot| Some((slot.handler.take()?, slot.info())));
+        waiting.chain(self.pruned_expired.into_iter().map(|late| (late.handler, late.info)))
+    }
+
+    /// The number of missing bytes of the frame in progress, if it is known and `read` bytes are in
+    /// the buffer.
+    pub fn missing_len(&self, read: usize) -> usize {
+        match self.in_flight.receiving.missing_len() {
+            Some(missing) => missing + self.dialect.value_end().len(),
+            None => self.dialect.frame_len().saturating_sub(read),
+        }
+    }
+
+    /// The buffer for the rest of the value in progress, if the next bytes belong there.
+    pub fn rest_of_value(&mut self) -> Option<&mut impl BufMut> {
+        self.in_flight.receiving.rest_of_value()
+    }
+
+    /// Whether the next item is probably large, so that little should be read before its header is
+    /// known.
+    pub fn expects_large_value(&self) -> bool {
+        self.in_flight.receiving.expects_large_value()
     }
 
     /// The reason why the connection must not be used any more. The replies behind it are not read.
     pub fn must_close(&self) -> Option<MustClose> {
-        self.must_close
+        self.in_flight.must_close
     }
 
     /// The error line of [`MustClose::KeyRefused`].
     pub fn line_error(&self) -> Option<&(ErrorLineKind, Bytes)> {
-        self.line_error.as_ref()
+        self.in_flight.line_error.as_ref()
     }
 }

@@ -1,33 +1,13 @@
-//! Requests become bytes to write: gets of one key share a line.
-use bytes::BytesMut;
-
+//! Requests become bytes to write, and slots.
+use super::Pipeline;
 use super::handler::{ReplyHandler, Timing};
 use super::matching::Cursor;
 use super::slots::Slot;
-use super::{MAX_LINE_LEN, Pipeline};
-use crate::protocol::OwnedRequest;
 use crate::protocol::command::{Request, RetrievalVerb};
-use crate::protocol::encode::{encode, retrieval_head};
+use crate::protocol::dialect::Expected;
 use crate::protocol::key::Key;
 use crate::protocol::outgoing::Outgoing;
-use crate::protocol::verbs::Verb;
-
-#[derive(Debug)]
-pub(super) struct Line {
-    pub verb: RetrievalVerb,
-    pub slots: u32,
-    pub keys: u32,
-    pub aliases: bool,
-    pub keys_start: u64,
-}
-
-/// The last line, as long as keys can be added to it.
-#[derive(Debug)]
-pub(super) struct OpenLine {
-    pub len: usize,
-    /// One bit for each hash of a key: whether the line may already contain the key.
-    pub seen: u64,
-}
+use crate::protocol::owned_request::OwnedRequest;
 
 impl<S: ReplyHandler> Pipeline<S> {
     /// Encodes a request to `out` and adds a slot for its reply.
@@ -47,10 +27,10 @@ impl<S: ReplyHandler> Pipeline<S> {
                 self.push_keys(*verb, keys.iter().copied(), handler, timing, false, out);
             }
             Request::Command(command) => {
-                let verb = command.verb();
-                self.push_encoded(verb, handler, timing, false, out, |out| {
-                    encode(command, out.tail());
-                });
+                self.close_line(out);
+                let before = out.len();
+                let expected = self.dialect.encode(command, out.tail());
+                self.add_command(expected, handler, timing, false, out.len() - before);
             }
         }
     }
@@ -75,52 +55,41 @@ impl<S: ReplyHandler> Pipeline<S> {
                     self.push_keys(*verb, keys, handler, timing, retried, out);
                 }
             },
-            OwnedRequest::Encoded { verb, wire } => {
-                self.push_encoded(*verb, handler, timing, retried, out, |out| {
-                    out.tail().extend_from_slice(wire);
-                });
-            }
-            OwnedRequest::Storage { verb, head, value } => {
-                self.push_encoded(*verb, handler, timing, retried, out, |out| {
-                    out.tail().extend_from_slice(head);
-                    out.push_shared(value.clone());
-                    out.tail().extend_from_slice(b"\r\n");
-                });
+            OwnedRequest::Command(command) => {
+                self.close_line(out);
+                let before = out.len();
+                let expected = self.dialect.encode_owned(command, out);
+                self.add_command(expected, handler, timing, retried, out.len() - before);
             }
         }
     }
 
-    pub(super) fn push_encoded(
+    /// Adds a slot for the command that was just encoded.
+    fn add_command(
         &mut self,
-        verb: Verb,
+        expected: Expected,
         handler: S,
         timing: Timing,
         retried: bool,
-        out: &mut Outgoing,
-        write: impl FnOnce(&mut Outgoing),
+        len: usize,
     ) {
-        self.close_line(out);
-        let (start, before) = (self.encoded, out.len());
-        write(out);
-        self.encoded += (out.len() - before) as u64;
+        let start = self.encoded;
+        self.encoded += len as u64;
         let noreply = handler.is_noreply();
-        self.noreply_unanswered += usize::from(noreply);
-        let handler = Some(handler);
-        let (keys, shares_line) = (0, false);
-        self.slots.push_back(Slot {
-            handler,
-            verb,
-            keys,
+        self.in_flight.slots.push(Slot {
+            handler: Some(handler),
+            expected,
+            keys: 0,
             retried,
             moved: false,
-            shares_line,
+            shares_line: false,
             noreply,
             timing,
             start,
         });
     }
 
-    pub(super) fn push_key(
+    fn push_key(
         &mut self,
         verb: RetrievalVerb,
         key: Key<'_>,
@@ -129,50 +98,38 @@ impl<S: ReplyHandler> Pipeline<S> {
         retried: bool,
         out: &mut Outgoing,
     ) {
-        let key = key.as_bytes();
-        let seen = seen_bit(key);
-        let fits = self.fits_open_line(verb, key.len());
-        if !fits {
+        let open = self.in_flight.lines.line_for(verb, key.as_bytes().len());
+        let shares_line = open.is_some();
+        let (expected, start) = if let Some(expected) = open {
+            (expected, self.encoded)
+        } else {
             self.close_line(out);
+            let start = self.encoded;
+            (self.begin_line(verb, out), start)
+        };
+        if self.in_flight.lines.add_slot(key.as_bytes()) {
+            let tail = out.tail();
+            let before = tail.len();
+            self.dialect.add_key(verb, expected, key, tail);
+            self.encoded += (tail.len() - before) as u64;
         }
-        let start = self.encoded;
-        if !fits {
-            self.begin_line(verb, out);
-        }
-        let alias = self.open.as_ref().is_some_and(|open| open.seen & seen != 0)
-            && self.open_line_asks_for(key);
-        if !alias {
-            self.append_key(key, out);
-        }
-        self.keys.push(key, alias);
-        self.shared_keys += u64::from(alias);
-        let Some(line) = self.lines.back_mut() else { return };
-        line.slots += 1;
-        line.keys += 1;
-        line.aliases |= alias;
-        let full = line.keys >= self.max_merged_keys;
-        if let Some(open) = &mut self.open {
-            open.seen |= seen;
-        }
-        let verb = verb.verb();
-        let (handler, keys, shares_line, noreply) = (Some(handler), 1, fits, false);
-        self.slots.push_back(Slot {
-            handler,
-            verb,
-            keys,
+        self.in_flight.slots.push(Slot {
+            handler: Some(handler),
+            expected,
+            keys: 1,
             retried,
             moved: false,
             shares_line,
-            noreply,
+            noreply: false,
             timing,
             start,
         });
-        if full {
+        if self.in_flight.lines.is_last_full() {
             self.close_line(out);
         }
     }
 
-    pub(super) fn push_keys<'k>(
+    fn push_keys<'k>(
         &mut self,
         verb: RetrievalVerb,
         keys: impl Iterator<Item = Key<'k>>,
@@ -183,87 +140,52 @@ impl<S: ReplyHandler> Pipeline<S> {
     ) {
         self.close_line(out);
         let start = self.encoded;
-        self.begin_line(verb, out);
+        let expected = self.begin_line(verb, out);
         let tail = out.tail();
         let before = tail.len();
-        let mut count = 0;
         for key in keys {
-            put_key(key.as_bytes(), tail);
-            self.keys.push(key.as_bytes(), false);
-            count += 1;
+            self.dialect.add_key(verb, expected, key, tail);
+            self.in_flight.lines.add_key(key.as_bytes());
         }
         self.encoded += (tail.len() - before) as u64;
-        if let Some(line) = self.lines.back_mut() {
-            line.slots = 1;
-            line.keys = count;
-        }
-        let verb = verb.verb();
-        let (handler, keys, shares_line, noreply) = (Some(handler), count, false, false);
-        self.slots.push_back(Slot {
-            handler,
-            verb,
-            keys,
+        self.in_flight.slots.push(Slot {
+            handler: Some(handler),
+            expected,
+            keys: self.in_flight.lines.last_len(),
             retried,
             moved: false,
-            shares_line,
-            noreply,
+            shares_line: false,
+            noreply: false,
             timing,
             start,
         });
         self.close_line(out);
     }
 
-    pub(super) fn fits_open_line(&self, verb: RetrievalVerb, key_len: usize) -> bool {
-        match (&self.open, self.lines.back()) {
-            (Some(open), Some(line)) => {
-                line.verb == verb
-                    && line.keys < self.max_merged_keys
-                    && open.len + 1 + key_len + 2 <= MAX_LINE_LEN
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn open_line_asks_for(&self, key: &[u8]) -> bool {
-        let Some(line) = self.lines.back() else { return false };
-        let mut position = line.keys_start;
-        while position < self.keys.end() {
-            let entry = self.keys.at(position);
-            if entry.key == key {
-                return true;
-            }
-            position = entry.next;
-        }
-        false
-    }
-
     /// The previous line must be closed.
-    pub(super) fn begin_line(&mut self, verb: RetrievalVerb, out: &mut Outgoing) {
-        let before = out.len();
-        retrieval_head(verb, out.tail());
-        let len = out.len() - before;
+    fn begin_line(&mut self, verb: RetrievalVerb, out: &mut Outgoing) -> Expected {
+        let tail = out.tail();
+        let before = tail.len();
+        let expected = self.dialect.begin_retrieval(verb, tail);
+        let len = tail.len() - before;
         self.encoded += len as u64;
-        self.open = Some(OpenLine { len, seen: 0 });
-        let keys_start = self.keys.end();
-        if self.lines.is_empty() {
-            self.cursor = Cursor { position: keys_start, ..Cursor::default() };
+        let in_flight = &mut self.in_flight;
+        if in_flight.lines.is_empty() {
+            let position = in_flight.lines.first_key();
+            in_flight.cursor = Cursor { position, ..Cursor::default() };
         }
-        self.lines.push_back(Line { verb, slots: 0, keys: 0, aliases: false, keys_start });
-    }
-
-    pub(super) fn append_key(&mut self, key: &[u8], out: &mut Outgoing) {
-        put_key(key, out.tail());
-        self.encoded += key.len() as u64 + 1;
-        if let Some(open) = &mut self.open {
-            open.len += key.len() + 1;
-        }
+        in_flight.lines.begin(verb, expected, len);
+        expected
     }
 
     /// Ends the open line. Must be called before `out` is written.
+    #[inline]
     pub fn close_line(&mut self, out: &mut Outgoing) {
-        if self.open.take().is_some() {
-            out.tail().extend_from_slice(b"\r\n");
-            self.encoded += 2;
+        if let Some(expected) = self.in_flight.lines.close() {
+            let tail = out.tail();
+            let before = tail.len();
+            self.dialect.end_retrieval(expected, tail);
+            self.encoded += (tail.len() - before) as u64;
         }
     }
 
@@ -273,26 +195,12 @@ impl<S: ReplyHandler> Pipeline<S> {
         if self.encoded <= from + most {
             return self.encoded;
         }
-        let at = |position: u64| self.slots.partition_point(|slot| slot.start <= position);
-        let (first, next) = (at(from), at(from + most));
+        let slots = &self.in_flight.slots;
+        let (first, next) =
+            (slots.starting_before(from + 1), slots.starting_before(from + most + 1));
         let begins_line = |slot: &&Slot<S>| !slot.shares_line;
-        let last = self.slots.range(first..next).rev().find(begins_line);
-        last.or_else(|| self.slots.range(next..).find(begins_line))
+        let last = slots.iter().take(next).skip(first).rev().find(begins_line);
+        last.or_else(|| slots.iter().skip(next).find(begins_line))
             .map_or(self.encoded, |slot| slot.start)
     }
-}
-
-fn put_key(key: &[u8], out: &mut BytesMut) {
-    out.reserve(key.len() + 1);
-    out.extend_from_slice(b" ");
-    out.extend_from_slice(key);
-}
-
-/// Maps a key to one of 64 bits. It is cheap, and differs for keys that differ in their last bytes.
-fn seen_bit(key: &[u8]) -> u64 {
-    let mut tail = [0u8; 8];
-    let n = key.len().min(8);
-    tail[..n].copy_from_slice(&key[key.len() - n..]);
-    let mixed = (u64::from_le_bytes(tail) ^ key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    1 << (mixed >> 58)
 }

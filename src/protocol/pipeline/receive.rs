@@ -2,11 +2,12 @@
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes};
 
-use super::Pipeline;
+use super::InFlight;
 use super::handler::ReplyHandler;
 use super::matching::Cursor;
+use crate::protocol::dialect::{Dialect, Expected};
 use crate::protocol::error::ProtocolError;
-use crate::protocol::reply::{ItemRef, Shape};
+use crate::protocol::reply::ItemRef;
 use crate::protocol::value_buf::ValueBuf;
 
 /// If at least this much of a value has not arrived yet, the value is received directly into its
@@ -51,40 +52,68 @@ impl<K: ValueBuf> RestOfValue<K> {
     }
 }
 
-impl<S: ReplyHandler> Pipeline<S> {
-    /// The number of missing bytes of the frame in progress, if it is known and `read` bytes are in
-    /// the buffer.
-    pub fn missing_len(&self, read: usize) -> usize {
-        match &self.receiving {
-            Some(receiving) => receiving.value.missing() + 2,
-            None => self.decoder.frame_len().saturating_sub(read),
-        }
+/// The item in progress, if its value is received in place, and what is expected of the next one.
+pub(super) struct Receiving<K: ValueBuf> {
+    item: Option<PartialItem<K>>,
+    /// Whether the last item was received directly into its buffer; the next one may be similar.
+    last_was_large: bool,
+    /// The allocation for the item in progress failed, so it is received through the read buffer.
+    allocation_failed: bool,
+}
+
+impl<K: ValueBuf> Receiving<K> {
+    pub fn new() -> Self {
+        Self { item: None, last_was_large: false, allocation_failed: false }
+    }
+
+    /// Whether the next bytes belong to a value that is received in place.
+    #[inline]
+    pub fn is_in_place(&self) -> bool {
+        self.item.is_some()
+    }
+
+    /// The number of bytes that the value in progress lacks.
+    pub fn missing_len(&self) -> Option<usize> {
+        self.item.as_ref().map(|item| item.value.missing())
     }
 
     /// The buffer for the rest of the value in progress, if the next bytes belong there.
-    pub fn rest_of_value(&mut self) -> Option<&mut impl BufMut> {
-        match &mut self.receiving.as_mut()?.value {
+    pub fn rest_of_value(&mut self) -> Option<&mut Limit<K::Partial>> {
+        match &mut self.item.as_mut()?.value {
             RestOfValue::Stored(value) => Some(value).filter(|value| value.remaining_mut() > 0),
             RestOfValue::Discarded(_) => None,
         }
     }
 
-    /// Whether the next item is probably large, so that little should be read before its header is
-    /// known.
     pub fn expects_large_value(&self) -> bool {
         self.last_was_large
     }
 
+    /// An item arrived through the read buffer.
+    #[inline]
+    pub fn not_large(&mut self) {
+        (self.last_was_large, self.allocation_failed) = (false, false);
+    }
+
+    /// An item of the fast path, or the reply to a command, arrived.
+    #[inline]
+    pub fn not_large_next(&mut self) {
+        self.last_was_large = false;
+    }
+}
+
+impl<S: ReplyHandler> InFlight<S> {
     /// Receives the value of the item in progress directly into its buffer, if much of it is
     /// missing.
     pub(super) fn start_large_value(
         &mut self,
         buf: &[u8],
-        shape: Shape,
+        expected: Expected,
+        dialect: &mut Dialect,
     ) -> Result<bool, ProtocolError> {
-        let long = self.decoder.large_item(buf, shape, MIN_IN_PLACE_LEN);
-        let Some((item, len)) =
-            long.filter(|(_, len)| !self.allocation_failed && *len <= MAX_IN_PLACE_LEN)
+        let large = dialect.large_item(buf, expected, MIN_IN_PLACE_LEN);
+        let may_allocate = !self.receiving.allocation_failed;
+        let Some((item, len)) = large.filter(|(_, len)| may_allocate && *len <= MAX_IN_PLACE_LEN)
         else {
             return Ok(false);
         };
@@ -93,39 +122,44 @@ impl<S: ReplyHandler> Pipeline<S> {
             RestOfValue::Discarded(len)
         } else {
             let Some(value) = S::Value::allocate(len) else {
-                self.allocation_failed = true;
+                self.receiving.allocation_failed = true;
                 return Ok(false);
             };
             RestOfValue::Stored(value.limit(len))
         };
         value.put(item.value);
-        self.receiving = Some(PartialItem {
+        self.receiving.item = Some(PartialItem {
             at,
-            next: self.keys.at(at.position).next,
+            next: self.lines.key_at(at.position).next,
             key: Bytes::copy_from_slice(item.key),
             flags: item.flags,
             cas: item.cas,
             value,
         });
-        self.decoder.reset();
+        dialect.skip_frame();
         Ok(true)
     }
 
-    /// Takes the bytes that belong to the value in progress and returns their number; 0 if more
-    /// bytes are needed.
-    pub(super) fn receive_value(&mut self, buf: &[u8]) -> Result<usize, ProtocolError> {
-        let Some(receiving) = &mut self.receiving else { return Ok(0) };
+    /// Takes the bytes that belong to the value in progress, which `end` follows, and returns their
+    /// number; `None` if more bytes are needed.
+    pub(super) fn receive_value(
+        &mut self,
+        buf: &[u8],
+        end: &[u8],
+    ) -> Result<Option<usize>, ProtocolError> {
+        let Some(receiving) = &mut self.receiving.item else { return Ok(None) };
         let missing = receiving.value.missing();
         if missing > 0 {
             let len = missing.min(buf.len());
             receiving.value.put(&buf[..len]);
-            return Ok(len);
+            return Ok(Some(len));
         }
-        let Some(end) = buf.get(..2) else { return Ok(0) };
-        if end != b"\r\n" {
-            return Err(ProtocolError::ValueNotTerminated);
+        match buf.get(..end.len()) {
+            None => return Ok(None),
+            Some(found) if found != end => return Err(ProtocolError::ValueNotTerminated),
+            Some(_) => {}
         }
-        if let Some(PartialItem { at, next, key, flags, cas, value }) = self.receiving.take() {
+        if let Some(PartialItem { at, next, key, flags, cas, value }) = self.receiving.item.take() {
             match value {
                 RestOfValue::Stored(value) => {
                     let stored = S::Value::finish(value.into_inner());
@@ -134,15 +168,14 @@ impl<S: ReplyHandler> Pipeline<S> {
                 }
                 RestOfValue::Discarded(_) => self.skip_item(at, next),
             }
-            self.last_was_large = true;
+            self.receiving.last_was_large = true;
         }
-        Ok(2)
+        Ok(Some(end.len()))
     }
 
     /// Whether the only caller that requested this item no longer waits.
-    pub(super) fn is_unwanted(&self, at: Cursor) -> bool {
-        let is_shared = self.lines.front().is_none_or(|line| line.aliases);
-        let handler = self.slots.get(at.slot as usize).and_then(|slot| slot.handler.as_ref());
-        !is_shared && handler.is_none_or(ReplyHandler::is_abandoned)
+    fn is_unwanted(&self, at: Cursor) -> bool {
+        let is_shared = self.lines.front().is_none_or(|line| line.aliases > 0);
+        !is_shared && self.slots.get(at.slot as usize).is_none_or(|slot| !slot.has_waiter())
     }
 }

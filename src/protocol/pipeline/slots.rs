@@ -1,10 +1,9 @@
 //! The slots: one for each request without a reply, in wire order.
-use bytes::Bytes;
+use std::collections::VecDeque;
 
-use super::Pipeline;
 use super::handler::{NEVER, Nanos, ReplyHandler, Timing};
+use crate::protocol::dialect::Expected;
 use crate::protocol::stats::RequestInfo;
-use crate::protocol::verbs::Verb;
 
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts that are independent")]
@@ -12,7 +11,7 @@ pub(super) struct Slot<S> {
     /// `None` once the caller has timed out and was notified, or is served on another
     /// connection.
     pub handler: Option<S>,
-    pub verb: Verb,
+    pub expected: Expected,
     /// The number of keys of this slot in the line; 0 for a command.
     pub keys: u32,
     pub retried: bool,
@@ -33,120 +32,157 @@ impl<S: ReplyHandler> Slot<S> {
         let is_over = |handler: &S| self.timing.deadline <= now || handler.is_abandoned();
         self.keys == 0 && !self.noreply && self.handler.as_ref().is_none_or(is_over)
     }
+
+    /// Whether a caller waits for the reply.
+    pub fn has_waiter(&self) -> bool {
+        self.handler.as_ref().is_some_and(|handler| !handler.is_abandoned())
+    }
 }
 
 impl<S> Slot<S> {
     pub fn info(&self) -> RequestInfo {
-        RequestInfo { verb: self.verb, keys: self.keys, issued_at: self.timing.issued_at }
+        RequestInfo { verb: self.expected.verb, keys: self.keys, issued_at: self.timing.issued_at }
     }
 }
 
-impl<S: ReplyHandler> Pipeline<S> {
-    /// The number of slots without a reply, abandoned ones included.
-    pub fn in_flight(&self) -> usize {
-        self.slots.len()
+/// Invariant: the counters agree with the slots.
+pub(super) struct Slots<S> {
+    queue: VecDeque<Slot<S>>,
+    /// The number of slots with `noreply` commands.
+    noreply_unanswered: usize,
+    /// The number of slots whose callers are served on another connection.
+    moved: usize,
+}
+
+impl<S: ReplyHandler> Slots<S> {
+    pub fn new() -> Self {
+        Self { queue: VecDeque::new(), noreply_unanswered: 0, moved: 0 }
     }
 
-    /// The number of slots whose callers are served on another connection: see
-    /// [`Self::take_held_up`].
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     pub fn moved(&self) -> usize {
         self.moved
     }
 
-    /// The number of slots whose reply was not an error line.
-    pub fn answered(&self) -> u64 {
-        self.answered
-    }
-
-    /// The number of answered slots whose callers had already timed out.
-    pub fn answered_late(&self) -> u64 {
-        self.answered_late
-    }
-
-    /// The number of slots that were answered by an error line in time.
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
-
-    /// The deadline of the next request to be answered, if its caller has already timed out.
-    pub fn overdue_since(&self) -> Option<Nanos> {
-        self.slots.front().filter(|slot| slot.handler.is_none()).map(|slot| slot.timing.deadline)
-    }
-
-    /// The deadline of the next request to be answered; [`NEVER`] if there is none.
-    pub fn front_deadline(&self) -> Nanos {
-        self.slots.front().map_or(NEVER, |slot| slot.timing.deadline)
-    }
-
-    /// Whether a caller waits for a reply.
-    pub fn has_waiters(&self) -> bool {
-        self.slots
-            .iter()
-            .any(|slot| slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned()))
-    }
-
-    /// The first slot that another request may hold up: the second one, or the first if several
-    /// keys are answered together.
-    pub(super) fn first_held_up(&self) -> usize {
-        match (self.slots.front(), self.lines.front()) {
-            (Some(slot), Some(line)) if slot.keys > 0 && line.keys > 1 => 0,
-            _ => 1,
-        }
-    }
-
-    /// Whether a caller waits for a slot that another request may hold up.
-    pub fn is_held_up(&self) -> bool {
-        let mut held_up = self.slots.iter().skip(self.first_held_up());
-        held_up.any(|slot| slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned()))
-    }
-
-    /// The number of slots whose callers no longer wait. Checks each slot.
-    pub fn abandoned(&self) -> usize {
-        let is_abandoned =
-            |slot: &&Slot<S>| slot.handler.as_ref().is_none_or(ReplyHandler::is_abandoned);
-        self.slots.iter().filter(is_abandoned).count()
-    }
-
-    /// The number of `noreply` requests without a reply.
     pub fn noreply_unanswered(&self) -> usize {
         self.noreply_unanswered
     }
 
-    /// Notifies all handlers that the connection is alive.
+    #[inline]
+    pub fn push(&mut self, slot: Slot<S>) {
+        self.noreply_unanswered += usize::from(slot.noreply);
+        self.queue.push_back(slot);
+    }
+
+    #[inline]
+    pub fn front(&self) -> Option<&Slot<S>> {
+        self.queue.front()
+    }
+
+    /// The slot at a position from the front.
+    #[inline]
+    pub fn get(&self, at: usize) -> Option<&Slot<S>> {
+        self.queue.get(at)
+    }
+
+    /// The handler of a slot, if its caller waits.
+    #[inline]
+    pub fn handler_mut(&mut self, at: usize) -> Option<&mut S> {
+        self.queue.get_mut(at)?.handler.as_mut()
+    }
+
+    pub fn take_handler(&mut self, at: usize) -> Option<S> {
+        self.queue.get_mut(at)?.handler.take()
+    }
+
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<Slot<S>> {
+        let slot = self.queue.pop_front()?;
+        self.noreply_unanswered -= usize::from(slot.noreply);
+        self.moved -= usize::from(slot.moved);
+        Some(slot)
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Slot<S>> + DoubleEndedIterator {
+        self.queue.iter()
+    }
+
+    /// Takes the handler of a slot that another connection serves from now on.
+    pub fn move_away(&mut self, at: usize) -> Option<S> {
+        let slot = self.queue.get_mut(at)?;
+        let handler = slot.handler.take()?;
+        slot.moved = true;
+        self.moved += 1;
+        Some(handler)
+    }
+
+    /// All slots, in order.
+    pub fn take_all(&mut self) -> VecDeque<Slot<S>> {
+        (self.noreply_unanswered, self.moved) = (0, 0);
+        std::mem::take(&mut self.queue)
+    }
+
+    /// The slots from a position on. They are pushed again or end.
+    pub fn split_off(&mut self, at: usize) -> VecDeque<Slot<S>> {
+        let rest = self.queue.split_off(at);
+        for slot in &rest {
+            self.noreply_unanswered -= usize::from(slot.noreply);
+            self.moved -= usize::from(slot.moved);
+        }
+        rest
+    }
+
+    /// Puts a slot of [`Self::split_off`] back.
+    pub fn push_again(&mut self, slot: Slot<S>) {
+        self.moved += usize::from(slot.moved);
+        self.push(slot);
+    }
+
+    /// The number of slots that start before a position.
+    pub fn starting_before(&self, position: u64) -> usize {
+        self.queue.partition_point(|slot| slot.start < position)
+    }
+
+    /// The deadline of the front request, if its caller has already timed out.
+    pub fn overdue_since(&self) -> Option<Nanos> {
+        self.front().filter(|slot| slot.handler.is_none()).map(|slot| slot.timing.deadline)
+    }
+
+    pub fn front_deadline(&self) -> Nanos {
+        self.front().map_or(NEVER, |slot| slot.timing.deadline)
+    }
+
+    /// Whether a caller waits for one of the slots from a position on.
+    pub fn has_waiters(&self, from: usize) -> bool {
+        self.iter().skip(from).any(Slot::has_waiter)
+    }
+
+    /// Checks each slot.
+    pub fn abandoned(&self) -> usize {
+        self.iter().filter(|slot| !slot.has_waiter()).count()
+    }
+
     pub fn accept_all(&mut self) {
-        self.slots
-            .iter_mut()
-            .filter_map(|slot| slot.handler.as_mut())
-            .for_each(ReplyHandler::accepted);
+        let handlers = self.queue.iter_mut().filter_map(|slot| slot.handler.as_mut());
+        handlers.for_each(ReplyHandler::accepted);
     }
 
-    /// The last command other than a retrieval that was answered by a bare `ERROR` since the last
-    /// call.
-    pub fn take_unknown(&mut self) -> Option<Verb> {
-        self.unknown_command.take()
-    }
-
-    /// The commands that were sent, at least in part, and not answered. `written` as in
-    /// [`Self::feed`].
-    pub fn unanswered(&self, written: u64) -> impl Iterator<Item = Verb> {
-        self.slots.iter().filter(move |slot| slot.start < written).map(|slot| slot.verb)
-    }
-
-    /// The number of keys that another request of the same line asked for too, so that the server
-    /// was asked once.
-    pub fn shared_keys(&self) -> u64 {
-        self.shared_keys
-    }
-
-    /// The keys with large values since the last call.
-    pub fn take_large_keys(&mut self) -> Vec<Bytes> {
-        std::mem::take(&mut self.large_keys)
-    }
-
-    /// The handlers of a pipeline whose state is not reliable any more.
-    pub fn into_handlers(self) -> impl Iterator<Item = (S, RequestInfo)> {
-        let slots = self.slots.into_iter();
-        let waiting = slots.filter_map(|mut slot| Some((slot.handler.take()?, slot.info())));
-        waiting.chain(self.pruned_expired.into_iter().map(|late| (late.handler, late.info)))
+    /// Takes the handlers whose deadline is at or before `now`, and returns the next deadline.
+    pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(S, RequestInfo, u64)) -> Nanos {
+        let mut next = NEVER;
+        for slot in &mut self.queue {
+            if slot.handler.is_none() {
+                continue;
+            }
+            if slot.timing.deadline > now {
+                next = next.min(slot.timing.deadline);
+            } else if let Some(handler) = slot.handler.take() {
+                expired(handler, slot.info(), slot.start);
+            }
+        }
+        next
     }
 }

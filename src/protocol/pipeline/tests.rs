@@ -8,8 +8,9 @@ use smallvec::SmallVec;
 
 use super::*;
 use crate::protocol::{
-    ArithmeticVerb, Command, CommandStats, ItemRef, Key, NodeStats, Outgoing, OwnedRequest,
-    ProtocolError, Reply, Request, RetrievalVerb, StatLine, StatsArgs, StorageVerb, ValueBuf,
+    ArithmeticVerb, Command, CommandStats, ItemRef, Key, NodeStats, Outgoing, OwnedCommand,
+    OwnedRequest, ProtocolError, Reply, Request, RetrievalVerb, StatLine, StatsArgs, StorageVerb,
+    ValueBuf,
 };
 
 /// Writes the calls of the pipeline to a log.
@@ -66,7 +67,7 @@ fn key(bytes: &str) -> Key<'_> {
 impl Fixture {
     fn new(max_merged_keys: u32) -> Self {
         let (log, kept) = (Rc::default(), Rc::default());
-        let pipeline = Pipeline::new(max_merged_keys, "peer".into());
+        let pipeline = Pipeline::new(Dialect::default(), max_merged_keys, "peer".into());
         let (out, stats) = (Outgoing::default(), NodeStats::default());
         Self { pipeline, in_place: true, out, log, stats, kept }
     }
@@ -131,6 +132,12 @@ impl Fixture {
         assert!(buf.is_empty() || self.pipeline.in_flight() > 0);
         Ok(self.log.take())
     }
+}
+
+fn encoded(command: &OwnedCommand) -> Bytes {
+    let mut out = Outgoing::default();
+    Dialect::default().encode_owned(command, &mut out);
+    out.copy(0, out.len()).unwrap()
 }
 
 /// The counters as text.
@@ -232,8 +239,9 @@ fn a_value_in_pieces_is_not_made_for_a_caller_that_gave_up() {
                 let mut fixture = Fixture::new(32);
                 fixture.in_place = in_place;
                 fixture.gets(&["a"]).gets(&["b"]);
-                for (slot, abandoned) in fixture.pipeline.slots.iter_mut().zip(abandoned) {
-                    slot.handler.as_mut().unwrap().is_abandoned = abandoned;
+                for (at, abandoned) in abandoned.into_iter().enumerate() {
+                    let slots = &mut fixture.pipeline.in_flight.slots;
+                    slots.handler_mut(at).unwrap().is_abandoned = abandoned;
                 }
                 // A value that arrived in one read is not copied in advance, but passed on.
                 let log = fixture.answer(wire, &[cut]).unwrap();
@@ -689,8 +697,7 @@ fn a_lost_connection_returns_requests_to_retry() {
         for orphan in orphans {
             match orphan.retry {
                 Some(OwnedRequest::Retrieval { keys, .. }) => reads.push(keys.concat()),
-                Some(OwnedRequest::Encoded { wire, .. }) => writes.push(wire),
-                Some(OwnedRequest::Storage { .. }) => unreachable!("an orphan's bytes are copied"),
+                Some(OwnedRequest::Command(command)) => writes.push(encoded(&command)),
                 None => assert_eq!(orphan.info.verb, Verb::Set),
             }
         }
@@ -709,12 +716,12 @@ fn an_owned_request_is_encoded_like_a_borrowed_one() {
         let handler = fixture.handler("r");
         fixture.pipeline.push_owned(&request, handler, NEVER, true, &mut fixture.out);
     }
-    let request = OwnedRequest::Encoded { verb: Verb::Delete, wire: Bytes::from("delete k\r\n") };
+    let request = OwnedRequest::Command(OwnedCommand::Delete { key: Bytes::from("k") });
     let handler = fixture.handler("d");
     fixture.pipeline.push_owned(&request, handler, NEVER, false, &mut fixture.out);
     let (verb, value) = (StorageVerb::Set, Bytes::from_static(b"value"));
     let request = OwnedRequest::storage(verb, key("k"), 1, 2, value);
-    assert_eq!(request.payload_len(), "set k 1 2 5\r\nvalue".len());
+    assert_eq!(request.payload_len(), "k".len() + "value".len());
     let handler = fixture.handler("s");
     fixture.pipeline.push_owned(&request, handler, NEVER, false, &mut fixture.out);
     fixture.gets(&["e"]);

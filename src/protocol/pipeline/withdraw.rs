@@ -2,12 +2,12 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::Pipeline;
 use super::handler::{NEVER, Nanos, ReplyHandler, Timing};
 use super::slots::Slot;
-use crate::protocol::OwnedRequest;
+use super::{InFlight, Pipeline};
 use crate::protocol::command::RetrievalVerb;
 use crate::protocol::outgoing::Outgoing;
+use crate::protocol::owned_request::OwnedRequest;
 use crate::protocol::reply::Reply;
 use crate::protocol::stats::{CallResult, NodeStats, RequestInfo};
 
@@ -47,18 +47,9 @@ impl<S: ReplyHandler> Pipeline<S> {
         mut expired: impl FnMut(ExpiredRequest<S>),
     ) -> Nanos {
         self.pruned_expired.drain(..).for_each(&mut expired);
-        let mut next = NEVER;
-        for slot in &mut self.slots {
-            if slot.handler.is_none() {
-                continue;
-            }
-            if slot.timing.deadline > now {
-                next = next.min(slot.timing.deadline);
-            } else if let Some(handler) = slot.handler.take() {
-                expired(ExpiredRequest { handler, info: slot.info(), sent: slot.start < written });
-            }
-        }
-        next
+        self.in_flight.slots.expire(now, |handler, info, start| {
+            expired(ExpiredRequest { handler, info, sent: start < written });
+        })
     }
 
     /// Removes unsent commands from `out` whose callers no longer wait, if they start within the
@@ -79,9 +70,10 @@ impl<S: ReplyHandler> Pipeline<S> {
     ) {
         self.close_line(out);
         let end = written.saturating_add(len as u64);
-        let first = self.slots.partition_point(|slot| slot.start < written);
+        let slots = &mut self.in_flight.slots;
+        let first = slots.starting_before(written);
         let mut pruned = Vec::new();
-        for (at, slot) in self.slots.iter().enumerate().skip(first) {
+        for (at, slot) in slots.iter().enumerate().skip(first) {
             if slot.start >= end {
                 break;
             }
@@ -95,13 +87,13 @@ impl<S: ReplyHandler> Pipeline<S> {
         let mut cuts = Vec::with_capacity(pruned.len());
         let mut removed = 0;
         let mut pruned = pruned.into_iter().peekable();
-        let slots = self.slots.split_off(first);
-        let ends: Vec<u64> = slots.iter().skip(1).map(|slot| slot.start).collect();
+        let rest = slots.split_off(first);
+        let ends: Vec<u64> = rest.iter().skip(1).map(|slot| slot.start).collect();
         let ends = ends.into_iter().chain([self.encoded]);
-        for (at, (mut slot, end)) in (first..).zip(slots.into_iter().zip(ends)) {
+        for (at, (mut slot, end)) in (first..).zip(rest.into_iter().zip(ends)) {
             if pruned.next_if_eq(&at).is_none() {
                 slot.start -= removed;
-                self.slots.push_back(slot);
+                slots.push_again(slot);
                 continue;
             }
             cuts.push((slot.start, end));
@@ -133,36 +125,35 @@ impl<S: ReplyHandler> Pipeline<S> {
         written: u64,
         must_stay: impl Fn(&[u8]) -> bool,
     ) -> Vec<Orphan<S>> {
-        let first = self.first_held_up();
+        let first = self.in_flight.first_held_up();
+        let InFlight { slots, lines, .. } = &mut self.in_flight;
         let mut orphans = Vec::new();
-        let mut lines = self.lines.iter();
-        let mut position = self.lines.front().map_or(0, |line| line.keys_start);
+        let mut position = lines.first_key();
+        let mut line_of_slot = lines.iter();
         let (mut line_slots, mut line_verb) = (0, RetrievalVerb::Get);
-        for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.keys > 0) {
+        for at in 0..slots.len() {
+            let Some(slot) = slots.get(at).filter(|slot| slot.keys > 0) else { continue };
             if line_slots == 0
-                && let Some(line) = lines.next()
+                && let Some(line) = line_of_slot.next()
             {
                 (line_slots, line_verb) = (line.slots, line.verb);
             }
             line_slots -= 1;
-            let mut is_taken =
-                at >= first && slot.handler.as_ref().is_some_and(|handler| !handler.is_abandoned());
+            let mut is_taken = at >= first && slot.has_waiter();
             let mut keys = SmallVec::new();
             for _ in 0..slot.keys {
-                let entry = self.keys.at(position);
+                let entry = lines.key_at(position);
                 position = entry.next;
                 is_taken = is_taken && !must_stay(entry.key);
                 if is_taken {
                     keys.push(Bytes::copy_from_slice(entry.key));
                 }
             }
-            let info = slot.info();
-            if let Some(handler) = slot.handler.take_if(|_| is_taken) {
-                slot.moved = true;
-                self.moved += 1;
+            let (info, sent) = (slot.info(), slot.start < written);
+            let (deadline, retried) = (slot.timing.deadline, slot.retried);
+            if is_taken && let Some(handler) = slots.move_away(at) {
                 let retry = Some(OwnedRequest::Retrieval { verb: line_verb, keys });
-                let (deadline, retried) = (slot.timing.deadline, slot.retried);
-                let (sent, missing) = (slot.start < written, None);
+                let missing = None;
                 orphans.push(Orphan { handler, info, deadline, retried, sent, retry, missing });
             }
         }
@@ -172,33 +163,34 @@ impl<S: ReplyHandler> Pipeline<S> {
     /// Empties the pipeline of a lost connection. `unsent` holds the encoded bytes that were not
     /// written, `written` is the number of bytes that were.
     pub fn drain(&mut self, unsent: &Outgoing, written: u64) -> Vec<Orphan<S>> {
-        let mut orphans = Vec::with_capacity(self.slots.len());
+        let InFlight { slots, lines, assigned, line_error, .. } = &mut self.in_flight;
+        let mut orphans = Vec::with_capacity(slots.len());
         orphans.extend(self.pruned_expired.drain(..).map(
             |ExpiredRequest { handler, info, sent }| {
                 let (deadline, retried, retry, missing) = (NEVER, false, None, None);
                 Orphan { handler, info, deadline, retried, sent, retry, missing }
             },
         ));
-        let mut position = self.lines.front().map_or(0, |line| line.keys_start);
+        let mut position = lines.first_key();
         // The first keys in flight belong to the line whose reply was cut short.
-        let stopped_keys = match (&self.line_error, self.lines.front()) {
+        let stopped_keys = match (line_error, lines.front()) {
             (Some(_), Some(line)) => line.keys,
             _ => 0,
         };
-        let mut verbs = std::mem::take(&mut self.lines)
-            .into_iter()
-            .flat_map(|line| std::iter::repeat_n(line.verb, line.slots as usize));
-        let mut slots = std::mem::take(&mut self.slots).into_iter().peekable();
+        let verb_of_slots =
+            lines.iter().flat_map(|line| std::iter::repeat_n(line.verb, line.slots as usize));
+        let mut verbs = verb_of_slots.collect::<Vec<_>>().into_iter();
+        let mut slots = slots.take_all().into_iter().peekable();
         let mut ordinal = 0;
         while let Some(slot) = slots.next() {
             let mut missing = (ordinal < stopped_keys).then(SmallVec::new);
             let retry = if slot.keys > 0 {
                 let mut keys = SmallVec::with_capacity(slot.keys as usize);
                 for index in 0..slot.keys {
-                    let entry = self.keys.at(position);
+                    let entry = lines.key_at(position);
                     position = entry.next;
                     if let Some(missing) = &mut missing {
-                        if self.is_assigned(ordinal + index) {
+                        if assigned.contains(ordinal + index) {
                             continue;
                         }
                         missing.push(index as usize);
@@ -211,7 +203,8 @@ impl<S: ReplyHandler> Pipeline<S> {
                 let end = slots.peek().map_or(self.encoded, |next| next.start);
                 unsent_range(slot.start, end, written)
                     .and_then(|(start, end)| unsent.copy(start, end))
-                    .map(|wire| OwnedRequest::Encoded { verb: slot.verb, wire })
+                    .and_then(|wire| self.dialect.decode_command(&wire, slot.expected))
+                    .map(OwnedRequest::Command)
             };
             let (info, sent) = (slot.info(), slot.start < written);
             let Slot { handler, timing: Timing { deadline, .. }, retried, .. } = slot;
@@ -219,7 +212,7 @@ impl<S: ReplyHandler> Pipeline<S> {
                 orphans.push(Orphan { handler, info, deadline, retried, sent, retry, missing });
             }
         }
-        *self = Self::new(self.max_merged_keys, self.peer.clone());
+        *self = self.restarted();
         orphans
     }
 }

@@ -2,8 +2,8 @@
 //! types rule out invalid requests.
 use bytes::BytesMut;
 
-use super::command::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
-use super::key::Key;
+use crate::protocol::command::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
+use crate::protocol::key::Key;
 
 /// Room for a command line without its key and value: names, five numbers, spaces, two CRLF.
 const LINE_OVERHEAD: usize = 128;
@@ -115,6 +115,14 @@ pub(super) fn retrieval_head(verb: RetrievalVerb, out: &mut BytesMut) {
     if let RetrievalVerb::Gat { exptime } | RetrievalVerb::Gats { exptime } = verb {
         number(out, exptime);
     }
+}
+
+/// Adds a key to a retrieval line.
+pub(super) fn put_key(key: Key<'_>, out: &mut BytesMut) {
+    let key = key.as_bytes();
+    out.reserve(key.len() + 1);
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(key);
 }
 
 fn word(out: &mut BytesMut, name: &str) {
