@@ -120,6 +120,7 @@ impl<'a> StatsArgs<'a> {
 }
 
 impl RetrievalVerb {
+    #[inline]
     pub fn verb(self) -> Verb {
         match self {
             Self::Get => Verb::Get,
@@ -131,6 +132,7 @@ impl RetrievalVerb {
 }
 
 impl StorageVerb {
+    #[inline]
     pub fn verb(self) -> Verb {
         match self {
             Self::Set => Verb::Set,
@@ -156,6 +158,7 @@ impl<K, V, A> GenericCommand<K, V, A> {
         }
     }
 
+    #[inline]
     pub fn verb(&self) -> Verb {
         match self {
             Self::Storage { verb, .. } => verb.verb(),
@@ -207,6 +210,7 @@ impl<K, V, A> GenericCommand<K, V, A> {
 }
 
 impl Request<'_> {
+    #[inline]
     pub fn verb(&self) -> Verb {
         match self {
             Self::Retrieval { verb, .. } => verb.verb(),

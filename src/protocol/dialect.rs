@@ -81,8 +81,19 @@ impl Default for Dialect {
 }
 
 impl Expected {
+    #[inline]
     pub(super) fn new(verb: Verb) -> Self {
-        Self { verb, form: Form::Usual, opaque: 0 }
+        Self::with_opaque(verb, 0)
+    }
+
+    #[inline]
+    pub(super) fn with_opaque(verb: Verb, opaque: u32) -> Self {
+        Self { verb, form: Form::Usual, opaque }
+    }
+
+    #[inline]
+    pub(super) fn opaque(self) -> u32 {
+        self.opaque
     }
 }
 

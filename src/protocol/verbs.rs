@@ -128,6 +128,7 @@ impl Verb {
         TABLE.iter().map(|info| info.verb)
     }
 
+    #[inline]
     fn info(self) -> &'static Info {
         &TABLE[self as usize]
     }
@@ -149,6 +150,7 @@ impl Verb {
     }
 
     /// The form of the command's reply.
+    #[inline]
     pub fn shape(self) -> Shape {
         self.info().shape
     }

@@ -45,7 +45,8 @@ impl<S: ReplyHandler> Pipeline<S> {
                 });
             };
             let expected = front.expected;
-            if let Some((key, next)) = in_flight.expected_key()
+            if front.keys > 0
+                && let Some((key, next)) = in_flight.expected_key()
                 && let Some((item, len)) = dialect.item_with_key(key, rest, expected)
             {
                 in_flight.store_item(in_flight.cursor, next, &item, None);
@@ -160,7 +161,7 @@ impl<S: ReplyHandler> InFlight<S> {
         let mut hits = self.assigned.count();
         let mut ordinal = 0;
         for _ in 0..line.slots {
-            let Some(slot) = self.slots.pop_front() else { break };
+            let Some(slot) = self.slots.pop_retrieval() else { break };
             if let Some(handler) = slot.handler {
                 command.latency.record(update.now.saturating_sub(slot.timing.issued_at));
                 handler.reply(reply, &self.peer);
@@ -181,7 +182,7 @@ impl<S: ReplyHandler> InFlight<S> {
     fn fail_line(&mut self, line: &Line, error: &Reply<'_>, update: &mut StatsUpdate<'_>) {
         let command = update.stats.command_mut(line.verb.verb());
         for _ in 0..line.slots {
-            let Some(slot) = self.slots.pop_front() else { break };
+            let Some(slot) = self.slots.pop_retrieval() else { break };
             if slot.handler.is_some() {
                 command.latency.record(update.now.saturating_sub(slot.timing.issued_at));
                 command.record_error(error, slot.keys);

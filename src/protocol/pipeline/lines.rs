@@ -18,7 +18,7 @@ pub(super) struct Lines {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line {
     pub verb: RetrievalVerb,
-    pub expected: Expected,
+    opaque: u32,
     pub slots: u32,
     pub keys: u32,
     /// The number of keys that occur earlier in the line, and so are not on the wire again.
@@ -27,10 +27,23 @@ pub(super) struct Line {
 }
 
 impl Line {
+    #[inline]
+    pub fn expected(&self) -> Expected {
+        Expected::with_opaque(self.verb.verb(), self.opaque)
+    }
+
     /// Whether more than one key of the line is on the wire.
     pub fn asks_for_many(&self) -> bool {
         self.keys - self.aliases > 1
     }
+}
+
+/// What became of the key of a slot.
+pub(super) struct Added {
+    /// The key has to be written, because the line did not contain it.
+    pub is_new: bool,
+    /// No more keys may share the line.
+    pub is_full: bool,
 }
 
 /// The last line, as long as keys can be added to it.
@@ -93,7 +106,7 @@ impl Lines {
         let fits = line.verb == verb
             && line.keys < self.max_merged_keys
             && open.len + 1 + key_len + 2 <= MAX_LINE_LEN;
-        fits.then_some(line.expected)
+        fits.then(|| line.expected())
     }
 
     /// Begins a line whose head has `len` bytes. The last line must be closed.
@@ -103,7 +116,7 @@ impl Lines {
         let keys_start = self.keys.end();
         self.in_flight.push_back(Line {
             verb,
-            expected,
+            opaque: expected.opaque(),
             slots: 0,
             keys: 0,
             aliases: 0,
@@ -111,25 +124,29 @@ impl Lines {
         });
     }
 
-    /// Adds the key of a slot to the open line. Returns whether the key has to be written, because
-    /// the line does not contain it.
+    /// Adds the key of a slot to the open line.
     #[inline]
-    pub fn add_slot(&mut self, key: &[u8]) -> bool {
+    pub fn add_slot(&mut self, key: &[u8]) -> Added {
         let seen = seen_bit(key);
-        let is_alias =
-            self.open.as_ref().is_some_and(|open| open.seen & seen != 0) && self.contains(key);
-        self.keys.push(key, is_alias);
-        self.shared_keys += u64::from(is_alias);
+        let mut is_alias = false;
+        if let Some(open) = &self.open
+            && open.seen & seen != 0
+        {
+            is_alias = self.contains(key);
+        }
         if let Some(open) = &mut self.open {
             open.seen |= seen;
             open.len += if is_alias { 0 } else { key.len() + 1 };
         }
-        if let Some(line) = self.in_flight.back_mut() {
-            line.slots += 1;
-            line.keys += 1;
-            line.aliases += u32::from(is_alias);
-        }
-        !is_alias
+        self.keys.push(key, is_alias);
+        self.shared_keys += u64::from(is_alias);
+        let Some(line) = self.in_flight.back_mut() else {
+            return Added { is_new: !is_alias, is_full: true };
+        };
+        line.slots += 1;
+        line.keys += 1;
+        line.aliases += u32::from(is_alias);
+        Added { is_new: !is_alias, is_full: line.keys >= self.max_merged_keys }
     }
 
     /// Adds a key of the slot that has the line for itself.
@@ -147,16 +164,11 @@ impl Lines {
         self.in_flight.back().map_or(0, |line| line.keys)
     }
 
-    #[inline]
-    pub fn is_last_full(&self) -> bool {
-        self.last_len() >= self.max_merged_keys
-    }
-
     /// Closes the open line, if there is one: its end is to be written.
     #[inline]
     pub fn close(&mut self) -> Option<Expected> {
         self.open.take()?;
-        self.in_flight.back().map(|line| line.expected)
+        self.in_flight.back().map(Line::expected)
     }
 
     /// Removes the front line; its keys stay until [`Self::release`].

@@ -72,12 +72,12 @@ impl<S: ReplyHandler> InFlight<S> {
         self.cursor = self.step(at, next);
     }
 
-    /// The next key, if the reply is in order and no item is missing, and the position of the key
+    /// The next key of the front line, if the reply is in order and no item is missing, and the position of the key
     /// after it.
+    #[inline]
     pub(super) fn expected_key(&self) -> Option<(&[u8], u64)> {
         let Cursor { ordinal, position, .. } = self.cursor;
-        let is_key = self.slots.front()?.keys > 0 && ordinal < self.lines.front()?.keys;
-        if !is_key || self.assigned.contains(ordinal) {
+        if ordinal >= self.lines.front()?.keys || self.assigned.contains(ordinal) {
             return None;
         }
         let entry = self.lines.key_at(position);
@@ -143,6 +143,7 @@ impl<S: ReplyHandler> InFlight<S> {
         None
     }
 
+    #[inline]
     pub(super) fn step(&self, cursor: Cursor, position: u64) -> Cursor {
         let Cursor { ordinal, slot, index, .. } = cursor;
         let last_of_slot = self.slots.get(slot as usize).is_none_or(|slot| index + 1 >= slot.keys);
@@ -150,6 +151,7 @@ impl<S: ReplyHandler> InFlight<S> {
         Cursor { ordinal: ordinal + 1, slot, index, position }
     }
 
+    #[inline]
     pub(super) fn notify_slot(
         &mut self,
         at: Cursor,

@@ -107,7 +107,8 @@ impl<S: ReplyHandler> Pipeline<S> {
             let start = self.encoded;
             (self.begin_line(verb, out), start)
         };
-        if self.in_flight.lines.add_slot(key.as_bytes()) {
+        let added = self.in_flight.lines.add_slot(key.as_bytes());
+        if added.is_new {
             let tail = out.tail();
             let before = tail.len();
             self.dialect.add_key(verb, expected, key, tail);
@@ -124,7 +125,7 @@ impl<S: ReplyHandler> Pipeline<S> {
             timing,
             start,
         });
-        if self.in_flight.lines.is_last_full() {
+        if added.is_full {
             self.close_line(out);
         }
     }

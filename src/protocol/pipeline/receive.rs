@@ -73,6 +73,7 @@ impl<K: ValueBuf> Receiving<K> {
     }
 
     /// The number of bytes that the value in progress lacks.
+    #[inline]
     pub fn missing_len(&self) -> Option<usize> {
         self.item.as_ref().map(|item| item.value.missing())
     }

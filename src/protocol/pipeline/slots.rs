@@ -106,6 +106,16 @@ impl<S: ReplyHandler> Slots<S> {
         Some(slot)
     }
 
+    /// Like [`Self::pop_front`], for a slot that shares a line and so is no `noreply` command.
+    #[inline]
+    pub fn pop_retrieval(&mut self) -> Option<Slot<S>> {
+        let slot = self.queue.pop_front()?;
+        if slot.handler.is_none() {
+            self.moved -= usize::from(slot.moved);
+        }
+        Some(slot)
+    }
+
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Slot<S>> + DoubleEndedIterator {
         self.queue.iter()
     }

@@ -87,6 +87,7 @@ impl Decoder {
     /// A fast path for replies with many keys: reads the next frame in one pass if it is a complete
     /// item of `key`, formatted as servers format it. `None` has no meaning of its own;
     /// [`Self::next`] decides.
+    #[inline]
     pub(super) fn item_with_key<'b>(
         &self,
         key: &[u8],
@@ -187,6 +188,7 @@ impl Decoder {
     }
 
     /// The length of the frame in progress, which the buffer must hold; 0 if it is not known.
+    #[inline]
     pub fn frame_len(&self) -> usize {
         self.header.map_or(0, |h| h.value_end + 2)
     }

@@ -85,6 +85,7 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
 }
 
 /// The line of a storage command; the value and CRLF follow.
+#[inline]
 pub(super) fn storage_head(
     verb: StorageVerb,
     key: Key<'_>,
@@ -110,6 +111,7 @@ pub(super) fn storage_head(
 /// ```text
 /// <get|gets>      <gat|gats> <exptime>
 /// ```
+#[inline]
 pub(super) fn retrieval_head(verb: RetrievalVerb, out: &mut BytesMut) {
     out.extend_from_slice(verb.verb().name().as_bytes());
     if let RetrievalVerb::Gat { exptime } | RetrievalVerb::Gats { exptime } = verb {
@@ -118,6 +120,7 @@ pub(super) fn retrieval_head(verb: RetrievalVerb, out: &mut BytesMut) {
 }
 
 /// Adds a key to a retrieval line.
+#[inline]
 pub(super) fn put_key(key: Key<'_>, out: &mut BytesMut) {
     let key = key.as_bytes();
     out.reserve(key.len() + 1);
@@ -125,16 +128,19 @@ pub(super) fn put_key(key: Key<'_>, out: &mut BytesMut) {
     out.extend_from_slice(key);
 }
 
+#[inline]
 fn word(out: &mut BytesMut, name: &str) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b" ");
 }
 
+#[inline]
 fn number(out: &mut BytesMut, value: impl itoa::Integer) {
     flag(out, b" ", value);
 }
 
 /// A name followed by a number.
+#[inline]
 fn flag(out: &mut BytesMut, name: &[u8], value: impl itoa::Integer) {
     out.extend_from_slice(name);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
