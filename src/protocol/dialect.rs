@@ -170,6 +170,14 @@ impl Dialect {
         }
     }
 
+    /// The length of the request for a key, if each key of a line has a request of its own.
+    pub fn key_request_len(&self, verb: RetrievalVerb, key_len: usize) -> Option<usize> {
+        match self {
+            Self::Text(_) => None,
+            Self::Binary(_) => Some(Binary::key_request_len(verb, key_len)),
+        }
+    }
+
     #[inline]
     pub fn end_retrieval(&self, expected: Expected, out: &mut BytesMut) {
         match self {

@@ -150,6 +150,11 @@ impl Binary {
         }
     }
 
+    pub fn key_request_len(verb: RetrievalVerb, key_len: usize) -> usize {
+        let touches = matches!(verb, RetrievalVerb::Gat { .. } | RetrievalVerb::Gats { .. });
+        HEADER_LEN + if touches { 4 } else { 0 } + key_len
+    }
+
     pub fn end_retrieval(expected: Expected, out: &mut BytesMut) {
         request(out, opcode::NOOP, expected.opaque, &[], &[], 0);
     }

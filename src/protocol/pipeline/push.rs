@@ -1,8 +1,8 @@
 //! Requests become bytes to write, and slots.
-use super::Pipeline;
 use super::handler::{ReplyHandler, Timing};
 use super::matching::Cursor;
 use super::slots::Slot;
+use super::{InFlight, Pipeline};
 use crate::protocol::command::{Request, RetrievalVerb};
 use crate::protocol::dialect::Expected;
 use crate::protocol::key::Key;
@@ -196,6 +196,9 @@ impl<S: ReplyHandler> Pipeline<S> {
         if self.encoded <= from + most {
             return self.encoded;
         }
+        if let Some(end) = self.requests_end(from, from + most) {
+            return end;
+        }
         let slots = &self.in_flight.slots;
         let (first, next) =
             (slots.starting_before(from + 1), slots.starting_before(from + most + 1));
@@ -203,5 +206,36 @@ impl<S: ReplyHandler> Pipeline<S> {
         let last = slots.iter().take(next).skip(first).rev().find(begins_line);
         last.or_else(|| slots.iter().skip(next).find(begins_line))
             .map_or(self.encoded, |slot| slot.start)
+    }
+
+    /// The last position after `from` and not after `until` at which a request ends, in a dialect
+    /// that has one request for each key of a line.
+    fn requests_end(&self, from: u64, until: u64) -> Option<u64> {
+        self.dialect.key_request_len(RetrievalVerb::Get, 0)?;
+        let InFlight { slots, lines, .. } = &self.in_flight;
+        let mut line_of_slot = lines.iter();
+        let (mut line_slots, mut verb, mut position) = (0, RetrievalVerb::Get, 0);
+        let mut last = None;
+        let mut note = |end| last = if from < end && end <= until { Some(end) } else { last };
+        for slot in slots.iter().take_while(|slot| slot.start <= until) {
+            note(slot.start);
+            if line_slots == 0
+                && slot.keys > 0
+                && let Some(line) = line_of_slot.next()
+            {
+                (line_slots, verb, position) = (line.slots, line.verb, line.keys_start);
+            }
+            line_slots -= u32::from(slot.keys > 0);
+            let mut end = slot.start;
+            for _ in 0..slot.keys {
+                let entry = lines.key_at(position);
+                position = entry.next;
+                if !entry.alias {
+                    end += self.dialect.key_request_len(verb, entry.key.len())? as u64;
+                    note(end);
+                }
+            }
+        }
+        last
     }
 }

@@ -729,6 +729,69 @@ fn an_owned_request_is_encoded_like_a_borrowed_one() {
     assert_eq!(wire, "get a b\r\nget c d\r\ndelete k\r\nset k 1 2 5\r\nvalue\r\nget e\r\n");
 }
 
+#[test]
+fn records_of_the_binary_dialect_end_where_requests_end() {
+    let mut fixture = Fixture::new(32);
+    fixture.pipeline = Pipeline::new(Dialect::binary(), 32, "peer".into());
+    fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).set("k", b"value").gets(&["c", "dd", "e"]);
+    fixture.pipeline.close_line(&mut fixture.out);
+    let all = fixture.out.copy(0, fixture.out.len()).unwrap();
+    let mut ends = vec![0];
+    while let Some(len) = all.get(ends[ends.len() - 1] + 8..ends[ends.len() - 1] + 12) {
+        let len = u32::from_be_bytes(len.try_into().unwrap()) as usize;
+        ends.push(ends[ends.len() - 1] + 24 + len);
+    }
+    assert_eq!(ends.len(), 9, "2 keys, a no-op, a set, 3 keys, a no-op");
+    for from in 0..all.len() {
+        for most in 1..all.len() {
+            let end = fixture.pipeline.commands_end(from as u64, most as u64);
+            let end = usize::try_from(end).unwrap();
+            let fitting = ends.iter().rfind(|end| (from + 1..=from + most).contains(*end));
+            assert!(fitting.is_none_or(|fitting| *fitting == end), "{from} {most} {end}");
+            assert!(ends.contains(&end) && end > from);
+        }
+    }
+}
+
+#[test]
+fn a_binary_conversation_split_at_every_byte() {
+    let response = |code: u8, extras: &[u8], opaque: u8, key: &str, value: &[u8]| {
+        let body = u32::try_from(extras.len() + key.len() + value.len()).unwrap();
+        let short = |len: usize| u8::try_from(len).unwrap();
+        let (key_len, extras_len) = (short(key.len()), short(extras.len()));
+        let mut bytes = vec![0x81, code, 0, key_len, extras_len, 0, 0, 0];
+        bytes.extend(body.to_be_bytes());
+        bytes.extend([0, 0, 0, opaque, 0, 0, 0, 0, 0, 0, 0, 9]);
+        bytes.extend([extras, key.as_bytes(), value].concat());
+        bytes
+    };
+    let answers = [
+        response(0x0d, &[0, 0, 0, 1], 0, "a", b"a value of some length"),
+        response(0x0d, &[0, 0, 0, 2], 0, "b", b""),
+        response(0x0a, &[], 0, "", b""),
+        response(0x01, &[], 1, "", b""),
+        response(0x0d, &[0, 0, 0, 3], 2, "dd", b"another value"),
+        response(0x0a, &[], 2, "", b""),
+    ];
+    let answers = answers.concat();
+    for cut in 0..=answers.len() {
+        for in_place in [true, false] {
+            let mut fixture = Fixture::new(32);
+            fixture.in_place = in_place;
+            fixture.pipeline = Pipeline::new(Dialect::binary(), 32, "peer".into());
+            fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).set("k", b"value").gets(&["c", "dd"]);
+            let expected = [
+                r#"a ["0:a=a value of some length 1 None"] End"#,
+                r#"b ["0:b= 2 None"] End"#,
+                r#"a ["0:a=a value of some length 1 None"] End"#,
+                "k [] Stored",
+                r#"c+dd ["1:dd=another value 3 None"] End"#,
+            ];
+            assert_eq!(fixture.answer(&answers, &[cut]).unwrap(), expected, "{cut}");
+        }
+    }
+}
+
 proptest! {
     /// Any bytes at any cuts: no panic, nothing beyond the frame, and the same result as in one
     /// piece.
