@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::error::Cause;
+use super::io::Io;
 use super::read_buffer::ReadBuffer;
-use super::transport::Io;
 use crate::protocol::{
     Dialect, ErrorLineKind, ExpiredRequest, Nanos, NodeStats, Orphan, Outgoing, OwnedRequest,
     Pipeline, ReplyHandler, Request, RequestInfo, Timing, Verb,

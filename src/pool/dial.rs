@@ -11,11 +11,13 @@ use tokio::time::Instant;
 
 use super::address::Address;
 use super::context::{Context, catch_panic, unless_notified};
-use super::error::Cause;
+use super::error::{Cause, Phase};
 use super::exchange::exchange;
-use super::open::{Phase, Security, open};
-use super::pool::{Shared, Waiter};
-use super::transport::{DialTarget, Io};
+use super::io::Io;
+use super::open::{Security, open};
+use super::shared::Shared;
+use super::transport::DialTarget;
+use super::waiter::Waiter;
 use crate::protocol::{Dialect, Excerpt, ItemRef, Key, ProtocolError, Request, RetrievalVerb};
 
 /// The timeout of a probe if there is no `connection_timeout`.

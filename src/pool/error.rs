@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio_rustls::rustls;
 
 use super::address::Address;
-use super::open::Phase;
-use super::tls;
+use super::tls_error::explain;
 use crate::protocol::{CallResult, MustClose, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
@@ -138,7 +137,7 @@ impl Cause {
     /// Layered streams wrap their own errors in I/O errors.
     pub fn from_io(error: io::Error) -> Self {
         if let Some(error) = downcast_inner::<rustls::Error>(&error) {
-            return Self::Tls(tls::explain(error).into());
+            return Self::Tls(explain(error).into());
         }
         Self::Io(Arc::new(error))
     }
@@ -287,4 +286,13 @@ impl fmt::Display for Cause {
             Self::Panicked => write!(f, "internal error in emcache; please report it"),
         }
     }
+}
+
+/// The progress of a dial, for the message of a timeout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Connect,
+    Tls,
+    Login,
 }

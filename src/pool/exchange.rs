@@ -4,7 +4,7 @@ use secrecy::zeroize::Zeroize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::error::Cause;
-use super::transport::Io;
+use super::io::Io;
 use crate::protocol::{
     CONNECTION_REFUSED, Dialect, ErrorLine, Excerpt, Frame, ItemRef, ProtocolError, Reply, Request,
 };

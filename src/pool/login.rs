@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::error::Cause;
 use super::exchange::exchange;
-use super::transport::Io;
+use super::io::Io;
 use crate::protocol::binary::{self, SaslAnswer};
 use crate::protocol::{Command, Dialect, ErrorLine, Excerpt, ProtocolError, Reply, Request};
 

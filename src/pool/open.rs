@@ -3,10 +3,11 @@ use std::cell::Cell;
 use std::net::IpAddr;
 
 use super::context::Context;
-use super::error::Cause;
+use super::error::{Cause, Phase};
+use super::io::Io;
 use super::login::{Login, Mechanism};
 use super::tls::Tls;
-use super::transport::{DialTarget, Io, connect};
+use super::transport::{DialTarget, connect};
 use crate::protocol::Dialect;
 
 /// The security settings for connections to a node.
@@ -26,15 +27,6 @@ impl Security {
     pub(super) fn is_binary(&self) -> bool {
         self.login.as_ref().is_some_and(|login| login.mechanism == Mechanism::Sasl)
     }
-}
-
-/// The progress of a dial, for the message of a timeout.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
-    #[default]
-    Connect,
-    Tls,
-    Login,
 }
 
 /// # Cancel safety

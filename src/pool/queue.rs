@@ -3,8 +3,8 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::pool::{CheckoutId, Waiter};
 use super::submission::Submission;
+use super::waiter::{CheckoutId, Waiter};
 use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, OwnedRequest, RequestInfo, Timing};
 
 pub(super) struct QueuedRequest<W> {

@@ -7,17 +7,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::capabilities::Capabilities;
+use super::config::PoolConfig;
 use super::connection::Connection;
 use super::error::Cause;
 use super::health::{Health, nanos};
-use super::isolated::Isolation;
+use super::isolation::Isolation;
 use super::large::LargeKeys;
+use super::location::NodeLocation;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::order::NoreplyOrder;
-use super::pool::{CheckoutId, PoolConfig, Waiter};
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
-use super::relocation::NodeLocation;
-use super::stalls::Window;
+use super::waiter::{CheckoutId, Waiter};
+use super::window::Window;
 use crate::protocol::{
     CallResult, Family, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing, Verb,
 };

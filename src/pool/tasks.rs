@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 use super::context::{Context, unless_notified};
 use super::error::Cause;
 use super::health::nanos;
-use super::pool::{Shared, Waiter};
+use super::shared::Shared;
 use super::state::Entry;
+use super::waiter::Waiter;
 
 /// The task of one connection.
 pub(super) async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
