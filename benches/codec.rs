@@ -4,7 +4,7 @@ mod support;
 
 use std::hint::black_box;
 
-use _emcache::protocol::{Decoder, Key, NEVER, Outgoing, Pipeline, Shape, encode};
+use _emcache::protocol::{Decoder, Dialect, Key, NEVER, Outgoing, Pipeline, Shape, encode};
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{Counting, answer, keys, set, with_get};
@@ -24,7 +24,7 @@ fn bench_encode(c: &mut Criterion) {
     group.bench_function("get", |b| {
         // Gets are encoded by a pipeline; a new one for each run does not grow.
         b.iter(|| {
-            let mut pipeline = Pipeline::new(1, "node".into());
+            let mut pipeline = Pipeline::new(Dialect::default(), 1, "node".into());
             line.clear();
             let name = black_box("bench:000001:key");
             with_get(name, |get| pipeline.push(get, Counting::default(), NEVER, &mut line));

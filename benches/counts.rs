@@ -13,7 +13,9 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use _emcache::cluster::rendezvous::Ring;
-use _emcache::protocol::{Decoder, Key, NEVER, NodeStats, Outgoing, Pipeline, Request, Shape};
+use _emcache::protocol::{
+    Decoder, Dialect, Key, NEVER, NodeStats, Outgoing, Pipeline, Request, Shape,
+};
 
 use support::{Counting, Wire, answer, keys, pool::Fixture, set, with_get};
 
@@ -85,7 +87,8 @@ fn decode() -> Case {
 fn pipeline_gets(merged: u32) -> Case {
     let keys = keys(BURST);
     let text = answer(&keys, merged as usize, VALUE.len());
-    let (mut pipeline, mut out) = (Pipeline::new(merged, "node".into()), Outgoing::default());
+    let (mut pipeline, mut out) =
+        (Pipeline::new(Dialect::default(), merged, "node".into()), Outgoing::default());
     let mut stats = NodeStats::default();
     let call = move || {
         out.clear();
@@ -103,7 +106,8 @@ fn pipeline_gets(merged: u32) -> Case {
 
 fn pipeline_sets() -> Case {
     let (keys, text) = (keys(BURST), "STORED\r\n".repeat(BURST));
-    let (mut pipeline, mut out) = (Pipeline::new(32, "node".into()), Outgoing::default());
+    let (mut pipeline, mut out) =
+        (Pipeline::new(Dialect::default(), 32, "node".into()), Outgoing::default());
     let mut stats = NodeStats::default();
     let call = move || {
         out.clear();

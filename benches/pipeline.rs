@@ -4,7 +4,7 @@ mod support;
 
 use std::hint::black_box;
 
-use _emcache::protocol::{NEVER, NodeStats, Outgoing, Pipeline, Request};
+use _emcache::protocol::{Dialect, NEVER, NodeStats, Outgoing, Pipeline, Request};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{Counting, answer, keys, set, with_get};
@@ -16,7 +16,7 @@ fn bench_gets(c: &mut Criterion) {
     for (name, merged) in [("merged by 32", 32), ("one line each", 1)] {
         let text = answer(&keys, merged as usize, 100);
         group.bench_function(format!("256 gets, {name}"), |b| {
-            let mut pipeline = Pipeline::new(merged, "node".into());
+            let mut pipeline = Pipeline::new(Dialect::default(), merged, "node".into());
             let (mut out, mut stats) = (Outgoing::default(), NodeStats::default());
             b.iter(|| {
                 out.clear();
@@ -38,7 +38,7 @@ fn bench_sets(c: &mut Criterion) {
     group.throughput(Throughput::Elements(256));
     let (keys, value, text) = (keys(256), [b'v'; 100], "STORED\r\n".repeat(256));
     group.bench_function("256 sets of 100", |b| {
-        let mut pipeline = Pipeline::new(32, "node".into());
+        let mut pipeline = Pipeline::new(Dialect::default(), 32, "node".into());
         let (mut out, mut stats) = (Outgoing::default(), NodeStats::default());
         b.iter(|| {
             out.clear();

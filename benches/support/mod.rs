@@ -9,8 +9,8 @@ use std::task::{Context, Waker};
 
 use _emcache::pool::Connection;
 use _emcache::protocol::{
-    Command, ItemRef, Key, NEVER, NodeStats, Reply, ReplyHandler, Request, RetrievalVerb, StatLine,
-    StorageVerb,
+    Command, Dialect, ItemRef, Key, NEVER, NodeStats, Reply, ReplyHandler, Request, RetrievalVerb,
+    StatLine, StorageVerb,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -73,7 +73,8 @@ pub struct Wire {
 impl Wire {
     pub fn new(max_merged_keys: u32) -> Self {
         let (ours, server) = tokio::io::duplex(1 << 20);
-        let connection = Connection::new(Box::new(ours), max_merged_keys, "node".into());
+        let connection =
+            Connection::new(Box::new(ours), Dialect::default(), max_merged_keys, "node".into());
         Self { connection, server, received: vec![0; 1 << 16], stats: NodeStats::default() }
     }
 

@@ -223,7 +223,7 @@ impl<C: Caller> Client<C> {
     fn node_of(&self, submission: &Submission<'_>) -> Result<usize, ClusterError> {
         let key = match submission {
             Submission::Borrowed(Request::Retrieval { keys, .. }) => keys.first().copied(),
-            Submission::Borrowed(Request::Command(command)) => command.key(),
+            Submission::Borrowed(Request::Command(command)) => command.key().copied(),
             Submission::Owned(request) => Some(Key::trusted(OwnedRequest::key(request))),
         };
         key.map_or(Ok(0), |key| self.0.cluster.index_for(key))

@@ -7,52 +7,16 @@
 use std::time::Duration;
 
 use super::health::nanos;
-use crate::protocol::{Nanos, Verb};
+use crate::protocol::{Family, Nanos};
 
 /// How long an unsupported command is not tried again. A proxy may be replaced.
 pub(super) const UNSUPPORTED_FOR: Duration = Duration::from_secs(60);
 /// How long a command is not tried again if a test had no result.
 pub(super) const UNDECIDED_FOR: Duration = Duration::from_secs(5);
 
-/// A family of commands that a node supports or does not support together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    GetAndTouch,
-    Touch,
-    Meta,
-    Version,
-    Stats,
-    FlushAll,
-    Verbosity,
-    CacheMemlimit,
-    Config,
-    /// The classic commands, if the caller wants a connection of its own for them.
-    Classic,
-}
-
-impl Family {
-    const COUNT: usize = Self::Classic as usize + 1;
-
-    /// `None` for commands that every server and proxy supports.
-    pub fn from_verb(verb: Verb) -> Option<Self> {
-        Some(match verb {
-            Verb::Gat | Verb::Gats => Self::GetAndTouch,
-            Verb::Touch => Self::Touch,
-            Verb::MetaArithmetic => Self::Meta,
-            Verb::Version => Self::Version,
-            Verb::Stats => Self::Stats,
-            Verb::FlushAll => Self::FlushAll,
-            Verb::Verbosity => Self::Verbosity,
-            Verb::CacheMemlimit => Self::CacheMemlimit,
-            Verb::ConfigGetCluster => Self::Config,
-            _ => return None,
-        })
-    }
-
-    /// Whether callers can use classic commands instead.
-    pub fn has_substitute(self) -> bool {
-        matches!(self, Self::GetAndTouch | Self::Meta)
-    }
+/// Whether callers can use classic commands instead.
+pub(super) fn has_substitute(family: Family) -> bool {
+    matches!(family, Family::GetAndTouch | Family::Meta)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +64,7 @@ impl Capabilities {
         if family == Family::Meta {
             // A lost reply cannot be requested again, and the substitute works everywhere.
             self.mark_unsupported(family, now, UNSUPPORTED_FOR);
-        } else {
+        } else if family != Family::Classic {
             self.support[family as usize] = Support::Unknown;
         }
     }
@@ -108,7 +72,8 @@ impl Capabilities {
     /// The last connection has ended. Another server may answer on the next one.
     pub fn forget_server(&mut self) {
         for (at, support) in self.support.iter_mut().enumerate() {
-            if *support == Support::Supported && at != Family::Touch as usize {
+            let is_trusted = at == Family::Classic as usize || at == Family::Touch as usize;
+            if *support == Support::Supported && !is_trusted {
                 *support = Support::Unknown;
             }
         }
@@ -117,6 +82,7 @@ impl Capabilities {
     /// The node has moved to another address.
     pub fn reset(&mut self) {
         self.support = [Support::Unknown; Family::COUNT];
+        self.support[Family::Classic as usize] = Support::Supported;
         // Only old proxies lack `touch`, and it is sent often, so it is trusted until a connection
         // is lost.
         self.support[Family::Touch as usize] = Support::Supported;
@@ -126,6 +92,7 @@ impl Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Verb;
 
     #[test]
     fn a_refusal_is_forgotten_after_a_while() {
@@ -139,11 +106,12 @@ mod tests {
     #[test]
     fn only_touch_is_trusted_unseen() {
         let known = Capabilities::new(false);
-        let trusted =
-            Verb::ALL.into_iter().filter_map(Family::from_verb).filter(|f| known.may_share(*f));
+        let other = || Verb::all().map(Verb::family).filter(|family| *family != Family::Classic);
+        let trusted = other().filter(|family| known.may_share(*family));
         assert_eq!(trusted.collect::<Vec<_>>(), [Family::Touch]);
+        assert!(known.may_share(Family::Classic));
         let known = Capabilities::new(true);
-        assert!(Verb::ALL.into_iter().filter_map(Family::from_verb).all(|f| known.may_share(f)));
+        assert!(other().all(|family| known.may_share(family)));
     }
 
     #[test]
@@ -152,8 +120,10 @@ mod tests {
         known.mark_supported(Family::Stats);
         known.mark_unsupported(Family::GetAndTouch, 0, UNSUPPORTED_FOR);
         known.doubt(Family::Touch, 0);
+        known.doubt(Family::Classic, 0);
         known.forget_server();
         assert!(!known.may_share(Family::Stats) && !known.may_share(Family::Touch));
+        assert!(known.may_share(Family::Classic));
         assert!(known.is_unsupported(Family::GetAndTouch, 1));
         known.reset();
         assert!(!known.is_unsupported(Family::GetAndTouch, 1) && known.may_share(Family::Touch));

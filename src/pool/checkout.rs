@@ -3,10 +3,11 @@ use std::rc::Rc;
 
 use super::error::{Cause, ErrorKind};
 use super::order::pin_hash;
-use super::pool::{CheckoutId, GRACE_PERIOD, Pool, Shared, Waiter};
-use super::queue::Submission;
+use super::shared::{GRACE_PERIOD, Pool, Shared};
 use super::state::{Entry, State};
+use super::submission::Submission;
 use super::tasks::close_if_stuck;
+use super::waiter::{CheckoutId, Waiter};
 use crate::protocol::{Nanos, OwnedRequest, Reply};
 
 impl<W: Waiter> Pool<W> {

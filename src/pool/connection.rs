@@ -13,11 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::error::Cause;
+use super::io::Io;
 use super::read_buffer::ReadBuffer;
-use super::transport::Io;
 use crate::protocol::{
-    ErrorLineKind, ExpiredRequest, Nanos, NodeStats, Orphan, Outgoing, OwnedRequest, Pipeline,
-    ReplyHandler, Request, RequestInfo, Timing, Verb,
+    Dialect, ErrorLineKind, ExpiredRequest, Nanos, NodeStats, Orphan, Outgoing, OwnedRequest,
+    Pipeline, ReplyHandler, Request, RequestInfo, Timing, Verb,
 };
 
 /// The minimum room for one read. A longer frame in progress requests room for itself, up to
@@ -80,12 +80,17 @@ enum Output {
 
 impl<S: ReplyHandler> Connection<S> {
     /// `node` is the name of the node, for error messages.
-    pub fn new(stream: Box<dyn Io>, max_merged_keys: u32, node: Arc<str>) -> Self {
+    pub fn new(
+        stream: Box<dyn Io>,
+        dialect: Dialect,
+        max_merged_keys: u32,
+        node: Arc<str>,
+    ) -> Self {
         let (reads_without_readiness, record_len) =
             (stream.reads_without_readiness(), stream.record_len());
         Self {
             stream,
-            pipeline: Pipeline::new(max_merged_keys, node),
+            pipeline: Pipeline::new(dialect, max_merged_keys, node),
             read_buf: ReadBuffer::default(),
             write_buf: Outgoing::default(),
             written: 0,

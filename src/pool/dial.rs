@@ -7,19 +7,18 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::address::Address;
 use super::context::{Context, catch_panic, unless_notified};
-use super::error::Cause;
-use super::open::{Phase, Security, open};
-use super::pool::{Shared, Waiter};
-use super::transport::{DialTarget, Io};
-use crate::protocol::{
-    CONNECTION_REFUSED, Decoder, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape,
-};
+use super::error::{Cause, Phase};
+use super::exchange::exchange;
+use super::io::Io;
+use super::open::{Security, open};
+use super::shared::Shared;
+use super::transport::DialTarget;
+use super::waiter::Waiter;
+use crate::protocol::{Dialect, Excerpt, ItemRef, Key, ProtocolError, Request, RetrievalVerb};
 
 /// The timeout of a probe if there is no `connection_timeout`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,7 +80,8 @@ impl Connector {
                 return Ok((stream, peer, false));
             }
             let limit = limit.unwrap_or(PROBE_TIMEOUT);
-            let proved = context.timeout(Some(limit), probe(stream, &key)).await;
+            let proved =
+                context.timeout(Some(limit), probe(stream, security.dialect(), &key)).await;
             proved.unwrap_or(Err(Cause::NoAnswer)).map(|stream| (stream, peer, true))
         });
         match context.timeout(*limit, connected).await {
@@ -154,38 +154,14 @@ fn probe_key(number: u32) -> String {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
-async fn probe(mut stream: Box<dyn Io>, key: &str) -> Result<Box<dyn Io>, Cause> {
-    let protocol_cause = |error| Cause::from_protocol(error);
-    stream.write_all(format!("get {key}\r\n").as_bytes()).await.map_err(Cause::from_io)?;
-    stream.flush().await.map_err(Cause::from_io)?;
-    let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
-    loop {
-        let next =
-            decoder.next(&answer, Shape::Retrieval { cas: false }).map_err(protocol_cause)?;
-        let Some((frame, used)) = next else {
-            if stream.read_buf(&mut answer).await.map_err(Cause::from_io)? == 0 {
-                return Err(Cause::Eof);
-            }
-            continue;
-        };
-        match frame {
-            Frame::Reply(Reply::Error(ErrorLine { line: CONNECTION_REFUSED, .. })) => {
-                return Err(Cause::TooManyConnections);
-            }
-            Frame::Reply(_) => {}
-            Frame::Item(item) if item.key != key.as_bytes() => {
-                return Err(protocol_cause(ProtocolError::ForeignKey(Excerpt::from_key(item.key))));
-            }
-            _ => {
-                answer.advance(used);
-                continue;
-            }
-        }
-        return match &answer[used..] {
-            [] => Ok(stream),
-            surplus => {
-                Err(Cause::from_protocol(ProtocolError::Unsolicited(Excerpt::from_bytes(surplus))))
-            }
-        };
-    }
+async fn probe(mut stream: Box<dyn Io>, dialect: Dialect, key: &str) -> Result<Box<dyn Io>, Cause> {
+    let key = Key::trusted(key.as_bytes());
+    let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
+    let is_of_key = |item: &ItemRef<'_>| {
+        let is_of_key = item.key == key.as_bytes();
+        let foreign = || ProtocolError::ForeignKey(Excerpt::from_key(item.key));
+        is_of_key.then_some(()).ok_or_else(foreign)
+    };
+    exchange(&mut stream, dialect, &request, is_of_key, |_| Ok(())).await?;
+    Ok(stream)
 }

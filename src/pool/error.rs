@@ -8,9 +8,8 @@ use std::time::Duration;
 use tokio_rustls::rustls;
 
 use super::address::Address;
-use super::open::Phase;
-use super::tls;
-use crate::protocol::{CONNECTION_REFUSED, CallResult, MustClose, ProtocolError, Verb};
+use super::tls_error::explain;
+use crate::protocol::{CallResult, MustClose, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -138,12 +137,9 @@ impl Cause {
     /// Layered streams wrap their own errors in I/O errors.
     pub fn from_io(error: io::Error) -> Self {
         if let Some(error) = downcast_inner::<rustls::Error>(&error) {
-            return Self::Tls(tls::explain(error).into());
+            return Self::Tls(explain(error).into());
         }
-        match downcast_inner::<ProtocolError>(&error) {
-            Some(error) => Self::from_protocol(error.clone()),
-            None => Self::Io(Arc::new(error)),
-        }
+        Self::Io(Arc::new(error))
     }
 
     /// The cause to report for a connection without TLS on which no byte ever arrived.
@@ -170,11 +166,6 @@ impl Cause {
             }
             other => other.to_string(),
         }
-    }
-
-    /// The cause of an error line that concerns the connection and not the request.
-    pub fn from_line(line: &[u8]) -> Option<Self> {
-        (line == CONNECTION_REFUSED).then_some(Self::TooManyConnections)
     }
 }
 
@@ -295,4 +286,13 @@ impl fmt::Display for Cause {
             Self::Panicked => write!(f, "internal error in emcache; please report it"),
         }
     }
+}
+
+/// The progress of a dial, for the message of a timeout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Connect,
+    Tls,
+    Login,
 }

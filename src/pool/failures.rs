@@ -4,17 +4,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::capabilities::Family;
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
-use super::pool::{GRACE_PERIOD, Shared, Waiter};
 use super::queue::QueuedRequest;
+use super::shared::{GRACE_PERIOD, Shared};
 use super::stalls::{PROBES, confirm_silence};
 use super::state::{Entry, State};
 use super::tasks::resume_merging;
+use super::waiter::Waiter;
 use crate::protocol::{
-    CallResult, ErrorLine, ExpiredRequest, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler,
+    CallResult, ErrorLine, ExpiredRequest, Family, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler,
     RequestInfo, Timing,
 };
 

@@ -10,7 +10,6 @@
 //! Invariant: every request is in exactly one place: `waiting`, or the [`IsolatedStep`] of one of
 //! `running`.
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -18,250 +17,32 @@ use std::rc::{Rc, Weak};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use super::capabilities::{Family, UNDECIDED_FOR, UNSUPPORTED_FOR};
+use super::capabilities::{UNDECIDED_FOR, UNSUPPORTED_FOR, has_substitute};
 use super::connection::Connection;
 use super::context::{catch_panic, unless_notified};
 use super::dial::Connector;
 use super::error::{Cause, ErrorKind};
-use super::health::nanos;
-use super::order::PendingWrites;
-use super::pool::{Pool, Shared, Waiter};
-use super::queue::{QueuedRequest, Submission};
-use super::state::State;
-use super::transport::Io;
-use crate::protocol::{
-    CallResult, ErrorLineKind, ExpiredRequest, ItemRef, NEVER, Nanos, Orphan, Reply, ReplyHandler,
-    RequestInfo, StatLine, Timing, Verb,
+use super::io::Io;
+use super::isolation::{
+    Answer, IsolatedRequest, IsolatedStep, MAX_RUNNING, Observation, Observer, WAIT_FOR_FIRST,
 };
+use super::meta_probe::supports_meta;
+use super::order::PendingWrites;
+use super::queue::QueuedRequest;
+use super::shared::{Pool, Shared};
+use super::state::State;
+use super::submission::Submission;
+use super::waiter::Waiter;
+use crate::protocol::{CallResult, Family, Nanos, Orphan, RequestInfo, Timing};
 
-/// How long other requests of a family wait for the reply to the first. A proxy may wait for a
-/// server that hangs.
-const WAIT_FOR_FIRST: Duration = Duration::from_millis(100);
-/// The limit for the connections of one family.
-const MAX_RUNNING: usize = 8;
 /// How often to check whether earlier writes are answered.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
 /// The timeout of the probe for meta commands. A quarter of the client's timeout limits it too.
 const META_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The timeout of a dial if there is no `connection_timeout`.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Proxies that forward meta commands answer `version` themselves. Earlier servers speak another
-/// dialect.
-const META_SINCE: &[u32] = &[1, 6, 9];
-
-pub(super) struct Isolation<W: Waiter> {
-    next_id: u64,
-    running: Vec<IsolatedRequest<W>>,
-    waiting: VecDeque<(Family, QueuedRequest<W>)>,
-}
-
-struct IsolatedRequest<W: Waiter> {
-    id: u64,
-    family: Family,
-    since: Nanos,
-    step: IsolatedStep<W>,
-}
-
-enum IsolatedStep<W: Waiter> {
-    /// `None` for a probe of the pool, or if the caller no longer waits.
-    Connecting(Option<QueuedRequest<W>>),
-    Sent(Box<Connection<Observer<W>>>, Rc<Observation<W>>),
-}
-
-/// The observed reply.
-struct Observation<W> {
-    verb: Verb,
-    answer: Cell<Option<Answer>>,
-    /// The waiter that received an error line and has a substitute.
-    refused: RefCell<Option<W>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    Good,
-    /// `ERROR` or `CLIENT_ERROR`: the node may not know the command.
-    Refused,
-    /// `SERVER_ERROR`: the node may know the command.
-    Failed,
-}
-
-impl Answer {
-    fn from_error(kind: ErrorLineKind) -> Self {
-        match kind {
-            ErrorLineKind::Unknown | ErrorLineKind::Client => Self::Refused,
-            ErrorLineKind::Server | ErrorLineKind::Refused => Self::Failed,
-        }
-    }
-}
-
-impl<W: Waiter> Observation<W> {
-    /// An error line in the reply to several keys does not reach a waiter.
-    fn answer(&self, connection: &Connection<Observer<W>>) -> Option<Answer> {
-        let line_error = || connection.line_error().map(|(kind, _)| Answer::from_error(*kind));
-        self.answer.get().or_else(line_error)
-    }
-}
-
-/// A waiter whose reply is observed.
-struct Observer<W> {
-    waiter: W,
-    observation: Rc<Observation<W>>,
-    has_substitute: bool,
-}
-
-impl<W: Waiter> ReplyHandler for Observer<W> {
-    type Value = W::Value;
-
-    fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&Self::Value>) {
-        self.waiter.item(index, item, shared);
-    }
-
-    fn stat(&mut self, stat: &StatLine<'_>) {
-        self.waiter.stat(stat);
-    }
-
-    fn restart(&mut self) {
-        self.waiter.restart();
-    }
-
-    fn reply(self, reply: &Reply<'_>, from: &str) {
-        let answer = match reply {
-            Reply::Error(error) => Answer::from_error(error.kind),
-            _ => Answer::Good,
-        };
-        self.observation.answer.set(Some(answer));
-        if self.has_substitute && answer == Answer::Refused {
-            self.observation.refused.replace(Some(self.waiter));
-        } else {
-            self.waiter.reply(reply, from);
-        }
-    }
-
-    fn is_abandoned(&self) -> bool {
-        self.waiter.is_abandoned()
-    }
-}
-
-impl<W: Waiter> Isolation<W> {
-    pub fn new() -> Self {
-        Self { next_id: 0, running: Vec::new(), waiting: VecDeque::new() }
-    }
-
-    /// The number of requests without a reply.
-    pub fn len(&self) -> usize {
-        let has_caller =
-            |running: &&IsolatedRequest<W>| !matches!(running.step, IsolatedStep::Connecting(None));
-        self.waiting.len() + self.running.iter().filter(has_caller).count()
-    }
-
-    pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    fn running_count(&self, family: Family) -> usize {
-        self.running.iter().filter(|running| running.family == family).count()
-    }
-
-    /// The number of requests of a family that may run at `now`.
-    fn max_running(&self, family: Family, now: Nanos) -> usize {
-        let limit = match family {
-            Family::Classic => return usize::MAX,
-            Family::Meta => 1,
-            _ => MAX_RUNNING,
-        };
-        let is_slow = |running: &&IsolatedRequest<W>| {
-            running.family == family && now.saturating_sub(running.since) >= nanos(WAIT_FOR_FIRST)
-        };
-        limit.min(1 + self.running.iter().filter(is_slow).count())
-    }
-
-    /// Closes the connections of cancelled callers to make room.
-    fn abort_abandoned(&mut self, family: Family) {
-        for running in self.running.iter_mut().filter(|running| running.family == family) {
-            if let IsolatedStep::Sent(connection, _) = &mut running.step
-                && connection.abandoned() > 0
-            {
-                connection.abort(Cause::NoAnswer);
-            }
-        }
-    }
-
-    fn find(&mut self, id: u64) -> Option<&mut IsolatedRequest<W>> {
-        self.running.iter_mut().find(|running| running.id == id)
-    }
-
-    /// See [`super::queue::Queue::expire`].
-    pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(W, RequestInfo)) -> Nanos {
-        let mut next = NEVER;
-        for running in &mut self.running {
-            match &mut running.step {
-                IsolatedStep::Connecting(request) => {
-                    if let Some(queued) = request.take_if(|queued| queued.timing.deadline <= now) {
-                        let info = queued.info();
-                        expired(queued.waiter, info);
-                    } else {
-                        let deadline = request.as_ref().map(|queued| queued.timing.deadline);
-                        next = next.min(deadline.unwrap_or(NEVER));
-                    }
-                }
-                IsolatedStep::Sent(connection, _) => {
-                    let mut is_over = false;
-                    next = next.min(connection.expire(
-                        now,
-                        |ExpiredRequest { handler, info, .. }| {
-                            is_over = true;
-                            expired(handler.waiter, info);
-                        },
-                    ));
-                    if is_over {
-                        connection.abort(Cause::NoAnswer);
-                    }
-                }
-            }
-        }
-        if self.waiting.iter().any(|(_, queued)| queued.timing.deadline <= now) {
-            for (family, queued) in std::mem::take(&mut self.waiting) {
-                if queued.timing.deadline <= now {
-                    let info = queued.info();
-                    expired(queued.waiter, info);
-                } else {
-                    self.waiting.push_back((family, queued));
-                }
-            }
-        }
-        let waiting = self.waiting.iter().map(|(_, queued)| queued.timing.deadline).min();
-        next.min(waiting.unwrap_or(NEVER))
-    }
-
-    /// Closes all connections and returns all waiters, in order.
-    pub fn drain(&mut self) -> Vec<(W, RequestInfo)> {
-        let mut all = Vec::new();
-        for running in self.running.drain(..) {
-            match running.step {
-                IsolatedStep::Connecting(request) => {
-                    all.extend(request.map(QueuedRequest::into_waiter));
-                }
-                IsolatedStep::Sent(connection, _) => {
-                    let orphans = connection.into_orphans().into_iter();
-                    all.extend(orphans.map(|orphan| (orphan.handler.waiter, orphan.info)));
-                }
-            }
-        }
-        all.extend(self.waiting.drain(..).map(|(_, queued)| queued.into_waiter()));
-        all
-    }
-
-    fn take_waiting(&mut self, family: Family) -> Vec<QueuedRequest<W>> {
-        let (taken, rest) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(|(waiting, _)| *waiting == family);
-        self.waiting = rest;
-        taken.into_iter().map(|(_, queued)| queued).collect()
-    }
-}
 
 impl<W: Waiter> Pool<W> {
     /// Like [`Self::submit_any`], on a new connection for this request.
@@ -284,7 +65,7 @@ impl<W: Waiter> Pool<W> {
 impl<W: Waiter> State<W> {
     /// Records what the reply to a command says about its family; `None` if there was no reply.
     fn learn(&mut self, family: Family, answer: Option<Answer>, now: Nanos) {
-        let has_substitute = family.has_substitute();
+        let has_substitute = has_substitute(family);
         match answer {
             Some(Answer::Good) => self.capabilities.mark_supported(family),
             // A proxy that lacks the command does not forward it to its servers.
@@ -304,7 +85,7 @@ impl<W: Waiter> Shared<W> {
         if state.closed {
             drop(state);
             queued.waiter.fail(&self.error(ErrorKind::Closed, None));
-        } else if family.has_substitute()
+        } else if has_substitute(family)
             && state.capabilities.is_unsupported(family, self.context.now())
         {
             drop(state);
@@ -399,9 +180,10 @@ impl<W: Waiter> Shared<W> {
         };
         let (verb, answer) = (request.verb(), Cell::new(None));
         let observation = Rc::new(Observation { verb, answer, refused: RefCell::default() });
-        let has_substitute = running.family.has_substitute();
+        let has_substitute = has_substitute(running.family);
         let handler = Observer { waiter, observation: observation.clone(), has_substitute };
-        let mut connection = Box::new(Connection::new(stream, 1, self.name.clone()));
+        let mut connection =
+            Box::new(Connection::new(stream, self.dialect(), 1, self.name.clone()));
         connection.push_owned(&request, handler, timing, retried);
         connection.flush();
         running.step = IsolatedStep::Sent(connection, observation);
@@ -525,12 +307,12 @@ impl<W: Waiter> Shared<W> {
         if let IsolatedStep::Connecting(Some(queued)) = step {
             failed.insert(0, queued);
         }
-        if family.has_substitute() {
+        if has_substitute(family) {
             state.capabilities.mark_unsupported(family, now, UNDECIDED_FOR);
         }
         drop(state);
         for queued in failed {
-            if family.has_substitute() {
+            if has_substitute(family) {
                 self.fail_unanswered(queued, Some(cause.clone()));
                 continue;
             }
@@ -569,14 +351,14 @@ impl<W: Waiter> Shared<W> {
         if state.closed {
             return;
         }
-        if state.capabilities.may_share(family) {
+        if family != Family::Classic && state.capabilities.may_share(family) {
             for queued in state.isolation.take_waiting(family).into_iter().rev() {
                 state.queue.push_front(queued);
             }
             self.drain_queue(state);
             drop(guard);
             self.dial_if_wanted();
-        } else if family.has_substitute()
+        } else if has_substitute(family)
             && state.capabilities.is_unsupported(family, self.context.now())
         {
             let waiting = state.isolation.take_waiting(family);
@@ -655,56 +437,5 @@ async fn run_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
     let cause = ended.await;
     if let Some(pool) = pool.upgrade() {
         pool.finish_isolated(id, cause);
-    }
-}
-
-/// Sends the meta protocol's no-op, followed by `version`. A server behind a proxy would answer
-/// `version` even if the proxy does not know the meta protocol.
-///
-/// # Cancel safety
-/// Dropping the future closes the connection.
-async fn supports_meta(mut stream: Box<dyn Io>) -> bool {
-    let sent = async {
-        stream.write_all(b"mn\r\nversion\r\n").await?;
-        stream.flush().await
-    };
-    if sent.await.is_err() {
-        return false;
-    }
-    let mut answer = BytesMut::new();
-    while memchr::memchr_iter(b'\n', &answer).count() < 2 {
-        let is_meta = b"MN\r\n".iter().zip(&answer).all(|(expected, found)| expected == found);
-        let read = stream.read_buf(&mut answer).await;
-        if !is_meta || answer.len() > MAX_ANSWER || !read.is_ok_and(|read| read > 0) {
-            return false;
-        }
-    }
-    answer.strip_prefix(b"MN\r\nVERSION ").is_some_and(is_recent)
-}
-
-const MAX_ANSWER: usize = 512;
-
-/// Whether a version, such as `1.6.12-elasticache`, is [`META_SINCE`] or later.
-fn is_recent(text: &[u8]) -> bool {
-    let end = text.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.');
-    let numbers = std::str::from_utf8(&text[..end.unwrap_or(text.len())]).unwrap_or_default();
-    let numbers = numbers.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
-    numbers.is_some_and(|numbers| numbers.as_slice() >= META_SINCE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_recent;
-
-    #[test]
-    fn versions_with_meta_arithmetic() {
-        for recent in ["1.6.9", "1.6.18\r\n", "1.6.45-rc1", "1.6.12-elasticache", "1.10.0", "2.0"] {
-            assert!(is_recent(recent.as_bytes()), "{recent}");
-        }
-        for other in
-            ["1.6.8", "1.6", "1.4.39", "1.6.x", "", "mcrouter 0.41.0", "1..9", "99999999999.0.0"]
-        {
-            assert!(!is_recent(other.as_bytes()), "{other}");
-        }
     }
 }

@@ -1,18 +1,16 @@
 //! Authentication: a connection logs in before it is used.
 use std::fmt;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use secrecy::zeroize::{Zeroize, Zeroizing};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::binary_stream::BinaryStream;
 use super::error::Cause;
-use super::transport::Io;
+use super::exchange::exchange;
+use super::io::Io;
 use crate::protocol::binary::{self, SaslAnswer};
-use crate::protocol::{
-    Command, Decoder, ErrorLine, Excerpt, Frame, ProtocolError, Reply, Shape, encode,
-};
+use crate::protocol::{Command, Dialect, ErrorLine, Excerpt, ProtocolError, Reply, Request};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
@@ -181,46 +179,24 @@ async fn ascii(
     password: &str,
 ) -> Result<Box<dyn Io>, Cause> {
     let credentials = Zeroizing::new([username, password].join(" "));
-    let mut line = BytesMut::with_capacity(credentials.len() + 64);
-    encode(&Command::Auth { credentials: credentials.as_bytes() }, &mut line);
-    let sent = async {
-        stream.write_all(&line).await?;
-        stream.flush().await
-    };
-    let sent = sent.await;
-    line[..].zeroize();
-    sent.map_err(Cause::from_io)?;
-    let (mut decoder, mut answer) = (Decoder::default(), BytesMut::new());
-    loop {
-        let next = decoder.next(&answer, Shape::Storage).map_err(Cause::from_protocol)?;
-        let Some((frame, used)) = next else {
-            if stream.read_buf(&mut answer).await.map_err(Cause::from_io)? == 0 {
-                return Err(Cause::Eof);
+    let command = Command::Auth { credentials: credentials.as_bytes() };
+    let request = Request::Command(command);
+    exchange(
+        &mut stream,
+        Dialect::default(),
+        &request,
+        |_| Ok(()),
+        |reply| match reply {
+            Reply::Error(ErrorLine { line, .. }) => {
+                Err(Cause::LoginRefused(redact_refusal(line, password).into()))
             }
-            continue;
-        };
-        match frame {
-            Frame::Reply(Reply::Stored) => {}
-            Frame::Reply(Reply::Error(ErrorLine { line, .. })) => {
-                return Err(match Cause::from_line(line) {
-                    Some(cause) => cause,
-                    None => Cause::LoginRefused(redact_refusal(line, password).into()),
-                });
-            }
-            _ => {
-                return Err(Cause::from_protocol(ProtocolError::UnexpectedLine(
-                    Excerpt::from_bytes(&answer),
-                )));
-            }
-        }
-        answer.advance(used);
-        return match &answer[..] {
-            [] => Ok(stream),
-            surplus => {
-                Err(Cause::from_protocol(ProtocolError::Unsolicited(Excerpt::from_secret(surplus))))
-            }
-        };
-    }
+            Reply::Stored => Ok(()),
+            // No server says that a login was not stored.
+            _ => Err(Cause::LoginRefused("the login was not stored".into())),
+        },
+    )
+    .await?;
+    Ok(stream)
 }
 
 /// SASL PLAIN. After the login the connection speaks the binary protocol.
@@ -243,7 +219,7 @@ async fn sasl(
     }
     binary::sasl_plain(username, password, &mut request);
     match sasl_exchange(&mut stream, &mut request).await? {
-        SaslAnswer::Ok(_) => Ok(Box::new(BinaryStream::new(stream))),
+        SaslAnswer::Ok(_) => Ok(stream),
         SaslAnswer::Refused(words) => refused(&redact_refusal(&words, password)),
         SaslAnswer::Unknown => refused("the server does not support SASL"),
     }

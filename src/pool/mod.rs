@@ -15,49 +15,66 @@
 //! | removed | a node that left the cluster |
 mod address;
 mod backoff;
-mod binary_stream;
 mod capabilities;
 mod checkout;
+mod config;
 mod connection;
 mod context;
 mod dial;
 mod error;
+mod exchange;
 mod failures;
+mod growth;
 mod health;
+mod io;
 mod isolated;
+mod isolation;
 mod large;
 mod line_len;
+mod location;
 mod login;
 mod lookup;
+mod meta_probe;
 mod metrics;
 mod open;
 mod order;
+mod placement;
 #[allow(clippy::module_inception, reason = "the pool of this layer")]
 mod pool;
 mod queue;
 mod read_buffer;
 mod relocation;
+mod shared;
 #[cfg_attr(not(unix), path = "socket_portable.rs")]
 mod socket;
 mod stalls;
 mod state;
+mod submission;
 mod tasks;
 mod tls;
+mod tls_error;
 mod transport;
+mod version;
+mod waiter;
+mod window;
 
+pub use crate::protocol::copy_into_block;
 pub use address::Address;
+pub use config::PoolConfig;
 pub use connection::Connection;
 pub use context::{Context, Host, LocalFuture, LocalSetHost};
+pub use error::Phase;
 pub use error::{Cause, Error, ErrorKind};
 pub use health::Change;
+pub use io::Io;
 pub use login::{
     InvalidCredentials, Login, Mechanism, invalid_reason as invalid_credentials_reason,
     redact_refusal as redact_login_refusal,
 };
 pub use lookup::after_fork_in_child;
 pub use metrics::{ConnectLatency, Metrics};
-pub use open::{Phase, Security};
-pub use pool::{CheckoutId, Pool, PoolConfig, Waiter};
-pub use queue::{Submission, copy_into_block, to_owned_request};
+pub use open::Security;
+pub use shared::Pool;
+pub use submission::Submission;
 pub use tls::{Tls, TlsConfigError, TlsOptions};
-pub use transport::Io;
+pub use waiter::{CheckoutId, Waiter};

@@ -3,10 +3,12 @@ use std::cell::Cell;
 use std::net::IpAddr;
 
 use super::context::Context;
-use super::error::Cause;
-use super::login::Login;
+use super::error::{Cause, Phase};
+use super::io::Io;
+use super::login::{Login, Mechanism};
 use super::tls::Tls;
-use super::transport::{DialTarget, Io, connect};
+use super::transport::{DialTarget, connect};
+use crate::protocol::Dialect;
 
 /// The security settings for connections to a node.
 #[derive(Debug, Default)]
@@ -15,13 +17,16 @@ pub struct Security {
     pub login: Option<Login>,
 }
 
-/// The progress of a dial, for the message of a timeout.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
-    #[default]
-    Connect,
-    Tls,
-    Login,
+impl Security {
+    /// The protocol that the server speaks after the login.
+    pub fn dialect(&self) -> Dialect {
+        if self.is_binary() { Dialect::binary() } else { Dialect::default() }
+    }
+
+    /// A server with SASL accepts the binary protocol only.
+    pub(super) fn is_binary(&self) -> bool {
+        self.login.as_ref().is_some_and(|login| login.mechanism == Mechanism::Sasl)
+    }
 }
 
 /// # Cancel safety

@@ -16,35 +16,19 @@ use super::context::unless_notified;
 use super::dial::Connector;
 use super::error::Cause;
 use super::health::nanos;
-use super::pool::{Pool, Shared, Waiter};
+use super::shared::{Pool, Shared};
 use super::state::{Entry, State};
+use super::waiter::Waiter;
 
 /// How often to check whether the last reply has arrived, or whether there is room for a
 /// connection.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
 /// The delay before an address is tracked whose name just led to a former address.
 const TRACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
 /// The number of former addresses that are remembered.
 const MAX_FORMER_ADDRESSES: usize = 16;
-
-/// The current and former addresses of a node.
-#[derive(Default)]
-pub(super) struct NodeLocation {
-    /// The current address, if it is known. It is dialed before the name is resolved.
-    pub ip: Option<IpAddr>,
-    /// The last known address.
-    last: Option<IpAddr>,
-    /// Addresses that the node has left. Its name may still resolve to them for a while.
-    pub former_addresses: Vec<IpAddr>,
-    /// Whether [`track`] runs.
-    is_tracked: bool,
-}
-
-impl NodeLocation {
-    pub fn is_former(&self, peer: Option<IpAddr>) -> bool {
-        peer.is_some_and(|peer| self.former_addresses.contains(&peer))
-    }
-}
 
 impl<W: Waiter> State<W> {
     /// Records the node's address. Returns whether dials should start again.

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 
-use super::transport::Io;
+use super::io::Io;
 
 pub struct Socket<T: AsRawFd> {
     /// `None` after watching the socket has failed.

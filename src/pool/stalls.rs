@@ -15,65 +15,19 @@ use super::context::unless_notified;
 use super::dial::{Connected, Connector};
 use super::error::Cause;
 use super::health::{Health, Pause, STALLED_AFTER, nanos};
-use super::pool::{Shared, Waiter};
 use super::queue::QueuedRequest;
+use super::shared::Shared;
 use super::state::{Entry, State};
+use super::waiter::Waiter;
+use super::window::Window;
 use crate::protocol::{NEVER, Nanos, Timing};
-
-/// The limit for requests in flight on one connection. It applies after a stall: memcached's own
-/// proxy holds back the replies to all commands that it read at once until it has the last one, so
-/// one request that hangs delays the others of its batch. The limit starts at one request and grows
-/// by one with every [`Self::REPLIES`] replies. It ends when a stalled connection goes on, because
-/// then the server only paused, or the proxy gives up on its backend in time; and [`UNMERGED_FOR`]
-/// after the last stall.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Window {
-    limit: usize,
-    /// The number of replies since the limit grew.
-    replies: u64,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self { limit: usize::MAX, replies: 0 }
-    }
-}
-
-impl Window {
-    pub const NARROW: Self = Self { limit: 1, replies: 0 };
-    const REPLIES: u64 = 8;
-    const WIDE: usize = 128;
-
-    fn is_limited(self) -> bool {
-        self.limit != usize::MAX
-    }
-
-    pub fn accepts(self, in_flight: usize) -> bool {
-        in_flight < self.limit
-    }
-
-    /// Ends the limit if a stalled connection `goes_on`, and else raises it.
-    pub fn note_replies(&mut self, goes_on: bool, replies: u64) {
-        if goes_on {
-            *self = Self::default();
-        } else if self.is_limited() {
-            self.widen(replies);
-        }
-    }
-
-    fn widen(&mut self, replies: u64) {
-        self.replies += replies;
-        while self.replies >= Self::REPLIES && self.is_limited() {
-            self.replies -= Self::REPLIES;
-            self.limit = if self.limit < Self::WIDE { self.limit + 1 } else { usize::MAX };
-        }
-    }
-}
 
 /// How long each key has a line of its own after a stall: one key that hangs then harms no other.
 const UNMERGED_FOR: Duration = Duration::from_secs(5);
+
 /// No dial to a nearby server takes longer.
 const MIN_DIAL_LIMIT: Duration = Duration::from_millis(500);
+
 /// The number of keys that are probed before a node is considered silent.
 pub(super) const PROBES: u32 = 2;
 
@@ -336,31 +290,5 @@ pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>, number: u3
         state.health.probe_failed(PROBES);
         drop(state);
         pool.node_silent();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_narrow_window_widens_with_replies_until_there_is_none() {
-        let mut window = Window::default();
-        assert!(!window.is_limited() && window.accepts(1_000_000));
-        window = Window::NARROW;
-        assert!(window.is_limited() && window.accepts(0) && !window.accepts(1));
-        window.note_replies(false, Window::REPLIES - 1);
-        assert!(!window.accepts(1));
-        window.note_replies(false, 1);
-        assert!(window.accepts(1) && !window.accepts(2));
-        window.note_replies(false, Window::REPLIES * Window::WIDE as u64);
-        assert!(!window.is_limited());
-    }
-
-    #[test]
-    fn a_stalled_connection_that_goes_on_ends_the_limit() {
-        let mut window = Window::NARROW;
-        window.note_replies(true, 1);
-        assert_eq!(window, Window::default());
     }
 }

@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::capabilities::{Capabilities, Family};
+use super::capabilities::Capabilities;
+use super::config::PoolConfig;
 use super::connection::Connection;
 use super::error::Cause;
 use super::health::{Health, nanos};
-use super::isolated::Isolation;
+use super::isolation::Isolation;
 use super::large::LargeKeys;
+use super::location::NodeLocation;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::order::NoreplyOrder;
-use super::pool::{CheckoutId, PoolConfig, Waiter};
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
-use super::relocation::NodeLocation;
-use super::stalls::Window;
-use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing};
+use super::waiter::{CheckoutId, Waiter};
+use super::window::Window;
+use crate::protocol::{
+    CallResult, Family, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing, Verb,
+};
 
 /// A connection with a larger backlog accepts no more requests.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -243,8 +246,8 @@ impl<W: Waiter> State<W> {
     /// Queues a request of a lost connection ahead of all others, or returns it if it may not share
     /// a connection any more.
     pub fn requeue(&mut self, queued: QueuedRequest<W>) -> Option<(Family, QueuedRequest<W>)> {
-        let family = Family::from_verb(queued.request.verb());
-        if let Some(family) = family.filter(|family| !self.capabilities.may_share(*family)) {
+        let family = queued.request.verb().family();
+        if !self.capabilities.may_share(family) {
             return Some((family, queued));
         }
         self.queue.push_front(queued);
@@ -258,7 +261,8 @@ impl<W: Waiter> State<W> {
             return false;
         }
         let mut is_provoked = false;
-        for family in entry.connection.unanswered().filter_map(Family::from_verb) {
+        let families = entry.connection.unanswered().map(Verb::family);
+        for family in families.filter(|family| *family != Family::Classic) {
             self.capabilities.doubt(family, now);
             is_provoked = true;
         }

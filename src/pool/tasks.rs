@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::capabilities::Family;
 use super::context::{Context, unless_notified};
 use super::error::Cause;
 use super::health::nanos;
-use super::pool::{Shared, Waiter};
-use super::stalls::Window;
+use super::shared::Shared;
 use super::state::Entry;
+use super::waiter::Waiter;
+use super::window::Window;
 
 /// The task of one connection.
 pub(super) async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
@@ -62,9 +62,9 @@ impl<W: Waiter> Shared<W> {
             state.health.answered(is_first);
         }
         if refused > 0
-            && let Some(family) = entry.connection.take_unknown().and_then(Family::from_verb)
+            && let Some(verb) = entry.connection.take_unknown()
         {
-            state.capabilities.doubt(family, entry.polled_at);
+            state.capabilities.doubt(verb.family(), entry.polled_at);
         }
         if answered > 0 {
             for key in entry.connection.take_large_keys() {

@@ -4,42 +4,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::address::Address;
 use super::context::Context;
+use super::io::Io;
 use super::lookup::resolve_host;
 use super::socket;
 
 /// The timeout for a known address if the dial has no limit.
 const KNOWN_ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connected byte stream.
-pub trait Io: AsyncRead + AsyncWrite + Unpin {
-    /// Whether a poll reads although Tokio's driver has reported no event: see [`super::socket`].
-    fn reads_without_readiness(&self) -> bool {
-        false
-    }
-
-    /// The maximum length of a write, if the server can tell which bytes were written together.
-    /// Such a write must contain whole commands, or a part of one that is longer, and is accepted
-    /// as a whole.
-    fn record_len(&self) -> Option<usize> {
-        None
-    }
-
-    /// Makes the next poll read even if no event has been reported since the last one.
-    fn force_read(&mut self) {}
-}
-
-impl Io for DuplexStream {}
-
 /// A peer that vanished silently is detected after idle + interval * retries.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
 const KEEPALIVE_RETRIES: u32 = 3;
+
 /// How long sent data may stay unacknowledged before the kernel closes the connection.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -27,11 +27,13 @@ impl<'a> Key<'a> {
     }
 
     /// Bytes that were validated as a [`Key`] before they were stored.
+    #[inline]
     pub(crate) fn trusted(bytes: &'a [u8]) -> Self {
         debug_assert!(Self::parse(bytes).is_ok());
         Self(bytes)
     }
 
+    #[inline]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.0
     }

@@ -1,38 +1,44 @@
-//! memcached's text protocol: encodes requests and decodes replies. Pure: no sockets, no clock.
+//! memcached's protocols: requests become bytes, and bytes replies. Pure: no sockets, no clock.
 //!
-//! | module | memcached doc/protocol.txt |
+//! | module | what it holds |
 //! |---|---|
-//! | `key` | "Keys" |
-//! | `request`, `encode` | "Storage commands", "Retrieval command", "Deletion", "Increment/Decrement", "Meta Arithmetic", "Touch", "Get And Touch", "Statistics", "Other commands" |
-//! | `reply`, `decode` | the replies to these, "Error strings" |
-//! | `binary` | doc/protocol-binary.txt, translated from and to the text protocol |
+//! | `key`, `command`, `owned_request` | what a request says, borrowed and owned |
+//! | `verbs` | the table of commands |
+//! | `reply`, `error` | what a server says, and what no healthy server says |
+//! | `dialect` | the protocol of a connection: `text` (doc/protocol.txt) or `binary` (doc/protocol-binary.txt) |
 //! | `outgoing` | bytes that wait to be written |
+//! | `value_buf` | buffers for received values |
 //! | `stats` | counters and latencies by command |
 //! | `pipeline` | matches replies to requests: a connection replies in the order of its requests |
 pub mod binary;
-mod decode;
-mod encode;
+mod command;
+mod dialect;
 mod error;
 mod key;
 mod outgoing;
+mod owned_request;
 mod pipeline;
 mod reply;
-mod request;
 mod stats;
+pub mod text;
 mod value_buf;
+mod verbs;
 
-pub use decode::{Decoder, Frame, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN};
-pub use encode::encode;
+pub use command::{
+    ArithmeticVerb, Command, EXPIRED, GenericCommand, Request, RetrievalVerb, StatsArgs,
+    StorageVerb,
+};
+pub use dialect::{Dialect, Expected, Frame};
 pub use error::{Excerpt, ProtocolError};
 pub use key::{InvalidKey, Key, MAX_KEY_LEN};
 pub use outgoing::Outgoing;
+pub use owned_request::{OwnedCommand, OwnedRequest, copy_into_block};
 pub use pipeline::{
     CONNECTION_REFUSED, ExpiredRequest, LARGE_VALUE_LEN, LONG_LINE_LEN, MAX_LINE_LEN, MustClose,
-    NEVER, Nanos, Orphan, OwnedRequest, Pipeline, ReplyHandler, Timing,
+    NEVER, Nanos, Orphan, Pipeline, ReplyHandler, Timing,
 };
 pub use reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
-pub use request::{
-    ArithmeticVerb, Command, EXPIRED, Request, RetrievalVerb, Scope, StatsArgs, StorageVerb, Verb,
-};
 pub use stats::{CallResult, CommandStats, LATENCY_BOUNDS, Latency, NodeStats, RequestInfo};
+pub use text::{Decoder, MAX_REPLY_LINE_LEN, MAX_VALUE_LEN, encode};
 pub use value_buf::ValueBuf;
+pub use verbs::{Family, Retry, Scope, Verb};

@@ -16,6 +16,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// The buffer to append to.
+    #[inline]
     pub fn tail(&mut self) -> &mut BytesMut {
         &mut self.tail
     }
@@ -34,10 +35,12 @@ impl Outgoing {
         self.advance(self.len());
     }
 
+    #[inline]
     pub fn len(&self) -> usize {
         self.shared_len + self.tail.len()
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

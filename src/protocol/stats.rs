@@ -3,7 +3,7 @@
 //! These are plain numbers that belong to one thread, so counting costs a few additions.
 use super::pipeline::Nanos;
 use super::reply::{ErrorLineKind, Reply};
-use super::request::Verb;
+use super::verbs::Verb;
 
 const MICRO: Nanos = 1_000;
 const MILLI: Nanos = 1_000_000;
@@ -226,7 +226,7 @@ impl NodeStats {
 
     /// The commands that occurred.
     pub fn commands(&self) -> impl Iterator<Item = (Verb, &CommandStats)> {
-        let all = Verb::ALL.into_iter().zip(&self.0);
+        let all = Verb::all().zip(&self.0);
         all.filter_map(|(verb, command)| Some((verb, command.as_deref()?)))
     }
 }
@@ -303,12 +303,5 @@ mod tests {
         assert_eq!(results(&stats, Verb::Set), [("stored", 1), ("overloaded", 1)]);
         assert_eq!(results(&stats, Verb::Stats), [("ok", 1)]);
         assert_eq!(stats.commands().count(), 2);
-    }
-
-    #[test]
-    fn every_verb_has_a_place_of_its_own() {
-        for (at, verb) in Verb::ALL.into_iter().enumerate() {
-            assert_eq!(verb as usize, at);
-        }
     }
 }

@@ -4,14 +4,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use _emcache::pool::Connection;
-use _emcache::protocol::NodeStats;
+use _emcache::protocol::{Dialect, NodeStats};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::support::{NO_DEADLINE, TestWaiter, run, with_get, with_set};
 
 fn connection(capacity: usize) -> (Connection<TestWaiter>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(capacity);
-    (Connection::new(Box::new(ours), 32, "node".into()), theirs)
+    (Connection::new(Box::new(ours), Dialect::default(), 32, "node".into()), theirs)
 }
 
 async fn until_closed(connection: &mut Connection<TestWaiter>) -> String {

@@ -5,10 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use _emcache::pool::{
-    Address, Context, Error, LocalSetHost, Pool, PoolConfig, Waiter, to_owned_request,
-};
-use _emcache::protocol::{Command, Nanos};
+use _emcache::pool::{Address, Context, Error, LocalSetHost, Pool, PoolConfig, Waiter};
+use _emcache::protocol::{Command, Nanos, OwnedRequest};
 use _emcache::protocol::{
     ItemRef, Key, NEVER, Reply, ReplyHandler, Request, RetrievalVerb, StatLine, StorageVerb,
 };
@@ -169,14 +167,14 @@ impl Fixture {
 
     pub fn get_checked_out(&self, checkout: u64, name: &str) -> oneshot::Receiver<WaitResult> {
         let (waiter, reply) = TestWaiter::new();
-        let request = with_get(name, to_owned_request);
+        let request = with_get(name, OwnedRequest::copy_from);
         self.pool.submit_checked_out(checkout, request, waiter, NO_DEADLINE);
         reply
     }
 
     pub fn set_noreply_checked_out(&self, checkout: u64, name: &str, value: &[u8]) -> NoReply {
         let (waiter, reply) = TestWaiter::noreply();
-        let request = with_set(name, value, to_owned_request);
+        let request = with_set(name, value, OwnedRequest::copy_from);
         self.pool.submit_checked_out(checkout, request, waiter, NO_DEADLINE);
         reply
     }

@@ -2,10 +2,16 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use bytes::BufMut;
 use proptest::prelude::*;
+use smallvec::SmallVec;
 
 use super::*;
-use crate::protocol::{ArithmeticVerb, Command, CommandStats, StatsArgs, StorageVerb};
+use crate::protocol::{
+    ArithmeticVerb, Command, CommandStats, ItemRef, Key, NodeStats, Outgoing, OwnedCommand,
+    OwnedRequest, ProtocolError, Reply, Request, RetrievalVerb, StatLine, StatsArgs, StorageVerb,
+    ValueBuf,
+};
 
 /// Writes the calls of the pipeline to a log.
 #[derive(Debug)]
@@ -61,7 +67,7 @@ fn key(bytes: &str) -> Key<'_> {
 impl Fixture {
     fn new(max_merged_keys: u32) -> Self {
         let (log, kept) = (Rc::default(), Rc::default());
-        let pipeline = Pipeline::new(max_merged_keys, "peer".into());
+        let pipeline = Pipeline::new(Dialect::default(), max_merged_keys, "peer".into());
         let (out, stats) = (Outgoing::default(), NodeStats::default());
         Self { pipeline, in_place: true, out, log, stats, kept }
     }
@@ -126,6 +132,12 @@ impl Fixture {
         assert!(buf.is_empty() || self.pipeline.in_flight() > 0);
         Ok(self.log.take())
     }
+}
+
+fn encoded(command: &OwnedCommand) -> Bytes {
+    let mut out = Outgoing::default();
+    Dialect::default().encode_owned(command, &mut out);
+    out.copy(0, out.len()).unwrap()
 }
 
 /// The counters as text.
@@ -227,8 +239,9 @@ fn a_value_in_pieces_is_not_made_for_a_caller_that_gave_up() {
                 let mut fixture = Fixture::new(32);
                 fixture.in_place = in_place;
                 fixture.gets(&["a"]).gets(&["b"]);
-                for (slot, abandoned) in fixture.pipeline.slots.iter_mut().zip(abandoned) {
-                    slot.handler.as_mut().unwrap().is_abandoned = abandoned;
+                for (at, abandoned) in abandoned.into_iter().enumerate() {
+                    let slots = &mut fixture.pipeline.in_flight.slots;
+                    slots.handler_mut(at).unwrap().is_abandoned = abandoned;
                 }
                 // A value that arrived in one read is not copied in advance, but passed on.
                 let log = fixture.answer(wire, &[cut]).unwrap();
@@ -684,8 +697,7 @@ fn a_lost_connection_returns_requests_to_retry() {
         for orphan in orphans {
             match orphan.retry {
                 Some(OwnedRequest::Retrieval { keys, .. }) => reads.push(keys.concat()),
-                Some(OwnedRequest::Encoded { wire, .. }) => writes.push(wire),
-                Some(OwnedRequest::Storage { .. }) => unreachable!("an orphan's bytes are copied"),
+                Some(OwnedRequest::Command(command)) => writes.push(encoded(&command)),
                 None => assert_eq!(orphan.info.verb, Verb::Set),
             }
         }
@@ -704,17 +716,80 @@ fn an_owned_request_is_encoded_like_a_borrowed_one() {
         let handler = fixture.handler("r");
         fixture.pipeline.push_owned(&request, handler, NEVER, true, &mut fixture.out);
     }
-    let request = OwnedRequest::Encoded { verb: Verb::Delete, wire: Bytes::from("delete k\r\n") };
+    let request = OwnedRequest::Command(OwnedCommand::Delete { key: Bytes::from("k") });
     let handler = fixture.handler("d");
     fixture.pipeline.push_owned(&request, handler, NEVER, false, &mut fixture.out);
     let (verb, value) = (StorageVerb::Set, Bytes::from_static(b"value"));
     let request = OwnedRequest::storage(verb, key("k"), 1, 2, value);
-    assert_eq!(request.payload_len(), "set k 1 2 5\r\nvalue".len());
+    assert_eq!(request.payload_len(), "k".len() + "value".len());
     let handler = fixture.handler("s");
     fixture.pipeline.push_owned(&request, handler, NEVER, false, &mut fixture.out);
     fixture.gets(&["e"]);
     let wire = fixture.wire();
     assert_eq!(wire, "get a b\r\nget c d\r\ndelete k\r\nset k 1 2 5\r\nvalue\r\nget e\r\n");
+}
+
+#[test]
+fn records_of_the_binary_dialect_end_where_requests_end() {
+    let mut fixture = Fixture::new(32);
+    fixture.pipeline = Pipeline::new(Dialect::binary(), 32, "peer".into());
+    fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).set("k", b"value").gets(&["c", "dd", "e"]);
+    fixture.pipeline.close_line(&mut fixture.out);
+    let all = fixture.out.copy(0, fixture.out.len()).unwrap();
+    let mut ends = vec![0];
+    while let Some(len) = all.get(ends[ends.len() - 1] + 8..ends[ends.len() - 1] + 12) {
+        let len = u32::from_be_bytes(len.try_into().unwrap()) as usize;
+        ends.push(ends[ends.len() - 1] + 24 + len);
+    }
+    assert_eq!(ends.len(), 9, "2 keys, a no-op, a set, 3 keys, a no-op");
+    for from in 0..all.len() {
+        for most in 1..all.len() {
+            let end = fixture.pipeline.commands_end(from as u64, most as u64);
+            let end = usize::try_from(end).unwrap();
+            let fitting = ends.iter().rfind(|end| (from + 1..=from + most).contains(*end));
+            assert!(fitting.is_none_or(|fitting| *fitting == end), "{from} {most} {end}");
+            assert!(ends.contains(&end) && end > from);
+        }
+    }
+}
+
+#[test]
+fn a_binary_conversation_split_at_every_byte() {
+    let response = |code: u8, extras: &[u8], opaque: u8, key: &str, value: &[u8]| {
+        let body = u32::try_from(extras.len() + key.len() + value.len()).unwrap();
+        let short = |len: usize| u8::try_from(len).unwrap();
+        let (key_len, extras_len) = (short(key.len()), short(extras.len()));
+        let mut bytes = vec![0x81, code, 0, key_len, extras_len, 0, 0, 0];
+        bytes.extend(body.to_be_bytes());
+        bytes.extend([0, 0, 0, opaque, 0, 0, 0, 0, 0, 0, 0, 9]);
+        bytes.extend([extras, key.as_bytes(), value].concat());
+        bytes
+    };
+    let answers = [
+        response(0x0d, &[0, 0, 0, 1], 0, "a", b"a value of some length"),
+        response(0x0d, &[0, 0, 0, 2], 0, "b", b""),
+        response(0x0a, &[], 0, "", b""),
+        response(0x01, &[], 1, "", b""),
+        response(0x0d, &[0, 0, 0, 3], 2, "dd", b"another value"),
+        response(0x0a, &[], 2, "", b""),
+    ];
+    let answers = answers.concat();
+    for cut in 0..=answers.len() {
+        for in_place in [true, false] {
+            let mut fixture = Fixture::new(32);
+            fixture.in_place = in_place;
+            fixture.pipeline = Pipeline::new(Dialect::binary(), 32, "peer".into());
+            fixture.gets(&["a"]).gets(&["b"]).gets(&["a"]).set("k", b"value").gets(&["c", "dd"]);
+            let expected = [
+                r#"a ["0:a=a value of some length 1 None"] End"#,
+                r#"b ["0:b= 2 None"] End"#,
+                r#"a ["0:a=a value of some length 1 None"] End"#,
+                "k [] Stored",
+                r#"c+dd ["1:dd=another value 3 None"] End"#,
+            ];
+            assert_eq!(fixture.answer(&answers, &[cut]).unwrap(), expected, "{cut}");
+        }
+    }
 }
 
 proptest! {

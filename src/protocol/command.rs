@@ -3,7 +3,7 @@
 //! A field of a request cannot hold a value that the server would reject while it parses the
 //! command line, because after a rejected storage header memcached runs the value as commands.
 use super::key::Key;
-use super::reply::Shape;
+use super::verbs::Verb;
 
 /// An exptime in the past: servers read more than 30 days as a Unix time, and this one is in 1970.
 /// Unlike a negative number, every server and proxy accepts it.
@@ -18,33 +18,38 @@ pub enum Request<'a> {
     Command(Command<'a>),
 }
 
-#[derive(Clone, Copy, Debug)]
-pub enum Command<'a> {
+/// A command that borrows the caller's bytes.
+pub type Command<'a> = GenericCommand<Key<'a>, &'a [u8], StatsArgs<'a>>;
+
+/// What a command says, whatever holds its key (`K`), its value (`V`) and the arguments of `stats`
+/// (`A`). A connection's dialect decides how it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GenericCommand<K, V, A> {
     Storage {
         verb: StorageVerb,
-        key: Key<'a>,
+        key: K,
         flags: u32,
         exptime: i32,
-        value: &'a [u8],
+        value: V,
     },
     Delete {
-        key: Key<'a>,
+        key: K,
     },
     Arithmetic {
         verb: ArithmeticVerb,
-        key: Key<'a>,
+        key: K,
         delta: u64,
     },
     /// Like `Arithmetic`, but creates a missing counter with the value `initial`.
     Counter {
         verb: ArithmeticVerb,
-        key: Key<'a>,
+        key: K,
         delta: u64,
         initial: u64,
         exptime: i32,
     },
     Touch {
-        key: Key<'a>,
+        key: K,
         exptime: i32,
     },
     FlushAll {
@@ -52,7 +57,7 @@ pub enum Command<'a> {
     },
     Version,
     Stats {
-        args: StatsArgs<'a>,
+        args: A,
     },
     Verbosity {
         level: u32,
@@ -64,7 +69,7 @@ pub enum Command<'a> {
     ConfigGetCluster,
     /// The login of `memcached -Y`: username and password, separated by a space.
     Auth {
-        credentials: &'a [u8],
+        credentials: V,
     },
 }
 
@@ -103,133 +108,14 @@ impl<'a> StatsArgs<'a> {
         (words_ok && args.len() <= 250).then_some(Self(args))
     }
 
+    /// Arguments that were validated before they were stored.
+    pub(super) fn trusted(args: &'a str) -> Self {
+        debug_assert!(Self::parse(args).is_some());
+        Self(args)
+    }
+
     pub fn as_str(&self) -> &'a str {
         self.0
-    }
-}
-
-/// The name of a command, used for error messages, counters and the expected reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    Get,
-    Gets,
-    Gat,
-    Gats,
-    Set,
-    Add,
-    Replace,
-    Append,
-    Prepend,
-    Cas,
-    Delete,
-    Incr,
-    Decr,
-    MetaArithmetic,
-    Touch,
-    FlushAll,
-    Version,
-    Stats,
-    Verbosity,
-    CacheMemlimit,
-    ConfigGetCluster,
-    Auth,
-}
-
-/// The data that a command reads or changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// The command's own keys.
-    Keys,
-    /// All keys, or settings of the server.
-    AllKeys,
-    /// Data that no command changes.
-    Fixed,
-}
-
-impl Verb {
-    pub const COUNT: usize = Self::Auth as usize + 1;
-    /// In the order of the discriminants.
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Get,
-        Self::Gets,
-        Self::Gat,
-        Self::Gats,
-        Self::Set,
-        Self::Add,
-        Self::Replace,
-        Self::Append,
-        Self::Prepend,
-        Self::Cas,
-        Self::Delete,
-        Self::Incr,
-        Self::Decr,
-        Self::MetaArithmetic,
-        Self::Touch,
-        Self::FlushAll,
-        Self::Version,
-        Self::Stats,
-        Self::Verbosity,
-        Self::CacheMemlimit,
-        Self::ConfigGetCluster,
-        Self::Auth,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::Gets => "gets",
-            Self::Gat => "gat",
-            Self::Gats => "gats",
-            Self::Set => "set",
-            Self::Add => "add",
-            Self::Replace => "replace",
-            Self::Append => "append",
-            Self::Prepend => "prepend",
-            Self::Cas => "cas",
-            Self::Delete => "delete",
-            Self::Incr => "incr",
-            Self::Decr => "decr",
-            Self::MetaArithmetic => "ma",
-            Self::Touch => "touch",
-            Self::FlushAll => "flush_all",
-            Self::Version => "version",
-            Self::Stats => "stats",
-            Self::Verbosity => "verbosity",
-            Self::CacheMemlimit => "cache_memlimit",
-            Self::ConfigGetCluster => "config get cluster",
-            Self::Auth => "auth",
-        }
-    }
-
-    pub fn scope(self) -> Scope {
-        match self {
-            Self::FlushAll | Self::Stats | Self::Verbosity | Self::CacheMemlimit => Scope::AllKeys,
-            Self::Version | Self::ConfigGetCluster | Self::Auth => Scope::Fixed,
-            _ => Scope::Keys,
-        }
-    }
-
-    /// The form of the command's reply.
-    pub fn shape(self) -> Shape {
-        match self {
-            Self::Get | Self::Gat => Shape::Retrieval { cas: false },
-            Self::Gets | Self::Gats => Shape::Retrieval { cas: true },
-            Self::Set
-            | Self::Add
-            | Self::Replace
-            | Self::Append
-            | Self::Prepend
-            | Self::Cas
-            | Self::Auth => Shape::Storage,
-            Self::ConfigGetCluster => Shape::Config,
-            Self::Delete => Shape::Delete,
-            Self::Incr | Self::Decr => Shape::Arithmetic,
-            Self::MetaArithmetic => Shape::MetaArithmetic,
-            Self::Touch => Shape::Touch,
-            Self::FlushAll | Self::Verbosity | Self::CacheMemlimit => Shape::Ok,
-            Self::Version => Shape::Version,
-            Self::Stats => Shape::Stats,
-        }
     }
 }
 
@@ -239,6 +125,7 @@ impl RetrievalVerb {
         matches!(self, Self::Gat { .. } | Self::Gats { .. })
     }
 
+    #[inline]
     pub fn verb(self) -> Verb {
         match self {
             Self::Get => Verb::Get,
@@ -250,6 +137,7 @@ impl RetrievalVerb {
 }
 
 impl StorageVerb {
+    #[inline]
     pub fn verb(self) -> Verb {
         match self {
             Self::Set => Verb::Set,
@@ -262,10 +150,10 @@ impl StorageVerb {
     }
 }
 
-impl<'a> Command<'a> {
+impl<K, V, A> GenericCommand<K, V, A> {
     /// The key, if the command has one.
-    pub fn key(&self) -> Option<Key<'a>> {
-        match *self {
+    pub fn key(&self) -> Option<&K> {
+        match self {
             Self::Storage { key, .. }
             | Self::Delete { key }
             | Self::Arithmetic { key, .. }
@@ -275,6 +163,7 @@ impl<'a> Command<'a> {
         }
     }
 
+    #[inline]
     pub fn verb(&self) -> Verb {
         match self {
             Self::Storage { verb, .. } => verb.verb(),
@@ -292,9 +181,41 @@ impl<'a> Command<'a> {
             Self::Auth { .. } => Verb::Auth,
         }
     }
+
+    /// The same command with other holders of its bytes.
+    pub fn convert<'s, K2, V2, A2>(
+        &'s self,
+        to_key: impl FnOnce(&'s K) -> K2,
+        to_value: impl FnOnce(&'s V) -> V2,
+        to_args: impl FnOnce(&'s A) -> A2,
+    ) -> GenericCommand<K2, V2, A2> {
+        type To<K, V, A> = GenericCommand<K, V, A>;
+        match self {
+            Self::Storage { verb, key, flags, exptime, value } => {
+                let (key, value) = (to_key(key), to_value(value));
+                To::Storage { verb: *verb, key, flags: *flags, exptime: *exptime, value }
+            }
+            Self::Delete { key } => To::Delete { key: to_key(key) },
+            Self::Arithmetic { verb, key, delta } => {
+                To::Arithmetic { verb: *verb, key: to_key(key), delta: *delta }
+            }
+            &Self::Counter { verb, ref key, delta, initial, exptime } => {
+                To::Counter { verb, key: to_key(key), delta, initial, exptime }
+            }
+            Self::Touch { key, exptime } => To::Touch { key: to_key(key), exptime: *exptime },
+            Self::FlushAll { delay } => To::FlushAll { delay: *delay },
+            Self::Version => To::Version,
+            Self::Stats { args } => To::Stats { args: to_args(args) },
+            Self::Verbosity { level } => To::Verbosity { level: *level },
+            Self::CacheMemlimit { megabytes } => To::CacheMemlimit { megabytes: *megabytes },
+            Self::ConfigGetCluster => To::ConfigGetCluster,
+            Self::Auth { credentials } => To::Auth { credentials: to_value(credentials) },
+        }
+    }
 }
 
 impl Request<'_> {
+    #[inline]
     pub fn verb(&self) -> Verb {
         match self {
             Self::Retrieval { verb, .. } => verb.verb(),
@@ -306,9 +227,7 @@ impl Request<'_> {
     pub fn for_each_key(&self, mut visit: impl FnMut(&[u8])) {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().for_each(|key| visit(key.as_bytes())),
-            Self::Command(command) => {
-                command.key().iter().for_each(|key| visit(key.as_bytes()));
-            }
+            Self::Command(command) => command.key().iter().for_each(|key| visit(key.as_bytes())),
         }
     }
 
@@ -319,7 +238,7 @@ impl Request<'_> {
             Self::Command(Command::Storage { key, value, .. }) => {
                 key.as_bytes().len() + value.len()
             }
-            Self::Command(_) => 0,
+            Self::Command(command) => command.key().map_or(0, |key| key.as_bytes().len()),
         }
     }
 }

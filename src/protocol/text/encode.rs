@@ -2,8 +2,8 @@
 //! types rule out invalid requests.
 use bytes::BytesMut;
 
-use super::key::Key;
-use super::request::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
+use crate::protocol::command::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
+use crate::protocol::key::Key;
 
 /// Room for a command line without its key and value: names, five numbers, spaces, two CRLF.
 const LINE_OVERHEAD: usize = 128;
@@ -85,6 +85,7 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
 }
 
 /// The line of a storage command; the value and CRLF follow.
+#[inline]
 pub(super) fn storage_head(
     verb: StorageVerb,
     key: Key<'_>,
@@ -110,6 +111,7 @@ pub(super) fn storage_head(
 /// ```text
 /// <get|gets>      <gat|gats> <exptime>
 /// ```
+#[inline]
 pub(super) fn retrieval_head(verb: RetrievalVerb, out: &mut BytesMut) {
     out.extend_from_slice(verb.verb().name().as_bytes());
     if let RetrievalVerb::Gat { exptime } | RetrievalVerb::Gats { exptime } = verb {
@@ -117,16 +119,28 @@ pub(super) fn retrieval_head(verb: RetrievalVerb, out: &mut BytesMut) {
     }
 }
 
+/// Adds a key to a retrieval line.
+#[inline]
+pub(super) fn put_key(key: Key<'_>, out: &mut BytesMut) {
+    let key = key.as_bytes();
+    out.reserve(key.len() + 1);
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(key);
+}
+
+#[inline]
 fn word(out: &mut BytesMut, name: &str) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b" ");
 }
 
+#[inline]
 fn number(out: &mut BytesMut, value: impl itoa::Integer) {
     flag(out, b" ", value);
 }
 
 /// A name followed by a number.
+#[inline]
 fn flag(out: &mut BytesMut, name: &[u8], value: impl itoa::Integer) {
     out.extend_from_slice(name);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());

@@ -3,8 +3,9 @@
 //! The decoder resumes where it stopped: `scanned <= buf.len()`, and bytes below `scanned` are not
 //! searched again. A value is framed by its length, never by its contents. Lengths are checked
 //! before memory is allocated for them.
-use super::error::{Excerpt, ProtocolError};
-use super::reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
+use crate::protocol::dialect::Frame;
+use crate::protocol::error::{Excerpt, ProtocolError};
+use crate::protocol::reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
 
 /// The longest reply line, CRLF included. Real ones stay below 400 bytes.
 pub const MAX_REPLY_LINE_LEN: usize = 2048;
@@ -13,16 +14,6 @@ pub const MAX_VALUE_LEN: u64 = (1 << 30) - 1;
 
 /// The list of nodes has room for ten thousand of them.
 const MAX_CONFIG_LEN: u64 = 1024 * 1024;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame<'a> {
-    /// One item of a retrieval. More items or the end follow.
-    Item(ItemRef<'a>),
-    /// One line of `stats`. More lines or the end follow.
-    Stat(StatLine<'a>),
-    /// The end of the reply.
-    Reply(Reply<'a>),
-}
 
 /// The state of the frame in progress, in offsets from the first byte that is not consumed yet.
 #[derive(Debug, Default)]
@@ -96,6 +87,7 @@ impl Decoder {
     /// A fast path for replies with many keys: reads the next frame in one pass if it is a complete
     /// item of `key`, formatted as servers format it. `None` has no meaning of its own;
     /// [`Self::next`] decides.
+    #[inline]
     pub(super) fn item_with_key<'b>(
         &self,
         key: &[u8],
@@ -196,6 +188,7 @@ impl Decoder {
     }
 
     /// The length of the frame in progress, which the buffer must hold; 0 if it is not known.
+    #[inline]
     pub fn frame_len(&self) -> usize {
         self.header.map_or(0, |h| h.value_end + 2)
     }
@@ -321,21 +314,21 @@ fn other_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
             parse_u64(line.trim_ascii_end()).map(|n| Frame::Reply(Reply::Number(n)))
         }
         Shape::Version => line.strip_prefix(b"VERSION ").map(|v| Frame::Reply(Reply::Version(v))),
-        Shape::Stats => stat(line),
+        Shape::Stats => stat_line(line).map(Frame::Stat),
         _ => None,
     };
     frame.ok_or_else(|| ProtocolError::UnexpectedLine(Excerpt::from_bytes(line)))
 }
 
 /// `ITEM` is the reply to `stats cachedump`, `PREFIX` the reply to `stats detail dump`.
-fn stat(line: &[u8]) -> Option<Frame<'_>> {
+pub fn stat_line(line: &[u8]) -> Option<StatLine<'_>> {
     let words = [b"STAT ".as_slice(), b"ITEM ", b"PREFIX "];
     let rest = words.iter().find_map(|word| line.strip_prefix(*word))?;
     let (name, value) = match memchr::memchr(b' ', rest) {
         Some(space) => (&rest[..space], &rest[space + 1..]),
         None => (rest, &rest[rest.len()..]),
     };
-    Some(Frame::Stat(StatLine { line, name, value }))
+    Some(StatLine { line, name, value })
 }
 
 fn error_kind(line: &[u8], shape: Shape) -> Option<ErrorLineKind> {

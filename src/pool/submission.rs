@@ -1,0 +1,72 @@
+//! A request on its way into a pool.
+use bytes::BytesMut;
+
+use super::connection::Connection;
+use crate::protocol::{OwnedRequest, ReplyHandler, Request, RequestInfo, Timing, Verb};
+
+/// A request that is submitted to the pool.
+pub enum Submission<'a> {
+    Borrowed(&'a Request<'a>),
+    Owned(OwnedRequest),
+}
+
+impl Submission<'_> {
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Borrowed(request) => request.verb(),
+            Self::Owned(request) => request.verb(),
+        }
+    }
+
+    /// The properties that are counted.
+    pub fn info(&self) -> RequestInfo {
+        let keys = match self {
+            Self::Borrowed(Request::Retrieval { keys, .. }) => {
+                u32::try_from(keys.len()).unwrap_or(u32::MAX)
+            }
+            Self::Borrowed(Request::Command(_)) => 0,
+            Self::Owned(request) => request.keys(),
+        };
+        RequestInfo { verb: self.verb(), keys, issued_at: 0 }
+    }
+
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Borrowed(request) => request.payload_len(),
+            Self::Owned(request) => request.payload_len(),
+        }
+    }
+
+    /// Whether `is_one` is true for a requested key.
+    pub fn asks_for(&self, is_one: impl Fn(&[u8]) -> bool) -> bool {
+        match self {
+            Self::Borrowed(Request::Retrieval { keys, .. }) => {
+                keys.iter().any(|key| is_one(key.as_bytes()))
+            }
+            Self::Owned(OwnedRequest::Retrieval { keys, .. }) => keys.iter().any(|key| is_one(key)),
+            _ => false,
+        }
+    }
+
+    pub fn push<W: ReplyHandler>(self, to: &mut Connection<W>, waiter: W, timing: Timing) {
+        match self {
+            Self::Borrowed(request) => to.push(request, waiter, timing),
+            Self::Owned(request) => to.push_owned(&request, waiter, timing, false),
+        }
+    }
+
+    pub fn into_owned(self) -> OwnedRequest {
+        match self {
+            Self::Borrowed(request) => OwnedRequest::copy_from(request),
+            Self::Owned(request) => request,
+        }
+    }
+
+    /// See [`OwnedRequest::copy_into_block`].
+    pub fn into_owned_in_block(self, block: &mut BytesMut) -> OwnedRequest {
+        match self {
+            Self::Borrowed(request) => OwnedRequest::copy_into_block(request, block),
+            Self::Owned(request) => request,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Whose item? Each item of the front line belongs to a key that was requested.
+use bytes::Bytes;
+
+use super::handler::ReplyHandler;
+use super::lines::Line;
+use super::{InFlight, LARGE_VALUE_LEN};
+use crate::protocol::error::{Excerpt, ProtocolError};
+use crate::protocol::reply::ItemRef;
+use crate::protocol::value_buf::ValueBuf;
+
+/// The place in the front line at which the next item is expected.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cursor {
+    pub ordinal: u32,
+    pub slot: u32,
+    pub index: u32,
+    pub position: u64,
+}
+
+/// Which keys of the front line have their item. Invariant: `count` is the number of set bits.
+#[derive(Debug, Default)]
+pub(super) struct Assigned {
+    bits: Vec<u64>,
+    count: u32,
+}
+
+impl Assigned {
+    /// Prepares for a line of this many keys.
+    #[inline]
+    pub fn make_room(&mut self, keys: u32) {
+        if self.bits.is_empty() {
+            self.bits.resize(keys.div_ceil(64) as usize, 0);
+        }
+    }
+
+    /// Whether no item has arrived.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.bits.is_empty()
+    }
+
+    /// The number of keys that have their item.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    #[inline]
+    pub fn insert(&mut self, ordinal: u32) {
+        self.bits[ordinal as usize / 64] |= 1 << (ordinal % 64);
+        self.count += 1;
+    }
+
+    #[inline]
+    pub fn contains(&self, ordinal: u32) -> bool {
+        self.bits.get(ordinal as usize / 64).is_some_and(|w| w & (1 << (ordinal % 64)) != 0)
+    }
+
+    #[inline]
+    pub fn clear(&mut self) {
+        self.bits.clear();
+        self.count = 0;
+    }
+}
+
+impl<S: ReplyHandler> InFlight<S> {
+    /// Continues after a discarded item.
+    pub(super) fn skip_item(&mut self, at: Cursor, next: u64) {
+        let Some(&Line { keys, .. }) = self.lines.front() else { return };
+        self.assigned.make_room(keys);
+        self.assigned.insert(at.ordinal);
+        self.cursor = self.step(at, next);
+    }
+
+    /// The next key of the front line, if the reply is in order and no item is missing, and the position of the key
+    /// after it.
+    #[inline]
+    pub(super) fn expected_key(&self) -> Option<(&[u8], u64)> {
+        let Cursor { ordinal, position, .. } = self.cursor;
+        if ordinal >= self.lines.front()?.keys || self.assigned.contains(ordinal) {
+            return None;
+        }
+        let entry = self.lines.key_at(position);
+        (!entry.alias).then_some((entry.key, entry.next))
+    }
+
+    /// Finds the request for an item and stores the item.
+    pub(super) fn match_item(&mut self, item: &ItemRef<'_>) -> Result<(), ProtocolError> {
+        let at = self.find_key(item.key)?;
+        self.store_item(at, self.lines.key_at(at.position).next, item, None);
+        self.receiving.not_large();
+        Ok(())
+    }
+
+    /// Finds the request for a key: first in order, then among the other keys of the line, because
+    /// proxies may reply in another order.
+    pub(super) fn find_key(&self, key: &[u8]) -> Result<Cursor, ProtocolError> {
+        let foreign = || ProtocolError::ForeignKey(Excerpt::from_key(key));
+        let line = self.lines.front().ok_or_else(foreign)?;
+        let line_start = Cursor { position: line.keys_start, ..Cursor::default() };
+        self.find(self.cursor, line.keys, key, false)
+            .or_else(|| self.find(line_start, self.cursor.ordinal, key, false))
+            .ok_or_else(foreign)
+    }
+
+    /// Passes an item to the slot at `at` and to the slots that share the key. The next key is at
+    /// position `next`.
+    pub(super) fn store_item(
+        &mut self,
+        at: Cursor,
+        next: u64,
+        item: &ItemRef<'_>,
+        shared: Option<&S::Value>,
+    ) {
+        let Some(&Line { keys, aliases, .. }) = self.lines.front() else { return };
+        if item.value.len() >= LARGE_VALUE_LEN {
+            self.large_keys.push(Bytes::copy_from_slice(item.key));
+        }
+        self.assigned.make_room(keys);
+        let copied = (aliases > 0 && shared.is_none()).then(|| S::Value::from_slice(item.value));
+        let shared = shared.or(copied.as_ref());
+        self.notify_slot(at, item, shared);
+        self.cursor = self.step(at, next);
+        if aliases > 0 {
+            let mut from = self.cursor;
+            while let Some(alias) = self.find(from, keys, item.key, true) {
+                self.notify_slot(alias, item, shared);
+                from = self.step(alias, self.lines.key_at(alias.position).next);
+            }
+        }
+    }
+
+    /// The first key in `from.ordinal..to` that equals `key` and has no item yet.
+    pub(super) fn find(&self, from: Cursor, to: u32, key: &[u8], alias: bool) -> Option<Cursor> {
+        let mut cursor = from;
+        while cursor.ordinal < to {
+            let entry = self.lines.key_at(cursor.position);
+            if entry.key == key && entry.alias == alias && !self.assigned.contains(cursor.ordinal) {
+                return Some(cursor);
+            }
+            cursor = self.step(cursor, entry.next);
+        }
+        None
+    }
+
+    #[inline]
+    pub(super) fn step(&self, cursor: Cursor, position: u64) -> Cursor {
+        let Cursor { ordinal, slot, index, .. } = cursor;
+        let last_of_slot = self.slots.get(slot as usize).is_none_or(|slot| index + 1 >= slot.keys);
+        let (slot, index) = if last_of_slot { (slot + 1, 0) } else { (slot, index + 1) };
+        Cursor { ordinal: ordinal + 1, slot, index, position }
+    }
+
+    #[inline]
+    pub(super) fn notify_slot(
+        &mut self,
+        at: Cursor,
+        item: &ItemRef<'_>,
+        shared: Option<&S::Value>,
+    ) {
+        self.assigned.insert(at.ordinal);
+        if let Some(handler) = self.slots.handler_mut(at.slot as usize) {
+            handler.item(at.index as usize, item, shared);
+        }
+    }
+}
