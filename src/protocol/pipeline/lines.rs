@@ -125,7 +125,8 @@ impl Lines {
     }
 
     /// Adds the key of a slot to the open line.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "called once, for each get")]
     pub fn add_slot(&mut self, key: &[u8]) -> Added {
         let seen = seen_bit(key);
         let mut is_alias = false;

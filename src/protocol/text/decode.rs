@@ -87,7 +87,6 @@ impl Decoder {
     /// A fast path for replies with many keys: reads the next frame in one pass if it is a complete
     /// item of `key`, formatted as servers format it. `None` has no meaning of its own;
     /// [`Self::next`] decides.
-    #[inline]
     pub(super) fn item_with_key<'b>(
         &self,
         key: &[u8],
@@ -222,6 +221,8 @@ impl Decoder {
 /// ```text
 /// VALUE <key> <flags> <bytes>[ <cas>]\r\n
 /// ```
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "called once, for each item")]
 fn header_with_key(key: &[u8], buf: &[u8], cas: bool) -> Option<Header> {
     const WORD: &[u8] = b"VALUE ";
     let mut rest = buf.strip_prefix(WORD)?.strip_prefix(key)?;

@@ -85,7 +85,8 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
 }
 
 /// The line of a storage command; the value and CRLF follow.
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "for each borrowed value; the other call is rare")]
 pub(super) fn storage_head(
     verb: StorageVerb,
     key: Key<'_>,
