@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 import fcntl
 import logging
+import os
 import struct
 import termios
 import time
