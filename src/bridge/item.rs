@@ -1,4 +1,7 @@
 //! `emcache.Item`: what a retrieval returns. Behaves as the dataclass of emcache 1.3.
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::PyTypeInfo;
 use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
@@ -66,12 +69,28 @@ impl RawItem {
     }
 }
 
-/// The collector need not look at it: what it has are bytes and numbers, which refer to nothing. What a user puts in
+/// Whether objects of the class have the collector's header: it depends on `PyO3` and on `CPython`.
+static HAS_GC_HEADER: AtomicBool = AtomicBool::new(false);
+
+/// Called once, when the module is created.
+#[allow(unsafe_code)]
+pub fn prepare(py: Python<'_>) {
+    let class = Item::type_object_raw(py);
+    // SAFETY: a class that lives as long as the module, and the thread is attached.
+    let has_header =
+        unsafe { pyo3::ffi::PyType_HasFeature(class, pyo3::ffi::Py_TPFLAGS_HAVE_GC) } != 0;
+    HAS_GC_HEADER.store(has_header, Ordering::Relaxed);
+}
+
+/// The collector need not look at it: its fields are bytes and numbers, which refer to nothing. What a user puts in
 /// instead would not be shown to it anyway: the class has no `__traverse__`.
 #[allow(unsafe_code)]
 fn untrack(item: &Py<Item>) {
-    // SAFETY: it is an object of a class that PyO3 gives the collector's header.
-    unsafe { pyo3::ffi::PyObject_GC_UnTrack(item.as_ptr().cast()) }
+    if HAS_GC_HEADER.load(Ordering::Relaxed) {
+        // SAFETY: `into_item` has just created it, with this class and no other, so it has the header that `prepare`
+        // looked for. The thread is attached, because `into_item` has a token for that.
+        unsafe { pyo3::ffi::PyObject_GC_UnTrack(item.as_ptr().cast()) }
+    }
 }
 
 #[pymethods]

@@ -100,6 +100,7 @@ fn register_hooks(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Makes what `PyO3` would make later, when another thread may fork: see [`once`].
 fn prepare(py: Python<'_>) -> PyResult<()> {
     errors::prepare(py);
+    item::prepare(py);
     future::OpFuture::prepare(py)?;
     // From 3.14 on it asks once how the interpreter keeps integers.
     1_i128.into_pyobject(py)?.extract::<i128>().map(drop)

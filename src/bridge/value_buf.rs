@@ -1,5 +1,7 @@
 //! Values as `bytes`. Long ones are received where the caller will find them: nothing is copied.
 #![allow(unsafe_code)]
+use std::ptr::NonNull;
+
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 use pyo3::ffi;
@@ -39,9 +41,11 @@ impl ValueBuf for PyValueBuf {
     }
 }
 
-/// Invariant: `filled <= len`, and the first `filled` bytes are written. Nobody else has the object.
+/// Invariant: `filled <= len`; `start` points to the `len` bytes of `bytes`, of which the first `filled` are written;
+/// no other code has the object.
 pub struct PartialValue {
     bytes: Py<PyBytes>,
+    start: NonNull<u8>,
     filled: usize,
     len: usize,
 }
@@ -49,21 +53,23 @@ pub struct PartialValue {
 impl PartialValue {
     fn new(py: Python<'_>, len: usize) -> Option<Self> {
         let signed = ffi::Py_ssize_t::try_from(len).ok()?;
-        // SAFETY: the interpreter's lock is held; null instead of bytes makes an object whose bytes nobody has
+        // SAFETY: this thread is attached, as `py` says. Null in place of bytes creates an object with bytes that are not
         // written, or returns null with an exception set.
-        let made = unsafe {
+        let created = unsafe {
             Bound::from_owned_ptr_or_err(
                 py,
                 ffi::PyBytes_FromStringAndSize(std::ptr::null(), signed),
             )
         };
-        let bytes = made.ok()?.cast_into::<PyBytes>().ok()?.unbind();
-        Some(Self { bytes, filled: 0, len })
+        let bytes = created.ok()?.cast_into::<PyBytes>().ok()?;
+        // SAFETY: this thread is attached, and the object is of `bytes`.
+        let start = NonNull::new(unsafe { ffi::PyBytes_AsString(bytes.as_ptr()) })?.cast();
+        Some(Self { bytes: bytes.unbind(), start, filled: 0, len })
     }
 }
 
-// SAFETY: `chunk_mut` is what is not filled of memory that lives as long as `bytes`, which is never moved by
-// Python, and `advance_mut` counts what its caller vouches for.
+// SAFETY: `chunk_mut` returns the part that is not filled of memory that lives as long as `bytes`, which Python never
+// moves, and `advance_mut` counts what its caller vouches for. Neither calls Python, so no thread need be attached.
 unsafe impl BufMut for PartialValue {
     fn remaining_mut(&self) -> usize {
         self.len - self.filled
@@ -75,11 +81,11 @@ unsafe impl BufMut for PartialValue {
     }
 
     fn chunk_mut(&mut self) -> &mut UninitSlice {
-        // SAFETY: the object is of `bytes`, has `len` bytes, and nobody else knows it: no Python code has seen it
-        // yet, and this borrow is the only one of it.
+        // SAFETY: `start` points to `len` bytes, `filled` of which are skipped. No Python code has seen the object yet, and
+        // this borrow is the only one of its bytes.
         unsafe {
-            let start = ffi::PyBytes_AsString(self.bytes.as_ptr()).cast::<u8>();
-            UninitSlice::from_raw_parts_mut(start.add(self.filled), self.remaining_mut())
+            let rest = self.start.as_ptr().add(self.filled);
+            UninitSlice::from_raw_parts_mut(rest, self.remaining_mut())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Whole operations, driven without Python against scripted servers.
 use std::cell::Cell;
+use std::fmt::Write;
 use std::rc::Rc;
 
 use _emcache::client::{
@@ -160,7 +161,7 @@ async fn answer_get(peer: &mut Peer) {
     let mut answer = String::new();
     for name in line.strip_prefix("get ").unwrap().split(' ') {
         let value = name.to_uppercase();
-        answer += &format!("VALUE {name} 0 {}\r\n{value}\r\n", value.len());
+        write!(answer, "VALUE {name} 0 {}\r\n{value}\r\n", value.len()).unwrap();
     }
     answer += "END\r\n";
     peer.stream.write_all(answer.as_bytes()).await.unwrap();
