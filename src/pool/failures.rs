@@ -14,8 +14,8 @@ use super::state::{Entry, State};
 use super::tasks::resume_merging;
 use super::waiter::Waiter;
 use crate::protocol::{
-    CallResult, ErrorLine, ExpiredRequest, Family, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler,
-    RequestInfo, Timing,
+    CallResult, ErrorLine, ExpiredRequest, Family, NEVER, Nanos, Reply, ReplyHandler, RequestInfo,
+    Retry, Timing,
 };
 
 /// How long keys do not share lines after an error in the reply to several keys.
@@ -47,7 +47,7 @@ impl<W: Waiter> State<W> {
         let is_garbage = matches!(cause, Cause::Protocol(_));
         let may_repeat = !is_garbage && entry.checkout.is_none() && !self.closed;
         for orphan in entry.connection.into_orphans().into_iter().rev() {
-            let is_read = matches!(orphan.retry, Some(OwnedRequest::Retrieval { .. }));
+            let is_read = orphan.info.verb.retry() == Retry::Once;
             // A connection that the pool closed does not count as an attempt.
             let is_spent = is_read && orphan.retried && is_fresh && !cause.closed_by_pool();
             let timing = Timing { issued_at: orphan.info.issued_at, deadline: orphan.deadline };
