@@ -41,8 +41,11 @@ impl Capabilities {
     }
 
     /// Whether a command may be sent on shared connections.
+    #[inline]
     pub fn may_share(&self, family: Family) -> bool {
-        self.is_certain || self.support[family as usize] == Support::Supported
+        family == Family::Classic
+            || self.is_certain
+            || self.support[family as usize] == Support::Supported
     }
 
     pub fn is_unsupported(&self, family: Family, now: Nanos) -> bool {

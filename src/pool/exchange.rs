@@ -6,7 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::error::Cause;
 use super::io::Io;
 use crate::protocol::{
-    CONNECTION_REFUSED, Dialect, ErrorLine, Excerpt, Frame, ItemRef, ProtocolError, Reply, Request,
+    CONNECTION_REFUSED, Command, Dialect, ErrorLine, Excerpt, Frame, ItemRef, ProtocolError, Reply,
+    Request,
 };
 
 /// Sends a request and reads its reply: `on_item` checks each item, `on_reply` decides what the end
@@ -22,7 +23,12 @@ pub(super) async fn exchange<T>(
     on_item: impl Fn(&ItemRef<'_>) -> Result<(), ProtocolError>,
     on_reply: impl FnOnce(&Reply<'_>) -> Result<T, Cause>,
 ) -> Result<T, Cause> {
-    let mut wire = BytesMut::with_capacity(512);
+    // A buffer that grows would leave a copy of the password behind.
+    let secret_len = match request {
+        Request::Command(Command::Auth { credentials }) => credentials.len(),
+        _ => 0,
+    };
+    let mut wire = BytesMut::with_capacity(512 + secret_len);
     let expected = dialect.encode_request(request, &mut wire);
     let sent = send(stream, &wire).await;
     wire[..].zeroize();

@@ -15,7 +15,7 @@ use super::tasks::resume_merging;
 use super::waiter::Waiter;
 use crate::protocol::{
     CallResult, ErrorLine, ExpiredRequest, Family, NEVER, Nanos, OwnedRequest, Reply, ReplyHandler,
-    RequestInfo, Timing,
+    RequestInfo, Retry, Timing,
 };
 
 /// How long keys do not share lines after an error in the reply to several keys.
@@ -49,7 +49,7 @@ impl<W: Waiter> State<W> {
         // A silent server may still execute the bytes that it has received.
         let may_run_later = matches!(cause, Cause::NoAnswer);
         for mut orphan in entry.connection.into_orphans().into_iter().rev() {
-            let is_read = matches!(orphan.retry, Some(OwnedRequest::Retrieval { .. }));
+            let is_read = orphan.info.verb.retry() == Retry::Once;
             if may_run_later && orphan.sent {
                 orphan.retry.take_if(|request| {
                     matches!(request,

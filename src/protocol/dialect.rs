@@ -198,7 +198,8 @@ impl Dialect {
     /// Reads the next frame at the start of `buf` and returns it with its length. Returns `None` if
     /// more bytes are needed; the next call must pass the same bytes again, followed by the new
     /// ones.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a wrapper in the hot path")]
     pub fn decode<'a>(
         &'a mut self,
         buf: &'a [u8],
@@ -212,7 +213,8 @@ impl Dialect {
 
     /// A fast path for replies with many keys: reads the next frame if it is a complete item of
     /// `key`. `None` has no meaning of its own; [`Self::decode`] decides.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a wrapper in the hot path")]
     pub fn item_with_key<'b>(
         &self,
         key: &[u8],

@@ -137,6 +137,7 @@ impl Verb {
         self.info().name
     }
 
+    #[inline]
     pub fn family(self) -> Family {
         self.info().family
     }

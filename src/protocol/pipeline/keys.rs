@@ -27,7 +27,6 @@ impl KeyFifo {
     pub fn push(&mut self, key: &[u8], alias: bool) {
         // A key has at most 250 bytes.
         let len = u8::try_from(key.len()).unwrap_or(u8::MAX);
-        self.bytes.reserve(2 + key.len());
         self.bytes.extend_from_slice(&[len, u8::from(alias)]);
         self.bytes.extend_from_slice(key);
     }

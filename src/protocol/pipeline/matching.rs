@@ -17,6 +17,17 @@ pub(super) struct Cursor {
     pub position: u64,
 }
 
+impl Cursor {
+    /// The place of the next key, which is at `position`, in a slot with this many keys.
+    #[inline]
+    fn next(self, keys: u32, position: u64) -> Self {
+        let Self { ordinal, slot, index, .. } = self;
+        let is_last = index + 1 >= keys;
+        let (slot, index) = if is_last { (slot + 1, 0) } else { (slot, index + 1) };
+        Self { ordinal: ordinal + 1, slot, index, position }
+    }
+}
+
 /// Which keys of the front line have their item. Invariant: `count` is the number of set bits.
 #[derive(Debug, Default)]
 pub(super) struct Assigned {
@@ -119,8 +130,8 @@ impl<S: ReplyHandler> InFlight<S> {
         self.assigned.make_room(keys);
         let copied = (aliases > 0 && shared.is_none()).then(|| S::Value::from_slice(item.value));
         let shared = shared.or(copied.as_ref());
-        self.notify_slot(at, item, shared);
-        self.cursor = self.step(at, next);
+        let keys_of_slot = self.notify_slot(at, item, shared);
+        self.cursor = at.next(keys_of_slot, next);
         if aliases > 0 {
             let mut from = self.cursor;
             while let Some(alias) = self.find(from, keys, item.key, true) {
@@ -145,22 +156,18 @@ impl<S: ReplyHandler> InFlight<S> {
 
     #[inline]
     pub(super) fn step(&self, cursor: Cursor, position: u64) -> Cursor {
-        let Cursor { ordinal, slot, index, .. } = cursor;
-        let last_of_slot = self.slots.get(slot as usize).is_none_or(|slot| index + 1 >= slot.keys);
-        let (slot, index) = if last_of_slot { (slot + 1, 0) } else { (slot, index + 1) };
-        Cursor { ordinal: ordinal + 1, slot, index, position }
+        let keys = self.slots.get(cursor.slot as usize).map_or(0, |slot| slot.keys);
+        cursor.next(keys, position)
     }
 
+    /// Passes an item to a slot and returns the number of the slot's keys.
     #[inline]
-    pub(super) fn notify_slot(
-        &mut self,
-        at: Cursor,
-        item: &ItemRef<'_>,
-        shared: Option<&S::Value>,
-    ) {
+    fn notify_slot(&mut self, at: Cursor, item: &ItemRef<'_>, shared: Option<&S::Value>) -> u32 {
         self.assigned.insert(at.ordinal);
-        if let Some(handler) = self.slots.handler_mut(at.slot as usize) {
+        let Some(slot) = self.slots.get_mut(at.slot as usize) else { return 0 };
+        if let Some(handler) = &mut slot.handler {
             handler.item(at.index as usize, item, shared);
         }
+        slot.keys
     }
 }

@@ -164,6 +164,8 @@ impl<S: ReplyHandler> Pipeline<S> {
     }
 
     /// The previous line must be closed.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "for each get that is alone")]
     fn begin_line(&mut self, verb: RetrievalVerb, out: &mut Outgoing) -> Expected {
         let tail = out.tail();
         let before = tail.len();

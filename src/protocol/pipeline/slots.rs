@@ -88,6 +88,11 @@ impl<S: ReplyHandler> Slots<S> {
         self.queue.get(at)
     }
 
+    #[inline]
+    pub fn get_mut(&mut self, at: usize) -> Option<&mut Slot<S>> {
+        self.queue.get_mut(at)
+    }
+
     /// The handler of a slot, if its caller waits.
     #[inline]
     pub fn handler_mut(&mut self, at: usize) -> Option<&mut S> {

@@ -69,7 +69,8 @@ impl Text {
         parse::command(wire, verb)
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a wrapper in the hot path")]
     pub fn decode<'b>(
         &mut self,
         buf: &'b [u8],
@@ -78,7 +79,8 @@ impl Text {
         self.decoder.next(buf, expected.verb.shape())
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a wrapper in the hot path")]
     pub fn item_with_key<'b>(
         &self,
         key: &[u8],
