@@ -8,7 +8,7 @@ import pytest
 
 import emcache
 from support.calls import until, within
-from support.memcached import memcached
+from support.memcached import connections_so_far, memcached, settled_connections
 from support.memcached_proxy import WHY_NOT, has_proxy, memcached_proxy
 from support.nutcracker import keys_by_server, nutcracker
 from support.scripted import scripted
@@ -169,19 +169,6 @@ async def test_counters_begin_where_they_are_missing(proxy_of):
             assert got == [10, 9, 8]
             many = (client.increment(b"many", 1, initial=1) for _ in range(20))
             assert sorted(await asyncio.gather(*many)) == list(range(1, 21))
-
-
-def connections_so_far(server):
-    """How many a server has counted, with the one that asks."""
-    return int(server.stats()["total_connections"])
-
-
-def settled_connections(server):
-    """The same, once all are counted: memcached does so when a thread takes a connection."""
-    before = connections_so_far(server)
-    while (now := connections_so_far(server)) != before + 1:
-        before = now
-    return now
 
 
 @within(30)

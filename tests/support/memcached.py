@@ -19,3 +19,16 @@ def memcached(*args: str, unix: bool = False) -> Iterator[Memcached]:
     """Run a server of its own for one test."""
     with Memcached(*args, unix=unix) as server:
         yield server
+
+
+def connections_so_far(server: Memcached) -> int:
+    """Return how many connections a server has counted, with the one that asks."""
+    return int(server.stats()["total_connections"])
+
+
+def settled_connections(server: Memcached) -> int:
+    """Do the same once all are counted: memcached counts one when a thread takes it."""
+    before = connections_so_far(server)
+    while (now := connections_so_far(server)) != before + 1:
+        before = now
+    return now
