@@ -27,7 +27,7 @@ pub struct OpFuture {
     state: State,
     /// How the outcome is returned.
     form: Form,
-    /// What the task waits on.
+    /// The future on which the task waits.
     borrowed: Option<Py<PyAny>>,
     /// Set when the caller has left, for threads that cannot read `state`.
     abandoned: Option<Arc<AtomicBool>>,

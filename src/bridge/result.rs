@@ -11,7 +11,7 @@ use super::item::RawItem;
 use crate::client::{BatchResult, Gathered, Outcome, RawItems};
 use crate::pool::CheckoutId;
 
-/// What a call returns its outcome as.
+/// The Python form of an outcome.
 #[derive(Default)]
 pub enum Form {
     #[default]
@@ -106,7 +106,7 @@ fn batch_to_tuple(py: Python<'_>, result: BatchResult, batch: &PyBatch) -> PyRes
     Ok((done, missed, errors).into_pyobject(py)?.into_any().unbind())
 }
 
-/// What emcache 1.3 returns for a retrieval on a connection: `(keys, values, flags, cas, client_error)`.
+/// The result of a retrieval on a connection, as in emcache 1.3: `(keys, values, flags, cas, client_error)`.
 fn raw_to_tuple(
     py: Python<'_>,
     raw: RawItems<RawItem>,

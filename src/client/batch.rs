@@ -20,7 +20,7 @@ use crate::protocol::{Command, Key, Nanos, OwnedRequest, Request, StorageVerb, V
 pub const WINDOW_KEYS: usize = 16 * 1024;
 const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 
-/// What is done with each key.
+/// The operation on each key.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
     Store { verb: StorageVerb, flags: u32, exptime: i32 },
@@ -59,7 +59,7 @@ impl<S: BatchSource + ?Sized> BatchSource for Arc<S> {
     }
 }
 
-/// What became of the keys, by their positions in the call. All others are done.
+/// The result for each key, by its position in the call. All others are done.
 #[derive(Debug, Default)]
 pub struct BatchResult {
     /// Keys that did not meet the command's condition, in order.
@@ -244,7 +244,7 @@ impl<C: Caller> Batch<C> {
         }
     }
 
-    /// What is not sent yet never will be.
+    /// Drops the requests that are not sent yet.
     fn fail_rest(&self, why: &FailureKind) {
         let rest = self.sent.replace(self.source.len())..self.source.len();
         let failure = |at| (at, Failure::new(Some(self.verb()), why.clone()));

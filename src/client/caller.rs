@@ -1,4 +1,4 @@
-//! What a driver supplies: who waits for an outcome, and what the items in it are made of.
+//! The interface that a driver supplies: the recipient of an outcome, and the type of its items.
 use super::batch::BatchSource;
 use super::outcome::Outcome;
 use crate::protocol::{ItemRef, ValueBuf};

@@ -24,7 +24,7 @@ pub struct Line<I> {
     items: Vec<(usize, I)>,
 }
 
-/// What arrived for a call for many keys.
+/// The items and errors of a call for many keys.
 #[derive(Debug)]
 pub struct Gathered<I> {
     lines: Vec<Line<I>>,
@@ -149,7 +149,7 @@ impl<C: Caller> Gather<C> {
     }
 
     /// The keys with the indexes `missing` in `line` are each requested alone from now on: their lines, in that
-    /// order. What arrived for the others is kept.
+    /// order. Items of the other keys are kept.
     pub fn split_line(&self, line: Line<C::Item>, missing: &[usize]) -> Vec<Line<C::Item>> {
         let alone = |index: &usize| Line::new(Some(vec![line.position(*index)]), 1);
         let lines = missing.iter().map(alone).collect();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `client` | the operations of a client, and how it closes |
 //! | `operation` | an operation that owns its data, for hosts on another thread |
-//! | `caller` | what a driver supplies: who waits, and what items are made of |
+//! | `caller` | the interface of a driver: the recipient of an outcome and the type of items |
 //! | `handler` | turns the replies to one request into an outcome |
 //! | `gather` | a call for many keys: lines to many nodes, one outcome |
 //! | `batch` | a call that changes many keys, in windows |

@@ -13,7 +13,7 @@ pub const MAX_UNANSWERED: usize = 1024;
 pub struct NoReplies<C> {
     unanswered: Cell<usize>,
     errors: Cell<u64>,
-    /// Those who wait until none is unanswered.
+    /// Callers that wait until no request is unanswered.
     drained: RefCell<Vec<C>>,
     /// Called then, once.
     on_drained: Cell<Option<Box<dyn FnOnce()>>>,

@@ -16,7 +16,7 @@ pub enum Target {
     Checkout(CheckoutId),
 }
 
-/// What the outcome of a single request is made of.
+/// The form of the outcome of a single request.
 #[derive(Clone, Copy, Debug)]
 pub enum Expect {
     /// The item of a retrieval with one key.

@@ -152,7 +152,7 @@ impl Failure {
         matches!(self.kind, FailureKind::NotStored | FailureKind::Exists | FailureKind::NotFound)
     }
 
-    /// What a program may want to do about it, in one word, where neither the kind nor the status says it.
+    /// The cause in one word, for causes that neither the kind nor the status tells.
     pub fn reason(&self) -> Option<&'static str> {
         if self.is_unauthenticated() {
             return Some("unauthenticated");

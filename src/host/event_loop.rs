@@ -20,7 +20,7 @@ pub struct LoopCore {
 /// How many turns in a row may leave out Tokio's drivers.
 const SHORT_CUTS: u32 = 8;
 
-/// What the core may ask of the loop.
+/// The services that the core requests from the loop.
 struct LoopHost {
     inbox: Inbox,
     postponed: Postponed,
@@ -58,7 +58,7 @@ impl LoopCore {
         })
     }
 
-    /// What to watch for reading.
+    /// The descriptor to watch for reading.
     pub fn fd(&self) -> i32 {
         self.runtime.fd()
     }

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// What was made after another number of forks belongs to a parent of this process.
+/// An object that was created at another count belongs to a parent of this process.
 pub fn fork_count() -> u64 {
     FORKS.load(Ordering::Relaxed)
 }

@@ -1,4 +1,4 @@
-//! What drives the core: an event loop, in turns, or a thread of its own. Never Python.
+//! Hosts that drive the core: an event loop, in turns, or a separate thread. Never Python.
 mod event_loop;
 mod forks;
 mod outbox;

@@ -1,4 +1,4 @@
-//! What the core's thread has for one event loop: collected there, fetched by the loop's thread.
+//! The messages of the core's thread for one event loop. The loop's thread fetches them.
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -20,7 +20,7 @@ pub enum Message {
         client: u64,
         change: NodeChange,
     },
-    /// Nobody needs the client any more.
+    /// The client is no longer needed.
     Close {
         client: u64,
     },

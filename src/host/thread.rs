@@ -86,8 +86,7 @@ impl CoreThread {
         Ok(Self { runtime, jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Runs the jobs on the thread, after those that were posted before. What they send leaves together;
-    /// outcomes go to `outbox`.
+    /// Runs the jobs on the thread, after those that were posted before. Their requests are sent together; outcomes go to `outbox`.
     pub fn post(&self, outbox: &Arc<Outbox>, jobs: Vec<Job>) {
         if let Some(channel) = &self.jobs {
             // Refused only if the thread has ended, and with it all that the jobs are about.

@@ -1,4 +1,4 @@
-//! What is known of the maximum length of a `get` line.
+//! The known maximum length of a `get` line.
 use std::cell::Cell;
 
 use crate::protocol::Nanos;

@@ -21,8 +21,7 @@ pub enum Request<'a> {
 /// A command that borrows the caller's bytes.
 pub type Command<'a> = GenericCommand<Key<'a>, &'a [u8], StatsArgs<'a>>;
 
-/// What a command says, whatever holds its key (`K`), its value (`V`) and the arguments of `stats`
-/// (`A`). A connection's dialect decides how it is written.
+/// A semantic command, generic over the types of its key (`K`), its value (`V`) and the arguments of `stats` (`A`). A connection's dialect decides how it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GenericCommand<K, V, A> {
     Storage {

@@ -34,7 +34,7 @@ pub enum Dialect {
     Binary(Binary),
 }
 
-/// What a dialect has to know of a request in order to decode its reply.
+/// The facts about a request that a dialect needs in order to decode the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     pub verb: Verb,
@@ -70,7 +70,7 @@ pub enum Frame<'a> {
     Stat(StatLine<'a>),
     /// The end of the reply.
     Reply(Reply<'a>),
-    /// A part of the reply that nobody needs. More follows.
+    /// A part of the reply without a use. More follows.
     Ignored,
 }
 

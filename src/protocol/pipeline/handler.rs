@@ -1,4 +1,4 @@
-//! Who receives replies, and the times of a request.
+//! The recipient of replies, and the times of a request.
 use crate::protocol::reply::{ItemRef, Reply, StatLine};
 use crate::protocol::value_buf::ValueBuf;
 

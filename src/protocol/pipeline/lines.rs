@@ -38,7 +38,7 @@ impl Line {
     }
 }
 
-/// What became of the key of a slot.
+/// The result of adding the key of a slot.
 pub(super) struct Added {
     /// The key has to be written, because the line did not contain it.
     pub is_new: bool,
