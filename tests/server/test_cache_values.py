@@ -32,6 +32,7 @@ from emcache.cache import (
     _warnings,
 )
 from support.calls import outcomes, until, within
+from support.memory import traces_memory
 
 UTC_NOW = datetime.datetime.now(datetime.UTC)
 DOCUMENT = {"name": "Ada", "tags": ["a", "ü"], "n": 1.5, "ok": True, "none": None}
@@ -214,6 +215,7 @@ async def test_the_largest_limit_is_no_limit(client, key, flag, compression):
         assert await cache.get(key) == each
 
 
+@traces_memory
 @pytest.mark.parametrize(("flag", "compression"), COMPRESSIONS.items())
 async def test_a_bomb_takes_no_memory(client, key, flag, compression):
     bomb = compression().compress(bytes(200 * 2**20))

@@ -14,6 +14,7 @@ import pytest
 import emcache
 from support.calls import client_of, within
 from support.isolated import run_silent
+from support.memory import traces_memory
 from support.scripted import hold, scripted
 
 DRIVER = os.environ.get("EMCACHE_DRIVER")
@@ -165,6 +166,7 @@ async def test_a_value_whose_connection_dies_within_it_is_asked_for_again():
         assert (item.value, item.flags, accepted) == (value, 7, 2)
 
 
+@traces_memory
 @within(20)
 async def test_a_value_that_nobody_waits_for_any_more_is_not_kept(server, key):
     """Half of it has come when its caller goes away; the rest comes, and belongs to nobody."""

@@ -6,6 +6,7 @@ import tracemalloc
 import pytest
 
 from support.calls import client_of, until, within
+from support.memory import traces_memory
 from support.oracle import answer
 from support.scripted import scripted
 
@@ -19,6 +20,7 @@ CALLS = {
 }
 
 
+@traces_memory
 @within(30)
 @pytest.mark.parametrize("size", [20_000, 20 * MB])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
