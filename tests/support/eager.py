@@ -7,11 +7,16 @@ import sys
 
 def make_eager(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
     """Let a loop begin its tasks at once."""
-    if sys.version_info >= (3, 12):
-        loop.set_task_factory(asyncio.eager_task_factory)
-    else:
-        loop.set_task_factory(_as_in_312)
+    loop.set_task_factory(_eager if sys.version_info >= (3, 12) else _as_in_312)
     return loop
+
+
+def _eager(loop, coroutine, eager_start=True, **options):
+    """Do what `asyncio.eager_task_factory` does.
+
+    That of 3.13.5 does not take the `eager_start` that uvloop 0.23.0 passes on.
+    """
+    return asyncio.Task(coroutine, loop=loop, eager_start=True, **options)
 
 
 def _as_in_312(loop, coroutine, **options):

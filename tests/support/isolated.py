@@ -25,7 +25,11 @@ def new_loop():
     # Development mode is on for its warnings. In debug mode tasks are woken in another way.
     loop.set_debug(False)
     if os.environ.get("EMCACHE_TEST_EAGER") == "1" and sys.version_info >= (3, 12):
-        loop.set_task_factory(asyncio.eager_task_factory)
+        loop.set_task_factory(
+            lambda loop, coroutine, eager_start=True, **options: asyncio.Task(
+                coroutine, loop=loop, eager_start=True, **options
+            )
+        )
     return loop
 
 def run(main):
