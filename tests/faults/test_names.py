@@ -215,6 +215,9 @@ def test_a_child_of_a_fork_looks_up_by_itself(run):
                 return await client.get(b"no-such-key")
 
         asyncio.run(main())
+        # Python 3.12 and later warn of a fork beside other threads.
+        import warnings
+        warnings.filterwarnings("ignore", message=".*multi-threaded", category=DeprecationWarning)
         if not (pid := os.fork()):
             print(asyncio.run(child()), flush=True)
             os._exit(0)

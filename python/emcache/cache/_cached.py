@@ -119,7 +119,8 @@ class _Decorator:
         self._options = options
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> CachedFunction[P, R]:
-        if not inspect.iscoroutinefunction(function):
+        # Python 3.13 finds the coroutine function in a partialmethod, which cannot be called.
+        if not (callable(function) and inspect.iscoroutinefunction(function)):
             raise TypeError(f"cached() needs an async function, not {function!r}")
         return CachedFunction(function, self._source, key_of(function, self._key), self._options)
 
