@@ -172,7 +172,7 @@ impl ThreadEngine {
         });
     }
 
-    /// As [`Self::tell`], and waits for the result.
+    /// Like [`Self::post_to`], and waits for the result.
     pub fn query<T: Send + 'static>(
         &self,
         py: Python<'_>,

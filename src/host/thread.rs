@@ -86,7 +86,8 @@ impl CoreThread {
         Ok(Self { runtime, jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Runs the jobs on the thread, after those that were posted before. Their requests are sent together; outcomes go to `outbox`.
+    /// Runs the jobs on the thread, after those that were posted before. Their requests are sent together.
+    /// Outcomes go to `outbox`.
     pub fn post(&self, outbox: &Arc<Outbox>, jobs: Vec<Job>) {
         if let Some(channel) = &self.jobs {
             // Refused only if the thread has ended, and with it all that the jobs are about.

@@ -40,8 +40,10 @@ impl<W: Waiter> State<W> {
             }
             PinTarget::Several => return Placement::Later,
         };
-        let is_usable =
-            |entry: &Entry<W>| entry.id == id && entry.is_free() && !entry.noreply.is_empty();
+        // A silent connection may never execute a write that is reported as done.
+        let is_usable = |entry: &Entry<W>| {
+            entry.id == id && entry.is_free() && !entry.is_silent && !entry.noreply.is_empty()
+        };
         self.connections.iter().position(is_usable).map_or(Placement::Any, Placement::At)
     }
 

@@ -128,9 +128,9 @@ impl<W: Waiter> Shared<W> {
 
     /// Uses silent connections again that receive bytes, and closes those without waiting callers
     /// if another connection is served or needs their place. A connection with unanswered `noreply`
-    /// writes stays until its replies are long overdue: the server may still execute the writes, and
-    /// later requests for their keys must not overtake them. `read` is the connection that was just
-    /// read.
+    /// writes stays until its replies are long overdue, or all are silent and there may be no other:
+    /// the server may still execute the writes, and later requests for their keys must not overtake
+    /// them. `read` is the connection that was just read.
     pub fn check_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
         let now = self.context.now();
         if state.connections.len() <= self.config.max_connections {
@@ -145,11 +145,12 @@ impl<W: Waiter> Shared<W> {
         for at in 0..state.connections.len() {
             let entry = &state.connections[at];
             let may_close = entry.is_silent && !entry.connection.is_broken();
-            if !may_close || entry.connection.has_waiters() || !entry.noreply.is_empty() {
+            if !may_close || entry.connection.has_waiters() {
                 continue;
             }
             let since = entry.owes_since.unwrap_or(now);
-            if (are_all_silent && surplus > 0) || state.served_since(at, since) {
+            let is_replaced = entry.noreply.is_empty() && state.served_since(at, since);
+            if (are_all_silent && surplus > 0) || is_replaced {
                 surplus = surplus.saturating_sub(1);
                 state.connections[at].connection.abort(Cause::NoAnswer);
             }

@@ -314,6 +314,40 @@ async def test_nothing_overtakes_a_noreply_write_on_a_silent_connection(max_conn
                 assert (await direct.get(b"key")).value == b"new"
 
 
+@within(30)
+@pytest.mark.parametrize("max_connections", [1, 2])
+async def test_other_noreply_writes_leave_a_silent_connection(max_connections):
+    """It may never go on, and then a write that was reported as done would be lost."""
+    first = Link()
+    with memcached() as server, fault_proxy(server, lambda n: Link() if n else first) as proxy:
+        options = {"timeout": 0.6, "max_connections": max_connections}
+        async with client_of(proxy, **options) as client, client_of(server) as direct:
+            await client.set(b"other", b"v")
+            first.requests.stall_after = 0
+            await client.set(b"key", b"v", noreply=True)
+            (item,) = await outcomes(client.get(b"key"))
+            assert isinstance(item, emcache.OperationTimeoutError), item
+            await client.delete(b"other", noreply=True)
+            while await direct.get(b"other") is not None:
+                await asyncio.sleep(0.01)
+
+
+@within(30)
+@pytest.mark.parametrize("max_connections", [1, 2])
+async def test_noreply_writes_to_a_hung_backend_do_not_use_up_the_connections(max_connections):
+    async with (
+        scripted(Proxy()) as server,
+        client_of(server, timeout=0.6, max_connections=max_connections) as client,
+    ):
+        check(b"k", await client.get(b"k"))
+        for hung in HUNG[: max_connections + 2]:
+            await client.set(hung, b"v", noreply=True)
+            started = time.monotonic()
+            while isinstance((await outcomes(client.get(b"k")))[0], Exception):
+                # Long before the patience for replies ends, which is 5 s.
+                assert time.monotonic() - started < 4
+
+
 async def until_value(client, key, value):
     while (item := await client.get(key)) is None or item.value != value:
         await asyncio.sleep(0.01)
