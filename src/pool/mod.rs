@@ -15,6 +15,7 @@
 //! | removed | a node that left the cluster |
 mod address;
 mod backoff;
+mod calm;
 mod capabilities;
 mod checkout;
 mod config;

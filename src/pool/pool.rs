@@ -182,6 +182,21 @@ impl<W: Waiter> Pool<W> {
         let shared = &self.0;
         let mut guard = shared.state.borrow_mut();
         let state = &mut *guard;
+        let timing = shared.timing(deadline);
+        let is_noreply = waiter.is_noreply();
+        if let Some((entry, health)) =
+            state.calm_connection(&shared.config, &outgoing, is_noreply, timing)
+        {
+            shared.send(entry, health, outgoing, waiter, timing);
+            let wants_dial =
+                entry.is_held_up(deadline) && state.wants_dial(&shared.config, deadline);
+            drop(guard);
+            shared.check_later(timing);
+            if wants_dial {
+                shared.dial();
+            }
+            return;
+        }
         let refusal = shared.refusal(state, outgoing.payload_len());
         if let Some(refusal) = refusal.or_else(|| shared.pinned_refusal(state, &outgoing, &waiter))
         {
@@ -191,7 +206,6 @@ impl<W: Waiter> Pool<W> {
             waiter.fail(&refusal);
             return;
         }
-        let timing = shared.timing(deadline);
         let family = outgoing.verb().family();
         if !state.capabilities.may_share(family) {
             drop(guard);
@@ -211,8 +225,7 @@ impl<W: Waiter> Pool<W> {
         }
         let wants_dial = state.wants_dial(&shared.config, deadline);
         drop(guard);
-        // By then the request is answered, or the pool checks whether it is held up.
-        shared.context.arm(deadline.min(timing.issued_at.saturating_add(nanos(STALLED_AFTER))));
+        shared.check_later(timing);
         if wants_dial {
             shared.dial();
         }
@@ -248,6 +261,12 @@ impl<W: Waiter> Pool<W> {
 }
 
 impl<W: Waiter> Shared<W> {
+    /// By then a new request is answered, or the pool checks whether it is held up.
+    fn check_later(&self, timing: Timing) {
+        let stalled_at = timing.issued_at.saturating_add(nanos(STALLED_AFTER));
+        self.context.arm(timing.deadline.min(stalled_at));
+    }
+
     /// Sends a request, or queues it until a connection is available.
     fn dispatch(
         self: &Rc<Self>,

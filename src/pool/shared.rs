@@ -21,7 +21,7 @@ use super::waiter::Waiter;
 use crate::protocol::{Dialect, NEVER, Nanos, Scope, Timing};
 
 /// The limit for unanswered requests to one node.
-const MAX_REQUESTS: usize = 65_536;
+pub(super) const MAX_REQUESTS: usize = 65_536;
 
 /// The limit for bytes that wait for a connection.
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;

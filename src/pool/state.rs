@@ -134,8 +134,11 @@ impl<W: Waiter> State<W> {
     /// stalled, the request waits for a new connection, if one may be opened.
     pub fn pick(&mut self, config: &PoolConfig, is_large: bool, timing: Timing) -> Option<usize> {
         let Timing { issued_at, deadline } = timing;
-        self.small_recently =
-            if is_large { self.small_recently.saturating_sub(1) } else { RECENT_LARGE };
+        if is_large {
+            self.small_recently = self.small_recently.saturating_sub(1);
+        } else {
+            self.note_small();
+        }
         if !self.queue.is_empty() {
             return None;
         }
@@ -163,6 +166,11 @@ impl<W: Waiter> State<W> {
             None if self.awaits_another(config) => None,
             None => Some(at),
         }
+    }
+
+    /// Records that a request is small.
+    pub fn note_small(&mut self) {
+        self.small_recently = RECENT_LARGE;
     }
 
     /// Whether each key has a line of its own, so that one key cannot harm another.
@@ -366,7 +374,7 @@ impl<W: Waiter> Entry<W> {
     }
 
     /// Whether a request with this deadline would wait for long behind others.
-    fn is_held_up(&self, deadline: Nanos) -> bool {
+    pub fn is_held_up(&self, deadline: Nanos) -> bool {
         let front = self.connection.front_deadline();
         self.connection.backlog() > BUSY_BACKLOG
             || self.connection.in_flight() > BUSY_REQUESTS
