@@ -123,6 +123,9 @@ fn resolve(
     outcome: Outcome<RawItem>,
     wake: Wake<'_>,
 ) -> PyResult<()> {
+    if matches!(outcome, Outcome::Done | Outcome::Item(None)) {
+        return OpFuture::resolve(future, Ok(future.py().None()), wake);
+    }
     // The result of a call that was cancelled is not built, except a connection: it is dropped, and released by that.
     let is_wanted = matches!(outcome, Outcome::CheckedOut);
     let Some(form) = OpFuture::take_form(future, is_wanted)? else { return Ok(()) };
