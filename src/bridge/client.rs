@@ -16,6 +16,7 @@ use super::session::{Awaitable, Session};
 use super::{convert, errors, snapshot};
 use crate::client::{Action, Target};
 use crate::cluster::ClusterConfig;
+use crate::cluster::routing::Routing;
 use crate::host::fork_count;
 use crate::pool::{PoolConfig, Submission};
 use crate::protocol::{
@@ -78,6 +79,7 @@ impl CoreClient {
                 security: security.0.clone(),
             },
             purge_unhealthy_nodes,
+            routing: Routing::default(),
         };
         let driver = registry::driver_for(&event_loop)?;
         let id = registry::next_id();
