@@ -51,6 +51,10 @@ pub fn stats_args() -> PyErr {
     PyValueError::new_err("stats arguments must be words of printable ASCII")
 }
 
+pub fn no_loop() -> PyErr {
+    PyRuntimeError::new_err("no running event loop")
+}
+
 pub fn wrong_loop() -> PyErr {
     PyRuntimeError::new_err(
         "this client belongs to another event loop or thread; create a client in each loop",
