@@ -62,8 +62,8 @@ impl<I> Gathered<I> {
         std::mem::take(&mut self.lines)
     }
 
-    /// The lines that failed: the positions of their keys (`None`: all of the call), and why. Some of these
-    /// keys may have arrived before.
+    /// The lines that failed: the positions of their keys (`None`: all keys of the call), and why.
+    /// Items of some of these keys may have arrived before the failure.
     pub fn failures(&self) -> impl Iterator<Item = (Option<&[usize]>, &Failure)> {
         self.failures.iter().map(|(positions, failure)| (positions.as_deref(), failure))
     }
@@ -148,8 +148,8 @@ impl<C: Caller> Gather<C> {
         }
     }
 
-    /// The keys with the indexes `missing` in `line` are each requested alone from now on: their lines, in that
-    /// order. Items of the other keys are kept.
+    /// Replaces a line by one line for each key whose index in it is in `missing`, in that order.
+    /// Items of the other keys are kept.
     pub fn split_line(&self, line: Line<C::Item>, missing: &[usize]) -> Vec<Line<C::Item>> {
         let alone = |index: &usize| Line::new(Some(vec![line.position(*index)]), 1);
         let lines = missing.iter().map(alone).collect();

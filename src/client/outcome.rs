@@ -74,7 +74,7 @@ impl<I> Outcome<I> {
     /// The result of a command that has no items.
     pub fn from_reply(command: Verb, reply: &Reply<'_>, node: &str) -> Self {
         let kind = match *reply {
-            // 1.3 raises for `stats reset` and `stats detail on`, although the server did what it was told to.
+            // 1.3 raises for `stats reset` and `stats detail on`, although the server obeyed.
             Reply::Ok if command == Verb::Stats => FailureKind::Unexpected("OK"),
             Reply::Reset => FailureKind::Unexpected("RESET"),
             Reply::NotStored => FailureKind::NotStored,
@@ -130,7 +130,8 @@ impl Failure {
         }
     }
 
-    /// memcached's word for it, such as `NOT_STORED` or `SERVER_ERROR`; `None` where there was no reply.
+    /// The first word of memcached's reply, such as `NOT_STORED` or `SERVER_ERROR`; `None` without
+    /// a reply.
     pub fn status(&self) -> Option<&str> {
         Some(match &self.kind {
             FailureKind::NotStored => "NOT_STORED",

@@ -128,9 +128,9 @@ impl<W: Waiter> Shared<W> {
 
     /// Uses silent connections again that receive bytes, and closes those without waiting callers
     /// if another connection is served or needs their place. A connection with unanswered `noreply`
-    /// writes stays until its replies are long overdue, or all are silent and there may be no other:
-    /// the server may still execute the writes, and later requests for their keys must not overtake
-    /// them. `read` is the connection that was just read.
+    /// writes stays until its replies are long overdue, or all are silent and there may be no
+    /// other: the server may still execute the writes, and later requests for their keys must not
+    /// overtake them. `read` is the connection that was just read.
     pub fn check_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
         let now = self.context.now();
         if state.connections.len() <= self.config.max_connections {
@@ -267,8 +267,10 @@ impl<W: Waiter> State<W> {
     }
 }
 
-/// Probes a node that seems silent on a fresh connection. [`PROBES`] of these run at the same time,
-/// for different keys: a proxy is not down if one of its backends hangs. `number` counts them from 0.
+/// Probes a node that seems silent, on a fresh connection.
+///
+/// [`PROBES`] of these run at the same time, each for another key, because a proxy is not down if
+/// one of its backends hangs. `number` counts them from 0.
 pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>, number: u32) {
     let Some(strong) = pool.upgrade() else { return };
     let connector = Connector::new(&strong).with_probe_offset(number);

@@ -62,7 +62,8 @@ pub enum Scope {
 /// When a request of a lost connection is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Once, even if it was sent: its only effect is `gat`'s exptime, which is set to the same value.
+    /// Once, even if it was sent: its only effect is `gat`'s exptime, which is set to the same
+    /// value.
     Once,
     /// Only if no byte of it was sent, because the server may have executed it.
     Unsent,

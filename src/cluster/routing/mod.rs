@@ -22,7 +22,8 @@ pub enum Routing {
 pub struct RoutedNode {
     /// The bytes that the rule hashes for the node.
     pub id: Rc<[u8]>,
-    /// The node's share of the keys, relative to the other nodes. A rule without weights ignores it.
+    /// The node's share of the keys, relative to the other nodes. A rule without weights ignores
+    /// it.
     pub weight: u32,
 }
 

@@ -83,8 +83,8 @@ impl<S: ReplyHandler> InFlight<S> {
         self.cursor = self.step(at, next);
     }
 
-    /// The next key of the front line, if the reply is in order and no item is missing, and the position of the key
-    /// after it.
+    /// The next key of the front line, and the position of the key after it, as long as items
+    /// arrive in order and none is missing.
     #[inline]
     pub(super) fn expected_key(&self) -> Option<(&[u8], u64)> {
         let Cursor { ordinal, position, .. } = self.cursor;
