@@ -210,7 +210,8 @@ impl fmt::Display for Error {
                 let name = verb.name();
                 write!(
                     f,
-                    "{node} closed the connection instead of answering {name}; it may be a proxy without this command"
+                    "{node} closed the connection instead of answering {name}; \
+                     it may be a proxy without this command"
                 )?;
             }
             ErrorKind::Protocol => {
@@ -273,10 +274,15 @@ impl fmt::Display for Cause {
                 Phase::Login => "the login is not answered",
             }),
             Self::Tls(why) => write!(f, "TLS: {why}"),
-            Self::StorageRefused => write!(f, "the server rejected the header of a storage command"),
-            Self::Unauthenticated => write!(f, "the server requires a login; pass username and password"),
+            Self::StorageRefused => {
+                write!(f, "the server rejected the header of a storage command")
+            }
+            Self::Unauthenticated => {
+                write!(f, "the server requires a login; pass username and password")
+            }
             Self::KeyRefused => f.write_str(
-                "the connection was closed after an error in the reply to another request with several keys",
+                "the connection was closed after an error in the reply to another request with \
+                 several keys",
             ),
             Self::Relocated => {
                 write!(f, "the node moved, and its former address did not reply in time")

@@ -150,8 +150,8 @@ impl fmt::Display for TlsConfigError {
             Self::BadServerName(name) => write!(f, "'{name}' is not a host name"),
             Self::NoRoots(reason) => write!(
                 f,
-                "no CA certificates to verify servers with{reason}; install ca-certificates, set SSL_CERT_FILE, \
-                 or pass ssl_extra_ca"
+                "no CA certificates to verify servers with{reason}; install ca-certificates, \
+                 set SSL_CERT_FILE, or pass ssl_extra_ca"
             ),
             Self::Refused(reason) => write!(f, "TLS cannot be set up: {reason}"),
         }

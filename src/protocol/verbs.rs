@@ -115,8 +115,10 @@ static TABLE: [Info; Verb::COUNT] = {
         row(Verb::Version, "version", Family::Version, Fixed, Unsent, Shape::Version),
         row(Verb::Stats, "stats", Family::Stats, AllKeys, Unsent, Shape::Stats),
         row(Verb::Verbosity, "verbosity", Family::Verbosity, AllKeys, Unsent, Shape::Ok),
-        row(Verb::CacheMemlimit, "cache_memlimit", Family::CacheMemlimit, AllKeys, Unsent, Shape::Ok),
-        row(Verb::ConfigGetCluster, "config get cluster", Family::Config, Fixed, Unsent, Shape::Config),
+        row(Verb::CacheMemlimit, "cache_memlimit", Family::CacheMemlimit, AllKeys, Unsent,
+            Shape::Ok),
+        row(Verb::ConfigGetCluster, "config get cluster", Family::Config, Fixed, Unsent,
+            Shape::Config),
         row(Verb::Auth, "auth", Family::Classic, Fixed, Unsent, Shape::Storage),
     ]
 };

@@ -45,8 +45,8 @@ impl CoreClient {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
-        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes, max_merged_keys, security,
-        on_change))]
+        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
+        max_merged_keys, security, on_change))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
