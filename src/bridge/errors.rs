@@ -129,5 +129,7 @@ fn set_attributes(error: &PyErr, py: Python<'_>, failure: &Failure) -> PyResult<
     set(intern!(py, "node"), failure.node().as_deref())?;
     set(intern!(py, "command"), failure.command.map(Verb::name))?;
     set(intern!(py, "status"), failure.status())?;
-    set(intern!(py, "_reason"), failure.reason())
+    set(intern!(py, "_reason"), failure.reason())?;
+    set(intern!(py, "_cli_text"), failure.command_line_text().as_deref())?;
+    set(intern!(py, "_down_because"), failure.down_because().as_deref())
 }

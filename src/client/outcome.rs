@@ -168,6 +168,22 @@ impl Failure {
         }
     }
 
+    /// The message for the command line, which has its own names for options; `None` if the message
+    /// names no option.
+    pub fn command_line_text(&self) -> Option<String> {
+        (self.reason() == Some("tls")).then(|| format!("{self:#}"))
+    }
+
+    /// Why the node is down, for the command line; `None` if that is not why the operation failed.
+    pub fn down_because(&self) -> Option<String> {
+        match &self.kind {
+            FailureKind::Pool(error) if error.kind() == pool::ErrorKind::Unavailable => {
+                error.cause().map(|cause| format!("{cause:#}"))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the server wants a login.
     pub fn is_unauthenticated(&self) -> bool {
         match &self.kind {
@@ -183,11 +199,12 @@ impl Failure {
 /// How the error line of a server ends that wants a login.
 const UNAUTHENTICATED: &str = "unauthenticated";
 
+/// The alternate form (`{:#}`) names options as the command line does.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = self.replied.as_deref().unwrap_or_default();
         match (&self.kind, self.command) {
-            (FailureKind::Pool(error), _) => return write!(f, "{error}"),
+            (FailureKind::Pool(error), _) => return fmt::Display::fmt(error, f),
             (FailureKind::NoNodes(error), _) => return write!(f, "{error}"),
             (FailureKind::Closed, _) => return f.write_str("Emcache client is closed"),
             (FailureKind::Internal, _) => {

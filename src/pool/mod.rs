@@ -77,4 +77,5 @@ pub use open::Security;
 pub use shared::Pool;
 pub use submission::Submission;
 pub use tls::{Tls, TlsConfigError, TlsOptions};
+pub use tls_error::TlsError;
 pub use waiter::{CheckoutId, Waiter};
