@@ -12,7 +12,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use _emcache::cluster::rendezvous::Ring;
+use _emcache::cluster::routing::Routing;
+use _emcache::pool::Address;
 use _emcache::protocol::{
     Decoder, Dialect, Key, NEVER, NodeStats, Outgoing, Pipeline, Request, Shape,
 };
@@ -143,8 +144,10 @@ fn pool_gets(count: usize) -> Case {
 }
 
 fn route(count: usize) -> Case {
-    let ring = Ring::new((0..count).map(|i| format!("10.0.0.{i}11211").into_bytes().into()));
-    (1, Box::new(move || assert!(ring.pick(black_box(b"bench:000001:key")).is_some())))
+    let address = |i| Address::Tcp { host: format!("10.0.0.{i}"), port: 11211 };
+    let nodes = (0..count).map(|i| Routing::Emcache.node(&address(i)));
+    let router = Routing::Emcache.build(nodes);
+    (1, Box::new(move || assert!(router.pick(black_box(b"bench:000001:key")).is_some())))
 }
 
 fn main() {

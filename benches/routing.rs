@@ -1,33 +1,38 @@
 //! Routing one key among many nodes.
 use std::hint::black_box;
-use std::rc::Rc;
 use std::time::Duration;
 
-use _emcache::cluster::rendezvous::Ring;
+use _emcache::cluster::routing::{RoutedNode, Routing};
+use _emcache::pool::Address;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 const NODE_COUNTS: [usize; 4] = [1, 5, 64, 256];
 const KEY_LENS: [usize; 4] = [8, 20, 60, 250];
 
-fn short_ids(count: usize) -> Vec<Rc<[u8]>> {
-    (0..count).map(|i| format!("10.0.0.{i}11211").into_bytes().into()).collect()
+const RULE: Routing = Routing::Emcache;
+
+fn nodes(count: usize, host: impl Fn(usize) -> String) -> Vec<RoutedNode> {
+    (0..count).map(|i| RULE.node(&Address::Tcp { host: host(i), port: 11211 })).collect()
+}
+
+fn short_ids(count: usize) -> Vec<RoutedNode> {
+    nodes(count, |i| format!("10.0.0.{i}"))
 }
 
 /// Ids of autodiscovered nodes.
-fn long_ids(count: usize) -> Vec<Rc<[u8]>> {
-    let host = |i| format!("sessions.fnjyzo.{i:04}.use1.cache.amazonaws.com11211");
-    (0..count).map(|i| host(i).into_bytes().into()).collect()
+fn long_ids(count: usize) -> Vec<RoutedNode> {
+    nodes(count, |i| format!("sessions.fnjyzo.{i:04}.use1.cache.amazonaws.com"))
 }
 
 fn bench_pick(c: &mut Criterion) {
     for (name, ids) in [("pick", short_ids as fn(usize) -> _), ("pick, long ids", long_ids)] {
         let mut group = c.benchmark_group(name);
         for count in NODE_COUNTS {
-            let ring = Ring::new(ids(count));
+            let router = RULE.build(ids(count));
             for len in KEY_LENS {
                 let key = vec![b'k'; len];
                 group.bench_function(BenchmarkId::new(format!("{count} nodes"), len), |b| {
-                    b.iter(|| ring.pick(black_box(&key)));
+                    b.iter(|| router.pick(black_box(&key)));
                 });
             }
         }
@@ -38,9 +43,9 @@ fn bench_pick(c: &mut Criterion) {
 fn bench_first(c: &mut Criterion) {
     let mut group = c.benchmark_group("first key");
     for count in NODE_COUNTS {
-        let ids = short_ids(count);
+        let nodes = short_ids(count);
         group.bench_function(format!("{count} nodes"), |b| {
-            b.iter(|| Ring::new(ids.iter().cloned()).pick(black_box(b"bench:000001:key")));
+            b.iter(|| RULE.build(nodes.iter().cloned()).pick(black_box(b"bench:000001:key")));
         });
     }
 }

@@ -32,7 +32,7 @@ else:
     from ._lazy import discovery, metrics, results
 
 _CONNECT_POLL = 0.01
-"""Seconds between two checks whether new nodes are connected."""
+"""Seconds between two checks of whether new nodes are connected."""
 
 
 class Client(CoreOwner, metaclass=ABCMeta):
@@ -40,7 +40,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
 
     Every method may raise the following errors, in addition to those that it lists:
 
-    - ``RuntimeError``: the client is closed (:class:`ClientClosedError`), or belongs to another
+    - ``RuntimeError``: the client is closed (:class:`ClientClosedError`), or it belongs to another
       event loop;
     - :class:`OperationTimeoutError`: no reply within ``timeout``; a write may have happened;
     - :class:`ConnectionFailedError`: the connection was lost before the reply; a write may have
@@ -48,28 +48,29 @@ class Client(CoreOwner, metaclass=ABCMeta):
     - :class:`NodeUnavailableError`: the node is known to be down; nothing was sent;
     - :class:`OverloadedError`: too many requests wait for the node; nothing was sent;
     - :class:`ClusterNoAvailableNodes`: all nodes are down and ``purge_unhealthy_nodes`` is set;
-    - ``ValueError``, ``TypeError``: an argument that memcached would not accept; nothing was sent.
+    - ``ValueError``, ``TypeError``: memcached would not accept an argument; nothing was sent.
 
     A key is 1 to 250 bytes without whitespace and control bytes (no byte <= 0x20, no 0x7f).
 
-    ``exptime`` is in seconds. 0 never expires, and a negative number expires at once. Up to
-    2,592,000 (30 days) it counts from now; the server reads larger numbers as Unix time. It must
-    fit in 32 bits with sign. You can also pass a ``timedelta`` of any length, or a ``datetime``
-    with a time zone. Both are sent as seconds from now if they end within 30 days, and as Unix time
-    otherwise. Fractions of a second round up, a time in the past expires at once, and a time after
-    2038-01-19 expires then.
+    ``exptime`` is in seconds. With 0 an item never expires, and with a negative number it expires
+    at once. Numbers up to 2,592,000 (30 days) count from now; the server reads larger ones as Unix
+    time. The number must fit in a signed 32-bit integer. You can also pass a ``timedelta`` of any
+    length, or a ``datetime`` with a time zone. Both are sent as seconds from now if they end within
+    30 days, and as Unix time otherwise. Fractions of a second round up, and a time in the past
+    expires at once. An item with a time after 2038-01-19 expires on that day.
 
-    ``flags`` are 32 bits that the server stores with the item. A value is bytes-like; servers
-    refuse items over their limit (1 MiB unless started with ``-I``).
+    ``flags`` is an unsigned 32-bit integer that the server stores with the item. A value is
+    bytes-like. Servers refuse items that are larger than their limit (1 MiB unless started with
+    ``-I``).
 
     With ``noreply`` a call returns as soon as its command is on a connection, and raises if it
-    cannot be sent. Errors of the server are counted but not raised. While more than 1,024 such
-    commands are unanswered, calls wait for the answer.
+    cannot be sent. Errors from the server are counted but not raised. While more than 1,024 such
+    commands are unanswered, a call waits for its reply.
 
-    Programs may subclass this to write a client of their own for tests. A subclass replaces
-    the methods that it needs, and is created without arguments.
+    A program may subclass this class to write a test double. A subclass overrides the methods that
+    the tests need, and is created without arguments.
 
-    Sources: memcached doc/protocol.txt, by the section that each method names.
+    Each method names its section of memcached's doc/protocol.txt as its source.
     """
 
     def __init__(self) -> None:
@@ -84,7 +85,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         close_timeout: float,
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
     ) -> "Client":
-        """Create a client in the running loop. ``make_core`` takes the callback for changes."""
+        """Create a client in the running loop. ``make_core`` receives the callback for changes."""
         client = cls.__new__(cls)
         client._set_up(addresses, cluster_events, close_timeout, make_core)
         return client
@@ -96,7 +97,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         close_timeout: float,
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
     ) -> None:
-        # Not needed to import the package.
+        # Imported here, because importing the package does not need it.
         from ._events import EventDispatcher
 
         self._addresses = addresses
@@ -155,7 +156,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         weakref.finalize(self, end).atexit = False
 
     async def _apply(self, topology: "discovery.Topology", connect_timeout: float) -> None:
-        """Replace the nodes by those of ``topology``, once new nodes are connected."""
+        """Replace the nodes with those of ``topology``, once the new nodes are connected."""
         old = {self._addresses[index]: index for index in self._directory.indexes()}
         new = {node.address: node for node in topology.nodes}
         joining = []
@@ -163,7 +164,8 @@ class Client(CoreOwner, metaclass=ABCMeta):
             if address in old:
                 self._core.set_ip(old[address], node.ip)
             else:
-                # The core counts indexes as this list does, so nothing may run between these two.
+                # The core gives out indexes in the order of this list, so no other code may run
+                # between these two calls.
                 joining.append(self._core.add_node(to_endpoint(address), node.ip))
                 self._addresses.append(address)
         with contextlib.suppress(TimeoutError):
@@ -171,7 +173,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
                 for index in joining:
                     while not self._core.is_connected(index):  # noqa: ASYNC110 - it has no event
                         await asyncio.sleep(_CONNECT_POLL)
-        # A node that cannot be reached gets its keys all the same: clients must agree on routing.
+        # Even a node that cannot be reached gets its keys, because clients must agree on routing.
         leaving = [index for address, index in old.items() if address not in new]
         self._core.change_nodes(joining, leaving)
         self._directory.refresh()
@@ -208,8 +210,8 @@ class Client(CoreOwner, metaclass=ABCMeta):
     async def close(self) -> None:
         """Close all connections; pending calls raise :class:`ClientClosedError`.
 
-        First waits, at most for ``timeout``, for the replies to commands sent with ``noreply``, so
-        that they are not lost. A second call does nothing.
+        The call first waits for the replies to commands that were sent with ``noreply``, so that
+        the commands are not lost. It waits for at most ``timeout``. A second call does nothing.
         """
         if self._watch_task is not None:
             self._watch_task.cancel()
@@ -223,7 +225,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
             self._dispatcher.close()
 
     def cluster_managment(self) -> ClusterManagment:
-        """Return the object that reports about the nodes; the same object each time."""
+        """Return the object that reports on the nodes; it is the same object each time."""
         return self._directory
 
     def node_for(self, key: bytes) -> Address:
@@ -233,10 +235,11 @@ class Client(CoreOwner, metaclass=ABCMeta):
     def metrics(self) -> "metrics.ClientMetrics":
         """Return the counters since the client was created, as a snapshot that does not change.
 
-        Nothing is sent. It may be called from any thread. On the client's event loop the counters
-        are current. On another thread it waits for the loop, at most 1 s. If the loop is blocked
-        for longer, or is not running, it returns the last snapshot (``taken`` is its time, and 0.0
-        without one). After a close it returns the counters at that time.
+        Nothing is sent. You can call this from any thread. On the client's event loop the counters
+        are current. On another thread the call waits for the loop, for at most 1 s. If the loop is
+        blocked for longer or is not running, the call returns the last snapshot; ``taken`` is the
+        time of that snapshot, or 0.0 if there is none. After a close it returns the counters at
+        the time of the close.
         """
         from .metrics import read_metrics
 
@@ -257,7 +260,8 @@ class Client(CoreOwner, metaclass=ABCMeta):
         """Get one item.
 
         Returns:
-            The item, with ``cas`` None, and ``flags`` None unless ``return_flags``; None on a miss.
+            The item, or None on a miss. Its ``cas`` is None, and so is its ``flags`` without
+            ``return_flags``.
 
         Raises:
             CommandError: the server answered with an error.
@@ -267,7 +271,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         return await self._core.get(key, return_flags)
 
     async def gets(self, key: bytes, return_flags: bool = False) -> Item | None:
-        """Get one item with its ``cas`` token, for :meth:`cas`; otherwise as :meth:`get`.
+        """Get one item with its ``cas`` token, for :meth:`cas`; otherwise like :meth:`get`.
 
         Wire: ``gets <key>*`` Source: "Retrieval command".
         """
@@ -294,12 +298,12 @@ class Client(CoreOwner, metaclass=ABCMeta):
             keys: see :class:`Client`.
             return_flags: see :meth:`get`.
             on_error: with ``"raise"``, an error of one node fails the call. With ``"partial"``, the
-                items that arrived are returned as an :class:`emcache.PartialResult`: a dict whose
-                ``errors`` hold the exception of each key without an answer. Keys in neither are
-                misses.
+                call returns an :class:`emcache.PartialResult`: a dict of the items that arrived.
+                Its ``errors`` holds an exception for each key that got no answer. Keys in neither
+                are misses.
 
         Returns:
-            The items by key. Misses are absent, a repeated key counts once; ``{}`` for no keys.
+            The items by key, without the misses. A repeated key counts once. No keys give ``{}``.
 
         Raises:
             CommandError: a server answered with an error.
@@ -325,7 +329,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         *,
         on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
-        """Get many items with their ``cas`` tokens; otherwise as :meth:`get_many`.
+        """Get many items with their ``cas`` tokens; otherwise like :meth:`get_many`.
 
         Wire: ``gets <key>*`` Source: "Retrieval command".
         """
@@ -334,10 +338,10 @@ class Client(CoreOwner, metaclass=ABCMeta):
         return await self._core.gets_many(keys, return_flags)
 
     async def gat(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
-        """Get one item and update its ``exptime``; otherwise as :meth:`get`.
+        """Get one item and update its ``exptime``; otherwise like :meth:`get`.
 
-        Some proxies do not support ``gat``. For their nodes the client sends ``get`` and ``touch``
-        instead: two steps, each with its own ``timeout``, that are not atomic.
+        Some proxies do not support ``gat``. There the client sends ``get`` and ``touch`` instead.
+        These two steps are not atomic, and each has its own ``timeout``.
 
         Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
         """
@@ -347,7 +351,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
             return await self._get_and_touch("gat", error, exptime, key, return_flags)
 
     async def gats(self, exptime: Exptime, key: bytes, return_flags: bool = False) -> Item | None:
-        """Get one item with its ``cas`` token and update its ``exptime``; otherwise as :meth:`gat`.
+        """Get one item with its ``cas`` token and update its ``exptime``; see :meth:`gat`.
 
         Wire: ``gats <exptime> <key>+`` Source: "Get And Touch".
         """
@@ -382,7 +386,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         *,
         on_error: OnError = "raise",
     ) -> dict[bytes, Item]:
-        """Get many items and update their ``exptime``; otherwise as :meth:`get_many`.
+        """Get many items and update their ``exptime``; otherwise like :meth:`get_many`.
 
         Wire: ``gat <exptime> <key>+`` Source: "Get And Touch".
         """
@@ -490,8 +494,8 @@ class Client(CoreOwner, metaclass=ABCMeta):
         """Store a value, whether or not the key exists.
 
         Raises:
-            StorageCommandError: the server refused. A value over its item limit also deletes
-                the previous item of the key.
+            StorageCommandError: the server refused. A value over its item limit also deletes the
+                previous item of the key.
 
         Wire: ``set <key> <flags> <exptime> <bytes>`` Source: "Storage commands".
         """
@@ -547,7 +551,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         await self._core.append(key, value, 0, 0, noreply)
 
     async def prepend(self, key: bytes, value: Value, *, noreply: bool = False) -> None:
-        """Add bytes to the start of an existing value; otherwise as :meth:`append`.
+        """Add bytes to the start of an existing value; otherwise like :meth:`append`.
 
         Wire: ``prepend <key> 0 0 <bytes>`` Source: "Storage commands".
         """
@@ -568,7 +572,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         Args:
             key: see :class:`Client`.
             value: see :class:`Client`.
-            cas: the token of :meth:`gets`; 0 to 2**64 - 1, and 0 is a token like any other.
+            cas: the token from :meth:`gets`, 0 to 2**64 - 1; 0 is a token like any other.
             flags: see :class:`Client`.
             exptime: see :class:`Client`.
             noreply: see :class:`Client`.
@@ -618,10 +622,10 @@ class Client(CoreOwner, metaclass=ABCMeta):
             NotFoundCommandError: the key does not exist, and ``initial`` is None.
             ArithmeticCommandError: the value is not a decimal number (also a ``ValueError``).
 
-        With ``initial`` the call is one atomic round trip if the server is memcached 1.6.9 or
-        later, or if the login is SASL. The client asks for the version once after each connect.
-        With older servers it takes up to three steps (``incr``, ``add``, ``incr``), each with the
-        client's ``timeout``. No increment is lost there either, but a call that raises may have
+        With ``initial`` the call takes one atomic round trip if the server is memcached 1.6.9 or
+        later, or if the login is SASL. The client requests the version once after each connect.
+        On older servers the call takes up to three steps (``incr``, ``add``, ``incr``), each with
+        its own ``timeout``. No increment is lost there either, but a call that raises may have
         created the counter.
 
         Wire: ``incr <key> <value>``, or ``ma <key> MI N<exptime> J<initial> D<value> v``
@@ -640,7 +644,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         initial: int | None = None,
         exptime: Exptime = 0,
     ) -> int | None:
-        """Subtract from a counter; it stops at 0. Otherwise as :meth:`increment`.
+        """Subtract from a counter, which stops at 0; otherwise like :meth:`increment`.
 
         The server does not shorten the stored digits: after 100 - 1, :meth:`get` returns
         ``b"99 "``.
@@ -724,7 +728,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         exptime: Exptime = 0,
         noreply: bool = False,
     ) -> "results.ManyResult":
-        """Store many values, each only if its key does not exist; otherwise as :meth:`set_many`.
+        """Store many values, each only if its key does not exist; otherwise like :meth:`set_many`.
 
         Returns:
             As :meth:`set_many`, with the existing keys in ``missed``.
@@ -736,7 +740,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
     async def delete_many(
         self, keys: Iterable[bytes], *, noreply: bool = False
     ) -> "results.ManyResult":
-        """Delete many items; otherwise as :meth:`set_many`. A repeated key counts once.
+        """Delete many items; otherwise like :meth:`set_many`. A repeated key counts once.
 
         Returns:
             As :meth:`set_many`, with the keys that do not exist in ``missed``.
@@ -748,7 +752,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
     async def touch_many(
         self, keys: Iterable[bytes], exptime: Exptime, *, noreply: bool = False
     ) -> "results.ManyResult":
-        """Update the ``exptime`` of many items; otherwise as :meth:`delete_many`.
+        """Update the ``exptime`` of many items; otherwise like :meth:`delete_many`.
 
         Wire: ``touch <key> <exptime>`` for each key Source: "Touch".
         """
@@ -758,10 +762,10 @@ class Client(CoreOwner, metaclass=ABCMeta):
         """Measure the round trip to all nodes at once.
 
         Returns:
-            By node, the seconds until its answer arrived, or the exception that explains why there
-            was none. Nodes that are still connecting are waited for, at most for ``timeout``. A
+            For each node, the seconds until its answer arrived, or an exception that says why none
+            arrived. The call waits for nodes that are still connecting, for at most ``timeout``. A
             proxy counts as up if any of its servers answers: after a quarter of ``timeout`` the
-            client also asks for other keys.
+            client also requests other keys.
 
         Wire: ``get emcache:probe:<number>`` Source: "Retrieval command".
         """
@@ -775,7 +779,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
         *,
         min_nodes: int | None = None,
     ) -> None:
-        """Wait until nodes have answered; meant for the start of a program.
+        """Wait until nodes have answered; call this when a program starts.
 
         Args:
             timeout: in seconds, > 0.
@@ -784,7 +788,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
 
         Raises:
             OperationTimeoutError: too few nodes answered in time. It is a ``TimeoutError``, and its
-                message has the reason for each missing node.
+                message gives the reason for each missing node.
 
         Wire: as :meth:`ping`.
         """
@@ -810,9 +814,9 @@ class Client(CoreOwner, metaclass=ABCMeta):
         Raises:
             ValueError: not a node of this client.
             CommandError: the server refused.
-            ConnectionFailedError: the node did not answer; proxies close the connection.
-            ExceptionGroup: with all nodes, some failed. It has an exception for each of them, with
-                the node in ``node``. The other nodes were flushed.
+            ConnectionFailedError: the node did not answer. Proxies close the connection instead.
+            ExceptionGroup: some of all nodes failed. The group has an exception for each of them,
+                with the node in ``node``. The other nodes were flushed.
 
         Wire: ``flush_all [<delay>]`` Source: "Other commands".
         """
@@ -870,7 +874,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
     async def verbosity(
         self, memcached_host_address: Address, level: int, *, noreply: bool = False
     ) -> None:
-        """Set how much one node's server logs; 0 to 2**32 - 1, where 2 and above log most.
+        """Set how much one node's server logs: 0 to 2**32 - 1; memcached reads more than 2 as 2.
 
         Wire: ``verbosity <level>`` Source: "Other commands".
         """

@@ -43,6 +43,11 @@ class EmcacheError(Exception):
     """The cause in one word, where the class and the status do not tell it: ``unauthenticated``,
     ``unanswered`` (the node closes connections for this one command, so another command may
     work), ``tls``, ``too_many_connections`` or ``timeout``."""
+    _cli_text: str | None = None
+    """The message with options of the command line instead of arguments of ``create_client``; None
+    if it names none. A ``ValueError`` about TLS options has it too."""
+    _down_because: str | None = None
+    """Why the node is down, if that is the error."""
 
 
 class InvalidKeyError(EmcacheError, ValueError):

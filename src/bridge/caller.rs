@@ -11,8 +11,8 @@ use super::value_buf::PyValueBuf;
 use crate::client::{Caller, FailureKind, Outcome};
 use crate::protocol::ItemRef;
 
-/// Called while the core is borrowed, when no Python code may run. So it creates only objects that start no garbage
-/// collection (`bytes`), and leaves the outcome to [`completion`].
+/// Called while the core is borrowed, when no Python code may run. So it creates only objects that
+/// start no garbage collection (`bytes`), and leaves the outcome to [`completion`].
 pub struct PyCaller {
     /// `None`: completed.
     future: Option<Py<OpFuture>>,
@@ -24,8 +24,8 @@ impl PyCaller {
     }
 }
 
-/// However an operation ends, its task is woken. And no future is dropped while the core is borrowed: a task may go
-/// with it, and run code.
+/// However an operation ends, its task is woken. No future is dropped while the core is borrowed,
+/// because that may free a task, which may run code.
 impl Drop for PyCaller {
     fn drop(&mut self) {
         if let Some(future) = self.future.take() {

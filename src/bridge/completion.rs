@@ -126,7 +126,8 @@ fn resolve(
     if matches!(outcome, Outcome::Done | Outcome::Item(None)) {
         return OpFuture::resolve(future, Ok(future.py().None()), wake);
     }
-    // The result of a call that was cancelled is not built, except a connection: it is dropped, and released by that.
+    // The result of a cancelled call is not built. The exception is a checked-out connection: it is
+    // built and dropped, which releases it.
     let is_wanted = matches!(outcome, Outcome::CheckedOut);
     let Some(form) = OpFuture::take_form(future, is_wanted)? else { return Ok(()) };
     OpFuture::resolve(future, result::to_python(future.py(), form, outcome), wake)

@@ -51,6 +51,10 @@ pub fn stats_args() -> PyErr {
     PyValueError::new_err("stats arguments must be words of printable ASCII")
 }
 
+pub fn no_loop() -> PyErr {
+    PyRuntimeError::new_err("no running event loop")
+}
+
 pub fn wrong_loop() -> PyErr {
     PyRuntimeError::new_err(
         "this client belongs to another event loop or thread; create a client in each loop",
@@ -125,5 +129,7 @@ fn set_attributes(error: &PyErr, py: Python<'_>, failure: &Failure) -> PyResult<
     set(intern!(py, "node"), failure.node().as_deref())?;
     set(intern!(py, "command"), failure.command.map(Verb::name))?;
     set(intern!(py, "status"), failure.status())?;
-    set(intern!(py, "_reason"), failure.reason())
+    set(intern!(py, "_reason"), failure.reason())?;
+    set(intern!(py, "_cli_text"), failure.command_line_text().as_deref())?;
+    set(intern!(py, "_down_because"), failure.down_because().as_deref())
 }

@@ -162,7 +162,8 @@ impl OpFuture {
         Py::new(py, Self { future_pool, state, form, borrowed, abandoned })
     }
 
-    /// How the outcome is returned, once; `None` if the caller has given up, unless it `is_wanted` all the same.
+    /// Takes the form in which to return the outcome. `None` if the caller has given up, unless
+    /// `is_wanted`.
     #[inline]
     pub fn take_form(slf: &Bound<'_, Self>, is_wanted: bool) -> PyResult<Option<Form>> {
         let mut future = slf.try_borrow_mut()?;

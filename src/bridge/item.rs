@@ -67,8 +67,8 @@ impl RawItem {
 /// Whether objects of the class have the header of the garbage collector.
 static HAS_GC_HEADER: AtomicBool = AtomicBool::new(false);
 
-/// Called once, when the module is created. `PyO3` gives every class that header today, but does not
-/// promise it.
+/// Called once, when the module is created. `PyO3` gives every class that header today, but does
+/// not promise it.
 pub fn check_class(py: Python<'_>) -> PyResult<()> {
     let flags: std::ffi::c_ulong = py.get_type::<Item>().getattr("__flags__")?.extract()?;
     HAS_GC_HEADER.store(flags & pyo3::ffi::Py_TPFLAGS_HAVE_GC != 0, Ordering::Relaxed);

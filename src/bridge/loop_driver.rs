@@ -76,7 +76,8 @@ impl LoopEngine {
         self.core.turn(completion::is_pending);
     }
 
-    /// Writes what the woken tasks requested, and asks the loop for a turn when the next timer of the core is due.
+    /// Writes what the woken tasks requested, and asks the loop for a turn when the core's next
+    /// timer is due.
     pub fn after_turn(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
         if self.core.take_wants_flush() {
             self.core.context.flush();

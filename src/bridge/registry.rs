@@ -45,8 +45,8 @@ thread_local! {
     static THREAD_END: ThreadEnd = const { ThreadEnd };
 }
 
-/// Forgets, in the child of a fork, all that is its parent's. It is not dropped: the sockets and the
-/// epoll instance are shared with the parent, which would lose its registrations.
+/// Forgets, in the child of a fork, all that is its parent's. It is not dropped: the sockets and
+/// the epoll instance are shared with the parent, which would lose its registrations.
 #[pyfunction]
 pub fn after_fork_in_child(py: Python<'_>) {
     crate::host::after_fork_in_child();

@@ -37,7 +37,8 @@ pub struct CheckoutForm {
     pub checkout: CheckoutId,
 }
 
-/// Instead of a number: the server does not know the command for a counter that is created if it is missing.
+/// Returned instead of a number if the server does not know the command that creates missing
+/// counters.
 const UNSUPPORTED: i32 = -1;
 
 /// May start a garbage collection: not while the core is borrowed.
@@ -106,7 +107,8 @@ fn batch_to_tuple(py: Python<'_>, result: BatchResult, batch: &PyBatch) -> PyRes
     Ok((done, missed, errors).into_pyobject(py)?.into_any().unbind())
 }
 
-/// The result of a retrieval on a connection, as in emcache 1.3: `(keys, values, flags, cas, client_error)`.
+/// The result of a retrieval on a connection, as in emcache 1.3: `(keys, values, flags, cas,
+/// client_error)`.
 fn raw_to_tuple(
     py: Python<'_>,
     raw: RawItems<RawItem>,

@@ -13,8 +13,12 @@ pub struct PySecurity(pub Arc<Security>);
 #[pymethods]
 impl PySecurity {
     #[new]
-    fn new(tls: Option<TlsArguments>, login: Option<(String, String, String)>) -> PyResult<Self> {
-        let tls = tls.map(TlsArguments::into_tls).transpose()?;
+    fn new(
+        py: Python<'_>,
+        tls: Option<TlsArguments>,
+        login: Option<(String, String, String)>,
+    ) -> PyResult<Self> {
+        let tls = tls.map(|arguments| arguments.into_tls(py)).transpose()?;
         let login = login.map(login_from_args).transpose()?;
         Ok(Self(Arc::new(Security { tls, login })))
     }
@@ -38,10 +42,14 @@ pub struct TlsArguments {
 }
 
 impl TlsArguments {
-    fn into_tls(self) -> PyResult<Tls> {
+    fn into_tls(self, py: Python<'_>) -> PyResult<Tls> {
         let Self { verify, extra_ca, client, server_name, only_1_3 } = self;
         let options = TlsOptions { verify, extra_ca, client, server_name, only_1_3 };
-        Tls::new(options).map_err(|error| PyValueError::new_err(error.to_string()))
+        Tls::new(options).map_err(|error| {
+            let raised = PyValueError::new_err(error.to_string());
+            let set = raised.value(py).setattr("_cli_text", format!("{error:#}"));
+            set.map_or_else(|failed| failed, |()| raised)
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! One client, or one public pool, on its loop's thread: passes operations to whichever driver runs its core.
+//! One client, or one public pool, on its loop's thread. It passes operations to the driver that
+//! runs its core.
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -166,7 +167,8 @@ impl Session {
         self.submit(py, Target::Key, Expect::Counter, submission, Form::Plain)
     }
 
-    /// Done when a node has answered a `get` of this key, be it with an error of a server behind a proxy.
+    /// Completes when a node has answered a `get` of this key, even with the error of a server
+    /// behind a proxy.
     pub fn probe(&self, py: Python<'_>, target: Target, key: Key<'_>) -> Awaitable {
         let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
         self.submit(py, target, Expect::Probe, Submission::Borrowed(&request), Form::Plain)
@@ -385,8 +387,8 @@ impl Session {
         Ok(future)
     }
 
-    /// The core, unless it is another process's. To be asked for after the last call of Python, which may have
-    /// forked.
+    /// The core, unless it belongs to another process. Call this after the last call of Python,
+    /// which may have forked.
     fn core(&self) -> PyResult<&Core> {
         if self.driver.is_forked() { Err(errors::forked()) } else { Ok(&self.core) }
     }

@@ -1,8 +1,9 @@
 //! The core on a separate thread, for platforms on which asyncio cannot watch descriptors.
 //!
-//! Operations are posted to the [`CoreThread`] with a ticket; the future stays here. Outcomes are collected in an
-//! outbox, and one wake-up of the loop fetches all that arrived. The thread that does the I/O does not wait for
-//! the interpreter's lock: a helper of the runtime does, for as long as it takes to call the loop.
+//! Operations are posted to the [`CoreThread`] with a ticket; the future stays here. Outcomes are
+//! collected in an outbox, and one wake-up of the loop fetches all that arrived. The thread that
+//! does the I/O never waits for the interpreter's lock. A helper thread of the runtime does, for as
+//! long as it takes to call the loop.
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -100,8 +101,8 @@ impl ThreadEngine {
         let thread = CoreThread::get().map_err(|error| {
             PyOSError::new_err(format!("emcache's thread cannot be started: {error}"))
         })?;
-        // pyo3-asyncio has one runtime in a process, and would panic where it cannot create one. Refused in a
-        // child: the parent's stays there.
+        // pyo3-asyncio has one runtime in a process, and panics where it cannot create one. In a
+        // child process it refuses this one, and keeps the parent's.
         let _ = pyo3_asyncio::tokio::init_with_runtime(thread.runtime());
         // A loop that is started in an exit handler is notified, too.
         STOPPED.store(false, Ordering::SeqCst);
@@ -237,7 +238,8 @@ impl ThreadEngine {
         self.flush_scheduled.get()
     }
 
-    /// A lone operation leaves at once if recent ones came alone too, otherwise with the others of its iteration.
+    /// A lone operation is sent at once if recent ones came alone too, otherwise with the others of
+    /// its iteration.
     pub fn schedule_flush(&self, py: Python<'_>, python: &PythonLoop) -> PyResult<()> {
         let count = self.outgoing.borrow().len();
         if count == 0 || self.flush_scheduled.get() {

@@ -1,7 +1,7 @@
 //! A call that stores, deletes or touches many keys: a request for each, and one outcome.
 //!
-//! The requests are sent in windows, so that no call overflows the queues: the next window is sent when the one
-//! before it is answered. Most calls are one window.
+//! The requests are sent in windows, so that no call overflows the queues. A window is sent once
+//! the previous one is answered. Most calls are one window.
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;

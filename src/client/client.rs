@@ -1,4 +1,5 @@
-//! The operations of a client. Each call completes its caller exactly once, maybe before it returns.
+//! The operations of a client. Each call completes its caller exactly once, possibly before it
+//! returns.
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -120,8 +121,8 @@ impl<C: Caller> Client<C> {
         }
     }
 
-    /// A retrieval of many keys, each from its node. With `is_partial`, the outcome has what arrived and why the
-    /// rest failed; otherwise, one failure fails it all.
+    /// A retrieval of many keys, each from its node. With `is_partial`, the outcome holds the items
+    /// that arrived and the failures of the rest; otherwise one failure fails the whole call.
     pub fn get_many(
         &self,
         verb: RetrievalVerb,
@@ -193,8 +194,9 @@ impl<C: Caller> Client<C> {
         self.0.cluster.close();
     }
 
-    /// Calls `then` when no request with `noreply` is unanswered, at the latest after `limit`: to close a socket
-    /// before its replies have arrived makes the server drop what it has not read.
+    /// Calls `then` when no request with `noreply` is unanswered, at the latest after `limit`. If a
+    /// socket is closed before its replies have arrived, the server drops the requests that it has
+    /// not read.
     pub fn when_drained(&self, limit: Duration, then: impl FnOnce() + 'static) {
         let Shared { context, noreplies, .. } = &*self.0;
         context.flush();

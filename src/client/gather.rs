@@ -5,21 +5,22 @@ use super::caller::Caller;
 use super::outcome::{Failure, Outcome};
 use crate::protocol::{ItemRef, Verb};
 
-/// Completes when all its lines have ended, or when one fails, unless it is partial.
+/// Completes when all its lines have ended, or when the first one fails. A partial gather does not
+/// end at a failure.
 pub struct Gather<C: Caller> {
-    /// `None`: completed.
+    /// `None` once it is completed.
     caller: RefCell<Option<C>>,
     verb: Verb,
-    /// Whether what arrived is returned although other keys failed.
+    /// Whether the items that arrived are returned even if other keys failed.
     is_partial: bool,
     missing_lines: Cell<usize>,
     gathered: RefCell<Gathered<C::Item>>,
 }
 
-/// The items of one line, by the index of their keys in it.
+/// The items of one line, each with the index of its key in the line.
 #[derive(Debug)]
 pub struct Line<I> {
-    /// The positions of its keys among those of the call; `None`: it has all of them, in order.
+    /// The positions of its keys among those of the call; `None` if it has all keys, in order.
     positions: Option<Vec<usize>>,
     items: Vec<(usize, I)>,
 }
@@ -28,7 +29,8 @@ pub struct Line<I> {
 #[derive(Debug)]
 pub struct Gathered<I> {
     lines: Vec<Line<I>>,
-    /// Which keys failed (`None`: all that did not arrive), and why.
+    /// The positions of keys that failed, with the reason; `None` stands for all keys that did not
+    /// arrive.
     failures: Vec<(Option<Vec<usize>>, Failure)>,
 }
 
@@ -62,8 +64,8 @@ impl<I> Gathered<I> {
         std::mem::take(&mut self.lines)
     }
 
-    /// The lines that failed: the positions of their keys (`None`: all of the call), and why. Some of these
-    /// keys may have arrived before.
+    /// The positions of the keys of each line that failed, with the reason; `None` stands for all
+    /// keys of the call. Items of some of these keys may have arrived before the failure.
     pub fn failures(&self) -> impl Iterator<Item = (Option<&[usize]>, &Failure)> {
         self.failures.iter().map(|(positions, failure)| (positions.as_deref(), failure))
     }
@@ -93,7 +95,7 @@ impl<C: Caller> Gather<C> {
         self.verb
     }
 
-    /// Lines are about to be sent. Without any, it is complete.
+    /// Announces the number of lines that will be sent. With 0 the call completes.
     pub fn expect_lines(&self, count: usize) {
         self.missing_lines.set(count);
         self.gathered.borrow_mut().lines.reserve_exact(count);
@@ -102,7 +104,7 @@ impl<C: Caller> Gather<C> {
         }
     }
 
-    /// There is no node to ask.
+    /// Fails all keys, because there is no node for them.
     pub fn fail_whole(&self, failure: Failure) {
         if self.is_partial {
             self.gathered.borrow_mut().failures.push((None, failure));
@@ -148,8 +150,8 @@ impl<C: Caller> Gather<C> {
         }
     }
 
-    /// The keys with the indexes `missing` in `line` are each requested alone from now on: their lines, in that
-    /// order. Items of the other keys are kept.
+    /// Replaces a line by one line for each key whose index in it is in `missing`, in that order.
+    /// Items of the other keys are kept.
     pub fn split_line(&self, line: Line<C::Item>, missing: &[usize]) -> Vec<Line<C::Item>> {
         let alone = |index: &usize| Line::new(Some(vec![line.position(*index)]), 1);
         let lines = missing.iter().map(alone).collect();

@@ -53,8 +53,8 @@ pub enum Handler<C: Caller> {
         verb: Verb,
         text: Vec<u8>,
     },
-    /// A retrieval whose items are returned as they came. Boxed, because handlers of all kinds lie in the
-    /// queues, and most are small.
+    /// A retrieval whose items are returned as they came. `items` is boxed, because the queues hold
+    /// handlers of all kinds, and most are small.
     RawItems {
         caller: C,
         verb: Verb,
@@ -265,8 +265,8 @@ impl<C: Caller> Handler<C> {
     }
 }
 
-/// Any answer counts: the server of this key may be down behind a proxy that is up. But a login that is missing
-/// is reported.
+/// Any answer counts, because the server of this key may be down behind a proxy that is up. Only a
+/// missing login is reported as a failure.
 fn probed<I>(reply: &Reply<'_>, from: &str) -> Outcome<I> {
     match Outcome::<I>::from_reply(Verb::Get, reply, from) {
         Outcome::Failed(failure) if failure.is_unauthenticated() => Outcome::Failed(failure),

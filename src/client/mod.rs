@@ -1,4 +1,5 @@
-//! Whole operations: one goes in with its caller, and exactly one [`Outcome`] comes out. Never Python.
+//! Whole operations. An operation goes in with its caller, and exactly one [`Outcome`] comes out.
+//! Never Python.
 //!
 //! | file | |
 //! |---|---|

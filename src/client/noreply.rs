@@ -1,4 +1,5 @@
-//! Requests with `noreply`: their callers continue when they are on a connection, and the replies are counted.
+//! Requests with `noreply`. The caller continues once the request is on a connection; the reply is
+//! only counted.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -6,7 +7,8 @@ use super::batch::Batch;
 use super::caller::Caller;
 use super::outcome::Outcome;
 
-/// With more unanswered requests, the next caller waits for the reply: it is slowed down to the server's speed.
+/// With more unanswered requests than this, the next caller waits for its reply, which slows it
+/// down to the server's speed.
 pub const MAX_UNANSWERED: usize = 1024;
 
 /// The requests with `noreply` of one client.
@@ -82,7 +84,8 @@ impl<C: Caller> NoReplies<C> {
 
 /// The caller of a request with `noreply`.
 pub enum NoReplyCaller<C: Caller> {
-    /// Continues when the request is on a connection: until then something may keep it from the server.
+    /// Continues when the request is on a connection. Until then it can fail without having reached
+    /// the server.
     UntilAccepted(C),
     /// As before, for one key of many.
     UntilPartAccepted {

@@ -74,7 +74,7 @@ impl<I> Outcome<I> {
     /// The result of a command that has no items.
     pub fn from_reply(command: Verb, reply: &Reply<'_>, node: &str) -> Self {
         let kind = match *reply {
-            // 1.3 raises for `stats reset` and `stats detail on`, although the server did what it was told to.
+            // 1.3 raises for `stats reset` and `stats detail on`, although the server obeyed.
             Reply::Ok if command == Verb::Stats => FailureKind::Unexpected("OK"),
             Reply::Reset => FailureKind::Unexpected("RESET"),
             Reply::NotStored => FailureKind::NotStored,
@@ -130,7 +130,8 @@ impl Failure {
         }
     }
 
-    /// memcached's word for it, such as `NOT_STORED` or `SERVER_ERROR`; `None` where there was no reply.
+    /// The first word of memcached's reply, such as `NOT_STORED` or `SERVER_ERROR`; `None` without
+    /// a reply.
     pub fn status(&self) -> Option<&str> {
         Some(match &self.kind {
             FailureKind::NotStored => "NOT_STORED",
@@ -167,6 +168,22 @@ impl Failure {
         }
     }
 
+    /// The message for the command line, which has its own names for options; `None` if the message
+    /// names no option.
+    pub fn command_line_text(&self) -> Option<String> {
+        (self.reason() == Some("tls")).then(|| format!("{self:#}"))
+    }
+
+    /// Why the node is down, for the command line; `None` if that is not why the operation failed.
+    pub fn down_because(&self) -> Option<String> {
+        match &self.kind {
+            FailureKind::Pool(error) if error.kind() == pool::ErrorKind::Unavailable => {
+                error.cause().map(|cause| format!("{cause:#}"))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the server wants a login.
     pub fn is_unauthenticated(&self) -> bool {
         match &self.kind {
@@ -182,11 +199,12 @@ impl Failure {
 /// How the error line of a server ends that wants a login.
 const UNAUTHENTICATED: &str = "unauthenticated";
 
+/// The alternate form (`{:#}`) names options as the command line does.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = self.replied.as_deref().unwrap_or_default();
         match (&self.kind, self.command) {
-            (FailureKind::Pool(error), _) => return write!(f, "{error}"),
+            (FailureKind::Pool(error), _) => return fmt::Display::fmt(error, f),
             (FailureKind::NoNodes(error), _) => return write!(f, "{error}"),
             (FailureKind::Closed, _) => return f.write_str("Emcache client is closed"),
             (FailureKind::Internal, _) => {

@@ -1,10 +1,12 @@
-//! The nodes of a client, their order, and the routing of keys.
-use std::cell::{Cell, OnceCell, RefCell};
+//! The nodes of a client, each with its pool.
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::rendezvous::Ring;
+use super::lines::{self, NodeLine};
+use super::order::RoutingOrder;
+use super::routing::{RoutedNode, Routing};
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
 use crate::protocol::{CommandStats, Key, MAX_LINE_LEN, RetrievalVerb, Verb};
 
@@ -13,6 +15,7 @@ pub struct ClusterConfig {
     pub pool: PoolConfig,
     /// Unhealthy nodes get no keys.
     pub purge_unhealthy_nodes: bool,
+    pub routing: Routing,
 }
 
 /// A change of a node's state.
@@ -48,9 +51,6 @@ impl fmt::Display for ClusterError {
 
 impl std::error::Error for ClusterError {}
 
-/// A node, and the positions of its keys.
-pub type NodeLine = (usize, Option<Vec<usize>>);
-
 /// A handle. Clones share the cluster.
 pub struct Cluster<W: Waiter>(Rc<Shared<W>>);
 
@@ -63,6 +63,7 @@ impl<W: Waiter> Clone for Cluster<W> {
 struct Shared<W: Waiter> {
     context: Rc<Context>,
     config: PoolConfig,
+    routing: Routing,
     /// All nodes that ever existed, by index.
     nodes: RefCell<Vec<Node<W>>>,
     order: RefCell<RoutingOrder>,
@@ -70,49 +71,12 @@ struct Shared<W: Waiter> {
 }
 
 struct Node<W: Waiter> {
-    /// The input of the hash that decides which keys the node gets.
-    id: Rc<[u8]>,
+    routed: RoutedNode,
     address: Arc<Address>,
     /// `None` once the node was removed and its requests have ended.
     pool: Option<Pool<W>>,
     /// Whether keys can be routed to the node.
     is_member: Cell<bool>,
-}
-
-/// Indexes of nodes. A node whose health changes moves to the end of its new list. The order
-/// decides ties between nodes, and is that of emcache 1.3.
-#[derive(Debug, Default)]
-struct RoutingOrder {
-    healthy: Vec<usize>,
-    unhealthy: Vec<usize>,
-    purge_unhealthy_nodes: bool,
-    /// The ring of the nodes that get keys, built for the first key after a change.
-    ring: OnceCell<Ring>,
-}
-
-impl RoutingOrder {
-    fn remove(&mut self, nodes: &[usize]) {
-        self.healthy.retain(|node| !nodes.contains(node));
-        self.unhealthy.retain(|node| !nodes.contains(node));
-        self.ring.take();
-    }
-
-    fn append(&mut self, node: usize, healthy: bool) {
-        let list = if healthy { &mut self.healthy } else { &mut self.unhealthy };
-        list.push(node);
-        self.ring.take();
-    }
-
-    /// The nodes that get keys.
-    fn routed(&self) -> impl Iterator<Item = usize> {
-        let unhealthy = if self.purge_unhealthy_nodes { [].as_slice() } else { &self.unhealthy };
-        self.healthy.iter().chain(unhealthy).copied()
-    }
-
-    fn pick(&self, key: &[u8], id: impl Fn(usize) -> Rc<[u8]>) -> Option<usize> {
-        let ring = self.ring.get_or_init(|| Ring::new(self.routed().map(id)));
-        self.routed().nth(ring.pick(key)?)
-    }
 }
 
 impl<W: Waiter> Cluster<W> {
@@ -124,14 +88,12 @@ impl<W: Waiter> Cluster<W> {
         config: &ClusterConfig,
         on_change: impl Fn(NodeChange) + 'static,
     ) -> Self {
-        let order = RoutingOrder {
-            healthy: (0..addresses.len()).collect(),
-            purge_unhealthy_nodes: config.purge_unhealthy_nodes,
-            ..RoutingOrder::default()
-        };
+        let routing = config.routing;
+        let order = RoutingOrder::new(addresses.len(), routing, config.purge_unhealthy_nodes);
         let cluster = Self(Rc::new(Shared {
             context: context.clone(),
             config: config.pool.clone(),
+            routing,
             nodes: RefCell::default(),
             order: RefCell::new(order),
             on_change: Box::new(on_change),
@@ -151,7 +113,7 @@ impl<W: Waiter> Cluster<W> {
     }
 
     fn add(&self, address: Address, ip: Option<&str>, is_member: bool) -> usize {
-        let id = routing_id(&address);
+        let routed = self.0.routing.node(&address);
         let pool = Pool::new(&self.0.context, address, self.0.config.clone());
         pool.set_ip(ip);
         let address = pool.address().clone();
@@ -159,7 +121,7 @@ impl<W: Waiter> Cluster<W> {
         let cluster = Rc::downgrade(&self.0);
         pool.on_change(move |change| node_changed(&cluster, index, change));
         let (pool, is_member) = (Some(pool), Cell::new(is_member));
-        self.0.nodes.borrow_mut().push(Node { id, address, pool, is_member });
+        self.0.nodes.borrow_mut().push(Node { routed, address, pool, is_member });
         index
     }
 
@@ -190,7 +152,7 @@ impl<W: Waiter> Cluster<W> {
     pub fn index_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
         let nodes = self.0.nodes.borrow();
         let order = self.0.order.borrow();
-        let chosen = order.pick(key.as_bytes(), |node| nodes[node].id.clone());
+        let chosen = order.pick(key.as_bytes(), |node| nodes[node].routed.clone());
         chosen.ok_or(ClusterError::NoAvailableNodes)
     }
 
@@ -209,45 +171,22 @@ impl<W: Waiter> Cluster<W> {
         verb: RetrievalVerb,
         keys: &[Key<'_>],
     ) -> Result<Vec<NodeLine>, ClusterError> {
-        let len = LINE_HEAD_LEN + keys.iter().map(|key| key.as_bytes().len() + 1).sum::<usize>();
         let fits = |len: usize, node: usize| {
             len <= MAX_LINE_LEN || len <= self.pool(node).max_line_len(verb)
         };
-        if let Some(node) = self.only_node()
-            && fits(len, node)
+        let only_node = self.0.order.borrow().only_node();
+        if let Some(node) = only_node
+            && fits(lines::len_of_one_line(keys), node)
         {
             return Ok(vec![(node, None)]);
         }
-        let mut lines: Vec<NodeLine> = Vec::new();
-        // The last line of each node, and its length.
-        let mut last = vec![(usize::MAX, 0); self.0.nodes.borrow().len()];
-        for (position, key) in keys.iter().enumerate() {
-            let node = self.index_for(*key)?;
-            let key_len = key.as_bytes().len() + 1;
-            let (at, len) = &mut last[node];
-            *len += key_len;
-            match lines.get_mut(*at) {
-                Some((_, Some(positions))) if fits(*len, node) => positions.push(position),
-                _ => {
-                    (*at, *len) = (lines.len(), LINE_HEAD_LEN + key_len);
-                    lines.push((node, Some(vec![position])));
-                }
-            }
-        }
-        Ok(lines)
-    }
-
-    /// The only node, if all keys belong to it.
-    fn only_node(&self) -> Option<usize> {
-        let order = self.0.order.borrow();
-        let mut routed = order.routed();
-        routed.next().filter(|_| routed.next().is_none())
+        let node_count = self.0.nodes.borrow().len();
+        lines::split(keys, node_count, |key| self.index_for(key), fits)
     }
 
     /// Indexes of the healthy and of the unhealthy nodes, each in routing order.
     pub fn health(&self) -> (Vec<usize>, Vec<usize>) {
-        let order = self.0.order.borrow();
-        (order.healthy.clone(), order.unhealthy.clone())
+        self.0.order.borrow().health()
     }
 
     /// The counters of the nodes to which keys can be routed, by index.
@@ -275,22 +214,12 @@ impl<W: Waiter> Cluster<W> {
     }
 }
 
-/// `gats`, a space, the longest exptime, CRLF.
-const LINE_HEAD_LEN: usize = 4 + 1 + 11 + 2;
-
-fn routing_id(address: &Address) -> Rc<[u8]> {
-    match address {
-        Address::Tcp { host, port } => format!("{host}{port}").into_bytes().into(),
-        Address::Unix { path } => path.as_bytes().into(),
-    }
-}
-
 /// Forgets everything but the address of a removed node, because programs run for long while nodes
 /// come and go.
 fn forget<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize) {
     let Some(cluster) = cluster.upgrade() else { return };
     let forgotten = cluster.nodes.borrow_mut().get_mut(node).map(|node| {
-        node.id = Rc::default();
+        node.routed.id = Rc::default();
         node.pool.take()
     });
     drop(forgotten);
@@ -307,37 +236,4 @@ fn node_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, change: Chang
         order.append(node, healthy);
     }
     (cluster.on_change)(NodeChange { node, change });
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::super::rendezvous::plain;
-    use super::*;
-
-    proptest! {
-        /// Nodes leave, join and change their health between keys.
-        #[test]
-        fn keys_follow_the_order(
-            purge_unhealthy_nodes: bool,
-            ids in vec("[a-z0-9.-]{0,60}", 64),
-            count in 2..=64_usize,
-            steps in vec((0..64_usize, 0..3, vec(any::<u8>(), 0..=250)), 1..60),
-        ) {
-            let healthy = (0..count).collect();
-            let mut order = RoutingOrder { healthy, purge_unhealthy_nodes, ..RoutingOrder::default() };
-            for (node, change, key) in steps {
-                let chosen = order.pick(&key, |node| ids[node].as_bytes().into());
-                let routed: Vec<usize> = order.routed().collect();
-                let routed_ids: Vec<_> = routed.iter().map(|node| &ids[*node]).collect();
-                prop_assert_eq!(chosen, plain::pick(&key, &routed_ids).map(|at| routed[at]));
-                order.remove(&[node]);
-                if change > 0 {
-                    order.append(node, change == 1);
-                }
-            }
-        }
-    }
 }

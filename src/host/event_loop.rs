@@ -78,8 +78,9 @@ impl LoopCore {
         self.short_cuts.set(SHORT_CUTS);
     }
 
-    /// The descriptor is readable. Most often that is the reply to the only request in flight, which is then read
-    /// without asking epoll first. Not always, or what else is ready would wait forever.
+    /// The descriptor is readable. Most often that is the reply to the only request in flight, so
+    /// it is read without asking epoll first. This is not done every time, or other ready sockets
+    /// would wait forever.
     ///
     /// `is_answered`: whether an outcome has arrived.
     pub fn turn(&self, is_answered: impl Fn() -> bool) {

@@ -1,6 +1,7 @@
 //! The one thread on which the core runs where event loops cannot drive it.
 //!
-//! It never waits for an event loop, so loops may wait for it. It ends with the last driver that uses it.
+//! It never waits for an event loop, so loops may wait for it. It ends with the last driver that
+//! uses it.
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
@@ -53,8 +54,8 @@ pub struct CoreThread {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The running one, and in which generation of forks: a child has its parent's memory but not its threads.
-/// Locked only by threads that keep the interpreter from forking meanwhile.
+/// The running thread, with the fork count at its start: a child process has its parent's memory
+/// but not its threads. Locked only by threads that keep the interpreter from forking meanwhile.
 static RUNNING: Mutex<(u64, Weak<CoreThread>)> = Mutex::new((0, Weak::new()));
 
 impl CoreThread {
@@ -86,8 +87,8 @@ impl CoreThread {
         Ok(Self { runtime, jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Runs the jobs on the thread, after those that were posted before. Their requests are sent together.
-    /// Outcomes go to `outbox`.
+    /// Runs the jobs on the thread, after those that were posted before. Their requests are sent
+    /// together, and their outcomes go to `outbox`.
     pub fn post(&self, outbox: &Arc<Outbox>, jobs: Vec<Job>) {
         if let Some(channel) = &self.jobs {
             // Refused only if the thread has ended, and with it all that the jobs are about.
@@ -152,7 +153,8 @@ impl Cores {
         self.sender(outbox).flush();
     }
 
-    /// Asks the loop to close a client when its requests with `noreply` are answered, or after `limit`.
+    /// Asks the loop to close a client when its requests with `noreply` are answered, or after
+    /// `limit`.
     pub fn close_when_drained(&self, id: u64, limit: Duration, outbox: &Arc<Outbox>) {
         if let Some(client) = self.client(id) {
             let sender = self.sender(outbox);
@@ -221,8 +223,8 @@ async fn run(mut inbox: mpsc::UnboundedReceiver<Batch>) {
     }
 }
 
-/// Made once for the process, and once more in a child of a fork: the parent's is in use there by a thread that
-/// the child does not have.
+/// Created once for the process, and again in the child of a fork: there the inherited runtime is
+/// in use by a thread that the child does not have.
 fn runtime() -> io::Result<&'static Runtime> {
     static MADE: Mutex<Option<(u64, &'static Runtime)>> = Mutex::new(None);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);

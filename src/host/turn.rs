@@ -2,8 +2,8 @@
 //!
 //! When the descriptor is readable or a deadline has passed, [`TurnRuntime::turn`] polls Tokio's
 //! I/O and time drivers once without blocking, and then runs woken tasks until none is left.
-//! docs/design/seam.md explains this and has the measurements. The lifecycle tests fail if
-//! behaviour that Tokio does not promise changes.
+//! docs/design/seam.md explains this and has the measurements. This depends on behaviour that Tokio
+//! does not promise; the lifecycle tests fail if it changes.
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -58,9 +58,9 @@ impl Wake for TurnWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::Release);
-        // On the owner's thread the running turn checks the flag, or the code outside of a turn
-        // requests one. On another thread (after name resolution on Tokio's blocking pool) the
-        // descriptor must become readable. If the pipe is full, it is readable already.
+        // On the owner's thread the flag is enough: a running turn checks it, and code outside of a
+        // turn requests one. On another thread (after name resolution on Tokio's blocking pool) the
+        // descriptor must become readable. If the socket is full, it is readable already.
         if thread::current().id() != self.owner {
             let _ = (&self.wake_sender).write(&[0]);
         }
@@ -95,7 +95,7 @@ impl TurnRuntime {
         self.epoll_fd
     }
 
-    /// Whether tasks were woken or are waiting to start or continue since the last turn.
+    /// Whether tasks were woken since the last turn, or wait to start or continue.
     pub fn wants_turn(&self) -> bool {
         !self.is_turning.get()
             && (self.woken.woken.load(Ordering::Acquire)
@@ -113,8 +113,9 @@ impl TurnRuntime {
         runtime.block_on(async {
             // Polls epoll and timers once, without waiting.
             tokio::task::yield_now().await;
-            // Polled here, in a `LocalSet`. `block_on` could end with a task on Tokio's own queue
-            // whose event was taken from epoll, and no further event would cause a turn.
+            // The tasks are in a `LocalSet` and polled here. On Tokio's own queue, a task could be
+            // left unpolled at the end of `block_on` although its event was taken from epoll, and
+            // no further event would cause a turn.
             poll_fn(|_| self.run_tasks(tasks)).await;
         });
         self.is_turning.set(false);
@@ -134,7 +135,7 @@ impl TurnRuntime {
         let mut cx = TaskContext::from_waker(&self.waker);
         loop {
             for task in self.inbox.take() {
-                // Without Tokio's budget. A task that has used up its budget is woken at the next
+                // Without Tokio's budget: it wakes a task that has used up its budget at the next
                 // poll of the drivers, which does not happen in this turn, and no event would cause
                 // another turn.
                 tasks.spawn_local(unconstrained(task));
@@ -168,8 +169,8 @@ async fn drain_wakeups(wake_receiver: UnixStream) {
     }
 }
 
-/// Finds Tokio's epoll descriptor, for which there is no public API. The kernel tells which epoll
-/// instance watches `fd`.
+/// Finds Tokio's epoll descriptor, which no public API returns. `/proc` shows which epoll instance
+/// watches `fd`.
 fn epoll_watching(fd: RawFd) -> io::Result<RawFd> {
     let unsupported = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => io::ErrorKind::Unsupported.into(),
@@ -177,8 +178,8 @@ fn epoll_watching(fd: RawFd) -> io::Result<RawFd> {
     };
     for entry in std::fs::read_dir("/proc/self/fd").map_err(unsupported)? {
         let entry = entry?;
-        // A process may have thousands of descriptors, so only the information of the few epoll
-        // instances is read.
+        // A process may have thousands of descriptors but has few epoll instances, so `fdinfo` is
+        // read only for these.
         let is_epoll = std::fs::read_link(entry.path())
             .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
         let Some(number) = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok()) else {

@@ -1,5 +1,5 @@
-//! Where there are no descriptors that asyncio could watch: no runtime to be run in turns, and with that
-//! the thread for every loop.
+//! Replaces `turn` where asyncio cannot watch descriptors: no loop drives the core, so all of them
+//! use the thread.
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_rustls::rustls;
 
 use super::address::Address;
-use super::tls_error::explain;
+use super::tls_error::TlsError;
 use crate::protocol::{CallResult, MustClose, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
@@ -85,8 +85,7 @@ pub enum Cause {
     },
     /// There is no connection yet.
     Connecting(Phase),
-    /// TLS failed, for the reason in the text.
-    Tls(Arc<str>),
+    Tls(Arc<TlsError>),
     /// The server rejected the head of a storage command, so it may have run the value as commands.
     StorageRefused,
     /// An error line arrived in the reply to several keys, so the next reply cannot be attributed.
@@ -137,7 +136,7 @@ impl Cause {
     /// Layered streams wrap their own errors in I/O errors.
     pub fn from_io(error: io::Error) -> Self {
         if let Some(error) = downcast_inner::<rustls::Error>(&error) {
-            return Self::Tls(explain(error).into());
+            return Self::Tls(Arc::new(error.into()));
         }
         Self::Io(Arc::new(error))
     }
@@ -191,6 +190,7 @@ impl Error {
     }
 }
 
+/// The alternate form (`{:#}`) names options as the command line does.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = &self.node;
@@ -210,7 +210,8 @@ impl fmt::Display for Error {
                 let name = verb.name();
                 write!(
                     f,
-                    "{node} closed the connection instead of answering {name}; it may be a proxy without this command"
+                    "{node} closed the connection instead of answering {name}; \
+                     it may be a proxy without this command"
                 )?;
             }
             ErrorKind::Protocol => {
@@ -237,7 +238,10 @@ impl fmt::Display for Error {
             Some(Cause::LoginRefused(answer)) if self.kind == ErrorKind::LoginRefused => {
                 write!(f, ": {answer}")
             }
-            Some(cause) => write!(f, ": {cause}"),
+            Some(cause) => {
+                f.write_str(": ")?;
+                fmt::Display::fmt(cause, f)
+            }
             None => Ok(()),
         }
     }
@@ -245,6 +249,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The alternate form (`{:#}`) names options as the command line does.
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -272,11 +277,19 @@ impl fmt::Display for Cause {
                 Phase::Tls => "the TLS handshake is not finished",
                 Phase::Login => "the login is not answered",
             }),
-            Self::Tls(why) => write!(f, "TLS: {why}"),
-            Self::StorageRefused => write!(f, "the server rejected the header of a storage command"),
-            Self::Unauthenticated => write!(f, "the server requires a login; pass username and password"),
+            Self::Tls(why) => {
+                f.write_str("TLS: ")?;
+                fmt::Display::fmt(why, f)
+            }
+            Self::StorageRefused => {
+                write!(f, "the server rejected the header of a storage command")
+            }
+            Self::Unauthenticated => {
+                write!(f, "the server requires a login; pass username and password")
+            }
             Self::KeyRefused => f.write_str(
-                "the connection was closed after an error in the reply to another request with several keys",
+                "the connection was closed after an error in the reply to another request with \
+                 several keys",
             ),
             Self::Relocated => {
                 write!(f, "the node moved, and its former address did not reply in time")

@@ -6,11 +6,11 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | abandoned | the caller no longer waits: it was cancelled or timed out. The slot stays, and its reply is discarded |
+//! | abandoned | the caller was cancelled or timed out; the slot stays, its reply is discarded |
 //! | expired | the deadline of a request passed before its reply |
 //! | orphan | a request whose connection was lost. It is retried, or fails |
 //! | lost | a connection ended without being asked to, or because it was silent |
-//! | drained | a connection or pool that accepts no new requests and closes once everything is answered |
+//! | drained | accepts no new requests, and closes once everything is answered |
 //! | closed | a pool or client that ended for good |
 //! | removed | a node that left the cluster |
 mod address;
@@ -78,4 +78,5 @@ pub use open::Security;
 pub use shared::Pool;
 pub use submission::Submission;
 pub use tls::{Tls, TlsConfigError, TlsOptions};
+pub use tls_error::TlsError;
 pub use waiter::{CheckoutId, Waiter};

@@ -1,12 +1,15 @@
 //! Detects connections that owe a reply and receive nothing.
 //!
 //! A server or proxy replies on each connection in order, so one unanswered request holds up all
-//! requests behind it. That says nothing about the node, because other connections may be served. A
-//! connection is *stalled* if it received nothing for [`Health::stalled_after`], and *silent* if a
-//! request on it timed out meanwhile. Stalled connections accept no new requests while another one
-//! does or may open. Silent connections accept none at all, and do not count toward the limit:
-//! `connections.len() + dialling <= max_connections + 1` while all are silent, and one more
-//! connection probes a node that seems silent.
+//! requests behind it. That says nothing about the node, because other connections may be served.
+//!
+//! A connection is *stalled* if it received nothing for [`Health::stalled_after`], and *silent* if
+//! in addition a request on it timed out. A stalled connection accepts no new requests while
+//! another one accepts them or may be opened. A silent connection accepts none at all.
+//!
+//! While all connections are silent, one more than the limit may exist, so that a replacement can
+//! be opened: `connections.len() + dialling <= max_connections + 1`. The probes of a node that
+//! seems silent use further connections.
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -22,7 +25,7 @@ use super::waiter::Waiter;
 use super::window::Window;
 use crate::protocol::{NEVER, Nanos, Timing};
 
-/// How long each key has a line of its own after a stall: one key that hangs then harms no other.
+/// How long keys share no lines after a stall, so that a key that hangs holds up no other key.
 const UNMERGED_FOR: Duration = Duration::from_secs(5);
 
 /// No dial to a nearby server takes longer.
@@ -45,7 +48,7 @@ impl<W: Waiter> Shared<W> {
         Some(limit.map_or(patience, |limit| limit.min(patience)))
     }
 
-    /// Checks connections that receive nothing; called when one may have become stalled or silent.
+    /// Checks connections that receive nothing. Called when one may have become stalled or silent.
     /// Returns the time of the next check.
     pub fn check_stalled(self: &Rc<Self>, state: &mut State<W>, now: Nanos) -> Nanos {
         if state.any_silent {
@@ -75,8 +78,8 @@ impl<W: Waiter> Shared<W> {
         if is_owing { now.saturating_add(nanos(STALLED_AFTER)) } else { NEVER }
     }
 
-    /// If the node serves other connections and no more may be opened: closes a connection that is
-    /// as good as silent and whose callers no longer wait.
+    /// Closes a connection that has been quiet long enough to be silent and whose callers no longer
+    /// wait. Does so only if the node serves other connections and no more may be opened.
     fn close_stuck(&self, state: &mut State<W>, now: Nanos) {
         if state.has_room(self.config.max_connections) {
             return;
@@ -96,8 +99,8 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// Retries reads that are held up on a stalled connection on another one, if that is newer or
-    /// was answered later. Writes stay, because the server may have executed them.
+    /// Moves reads that a stalled connection holds up to another connection, if that one is newer
+    /// or has received a reply since. Writes stay, because the server may have executed them.
     pub fn move_held_up_reads(self: &Rc<Self>, state: &mut State<W>) {
         let now = self.context.now();
         let mut has_taken = false;
@@ -126,11 +129,13 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// Uses silent connections again that receive bytes, and closes those without waiting callers
-    /// if another connection is served or needs their place. A connection with unanswered `noreply`
-    /// writes stays until its replies are long overdue, or all are silent and there may be no other:
-    /// the server may still execute the writes, and later requests for their keys must not overtake
-    /// them. `read` is the connection that was just read.
+    /// Uses silent connections again that have received bytes. Closes silent connections without
+    /// waiting callers if the node serves another connection, or if a replacement needs their
+    /// place. `read` is the connection that was just read.
+    ///
+    /// A connection with unanswered `noreply` writes stays open until its replies are long overdue,
+    /// or until all connections are silent and no other one may be opened. The server may still
+    /// execute the writes, and later requests for their keys must not overtake them.
     pub fn check_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
         let now = self.context.now();
         if state.connections.len() <= self.config.max_connections {
@@ -158,8 +163,8 @@ impl<W: Waiter> Shared<W> {
         state.any_silent = state.connections.iter().any(|entry| entry.is_silent);
     }
 
-    /// Evaluates the probe of a node that seems silent. Returns whether nothing arrived on any
-    /// connection.
+    /// Evaluates the probe of a node that seems silent. Returns whether the node is still silent on
+    /// all connections.
     fn is_still_silent(self: &Rc<Self>, outcome: Result<Connected, Cause>) -> bool {
         let mut state = self.state();
         let now = self.context.now();
@@ -180,8 +185,8 @@ impl<W: Waiter> Shared<W> {
 }
 
 impl<W: Waiter> Entry<W> {
-    /// Records bytes that were read or written up to `polled_at`. Returns whether the connection
-    /// was stalled and goes on.
+    /// Records that bytes were read or written at `polled_at`. Returns whether the connection was
+    /// stalled and now receives bytes again.
     pub fn note_traffic(&mut self, has_read: bool, has_written: bool, health: &mut Health) -> bool {
         let now = self.polled_at;
         let goes_on = has_read && self.is_stalled(now, health);
@@ -202,8 +207,8 @@ impl<W: Waiter> Entry<W> {
 }
 
 impl<W: Waiter> State<W> {
-    /// Marks connections that have become silent. Other connections that received nothing since
-    /// then may have been cut off with them, so idle ones accept no requests either: each would
+    /// Marks connections that have become silent. Idle connections that received nothing since then
+    /// are marked too. They may have been cut off at the same time, and a request on each would
     /// cost a timeout.
     pub fn find_silent(&mut self, timeout: Duration, now: Nanos) {
         let mut silent_since = NEVER;
@@ -232,9 +237,9 @@ impl<W: Waiter> State<W> {
         }
     }
 
-    /// Whether the connection at `at` received nothing since `since`, and that is too long. A
-    /// server that serves other connections, or whose requests were stalled recently, is not
-    /// pausing.
+    /// Whether the time since `since`, when the connection at `at` last received bytes, is too long
+    /// for a pause of the server. A server that serves other connections, or on which requests
+    /// stalled recently, is not pausing, so the limit is shorter for it.
     fn is_silent_since(&self, at: usize, since: Nanos, timeout: Duration, now: Nanos) -> bool {
         let pause = if self.is_unmerged() {
             Pause::Stalling
@@ -267,8 +272,10 @@ impl<W: Waiter> State<W> {
     }
 }
 
-/// Probes a node that seems silent on a fresh connection. [`PROBES`] of these run at the same time,
-/// for different keys: a proxy is not down if one of its backends hangs. `number` counts them from 0.
+/// Probes a node that seems silent, on a fresh connection.
+///
+/// [`PROBES`] of these run at the same time, each for another key, because a proxy is not down if
+/// one of its backends hangs. `number` counts them from 0.
 pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>, number: u32) {
     let Some(strong) = pool.upgrade() else { return };
     let connector = Connector::new(&strong).with_probe_offset(number);

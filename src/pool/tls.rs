@@ -24,6 +24,7 @@ use tokio_rustls::rustls::{
 use super::address::Address;
 use super::error::Cause;
 use super::io::Io;
+use super::tls_error::{TlsError, TlsOption};
 
 /// The maximum length of a TLS record.
 const RECORD_LEN: usize = 16 * 1024;
@@ -126,8 +127,8 @@ pub struct TlsOptions {
 /// Invalid TLS options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsConfigError {
-    NoCertificate { argument: &'static str },
-    BadPem { argument: &'static str, reason: String },
+    NoCertificate(TlsOption),
+    BadPem { option: TlsOption, reason: String },
     NoKey,
     BadClient(String),
     BadServerName(String),
@@ -135,23 +136,28 @@ pub enum TlsConfigError {
     Refused(String),
 }
 
+/// The alternate form (`{:#}`) names options as the command line does.
 impl fmt::Display for TlsConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoCertificate { argument } => write!(f, "{argument} contains no PEM certificate"),
-            Self::BadPem { argument, reason } => write!(f, "{argument}: {reason}"),
-            Self::NoKey => {
-                write!(
-                    f,
-                    "ssl_keyfile contains no PEM private key; encrypted keys are not supported"
-                )
+            Self::NoCertificate(option) => {
+                write!(f, "{} contains no PEM certificate", option.name(f))
             }
-            Self::BadClient(reason) => write!(f, "ssl_certfile and ssl_keyfile: {reason}"),
+            Self::BadPem { option, reason } => write!(f, "{}: {reason}", option.name(f)),
+            Self::NoKey => {
+                let key = TlsOption::Key.name(f);
+                write!(f, "{key} contains no PEM private key; encrypted keys are not supported")
+            }
+            Self::BadClient(reason) => {
+                let (certificate, key) = (TlsOption::Certificate.name(f), TlsOption::Key.name(f));
+                write!(f, "{certificate} and {key}: {reason}")
+            }
             Self::BadServerName(name) => write!(f, "'{name}' is not a host name"),
             Self::NoRoots(reason) => write!(
                 f,
-                "no CA certificates to verify servers with{reason}; install ca-certificates, set SSL_CERT_FILE, \
-                 or pass ssl_extra_ca"
+                "no CA certificates to verify servers with{reason}; install ca-certificates, \
+                 set SSL_CERT_FILE, or pass {}",
+                TlsOption::ExtraCa.name(f)
             ),
             Self::Refused(reason) => write!(f, "TLS cannot be set up: {reason}"),
         }
@@ -190,7 +196,7 @@ impl Tls {
         let has_certificate = options.client.is_some();
         let mut config = match options.client {
             Some((certificates, key)) => {
-                let chain = parse_certificates("ssl_certfile", &certificates)?;
+                let chain = parse_certificates(TlsOption::Certificate, &certificates)?;
                 let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| TlsConfigError::NoKey)?;
                 builder
                     .with_client_auth_cert(chain, key)
@@ -214,19 +220,18 @@ impl Tls {
         stream: Box<dyn Io>,
         address: &Address,
     ) -> Result<Box<dyn Io>, Cause> {
+        let failed = |text: String| Cause::Tls(Arc::new(TlsError::Other(text)));
         let name = match (&self.server_name, address) {
-            (Some(name), _) => name.clone(),
-            (None, Address::Tcp { host, .. }) => {
-                server_name(host.clone()).map_err(|error| Cause::Tls(error.to_string().into()))?
-            }
+            (Some(name), _) => Ok(name.clone()),
+            (None, Address::Tcp { host, .. }) => server_name(host.clone()),
             // The name is not used: a path cannot be verified.
-            (None, Address::Unix { .. }) => server_name("localhost".to_owned())
-                .map_err(|error| Cause::Tls(error.to_string().into()))?,
+            (None, Address::Unix { .. }) => server_name("localhost".to_owned()),
         };
+        let name = name.map_err(|error| failed(error.to_string()))?;
         match self.connector.connect(name, stream).await {
             Ok(stream) => Ok(Box::new(TlsRecords::new(stream))),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(Cause::Tls("the server closed the connection during the handshake".into()))
+                Err(failed("the server closed the connection during the handshake".to_owned()))
             }
             Err(error) => Err(Cause::from_io(error)),
         }
@@ -240,14 +245,14 @@ fn server_name(host: String) -> Result<ServerName<'static>, TlsConfigError> {
 }
 
 fn parse_certificates(
-    argument: &'static str,
+    option: TlsOption,
     pem: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
     let certificates = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| TlsConfigError::BadPem { argument, reason: error.to_string() })?;
+        .map_err(|error| TlsConfigError::BadPem { option, reason: error.to_string() })?;
     if certificates.is_empty() {
-        return Err(TlsConfigError::NoCertificate { argument });
+        return Err(TlsConfigError::NoCertificate(option));
     }
     Ok(certificates)
 }
@@ -265,9 +270,9 @@ impl Verifier {
         let system_roots = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(system_roots.certs);
         if let Some(pem) = extra_ca {
-            for certificate in parse_certificates("ssl_extra_ca", pem)? {
+            for certificate in parse_certificates(TlsOption::ExtraCa, pem)? {
                 roots.add(certificate).map_err(|error| TlsConfigError::BadPem {
-                    argument: "ssl_extra_ca",
+                    option: TlsOption::ExtraCa,
                     reason: error.to_string(),
                 })?;
             }

@@ -1,23 +1,94 @@
 //! Failed handshakes, described with the option that may fix them.
+use std::fmt;
+
 use tokio_rustls::rustls::{self, CertificateError};
 
-/// Describes a failed handshake, with the option that may fix it.
-pub(super) fn explain(error: &rustls::Error) -> String {
-    use rustls::Error as E;
-    match error {
-        E::InvalidCertificate(error) => {
-            format!("the server's certificate {}", describe_certificate_error(error))
+/// An option of TLS that a message names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsOption {
+    ExtraCa,
+    Certificate,
+    Key,
+    NoVerify,
+}
+
+impl TlsOption {
+    /// The argument of `create_client`; in the alternate form of a message (`{:#}`), the option of
+    /// the command line.
+    pub fn name(self, f: &fmt::Formatter<'_>) -> &'static str {
+        match (self, f.alternate()) {
+            (Self::ExtraCa, false) => "ssl_extra_ca",
+            (Self::ExtraCa, true) => "--ca",
+            (Self::Certificate, false) => "ssl_certfile",
+            (Self::Certificate, true) => "--cert",
+            (Self::Key, false) => "ssl_keyfile",
+            (Self::Key, true) => "--key",
+            (Self::NoVerify, false) => "ssl_verify=False",
+            (Self::NoVerify, true) => "--no-verify",
         }
-        E::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
-        E::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
-            "the server wants a client certificate (pass ssl_certfile)".to_owned()
-        }
-        E::AlertReceived(alert) => {
-            format!("the server rejected the handshake with the alert {alert:?}")
-        }
-        E::General(text) => text.clone(),
-        other => other.to_string(),
     }
+}
+
+/// Why a connection with TLS failed.
+#[derive(Debug)]
+pub enum TlsError {
+    UnknownIssuer,
+    /// The certificate is not of X.509 version 3.
+    CertificateVersion,
+    ClientCertificateRequired,
+    Other(String),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownIssuer => {
+                let ca = TlsOption::ExtraCa.name(f);
+                f.write_str("the server's certificate is not trusted: unknown issuer ")?;
+                write!(f, "(pass its CA as {ca})")
+            }
+            Self::CertificateVersion => {
+                let no_verify = TlsOption::NoVerify.name(f);
+                f.write_str("the server's certificate is not of X.509 version 3, ")?;
+                write!(f, "and can only be used with {no_verify}")
+            }
+            Self::ClientCertificateRequired => {
+                let certificate = TlsOption::Certificate.name(f);
+                write!(f, "the server wants a client certificate (pass {certificate})")
+            }
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<&rustls::Error> for TlsError {
+    fn from(error: &rustls::Error) -> Self {
+        use rustls::Error as E;
+        Self::Other(match error {
+            E::InvalidCertificate(CertificateError::UnknownIssuer) => return Self::UnknownIssuer,
+            E::InvalidCertificate(error) if is_old_version(error) => {
+                return Self::CertificateVersion;
+            }
+            E::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
+                return Self::ClientCertificateRequired;
+            }
+            E::InvalidCertificate(error) => {
+                format!("the server's certificate {}", describe_certificate_error(error))
+            }
+            E::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
+            E::AlertReceived(alert) => {
+                format!("the server rejected the handshake with the alert {alert:?}")
+            }
+            E::General(text) => text.clone(),
+            other => other.to_string(),
+        })
+    }
+}
+
+fn is_old_version(error: &CertificateError) -> bool {
+    let CertificateError::Other(other) = error else { return false };
+    let error = other.0.downcast_ref();
+    matches!(error, Some(webpki::Error::UnsupportedCertVersion))
 }
 
 fn describe_certificate_error(error: &CertificateError) -> String {
@@ -44,13 +115,7 @@ fn describe_certificate_error(error: &CertificateError) -> String {
         C::BadSignature | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             "is not trusted: its issuer has the name of a known CA but another key".to_owned()
         }
-        C::UnknownIssuer => {
-            "is not trusted: unknown issuer (pass its CA as ssl_extra_ca)".to_owned()
-        }
         C::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
-            Some(webpki::Error::UnsupportedCertVersion) => {
-                "is not of X.509 version 3, and can only be used with ssl_verify=False".to_owned()
-            }
             Some(webpki::Error::CaUsedAsEndEntity) => {
                 "is a CA certificate, which a server must not use (basicConstraints CA:TRUE)"
                     .to_owned()

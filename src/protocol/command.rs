@@ -21,7 +21,9 @@ pub enum Request<'a> {
 /// A command that borrows the caller's bytes.
 pub type Command<'a> = GenericCommand<Key<'a>, &'a [u8], StatsArgs<'a>>;
 
-/// A semantic command, generic over the types of its key (`K`), its value (`V`) and the arguments of `stats` (`A`). A connection's dialect decides how it is written.
+/// A semantic command. A connection's dialect decides how it is written.
+///
+/// `K` is the type of its key, `V` of its value, and `A` of the arguments of `stats`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GenericCommand<K, V, A> {
     Storage {

@@ -60,7 +60,8 @@ impl fmt::Display for InvalidKey {
             Self::Forbidden { byte, at } => {
                 write!(
                     f,
-                    "key has a forbidden byte 0x{byte:02x} at position {at}; whitespace and control bytes are not allowed"
+                    "key has a forbidden byte 0x{byte:02x} at position {at}; \
+                     whitespace and control bytes are not allowed"
                 )
             }
         }

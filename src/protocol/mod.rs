@@ -5,7 +5,7 @@
 //! | `key`, `command`, `owned_request` | what a request says, borrowed and owned |
 //! | `verbs` | the table of commands |
 //! | `reply`, `error` | what a server says, and what no healthy server says |
-//! | `dialect` | the protocol of a connection: `text` (doc/protocol.txt) or `binary` (doc/protocol-binary.txt) |
+//! | `dialect` | a connection's protocol: `text` (protocol.txt) or `binary` (protocol-binary.txt) |
 //! | `outgoing` | bytes that wait to be written |
 //! | `value_buf` | buffers for received values |
 //! | `stats` | counters and latencies by command |

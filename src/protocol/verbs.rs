@@ -62,7 +62,8 @@ pub enum Scope {
 /// When a request of a lost connection is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Once, even if it was sent: its only effect is `gat`'s exptime, which is set to the same value.
+    /// Once, even if it was sent: its only effect is `gat`'s exptime, which is set to the same
+    /// value.
     Once,
     /// Only if no byte of it was sent, because the server may have executed it.
     Unsent,
@@ -114,8 +115,10 @@ static TABLE: [Info; Verb::COUNT] = {
         row(Verb::Version, "version", Family::Version, Fixed, Unsent, Shape::Version),
         row(Verb::Stats, "stats", Family::Stats, AllKeys, Unsent, Shape::Stats),
         row(Verb::Verbosity, "verbosity", Family::Verbosity, AllKeys, Unsent, Shape::Ok),
-        row(Verb::CacheMemlimit, "cache_memlimit", Family::CacheMemlimit, AllKeys, Unsent, Shape::Ok),
-        row(Verb::ConfigGetCluster, "config get cluster", Family::Config, Fixed, Unsent, Shape::Config),
+        row(Verb::CacheMemlimit, "cache_memlimit", Family::CacheMemlimit, AllKeys, Unsent,
+            Shape::Ok),
+        row(Verb::ConfigGetCluster, "config get cluster", Family::Config, Fixed, Unsent,
+            Shape::Config),
         row(Verb::Auth, "auth", Family::Classic, Fixed, Unsent, Shape::Storage),
     ]
 };

@@ -9,8 +9,9 @@ import pytest
 import emcache
 from emcache._memcached.addresses import format_address, parse_address
 from emcache.cli._settings import node_name, parse_server, parse_servers
-from support.cli import document, environment, invoke, named, run
+from support.cli import document, environment, invoke, invoke_beside, named, one_loop, run
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
+from support.scripted import scripted
 
 COMMANDS = [
     "ping",
@@ -123,7 +124,10 @@ def test_what_is_typed_goes_before_the_environment(server):
         (["get", "k", "-s", "a", "--discovery", "b"], "not both"),
         (["get", "a b"], "forbidden byte"),
         (["get", "k" * 251], "250"),
-        (["get", "k", "-s", "/run/x", "--tls"], "--server-name"),
+        (["get", "k", "-s", "/run/x", "--tls"], "--server-name, or --no-verify"),
+        (["get", "k", "--ca", __file__], "--ca contains no PEM certificate"),
+        (["get", "k", "--cert", __file__], "--cert contains no PEM certificate"),
+        (["get", "k", "--key", __file__], "--key needs --cert"),
         (["set", "k"], "VALUE"),
         (["set", "k", "v", "--file", __file__], "VALUE"),
         (["set", "k", "v", "--exptime", "soon"], "is not a time"),
@@ -218,3 +222,23 @@ def test_a_server_that_asks_for_no_login(server):
     assert done.returncode == 4
     assert "refused the login" in done.stdout
     assert "battery" not in done.stdout + done.stderr
+
+
+@pytest.mark.driver_independent
+@one_loop
+async def test_words_of_a_server_are_not_taken_for_options():
+    async def script(connection):
+        while await connection.line():
+            await connection.send(b"SERVER_ERROR ssl=True and ssl_extra_ca\r\n")
+
+    async with scripted(script) as server:
+        result = await invoke_beside("get", "k", *named(server))
+    assert result.exit_code == 4
+    assert "ssl=True and ssl_extra_ca" in result.stderr
+
+
+@pytest.mark.driver_independent
+def test_a_node_that_is_down_is_named_once():
+    result = invoke("ping", "-s", "127.0.0.1:1")
+    assert result.exit_code == 3
+    assert result.stdout.startswith("127.0.0.1:1  down  Connection refused")

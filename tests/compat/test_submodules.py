@@ -118,7 +118,7 @@ async def test_the_timeout():
     assert not task.cancelling()
 
 
-async def test_leased_connections_are_of_the_class_of_then(server):
+async def test_checked_out_connections_are_of_the_class_of_then(server):
     pool = emcache.ConnectionPool(server.address)
     async with pool.create_connection_context() as connection:
         assert isinstance(connection, emcache.protocol.MemcacheAsciiProtocol)

@@ -179,7 +179,7 @@ run(main())
 
 @both_loops
 @pytest.mark.usefixtures("plain_memory")
-def test_a_leased_connection_to_a_server_that_does_not_read(deaf, loop):
+def test_a_checked_out_connection_to_a_server_that_does_not_read(deaf, loop):
     run_silent(
         MEMORY
         + """
@@ -279,7 +279,7 @@ async def test_a_pool_that_is_larger_than_its_server_allows():
     most, callers = 30, 20
 
     @contextlib.asynccontextmanager
-    async def leasing(server):
+    async def checking_out(server):
         pool = emcache.ConnectionPool(server.address, max_connections=most, timeout=10)
 
         async def ask(key):
@@ -337,7 +337,7 @@ async def test_a_pool_that_is_larger_than_its_server_allows():
                 assert all(answered[key] - by_then[key] >= 5 for key in KEYS[:callers]), answered
                 assert metrics().protocol_errors == 0
 
-    await asyncio.gather(use(leasing), use(sharing))
+    await asyncio.gather(use(checking_out), use(sharing))
 
 
 # -- a process that is short of something --------------------------------------------------------

@@ -8,6 +8,7 @@ use _emcache::client::{
     Gathered, Line, Nodes, Outcome, Target,
 };
 use _emcache::cluster::ClusterConfig;
+use _emcache::cluster::routing::Routing;
 use _emcache::pool::{Address, LocalSetHost, PoolConfig, Submission};
 use _emcache::protocol::{
     ArithmeticVerb, Command, ItemRef, Key, NEVER, Nanos, Request, RetrievalVerb, StorageVerb, Verb,
@@ -107,7 +108,7 @@ const SET: Action = Action::Store { verb: StorageVerb::Set, flags: 0, exptime: 0
 
 fn open(addresses: &[Address], pool: PoolConfig) -> Client<TestCaller> {
     let context = LocalSetHost::context();
-    let config = ClusterConfig { pool, purge_unhealthy_nodes: false };
+    let config = ClusterConfig { pool, purge_unhealthy_nodes: false, routing: Routing::Emcache };
     Client::new(&context, addresses.to_vec(), &config, |_| {})
 }
 

@@ -42,7 +42,7 @@ NOREPLY = {
     "verbosity": lambda c, node, flag: c.verbosity(node, 1, noreply=flag),
     "cache_memlimit": lambda c, node, flag: c.cache_memlimit(node, 64, noreply=flag),
 }
-LEASED = {
+CHECKED_OUT = {
     "storage_command": lambda c, flag: c.storage_command(b"set", b"k", b"v", 0, 0, flag),
     "incr_decr_command": lambda c, flag: c.incr_decr_command(b"incr", b"k", 1, flag),
     "touch_command": lambda c, flag: c.touch_command(b"k", 60, flag),
@@ -80,14 +80,14 @@ async def test_noreply(name):
                 await NOREPLY[name](client, peer.address, value)
 
 
-@pytest.mark.parametrize("name", LEASED)
-async def test_noreply_on_a_leased_connection(name):
+@pytest.mark.parametrize("name", CHECKED_OUT)
+async def test_noreply_on_a_checked_out_connection(name):
     async with scripted(nothing) as peer:
         pool = emcache.ConnectionPool(peer.address)
         async with pool.create_connection_context() as connection:
             for value in NO_FLAGS:
                 with pytest.raises(TypeError, match=r"^noreply must be a bool, not "):
-                    await LEASED[name](connection, value)
+                    await CHECKED_OUT[name](connection, value)
         await pool.close()
 
 

@@ -1,4 +1,4 @@
-"""Whole connections for their holders alone: leases, queues, raw replies, and what goes wrong."""
+"""Whole connections for one holder: checkouts, queues, raw replies, and what goes wrong."""
 
 import asyncio
 import contextlib
@@ -104,7 +104,7 @@ async def right(pool, rounds=3):
 
 
 async def whole(pool, connections=1):
-    """Nothing is leased, nothing is under way, and no connection was lost."""
+    """Nothing is checked out, nothing is under way, and no connection was lost."""
     await until(lambda: pool.metrics().connections_checked_out == 0)
     await until(lambda: pool.metrics().requests_in_flight == 0)
     assert pool.total_connections == connections
@@ -302,7 +302,7 @@ def own(request):
 
 
 @contextlib.asynccontextmanager
-async def leased(server, **options):
+async def checked_out(server, **options):
     async with pool_of(server, **options) as pool, pool.create_connection_context() as connection:
         yield connection
 
@@ -317,7 +317,7 @@ class TestReplies:
     @within(20)
     async def test_storage(self, either, key):
         other = key + b":other"
-        async with leased(either) as connection:
+        async with checked_out(either) as connection:
 
             async def store(*args):
                 return bytes(await connection.storage_command(*args))
@@ -345,7 +345,7 @@ class TestReplies:
     @within(20)
     @pytest.mark.parametrize("value", [b"", b"a\r\nEND\r\n", bytearray(b"v"), memoryview(b"v")])
     async def test_any_value(self, either, key, value):
-        async with leased(either) as connection:
+        async with checked_out(either) as connection:
             assert is_reply(await connection.storage_command(b"set", key, value), b"STORED")
             (found,) = (await connection.fetch_command(b"get", [key]))[1]
             assert type(found) is bytes
@@ -354,7 +354,7 @@ class TestReplies:
     @within(20)
     async def test_the_five_parts_of_a_retrieval(self, either, key):
         missing = key + b":missing"
-        async with leased(either) as connection:
+        async with checked_out(either) as connection:
             await connection.storage_command(b"set", key, b"v", 5, 0, False, None)
             gets = await connection.fetch_command(b"gets", [key, missing, key])
             (token, again) = gets[3]
@@ -380,14 +380,14 @@ class TestReplies:
 
     @within(20)
     async def test_keys_may_come_from_any_iterable(self, either, key):
-        async with leased(either) as connection:
+        async with checked_out(either) as connection:
             await connection.storage_command(b"set", key, b"v")
             for keys in ([key], (key,), {key: 1}, iter([key])):
                 assert (await connection.fetch_command(b"get", keys))[1] == [b"v"]
 
     @within(20)
     async def test_numbers(self, either, key):
-        async with leased(either) as connection:
+        async with checked_out(either) as connection:
             await connection.storage_command(b"set", key, b"10")
             count = connection.incr_decr_command
             assert is_reply(await count(b"incr", key, 5, False), b"15")
@@ -404,7 +404,7 @@ class TestReplies:
 
     @within(20)
     async def test_touch_and_delete(self, either, key):
-        async with leased(either) as connection:
+        async with checked_out(either) as connection:
             await connection.storage_command(b"set", key, b"v")
             assert is_reply(await connection.touch_command(key, 60, False), b"TOUCHED")
             assert is_reply(await connection.delete_command(key, False), b"DELETED")
@@ -413,7 +413,7 @@ class TestReplies:
 
     @within(20)
     async def test_of_the_server(self, own):
-        async with leased(own) as connection:
+        async with checked_out(own) as connection:
             version = await connection.version_command()
             assert type(version) is bytearray
             assert version.startswith(b"VERSION 1.")
@@ -430,7 +430,7 @@ class TestReplies:
 
     @within(20)
     async def test_stats(self, own):
-        async with leased(own) as connection:
+        async with checked_out(own) as connection:
             lines = (await connection.stats_command()).split(b"\r\n")
             assert lines.pop() == b"END"
             assert all(line.startswith(b"STAT ") for line in lines)
@@ -453,7 +453,7 @@ class TestReplies:
 
     @within(20)
     async def test_noreply(self, own):
-        async with leased(own) as connection:
+        async with checked_out(own) as connection:
 
             async def content(key):
                 return b"".join((await connection.fetch_command(b"get", [key]))[1])
@@ -522,7 +522,7 @@ class TestReplies:
 
     @within(20)
     async def test_autodiscovery_of_a_plain_server(self, server):
-        async with leased(server) as connection:
+        async with checked_out(server) as connection:
             assert await connection.autodiscovery() == (False, -1, [])
             assert (await connection.version_command()).startswith(b"VERSION ")
 
@@ -558,7 +558,7 @@ class TestReplies:
                 await connection.send(*sent)
             await connection.send(b"VERSION 1\r\n")
 
-        async with scripted(script) as server, leased(server) as connection:
+        async with scripted(script) as server, checked_out(server) as connection:
             assert await connection.autodiscovery() == expected
             assert await connection.autodiscovery() == expected
             assert is_reply(await connection.version_command(), b"VERSION 1")
@@ -609,9 +609,9 @@ class TestReplies:
 
     @within(20)
     async def test_two_tasks_on_one_connection(self, either, key):
-        """Not what a lease is for, but each gets its own."""
+        """Not what a checkout is for, but each gets its own."""
         keys = [key + b":%d" % number for number in range(50)]
-        async with leased(either) as connection:
+        async with checked_out(either) as connection:
             await asyncio.gather(
                 *(connection.storage_command(b"set", each, value_of(each)) for each in keys)
             )
@@ -629,7 +629,7 @@ class TestManyKeys:
     @within(30)
     async def test_thousands(self, own):
         there = [key for number, key in enumerate(self.KEYS) if number % 3]
-        async with leased(own) as connection:
+        async with checked_out(own) as connection:
             for key in there:
                 await connection.storage_command(b"set", key, key, 3, 0, True, None)
             got = await connection.fetch_command(b"get", self.KEYS)
@@ -645,7 +645,7 @@ class TestManyKeys:
     async def test_lines_that_every_server_takes(self, length):
         watched = Watched()
         keys = [b"%0*d" % (length, n % 10) for n in range(9000 if length == 1 else 300)]
-        async with scripted(watched) as server, leased(server) as connection:
+        async with scripted(watched) as server, checked_out(server) as connection:
             assert (await connection.fetch_command(b"get", keys))[0] == keys
             got = await connection.get_and_touch_command(b"gats", -(2**31), keys)
             assert got[1] == [value_of(key) for key in keys]
@@ -749,7 +749,7 @@ class TestValidation:
     @contextlib.asynccontextmanager
     async def connection(self):
         watched = Watched()
-        async with scripted(watched) as server, leased(server) as connection:
+        async with scripted(watched) as server, checked_out(server) as connection:
             yield connection
             # All that was sent before it has been read when it is answered.
             await connection.version_command()
@@ -876,10 +876,10 @@ class TestValidation:
                 await connection.auth_command(user, password)
 
 
-# -- leases --------------------------------------------------------------------------------------
+# -- checkouts -----------------------------------------------------------------------------------
 
 
-class TestLeases:
+class TestCheckouts:
     @within(20)
     @pytest.mark.parametrize(("low", "high"), [(0, 5), (1, 5), (3, 5), (5, 5)])
     async def test_the_minimum_is_opened_at_once(self, low, high):
@@ -1387,7 +1387,7 @@ class TestServerErrors:
         def answers(words):
             return item(b"a") + b"SERVER_ERROR out of memory\r\n"
 
-        async with scripted(Watched(answers)) as server, leased(server) as connection:
+        async with scripted(Watched(answers)) as server, checked_out(server) as connection:
             got = await connection.fetch_command(b"get", [b"a", b"b"])
             assert got == ([b"a"], [value_of(b"a")], [0], [None], b"SERVER_ERROR out of memory")
 
@@ -1813,7 +1813,7 @@ class TestTimeout:
             await whole(pool)
 
     @within(20)
-    async def test_a_lease_may_be_held_for_longer(self):
+    async def test_a_checkout_may_be_held_for_longer(self):
         async with scripted(Watched()) as server, pool_of(server, timeout=0.1) as pool:
             async with pool.create_connection_context() as connection:
                 await asyncio.sleep(0.3)
@@ -1867,7 +1867,7 @@ class TestPurge:
             await right(pool)
 
     @within(20)
-    async def test_never_a_leased_one(self):
+    async def test_never_a_checked_out_one(self):
         watched = Watched()
         options = {"max_connections": 3, "purge_unused_connections_after": 0.05}
         async with scripted(watched) as server, pool_of(server, **options) as pool:

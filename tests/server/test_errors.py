@@ -184,7 +184,7 @@ class TestNodeAndCommand:
         assert raised.value.command in ("ma", "incr", "add")
         assert f"({raised.value.command})" in str(raised.value)
 
-    async def test_of_leased_connections(self):
+    async def test_of_checked_out_connections(self):
         async def script(connection):
             await connection.line()
             connection.close()
@@ -205,7 +205,7 @@ class TestNodeAndCommand:
                 assert (raised.value.node, raised.value.command) == (node, "delete")
             await pool.close()
 
-    async def test_of_a_login_on_a_leased_connection(self):
+    async def test_of_a_login_on_a_checked_out_connection(self):
         async def script(connection):
             await connection.command()
             await connection.send(b"CLIENT_ERROR authentication failure\r\n")

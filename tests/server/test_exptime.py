@@ -174,7 +174,7 @@ async def test_a_time_zone_of_ones_own(client, key):
     assert await client.get(key) is None
 
 
-async def test_leased_connections_take_them_too(server, key):
+async def test_checked_out_connections_take_them_too(server, key):
     pool = emcache.ConnectionPool(server.address)
     try:
         async with pool.create_connection_context() as connection:

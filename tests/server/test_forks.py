@@ -212,7 +212,7 @@ def test_a_callback_about_a_node_forks(loop):
     run_silent(PEER + IN_A_CALLBACK, loop, 0, warnings="ignore")
 
 
-LEASED = """
+CHECKED_OUT = """
 async def main():
     address = emcache.MemcachedHostAddress("127.0.0.1", port)
     pool = emcache.ConnectionPool(address, max_connections=2)
@@ -244,7 +244,7 @@ assert len(asked(b"incr")) == len(set(asked(b"incr"))) == 12
 
 @both_loops
 def test_the_holder_of_a_connection_forks(loop):
-    run_silent(PEER + LEASED, loop, 0, warnings="ignore")
+    run_silent(PEER + CHECKED_OUT, loop, 0, warnings="ignore")
 
 
 AT_EXIT = """

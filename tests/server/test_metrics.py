@@ -390,7 +390,7 @@ async def test_a_connection_that_is_free_is_not_waited_for():
     async with scripted(answer) as server:
         pool = emcache.ConnectionPool(server.address, max_connections=1)
         await until(lambda: pool.total_connections == 1)
-        # After the second it is looked at before it is leased.
+        # After the second it is looked at before it is checked out.
         for pause in (0, 1, 0):
             await asyncio.sleep(pause)
             async with pool.create_connection_context() as connection:

@@ -168,7 +168,7 @@ async def use(address, auth) -> list[str]:
     client = await emcache.create_client([address], **OPTIONS, auth=auth)
     pool = emcache.ConnectionPool(address, **OPTIONS, auth=auth)
 
-    async def lease():
+    async def check_out():
         async with pool.create_connection_context() as connection:
             said.append(repr(connection))
             await connection.storage_command(b"set", b"k", b"v")
@@ -176,7 +176,7 @@ async def use(address, auth) -> list[str]:
     for _ in range(3):
         results = await outcomes(
             *(client.get(b"k"), client.set(b"k", b"v"), client.get_many([b"a", b"b"])),
-            *(client.version(address), client.stats(address), lease()),
+            *(client.version(address), client.stats(address), check_out()),
         )
         for result in results:
             said += texts_of(result) if isinstance(result, BaseException) else [repr(result)]

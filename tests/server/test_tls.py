@@ -550,15 +550,15 @@ class TestOtherCalls:
             pool_of(tls_server.address, **trusting(certs, max_connections=50)) as pool,
         ):
             await client.set(key, b"value")
-            leases = [asyncio.create_task(self.lease(pool)) for _ in range(50)]
-            while not all(lease.done() for lease in leases):
+            checkouts = [asyncio.create_task(self.check_out(pool)) for _ in range(50)]
+            while not all(checkout.done() for checkout in checkouts):
                 asked = time.monotonic()
                 assert (await client.get(key)).value == b"value"
                 slowest = max(slowest, time.monotonic() - asked)
-            await asyncio.gather(*leases)
+            await asyncio.gather(*checkouts)
         assert slowest < 1.0
 
-    async def lease(self, pool):
+    async def check_out(self, pool):
         async with pool.create_connection_context() as connection:
             assert await connection.version_command()
             await until(lambda: pool.total_connections == 50)

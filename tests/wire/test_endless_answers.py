@@ -78,7 +78,7 @@ async def test_statistics_of_a_kind(args):
 
 
 @within(100)
-async def test_statistics_on_a_leased_connection():
+async def test_statistics_on_a_checked_out_connection():
     script = Endless(b"stats", LINES["short"])
     async with scripted(script) as server:
         pool = emcache.ConnectionPool(server.address, timeout=90)

@@ -99,7 +99,7 @@ async def test_calls_that_share_lines(verb, length, max_keys):
 
 @within(20)
 @pytest.mark.parametrize("length", [3, 40, 250])
-async def test_commands_of_a_leased_connection(length):
+async def test_commands_of_a_checked_out_connection(length):
     keys = [b"%0*d" % (length, number) for number in range(500)]
     async with recorded() as (server, lines):
         pool = emcache.ConnectionPool(server.address)

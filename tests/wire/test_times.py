@@ -120,7 +120,7 @@ async def test_a_near_moment_counts_from_now(name):
     assert 30 * 86400 - 60 <= month <= 30 * 86400
 
 
-async def test_leased_connections():
+async def test_checked_out_connections():
     times = Times()
     async with scripted(times.script) as peer:
         pool = emcache.ConnectionPool(peer.address)

@@ -108,7 +108,7 @@ async def test_full_sockets(certs, login):
 
 
 @within(60)
-async def test_a_leased_connection(certs):
+async def test_a_checked_out_connection(certs):
     with memcached() as server:
         async with recorded_tls(server.port, peer_context(certs.good)) as relay:
             pool = emcache.ConnectionPool(relay.address, ssl=True, ssl_verify=False)

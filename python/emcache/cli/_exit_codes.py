@@ -19,17 +19,6 @@ NODE = 3
 SERVER = 4
 INTERRUPTED = 130
 
-
-_OPTIONS = {
-    "ssl_extra_ca": "--ca",
-    "ssl_certfile": "--cert",
-    "ssl_keyfile": "--key",
-    "ssl_server_hostname": "--server-name",
-    "ssl_verify=False": "--no-verify",
-    "ssl=True": "--tls",
-}
-
-
 WANTS_LOGIN = "use --username, with the password in EMCACHE_PASSWORD or --password-file"
 
 
@@ -69,22 +58,15 @@ def text_of(error: BaseException, *, with_advice: bool = True) -> str:
         return "the key does not exist"
     if isinstance(error, NotStoredStorageCommandError):
         return "not stored: the key exists (--add), or does not (--replace)"
-    text = _with_options(printable(str(error))) or type(error).__name__
+    text = printable(getattr(error, "_cli_text", None) or str(error)) or type(error).__name__
     if with_advice and isinstance(error, CommandError) and error._reason == "unauthenticated":
         text += f": {WANTS_LOGIN}"
     return text
 
 
-def short_text_of(error: EmcacheError, node: str) -> str:
+def short_text_of(error: EmcacheError) -> str:
     """Return what happened, for a line that begins with the node and "down"."""
-    return text_of(error).removeprefix(f"{node} is down: ")
-
-
-def _with_options(text: str) -> str:
-    """Replace the client's arguments in a message by options of the command line."""
-    for argument, option in _OPTIONS.items():
-        text = text.replace(argument, option)
-    return text
+    return text_of(error) if error._down_because is None else printable(error._down_because)
 
 
 def exit_code_of(error: BaseException) -> int:

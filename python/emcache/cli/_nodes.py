@@ -99,7 +99,7 @@ def _print_lines(
         elif isinstance(answer.error, ProxyLacksError):
             output.line(f"{node}  up  {answer.error.reason}", "yellow")
         else:
-            output.line(f"{node}  down  {short_text_of(answer.error, answer.node)}", "red")
+            output.line(f"{node}  down  {short_text_of(answer.error)}", "red")
 
 
 def _times_text(times: list[float] | None) -> str:

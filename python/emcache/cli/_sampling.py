@@ -134,7 +134,7 @@ class Sampler:
             failure = await explained(self._client, self._node, error)
             if isinstance(failure, ProxyLacksError):
                 return _with_pings(Row(name, True, failure.reason), sorted(self._pings))
-            return Row(name, False, short_text_of(failure, name))
+            return Row(name, False, short_text_of(failure))
         except ValueError as error:
             return Row(name, False, text_of(error))
         self._last = now

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from .._address import Address
+from .._address import Address, MemcachedUnixSocketPath
 from .._client import Client
 from .._create import create_client
 from .._memcached.addresses import DEFAULT_PORT, format_address, parse_address
@@ -78,6 +78,8 @@ class Settings:
         """Return the TLS and login options of ``create_client``."""
         if not self.uses_tls:
             return self.login()
+        if self.tls_key is not None and self.cert is None:
+            raise click.UsageError("--key needs --cert")
         return {
             "ssl": True,
             "ssl_verify": not self.no_verify,
@@ -102,6 +104,9 @@ class Settings:
 
     async def client_of(self, addresses: list[Address], **options: Any) -> Client:
         """Create a client of these nodes; the caller closes it."""
+        is_verified = self.uses_tls and not self.no_verify and not self.server_name
+        if is_verified and any(isinstance(a, MemcachedUnixSocketPath) for a in addresses):
+            raise click.UsageError("TLS over a unix socket needs --server-name, or --no-verify")
         options |= {"timeout": self.timeout, "connection_timeout": self.timeout}
         return await create_client(addresses, **options, **self.security())
 

@@ -94,18 +94,22 @@ fn unhex(digits: &str) -> Vec<u8> {
 /// Each command with its opcode, the digits of its extras, its key and its value.
 #[rustfmt::skip]
 fn commands() -> Vec<(Command<'static>, u8, &'static str, &'static str, &'static str)> {
-    let expired = Command::Storage { verb: StorageVerb::Add, key: key("k"), flags: 0, exptime: -1, value: b"" };
+    let (verb, key_k) = (StorageVerb::Add, key("k"));
+    let expired = Command::Storage { verb, key: key_k, flags: 0, exptime: -1, value: b"" };
     vec![
         (storage(StorageVerb::Set, b"ab"), opcode::SET, "0000000700000009", "k", "ab"),
         (expired, opcode::ADD, "0000000000278d01", "k", ""),
         (storage(StorageVerb::Replace, b"\r\n"), opcode::REPLACE, "0000000700000009", "k", "\r\n"),
         (storage(StorageVerb::Append, b"\r\n\r\n"), opcode::APPEND, "", "k", "\r\n\r\n"),
         (storage(StorageVerb::Prepend, b"x"), opcode::PREPEND, "", "k", "x"),
-        (storage(StorageVerb::Cas { token: 5 }, b"x"), opcode::REPLACE, "0000000700000009", "k", "x"),
+        (storage(StorageVerb::Cas { token: 5 }, b"x"), opcode::REPLACE,
+            "0000000700000009", "k", "x"),
         (storage(StorageVerb::Cas { token: 0 }, b"x"), opcode::GETK, "", "k", ""),
         (incr(), opcode::INCREMENT, "00000000000000020000000000000000ffffffff", "k", ""),
-        (counter(ArithmeticVerb::Incr, 60), opcode::INCREMENT, "000000000000000200000000000000070000003c", "k", ""),
-        (counter(ArithmeticVerb::Decr, -1), opcode::DECREMENT, "0000000000000002000000000000000700278d01", "k", ""),
+        (counter(ArithmeticVerb::Incr, 60), opcode::INCREMENT,
+            "000000000000000200000000000000070000003c", "k", ""),
+        (counter(ArithmeticVerb::Decr, -1), opcode::DECREMENT,
+            "0000000000000002000000000000000700278d01", "k", ""),
         (Command::Touch { key: key("k"), exptime: 5 }, opcode::TOUCH, "00000005", "k", ""),
         (Command::Delete { key: key("k") }, opcode::DELETE, "", "k", ""),
         (Command::FlushAll { delay: 0 }, opcode::FLUSH, "00000000", "", ""),
@@ -200,7 +204,8 @@ fn statuses_are_the_replies_of_the_text_protocol() {
         (incr(), o::INCREMENT, 1, "NotFound"),
         (counter(ArithmeticVerb::Incr, 0), o::INCREMENT, 1, "NotFound"),
         (incr(), o::INCREMENT, 6, "CLIENT_ERROR cannot increment or decrement non-numeric value"),
-        (Command::Touch { key: key("k"), exptime: 1 }, o::TOUCH, 0x20, "CLIENT_ERROR unauthenticated"),
+        (Command::Touch { key: key("k"), exptime: 1 }, o::TOUCH, 0x20,
+            "CLIENT_ERROR unauthenticated"),
         (Command::Touch { key: key("k"), exptime: 1 }, o::TOUCH, 0, "Touched"),
         (Command::FlushAll { delay: 0 }, o::FLUSH, 0, "Ok"),
         (Command::Version, o::VERSION, 0x81, "ERROR"),
@@ -350,10 +355,12 @@ fn a_login_is_answered() {
 proptest! {
     #[test]
     fn arbitrary_input_never_panics(
-        bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..200, which in 0usize..22,
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        cut in 0usize..200, which in 0usize..22,
     ) {
         let (command, code, ..) = commands()[which];
-        for request in [Request::Command(command), Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key("k")] }] {
+        let get = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key("k")] };
+        for request in [Request::Command(command), get] {
             let (mut dialect, expected, _) = encoded(&request);
             let mut answer = response(code, 0, 0, &[0; 4], "k", b"value");
             answer.splice(cut.min(answer.len()).., bytes.clone());

@@ -6,7 +6,8 @@ use super::keys::{Entry, KeyFifo};
 use crate::protocol::command::RetrievalVerb;
 use crate::protocol::dialect::Expected;
 
-/// Invariant: `keys` holds the keys of all lines in flight, in order; `open` belongs to the last line.
+/// Invariant: `keys` holds the keys of all lines in flight, in order, and `open` belongs to the
+/// last line.
 pub(super) struct Lines {
     in_flight: VecDeque<Line>,
     keys: KeyFifo,

@@ -1,4 +1,4 @@
-//! Whose item? Each item of the front line belongs to a key that was requested.
+//! Matches the items of a reply to the keys of the front line, which is the oldest unanswered one.
 use bytes::Bytes;
 
 use super::handler::ReplyHandler;
@@ -8,7 +8,10 @@ use crate::protocol::error::{Excerpt, ProtocolError};
 use crate::protocol::reply::ItemRef;
 use crate::protocol::value_buf::ValueBuf;
 
-/// The place in the front line at which the next item is expected.
+/// The place of a key in the front line; in [`InFlight`], the place of the next item.
+///
+/// `ordinal` counts the keys of the line, `index` those of the slot, and `position` is where the
+/// key lies in the queue of keys.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cursor {
     pub ordinal: u32,
@@ -28,7 +31,8 @@ impl Cursor {
     }
 }
 
-/// Which keys of the front line have their item. Invariant: `count` is the number of set bits.
+/// The keys of the front line whose items have arrived. Invariant: `count` is the number of set
+/// bits.
 #[derive(Debug, Default)]
 pub(super) struct Assigned {
     bits: Vec<u64>,
@@ -36,7 +40,7 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
-    /// Prepares for a line of this many keys.
+    /// Makes room for a line of this many keys, if that has not been done.
     #[inline]
     pub fn make_room(&mut self, keys: u32) {
         if self.bits.is_empty() {
@@ -50,7 +54,7 @@ impl Assigned {
         self.bits.is_empty()
     }
 
-    /// The number of keys that have their item.
+    /// The number of keys whose items have arrived.
     #[inline]
     pub fn count(&self) -> u32 {
         self.count
@@ -75,7 +79,7 @@ impl Assigned {
 }
 
 impl<S: ReplyHandler> InFlight<S> {
-    /// Continues after a discarded item.
+    /// Moves on to the next key after an item that is discarded.
     pub(super) fn skip_item(&mut self, at: Cursor, next: u64) {
         let Some(&Line { keys, .. }) = self.lines.front() else { return };
         self.assigned.make_room(keys);
@@ -83,8 +87,8 @@ impl<S: ReplyHandler> InFlight<S> {
         self.cursor = self.step(at, next);
     }
 
-    /// The next key of the front line, if the reply is in order and no item is missing, and the position of the key
-    /// after it.
+    /// The next key of the front line, and the position of the key after it, as long as items
+    /// arrive in order and none is missing.
     #[inline]
     pub(super) fn expected_key(&self) -> Option<(&[u8], u64)> {
         let Cursor { ordinal, position, .. } = self.cursor;
@@ -103,8 +107,8 @@ impl<S: ReplyHandler> InFlight<S> {
         Ok(())
     }
 
-    /// Finds the request for a key: first in order, then among the other keys of the line, because
-    /// proxies may reply in another order.
+    /// Finds the request for a key: first among the keys from the cursor on, then among those
+    /// before it, because proxies may reply in another order.
     pub(super) fn find_key(&self, key: &[u8]) -> Result<Cursor, ProtocolError> {
         let foreign = || ProtocolError::ForeignKey(Excerpt::from_key(key));
         let line = self.lines.front().ok_or_else(foreign)?;
@@ -141,7 +145,8 @@ impl<S: ReplyHandler> InFlight<S> {
         }
     }
 
-    /// The first key in `from.ordinal..to` that equals `key` and has no item yet.
+    /// The first key in `from.ordinal..to` that equals `key` and has no item yet. With `alias`,
+    /// only repetitions of an earlier key of the line are found; without it, only other keys.
     pub(super) fn find(&self, from: Cursor, to: u32, key: &[u8], alias: bool) -> Option<Cursor> {
         let mut cursor = from;
         while cursor.ordinal < to {

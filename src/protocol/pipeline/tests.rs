@@ -165,8 +165,9 @@ fn mixed() -> (Fixture, Vec<u8>, Vec<&'static str>) {
     fixture.command("flush", Command::FlushAll { delay: 0 });
     let answer = b"VALUE a 1 5\r\nEND\r\n\r\nVALUE c 0 0\r\n\r\nEND\r\nSTORED\r\n\
         VALUE m1 0 2\r\n\r\n\r\nVALUE m3 4294967295 13\r\nVALUE m2 0 1\r\r\nEND\r\n\
-        VALUE g 0 1 18446744073709551615\r\nx\r\nEND\r\nEND\r\n18446744073709551615\r\nNOT_FOUND\r\n\
-        TOUCHED\r\nVERSION 1.6.18\r\nSTAT a 1\r\nSTAT inter 127.0.0.1 x\r\nSTAT empty\r\nEND\r\nOK\r\n";
+        VALUE g 0 1 18446744073709551615\r\nx\r\nEND\r\nEND\r\n18446744073709551615\r\n\
+        NOT_FOUND\r\nTOUCHED\r\nVERSION 1.6.18\r\nSTAT a 1\r\n\
+        STAT inter 127.0.0.1 x\r\nSTAT empty\r\nEND\r\nOK\r\n";
     let replies = vec![
         r#"a ["0:a=END\\r\\n 1 None"] End"#,
         r#"b [] End"#,
@@ -621,7 +622,8 @@ fn a_server_that_wants_a_login_says_so_to_all() {
 #[test]
 fn every_answer_is_counted_once_wherever_it_is_split() {
     let expected = "get: hit 5, miss 2; gets: hit 1; gat: miss 1; set: stored 1; \
-        delete: not_found 1; incr: ok 1; touch: touched 1; flush_all: ok 1; version: ok 1; stats: ok 1";
+        delete: not_found 1; incr: ok 1; touch: touched 1; flush_all: ok 1; version: ok 1; \
+        stats: ok 1";
     let (_, answer, _) = mixed();
     for cut in 0..answer.len() {
         let (mut fixture, answer, _) = mixed();
@@ -801,8 +803,8 @@ proptest! {
             prop_oneof![
                 prop::sample::select(vec![
                     "VALUE a 0 1\r\n", "VALUE b 1 3\r\n", "x", "\r\n", "END\r\n", "STORED\r\n", "1",
-                    "VALUE ", "-1", " ", "STAT a b\r\n", "ERROR\r\n", "SERVER_ERROR x\r\n", "NOT_FOUND\r\n",
-                    "VALUE a 0 99999999999\r\n",
+                    "VALUE ", "-1", " ", "STAT a b\r\n", "ERROR\r\n", "SERVER_ERROR x\r\n",
+                    "NOT_FOUND\r\n", "VALUE a 0 99999999999\r\n",
                 ]).prop_map(|s| s.as_bytes().to_vec()),
                 prop::collection::vec(any::<u8>(), 0..8),
             ],
@@ -841,7 +843,8 @@ proptest! {
                 let k: u8 = key[3..].parse().unwrap();
                 if asked.iter().any(|&(a, hit)| a == k && hit) {
                     let value = format!("{key}\r\nEND\r\n{key}");
-                    answer.extend_from_slice(format!("VALUE {key} 0 {}\r\n{value}\r\n", value.len()).as_bytes());
+                    let item = format!("VALUE {key} 0 {}\r\n{value}\r\n", value.len());
+                    answer.extend_from_slice(item.as_bytes());
                 }
             }
             answer.extend_from_slice(b"END\r\n");

@@ -117,10 +117,10 @@ impl<S: ReplyHandler> Pipeline<S> {
         out.cut(&cuts);
     }
 
-    /// Takes the handlers of `get` and `gets` requests that another request may hold up, for a retry
-    /// on another connection. Their slots stay, and their replies are discarded. Keys for which
-    /// `must_stay` is true are left; so are `gat` and `gats`, because the server may execute them
-    /// later and then change the expiration time again. `written` as in [`Self::feed`].
+    /// Takes the handlers of `get` and `gets` requests that another request may hold up, for a
+    /// retry on another connection. Their slots stay, and their replies are discarded. Keys for
+    /// which `must_stay` is true are left; so are `gat` and `gats`, because the server may execute
+    /// them later and then change the expiration time again. `written` as in [`Self::feed`].
     pub fn take_held_up(
         &mut self,
         written: u64,

@@ -383,16 +383,23 @@ mod tests {
             ("VALUE k 0 -1\r\nx\r\n", get), ("VALUE k 0 18446744073709551616\r\n", get),
             ("VALUE k 0 1073741824\r\n", get), ("VALUE k 4294967296 1\r\nx\r\n", get),
             ("VALUE k 0\r\n", get), ("VALUE  0 1\r\nx\r\n", get), ("VALUE k 0 1 2\r\nx\r\n", get),
-            ("VALUE k 0 1\r\nx\r\n", gets), ("VALUE k 0 1 2 3\r\nx\r\n", gets), ("VALUE k\r\n", get),
+            ("VALUE k 0 1\r\nx\r\n", gets), ("VALUE k 0 1 2 3\r\nx\r\n", gets),
+            ("VALUE k\r\n", get),
             ("VALUE k 0 1\r\nxy\r\n", get), ("VALUE k 0 3\r\nx\r\nEND\r\n", get), ("END\n", get),
-            ("STORED\r\n", get), ("END\r\n", Shape::Storage), ("VALUE k 0 1\r\nx\r\n", Shape::Storage),
-            ("12a\r\n", Shape::Arithmetic), ("-1\r\n", Shape::Arithmetic), ("\r\n", Shape::Arithmetic),
-            ("18446744073709551616\r\n", Shape::Arithmetic), ("OK\r\n", Shape::Version), ("\n", Shape::Ok),
+            ("STORED\r\n", get), ("END\r\n", Shape::Storage),
+            ("VALUE k 0 1\r\nx\r\n", Shape::Storage),
+            ("12a\r\n", Shape::Arithmetic), ("-1\r\n", Shape::Arithmetic),
+            ("\r\n", Shape::Arithmetic),
+            ("18446744073709551616\r\n", Shape::Arithmetic), ("OK\r\n", Shape::Version),
+            ("\n", Shape::Ok),
             ("VA 1\r\nx\r\n", Shape::MetaArithmetic), ("VA S1\r\n1\r\n", Shape::MetaArithmetic),
-            ("VA 21\r\n111111111111111111111\r\n", Shape::MetaArithmetic), ("VA 1\r\n12\r\n", Shape::MetaArithmetic),
-            ("VA -1\r\n", Shape::MetaArithmetic), ("VA 0\r\n\r\n", Shape::MetaArithmetic), ("7\r\n", Shape::MetaArithmetic),
+            ("VA 21\r\n111111111111111111111\r\n", Shape::MetaArithmetic),
+            ("VA 1\r\n12\r\n", Shape::MetaArithmetic),
+            ("VA -1\r\n", Shape::MetaArithmetic), ("VA 0\r\n\r\n", Shape::MetaArithmetic),
+            ("7\r\n", Shape::MetaArithmetic),
             ("HD\r\n", Shape::MetaArithmetic), ("VA 1\r\n1\r\n", Shape::Arithmetic),
-            ("MEMLIMIT_TOO_SMALL x\r\n", Shape::Storage), ("HTTP/1.1 400 Bad Request\r\n", Shape::Ok),
+            ("MEMLIMIT_TOO_SMALL x\r\n", Shape::Storage),
+            ("HTTP/1.1 400 Bad Request\r\n", Shape::Ok),
         ] {
             assert!(decode_all(wire.as_bytes(), shape).is_err(), "{wire:?}");
         }
@@ -530,7 +537,8 @@ mod tests {
 
         #[test]
         fn both_ways_to_read_an_item_agree(
-            key in "[a-z]{1,9}", flags: u32, value: Vec<u8>, change in 0usize..200, byte: u8, is_changed: bool,
+            key in "[a-z]{1,9}", flags: u32, value: Vec<u8>,
+            change in 0usize..200, byte: u8, is_changed: bool,
         ) {
             let shape = Shape::Retrieval { cas: false };
             let mut wire = format!("VALUE {key} {flags} {}\r\n", value.len()).into_bytes();
@@ -550,7 +558,8 @@ mod tests {
                 }
                 // It does nothing in the middle of a frame.
                 if decoder.scanned > 0 || decoder.header.is_some() {
-                    proptest::prop_assert!(decoder.item_with_key(key.as_bytes(), &wire, shape).is_none());
+                    let quick = decoder.item_with_key(key.as_bytes(), &wire, shape);
+                    proptest::prop_assert!(quick.is_none());
                 }
             }
         }

@@ -162,21 +162,27 @@ mod tests {
     #[rustfmt::skip]
     fn every_command() {
         let key = Key::parse(b"k").unwrap();
-        let store = |verb, flags, exptime, value| Command::Storage { verb, key, flags, exptime, value };
+        let store =
+            |verb, flags, exptime, value| Command::Storage { verb, key, flags, exptime, value };
         let args = |s| StatsArgs::parse(s).unwrap();
         for (command, wire) in [
             (store(StorageVerb::Set, 0, 0, b"v".as_slice()), "set k 0 0 1\r\nv\r\n"),
             (store(StorageVerb::Add, u32::MAX, -1, b""), "add k 4294967295 -1 0\r\n\r\n"),
-            (store(StorageVerb::Replace, 1, i32::MAX, b"\r\n"), "replace k 1 2147483647 2\r\n\r\n\r\n"),
+            (store(StorageVerb::Replace, 1, i32::MAX, b"\r\n"),
+                "replace k 1 2147483647 2\r\n\r\n\r\n"),
             (store(StorageVerb::Append, 0, 0, b"v"), "append k 0 0 1\r\nv\r\n"),
             (store(StorageVerb::Prepend, 0, 0, b"v"), "prepend k 0 0 1\r\nv\r\n"),
             (store(StorageVerb::Cas { token: 0 }, 0, 0, b"v"), "cas k 0 0 1 0\r\nv\r\n"),
-            (store(StorageVerb::Cas { token: u64::MAX }, 0, 0, b"v"), "cas k 0 0 1 18446744073709551615\r\nv\r\n"),
+            (store(StorageVerb::Cas { token: u64::MAX }, 0, 0, b"v"),
+                "cas k 0 0 1 18446744073709551615\r\nv\r\n"),
             (Command::Delete { key }, "delete k\r\n"),
-            (Command::Arithmetic { verb: ArithmeticVerb::Incr, key, delta: u64::MAX }, "incr k 18446744073709551615\r\n"),
+            (Command::Arithmetic { verb: ArithmeticVerb::Incr, key, delta: u64::MAX },
+                "incr k 18446744073709551615\r\n"),
             (Command::Arithmetic { verb: ArithmeticVerb::Decr, key, delta: 0 }, "decr k 0\r\n"),
-            (Command::Counter { verb: ArithmeticVerb::Incr, key, delta: 1, initial: 0, exptime: 60 }, "ma k MI N60 J0 D1 v\r\n"),
-            (Command::Counter { verb: ArithmeticVerb::Decr, key, delta: u64::MAX, initial: u64::MAX, exptime: i32::MIN },
+            (Command::Counter { verb: ArithmeticVerb::Incr, key, delta: 1, initial: 0,
+                exptime: 60 }, "ma k MI N60 J0 D1 v\r\n"),
+            (Command::Counter { verb: ArithmeticVerb::Decr, key, delta: u64::MAX, initial: u64::MAX,
+                exptime: i32::MIN },
                 "ma k MD N-2147483648 J18446744073709551615 D18446744073709551615 v\r\n"),
             (Command::Touch { key, exptime: i32::MIN }, "touch k -2147483648\r\n"),
             (Command::FlushAll { delay: 0 }, "flush_all\r\n"),

@@ -1,26 +1,27 @@
 //! `CoreClient`: one short method per command.
-use std::rc::Rc;
+mod calls;
+mod lifecycle;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use self::lifecycle::seconds;
+pub use self::lifecycle::session_here;
 use super::driver::running_loop;
-use super::registry::{self, AbandonedHandle};
+use super::registry;
 use super::security::PySecurity;
-use super::session::{Awaitable, Session};
+use super::session::Awaitable;
 use super::{convert, errors, snapshot};
 use crate::client::{Action, Target};
 use crate::cluster::ClusterConfig;
+use crate::cluster::routing::Routing;
 use crate::host::fork_count;
-use crate::pool::{PoolConfig, Submission};
-use crate::protocol::{
-    ArithmeticVerb, Command, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
-};
+use crate::pool::PoolConfig;
+use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StatsArgs, StorageVerb};
 
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
@@ -44,7 +45,8 @@ impl CoreClient {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
-        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes, max_merged_keys, security, on_change))]
+        purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
+        max_merged_keys, security, on_change))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -60,8 +62,7 @@ impl CoreClient {
     ) -> PyResult<Self> {
         // Before any call of Python, which may fork.
         let forks = fork_count();
-        let event_loop =
-            running_loop(py)?.ok_or_else(|| PyRuntimeError::new_err("no running event loop"))?;
+        let event_loop = running_loop(py)?.ok_or_else(errors::no_loop)?;
         let addresses = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
         let timeout = seconds("timeout", timeout)?;
         let config = ClusterConfig {
@@ -78,17 +79,9 @@ impl CoreClient {
                 security: security.0.clone(),
             },
             purge_unhealthy_nodes,
+            routing: Routing::default(),
         };
-        let driver = registry::driver_for(&event_loop)?;
-        let id = registry::next_id();
-        let session = Session::open(id, driver, addresses, config, on_change);
-        session.driver.add_session(&session);
-        registry::add_session(id, session.clone());
-        session.driver.schedule_pending(py)?;
-        let turn = session.driver.turn_callback(py);
-        let closed = AtomicBool::new(false);
-        let is_closed = session.is_closed.clone();
-        Ok(Self { id, forks, closed, is_closed, event_loop: event_loop.unbind(), turn })
+        Self::open_session(py, forks, event_loop, addresses, config, on_change)
     }
 
     /// Whether the client was created in a parent of this process.
@@ -104,36 +97,13 @@ impl CoreClient {
 
     /// Ends all requests and closes all connections. A second call has no effect.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed() || self.forks != fork_count() {
-            return Ok(());
-        }
-        let is_in_loop = match registry::session(self.id) {
-            Some(session) => session.driver.is_running(py)?,
-            None => false,
-        };
-        // When its loop is closed, a client may be closed from any thread.
-        if !is_in_loop && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
-            return Err(errors::wrong_loop());
-        }
-        if !self.is_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
-            registry::abandon(self.to_abandoned_handle());
-        }
-        self.closed.store(true, Ordering::Release);
-        Ok(())
+        self.close_session(py)
     }
 
     /// Closes a client to which no references are left. The garbage collector may run on any
     /// thread; the client is closed on its loop's thread.
     fn abandon(&self, py: Python<'_>) {
-        if self.forks != fork_count() || self.is_closed.load(Ordering::Acquire) {
-            return;
-        }
-        if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
-            registry::abandon(self.to_abandoned_handle());
-            // A closed loop refuses the call. Its thread closes the session the next time it
-            // creates a client or runs a turn.
-            let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
-        }
+        self.abandon_session(py);
     }
 
     /// Completes when all `noreply` commands are answered.
@@ -356,18 +326,8 @@ impl CoreClient {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
     ) -> Awaitable {
-        self.session(py)?;
         let verb = if verb == "add" { StorageVerb::Add } else { StorageVerb::Set };
-        let (keys, values) = convert::mapping(items)?;
-        let keys = convert::keys(keys)?;
-        let values = values.iter().map(|value| Ok(convert::value(value)?.unbind()));
-        let values = values.collect::<PyResult<_>>()?;
-        let flags = convert::integer("flags", flags)?;
-        let exptime = convert::exptime(exptime)?;
-        let noreply = convert::flag("noreply", noreply)?;
-        // Checked again, because the conversions above may have run user code.
-        let session = self.session(py)?;
-        session.batch(py, Action::Store { verb, flags, exptime }, keys, values, noreply)
+        self.write_many(py, verb, items, flags, exptime, noreply)
     }
 
     fn delete_many(&self, py: Python<'_>, keys: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
@@ -397,13 +357,7 @@ impl CoreClient {
         exptime: &Object<'_>,
     ) -> Awaitable {
         let verb = if verb == "decr" { ArithmeticVerb::Decr } else { ArithmeticVerb::Incr };
-        self.session(py)?;
-        let key = convert::key(key)?;
-        let delta = convert::integer("value", value)?;
-        let initial = convert::integer("initial", initial)?;
-        let exptime = convert::exptime(exptime)?;
-        let command = Command::Counter { verb, key, delta, initial, exptime };
-        self.session(py)?.counter(py, command)
+        self.counter(py, verb, key, value, initial, exptime)
     }
 
     /// Completes when the node has answered a `get` of this key with any reply. With `isolated` the
@@ -451,12 +405,8 @@ impl CoreClient {
     ) -> Awaitable {
         self.session(py)?;
         let megabytes = convert::integer("value", value)?;
-        self.admin(
-            py,
-            node,
-            Command::CacheMemlimit { megabytes },
-            convert::flag("noreply", noreply)?,
-        )
+        let noreply = convert::flag("noreply", noreply)?;
+        self.admin(py, node, Command::CacheMemlimit { megabytes }, noreply)
     }
 
     fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
@@ -537,153 +487,4 @@ impl CoreClient {
     fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
         self.session(py)?.noreply_errors(py)
     }
-}
-
-impl CoreClient {
-    fn to_abandoned_handle(&self) -> AbandonedHandle {
-        AbandonedHandle { session: self.id, checkout: None, is_closed: self.is_closed.clone() }
-    }
-
-    /// Checked first, so that a closed client raises before any argument error.
-    fn open(&self) -> PyResult<()> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(errors::closed());
-        }
-        Ok(())
-    }
-
-    /// Called after all arguments are converted, because a conversion may run user code that closes
-    /// the client.
-    pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
-        self.open()?;
-        session_here(py, self.id, self.forks)
-    }
-
-    /// For queries that send no request, so the loop need not be running.
-    fn session_on_thread(&self) -> PyResult<Rc<Session>> {
-        self.open()?;
-        registry::session(self.id).ok_or_else(|| self.unusable())
-    }
-
-    fn unusable(&self) -> PyErr {
-        if self.forked() { errors::forked() } else { errors::wrong_loop() }
-    }
-
-    fn fetch(
-        &self,
-        py: Python<'_>,
-        verb: impl FnOnce() -> PyResult<RetrievalVerb>,
-        key: &Object<'_>,
-        return_flags: &Object<'_>,
-    ) -> Awaitable {
-        self.open()?;
-        let flags = convert::flag("return_flags", return_flags)?;
-        let key = convert::key(key)?;
-        let verb = verb()?;
-        self.session(py)?.fetch(py, key, verb, flags)
-    }
-
-    fn fetch_many(
-        &self,
-        py: Python<'_>,
-        verb: impl FnOnce() -> PyResult<RetrievalVerb>,
-        keys: &Object<'_>,
-        return_flags: &Object<'_>,
-        is_partial: bool,
-    ) -> Awaitable {
-        self.session(py)?;
-        // `None` counts as no keys, as any false value does in 1.3.
-        let objects = if keys.is_truthy()? { convert::objects(keys)? } else { Vec::new() };
-        let flags = convert::flag("return_flags", return_flags)?;
-        let keys = convert::keys(objects)?;
-        let verb = if keys.is_empty() { RetrievalVerb::Get } else { verb()? };
-        // Checked again, because the conversions above may have run user code that closed the
-        // client.
-        self.session(py)?.fetch_many(py, keys, verb, flags, is_partial)
-    }
-
-    fn change_many(
-        &self,
-        py: Python<'_>,
-        action: impl FnOnce() -> PyResult<Action>,
-        keys: &Object<'_>,
-        noreply: &Object<'_>,
-    ) -> Awaitable {
-        self.session(py)?;
-        let objects = convert::objects(keys)?;
-        let (action, noreply) = (action()?, convert::flag("noreply", noreply)?);
-        let keys = convert::unique(py, convert::keys(objects)?);
-        // Checked again, as above.
-        self.session(py)?.batch(py, action, keys, Vec::new(), noreply)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
-    fn store(
-        &self,
-        py: Python<'_>,
-        verb: impl FnOnce() -> PyResult<StorageVerb>,
-        key: &Object<'_>,
-        value: &Object<'_>,
-        flags: &Object<'_>,
-        exptime: &Object<'_>,
-        noreply: &Object<'_>,
-    ) -> Awaitable {
-        self.open()?;
-        let key = convert::key(key)?;
-        let value = convert::value(value)?;
-        let verb = verb()?;
-        let flags = convert::integer("flags", flags)?;
-        let exptime = convert::exptime(exptime)?;
-        let noreply = convert::flag("noreply", noreply)?;
-        let session = self.session(py)?;
-        if let Some(value) = convert::shared(&value) {
-            let request = OwnedRequest::storage(verb, key, flags, exptime, value);
-            return session.request(py, Target::Key, Submission::Owned(request), noreply);
-        }
-        let value = value.as_bytes();
-        let command = Command::Storage { verb, key, flags, exptime, value };
-        session.command(py, Target::Key, command, noreply)
-    }
-
-    fn count(
-        &self,
-        py: Python<'_>,
-        verb: ArithmeticVerb,
-        key: &Object<'_>,
-        value: &Object<'_>,
-        noreply: &Object<'_>,
-    ) -> Awaitable {
-        self.open()?;
-        let key = convert::key(key)?;
-        let delta = convert::integer("value", value)?;
-        let noreply = convert::flag("noreply", noreply)?;
-        let command = Command::Arithmetic { verb, key, delta };
-        self.session(py)?.command(py, Target::Key, command, noreply)
-    }
-
-    fn admin(&self, py: Python<'_>, node: usize, command: Command<'_>, noreply: bool) -> Awaitable {
-        self.session(py)?.command(py, Target::Node(node), command, noreply)
-    }
-}
-
-/// Returns a session that was opened at this fork count, if the calling code runs in its loop.
-pub fn session_here(py: Python<'_>, id: u64, forks: u64) -> PyResult<Rc<Session>> {
-    match registry::session(id) {
-        Some(session) if session.driver.is_running(py)? => Ok(session),
-        _ if forks != fork_count() => Err(errors::forked()),
-        _ => Err(errors::wrong_loop()),
-    }
-}
-
-fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
-    value
-        .map(|secs| {
-            // Longer than any program runs, and short enough to be added to any time.
-            const MAX_SECONDS: f64 = 100.0 * 365.0 * 86_400.0;
-            let secs = if secs > MAX_SECONDS { MAX_SECONDS } else { secs };
-            Duration::try_from_secs_f64(secs).map_err(|_| {
-                PyValueError::new_err(format!("{name} must be a number of seconds >= 0, or None"))
-            })
-        })
-        .transpose()
 }

@@ -1,42 +1,48 @@
-//! Rendezvous hashing exactly as in emcache 1.3, defect included, because existing caches were
-//! filled by it. See docs/design/routing.md.
+//! The rule `emcache`: rendezvous hashing exactly as in emcache 1.3, defect included, because
+//! existing caches were filled by it. See docs/design/routing.md.
 use std::array;
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::rc::Rc;
 
-/// The nodes that keys belong to, in order.
-///
+use crate::pool::Address;
+
 /// The contribution of the ids to the hash is computed when a key first needs it, so a client with
 /// few nodes or few keys pays little, and one with a single node nothing.
 #[derive(Debug)]
-pub struct Ring {
+pub struct EmcacheRouter {
     /// Sorted by their rank among nodes with equal scores for a key, lowest first.
-    nodes: Vec<RingNode>,
+    nodes: Vec<RankedNode>,
     /// Indexed by the number of a key's bytes after its whole blocks.
     tables: [OnceCell<Table>; BLOCK_LEN],
 }
 
 #[derive(Debug)]
-struct RingNode {
+struct RankedNode {
     id: Rc<[u8]>,
     /// The position in the list.
     position: usize,
 }
 
-impl Ring {
-    /// The id of a TCP node is its host followed by its port; that of a unix node is its path.
+/// The bytes that are hashed for a node.
+pub fn node_id(address: &Address) -> Rc<[u8]> {
+    match address {
+        Address::Tcp { host, port } => format!("{host}{port}").into_bytes().into(),
+        Address::Unix { path } => path.as_bytes().into(),
+    }
+}
+
+impl EmcacheRouter {
     pub fn new(ids: impl IntoIterator<Item = Rc<[u8]>>) -> Self {
         let numbered = ids.into_iter().enumerate();
-        let mut nodes: Vec<_> = numbered.map(|(position, id)| RingNode { id, position }).collect();
+        let mut nodes: Vec<_> =
+            numbered.map(|(position, id)| RankedNode { id, position }).collect();
         if nodes.len() > 1 {
             nodes.sort_by_cached_key(|node| (id_score(&node.id), Reverse(node.position)));
         }
         Self { nodes, tables: Default::default() }
     }
 
-    /// The position of the node for `key`; `None` if there are no nodes.
-    ///
     /// The highest score of key and node id wins; among equals, the highest score of the node id
     /// alone; among those, the first. Only 640 scores exist, so ties are common.
     pub fn pick(&self, key: &[u8]) -> Option<usize> {
@@ -77,7 +83,7 @@ struct RowBatch {
 const RANK: u64 = 0xffff_ffff;
 
 impl Table {
-    fn new(nodes: &[RingNode], rest_len: usize) -> Self {
+    fn new(nodes: &[RankedNode], rest_len: usize) -> Self {
         let mut batches: Vec<RowBatch> = Vec::new();
         let mut bytes = Vec::new();
         for (rank, node) in nodes.iter().enumerate() {
@@ -215,7 +221,7 @@ fn avalanche(mut h: u64) -> u64 {
 
 /// The plain form of the rule, one node at a time.
 #[cfg(test)]
-pub(super) mod plain {
+pub mod plain {
     pub fn pick(key: &[u8], ids: &[impl AsRef<[u8]>]) -> Option<usize> {
         let scores = |id: &[u8]| (id_score(&[key, id].concat()), id_score(id));
         let mut best: Option<(usize, (u32, u32))> = None;
@@ -276,8 +282,8 @@ mod tests {
 
     use super::*;
 
-    fn ring(ids: &[impl AsRef<[u8]>]) -> Ring {
-        Ring::new(ids.iter().map(|id| id.as_ref().into()))
+    fn router(ids: &[impl AsRef<[u8]>]) -> EmcacheRouter {
+        EmcacheRouter::new(ids.iter().map(|id| id.as_ref().into()))
     }
 
     #[test]
@@ -298,13 +304,13 @@ mod tests {
     #[test]
     fn the_recorded_selections() {
         let mut ids: Vec<&str> = Vec::new();
-        let mut nodes = ring(&ids);
+        let mut nodes = router(&ids);
         let mut checked = 0;
-        for line in include_str!("../../tests/compat/routing_vectors.txt").lines().skip(1) {
+        for line in include_str!("../../../tests/compat/routing_vectors.txt").lines().skip(1) {
             let (key, chosen) = line.split_once(' ').unwrap();
             if key == "nodes" {
                 ids = chosen.split(',').collect();
-                nodes = ring(&ids);
+                nodes = router(&ids);
                 continue;
             }
             let key: Vec<u8> = (0..key.len())
@@ -321,13 +327,13 @@ mod tests {
 
     #[test]
     fn no_node_and_one_node() {
-        assert_eq!(ring(&[""; 0]).pick(b"k"), None);
-        assert_eq!(ring(&["a"]).pick(b"k"), Some(0));
+        assert_eq!(router(&[""; 0]).pick(b"k"), None);
+        assert_eq!(router(&["a"]).pick(b"k"), Some(0));
     }
 
     #[test]
     fn equal_ids_go_to_the_first() {
-        let twins = ring(&["cache-11211", "cache-11211"]);
+        let twins = router(&["cache-11211", "cache-11211"]);
         assert!((0..100).all(|i| twins.pick(format!("k{i}").as_bytes()) == Some(0)));
     }
 
@@ -336,7 +342,7 @@ mod tests {
     fn each_length_is_as_plain() {
         for id_len in 0..=50 {
             let ids: Vec<_> = (0..8).map(|i| vec![b'a' + i; id_len + usize::from(i) % 3]).collect();
-            let nodes = ring(&ids);
+            let nodes = router(&ids);
             for key_len in 0..=50 {
                 let key = vec![0xff; key_len];
                 assert_eq!(nodes.pick(&key), plain::pick(&key, &ids), "{key_len} {id_len}");
@@ -357,7 +363,7 @@ mod tests {
         fn any_pick_is_as_plain(
             ids in vec(an_id(), 2..=64), keys in vec(vec(any::<u8>(), 0..=250), 1..40)
         ) {
-            let nodes = ring(&ids);
+            let nodes = router(&ids);
             for key in keys {
                 prop_assert_eq!(nodes.pick(&key), plain::pick(&key, &ids));
             }

@@ -1,0 +1,120 @@
+//! The life of a client: opened, closed, abandoned by its last reference, or inherited by a fork.
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::super::errors;
+use super::super::registry::{self, AbandonedHandle};
+use super::super::session::Session;
+use super::CoreClient;
+use crate::cluster::ClusterConfig;
+use crate::host::fork_count;
+use crate::pool::Address;
+
+impl CoreClient {
+    pub(super) fn open_session(
+        py: Python<'_>,
+        forks: u64,
+        event_loop: Bound<'_, PyAny>,
+        addresses: Vec<Address>,
+        config: ClusterConfig,
+        on_change: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let driver = registry::driver_for(&event_loop)?;
+        let id = registry::next_id();
+        let session = Session::open(id, driver, addresses, config, on_change);
+        session.driver.add_session(&session);
+        registry::add_session(id, session.clone());
+        session.driver.schedule_pending(py)?;
+        let turn = session.driver.turn_callback(py);
+        let closed = AtomicBool::new(false);
+        let is_closed = session.is_closed.clone();
+        Ok(Self { id, forks, closed, is_closed, event_loop: event_loop.unbind(), turn })
+    }
+
+    pub(super) fn close_session(&self, py: Python<'_>) -> PyResult<()> {
+        if self.closed() || self.forks != fork_count() {
+            return Ok(());
+        }
+        let is_in_loop = match registry::session(self.id) {
+            Some(session) => session.driver.is_running(py)?,
+            None => false,
+        };
+        // When its loop is closed, a client may be closed from any thread.
+        if !is_in_loop && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
+            return Err(errors::wrong_loop());
+        }
+        if !self.is_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
+            registry::abandon(self.to_abandoned_handle());
+        }
+        self.closed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn abandon_session(&self, py: Python<'_>) {
+        if self.forks != fork_count() || self.is_closed.load(Ordering::Acquire) {
+            return;
+        }
+        if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
+            registry::abandon(self.to_abandoned_handle());
+            // A closed loop refuses the call. Its thread closes the session the next time it
+            // creates a client or runs a turn.
+            let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
+        }
+    }
+
+    fn to_abandoned_handle(&self) -> AbandonedHandle {
+        AbandonedHandle { session: self.id, checkout: None, is_closed: self.is_closed.clone() }
+    }
+
+    /// Checked first, so that a closed client raises before any argument error.
+    pub(super) fn open(&self) -> PyResult<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(errors::closed());
+        }
+        Ok(())
+    }
+
+    /// Called after all arguments are converted, because a conversion may run user code that closes
+    /// the client.
+    pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+        self.open()?;
+        session_here(py, self.id, self.forks)
+    }
+
+    /// For queries that send no request, so the loop need not be running.
+    pub(super) fn session_on_thread(&self) -> PyResult<Rc<Session>> {
+        self.open()?;
+        registry::session(self.id).ok_or_else(|| self.unusable())
+    }
+
+    fn unusable(&self) -> PyErr {
+        if self.forked() { errors::forked() } else { errors::wrong_loop() }
+    }
+}
+
+/// Returns a session that was opened at this fork count, if the calling code runs in its loop.
+pub fn session_here(py: Python<'_>, id: u64, forks: u64) -> PyResult<Rc<Session>> {
+    match registry::session(id) {
+        Some(session) if session.driver.is_running(py)? => Ok(session),
+        _ if forks != fork_count() => Err(errors::forked()),
+        _ => Err(errors::wrong_loop()),
+    }
+}
+
+/// Checks a number of seconds; `None` is no limit.
+pub fn seconds(name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
+    value
+        .map(|secs| {
+            // Longer than any program runs, and short enough to be added to any time.
+            const MAX_SECONDS: f64 = 100.0 * 365.0 * 86_400.0;
+            let secs = if secs > MAX_SECONDS { MAX_SECONDS } else { secs };
+            Duration::try_from_secs_f64(secs).map_err(|_| {
+                PyValueError::new_err(format!("{name} must be a number of seconds >= 0, or None"))
+            })
+        })
+        .transpose()
+}
