@@ -27,15 +27,18 @@ def pytest_asyncio_loop_factories(config, item):
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Memcached]:
-    """One server for many tests: use keys of your own."""
-    with memcached("-t", "2", "-m", "1024", "-c", "2048") as running:
+    """One server for many tests: use keys of your own.
+
+    It refuses `flush_all`, which would remove the items of later tests if it has a delay.
+    """
+    with memcached("-F", "-t", "2", "-m", "1024", "-c", "2048") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[list[Memcached]]:
-    """Three servers for many tests."""
-    with memcached() as a, memcached() as b, memcached() as c:
+    """Three servers for many tests, which refuse `flush_all` too."""
+    with memcached("-F") as a, memcached("-F") as b, memcached("-F") as c:
         yield [a, b, c]
 
 

@@ -219,20 +219,21 @@ def test_each_key_is_one_word_of_one_line():
         assert [len(line.split()) for line in lines] == [3, 3]
 
 
-def test_delete_by_prefix(cluster):
-    for server in cluster:
-        server.command(b"flush_all\r\n")
-        # On all nodes, wherever this client would look for it.
-        for key in (b"user:1", b"user:2", b"other"):
-            server.command(b"set %b 0 0 1\r\nx\r\n" % key)
-    done = invoke("delete", "--prefix", "user:", *named(*cluster))
-    assert (done.exit_code, done.stdout) == (0, "deleted 6\n")
-    assert invoke("keys", *named(*cluster)).stdout == "other\n" * 3
-    answer = document("delete", "--prefix", "other", *named(*cluster))
-    assert [each["key"] for each in answer["keys"]] == ["other"] * 3
-    assert all(each["deleted"] for each in answer["keys"])
-    assert len(answer["nodes"]) == 3
-    assert document("delete", "--prefix", "other", *named(*cluster))["keys"] == []
+def test_delete_by_prefix():
+    with memcached() as a, memcached() as b, memcached() as c:
+        servers = [a, b, c]
+        for server in servers:
+            # On all nodes, wherever this client would look for it.
+            for key in (b"user:1", b"user:2", b"other"):
+                server.command(b"set %b 0 0 1\r\nx\r\n" % key)
+        done = invoke("delete", "--prefix", "user:", *named(*servers))
+        assert (done.exit_code, done.stdout) == (0, "deleted 6\n")
+        assert invoke("keys", *named(*servers)).stdout == "other\n" * 3
+        answer = document("delete", "--prefix", "other", *named(*servers))
+        assert [each["key"] for each in answer["keys"]] == ["other"] * 3
+        assert all(each["deleted"] for each in answer["keys"])
+        assert len(answer["nodes"]) == 3
+        assert document("delete", "--prefix", "other", *named(*servers))["keys"] == []
 
 
 def test_delete_by_prefix_of_many_and_odd_keys():

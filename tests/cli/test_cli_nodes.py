@@ -106,8 +106,11 @@ def test_flush():
 
 
 @pytest.mark.parametrize(("typed", "code"), [(b"y\n", 0), (b"\n", 1), (b"\x03", 130)])
-def test_flush_asks(server, typed, code):
-    with Terminal("flush", *named(server), "--delay", "2592000") as terminal:
+def test_flush_asks(typed, code):
+    with (
+        memcached() as server,
+        Terminal("flush", *named(server), "--delay", "2592000") as terminal,
+    ):
         terminal.until(lambda text: f"items of 127.0.0.1:{server.port}?" in text)
         if typed == b"\x03":
             assert terminal.end(press=typed) == code

@@ -375,13 +375,15 @@ def test_what_is_no_delta(call, delta):
     assert call("get", "k") == 1
 
 
-def test_clear_on_all_nodes(cluster):
-    cache = EmcacheCache([node.address for node in cluster], {"OPTIONS": {"timeout": 30}})
-    many = {f"k{n}": n for n in range(100)}
-    cache.set_many(many)
-    assert all(int(node.stats()["curr_items"]) > 10 for node in cluster)
-    cache.clear()
-    assert cache.get_many(many) == {}
+def test_clear_on_all_nodes():
+    with memcached() as a, memcached() as b, memcached() as c:
+        servers = [a, b, c]
+        cache = EmcacheCache([node.address for node in servers], {"OPTIONS": {"timeout": 30}})
+        many = {f"k{n}": n for n in range(100)}
+        cache.set_many(many)
+        assert all(int(node.stats()["curr_items"]) > 10 for node in servers)
+        cache.clear()
+        assert cache.get_many(many) == {}
 
 
 # -- servers that cannot be reached ----------------------------------------------------------------
@@ -669,9 +671,8 @@ def test_a_preloaded_server_that_forks(server):
     assert out == "{'k0': 0, 'k1': 1, 'k2': 2}\n"
 
 
-def test_views_sessions_and_the_cache_middleware(server):
-    out = run_silent(
-        """
+def test_views_sessions_and_the_cache_middleware():
+    program = """
         import django
         from django.conf import settings
 
@@ -724,8 +725,7 @@ def test_views_sessions_and_the_cache_middleware(server):
 
         run(main())
         print(Client().get("/visits").content.decode(), Client().get("/page").content)
-        """,
-        "asyncio",
-        server.port,
-    )
+        """
+    with memcached() as server:
+        out = run_silent(program, "asyncio", server.port)
     assert out.splitlines() == ["1 1", "2 2", "3 3", "3", "{b'1'}", "4 1 b'1'"]

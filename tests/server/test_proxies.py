@@ -413,12 +413,13 @@ async def test_a_holder_of_a_connection_pays_for_its_own_commands():
 
 
 @within(30)
-async def test_flush_all_without_a_reply_is_not_overtaken(server, key):
-    async with emcache.create_client([server.address]) as client:
-        for _ in range(3):
-            await client.flush_all(server.address, noreply=True)
-            await client.set(key, b"value")
-            assert (await client.get(key)).value == b"value"
+async def test_flush_all_without_a_reply_is_not_overtaken(key):
+    with memcached() as server:
+        async with emcache.create_client([server.address]) as client:
+            for _ in range(3):
+                await client.flush_all(server.address, noreply=True)
+                await client.set(key, b"value")
+                assert (await client.get(key)).value == b"value"
 
 
 # -- discovery -----------------------------------------------------------------------------------

@@ -14,13 +14,18 @@ def make_eager(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
 def _eager(loop, coroutine, eager_start=True, **options):
     """Do what `asyncio.eager_task_factory` does.
 
-    That of 3.13.5 does not take the `eager_start` that uvloop 0.23.0 passes on.
+    Under uvloop 0.23.0 that one fails on 3.13 and does not start tasks eagerly on 3.14.
     """
     return asyncio.Task(coroutine, loop=loop, eager_start=True, **options)
 
 
 def _as_in_312(loop, coroutine, **options):
-    """What 3.11 lacks: a task asks its loop for the first step, which is taken here and now."""
+    """What 3.11 lacks: a task asks its loop for the first step, which is taken here and now.
+
+    As in 3.12, only while the loop runs.
+    """
+    if not loop.is_running():
+        return asyncio.Task(coroutine, loop=loop, **options)
     steps = []
     loop.call_soon = lambda step, *args, context=None: steps.append((step, args, context))
     try:

@@ -27,8 +27,11 @@ def connections_so_far(server: Memcached) -> int:
 
 
 def settled_connections(server: Memcached) -> int:
-    """Do the same once all are counted: memcached counts one when a thread takes it."""
-    before = connections_so_far(server)
-    while (now := connections_so_far(server)) != before + 1:
-        before = now
-    return now
+    """Do the same once all are counted.
+
+    The thread that a connection is given to counts it, and the threads take turns. One that
+    answers has counted all that it was given before.
+    """
+    for _ in range(int(server.stats()["threads"])):
+        count = connections_so_far(server)
+    return count

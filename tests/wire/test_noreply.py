@@ -345,8 +345,9 @@ async def test_a_call_lasts_until_there_is_a_connection():
 
 @pytest.mark.skipif(os.environ.get("EMCACHE_DRIVER") == "thread", reason="its thread says so")
 @EVERY_WRITE
-async def test_a_connection_that_is_there_takes_them_without_a_wait(server, write):
-    async with client_of(server) as client:
-        await learn(client, server.address)
-        with pytest.raises(StopIteration):
-            WRITES[write](client, server.address).send(None)
+async def test_a_connection_that_is_there_takes_them_without_a_wait(write):
+    with memcached() as server:
+        async with client_of(server) as client:
+            await learn(client, server.address)
+            with pytest.raises(StopIteration):
+                WRITES[write](client, server.address).send(None)
