@@ -22,7 +22,7 @@ impl<W: Waiter> State<W> {
         is_noreply: bool,
         timing: Timing,
     ) -> Option<(&mut Entry<W>, &mut Health)> {
-        let is_calm = !self.closed
+        let is_calm = self.lifecycle.is_open()
             && !is_noreply
             && self.queue.is_empty()
             && self.order.is_empty()

@@ -45,7 +45,7 @@ impl<W: Waiter> State<W> {
         }
         // The holder's requests are sent on the checked-out connection or not at all.
         let is_garbage = matches!(cause, Cause::Protocol(_));
-        let may_repeat = !is_garbage && entry.checkout.is_none() && !self.closed;
+        let may_repeat = !is_garbage && entry.checkout.is_none() && self.lifecycle.is_open();
         // A silent server may still execute the bytes that it has received.
         let may_run_later = matches!(cause, Cause::NoAnswer);
         for mut orphan in entry.connection.into_orphans().into_iter().rev() {
@@ -128,7 +128,7 @@ impl<W: Waiter> Shared<W> {
     /// Fails the waiting requests if no connection is to be expected.
     fn fail_queued_if_unreachable(&self, cause: &Cause) {
         let mut state = self.state.borrow_mut();
-        if !state.connections.is_empty() || state.closed {
+        if !state.connections.is_empty() || !state.lifecycle.is_open() {
             return;
         }
         let is_unreachable = state.health.is_unreachable();

@@ -25,7 +25,7 @@ impl<W: Waiter> Shared<W> {
     pub fn connected(self: &Rc<Self>, connected: Connected) {
         let Connected { stream, peer, took, is_verified } = connected;
         let mut state = self.state.borrow_mut();
-        if state.closed {
+        if !state.lifecycle.is_open() {
             return;
         }
         // The connection may reach another server.

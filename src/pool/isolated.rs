@@ -82,7 +82,7 @@ impl<W: Waiter> Shared<W> {
     /// Accepts a request that must not be sent on a shared connection.
     pub fn isolate(self: &Rc<Self>, family: Family, queued: QueuedRequest<W>) {
         let mut state = self.state();
-        if state.closed {
+        if !state.lifecycle.is_open() {
             drop(state);
             queued.waiter.fail(&self.error(ErrorKind::Closed, None));
         } else if has_substitute(family)
@@ -120,7 +120,7 @@ impl<W: Waiter> Shared<W> {
         let mut guard = self.state();
         let state = &mut *guard;
         // Without a connection the node may be down, and the pool's own task paces the dials.
-        if state.closed || state.connections.is_empty() {
+        if !state.lifecycle.is_open() || state.connections.is_empty() {
             return;
         }
         let isolation = &mut state.isolation;
@@ -348,7 +348,7 @@ impl<W: Waiter> Shared<W> {
     fn resume_waiting(self: &Rc<Self>, family: Family) {
         let mut guard = self.state();
         let state = &mut *guard;
-        if state.closed {
+        if !state.lifecycle.is_open() {
             return;
         }
         if family != Family::Classic && state.capabilities.may_share(family) {

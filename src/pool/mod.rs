@@ -31,6 +31,7 @@ mod io;
 mod isolated;
 mod isolation;
 mod large;
+mod lifecycle;
 mod line_len;
 mod location;
 mod login;

@@ -16,6 +16,7 @@ use super::error::{Cause, Error, ErrorKind};
 use super::health::{Change, Health, STALLED_AFTER, nanos};
 use super::isolation::Isolation;
 use super::large::LargeKeys;
+use super::lifecycle::Lifecycle;
 use super::line_len::LineLen;
 use super::location::NodeLocation;
 use super::metrics::{ConnectLatencies, Metrics};
@@ -48,9 +49,7 @@ impl<W: Waiter> Pool<W> {
         config: PoolConfig,
     ) -> Self {
         let pool = Self::unconnected(context, address, config);
-        let mut state = pool.0.state.borrow_mut();
-        (state.closed, state.removed) = (true, true);
-        drop(state);
+        pool.0.state.borrow_mut().lifecycle.remove();
         pool
     }
 
@@ -79,8 +78,7 @@ impl<W: Waiter> Pool<W> {
                 last_loss: 0,
                 dialling: false,
                 purging: false,
-                closed: false,
-                removed: false,
+                lifecycle: Lifecycle::default(),
                 health: Health::default(),
                 large_keys: LargeKeys::default(),
                 small_recently: 0,
@@ -238,7 +236,7 @@ impl<W: Waiter> Pool<W> {
 
     /// Like [`Self::close`], for a removed node after `grace_period`.
     pub(super) fn close_removed(&self, grace_period: Duration) {
-        self.0.state.borrow_mut().removed = true;
+        self.0.state.borrow_mut().lifecycle.remove();
         self.fail_all(ErrorKind::RemovedUnanswered { grace_period });
     }
 
@@ -246,7 +244,7 @@ impl<W: Waiter> Pool<W> {
         self.0.on_change.borrow_mut().take();
         self.0.closing.notify_waiters();
         let mut state = self.0.state.borrow_mut();
-        state.closed = true;
+        state.lifecycle.close();
         let waiters = state.take_connections();
         for (_, info) in &waiters {
             state.stats.record(*info, why.call_result());

@@ -182,8 +182,7 @@ impl<W: Waiter> Shared<W> {
 
     /// The reason why a request is not accepted at all.
     pub fn refusal(&self, state: &State<W>, bytes: usize) -> Option<Error> {
-        if state.closed {
-            let why = if state.removed { ErrorKind::Removed } else { ErrorKind::Closed };
+        if let Some(why) = state.lifecycle.refusal() {
             return Some(self.error(why, None));
         }
         if !state.health.is_healthy() && state.connections.is_empty() {

@@ -13,6 +13,7 @@ use super::error::Cause;
 use super::health::{Health, nanos};
 use super::isolation::Isolation;
 use super::large::LargeKeys;
+use super::lifecycle::Lifecycle;
 use super::location::NodeLocation;
 use super::metrics::{ConnectLatencies, Metrics};
 use super::order::NoreplyOrder;
@@ -53,9 +54,7 @@ pub(super) struct State<W: Waiter> {
     pub last_loss: Nanos,
     pub dialling: bool,
     pub purging: bool,
-    pub closed: bool,
-    /// Whether the pool was closed because its node was removed from the cluster.
-    pub removed: bool,
+    pub lifecycle: Lifecycle,
     pub health: Health,
     pub large_keys: LargeKeys,
     /// Above 0 if one of the last requests was small.
@@ -195,7 +194,7 @@ impl<W: Waiter> State<W> {
     pub fn wants_dial(&self, config: &PoolConfig, deadline: Nanos) -> bool {
         let connections = self.connections.len() - self.silent();
         !self.dialling
-            && !self.closed
+            && self.lifecycle.is_open()
             && self.has_room(config.max_connections)
             && (connections < config.min_connections
                 || !self.queue.is_empty()

@@ -58,7 +58,7 @@ impl<W: Waiter> Shared<W> {
     /// down.
     fn may_ask_version(&self, ask_from: Nanos) -> bool {
         let state = self.state();
-        !state.closed && !state.connections.is_empty() && self.context.now() >= ask_from
+        state.lifecycle.is_open() && !state.connections.is_empty() && self.context.now() >= ask_from
     }
 }
 
