@@ -9,7 +9,7 @@ use super::shared::MAX_REQUESTS;
 use super::state::{Entry, State};
 use super::submission::Submission;
 use super::waiter::Waiter;
-use crate::protocol::{LARGE_VALUE_LEN, Timing};
+use crate::protocol::Timing;
 
 impl<W: Waiter> State<W> {
     /// The connection of a request that meets no other one: the node is healthy, nothing waits, and
@@ -32,8 +32,7 @@ impl<W: Waiter> State<W> {
             && self.connections.len() >= config.min_connections
             && !self.is_unmerged()
             && self.capabilities.may_share(outgoing.verb().family())
-            && outgoing.payload_len() < LARGE_VALUE_LEN
-            && !outgoing.asks_for(|key| self.large_keys.contains(key));
+            && !self.large.is_large(outgoing);
         let first = self.connections.first()?;
         let takes_it = is_calm
             && first.takes_more(self.window)
@@ -49,7 +48,7 @@ impl<W: Waiter> State<W> {
         if !takes_it {
             return None;
         }
-        self.note_small();
+        self.large.note_small();
         Some((self.connections.first_mut()?, &mut self.health))
     }
 }

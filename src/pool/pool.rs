@@ -15,7 +15,7 @@ use super::context::{Context, Member};
 use super::error::{Cause, Error, ErrorKind};
 use super::health::{Change, Health, STALLED_AFTER, nanos};
 use super::isolation::Isolation;
-use super::large::LargeKeys;
+use super::large::LargeTraffic;
 use super::lifecycle::Lifecycle;
 use super::line_len::LineLen;
 use super::location::NodeLocation;
@@ -29,9 +29,7 @@ use super::state::{Entry, State};
 use super::submission::Submission;
 use super::waiter::Waiter;
 use super::window::Window;
-use crate::protocol::{
-    CommandStats, LARGE_VALUE_LEN, Nanos, NodeStats, OwnedRequest, Request, Timing, Verb,
-};
+use crate::protocol::{CommandStats, Nanos, NodeStats, OwnedRequest, Request, Timing, Verb};
 
 impl<W: Waiter> Pool<W> {
     pub fn new(context: &Rc<Context>, address: Address, config: PoolConfig) -> Self {
@@ -80,8 +78,7 @@ impl<W: Waiter> Pool<W> {
                 purging: false,
                 lifecycle: Lifecycle::default(),
                 health: Health::default(),
-                large_keys: LargeKeys::default(),
-                small_recently: 0,
+                large: LargeTraffic::default(),
                 needs_large_connection: false,
                 any_silent: false,
                 confirming: 0,
@@ -273,8 +270,7 @@ impl<W: Waiter> Shared<W> {
         waiter: W,
         timing: Timing,
     ) {
-        let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
-            || outgoing.asks_for(|key| state.large_keys.contains(key));
+        let is_large = state.large.is_large(&outgoing);
         let is_noreply = waiter.is_noreply();
         let at = match state.placement(&outgoing, is_noreply) {
             Placement::Any => state.pick(&self.config, is_large, timing),

@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::error::Cause;
 use super::health::{Health, nanos};
 use super::isolation::Isolation;
-use super::large::LargeKeys;
+use super::large::LargeTraffic;
 use super::lifecycle::Lifecycle;
 use super::location::NodeLocation;
 use super::metrics::{ConnectLatencies, Metrics};
@@ -34,8 +34,6 @@ const BUSY_REQUESTS: usize = 2048;
 const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 /// A connection that the server closes this soon was not welcome.
 const UNWELCOME_WITHIN: Duration = Duration::from_secs(1);
-/// After this many large requests in a row, large requests may use the first connection too.
-const RECENT_LARGE: u8 = 64;
 /// Servers close idle connections after whole seconds.
 const STALE_AFTER: Duration = Duration::from_millis(900);
 
@@ -56,9 +54,7 @@ pub(super) struct State<W: Waiter> {
     pub purging: bool,
     pub lifecycle: Lifecycle,
     pub health: Health,
-    pub large_keys: LargeKeys,
-    /// Above 0 if one of the last requests was small.
-    pub small_recently: u8,
+    pub large: LargeTraffic,
     /// A large transfer found only the first connection.
     pub needs_large_connection: bool,
     /// Whether any connection has [`Entry::is_silent`] set.
@@ -134,9 +130,9 @@ impl<W: Waiter> State<W> {
     pub fn pick(&mut self, config: &PoolConfig, is_large: bool, timing: Timing) -> Option<usize> {
         let Timing { issued_at, deadline } = timing;
         if is_large {
-            self.small_recently = self.small_recently.saturating_sub(1);
+            self.large.note_large();
         } else {
-            self.note_small();
+            self.large.note_small();
         }
         if !self.queue.is_empty() {
             return None;
@@ -147,7 +143,7 @@ impl<W: Waiter> State<W> {
         };
         let (at, _) = if is_large {
             // The first connection is reserved for small requests, if there are any.
-            let kept = usize::from(self.small_recently > 0);
+            let kept = usize::from(self.large.has_small());
             usable().skip(kept).min_by_key(|(_, entry)| entry.load()).or_else(|| usable().next())
         } else {
             usable()
@@ -165,11 +161,6 @@ impl<W: Waiter> State<W> {
             None if self.awaits_another(config) => None,
             None => Some(at),
         }
-    }
-
-    /// Records that a request is small.
-    pub fn note_small(&mut self) {
-        self.small_recently = RECENT_LARGE;
     }
 
     /// Whether each key has a line of its own, so that one key cannot harm another.

@@ -68,7 +68,7 @@ impl<W: Waiter> Shared<W> {
         }
         if answered > 0 {
             for key in entry.connection.take_large_keys() {
-                state.large_keys.insert(&key);
+                state.large.remember(&key);
             }
         }
         if has_read && !state.order.is_empty() {
