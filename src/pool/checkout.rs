@@ -22,7 +22,9 @@ impl<W: Waiter> Pool<W> {
             return;
         }
         state.checkouts.push(checkout, waiter, deadline);
-        state.metrics.operations_waited += u64::from(state.checkouts.len() > state.idle());
+        if state.checkouts.len() > state.idle() {
+            state.counters.waited();
+        }
         shared.grant(&mut state);
         drop(state);
         shared.context.arm(deadline);
@@ -63,9 +65,8 @@ impl<W: Waiter> Pool<W> {
                 shared.context.arm(deadline);
             }
             Err(error) => {
-                state.metrics.operations_executed_with_error += 1;
                 let info = Submission::Owned(request).info();
-                state.stats.record(info, error.kind().call_result());
+                state.counters.failed(info, error.kind().call_result());
                 drop(guard);
                 waiter.fail(&error);
             }

@@ -64,7 +64,9 @@ impl<W: Waiter> State<W> {
                 (Some(request), None) if may_repeat && !is_spent => {
                     let mut waiter = orphan.handler;
                     waiter.restart();
-                    self.metrics.requests_retried += u64::from(is_read && orphan.sent);
+                    if is_read && orphan.sent {
+                        self.counters.retried();
+                    }
                     isolated.extend(self.requeue(QueuedRequest {
                         request,
                         waiter,
@@ -73,14 +75,14 @@ impl<W: Waiter> State<W> {
                     }));
                 }
                 (Some(request), Some(missing)) if may_repeat => {
-                    self.metrics.requests_retried += 1;
+                    self.counters.retried();
                     let queued = QueuedRequest { request, waiter: orphan.handler, timing, retried };
                     for alone in queued.split(&missing).into_iter().rev() {
                         isolated.extend(self.requeue(alone));
                     }
                 }
                 (_, Some(_)) => {
-                    self.stats.record(orphan.info, CallResult::ServerError);
+                    self.counters.failed(orphan.info, CallResult::ServerError);
                     refused.push(orphan.handler);
                 }
                 _ => failed.push((orphan.handler, orphan.info)),
@@ -97,7 +99,7 @@ impl<W: Waiter> Shared<W> {
     /// needed.
     pub fn connect_failed(self: &Rc<Self>, cause: &Cause) -> Option<Duration> {
         let mut state = self.state.borrow_mut();
-        state.metrics.connections_created_with_error += 1;
+        state.counters.dial_failed();
         let is_refusal = matches!(cause, Cause::LoginRefused(_));
         if is_refusal {
             state.health.login_refused(self.context.now());
@@ -138,7 +140,7 @@ impl<W: Waiter> Shared<W> {
         let turned = is_unreachable && state.health.mark_unhealthy(self.context.now());
         let error = self.unavailable(Some(cause.clone()));
         let waiting = state.take_queued(error.kind().call_result());
-        state.metrics.operations_executed_with_error += waiting.len() as u64;
+        state.counters.add_errors(waiting.len());
         drop(state);
         for waiter in waiting {
             waiter.fail(&error);
@@ -171,7 +173,9 @@ impl<W: Waiter> Shared<W> {
         let reported_cause = if is_silent { cause.when_silent() } else { cause.clone() };
         state.health.set_last_failure(&reported_cause);
         let is_garbage = matches!(cause, Cause::Protocol(_));
-        state.metrics.protocol_errors += u64::from(is_garbage);
+        if is_garbage {
+            state.counters.protocol_error();
+        }
         let now = self.context.now();
         // A connection that was open when another one ended is not the fresh one that a read is
         // promised. It says nothing about the node's health either, because idle connections end
@@ -190,10 +194,10 @@ impl<W: Waiter> Shared<W> {
         if line_error.is_some() {
             self.stop_merging(state, UNMERGED_FOR);
         }
-        state.metrics.operations_executed_with_error += (failed.len() + refused.len()) as u64;
+
         let result = if is_garbage { CallResult::Protocol } else { CallResult::Connection };
         for (_, info) in &failed {
-            state.stats.record_with_latency(*info, result, now);
+            state.counters.failed_at(now, *info, result);
         }
         // Other connections may have ended too. Their tasks check, and then take the waiting
         // requests.
@@ -255,10 +259,10 @@ impl<W: Waiter> Shared<W> {
         state.capabilities.forget_server();
         let waiters = state.take_connections();
         for (_, info) in &waiters {
-            state.stats.record_with_latency(*info, CallResult::Connection, now);
+            state.counters.failed_at(now, *info, CallResult::Connection);
         }
         let waiting = state.take_queued(CallResult::Unavailable);
-        state.metrics.operations_executed_with_error += (waiters.len() + waiting.len()) as u64;
+        state.counters.add_errors(waiting.len());
         drop(state);
         for (waiter, info) in waiters {
             let kind = ErrorKind::Lost { verb: info.verb };
@@ -355,14 +359,12 @@ impl<W: Waiter> Member for Shared<W> {
             expired.into_iter().partition(|(waiter, _)| waiter.is_abandoned());
         let (abandoned_checkouts, expired_checkouts): (Vec<_>, Vec<_>) =
             expired_checkouts.into_iter().partition(ReplyHandler::is_abandoned);
-        let timeouts = (expired.len() + expired_checkouts.len()) as u64;
-        state.metrics.operations_executed_with_error += timeouts;
-        state.metrics.requests_timed_out += timeouts;
+        state.counters.checkouts_timed_out(expired_checkouts.len());
         for (_, info) in &expired {
-            state.stats.record_with_latency(*info, CallResult::Timeout, now);
+            state.counters.timed_out(now, *info);
         }
         for (_, info) in &abandoned {
-            state.stats.record(*info, CallResult::Cancelled);
+            state.counters.ended(*info, CallResult::Cancelled);
         }
         let no_connection = state.connections.is_empty().then(|| {
             let last = state.health.last_failure().filter(|_| state.health.is_failing()).cloned();

@@ -42,8 +42,8 @@ impl<W: Waiter> Shared<W> {
         state.connections.push(entry);
         state.needs_large_connection = false;
         state.needs_relief = false;
-        state.metrics.connections_created += 1;
-        state.metrics.reconnects += u64::from(state.unreplaced > 0);
+        let is_reconnect = state.unreplaced > 0;
+        state.counters.connected(is_reconnect);
         state.unreplaced = state.unreplaced.saturating_sub(1);
         state.latencies.record(took);
         let login_recovered = state.health.login_accepted();

@@ -21,6 +21,7 @@ mod checkout;
 mod config;
 mod connection;
 mod context;
+mod counters;
 mod dial;
 mod error;
 mod exchange;

@@ -12,6 +12,7 @@ use super::address::Address;
 use super::capabilities::Capabilities;
 use super::config::PoolConfig;
 use super::context::{Context, Member};
+use super::counters::Counters;
 use super::error::{Cause, Error, ErrorKind};
 use super::health::{Change, Health, STALLED_AFTER, nanos};
 use super::isolation::Isolation;
@@ -29,7 +30,7 @@ use super::state::{Entry, State};
 use super::submission::Submission;
 use super::waiter::Waiter;
 use super::window::Window;
-use crate::protocol::{CommandStats, Nanos, NodeStats, OwnedRequest, Request, Timing, Verb};
+use crate::protocol::{CommandStats, Nanos, OwnedRequest, Request, Timing, Verb};
 
 impl<W: Waiter> Pool<W> {
     pub fn new(context: &Rc<Context>, address: Address, config: PoolConfig) -> Self {
@@ -86,8 +87,7 @@ impl<W: Waiter> Pool<W> {
                 needs_relief: false,
                 unmerged_until: None,
                 location: NodeLocation::default(),
-                metrics: Metrics::default(),
-                stats: NodeStats::default(),
+                counters: Counters::default(),
                 unreplaced: 0,
                 latencies: ConnectLatencies::default(),
             }),
@@ -132,6 +132,7 @@ impl<W: Waiter> Pool<W> {
         let state = self.0.state.borrow();
         let sum =
             |count: fn(&Entry<W>) -> u64| -> u64 { state.connections.iter().map(count).sum() };
+        let counted = state.counters.metrics();
         let read = sum(|entry| entry.connection.bytes_read());
         let written = sum(|entry| entry.connection.bytes_written());
         let shared = sum(|entry| entry.connection.shared_keys());
@@ -142,18 +143,23 @@ impl<W: Waiter> Pool<W> {
             requests_in_flight: sum(|entry| entry.connection.in_flight() as u64),
             requests_abandoned: sum(|entry| entry.connection.abandoned() as u64),
             requests_queued: (state.queue.len() + state.checkouts.wanted()) as u64,
-            keys_shared: state.metrics.keys_shared + shared,
-            bytes_read: state.metrics.bytes_read + read,
-            bytes_written: state.metrics.bytes_written + written,
+            keys_shared: counted.keys_shared + shared,
+            bytes_read: counted.bytes_read + read,
+            bytes_written: counted.bytes_written + written,
             create_connection: state.latencies.summary(),
-            ..state.metrics.clone()
+            ..counted.clone()
         }
     }
 
     /// The counters of each command.
     pub fn commands(&self) -> Vec<(Verb, CommandStats)> {
         let state = self.0.state.borrow();
-        state.stats.commands().map(|(verb, command)| (verb, command.clone())).collect()
+        state
+            .counters
+            .commands()
+            .commands()
+            .map(|(verb, command)| (verb, command.clone()))
+            .collect()
     }
 
     /// The number of unanswered requests, including abandoned ones.
@@ -195,8 +201,7 @@ impl<W: Waiter> Pool<W> {
         let refusal = shared.refusal(state, outgoing.payload_len());
         if let Some(refusal) = refusal.or_else(|| shared.pinned_refusal(state, &outgoing, &waiter))
         {
-            state.metrics.operations_executed_with_error += 1;
-            state.stats.record(outgoing.info(), refusal.kind().call_result());
+            state.counters.failed(outgoing.info(), refusal.kind().call_result());
             drop(guard);
             waiter.fail(&refusal);
             return;
@@ -244,7 +249,7 @@ impl<W: Waiter> Pool<W> {
         state.lifecycle.close();
         let waiters = state.take_connections();
         for (_, info) in &waiters {
-            state.stats.record(*info, why.call_result());
+            state.counters.ended(*info, why.call_result());
         }
         let waiting = state.take_queued(why.call_result());
         drop(state);
@@ -276,7 +281,7 @@ impl<W: Waiter> Shared<W> {
             Placement::Any => state.pick(&self.config, is_large, timing),
             Placement::At(at) => Some(at),
             Placement::Later => {
-                state.metrics.operations_waited += 1;
+                state.counters.waited();
                 state.queue.block(QueuedRequest::new(outgoing, waiter, timing));
                 return;
             }
@@ -289,7 +294,7 @@ impl<W: Waiter> Shared<W> {
                 state.pin(at, pin);
             }
         } else {
-            state.metrics.operations_waited += 1;
+            state.counters.waited();
             state.queue.push_back(outgoing, waiter, timing);
         }
         // Large transfers share all connections except the first.

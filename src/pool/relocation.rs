@@ -166,7 +166,7 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
                 return;
             }
             Some(Err(_)) => {
-                pool.state().metrics.connections_created_with_error += 1;
+                pool.state().counters.dial_failed();
                 failures += 1;
                 let elapsed = Duration::from_nanos(context.now().saturating_sub(since));
                 delay = backoff::delay(failures).min(backoff::probe_ceiling(elapsed));

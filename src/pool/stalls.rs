@@ -113,7 +113,9 @@ impl<W: Waiter> Shared<W> {
                 let Some(request) = orphan.retry else { continue };
                 let mut waiter = orphan.handler;
                 waiter.restart();
-                state.metrics.requests_retried += u64::from(orphan.sent);
+                if orphan.sent {
+                    state.counters.retried();
+                }
                 let timing = Timing { issued_at: orphan.info.issued_at, deadline: orphan.deadline };
                 let queued = QueuedRequest { request, waiter, timing, retried: orphan.retried };
                 state.queue.push_front(queued);
@@ -171,7 +173,7 @@ impl<W: Waiter> Shared<W> {
             }
             return false;
         }
-        state.metrics.connections_created_with_error += 1;
+        state.counters.dial_failed();
         let limit = self.config.timeout.unwrap_or_default();
         state.health.is_healthy()
             && state.health.is_silent(now, limit)

@@ -9,20 +9,19 @@ use tokio::time::Instant;
 use super::capabilities::Capabilities;
 use super::config::PoolConfig;
 use super::connection::Connection;
+use super::counters::Counters;
 use super::error::Cause;
 use super::health::{Health, nanos};
 use super::isolation::Isolation;
 use super::large::LargeTraffic;
 use super::lifecycle::Lifecycle;
 use super::location::NodeLocation;
-use super::metrics::{ConnectLatencies, Metrics};
+use super::metrics::ConnectLatencies;
 use super::order::NoreplyOrder;
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
 use super::waiter::{CheckoutId, Waiter};
 use super::window::Window;
-use crate::protocol::{
-    CallResult, Family, NEVER, Nanos, NodeStats, ReplyHandler, RequestInfo, Timing, Verb,
-};
+use crate::protocol::{CallResult, Family, NEVER, Nanos, ReplyHandler, RequestInfo, Timing, Verb};
 
 /// A connection with a larger backlog accepts no more requests.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -68,8 +67,7 @@ pub(super) struct State<W: Waiter> {
     /// Until then each key has a line of its own; `None` if keys share lines.
     pub unmerged_until: Option<Nanos>,
     pub location: NodeLocation,
-    pub metrics: Metrics,
-    pub stats: NodeStats,
+    pub counters: Counters,
     /// The number of lost connections that are not replaced yet.
     pub unreplaced: u64,
     pub latencies: ConnectLatencies,
@@ -234,10 +232,7 @@ impl<W: Waiter> State<W> {
 
     /// Counts a connection that leaves the pool.
     pub fn record_closed(&mut self, entry: &Entry<W>) {
-        self.metrics.connections_closed += 1;
-        self.metrics.bytes_read += entry.connection.bytes_read();
-        self.metrics.bytes_written += entry.connection.bytes_written();
-        self.metrics.keys_shared += entry.connection.shared_keys();
+        self.counters.connection_closed(&entry.connection);
         self.unpin_all(entry);
     }
 
@@ -271,12 +266,12 @@ impl<W: Waiter> State<W> {
     pub fn take_queued(&mut self, result: CallResult) -> Vec<W> {
         let mut waiting = Vec::new();
         for (waiter, info) in self.queue.drain() {
-            self.stats.record(info, result);
+            self.counters.ended(info, result);
             waiting.push(waiter);
         }
         waiting.extend(self.checkouts.drain());
         for (waiter, info) in self.isolation.drain() {
-            self.stats.record(info, result);
+            self.counters.ended(info, result);
             waiting.push(waiter);
         }
         waiting
@@ -286,7 +281,7 @@ impl<W: Waiter> State<W> {
         let entry = self.connections.remove(at);
         self.record_closed(&entry);
         entry.connection.into_orphans();
-        self.metrics.connections_purged += 1;
+        self.counters.connection_purged();
         if self.connections.is_empty() {
             self.capabilities.forget_server();
         }

@@ -43,8 +43,10 @@ impl<W: Waiter> Shared<W> {
         let (read, written) = (connection.bytes_read(), connection.bytes_written());
         let polled = {
             let clock = || self.context.now();
-            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, &mut state.stats)))
-                .unwrap_or(Poll::Ready(Cause::Panicked))
+            catch_unwind(AssertUnwindSafe(|| {
+                connection.poll(cx, clock, state.counters.commands_mut())
+            }))
+            .unwrap_or(Poll::Ready(Cause::Panicked))
         };
         let is_first = answered + refused == 0;
         let has_written = connection.bytes_written() > written;
@@ -74,8 +76,7 @@ impl<W: Waiter> Shared<W> {
         if has_read && !state.order.is_empty() {
             state.unpin_answered(at);
         }
-        state.metrics.operations_executed += answered - late;
-        state.metrics.operations_executed_with_error += refused;
+        state.counters.replied(answered - late, refused);
         state.window.note_replies(goes_on, answered + refused);
         if has_read && state.any_silent {
             self.check_silent(state, Some(id));
