@@ -28,7 +28,7 @@ impl<W: Waiter> State<W> {
             && self.order.is_empty()
             && self.checkouts.is_empty()
             && self.health.is_healthy()
-            && !(self.any_silent || self.needs_large_connection || self.needs_relief)
+            && !(self.any_silent || self.growth.needs_another())
             && self.connections.len() >= config.min_connections
             && !self.is_unmerged()
             && self.capabilities.may_share(outgoing.verb().family())

@@ -123,7 +123,7 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
             None => Duration::ZERO,
             Some(Ok(new)) => {
                 let mut state = pool.state();
-                state.dialling = false;
+                state.growth.set_dialling(false);
                 // A silent connection may have been answered in the meantime.
                 let is_wanted = state.has_room(pool.config.max_connections);
                 drop(state);

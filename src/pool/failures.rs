@@ -117,14 +117,17 @@ impl<W: Waiter> Shared<W> {
         }
         self.fail_queued_if_unreachable(cause);
         let mut state = self.state.borrow_mut();
-        state.needs_relief = false;
+        state.growth.set_needs_relief(false);
         if !state.queue.is_empty() {
             // No other connection will open soon.
             self.drain_queue(&mut state);
         }
-        state.dialling = false;
-        state.dialling = state.wants_dial(&self.config, NEVER);
-        state.dialling.then(|| state.health.next_dial_after(self.context.now()))
+        state.growth.set_dialling(false);
+        if !state.wants_dial(&self.config, NEVER) {
+            return None;
+        }
+        state.growth.set_dialling(true);
+        Some(state.health.next_dial_after(self.context.now()))
     }
 
     /// Fails the waiting requests if no connection is to be expected.
@@ -168,7 +171,9 @@ impl<W: Waiter> Shared<W> {
         if state.connections.is_empty() && !cause.closed_by_pool() {
             state.capabilities.forget_server();
         }
-        state.unreplaced += u64::from(!matches!(cause, Cause::ClosedByHolder | Cause::Relocated));
+        if !matches!(cause, Cause::ClosedByHolder | Cause::Relocated) {
+            state.growth.lost(1);
+        }
         let is_silent = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
         let reported_cause = if is_silent { cause.when_silent() } else { cause.clone() };
         state.health.set_last_failure(&reported_cause);
@@ -255,7 +260,8 @@ impl<W: Waiter> Shared<W> {
         state
             .lost_checkouts
             .extend(checked_out.into_iter().map(|checkout| (checkout, cause.clone())));
-        state.unreplaced += state.connections.len() as u64;
+        let lost = state.connections.len();
+        state.growth.lost(lost);
         state.capabilities.forget_server();
         let waiters = state.take_connections();
         for (_, info) in &waiters {

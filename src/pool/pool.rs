@@ -14,13 +14,14 @@ use super::config::PoolConfig;
 use super::context::{Context, Member};
 use super::counters::Counters;
 use super::error::{Cause, Error, ErrorKind};
+use super::growth::Growth;
 use super::health::{Change, Health, STALLED_AFTER, nanos};
 use super::isolation::Isolation;
 use super::large::LargeTraffic;
 use super::lifecycle::Lifecycle;
 use super::line_len::LineLen;
 use super::location::NodeLocation;
-use super::metrics::{ConnectLatencies, Metrics};
+use super::metrics::Metrics;
 use super::order::{NoreplyOrder, pin_hash};
 use super::placement::Placement;
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
@@ -75,21 +76,18 @@ impl<W: Waiter> Pool<W> {
                 capabilities: Capabilities::new(is_binary),
                 lost_checkouts: Vec::new(),
                 last_loss: 0,
-                dialling: false,
-                purging: false,
+                growth: Growth::default(),
                 lifecycle: Lifecycle::default(),
                 health: Health::default(),
                 large: LargeTraffic::default(),
-                needs_large_connection: false,
+
                 any_silent: false,
                 confirming: 0,
                 window: Window::default(),
-                needs_relief: false,
+
                 unmerged_until: None,
                 location: NodeLocation::default(),
                 counters: Counters::default(),
-                unreplaced: 0,
-                latencies: ConnectLatencies::default(),
             }),
         }))
     }
@@ -146,7 +144,7 @@ impl<W: Waiter> Pool<W> {
             keys_shared: counted.keys_shared + shared,
             bytes_read: counted.bytes_read + read,
             bytes_written: counted.bytes_written + written,
-            create_connection: state.latencies.summary(),
+            create_connection: state.growth.latencies().summary(),
             ..counted.clone()
         }
     }
@@ -298,7 +296,8 @@ impl<W: Waiter> Shared<W> {
             state.queue.push_back(outgoing, waiter, timing);
         }
         // Large transfers share all connections except the first.
-        state.needs_large_connection |=
-            is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0);
+        if is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0) {
+            state.growth.request_large_connection();
+        }
     }
 }

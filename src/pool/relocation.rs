@@ -141,7 +141,7 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
                 state.location.is_tracked = false;
                 return;
             }
-            if state.connections.len() + usize::from(state.dialling) > max_connections {
+            if state.connections.len() + usize::from(state.growth.is_dialling()) > max_connections {
                 delay = POLL_INTERVAL;
                 continue;
             }

@@ -40,7 +40,7 @@ impl<W: Waiter> Shared<W> {
         if !state.any_silent && state.confirming == 0 {
             return limit;
         }
-        let usual = state.latencies.longest().saturating_mul(3);
+        let usual = state.growth.latencies().longest().saturating_mul(3);
         let patience = (self.config.timeout.unwrap_or_default() / 2).max(MIN_DIAL_LIMIT).max(usual);
         Some(limit.map_or(patience, |limit| limit.min(patience)))
     }
@@ -59,14 +59,15 @@ impl<W: Waiter> Shared<W> {
                 && entry.is_stalled(now, &state.health)
                 && entry.connection.is_held_up();
         }
-        state.needs_relief = false;
+        let mut needs_relief = false;
         if holds_up {
             self.move_held_up_reads(state);
-            state.needs_relief = state.connections.iter().all(|entry| {
+            needs_relief = state.connections.iter().all(|entry| {
                 entry.checkout.is_some() || entry.is_silent || entry.is_stalled(now, &state.health)
             });
         }
-        if state.needs_relief || !state.queue.is_empty() {
+        state.growth.set_needs_relief(needs_relief);
+        if needs_relief || !state.queue.is_empty() {
             self.close_stuck(state, now);
         }
         if !state.queue.is_empty() {
@@ -167,7 +168,7 @@ impl<W: Waiter> Shared<W> {
         let now = self.context.now();
         if let Ok(new) = outcome {
             state.health.received(now);
-            if state.has_room(self.config.max_connections) && !state.dialling {
+            if state.has_room(self.config.max_connections) && !state.growth.is_dialling() {
                 drop(state);
                 self.connected(new);
             }

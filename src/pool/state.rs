@@ -11,12 +11,13 @@ use super::config::PoolConfig;
 use super::connection::Connection;
 use super::counters::Counters;
 use super::error::Cause;
+use super::growth::Growth;
 use super::health::{Health, nanos};
 use super::isolation::Isolation;
 use super::large::LargeTraffic;
 use super::lifecycle::Lifecycle;
 use super::location::NodeLocation;
-use super::metrics::ConnectLatencies;
+
 use super::order::NoreplyOrder;
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
 use super::waiter::{CheckoutId, Waiter};
@@ -49,28 +50,22 @@ pub(super) struct State<W: Waiter> {
     pub lost_checkouts: Vec<(CheckoutId, Cause)>,
     /// The time when a connection last ended. Older connections may have ended with it.
     pub last_loss: Nanos,
-    pub dialling: bool,
-    pub purging: bool,
+    pub growth: Growth,
     pub lifecycle: Lifecycle,
     pub health: Health,
     pub large: LargeTraffic,
-    /// A large transfer found only the first connection.
-    pub needs_large_connection: bool,
+
     /// Whether any connection has [`Entry::is_silent`] set.
     pub any_silent: bool,
     /// The number of [`super::stalls::confirm_silence`] tasks that have no result yet.
     pub confirming: u32,
-    /// Requests are held up behind a stalled one, and another connection could take them.
-    pub needs_relief: bool,
+
     /// The limit for requests in flight on one connection.
     pub window: Window,
     /// Until then each key has a line of its own; `None` if keys share lines.
     pub unmerged_until: Option<Nanos>,
     pub location: NodeLocation,
     pub counters: Counters,
-    /// The number of lost connections that are not replaced yet.
-    pub unreplaced: u64,
-    pub latencies: ConnectLatencies,
 }
 
 pub(super) struct Entry<W: ReplyHandler> {
@@ -176,13 +171,14 @@ impl<W: Waiter> State<W> {
 
     /// Whether another connection is being opened, or could be.
     pub fn awaits_another(&self, config: &PoolConfig) -> bool {
-        !self.health.is_failing() && (self.dialling || self.has_room(config.max_connections))
+        !self.health.is_failing()
+            && (self.growth.is_dialling() || self.has_room(config.max_connections))
     }
 
     /// Whether to open another connection, after a request with this deadline ([`NEVER`] for none).
     pub fn wants_dial(&self, config: &PoolConfig, deadline: Nanos) -> bool {
         let connections = self.connections.len() - self.silent();
-        !self.dialling
+        !self.growth.is_dialling()
             && self.lifecycle.is_open()
             && self.has_room(config.max_connections)
             && (connections < config.min_connections
@@ -191,8 +187,7 @@ impl<W: Waiter> State<W> {
                 || self.checkouts.len() > self.idle()
                 || !self.health.is_healthy()
                 || (connections == 0 && self.health.login_refusal().is_some())
-                || self.needs_large_connection
-                || self.needs_relief
+                || self.growth.needs_another()
                 || (self.any_silent && connections == 0)
                 || self.are_all_held_up(deadline))
     }

@@ -116,7 +116,7 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
             state.purge(at);
         }
         if state.connections.len() <= pool.config.min_connections {
-            state.purging = false;
+            state.growth.stop_purging();
             return;
         }
     }
