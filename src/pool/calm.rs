@@ -30,12 +30,12 @@ impl<W: Waiter> State<W> {
             && self.health.is_healthy()
             && !(self.any_silent || self.growth.needs_another())
             && self.connections.len() >= config.min_connections
-            && !self.is_unmerged()
+            && !self.precautions.is_unmerged()
             && self.capabilities.may_share(outgoing.verb().family())
             && !self.large.is_large(outgoing);
         let first = self.connections.first()?;
         let takes_it = is_calm
-            && first.takes_more(self.window)
+            && first.takes_more(self.precautions.window())
             && !first.is_held_up(timing.deadline)
             && !first.is_stalled(timing.issued_at, &self.health)
             && self.in_flight() < MAX_REQUESTS;

@@ -197,7 +197,11 @@ impl<W: Waiter> Shared<W> {
         let LostRequests { failed, refused, isolated } =
             state.requeue_orphans(entry, cause, is_fresh);
         if line_error.is_some() {
-            self.stop_merging(state, UNMERGED_FOR);
+            // It is probably of a proxy, and the next error must not cost another connection.
+            let until = now.saturating_add(nanos(UNMERGED_FOR));
+            if state.precautions.stop_merging(until) {
+                self.merging_stopped(state);
+            }
         }
 
         let result = if is_garbage { CallResult::Protocol } else { CallResult::Connection };
@@ -225,7 +229,9 @@ impl<W: Waiter> Shared<W> {
         self.dial_if_wanted();
     }
 
-    /// Must be called after [`State::is_unmerged`] has changed.
+    /// Must be called after [`Precautions::is_unmerged`] has changed.
+    ///
+    /// [`Precautions::is_unmerged`]: super::precautions::Precautions::is_unmerged
     pub fn set_max_merged_keys(&self, state: &mut State<W>) {
         let max_merged_keys = self.max_merged_keys(state);
         for entry in &mut state.connections {
@@ -233,16 +239,8 @@ impl<W: Waiter> Shared<W> {
         }
     }
 
-    /// For a while each key gets a line of its own: because one of several keys was answered by an
-    /// error, probably of a proxy, and the next error must not cost another connection, or because
-    /// requests are held up.
-    pub fn stop_merging(self: &Rc<Self>, state: &mut State<W>, duration: Duration) {
-        let until = self.context.now().saturating_add(nanos(duration));
-        let before = state.unmerged_until;
-        state.unmerged_until = Some(before.map_or(until, |before| before.max(until)));
-        if before.is_some() {
-            return;
-        }
+    /// Gives each key a line of its own until the precautions end.
+    pub fn merging_stopped(self: &Rc<Self>, state: &mut State<W>) {
         self.set_max_merged_keys(state);
         self.context.spawn(resume_merging(Rc::downgrade(self)));
     }

@@ -44,6 +44,7 @@ mod order;
 mod placement;
 #[allow(clippy::module_inception, reason = "the pool of this layer")]
 mod pool;
+mod precautions;
 mod queue;
 mod read_buffer;
 mod relocation;

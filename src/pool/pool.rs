@@ -24,13 +24,13 @@ use super::location::NodeLocation;
 use super::metrics::Metrics;
 use super::order::{NoreplyOrder, pin_hash};
 use super::placement::Placement;
+use super::precautions::Precautions;
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
 use super::relocation::drain_and_close;
 use super::shared::{Pool, Shared};
 use super::state::{Entry, State};
 use super::submission::Submission;
 use super::waiter::Waiter;
-use super::window::Window;
 use crate::protocol::{CommandStats, Nanos, OwnedRequest, Request, Timing, Verb};
 
 impl<W: Waiter> Pool<W> {
@@ -83,9 +83,8 @@ impl<W: Waiter> Pool<W> {
 
                 any_silent: false,
                 confirming: 0,
-                window: Window::default(),
+                precautions: Precautions::default(),
 
-                unmerged_until: None,
                 location: NodeLocation::default(),
                 counters: Counters::default(),
             }),
@@ -212,7 +211,7 @@ impl<W: Waiter> Pool<W> {
             shared.context.arm(deadline);
             return;
         }
-        if state.is_unmerged() && outgoing.info().keys > 1 {
+        if state.precautions.is_unmerged() && outgoing.info().keys > 1 {
             let request = outgoing.into_owned();
             let whole = QueuedRequest { request, waiter, timing, retried: false };
             for QueuedRequest { request, waiter, .. } in whole.split_all() {

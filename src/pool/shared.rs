@@ -102,7 +102,7 @@ impl<W: Waiter> Shared<W> {
 
     /// Moves waiting requests to connections that accept them.
     pub fn drain_queue(&self, state: &mut State<W>) {
-        let (is_unmerged, window) = (state.is_unmerged(), state.window);
+        let (is_unmerged, window) = (state.precautions.is_unmerged(), state.precautions.window());
         let now = self.context.now();
         let is_stalled = |entry: &Entry<W>, health: &Health| entry.is_stalled(now, health);
         let takes =
@@ -167,7 +167,7 @@ impl<W: Waiter> Shared<W> {
 
     /// The number of retrievals that may share a line.
     pub fn max_merged_keys(&self, state: &State<W>) -> u32 {
-        if state.is_unmerged() { 1 } else { self.config.max_merged_keys }
+        if state.precautions.is_unmerged() { 1 } else { self.config.max_merged_keys }
     }
 
     /// The timing of a request with this deadline. The start time follows from the pool's timeout,

@@ -19,7 +19,6 @@ use super::queue::QueuedRequest;
 use super::shared::Shared;
 use super::state::{Entry, State};
 use super::waiter::Waiter;
-use super::window::Window;
 use crate::protocol::{NEVER, Nanos, Timing};
 
 /// How long each key has a line of its own after a stall: one key that hangs then harms no other.
@@ -124,8 +123,10 @@ impl<W: Waiter> Shared<W> {
             }
         }
         if has_taken {
-            state.window = Window::NARROW;
-            self.stop_merging(state, UNMERGED_FOR);
+            let until = now.saturating_add(nanos(UNMERGED_FOR));
+            if state.precautions.narrow(until) {
+                self.merging_stopped(state);
+            }
         }
     }
 
@@ -239,7 +240,7 @@ impl<W: Waiter> State<W> {
     /// server that serves other connections, or whose requests were stalled recently, is not
     /// pausing.
     fn is_silent_since(&self, at: usize, since: Nanos, timeout: Duration, now: Nanos) -> bool {
-        let pause = if self.is_unmerged() {
+        let pause = if self.precautions.is_unmerged() {
             Pause::Stalling
         } else if self.served_since(at, since.saturating_add(nanos(STALLED_AFTER / 2))) {
             Pause::Connection

@@ -19,6 +19,7 @@ use super::lifecycle::Lifecycle;
 use super::location::NodeLocation;
 
 use super::order::NoreplyOrder;
+use super::precautions::Precautions;
 use super::queue::{CheckoutQueue, Queue, QueuedRequest};
 use super::waiter::{CheckoutId, Waiter};
 use super::window::Window;
@@ -60,10 +61,7 @@ pub(super) struct State<W: Waiter> {
     /// The number of [`super::stalls::confirm_silence`] tasks that have no result yet.
     pub confirming: u32,
 
-    /// The limit for requests in flight on one connection.
-    pub window: Window,
-    /// Until then each key has a line of its own; `None` if keys share lines.
-    pub unmerged_until: Option<Nanos>,
+    pub precautions: Precautions,
     pub location: NodeLocation,
     pub counters: Counters,
 }
@@ -130,8 +128,9 @@ impl<W: Waiter> State<W> {
         if !self.queue.is_empty() {
             return None;
         }
+        let window = self.precautions.window();
         let usable = || {
-            let takes_more = |(_, entry): &(usize, &Entry<W>)| entry.takes_more(self.window);
+            let takes_more = |(_, entry): &(usize, &Entry<W>)| entry.takes_more(window);
             self.connections.iter().enumerate().filter(takes_more)
         };
         let (at, _) = if is_large {
@@ -154,11 +153,6 @@ impl<W: Waiter> State<W> {
             None if self.awaits_another(config) => None,
             None => Some(at),
         }
-    }
-
-    /// Whether each key has a line of its own, so that one key cannot harm another.
-    pub fn is_unmerged(&self) -> bool {
-        self.unmerged_until.is_some()
     }
 
     /// The number of silent connections.

@@ -14,7 +14,6 @@ use super::health::nanos;
 use super::shared::Shared;
 use super::state::Entry;
 use super::waiter::Waiter;
-use super::window::Window;
 
 /// The task of one connection.
 pub(super) async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
@@ -77,7 +76,7 @@ impl<W: Waiter> Shared<W> {
             state.unpin_answered(at);
         }
         state.counters.replied(answered - late, refused);
-        state.window.note_replies(goes_on, answered + refused);
+        state.precautions.note_replies(goes_on, answered + refused);
         if has_read && state.any_silent {
             self.check_silent(state, Some(id));
         }
@@ -129,14 +128,10 @@ pub(super) async fn resume_merging<W: Waiter>(pool: Weak<Shared<W>>) {
         let remaining = {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
-            let until = state.unmerged_until.unwrap_or_default();
-            let remaining = until.saturating_sub(context.now());
-            if remaining == 0 {
-                state.unmerged_until = None;
-                state.window = Window::default();
+            let Some(remaining) = state.precautions.end(context.now()) else {
                 pool.set_max_merged_keys(&mut state);
                 return;
-            }
+            };
             Duration::from_nanos(remaining)
         };
         if unless_notified(&closing, context.sleep(remaining)).await.is_none() {
