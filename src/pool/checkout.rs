@@ -49,8 +49,8 @@ impl<W: Waiter> Pool<W> {
             let refusal = shared.saturation(state, waiting, request.payload_len());
             refusal.map_or(Ok(at), Err)
         } else {
-            let known = state.lost_checkouts.iter().find(|(lost, _)| *lost == checkout);
-            Err(shared.error(ErrorKind::CheckoutLost, known.map(|(_, cause)| cause.clone())))
+            let cause = state.checkouts.loss(checkout).cloned();
+            Err(shared.error(ErrorKind::CheckoutLost, cause))
         };
         match at {
             Ok(at) => {
@@ -78,7 +78,7 @@ impl<W: Waiter> Pool<W> {
     pub fn release(&self, checkout: CheckoutId) {
         let shared = &self.0;
         let mut state = shared.state.borrow_mut();
-        state.lost_checkouts.retain(|(lost, _)| *lost != checkout);
+        state.checkouts.forget_loss(checkout);
         let now = shared.context.now();
         let held = state.connections.iter_mut().find(|entry| entry.checkout == Some(checkout));
         let Some(entry) = held else { return };

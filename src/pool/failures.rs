@@ -9,7 +9,6 @@ use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
 use super::queue::QueuedRequest;
 use super::shared::{GRACE_PERIOD, Shared};
-use super::stalls::{PROBES, confirm_silence};
 use super::state::{Entry, State};
 use super::tasks::resume_merging;
 use super::waiter::Waiter;
@@ -191,7 +190,7 @@ impl<W: Waiter> Shared<W> {
             state.health.connection_died();
         }
         if let Some(checkout) = entry.checkout {
-            state.lost_checkouts.push((checkout, reported_cause.clone()));
+            state.checkouts.record_loss(checkout, reported_cause.clone());
         }
         let line_error = entry.connection.line_error().cloned();
         let LostRequests { failed, refused, isolated } =
@@ -248,18 +247,16 @@ impl<W: Waiter> Shared<W> {
     /// The node accepts connections and answers nothing. From now on calls fail immediately, and
     /// probes detect when the node is back.
     pub fn node_silent(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
         let now = self.context.now();
         let turned = state.health.mark_unhealthy(now);
         let cause = Cause::NoAnswer;
         state.health.set_last_failure(&cause);
-        let checked_out: Vec<_> =
-            state.connections.iter().filter_map(|entry| entry.checkout).collect();
-        state
-            .lost_checkouts
-            .extend(checked_out.into_iter().map(|checkout| (checkout, cause.clone())));
-        let lost = state.connections.len();
-        state.growth.lost(lost);
+        for checkout in state.connections.iter().filter_map(|entry| entry.checkout) {
+            state.checkouts.record_loss(checkout, cause.clone());
+        }
+        state.growth.lost(state.connections.len());
         state.capabilities.forget_server();
         let waiters = state.take_connections();
         for (_, info) in &waiters {
@@ -267,7 +264,7 @@ impl<W: Waiter> Shared<W> {
         }
         let waiting = state.take_queued(CallResult::Unavailable);
         state.counters.add_errors(waiting.len());
-        drop(state);
+        drop(guard);
         for (waiter, info) in waiters {
             let kind = ErrorKind::Lost { verb: info.verb };
             waiter.fail(&self.error(kind, Some(cause.clone())));
@@ -375,9 +372,9 @@ impl<W: Waiter> Member for Shared<W> {
             last.unwrap_or(Cause::Connecting(self.phase.get()))
         });
         let seems_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
-        let confirms = seems_silent && state.confirming == 0;
+        let confirms = seems_silent && !state.silence.is_probed();
         if confirms {
-            state.confirming = PROBES;
+            state.silence.start_probes();
         }
         next = next.min(self.check_stalled(state, now));
         drop(guard);
@@ -392,9 +389,7 @@ impl<W: Waiter> Member for Shared<W> {
             waiter.fail(&self.error(ErrorKind::CheckoutTimeout { limit }, no_connection.clone()));
         }
         if confirms {
-            for number in 0..PROBES {
-                self.context.spawn(confirm_silence(Rc::downgrade(&self), number));
-            }
+            self.confirm_silence();
         }
         self.dial_if_wanted();
         next

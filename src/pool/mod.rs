@@ -18,6 +18,7 @@ mod backoff;
 mod calm;
 mod capabilities;
 mod checkout;
+mod checkouts;
 mod config;
 mod connection;
 mod context;
@@ -49,6 +50,7 @@ mod queue;
 mod read_buffer;
 mod relocation;
 mod shared;
+mod silence;
 #[cfg_attr(not(unix), path = "socket_portable.rs")]
 mod socket;
 mod stalls;

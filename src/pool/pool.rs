@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::address::Address;
 use super::capabilities::Capabilities;
+use super::checkouts::Checkouts;
 use super::config::PoolConfig;
 use super::context::{Context, Member};
 use super::counters::Counters;
@@ -25,9 +26,10 @@ use super::metrics::Metrics;
 use super::order::{NoreplyOrder, pin_hash};
 use super::placement::Placement;
 use super::precautions::Precautions;
-use super::queue::{CheckoutQueue, Queue, QueuedRequest};
+use super::queue::{Queue, QueuedRequest};
 use super::relocation::drain_and_close;
 use super::shared::{Pool, Shared};
+use super::silence::Silence;
 use super::state::{Entry, State};
 use super::submission::Submission;
 use super::waiter::Waiter;
@@ -71,10 +73,9 @@ impl<W: Waiter> Pool<W> {
                 next_id: 0,
                 queue: Queue::new(),
                 order: NoreplyOrder::default(),
-                checkouts: CheckoutQueue::new(),
+                checkouts: Checkouts::new(),
                 isolation: Isolation::new(),
                 capabilities: Capabilities::new(is_binary),
-                lost_checkouts: Vec::new(),
                 last_loss: 0,
                 growth: Growth::default(),
                 lifecycle: Lifecycle::default(),
@@ -82,7 +83,7 @@ impl<W: Waiter> Pool<W> {
                 large: LargeTraffic::default(),
 
                 any_silent: false,
-                confirming: 0,
+                silence: Silence::default(),
                 precautions: Precautions::default(),
 
                 location: NodeLocation::default(),

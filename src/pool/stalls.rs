@@ -7,12 +7,9 @@
 //! does or may open. Silent connections accept none at all, and do not count toward the limit:
 //! `connections.len() + dialling <= max_connections + 1` while all are silent, and one more
 //! connection probes a node that seems silent.
-use std::pin::pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::context::unless_notified;
-use super::dial::{Connected, Connector};
 use super::error::Cause;
 use super::health::{Health, Pause, STALLED_AFTER, nanos};
 use super::queue::QueuedRequest;
@@ -27,16 +24,13 @@ const UNMERGED_FOR: Duration = Duration::from_secs(5);
 /// No dial to a nearby server takes longer.
 const MIN_DIAL_LIMIT: Duration = Duration::from_millis(500);
 
-/// The number of keys that are probed before a node is considered silent.
-pub(super) const PROBES: u32 = 2;
-
 impl<W: Waiter> Shared<W> {
     /// The timeout for a dial. It is shorter while a connection is silent, so that an unreachable
     /// node is detected soon, but well above the duration of earlier dials.
     pub fn dial_limit(&self) -> Option<Duration> {
         let limit = self.config.connection_timeout;
         let state = self.state();
-        if !state.any_silent && state.confirming == 0 {
+        if !state.any_silent && !state.silence.is_probed() {
             return limit;
         }
         let usual = state.growth.latencies().longest().saturating_mul(3);
@@ -161,26 +155,6 @@ impl<W: Waiter> Shared<W> {
         }
         state.any_silent = state.connections.iter().any(|entry| entry.is_silent);
     }
-
-    /// Evaluates the probe of a node that seems silent. Returns whether nothing arrived on any
-    /// connection.
-    fn is_still_silent(self: &Rc<Self>, outcome: Result<Connected, Cause>) -> bool {
-        let mut state = self.state();
-        let now = self.context.now();
-        if let Ok(new) = outcome {
-            state.health.received(now);
-            if state.has_room(self.config.max_connections) && !state.growth.is_dialling() {
-                drop(state);
-                self.connected(new);
-            }
-            return false;
-        }
-        state.counters.dial_failed();
-        let limit = self.config.timeout.unwrap_or_default();
-        state.health.is_healthy()
-            && state.health.is_silent(now, limit)
-            && !state.connections.is_empty()
-    }
 }
 
 impl<W: Waiter> Entry<W> {
@@ -268,32 +242,5 @@ impl<W: Waiter> State<W> {
                 && entry.last_received().max(entry.opened) >= since
                 && !entry.is_stalled(now, &self.health)
         })
-    }
-}
-
-/// Probes a node that seems silent on a fresh connection. [`PROBES`] of these run at the same time,
-/// for different keys: a proxy is not down if one of its backends hangs. `number` counts them from 0.
-pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>, number: u32) {
-    let Some(strong) = pool.upgrade() else { return };
-    let connector = Connector::new(&strong).with_probe_offset(number);
-    let (closing, ip) = (strong.closing.clone(), strong.state().location.ip);
-    drop(strong);
-    let dialling = pin!(connector.dial(&pool, ip, &[]));
-    let Some(result) = unless_notified(&closing, dialling).await else { return };
-    let Some(pool) = pool.upgrade() else { return };
-    if pool.state().confirming == 0 {
-        // Another probe was answered.
-        return;
-    }
-    if !pool.is_still_silent(result) {
-        pool.state().confirming = 0;
-        return;
-    }
-    let mut state = pool.state();
-    state.confirming -= 1;
-    if state.confirming == 0 {
-        state.health.probe_failed(PROBES);
-        drop(state);
-        pool.node_silent();
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::capabilities::Capabilities;
+use super::checkouts::Checkouts;
 use super::config::PoolConfig;
 use super::connection::Connection;
 use super::counters::Counters;
@@ -20,7 +21,8 @@ use super::location::NodeLocation;
 
 use super::order::NoreplyOrder;
 use super::precautions::Precautions;
-use super::queue::{CheckoutQueue, Queue, QueuedRequest};
+use super::queue::{Queue, QueuedRequest};
+use super::silence::Silence;
 use super::waiter::{CheckoutId, Waiter};
 use super::window::Window;
 use crate::protocol::{CallResult, Family, NEVER, Nanos, ReplyHandler, RequestInfo, Timing, Verb};
@@ -44,11 +46,9 @@ pub(super) struct State<W: Waiter> {
     pub next_id: u64,
     pub queue: Queue<W>,
     pub order: NoreplyOrder,
-    pub checkouts: CheckoutQueue<W>,
+    pub checkouts: Checkouts<W>,
     pub isolation: Isolation<W>,
     pub capabilities: Capabilities,
-    /// Checked-out connections that ended before their holders noticed.
-    pub lost_checkouts: Vec<(CheckoutId, Cause)>,
     /// The time when a connection last ended. Older connections may have ended with it.
     pub last_loss: Nanos,
     pub growth: Growth,
@@ -58,8 +58,7 @@ pub(super) struct State<W: Waiter> {
 
     /// Whether any connection has [`Entry::is_silent`] set.
     pub any_silent: bool,
-    /// The number of [`super::stalls::confirm_silence`] tasks that have no result yet.
-    pub confirming: u32,
+    pub silence: Silence,
 
     pub precautions: Precautions,
     pub location: NodeLocation,
@@ -197,7 +196,7 @@ impl<W: Waiter> State<W> {
 
     /// Whether a new connection must answer a probe before it is used.
     pub fn needs_probe(&self) -> bool {
-        self.health.needs_probe() || self.is_outdated() || self.confirming > 0
+        self.health.needs_probe() || self.is_outdated() || self.silence.is_probed()
     }
 
     /// Checked-out connections do not count, because other requests cannot use them.
