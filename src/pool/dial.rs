@@ -113,7 +113,7 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
                 return;
             }
         }
-        let Some(ip) = pool.upgrade().map(|pool| pool.state().location.ip) else { return };
+        let Some(ip) = pool.upgrade().map(|pool| pool.state().location.ip()) else { return };
         let dialling = pin!(connector.dial(&pool, ip, &[]));
         let dialling = unless_notified(&relocated, dialling);
         let Some(result) = unless_notified(&closing, dialling).await else { return };

@@ -399,7 +399,7 @@ async fn run<W: Waiter>(pool: Weak<Shared<W>>, id: u64, family: Family) {
 
 async fn run_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
     let Some(strong) = pool.upgrade() else { return };
-    let (connector, ip) = (Connector::new(&strong), strong.state().location.ip);
+    let (connector, ip) = (Connector::new(&strong), strong.state().location.ip());
     let has_limit = strong.config.connection_timeout.is_some();
     let meta_probe_limit = strong.config.timeout.map(|timeout| timeout / 4);
     let meta_probe_limit = meta_probe_limit.unwrap_or(META_PROBE_TIMEOUT).min(META_PROBE_TIMEOUT);

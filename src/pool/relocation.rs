@@ -16,6 +16,7 @@ use super::context::unless_notified;
 use super::dial::Connector;
 use super::error::Cause;
 use super::health::nanos;
+use super::location::Relocation;
 use super::shared::{Pool, Shared};
 use super::state::{Entry, State};
 use super::waiter::Waiter;
@@ -27,33 +28,15 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The delay before an address is tracked whose name just led to a former address.
 const TRACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// The number of former addresses that are remembered.
-const MAX_FORMER_ADDRESSES: usize = 16;
-
 impl<W: Waiter> State<W> {
     /// Records the node's address. Returns whether dials should start again.
     fn relocate(&mut self, ip: Option<IpAddr>) -> bool {
-        self.location.ip = ip;
-        let Some(ip) = ip else { return false };
-        let before = self.location.last.replace(ip);
-        if before == Some(ip) {
-            return false;
-        }
-        if before.is_some() {
+        let peers = self.connections.iter().filter_map(|entry| entry.peer);
+        let relocation = self.location.set(ip, peers);
+        if relocation == Relocation::Moved {
             self.capabilities.reset();
         }
-        if let Some(before) = before {
-            let peers = self.connections.iter().filter_map(|entry| entry.peer);
-            for address in peers.chain([before]) {
-                if !self.location.former_addresses.contains(&address) {
-                    self.location.former_addresses.push(address);
-                }
-            }
-        }
-        self.location.former_addresses.retain(|address| *address != ip);
-        let surplus = self.location.former_addresses.len().saturating_sub(MAX_FORMER_ADDRESSES);
-        self.location.former_addresses.drain(..surplus);
-        true
+        relocation != Relocation::None
     }
 
     /// Whether there are connections, all of them to former addresses.
@@ -110,7 +93,7 @@ impl<W: Waiter> Shared<W> {
 
     fn track_if_outdated(self: &Rc<Self>, delay: Duration) {
         let mut state = self.state();
-        if state.is_outdated() && !std::mem::replace(&mut state.location.is_tracked, true) {
+        if state.is_outdated() && state.location.start_tracking() {
             drop(state);
             self.context.spawn(track(Rc::downgrade(self), delay));
         }
@@ -138,14 +121,14 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
             if !state.is_outdated() {
-                state.location.is_tracked = false;
+                state.location.stop_tracking();
                 return;
             }
             if state.connections.len() + usize::from(state.growth.is_dialling()) > max_connections {
                 delay = POLL_INTERVAL;
                 continue;
             }
-            (state.location.ip, state.location.former_addresses.clone())
+            (state.location.ip(), state.location.former_addresses().to_vec())
         };
         let dialling = pin!(connector.dial(&pool, ip, &avoid));
         let dialling = unless_notified(&relocated, dialling);
@@ -156,7 +139,7 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
             None => (since, failures, delay) = (context.now(), 0, Duration::ZERO),
             Some(Ok(new)) => {
                 let mut state = pool.state();
-                state.location.is_tracked = false;
+                state.location.stop_tracking();
                 // Another connection may have arrived in the meantime, and there is only room for
                 // one.
                 if state.is_outdated() {

@@ -75,7 +75,7 @@ impl<W: Waiter> Shared<W> {
 async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>, number: u32) {
     let Some(strong) = pool.upgrade() else { return };
     let connector = Connector::new(&strong).with_probe_offset(number);
-    let (closing, ip) = (strong.closing.clone(), strong.state().location.ip);
+    let (closing, ip) = (strong.closing.clone(), strong.state().location.ip());
     drop(strong);
     let dialling = pin!(connector.dial(&pool, ip, &[]));
     let Some(result) = unless_notified(&closing, dialling).await else { return };

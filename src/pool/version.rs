@@ -67,7 +67,7 @@ async fn ask_version<W: Waiter>(pool: Weak<Shared<W>>) {
     let (context, address) = (strong.context.clone(), strong.address.clone());
     let (security, closing) = (strong.config.security.clone(), strong.closing.clone());
     let limit = strong.config.connection_timeout.unwrap_or(ANSWER_TIMEOUT);
-    let (ip, server) = (strong.state().location.ip, strong.line_len.server.get());
+    let (ip, server) = (strong.state().location.ip(), strong.line_len.server.get());
     drop(strong);
     let target = DialTarget { address: &address, ip, avoid: &[], limit: Some(limit) };
     let phase = Cell::default();
