@@ -4,9 +4,10 @@
 //! It decides what the long way decides (see [`super::state::State::pick`]), which debug builds
 //! check, and takes a fraction of the instructions.
 use super::config::PoolConfig;
+use super::connections::Entry;
 use super::health::Health;
 use super::shared::MAX_REQUESTS;
-use super::state::{Entry, State};
+use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
 use crate::protocol::Timing;
@@ -28,7 +29,7 @@ impl<W: Waiter> State<W> {
             && self.order.is_empty()
             && self.checkouts.is_empty()
             && self.health.is_healthy()
-            && !(self.any_silent || self.growth.needs_another())
+            && !(self.connections.any_silent() || self.growth.needs_another())
             && self.connections.len() >= config.min_connections
             && !self.precautions.is_unmerged()
             && self.capabilities.may_share(outgoing.verb().family())

@@ -125,7 +125,7 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
                 let mut state = pool.state();
                 state.growth.set_dialling(false);
                 // A silent connection may have been answered in the meantime.
-                let is_wanted = state.has_room(pool.config.max_connections);
+                let is_wanted = state.connections.has_room(pool.config.max_connections);
                 drop(state);
                 if is_wanted {
                     pool.connected(new);

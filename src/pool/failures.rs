@@ -4,12 +4,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::connections::Entry;
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
 use super::queue::QueuedRequest;
 use super::shared::{GRACE_PERIOD, Shared};
-use super::state::{Entry, State};
+use super::state::State;
 use super::tasks::resume_merging;
 use super::waiter::Waiter;
 use crate::protocol::{
@@ -44,7 +45,7 @@ impl<W: Waiter> State<W> {
         }
         // The holder's requests are sent on the checked-out connection or not at all.
         let is_garbage = matches!(cause, Cause::Protocol(_));
-        let may_repeat = !is_garbage && entry.checkout.is_none() && self.lifecycle.is_open();
+        let may_repeat = !is_garbage && !entry.is_checked_out() && self.lifecycle.is_open();
         // A silent server may still execute the bytes that it has received.
         let may_run_later = matches!(cause, Cause::NoAnswer);
         for mut orphan in entry.connection.into_orphans().into_iter().rev() {
@@ -163,10 +164,13 @@ impl<W: Waiter> Shared<W> {
     pub fn connection_lost(self: &Rc<Self>, id: u64, cause: &Cause) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
-        let entry = state.connections.remove(at);
-        state.record_closed(&entry);
-        state.any_silent &= state.connections.iter().any(|entry| entry.is_silent);
+        let Some(at) = state.connections.position_of(id) else { return };
+        let now = self.context.now();
+        // A connection that was open when another one ended is not the fresh one that a read is
+        // promised. It says nothing about the node's health either, because idle connections end
+        // together.
+        let (mut entry, is_fresh) = state.connections.remove_lost(at, now);
+        state.record_closed(&mut entry);
         if state.connections.is_empty() && !cause.closed_by_pool() {
             state.capabilities.forget_server();
         }
@@ -180,16 +184,11 @@ impl<W: Waiter> Shared<W> {
         if is_garbage {
             state.counters.protocol_error();
         }
-        let now = self.context.now();
-        // A connection that was open when another one ended is not the fresh one that a read is
-        // promised. It says nothing about the node's health either, because idle connections end
-        // together.
-        let is_fresh = entry.opened >= std::mem::replace(&mut state.last_loss, now);
         let is_provoked = state.is_provoked(&entry, cause, now);
         if is_fresh && !is_provoked && entry.is_a_failure(cause, now) {
             state.health.connection_died();
         }
-        if let Some(checkout) = entry.checkout {
+        if let Some(checkout) = entry.checkout() {
             state.checkouts.record_loss(checkout, reported_cause.clone());
         }
         let line_error = entry.connection.line_error().cloned();
@@ -209,7 +208,7 @@ impl<W: Waiter> Shared<W> {
         }
         // Other connections may have ended too. Their tasks check, and then take the waiting
         // requests.
-        for other in &state.connections {
+        for other in state.connections.iter() {
             self.context.wake_later(other.connection.waker());
         }
         drop(guard);
@@ -233,7 +232,7 @@ impl<W: Waiter> Shared<W> {
     /// [`Precautions::is_unmerged`]: super::precautions::Precautions::is_unmerged
     pub fn set_max_merged_keys(&self, state: &mut State<W>) {
         let max_merged_keys = self.max_merged_keys(state);
-        for entry in &mut state.connections {
+        for entry in state.connections.iter_mut() {
             entry.connection.set_max_merged_keys(max_merged_keys);
         }
     }
@@ -253,7 +252,7 @@ impl<W: Waiter> Shared<W> {
         let turned = state.health.mark_unhealthy(now);
         let cause = Cause::NoAnswer;
         state.health.set_last_failure(&cause);
-        for checkout in state.connections.iter().filter_map(|entry| entry.checkout) {
+        for checkout in state.connections.iter().filter_map(Entry::checkout) {
             state.checkouts.record_loss(checkout, cause.clone());
         }
         state.growth.lost(state.connections.len());
@@ -288,7 +287,7 @@ impl<W: Waiter> Shared<W> {
         expired: &mut Vec<(W, RequestInfo)>,
     ) -> Nanos {
         let mut next = NEVER;
-        for entry in &mut state.connections {
+        for entry in state.connections.iter_mut() {
             let connection = &mut entry.connection;
             let health = &mut state.health;
             next = next.min(connection.expire(now, |ExpiredRequest { handler, info, sent }| {
@@ -320,7 +319,7 @@ impl<W: Waiter> Member for Shared<W> {
     fn flush(&self) {
         self.unflushed.set(false);
         let state = &mut *self.state.borrow_mut();
-        for entry in &mut state.connections {
+        for entry in state.connections.iter_mut() {
             if entry.connection.has_unflushed() {
                 self.flush_entry(entry, &mut state.health);
             }
@@ -332,7 +331,7 @@ impl<W: Waiter> Member for Shared<W> {
     }
 
     fn wake_waiting(&self) {
-        for entry in &self.state.borrow().connections {
+        for entry in self.state.borrow().connections.iter() {
             if entry.connection.may_be_answered() {
                 entry.connection.waker().wake_by_ref();
             }
@@ -347,7 +346,7 @@ impl<W: Waiter> Member for Shared<W> {
         let mut next = self.expire_sent(state, now, &mut expired);
         state.find_silent(limit, now);
         next = next.min(state.queue.expire(now, |waiter, info| {
-            if state.any_silent {
+            if state.connections.any_silent() {
                 state.health.timed_out();
             }
             expired.push((waiter, info));

@@ -7,7 +7,6 @@ use super::dial::{Connected, dial};
 use super::health::Change;
 use super::metrics::ConnectLatencies;
 use super::shared::Shared;
-use super::state::Entry;
 use super::tasks::{drive, purge_unused};
 use super::waiter::Waiter;
 use crate::protocol::NEVER;
@@ -100,22 +99,19 @@ impl<W: Waiter> Shared<W> {
             return;
         }
         // The connection may reach another server.
-        if state.connections.iter().all(|entry| entry.peer != peer) {
+        if state.connections.iter().all(|entry| entry.peer() != peer) {
             self.line_len.forget();
         }
-        let id = state.next_id;
-        state.next_id += 1;
         let max_merged_keys = self.max_merged_keys(&state);
         let name = self.name.clone();
         let connection = Connection::new(stream, self.dialect(), max_merged_keys, name);
         let now = self.context.now();
-        let entry = Entry::new(id, connection, peer, now, is_verified);
-        state.connections.push(entry);
+        let id = state.connections.add(connection, peer, now, is_verified);
         let is_reconnect = state.growth.connected(took);
         state.counters.connected(is_reconnect);
         let login_recovered = state.health.login_accepted();
         let recovered = is_verified && state.health.verified(now);
-        if state.any_silent {
+        if state.connections.any_silent() {
             self.check_silent(&mut state, None);
         } else {
             self.move_held_up_reads(&mut state);

@@ -21,6 +21,7 @@ mod checkout;
 mod checkouts;
 mod config;
 mod connection;
+mod connections;
 mod context;
 mod counters;
 mod dial;

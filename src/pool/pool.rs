@@ -9,28 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Address;
-use super::capabilities::Capabilities;
-use super::checkouts::Checkouts;
 use super::config::PoolConfig;
+use super::connections::Entry;
 use super::context::{Context, Member};
-use super::counters::Counters;
 use super::error::{Cause, Error, ErrorKind};
-use super::growth::Growth;
-use super::health::{Change, Health, STALLED_AFTER, nanos};
-use super::isolation::Isolation;
-use super::large::LargeTraffic;
-use super::lifecycle::Lifecycle;
+use super::health::{Change, STALLED_AFTER, nanos};
 use super::line_len::LineLen;
-use super::location::NodeLocation;
 use super::metrics::Metrics;
-use super::order::{NoreplyOrder, pin_hash};
+use super::order::pin_hash;
 use super::placement::Placement;
-use super::precautions::Precautions;
-use super::queue::{Queue, QueuedRequest};
+use super::queue::QueuedRequest;
 use super::relocation::drain_and_close;
 use super::shared::{Pool, Shared};
-use super::silence::Silence;
-use super::state::{Entry, State};
+use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
 use crate::protocol::{CommandStats, Nanos, OwnedRequest, Request, Timing, Verb};
@@ -56,39 +47,18 @@ impl<W: Waiter> Pool<W> {
     }
 
     fn unconnected(context: &Rc<Context>, address: Arc<Address>, config: PoolConfig) -> Self {
-        let is_binary = config.security.is_binary();
         Self(Rc::new(Shared {
             context: context.clone(),
             name: address.to_string().into(),
             address,
-            config,
             unflushed: Cell::new(false),
             closing: Rc::default(),
             on_change: RefCell::new(None),
             relocated: Rc::default(),
             phase: Rc::default(),
             line_len: LineLen::new(),
-            state: RefCell::new(State {
-                connections: Vec::new(),
-                next_id: 0,
-                queue: Queue::new(),
-                order: NoreplyOrder::default(),
-                checkouts: Checkouts::new(),
-                isolation: Isolation::new(),
-                capabilities: Capabilities::new(is_binary),
-                last_loss: 0,
-                growth: Growth::default(),
-                lifecycle: Lifecycle::default(),
-                health: Health::default(),
-                large: LargeTraffic::default(),
-
-                any_silent: false,
-                silence: Silence::default(),
-                precautions: Precautions::default(),
-
-                location: NodeLocation::default(),
-                counters: Counters::default(),
-            }),
+            state: RefCell::new(State::new(config.security.is_binary())),
+            config,
         }))
     }
 
@@ -136,9 +106,9 @@ impl<W: Waiter> Pool<W> {
         let shared = sum(|entry| entry.connection.shared_keys());
         Metrics {
             cur_connections: state.connections.len() as u64,
-            connections_idle: state.idle() as u64,
-            connections_checked_out: sum(|entry| u64::from(entry.checkout.is_some())),
-            requests_in_flight: sum(|entry| entry.connection.in_flight() as u64),
+            connections_idle: state.connections.idle() as u64,
+            connections_checked_out: sum(|entry| u64::from(entry.is_checked_out())),
+            requests_in_flight: state.connections.in_flight() as u64,
             requests_abandoned: sum(|entry| entry.connection.abandoned() as u64),
             requests_queued: (state.queue.len() + state.checkouts.wanted()) as u64,
             keys_shared: counted.keys_shared + shared,

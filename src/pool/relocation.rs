@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backoff;
+use super::connections::Entry;
 use super::context::unless_notified;
 use super::dial::Connector;
 use super::error::Cause;
 use super::health::nanos;
 use super::location::Relocation;
 use super::shared::{Pool, Shared};
-use super::state::{Entry, State};
+use super::state::State;
 use super::waiter::Waiter;
 
 /// How often to check whether the last reply has arrived, or whether there is room for a
@@ -31,7 +32,7 @@ const TRACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 impl<W: Waiter> State<W> {
     /// Records the node's address. Returns whether dials should start again.
     fn relocate(&mut self, ip: Option<IpAddr>) -> bool {
-        let peers = self.connections.iter().filter_map(|entry| entry.peer);
+        let peers = self.connections.iter().filter_map(Entry::peer);
         let relocation = self.location.set(ip, peers);
         if relocation == Relocation::Moved {
             self.capabilities.reset();
@@ -42,7 +43,7 @@ impl<W: Waiter> State<W> {
     /// Whether there are connections, all of them to former addresses.
     pub fn is_outdated(&self) -> bool {
         let mut staying = self.connections.iter().filter(|entry| !entry.is_draining()).peekable();
-        staying.peek().is_some() && staying.all(|entry| self.location.is_former(entry.peer))
+        staying.peek().is_some() && staying.all(|entry| self.location.is_former(entry.peer()))
     }
 
     /// If a connection to the current address exists, those to former addresses accept no new
@@ -50,13 +51,16 @@ impl<W: Waiter> State<W> {
     fn drain_former(&mut self, by: Instant) -> bool {
         let location = &self.location;
         let is_there =
-            |entry: &Entry<W>| !location.is_former(entry.peer) && !entry.connection.is_broken();
+            |entry: &Entry<W>| !location.is_former(entry.peer()) && !entry.connection.is_broken();
         let has_arrived = self.connections.iter().any(is_there);
         let mut has_former = false;
-        for entry in &mut self.connections {
-            let is_draining = has_arrived && location.is_former(entry.peer);
-            entry.drain_deadline = is_draining.then(|| entry.drain_deadline.unwrap_or(by));
-            has_former |= is_draining;
+        for entry in self.connections.iter_mut() {
+            if has_arrived && location.is_former(entry.peer()) {
+                entry.drain(by);
+                has_former = true;
+            } else {
+                entry.stop_draining();
+            }
         }
         has_former
     }
@@ -167,15 +171,12 @@ async fn drain_former<W: Waiter>(pool: Weak<Shared<W>>) {
         {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
-            let is_over = |entry: &Entry<W>| {
-                entry.is_draining() && entry.checkout.is_none() && entry.connection.in_flight() == 0
-            };
-            while let Some(at) = state.connections.iter().position(is_over) {
+            while let Some(at) = state.connections.iter().position(Entry::is_drained) {
                 state.purge(at);
             }
             let now = Instant::now();
-            for entry in &mut state.connections {
-                if entry.drain_deadline.is_some_and(|by| by <= now) {
+            for entry in state.connections.iter_mut() {
+                if entry.is_drain_overdue(now) {
                     entry.connection.abort(Cause::Relocated);
                 }
             }

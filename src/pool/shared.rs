@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::address::Address;
 use super::config::PoolConfig;
+use super::connections::Entry;
 use super::context::Context;
 use super::error::{Cause, Error, ErrorKind, Phase};
 use super::health::{Change, Health, nanos};
@@ -15,7 +16,7 @@ use super::line_len::LineLen;
 use super::order::pin_hash;
 use super::placement::Placement;
 use super::queue::QueuedRequest;
-use super::state::{Entry, State};
+use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
 use crate::protocol::{Dialect, NEVER, Nanos, Scope, Timing};
@@ -95,8 +96,7 @@ impl<W: Waiter> Shared<W> {
         let before = entry.connection.bytes_written();
         entry.connection.flush();
         if entry.connection.bytes_written() > before {
-            let since = *entry.owes_since.get_or_insert_with(|| self.context.now());
-            health.written(|| since);
+            entry.note_written(|| self.context.now(), health);
         }
     }
 
@@ -153,7 +153,7 @@ impl<W: Waiter> Shared<W> {
                 state.pin(at, pin);
             }
         }
-        for entry in &mut state.connections {
+        for entry in state.connections.iter_mut() {
             if entry.connection.has_unflushed() {
                 self.flush_entry(entry, &mut state.health);
             }

@@ -57,7 +57,9 @@ impl<W: Waiter> Shared<W> {
         let now = self.context.now();
         if let Ok(new) = outcome {
             state.health.received(now);
-            if state.has_room(self.config.max_connections) && !state.growth.is_dialling() {
+            if state.connections.has_room(self.config.max_connections)
+                && !state.growth.is_dialling()
+            {
                 drop(state);
                 self.connected(new);
             }

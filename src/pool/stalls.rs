@@ -2,19 +2,20 @@
 //!
 //! A server or proxy replies on each connection in order, so one unanswered request holds up all
 //! requests behind it. That says nothing about the node, because other connections may be served. A
-//! connection is *stalled* if it received nothing for [`Health::stalled_after`], and *silent* if a
-//! request on it timed out meanwhile. Stalled connections accept no new requests while another one
-//! does or may open. Silent connections accept none at all, and do not count toward the limit:
-//! `connections.len() + dialling <= max_connections + 1` while all are silent, and one more
+//! connection is *stalled* if it received nothing for [`super::health::Health::stalled_after`], and
+//! *silent* if a request on it timed out meanwhile. Stalled connections accept no new requests while
+//! another one does or may open. Silent connections accept none at all, and do not count toward the
+//! limit: `connections.len() + dialling <= max_connections + 1` while all are silent, and one more
 //! connection probes a node that seems silent.
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::connections::Entry;
 use super::error::Cause;
-use super::health::{Health, Pause, STALLED_AFTER, nanos};
+use super::health::{Pause, STALLED_AFTER, nanos};
 use super::queue::QueuedRequest;
 use super::shared::Shared;
-use super::state::{Entry, State};
+use super::state::State;
 use super::waiter::Waiter;
 use crate::protocol::{NEVER, Nanos, Timing};
 
@@ -30,7 +31,7 @@ impl<W: Waiter> Shared<W> {
     pub fn dial_limit(&self) -> Option<Duration> {
         let limit = self.config.connection_timeout;
         let state = self.state();
-        if !state.any_silent && !state.silence.is_probed() {
+        if !state.connections.any_silent() && !state.silence.is_probed() {
             return limit;
         }
         let usual = state.growth.latencies().longest().saturating_mul(3);
@@ -41,14 +42,14 @@ impl<W: Waiter> Shared<W> {
     /// Checks connections that receive nothing; called when one may have become stalled or silent.
     /// Returns the time of the next check.
     pub fn check_stalled(self: &Rc<Self>, state: &mut State<W>, now: Nanos) -> Nanos {
-        if state.any_silent {
+        if state.connections.any_silent() {
             self.check_silent(state, None);
         }
         let mut is_owing = false;
         let mut holds_up = false;
-        for entry in &state.connections {
-            is_owing |= entry.owes_since.is_some() && !entry.is_silent;
-            holds_up |= entry.checkout.is_none()
+        for entry in state.connections.iter() {
+            is_owing |= entry.owes_since().is_some() && !entry.is_silent();
+            holds_up |= !entry.is_checked_out()
                 && entry.is_stalled(now, &state.health)
                 && entry.connection.is_held_up();
         }
@@ -56,7 +57,7 @@ impl<W: Waiter> Shared<W> {
         if holds_up {
             self.move_held_up_reads(state);
             needs_relief = state.connections.iter().all(|entry| {
-                entry.checkout.is_some() || entry.is_silent || entry.is_stalled(now, &state.health)
+                entry.is_checked_out() || entry.is_silent() || entry.is_stalled(now, &state.health)
             });
         }
         state.growth.set_needs_relief(needs_relief);
@@ -72,18 +73,18 @@ impl<W: Waiter> Shared<W> {
     /// If the node serves other connections and no more may be opened: closes a connection that is
     /// as good as silent and whose callers no longer wait.
     fn close_stuck(&self, state: &mut State<W>, now: Nanos) {
-        if state.has_room(self.config.max_connections) {
+        if state.connections.has_room(self.config.max_connections) {
             return;
         }
         let timeout = self.config.timeout.unwrap_or_default();
         let is_stuck = |at: usize| {
             let entry = &state.connections[at];
             entry.is_free()
-                && entry.owes_since.is_some_and(|since| {
+                && entry.owes_since().is_some_and(|since| {
                     state.served_since(at, since) && state.is_silent_since(at, since, timeout, now)
                 })
                 && !entry.connection.has_waiters()
-                && entry.noreply.is_empty()
+                && entry.noreply.are_answered()
         };
         if let Some(at) = (0..state.connections.len()).find(|at| is_stuck(*at)) {
             state.connections[at].connection.abort(Cause::NoAnswer);
@@ -97,9 +98,9 @@ impl<W: Waiter> Shared<W> {
         let mut has_taken = false;
         for at in 0..state.connections.len() {
             let entry = &state.connections[at];
-            let Some(since) = entry.owes_since else { continue };
-            let is_stalled = entry.is_silent || entry.is_stalled(now, &state.health);
-            if entry.checkout.is_some() || !is_stalled || !state.can_take_over(at, since, now) {
+            let Some(since) = entry.owes_since() else { continue };
+            let is_stalled = entry.is_silent() || entry.is_stalled(now, &state.health);
+            if entry.is_checked_out() || !is_stalled || !state.can_take_over(at, since, now) {
                 continue;
             }
             let (connection, order) = (&mut state.connections[at].connection, &state.order);
@@ -131,51 +132,28 @@ impl<W: Waiter> Shared<W> {
     /// them. `read` is the connection that was just read.
     pub fn check_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
         let now = self.context.now();
-        if state.connections.len() <= self.config.max_connections {
-            for entry in &mut state.connections {
-                entry.is_silent &= Some(entry.id) != read;
-            }
+        if let Some(id) = read
+            && state.connections.len() <= self.config.max_connections
+        {
+            state.connections.mark_served(id);
         }
         self.move_held_up_reads(state);
         let open = || state.connections.iter().filter(|entry| !entry.connection.is_broken());
-        let are_all_silent = open().all(|entry| entry.is_silent);
+        let are_all_silent = open().all(|entry| entry.is_silent());
         let mut surplus = open().count().saturating_sub(self.config.max_connections);
         for at in 0..state.connections.len() {
             let entry = &state.connections[at];
-            let may_close = entry.is_silent && !entry.connection.is_broken();
+            let may_close = entry.is_silent() && !entry.connection.is_broken();
             if !may_close || entry.connection.has_waiters() {
                 continue;
             }
-            let since = entry.owes_since.unwrap_or(now);
-            let is_replaced = entry.noreply.is_empty() && state.served_since(at, since);
+            let since = entry.owes_since().unwrap_or(now);
+            let is_replaced = entry.noreply.are_answered() && state.served_since(at, since);
             if (are_all_silent && surplus > 0) || is_replaced {
                 surplus = surplus.saturating_sub(1);
                 state.connections[at].connection.abort(Cause::NoAnswer);
             }
         }
-        state.any_silent = state.connections.iter().any(|entry| entry.is_silent);
-    }
-}
-
-impl<W: Waiter> Entry<W> {
-    /// Records bytes that were read or written up to `polled_at`. Returns whether the connection
-    /// was stalled and goes on.
-    pub fn note_traffic(&mut self, has_read: bool, has_written: bool, health: &mut Health) -> bool {
-        let now = self.polled_at;
-        let goes_on = has_read && self.is_stalled(now, health);
-        if has_read {
-            let is_owing = self.connection.in_flight() > 0;
-            let since = std::mem::replace(&mut self.owes_since, is_owing.then_some(now));
-            if let Some(since) = since {
-                health.answered_after(now.saturating_sub(since));
-            }
-            health.received(now);
-        }
-        if has_written {
-            self.owes_since.get_or_insert(now);
-            health.written(|| now);
-        }
-        goes_on
     }
 }
 
@@ -190,23 +168,17 @@ impl<W: Waiter> State<W> {
             let is_overdue =
                 entry.connection.overdue_since().is_some_and(|deadline| deadline <= now);
             if (is_overdue || entry.connection.is_front_abandoned())
-                && entry.checkout.is_none()
-                && !entry.is_silent
-                && let Some(since) = entry.owes_since
+                && !entry.is_checked_out()
+                && !entry.is_silent()
+                && let Some(since) = entry.owes_since()
                 && self.is_silent_since(at, since, timeout, now)
             {
-                (self.connections[at].is_silent, self.any_silent) = (true, true);
+                self.connections.mark_silent(at);
                 silent_since = silent_since.min(since);
             }
         }
-        if silent_since == NEVER {
-            return;
-        }
-        for entry in &mut self.connections {
-            let is_idle = entry.is_free() && entry.connection.in_flight() == 0;
-            if is_idle && entry.last_received() < silent_since {
-                (entry.is_silent, entry.owes_since) = (true, Some(now));
-            }
+        if silent_since < NEVER {
+            self.connections.mark_idle_silent(silent_since, now);
         }
     }
 
@@ -238,8 +210,8 @@ impl<W: Waiter> State<W> {
     fn can_take_over(&self, at: usize, since: Nanos, now: Nanos) -> bool {
         self.others(at).any(|entry| {
             entry.is_free()
-                && !entry.is_silent
-                && entry.last_received().max(entry.opened) >= since
+                && !entry.is_silent()
+                && entry.last_received().max(entry.opened()) >= since
                 && !entry.is_stalled(now, &self.health)
         })
     }

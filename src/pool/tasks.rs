@@ -10,9 +10,7 @@ use tokio::sync::Notify;
 
 use super::context::{Context, unless_notified};
 use super::error::Cause;
-use super::health::nanos;
 use super::shared::Shared;
-use super::state::Entry;
 use super::waiter::Waiter;
 
 /// The task of one connection.
@@ -32,7 +30,7 @@ impl<W: Waiter> Shared<W> {
     fn poll_connection(self: &Rc<Self>, id: u64, cx: &mut TaskContext<'_>) -> Poll<Option<Cause>> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let Some(at) = state.connections.iter().position(|entry| entry.id == id) else {
+        let Some(at) = state.connections.position_of(id) else {
             return Poll::Ready(None);
         };
         let entry = &mut state.connections[at];
@@ -56,16 +54,16 @@ impl<W: Waiter> Shared<W> {
             self.context.wake_later(cx.waker());
         }
         let has_read = connection.bytes_read() > read;
-        entry.polled_at = if has_read { connection.read_at() } else { self.context.now() };
-        let goes_on = entry.note_traffic(has_read, has_written, &mut state.health);
+        let now = if has_read { connection.read_at() } else { self.context.now() };
+        let goes_on = entry.note_poll(now, has_read, has_written, &mut state.health);
         if answered + refused > 0 {
-            entry.last_used = entry.polled_at;
+            entry.note_used(now);
             state.health.answered(is_first);
         }
         if refused > 0
             && let Some(verb) = entry.connection.take_unknown()
         {
-            state.capabilities.doubt(verb.family(), entry.polled_at);
+            state.capabilities.doubt(verb.family(), now);
         }
         if answered > 0 {
             for key in entry.connection.take_large_keys() {
@@ -77,7 +75,7 @@ impl<W: Waiter> Shared<W> {
         }
         state.counters.replied(answered - late, refused);
         state.precautions.note_replies(goes_on, answered + refused);
-        if has_read && state.any_silent {
+        if has_read && state.connections.any_silent() {
             self.check_silent(state, Some(id));
         }
         if polled.is_pending() {
@@ -102,15 +100,11 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
         let now = context.now();
-        let is_unused = |entry: &Entry<W>| {
-            entry.checkout.is_none()
-                && entry.connection.in_flight() == 0
-                && now.saturating_sub(entry.last_used) >= nanos(after)
-        };
         // A waiting checkout may be about to receive this connection.
         if state.connections.len() > pool.config.min_connections
             && state.checkouts.is_empty()
-            && let Some(at) = state.connections.iter().rposition(is_unused)
+            && let Some(at) =
+                state.connections.iter().rposition(|entry| entry.is_unused(now, after))
         {
             state.purge(at);
         }
@@ -153,18 +147,16 @@ pub(super) async fn close_if_stuck<W: Waiter>(
         {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
-            let Some(entry) = state.connections.iter_mut().find(|entry| entry.id == id) else {
-                return;
-            };
+            let Some(entry) = state.connections.with_id(id) else { return };
             let read = Some(entry.connection.bytes_read());
             if entry.connection.in_flight() > 0 && read == bytes_before {
                 entry.connection.abort(Cause::NoAnswer);
                 return;
             }
             // While it is checked out, missing replies are the holder's concern.
-            let is_left_alone = entry.checkout.is_none() || bytes_before.is_none();
+            let is_left_alone = !entry.is_checked_out() || bytes_before.is_none();
             if entry.connection.in_flight() == 0 || !is_left_alone {
-                entry.is_watched = false;
+                entry.stop_watching();
                 return;
             }
             bytes_before = read;
