@@ -11,8 +11,9 @@ use super::tasks::{drive, purge_unused};
 use super::waiter::Waiter;
 use crate::protocol::NEVER;
 
-/// Why a pool opens connections, and its tasks that open and purge them.
+/// The reasons to open another connection, and the tasks that open and purge connections.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "facts that are independent")]
 pub(super) struct Growth {
     /// Whether [`dial`] runs.
     is_dialling: bool,

@@ -139,7 +139,7 @@ impl<W: Waiter> Shared<W> {
         }
         self.move_held_up_reads(state);
         let open = || state.connections.iter().filter(|entry| !entry.connection.is_broken());
-        let are_all_silent = open().all(|entry| entry.is_silent());
+        let are_all_silent = open().all(Entry::is_silent);
         let mut surplus = open().count().saturating_sub(self.config.max_connections);
         for at in 0..state.connections.len() {
             let entry = &state.connections[at];

@@ -12,7 +12,6 @@ use super::isolation::Isolation;
 use super::large::LargeTraffic;
 use super::lifecycle::Lifecycle;
 use super::location::NodeLocation;
-
 use super::order::NoreplyOrder;
 use super::precautions::Precautions;
 use super::queue::{Queue, QueuedRequest};
@@ -33,9 +32,7 @@ pub(super) struct State<W: Waiter> {
     pub lifecycle: Lifecycle,
     pub health: Health,
     pub large: LargeTraffic,
-
     pub silence: Silence,
-
     pub precautions: Precautions,
     pub location: NodeLocation,
     pub counters: Counters,
