@@ -3,11 +3,11 @@ use super::connection::Connection;
 use super::metrics::Metrics;
 use crate::protocol::{CallResult, Nanos, NodeStats, ReplyHandler, RequestInfo};
 
-/// The values of `metrics` that are not counted here are those of a snapshot, and stay 0.
+/// The current numbers in `metrics` stay 0: a snapshot adds them.
 #[derive(Default)]
 pub(super) struct Counters {
     metrics: Metrics,
-    commands: NodeStats,
+    stats: NodeStats,
 }
 
 impl Counters {
@@ -15,14 +15,15 @@ impl Counters {
         &self.metrics
     }
 
-    pub fn commands(&self) -> &NodeStats {
-        &self.commands
+    /// The results of each command.
+    pub fn stats(&self) -> &NodeStats {
+        &self.stats
     }
 
     /// The counters to which a connection adds the replies that it receives.
     #[inline]
-    pub fn commands_mut(&mut self) -> &mut NodeStats {
-        &mut self.commands
+    pub fn stats_mut(&mut self) -> &mut NodeStats {
+        &mut self.stats
     }
 
     /// Counts replies that arrived in time: error lines are `refused`.
@@ -45,20 +46,20 @@ impl Counters {
     /// Counts a request that ended without an error of the pool: its caller was cancelled, or the
     /// pool was closed.
     pub fn ended(&mut self, info: RequestInfo, result: CallResult) {
-        self.commands.record(info, result);
+        self.stats.record(info, result);
     }
 
     /// Counts a request that failed before it was sent, or whose duration says nothing about the
     /// node.
     pub fn failed(&mut self, info: RequestInfo, result: CallResult) {
         self.metrics.operations_executed_with_error += 1;
-        self.commands.record(info, result);
+        self.stats.record(info, result);
     }
 
     /// Counts a request that failed at `now` while its caller was waiting.
     pub fn failed_at(&mut self, now: Nanos, info: RequestInfo, result: CallResult) {
         self.metrics.operations_executed_with_error += 1;
-        self.commands.record_with_latency(info, result, now);
+        self.stats.record_with_latency(info, result, now);
     }
 
     pub fn timed_out(&mut self, now: Nanos, info: RequestInfo) {
@@ -71,7 +72,7 @@ impl Counters {
         self.add_errors(count);
     }
 
-    /// Counts errors of callers whose commands are counted elsewhere, or who have none.
+    /// Counts errors without a command, and those of commands that [`Self::ended`] counts.
     pub fn add_errors(&mut self, count: usize) {
         self.metrics.operations_executed_with_error += count as u64;
     }

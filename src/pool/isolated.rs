@@ -203,7 +203,7 @@ impl<W: Waiter> Shared<W> {
         let polled = {
             let clock = || self.context.now();
             catch_unwind(AssertUnwindSafe(|| {
-                connection.poll(cx, clock, state.counters.commands_mut())
+                connection.poll(cx, clock, state.counters.stats_mut())
             }))
             .unwrap_or(Poll::Ready(Cause::Panicked))
         };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 /// The number of former addresses that are remembered.
 const MAX_FORMER_ADDRESSES: usize = 16;
 
-/// What a new address says about a node.
+/// The effect of a new address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relocation {
     /// The address is the last known one, or unknown.

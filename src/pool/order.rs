@@ -122,8 +122,8 @@ impl NoreplyOrder {
         writes.unanswered.push_back(hash);
     }
 
-    /// Unpins the answered writes of a connection: all except the last `unanswered`. Returns whether
-    /// there are any.
+    /// Unpins the answered writes of a connection: all except the last `unanswered`. Returns
+    /// whether there are any.
     pub fn unpin_answered(&mut self, writes: &mut NoreplyWrites, unanswered: usize) -> bool {
         let answered = writes.unanswered.len().saturating_sub(unanswered);
         writes.unanswered.drain(..answered).for_each(|hash| self.unpin(hash));

@@ -122,12 +122,8 @@ impl<W: Waiter> Pool<W> {
     /// The counters of each command.
     pub fn commands(&self) -> Vec<(Verb, CommandStats)> {
         let state = self.0.state.borrow();
-        state
-            .counters
-            .commands()
-            .commands()
-            .map(|(verb, command)| (verb, command.clone()))
-            .collect()
+        let commands = state.counters.stats().commands();
+        commands.map(|(verb, command)| (verb, command.clone())).collect()
     }
 
     /// The number of unanswered requests, including abandoned ones.

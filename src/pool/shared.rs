@@ -123,7 +123,7 @@ impl<W: Waiter> Shared<W> {
                 next += 1;
                 continue;
             }
-            let Some(queued) = state.queue.pop(state.counters.commands_mut()) else { break };
+            let Some(queued) = state.queue.pop(state.counters.stats_mut()) else { break };
             if is_unmerged && queued.request.keys() > 1 {
                 for part in queued.split_all().into_iter().rev() {
                     state.queue.push_front(part);

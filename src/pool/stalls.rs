@@ -3,10 +3,10 @@
 //! A server or proxy replies on each connection in order, so one unanswered request holds up all
 //! requests behind it. That says nothing about the node, because other connections may be served. A
 //! connection is *stalled* if it received nothing for [`super::health::Health::stalled_after`], and
-//! *silent* if a request on it timed out meanwhile. Stalled connections accept no new requests while
-//! another one does or may open. Silent connections accept none at all, and do not count toward the
-//! limit: `connections.len() + dialling <= max_connections + 1` while all are silent, and one more
-//! connection probes a node that seems silent.
+//! *silent* if a request on it timed out meanwhile. Stalled connections accept no new requests
+//! while another one does or may open. Silent connections accept none at all, and do not count
+//! toward the limit: `connections.len() + dialling <= max_connections + 1` while all are silent,
+//! and one more connection probes a node that seems silent ([`super::silence`]).
 use std::rc::Rc;
 use std::time::Duration;
 

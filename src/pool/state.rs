@@ -19,8 +19,8 @@ use super::silence::Silence;
 use super::waiter::Waiter;
 use crate::protocol::{CallResult, Family, Nanos, RequestInfo, Timing, Verb};
 
-/// Each part keeps its own invariants. What follows from several parts together is decided here and
-/// in the files that extend `State`.
+/// Each part keeps its own invariants. Decisions that depend on several parts are made here, and in
+/// the files that extend `State`.
 pub(super) struct State<W: Waiter> {
     pub connections: Connections<W>,
     pub queue: Queue<W>,
