@@ -4,12 +4,13 @@
 //! It decides what the long way decides (see [`super::state::State::pick`]), which debug builds
 //! check, and takes a fraction of the instructions.
 use super::config::PoolConfig;
+use super::connections::Entry;
 use super::health::Health;
 use super::shared::MAX_REQUESTS;
-use super::state::{Entry, State};
+use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
-use crate::protocol::{LARGE_VALUE_LEN, Timing};
+use crate::protocol::Timing;
 
 impl<W: Waiter> State<W> {
     /// The connection of a request that meets no other one: the node is healthy, nothing waits, and
@@ -22,21 +23,20 @@ impl<W: Waiter> State<W> {
         is_noreply: bool,
         timing: Timing,
     ) -> Option<(&mut Entry<W>, &mut Health)> {
-        let is_calm = !self.closed
+        let is_calm = self.lifecycle.is_open()
             && !is_noreply
             && self.queue.is_empty()
             && self.order.is_empty()
             && self.checkouts.is_empty()
             && self.health.is_healthy()
-            && !(self.any_silent || self.needs_large_connection || self.needs_relief)
+            && !(self.connections.any_silent() || self.growth.needs_another())
             && self.connections.len() >= config.min_connections
-            && !self.is_unmerged()
+            && !self.precautions.is_unmerged()
             && self.capabilities.may_share(outgoing.verb().family())
-            && outgoing.payload_len() < LARGE_VALUE_LEN
-            && !outgoing.asks_for(|key| self.large_keys.contains(key));
+            && !self.large.is_large(outgoing);
         let first = self.connections.first()?;
         let takes_it = is_calm
-            && first.takes_more(self.window)
+            && first.takes_more(self.precautions.window())
             && !first.is_held_up(timing.deadline)
             && !first.is_stalled(timing.issued_at, &self.health)
             && self.in_flight() < MAX_REQUESTS;
@@ -49,7 +49,7 @@ impl<W: Waiter> State<W> {
         if !takes_it {
             return None;
         }
-        self.note_small();
+        self.large.note_small();
         Some((self.connections.first_mut()?, &mut self.health))
     }
 }

@@ -1,10 +1,11 @@
 //! Checkouts: connections that one holder uses exclusively for a while.
 use std::rc::Rc;
 
+use super::connections::Entry;
 use super::error::{Cause, ErrorKind};
 use super::order::pin_hash;
 use super::shared::{GRACE_PERIOD, Pool, Shared};
-use super::state::{Entry, State};
+use super::state::State;
 use super::submission::Submission;
 use super::tasks::close_if_stuck;
 use super::waiter::{CheckoutId, Waiter};
@@ -22,7 +23,9 @@ impl<W: Waiter> Pool<W> {
             return;
         }
         state.checkouts.push(checkout, waiter, deadline);
-        state.metrics.operations_waited += u64::from(state.checkouts.len() > state.idle());
+        if state.checkouts.len() > state.connections.idle() {
+            state.counters.waited();
+        }
         shared.grant(&mut state);
         drop(state);
         shared.context.arm(deadline);
@@ -41,14 +44,14 @@ impl<W: Waiter> Pool<W> {
         let mut guard = shared.state.borrow_mut();
         let state = &mut *guard;
         let is_held =
-            |entry: &Entry<W>| entry.checkout == Some(checkout) && !entry.connection.is_broken();
+            |entry: &Entry<W>| entry.checkout() == Some(checkout) && !entry.connection.is_broken();
         let at = if let Some(at) = state.connections.iter().position(is_held) {
             let waiting = state.connections[at].connection.backlog();
             let refusal = shared.saturation(state, waiting, request.payload_len());
             refusal.map_or(Ok(at), Err)
         } else {
-            let known = state.lost_checkouts.iter().find(|(lost, _)| *lost == checkout);
-            Err(shared.error(ErrorKind::CheckoutLost, known.map(|(_, cause)| cause.clone())))
+            let cause = state.checkouts.loss(checkout).cloned();
+            Err(shared.error(ErrorKind::CheckoutLost, cause))
         };
         match at {
             Ok(at) => {
@@ -63,9 +66,8 @@ impl<W: Waiter> Pool<W> {
                 shared.context.arm(deadline);
             }
             Err(error) => {
-                state.metrics.operations_executed_with_error += 1;
                 let info = Submission::Owned(request).info();
-                state.stats.record(info, error.kind().call_result());
+                state.counters.failed(info, error.kind().call_result());
                 drop(guard);
                 waiter.fail(&error);
             }
@@ -77,15 +79,12 @@ impl<W: Waiter> Pool<W> {
     pub fn release(&self, checkout: CheckoutId) {
         let shared = &self.0;
         let mut state = shared.state.borrow_mut();
-        state.lost_checkouts.retain(|(lost, _)| *lost != checkout);
+        state.checkouts.forget_loss(checkout);
         let now = shared.context.now();
-        let held = state.connections.iter_mut().find(|entry| entry.checkout == Some(checkout));
-        let Some(entry) = held else { return };
-        entry.checkout = None;
-        entry.inherited_noreply = entry.noreply.len();
-        entry.last_used = now;
-        if entry.connection.in_flight() > 0 && !std::mem::replace(&mut entry.is_watched, true) {
-            shared.context.spawn(close_if_stuck(Rc::downgrade(shared), entry.id, GRACE_PERIOD));
+        let Some(entry) = state.connections.with_checkout_mut(checkout) else { return };
+        entry.release(now);
+        if entry.connection.in_flight() > 0 && entry.start_watching() {
+            shared.context.spawn(close_if_stuck(Rc::downgrade(shared), entry.id(), GRACE_PERIOD));
         }
         shared.grant(&mut state);
         shared.drain_queue(&mut state);
@@ -94,16 +93,14 @@ impl<W: Waiter> Pool<W> {
     /// Closes a checked-out connection. The checkout lasts until it is released.
     pub fn close_checked_out(&self, checkout: CheckoutId) {
         let state = self.0.state.borrow();
-        let held = state.connections.iter().find(|entry| entry.checkout == Some(checkout));
-        let Some(id) = held.map(|entry| entry.id) else { return };
+        let Some(id) = state.connections.with_checkout(checkout).map(Entry::id) else { return };
         drop(state);
         self.0.connection_lost(id, &Cause::ClosedByHolder);
     }
 
     /// Whether a checked-out connection is open.
     pub fn is_checked_out(&self, checkout: CheckoutId) -> bool {
-        let state = self.0.state.borrow();
-        state.connections.iter().any(|entry| entry.checkout == Some(checkout))
+        self.0.state.borrow().connections.with_checkout(checkout).is_some()
     }
 }
 
@@ -124,7 +121,7 @@ impl<W: Waiter> Shared<W> {
                 return;
             }
             let Some((checkout, waiter)) = state.checkouts.pop() else { return };
-            entry.checkout = Some(checkout);
+            entry.check_out(checkout);
             waiter.reply(&Reply::Ok, &self.name);
         }
     }
@@ -142,7 +139,7 @@ impl<W: Waiter> Shared<W> {
         let is_full = state.connections.len() >= self.config.max_connections;
         let is_next = |entry: &Entry<W>| {
             let is_idle = entry.connection.in_flight() == 0;
-            entry.is_free() && !entry.is_silent && (is_full || is_idle)
+            entry.is_free() && !entry.is_silent() && (is_full || is_idle)
         };
         let free = entries().filter(|(_, entry)| is_next(entry));
         free.min_by_key(|(_, entry)| entry.connection.in_flight()).map(|(at, _)| at)

@@ -113,7 +113,7 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
                 return;
             }
         }
-        let Some(ip) = pool.upgrade().map(|pool| pool.state().location.ip) else { return };
+        let Some(ip) = pool.upgrade().map(|pool| pool.state().location.ip()) else { return };
         let dialling = pin!(connector.dial(&pool, ip, &[]));
         let dialling = unless_notified(&relocated, dialling);
         let Some(result) = unless_notified(&closing, dialling).await else { return };
@@ -123,9 +123,9 @@ pub(super) async fn dial<W: Waiter>(pool: Weak<Shared<W>>) {
             None => Duration::ZERO,
             Some(Ok(new)) => {
                 let mut state = pool.state();
-                state.dialling = false;
+                state.growth.set_dialling(false);
                 // A silent connection may have been answered in the meantime.
-                let is_wanted = state.has_room(pool.config.max_connections);
+                let is_wanted = state.connections.has_room(pool.config.max_connections);
                 drop(state);
                 if is_wanted {
                     pool.connected(new);

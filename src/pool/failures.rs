@@ -4,13 +4,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::connections::Entry;
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
 use super::queue::QueuedRequest;
 use super::shared::{GRACE_PERIOD, Shared};
-use super::stalls::{PROBES, confirm_silence};
-use super::state::{Entry, State};
+use super::state::State;
 use super::tasks::resume_merging;
 use super::waiter::Waiter;
 use crate::protocol::{
@@ -45,7 +45,7 @@ impl<W: Waiter> State<W> {
         }
         // The holder's requests are sent on the checked-out connection or not at all.
         let is_garbage = matches!(cause, Cause::Protocol(_));
-        let may_repeat = !is_garbage && entry.checkout.is_none() && !self.closed;
+        let may_repeat = !is_garbage && !entry.is_checked_out() && self.lifecycle.is_open();
         // A silent server may still execute the bytes that it has received.
         let may_run_later = matches!(cause, Cause::NoAnswer);
         for mut orphan in entry.connection.into_orphans().into_iter().rev() {
@@ -64,7 +64,9 @@ impl<W: Waiter> State<W> {
                 (Some(request), None) if may_repeat && !is_spent => {
                     let mut waiter = orphan.handler;
                     waiter.restart();
-                    self.metrics.requests_retried += u64::from(is_read && orphan.sent);
+                    if is_read && orphan.sent {
+                        self.counters.retried();
+                    }
                     isolated.extend(self.requeue(QueuedRequest {
                         request,
                         waiter,
@@ -73,14 +75,14 @@ impl<W: Waiter> State<W> {
                     }));
                 }
                 (Some(request), Some(missing)) if may_repeat => {
-                    self.metrics.requests_retried += 1;
+                    self.counters.retried();
                     let queued = QueuedRequest { request, waiter: orphan.handler, timing, retried };
                     for alone in queued.split(&missing).into_iter().rev() {
                         isolated.extend(self.requeue(alone));
                     }
                 }
                 (_, Some(_)) => {
-                    self.stats.record(orphan.info, CallResult::ServerError);
+                    self.counters.failed(orphan.info, CallResult::ServerError);
                     refused.push(orphan.handler);
                 }
                 _ => failed.push((orphan.handler, orphan.info)),
@@ -97,7 +99,7 @@ impl<W: Waiter> Shared<W> {
     /// needed.
     pub fn connect_failed(self: &Rc<Self>, cause: &Cause) -> Option<Duration> {
         let mut state = self.state.borrow_mut();
-        state.metrics.connections_created_with_error += 1;
+        state.counters.dial_failed();
         let is_refusal = matches!(cause, Cause::LoginRefused(_));
         if is_refusal {
             state.health.login_refused(self.context.now());
@@ -115,20 +117,23 @@ impl<W: Waiter> Shared<W> {
         }
         self.fail_queued_if_unreachable(cause);
         let mut state = self.state.borrow_mut();
-        state.needs_relief = false;
+        state.growth.set_needs_relief(false);
         if !state.queue.is_empty() {
             // No other connection will open soon.
             self.drain_queue(&mut state);
         }
-        state.dialling = false;
-        state.dialling = state.wants_dial(&self.config, NEVER);
-        state.dialling.then(|| state.health.next_dial_after(self.context.now()))
+        state.growth.set_dialling(false);
+        if !state.wants_dial(&self.config, NEVER) {
+            return None;
+        }
+        state.growth.set_dialling(true);
+        Some(state.health.next_dial_after(self.context.now()))
     }
 
     /// Fails the waiting requests if no connection is to be expected.
     fn fail_queued_if_unreachable(&self, cause: &Cause) {
         let mut state = self.state.borrow_mut();
-        if !state.connections.is_empty() || state.closed {
+        if !state.connections.is_empty() || !state.lifecycle.is_open() {
             return;
         }
         let is_unreachable = state.health.is_unreachable();
@@ -138,7 +143,7 @@ impl<W: Waiter> Shared<W> {
         let turned = is_unreachable && state.health.mark_unhealthy(self.context.now());
         let error = self.unavailable(Some(cause.clone()));
         let waiting = state.take_queued(error.kind().call_result());
-        state.metrics.operations_executed_with_error += waiting.len() as u64;
+        state.counters.add_errors(waiting.len());
         drop(state);
         for waiter in waiting {
             waiter.fail(&error);
@@ -159,45 +164,51 @@ impl<W: Waiter> Shared<W> {
     pub fn connection_lost(self: &Rc<Self>, id: u64, cause: &Cause) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let Some(at) = state.connections.iter().position(|entry| entry.id == id) else { return };
-        let entry = state.connections.remove(at);
-        state.record_closed(&entry);
-        state.any_silent &= state.connections.iter().any(|entry| entry.is_silent);
-        if state.connections.is_empty() && !cause.closed_by_pool() {
-            state.capabilities.forget_server();
-        }
-        state.unreplaced += u64::from(!matches!(cause, Cause::ClosedByHolder | Cause::Relocated));
-        let is_silent = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
-        let reported_cause = if is_silent { cause.when_silent() } else { cause.clone() };
-        state.health.set_last_failure(&reported_cause);
-        let is_garbage = matches!(cause, Cause::Protocol(_));
-        state.metrics.protocol_errors += u64::from(is_garbage);
+        let Some(at) = state.connections.position_of(id) else { return };
         let now = self.context.now();
         // A connection that was open when another one ended is not the fresh one that a read is
         // promised. It says nothing about the node's health either, because idle connections end
         // together.
-        let is_fresh = entry.opened >= std::mem::replace(&mut state.last_loss, now);
+        let (mut entry, is_fresh) = state.connections.remove_lost(at, now);
+        state.record_closed(&mut entry);
+        if state.connections.is_empty() && !cause.closed_by_pool() {
+            state.capabilities.forget_server();
+        }
+        if !matches!(cause, Cause::ClosedByHolder | Cause::Relocated) {
+            state.growth.lost(1);
+        }
+        let is_silent = entry.connection.bytes_read() == 0 && self.config.security.tls.is_none();
+        let reported_cause = if is_silent { cause.when_silent() } else { cause.clone() };
+        state.health.set_last_failure(&reported_cause);
+        let is_garbage = matches!(cause, Cause::Protocol(_));
+        if is_garbage {
+            state.counters.protocol_error();
+        }
         let is_provoked = state.is_provoked(&entry, cause, now);
         if is_fresh && !is_provoked && entry.is_a_failure(cause, now) {
             state.health.connection_died();
         }
-        if let Some(checkout) = entry.checkout {
-            state.lost_checkouts.push((checkout, reported_cause.clone()));
+        if let Some(checkout) = entry.checkout() {
+            state.checkouts.record_loss(checkout, reported_cause.clone());
         }
         let line_error = entry.connection.line_error().cloned();
         let LostRequests { failed, refused, isolated } =
             state.requeue_orphans(entry, cause, is_fresh);
         if line_error.is_some() {
-            self.stop_merging(state, UNMERGED_FOR);
+            // It is probably of a proxy, and the next error must not cost another connection.
+            let until = now.saturating_add(nanos(UNMERGED_FOR));
+            if state.precautions.stop_merging(until) {
+                self.merging_stopped(state);
+            }
         }
-        state.metrics.operations_executed_with_error += (failed.len() + refused.len()) as u64;
+
         let result = if is_garbage { CallResult::Protocol } else { CallResult::Connection };
         for (_, info) in &failed {
-            state.stats.record_with_latency(*info, result, now);
+            state.counters.failed_at(now, *info, result);
         }
         // Other connections may have ended too. Their tasks check, and then take the waiting
         // requests.
-        for other in &state.connections {
+        for other in state.connections.iter() {
             self.context.wake_later(other.connection.waker());
         }
         drop(guard);
@@ -216,24 +227,18 @@ impl<W: Waiter> Shared<W> {
         self.dial_if_wanted();
     }
 
-    /// Must be called after [`State::is_unmerged`] has changed.
+    /// Must be called after [`Precautions::is_unmerged`] has changed.
+    ///
+    /// [`Precautions::is_unmerged`]: super::precautions::Precautions::is_unmerged
     pub fn set_max_merged_keys(&self, state: &mut State<W>) {
         let max_merged_keys = self.max_merged_keys(state);
-        for entry in &mut state.connections {
+        for entry in state.connections.iter_mut() {
             entry.connection.set_max_merged_keys(max_merged_keys);
         }
     }
 
-    /// For a while each key gets a line of its own: because one of several keys was answered by an
-    /// error, probably of a proxy, and the next error must not cost another connection, or because
-    /// requests are held up.
-    pub fn stop_merging(self: &Rc<Self>, state: &mut State<W>, duration: Duration) {
-        let until = self.context.now().saturating_add(nanos(duration));
-        let before = state.unmerged_until;
-        state.unmerged_until = Some(before.map_or(until, |before| before.max(until)));
-        if before.is_some() {
-            return;
-        }
+    /// Gives each key a line of its own until the precautions end.
+    pub fn merging_stopped(self: &Rc<Self>, state: &mut State<W>) {
         self.set_max_merged_keys(state);
         self.context.spawn(resume_merging(Rc::downgrade(self)));
     }
@@ -241,25 +246,24 @@ impl<W: Waiter> Shared<W> {
     /// The node accepts connections and answers nothing. From now on calls fail immediately, and
     /// probes detect when the node is back.
     pub fn node_silent(self: &Rc<Self>) {
-        let mut state = self.state.borrow_mut();
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
         let now = self.context.now();
         let turned = state.health.mark_unhealthy(now);
         let cause = Cause::NoAnswer;
         state.health.set_last_failure(&cause);
-        let checked_out: Vec<_> =
-            state.connections.iter().filter_map(|entry| entry.checkout).collect();
-        state
-            .lost_checkouts
-            .extend(checked_out.into_iter().map(|checkout| (checkout, cause.clone())));
-        state.unreplaced += state.connections.len() as u64;
+        for checkout in state.connections.iter().filter_map(Entry::checkout) {
+            state.checkouts.record_loss(checkout, cause.clone());
+        }
+        state.growth.lost(state.connections.len());
         state.capabilities.forget_server();
         let waiters = state.take_connections();
         for (_, info) in &waiters {
-            state.stats.record_with_latency(*info, CallResult::Connection, now);
+            state.counters.failed_at(now, *info, CallResult::Connection);
         }
         let waiting = state.take_queued(CallResult::Unavailable);
-        state.metrics.operations_executed_with_error += (waiters.len() + waiting.len()) as u64;
-        drop(state);
+        state.counters.add_errors(waiting.len());
+        drop(guard);
         for (waiter, info) in waiters {
             let kind = ErrorKind::Lost { verb: info.verb };
             waiter.fail(&self.error(kind, Some(cause.clone())));
@@ -283,7 +287,7 @@ impl<W: Waiter> Shared<W> {
         expired: &mut Vec<(W, RequestInfo)>,
     ) -> Nanos {
         let mut next = NEVER;
-        for entry in &mut state.connections {
+        for entry in state.connections.iter_mut() {
             let connection = &mut entry.connection;
             let health = &mut state.health;
             next = next.min(connection.expire(now, |ExpiredRequest { handler, info, sent }| {
@@ -315,7 +319,7 @@ impl<W: Waiter> Member for Shared<W> {
     fn flush(&self) {
         self.unflushed.set(false);
         let state = &mut *self.state.borrow_mut();
-        for entry in &mut state.connections {
+        for entry in state.connections.iter_mut() {
             if entry.connection.has_unflushed() {
                 self.flush_entry(entry, &mut state.health);
             }
@@ -327,7 +331,7 @@ impl<W: Waiter> Member for Shared<W> {
     }
 
     fn wake_waiting(&self) {
-        for entry in &self.state.borrow().connections {
+        for entry in self.state.borrow().connections.iter() {
             if entry.connection.may_be_answered() {
                 entry.connection.waker().wake_by_ref();
             }
@@ -342,7 +346,7 @@ impl<W: Waiter> Member for Shared<W> {
         let mut next = self.expire_sent(state, now, &mut expired);
         state.find_silent(limit, now);
         next = next.min(state.queue.expire(now, |waiter, info| {
-            if state.any_silent {
+            if state.connections.any_silent() {
                 state.health.timed_out();
             }
             expired.push((waiter, info));
@@ -355,23 +359,21 @@ impl<W: Waiter> Member for Shared<W> {
             expired.into_iter().partition(|(waiter, _)| waiter.is_abandoned());
         let (abandoned_checkouts, expired_checkouts): (Vec<_>, Vec<_>) =
             expired_checkouts.into_iter().partition(ReplyHandler::is_abandoned);
-        let timeouts = (expired.len() + expired_checkouts.len()) as u64;
-        state.metrics.operations_executed_with_error += timeouts;
-        state.metrics.requests_timed_out += timeouts;
+        state.counters.checkouts_timed_out(expired_checkouts.len());
         for (_, info) in &expired {
-            state.stats.record_with_latency(*info, CallResult::Timeout, now);
+            state.counters.timed_out(now, *info);
         }
         for (_, info) in &abandoned {
-            state.stats.record(*info, CallResult::Cancelled);
+            state.counters.ended(*info, CallResult::Cancelled);
         }
         let no_connection = state.connections.is_empty().then(|| {
             let last = state.health.last_failure().filter(|_| state.health.is_failing()).cloned();
             last.unwrap_or(Cause::Connecting(self.phase.get()))
         });
         let seems_silent = state.health.is_healthy() && state.health.is_silent(now, limit);
-        let confirms = seems_silent && state.confirming == 0;
+        let confirms = seems_silent && !state.silence.is_probed();
         if confirms {
-            state.confirming = PROBES;
+            state.silence.start_probes();
         }
         next = next.min(self.check_stalled(state, now));
         drop(guard);
@@ -386,9 +388,7 @@ impl<W: Waiter> Member for Shared<W> {
             waiter.fail(&self.error(ErrorKind::CheckoutTimeout { limit }, no_connection.clone()));
         }
         if confirms {
-            for number in 0..PROBES {
-                self.context.spawn(confirm_silence(Rc::downgrade(&self), number));
-            }
+            self.confirm_silence();
         }
         self.dial_if_wanted();
         next

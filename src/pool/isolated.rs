@@ -82,7 +82,7 @@ impl<W: Waiter> Shared<W> {
     /// Accepts a request that must not be sent on a shared connection.
     pub fn isolate(self: &Rc<Self>, family: Family, queued: QueuedRequest<W>) {
         let mut state = self.state();
-        if state.closed {
+        if !state.lifecycle.is_open() {
             drop(state);
             queued.waiter.fail(&self.error(ErrorKind::Closed, None));
         } else if has_substitute(family)
@@ -120,7 +120,7 @@ impl<W: Waiter> Shared<W> {
         let mut guard = self.state();
         let state = &mut *guard;
         // Without a connection the node may be down, and the pool's own task paces the dials.
-        if state.closed || state.connections.is_empty() {
+        if !state.lifecycle.is_open() || state.connections.is_empty() {
             return;
         }
         let isolation = &mut state.isolation;
@@ -138,7 +138,7 @@ impl<W: Waiter> Shared<W> {
             } else {
                 let Some((_, queued)) = isolation.waiting.remove(at) else { break };
                 if queued.waiter.is_abandoned() {
-                    state.stats.record(queued.info(), CallResult::Cancelled);
+                    state.counters.ended(queued.info(), CallResult::Cancelled);
                     queued.waiter.dismiss();
                     continue;
                 }
@@ -202,14 +202,17 @@ impl<W: Waiter> Shared<W> {
         let (answered, refused) = (connection.answered(), connection.refused());
         let polled = {
             let clock = || self.context.now();
-            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, &mut state.stats)))
-                .unwrap_or(Poll::Ready(Cause::Panicked))
+            catch_unwind(AssertUnwindSafe(|| {
+                connection.poll(cx, clock, state.counters.stats_mut())
+            }))
+            .unwrap_or(Poll::Ready(Cause::Panicked))
         };
         if connection.has_more() {
             self.context.wake_later(cx.waker());
         }
-        state.metrics.operations_executed += connection.answered() - answered;
-        state.metrics.operations_executed_with_error += connection.refused() - refused;
+        let (answered, refused) =
+            (connection.answered() - answered, connection.refused() - refused);
+        state.counters.replied(answered, refused);
         match polled {
             Poll::Pending if connection.in_flight() > 0 => Poll::Pending,
             Poll::Pending => Poll::Ready(None),
@@ -226,8 +229,7 @@ impl<W: Waiter> Shared<W> {
         };
         let (answer, refused) = (observation.answer(&connection), observation.refused.take());
         let mut state = self.state();
-        state.metrics.bytes_read += connection.bytes_read();
-        state.metrics.bytes_written += connection.bytes_written();
+        state.counters.add_bytes(&connection);
         state.learn(family, answer, self.context.now());
         drop(state);
         if let Some(waiter) = refused {
@@ -262,7 +264,7 @@ impl<W: Waiter> Shared<W> {
                 let timing = Timing { issued_at: info.issued_at, deadline };
                 let queued = QueuedRequest { request, waiter, timing, retried };
                 let mut state = self.state();
-                state.metrics.requests_retried += 1;
+                state.counters.retried();
                 for alone in queued.split(&missing).into_iter().rev() {
                     state.queue.push_front(alone);
                 }
@@ -278,11 +280,12 @@ impl<W: Waiter> Shared<W> {
     fn fail_isolated(&self, family: Family, waiter: W, info: RequestInfo, cause: &Cause) {
         let verb = info.verb;
         let mut state = self.state();
-        state.metrics.operations_executed_with_error += 1;
         let is_garbage = matches!(cause, Cause::Protocol(_));
-        state.metrics.protocol_errors += u64::from(is_garbage);
+        if is_garbage {
+            state.counters.protocol_error();
+        }
         let result = if is_garbage { CallResult::Protocol } else { CallResult::Connection };
-        state.stats.record_with_latency(info, result, self.context.now());
+        state.counters.failed_at(self.context.now(), info, result);
         // A server that expects TLS sends nothing at all.
         let is_silent = !state.health.has_received() && self.config.security.tls.is_none();
         drop(state);
@@ -302,7 +305,7 @@ impl<W: Waiter> Shared<W> {
         let Some((family, step)) = self.take_running(id) else { return };
         let now = self.context.now();
         let mut state = self.state();
-        state.metrics.connections_created_with_error += 1;
+        state.counters.dial_failed();
         let mut failed = state.isolation.take_waiting(family);
         if let IsolatedStep::Connecting(Some(queued)) = step {
             failed.insert(0, queued);
@@ -318,8 +321,7 @@ impl<W: Waiter> Shared<W> {
             }
             let error = self.unavailable(Some(cause.clone()));
             let mut state = self.state();
-            state.metrics.operations_executed_with_error += 1;
-            state.stats.record(queued.info(), error.kind().call_result());
+            state.counters.failed(queued.info(), error.kind().call_result());
             drop(state);
             queued.waiter.fail(&error);
         }
@@ -348,7 +350,7 @@ impl<W: Waiter> Shared<W> {
     fn resume_waiting(self: &Rc<Self>, family: Family) {
         let mut guard = self.state();
         let state = &mut *guard;
-        if state.closed {
+        if !state.lifecycle.is_open() {
             return;
         }
         if family != Family::Classic && state.capabilities.may_share(family) {
@@ -397,7 +399,7 @@ async fn run<W: Waiter>(pool: Weak<Shared<W>>, id: u64, family: Family) {
 
 async fn run_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
     let Some(strong) = pool.upgrade() else { return };
-    let (connector, ip) = (Connector::new(&strong), strong.state().location.ip);
+    let (connector, ip) = (Connector::new(&strong), strong.state().location.ip());
     let has_limit = strong.config.connection_timeout.is_some();
     let meta_probe_limit = strong.config.timeout.map(|timeout| timeout / 4);
     let meta_probe_limit = meta_probe_limit.unwrap_or(META_PROBE_TIMEOUT).min(META_PROBE_TIMEOUT);

@@ -4,7 +4,7 @@
 //! serve its next request first. So each key with such a write is pinned to that write's connection
 //! until the reply arrives or the connection ends. All unanswered `noreply` writes stay on one
 //! connection if possible, which also keeps their order.
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::large::hash;
 use super::submission::Submission;
@@ -18,11 +18,22 @@ const ALL_KEYS: u64 = 0;
 #[derive(Default)]
 pub(super) struct NoreplyOrder {
     pins: HashMap<u64, Pin>,
-    /// The connection that took the latest `noreply` write.
-    pub latest: u64,
+    latest: u64,
 }
 
-pub(super) struct Pin {
+/// The `noreply` writes of one connection. [`NoreplyOrder`] pins the hashes of those that are
+/// unanswered.
+#[derive(Default)]
+pub(super) struct NoreplyWrites {
+    /// The hashes that the unanswered ones pin, in order.
+    unanswered: VecDeque<u64>,
+    /// The number of answered ones.
+    answered: u64,
+    /// The number of unanswered ones of former holders.
+    inherited: usize,
+}
+
+struct Pin {
     connection: u64,
     /// The number of unanswered writes.
     writes: usize,
@@ -68,8 +79,14 @@ pub(super) enum PinTarget {
 pub(super) struct PendingWrites(pub Vec<(u64, u64)>);
 
 impl NoreplyOrder {
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.pins.is_empty()
+    }
+
+    /// The connection that took the latest `noreply` write.
+    pub fn latest(&self) -> u64 {
+        self.latest
     }
 
     /// Whether requests for this key wait for an unanswered write.
@@ -98,17 +115,61 @@ impl NoreplyOrder {
         pin_target
     }
 
-    pub fn add(&mut self, connection: u64, hash: u64) {
+    /// Records that a connection accepted a write.
+    pub fn pin(&mut self, connection: u64, writes: &mut NoreplyWrites, hash: u64) {
         self.latest = connection;
         self.pins.entry(hash).or_insert(Pin { connection, writes: 0 }).writes += 1;
+        writes.unanswered.push_back(hash);
     }
 
-    pub fn remove(&mut self, hash: u64) {
+    /// Unpins the answered writes of a connection: all except the last `unanswered`. Returns
+    /// whether there are any.
+    pub fn unpin_answered(&mut self, writes: &mut NoreplyWrites, unanswered: usize) -> bool {
+        let answered = writes.unanswered.len().saturating_sub(unanswered);
+        writes.unanswered.drain(..answered).for_each(|hash| self.unpin(hash));
+        writes.answered += answered as u64;
+        writes.inherited = writes.inherited.saturating_sub(answered);
+        answered > 0
+    }
+
+    /// Unpins the writes of a connection that has ended. Returns whether there are any.
+    pub fn unpin_all(&mut self, writes: NoreplyWrites) -> bool {
+        let has_any = !writes.are_answered();
+        writes.unanswered.into_iter().for_each(|hash| self.unpin(hash));
+        has_any
+    }
+
+    fn unpin(&mut self, hash: u64) {
         let Some(pin) = self.pins.get_mut(&hash) else { return };
         pin.writes -= 1;
         if pin.writes == 0 {
             self.pins.remove(&hash);
         }
+    }
+}
+
+impl NoreplyWrites {
+    pub fn are_answered(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// The number of writes so far, answered or not.
+    pub fn total(&self) -> u64 {
+        self.answered + self.unanswered.len() as u64
+    }
+
+    pub fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// The holder that sent them has released the connection.
+    pub fn inherit(&mut self) {
+        self.inherited = self.unanswered.len();
+    }
+
+    /// Whether a former holder left unanswered writes.
+    pub fn are_inherited(&self) -> bool {
+        self.inherited > 0
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which connection takes a request that must not overtake an unanswered `noreply` write.
+use super::connections::Entry;
 use super::order::{PendingWrites, PinTarget, ScopedRequest};
-use super::state::{Entry, State};
+use super::state::State;
 use super::waiter::Waiter;
 
 /// The connection of a request.
@@ -28,21 +29,21 @@ impl<W: Waiter> State<W> {
             return Placement::Any;
         }
         let id = match self.order.pin_target(request) {
-            PinTarget::None if is_noreply => self.order.latest,
+            PinTarget::None if is_noreply => self.order.latest(),
             PinTarget::None => return Placement::Any,
             PinTarget::One(id) => {
-                let is_there = |entry: &Entry<W>| entry.id == id && entry.is_free();
-                return self
-                    .connections
-                    .iter()
-                    .position(is_there)
-                    .map_or(Placement::Later, Placement::At);
+                let at = self.connections.position_of(id);
+                let at = at.filter(|at| self.connections[*at].is_free());
+                return at.map_or(Placement::Later, Placement::At);
             }
             PinTarget::Several => return Placement::Later,
         };
         // A silent connection may never execute a write that is reported as done.
         let is_usable = |entry: &Entry<W>| {
-            entry.id == id && entry.is_free() && !entry.is_silent && !entry.noreply.is_empty()
+            entry.id() == id
+                && entry.is_free()
+                && !entry.is_silent()
+                && !entry.noreply.are_answered()
         };
         self.connections.iter().position(is_usable).map_or(Placement::Any, Placement::At)
     }
@@ -50,16 +51,15 @@ impl<W: Waiter> State<W> {
     /// Records that the connection at `at` accepted a `noreply` write.
     pub fn pin(&mut self, at: usize, hash: u64) {
         let entry = &mut self.connections[at];
-        entry.noreply.push_back(hash);
-        self.order.add(entry.id, hash);
+        self.order.pin(entry.id(), &mut entry.noreply, hash);
     }
 
     /// The unanswered writes that a request must follow.
     pub fn pending_writes(&self, request: &impl ScopedRequest) -> PendingWrites {
         let mut unanswered = Vec::new();
         if !matches!(self.order.pin_target(request), PinTarget::None) {
-            let target = |entry: &Entry<W>| entry.noreply_answered + entry.noreply.len() as u64;
-            unanswered.extend(self.connections.iter().map(|entry| (entry.id, target(entry))));
+            let entries = self.connections.iter();
+            unanswered.extend(entries.map(|entry| (entry.id(), entry.noreply.total())));
         }
         PendingWrites(unanswered)
     }
@@ -68,8 +68,8 @@ impl<W: Waiter> State<W> {
     /// not count.
     pub fn are_answered(&self, writes: &PendingWrites) -> bool {
         let is_unanswered = |(id, target): &(u64, u64)| {
-            let connection = self.connections.iter().find(|entry| entry.id == *id);
-            connection.is_some_and(|entry| entry.noreply_answered < *target)
+            let connection = self.connections.iter().find(|entry| entry.id() == *id);
+            connection.is_some_and(|entry| entry.noreply.answered() < *target)
         };
         !writes.0.iter().any(is_unanswered)
     }
@@ -77,19 +77,15 @@ impl<W: Waiter> State<W> {
     /// Updates the pins after the connection at `at` was read.
     pub fn unpin_answered(&mut self, at: usize) {
         let entry = &mut self.connections[at];
-        let answered = entry.noreply.len().saturating_sub(entry.connection.noreply_unanswered());
-        if answered > 0 {
-            entry.noreply.drain(..answered).for_each(|hash| self.order.remove(hash));
-            entry.noreply_answered += answered as u64;
-            entry.inherited_noreply = entry.inherited_noreply.saturating_sub(answered);
+        let unanswered = entry.connection.noreply_unanswered();
+        if self.order.unpin_answered(&mut entry.noreply, unanswered) {
             self.queue.unblock();
         }
     }
 
     /// Removes the pins of a connection that left the pool.
-    pub fn unpin_all(&mut self, entry: &Entry<W>) {
-        if !entry.noreply.is_empty() {
-            entry.noreply.iter().for_each(|hash| self.order.remove(*hash));
+    pub fn unpin_all(&mut self, entry: &mut Entry<W>) {
+        if self.order.unpin_all(std::mem::take(&mut entry.noreply)) {
             self.queue.unblock();
         }
     }

@@ -9,28 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Address;
-use super::capabilities::Capabilities;
 use super::config::PoolConfig;
+use super::connections::Entry;
 use super::context::{Context, Member};
 use super::error::{Cause, Error, ErrorKind};
-use super::health::{Change, Health, STALLED_AFTER, nanos};
-use super::isolation::Isolation;
-use super::large::LargeKeys;
+use super::health::{Change, STALLED_AFTER, nanos};
 use super::line_len::LineLen;
-use super::location::NodeLocation;
-use super::metrics::{ConnectLatencies, Metrics};
-use super::order::{NoreplyOrder, pin_hash};
+use super::metrics::Metrics;
+use super::order::pin_hash;
 use super::placement::Placement;
-use super::queue::{CheckoutQueue, Queue, QueuedRequest};
+use super::queue::QueuedRequest;
 use super::relocation::drain_and_close;
 use super::shared::{Pool, Shared};
-use super::state::{Entry, State};
+use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
-use super::window::Window;
-use crate::protocol::{
-    CommandStats, LARGE_VALUE_LEN, Nanos, NodeStats, OwnedRequest, Request, Timing, Verb,
-};
+use crate::protocol::{CommandStats, Nanos, OwnedRequest, Request, Timing, Verb};
 
 impl<W: Waiter> Pool<W> {
     pub fn new(context: &Rc<Context>, address: Address, config: PoolConfig) -> Self {
@@ -48,54 +42,23 @@ impl<W: Waiter> Pool<W> {
         config: PoolConfig,
     ) -> Self {
         let pool = Self::unconnected(context, address, config);
-        let mut state = pool.0.state.borrow_mut();
-        (state.closed, state.removed) = (true, true);
-        drop(state);
+        pool.0.state.borrow_mut().lifecycle.remove();
         pool
     }
 
     fn unconnected(context: &Rc<Context>, address: Arc<Address>, config: PoolConfig) -> Self {
-        let is_binary = config.security.is_binary();
         Self(Rc::new(Shared {
             context: context.clone(),
             name: address.to_string().into(),
             address,
-            config,
             unflushed: Cell::new(false),
             closing: Rc::default(),
             on_change: RefCell::new(None),
             relocated: Rc::default(),
             phase: Rc::default(),
             line_len: LineLen::new(),
-            state: RefCell::new(State {
-                connections: Vec::new(),
-                next_id: 0,
-                queue: Queue::new(),
-                order: NoreplyOrder::default(),
-                checkouts: CheckoutQueue::new(),
-                isolation: Isolation::new(),
-                capabilities: Capabilities::new(is_binary),
-                lost_checkouts: Vec::new(),
-                last_loss: 0,
-                dialling: false,
-                purging: false,
-                closed: false,
-                removed: false,
-                health: Health::default(),
-                large_keys: LargeKeys::default(),
-                small_recently: 0,
-                needs_large_connection: false,
-                any_silent: false,
-                confirming: 0,
-                window: Window::default(),
-                needs_relief: false,
-                unmerged_until: None,
-                location: NodeLocation::default(),
-                metrics: Metrics::default(),
-                stats: NodeStats::default(),
-                unreplaced: 0,
-                latencies: ConnectLatencies::default(),
-            }),
+            state: RefCell::new(State::new(config.security.is_binary())),
+            config,
         }))
     }
 
@@ -137,28 +100,30 @@ impl<W: Waiter> Pool<W> {
         let state = self.0.state.borrow();
         let sum =
             |count: fn(&Entry<W>) -> u64| -> u64 { state.connections.iter().map(count).sum() };
+        let counted = state.counters.metrics();
         let read = sum(|entry| entry.connection.bytes_read());
         let written = sum(|entry| entry.connection.bytes_written());
         let shared = sum(|entry| entry.connection.shared_keys());
         Metrics {
             cur_connections: state.connections.len() as u64,
-            connections_idle: state.idle() as u64,
-            connections_checked_out: sum(|entry| u64::from(entry.checkout.is_some())),
-            requests_in_flight: sum(|entry| entry.connection.in_flight() as u64),
+            connections_idle: state.connections.idle() as u64,
+            connections_checked_out: sum(|entry| u64::from(entry.is_checked_out())),
+            requests_in_flight: state.connections.in_flight() as u64,
             requests_abandoned: sum(|entry| entry.connection.abandoned() as u64),
             requests_queued: (state.queue.len() + state.checkouts.wanted()) as u64,
-            keys_shared: state.metrics.keys_shared + shared,
-            bytes_read: state.metrics.bytes_read + read,
-            bytes_written: state.metrics.bytes_written + written,
-            create_connection: state.latencies.summary(),
-            ..state.metrics.clone()
+            keys_shared: counted.keys_shared + shared,
+            bytes_read: counted.bytes_read + read,
+            bytes_written: counted.bytes_written + written,
+            create_connection: state.growth.latencies().summary(),
+            ..counted.clone()
         }
     }
 
     /// The counters of each command.
     pub fn commands(&self) -> Vec<(Verb, CommandStats)> {
         let state = self.0.state.borrow();
-        state.stats.commands().map(|(verb, command)| (verb, command.clone())).collect()
+        let commands = state.counters.stats().commands();
+        commands.map(|(verb, command)| (verb, command.clone())).collect()
     }
 
     /// The number of unanswered requests, including abandoned ones.
@@ -200,8 +165,7 @@ impl<W: Waiter> Pool<W> {
         let refusal = shared.refusal(state, outgoing.payload_len());
         if let Some(refusal) = refusal.or_else(|| shared.pinned_refusal(state, &outgoing, &waiter))
         {
-            state.metrics.operations_executed_with_error += 1;
-            state.stats.record(outgoing.info(), refusal.kind().call_result());
+            state.counters.failed(outgoing.info(), refusal.kind().call_result());
             drop(guard);
             waiter.fail(&refusal);
             return;
@@ -214,7 +178,7 @@ impl<W: Waiter> Pool<W> {
             shared.context.arm(deadline);
             return;
         }
-        if state.is_unmerged() && outgoing.info().keys > 1 {
+        if state.precautions.is_unmerged() && outgoing.info().keys > 1 {
             let request = outgoing.into_owned();
             let whole = QueuedRequest { request, waiter, timing, retried: false };
             for QueuedRequest { request, waiter, .. } in whole.split_all() {
@@ -238,7 +202,7 @@ impl<W: Waiter> Pool<W> {
 
     /// Like [`Self::close`], for a removed node after `grace_period`.
     pub(super) fn close_removed(&self, grace_period: Duration) {
-        self.0.state.borrow_mut().removed = true;
+        self.0.state.borrow_mut().lifecycle.remove();
         self.fail_all(ErrorKind::RemovedUnanswered { grace_period });
     }
 
@@ -246,10 +210,10 @@ impl<W: Waiter> Pool<W> {
         self.0.on_change.borrow_mut().take();
         self.0.closing.notify_waiters();
         let mut state = self.0.state.borrow_mut();
-        state.closed = true;
+        state.lifecycle.close();
         let waiters = state.take_connections();
         for (_, info) in &waiters {
-            state.stats.record(*info, why.call_result());
+            state.counters.ended(*info, why.call_result());
         }
         let waiting = state.take_queued(why.call_result());
         drop(state);
@@ -275,14 +239,13 @@ impl<W: Waiter> Shared<W> {
         waiter: W,
         timing: Timing,
     ) {
-        let is_large = outgoing.payload_len() >= LARGE_VALUE_LEN
-            || outgoing.asks_for(|key| state.large_keys.contains(key));
+        let is_large = state.large.is_large(&outgoing);
         let is_noreply = waiter.is_noreply();
         let at = match state.placement(&outgoing, is_noreply) {
             Placement::Any => state.pick(&self.config, is_large, timing),
             Placement::At(at) => Some(at),
             Placement::Later => {
-                state.metrics.operations_waited += 1;
+                state.counters.waited();
                 state.queue.block(QueuedRequest::new(outgoing, waiter, timing));
                 return;
             }
@@ -295,11 +258,12 @@ impl<W: Waiter> Shared<W> {
                 state.pin(at, pin);
             }
         } else {
-            state.metrics.operations_waited += 1;
+            state.counters.waited();
             state.queue.push_back(outgoing, waiter, timing);
         }
         // Large transfers share all connections except the first.
-        state.needs_large_connection |=
-            is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0);
+        if is_large && state.connections.iter().skip(1).all(|e| e.connection.in_flight() > 0) {
+            state.growth.request_large_connection();
+        }
     }
 }

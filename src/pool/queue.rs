@@ -1,10 +1,10 @@
-//! The queues of a pool: requests that wait for a connection, and waiting checkouts.
+//! The requests of a pool that wait for a connection.
 use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
 use super::submission::Submission;
-use super::waiter::{CheckoutId, Waiter};
+use super::waiter::Waiter;
 use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, OwnedRequest, RequestInfo, Timing};
 
 pub(super) struct QueuedRequest<W> {
@@ -155,78 +155,5 @@ impl<W: Waiter> Queue<W> {
         self.unblock();
         self.bytes = 0;
         self.waiting.drain(..).map(QueuedRequest::into_waiter)
-    }
-}
-
-/// Waiting checkouts, first come, first served.
-pub(super) struct CheckoutQueue<W> {
-    waiting: VecDeque<(CheckoutId, W, Nanos)>,
-    /// The length at which abandoned checkouts are removed.
-    sweep_at: usize,
-}
-
-const MIN_SWEEP: usize = 64;
-
-impl<W: Waiter> CheckoutQueue<W> {
-    pub fn new() -> Self {
-        Self { waiting: VecDeque::new(), sweep_at: MIN_SWEEP }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    pub fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    pub fn push(&mut self, checkout: CheckoutId, waiter: W, deadline: Nanos) {
-        self.waiting.push_back((checkout, waiter, deadline));
-        if self.waiting.len() >= self.sweep_at {
-            for (checkout, waiter, deadline) in std::mem::take(&mut self.waiting) {
-                if waiter.is_abandoned() {
-                    waiter.dismiss();
-                } else {
-                    self.waiting.push_back((checkout, waiter, deadline));
-                }
-            }
-            self.sweep_at = MIN_SWEEP.max(2 * self.waiting.len());
-        }
-    }
-
-    /// The number of checkouts whose callers still wait.
-    pub fn wanted(&self) -> usize {
-        self.waiting.iter().filter(|(_, waiter, _)| !waiter.is_abandoned()).count()
-    }
-
-    /// Removes abandoned checkouts from the front.
-    pub fn skip_abandoned(&mut self) {
-        while self.waiting.front().is_some_and(|(_, waiter, _)| waiter.is_abandoned()) {
-            if let Some((_, waiter, _)) = self.waiting.pop_front() {
-                waiter.dismiss();
-            }
-        }
-    }
-
-    pub fn pop(&mut self) -> Option<(CheckoutId, W)> {
-        self.waiting.pop_front().map(|(checkout, waiter, _)| (checkout, waiter))
-    }
-
-    /// See [`Queue::expire`].
-    pub fn expire(&mut self, now: Nanos, mut expired: impl FnMut(W)) -> Nanos {
-        if self.waiting.iter().any(|(_, _, deadline)| *deadline <= now) {
-            for (checkout, waiter, deadline) in std::mem::take(&mut self.waiting) {
-                if deadline <= now {
-                    expired(waiter);
-                } else {
-                    self.waiting.push_back((checkout, waiter, deadline));
-                }
-            }
-        }
-        self.waiting.iter().map(|(_, _, deadline)| *deadline).min().unwrap_or(NEVER)
-    }
-
-    pub fn drain(&mut self) -> impl Iterator<Item = W> {
-        self.waiting.drain(..).map(|(_, waiter, _)| waiter)
     }
 }

@@ -12,12 +12,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backoff;
+use super::connections::Entry;
 use super::context::unless_notified;
 use super::dial::Connector;
 use super::error::Cause;
 use super::health::nanos;
+use super::location::Relocation;
 use super::shared::{Pool, Shared};
-use super::state::{Entry, State};
+use super::state::State;
 use super::waiter::Waiter;
 
 /// How often to check whether the last reply has arrived, or whether there is room for a
@@ -27,39 +29,21 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The delay before an address is tracked whose name just led to a former address.
 const TRACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// The number of former addresses that are remembered.
-const MAX_FORMER_ADDRESSES: usize = 16;
-
 impl<W: Waiter> State<W> {
     /// Records the node's address. Returns whether dials should start again.
     fn relocate(&mut self, ip: Option<IpAddr>) -> bool {
-        self.location.ip = ip;
-        let Some(ip) = ip else { return false };
-        let before = self.location.last.replace(ip);
-        if before == Some(ip) {
-            return false;
-        }
-        if before.is_some() {
+        let peers = self.connections.iter().filter_map(Entry::peer);
+        let relocation = self.location.set(ip, peers);
+        if relocation == Relocation::Moved {
             self.capabilities.reset();
         }
-        if let Some(before) = before {
-            let peers = self.connections.iter().filter_map(|entry| entry.peer);
-            for address in peers.chain([before]) {
-                if !self.location.former_addresses.contains(&address) {
-                    self.location.former_addresses.push(address);
-                }
-            }
-        }
-        self.location.former_addresses.retain(|address| *address != ip);
-        let surplus = self.location.former_addresses.len().saturating_sub(MAX_FORMER_ADDRESSES);
-        self.location.former_addresses.drain(..surplus);
-        true
+        relocation != Relocation::None
     }
 
     /// Whether there are connections, all of them to former addresses.
     pub fn is_outdated(&self) -> bool {
         let mut staying = self.connections.iter().filter(|entry| !entry.is_draining()).peekable();
-        staying.peek().is_some() && staying.all(|entry| self.location.is_former(entry.peer))
+        staying.peek().is_some() && staying.all(|entry| self.location.is_former(entry.peer()))
     }
 
     /// If a connection to the current address exists, those to former addresses accept no new
@@ -67,13 +51,16 @@ impl<W: Waiter> State<W> {
     fn drain_former(&mut self, by: Instant) -> bool {
         let location = &self.location;
         let is_there =
-            |entry: &Entry<W>| !location.is_former(entry.peer) && !entry.connection.is_broken();
+            |entry: &Entry<W>| !location.is_former(entry.peer()) && !entry.connection.is_broken();
         let has_arrived = self.connections.iter().any(is_there);
         let mut has_former = false;
-        for entry in &mut self.connections {
-            let is_draining = has_arrived && location.is_former(entry.peer);
-            entry.drain_deadline = is_draining.then(|| entry.drain_deadline.unwrap_or(by));
-            has_former |= is_draining;
+        for entry in self.connections.iter_mut() {
+            if has_arrived && location.is_former(entry.peer()) {
+                entry.drain(by);
+                has_former = true;
+            } else {
+                entry.stop_draining();
+            }
         }
         has_former
     }
@@ -110,7 +97,7 @@ impl<W: Waiter> Shared<W> {
 
     fn track_if_outdated(self: &Rc<Self>, delay: Duration) {
         let mut state = self.state();
-        if state.is_outdated() && !std::mem::replace(&mut state.location.is_tracked, true) {
+        if state.is_outdated() && state.location.start_tracking() {
             drop(state);
             self.context.spawn(track(Rc::downgrade(self), delay));
         }
@@ -138,14 +125,14 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
             if !state.is_outdated() {
-                state.location.is_tracked = false;
+                state.location.stop_tracking();
                 return;
             }
-            if state.connections.len() + usize::from(state.dialling) > max_connections {
+            if state.connections.len() + usize::from(state.growth.is_dialling()) > max_connections {
                 delay = POLL_INTERVAL;
                 continue;
             }
-            (state.location.ip, state.location.former_addresses.clone())
+            (state.location.ip(), state.location.former_addresses().to_vec())
         };
         let dialling = pin!(connector.dial(&pool, ip, &avoid));
         let dialling = unless_notified(&relocated, dialling);
@@ -156,7 +143,7 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
             None => (since, failures, delay) = (context.now(), 0, Duration::ZERO),
             Some(Ok(new)) => {
                 let mut state = pool.state();
-                state.location.is_tracked = false;
+                state.location.stop_tracking();
                 // Another connection may have arrived in the meantime, and there is only room for
                 // one.
                 if state.is_outdated() {
@@ -166,7 +153,7 @@ async fn track<W: Waiter>(pool: Weak<Shared<W>>, mut delay: Duration) {
                 return;
             }
             Some(Err(_)) => {
-                pool.state().metrics.connections_created_with_error += 1;
+                pool.state().counters.dial_failed();
                 failures += 1;
                 let elapsed = Duration::from_nanos(context.now().saturating_sub(since));
                 delay = backoff::delay(failures).min(backoff::probe_ceiling(elapsed));
@@ -184,15 +171,12 @@ async fn drain_former<W: Waiter>(pool: Weak<Shared<W>>) {
         {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
-            let is_over = |entry: &Entry<W>| {
-                entry.is_draining() && entry.checkout.is_none() && entry.connection.in_flight() == 0
-            };
-            while let Some(at) = state.connections.iter().position(is_over) {
+            while let Some(at) = state.connections.iter().position(Entry::is_drained) {
                 state.purge(at);
             }
             let now = Instant::now();
-            for entry in &mut state.connections {
-                if entry.drain_deadline.is_some_and(|by| by <= now) {
+            for entry in state.connections.iter_mut() {
+                if entry.is_drain_overdue(now) {
                     entry.connection.abort(Cause::Relocated);
                 }
             }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::address::Address;
 use super::config::PoolConfig;
+use super::connections::Entry;
 use super::context::Context;
 use super::error::{Cause, Error, ErrorKind, Phase};
 use super::health::{Change, Health, nanos};
@@ -15,7 +16,7 @@ use super::line_len::LineLen;
 use super::order::pin_hash;
 use super::placement::Placement;
 use super::queue::QueuedRequest;
-use super::state::{Entry, State};
+use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
 use crate::protocol::{Dialect, NEVER, Nanos, Scope, Timing};
@@ -95,14 +96,13 @@ impl<W: Waiter> Shared<W> {
         let before = entry.connection.bytes_written();
         entry.connection.flush();
         if entry.connection.bytes_written() > before {
-            let since = *entry.owes_since.get_or_insert_with(|| self.context.now());
-            health.written(|| since);
+            entry.note_written(|| self.context.now(), health);
         }
     }
 
     /// Moves waiting requests to connections that accept them.
     pub fn drain_queue(&self, state: &mut State<W>) {
-        let (is_unmerged, window) = (state.is_unmerged(), state.window);
+        let (is_unmerged, window) = (state.precautions.is_unmerged(), state.precautions.window());
         let now = self.context.now();
         let is_stalled = |entry: &Entry<W>, health: &Health| entry.is_stalled(now, health);
         let takes =
@@ -123,7 +123,7 @@ impl<W: Waiter> Shared<W> {
                 next += 1;
                 continue;
             }
-            let Some(queued) = state.queue.pop(&mut state.stats) else { break };
+            let Some(queued) = state.queue.pop(state.counters.stats_mut()) else { break };
             if is_unmerged && queued.request.keys() > 1 {
                 for part in queued.split_all().into_iter().rev() {
                     state.queue.push_front(part);
@@ -153,7 +153,7 @@ impl<W: Waiter> Shared<W> {
                 state.pin(at, pin);
             }
         }
-        for entry in &mut state.connections {
+        for entry in state.connections.iter_mut() {
             if entry.connection.has_unflushed() {
                 self.flush_entry(entry, &mut state.health);
             }
@@ -167,7 +167,7 @@ impl<W: Waiter> Shared<W> {
 
     /// The number of retrievals that may share a line.
     pub fn max_merged_keys(&self, state: &State<W>) -> u32 {
-        if state.is_unmerged() { 1 } else { self.config.max_merged_keys }
+        if state.precautions.is_unmerged() { 1 } else { self.config.max_merged_keys }
     }
 
     /// The timing of a request with this deadline. The start time follows from the pool's timeout,
@@ -182,8 +182,7 @@ impl<W: Waiter> Shared<W> {
 
     /// The reason why a request is not accepted at all.
     pub fn refusal(&self, state: &State<W>, bytes: usize) -> Option<Error> {
-        if state.closed {
-            let why = if state.removed { ErrorKind::Removed } else { ErrorKind::Closed };
+        if let Some(why) = state.lifecycle.refusal() {
             return Some(self.error(why, None));
         }
         if !state.health.is_healthy() && state.connections.is_empty() {

@@ -3,26 +3,24 @@
 //! A server or proxy replies on each connection in order, so one unanswered request holds up all
 //! requests behind it. That says nothing about the node, because other connections may be served.
 //!
-//! A connection is *stalled* if it received nothing for [`Health::stalled_after`], and *silent* if
-//! in addition a request on it timed out. A stalled connection accepts no new requests while
-//! another one accepts them or may be opened. A silent connection accepts none at all.
+//! A connection is *stalled* if it received nothing for [`super::health::Health::stalled_after`],
+//! and *silent* if in addition a request on it timed out. A stalled connection accepts no new
+//! requests while another one accepts them or may be opened. A silent connection accepts none at
+//! all.
 //!
 //! While all connections are silent, one more than the limit may exist, so that a replacement can
 //! be opened: `connections.len() + dialling <= max_connections + 1`. The probes of a node that
-//! seems silent use further connections.
-use std::pin::pin;
-use std::rc::{Rc, Weak};
+//! seems silent use further connections ([`super::silence`]).
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::context::unless_notified;
-use super::dial::{Connected, Connector};
+use super::connections::Entry;
 use super::error::Cause;
-use super::health::{Health, Pause, STALLED_AFTER, nanos};
+use super::health::{Pause, STALLED_AFTER, nanos};
 use super::queue::QueuedRequest;
 use super::shared::Shared;
-use super::state::{Entry, State};
+use super::state::State;
 use super::waiter::Waiter;
-use super::window::Window;
 use crate::protocol::{NEVER, Nanos, Timing};
 
 /// How long keys share no lines after a stall, so that a key that hangs holds up no other key.
@@ -31,19 +29,16 @@ const UNMERGED_FOR: Duration = Duration::from_secs(5);
 /// No dial to a nearby server takes longer.
 const MIN_DIAL_LIMIT: Duration = Duration::from_millis(500);
 
-/// The number of keys that are probed before a node is considered silent.
-pub(super) const PROBES: u32 = 2;
-
 impl<W: Waiter> Shared<W> {
     /// The timeout for a dial. It is shorter while a connection is silent, so that an unreachable
     /// node is detected soon, but well above the duration of earlier dials.
     pub fn dial_limit(&self) -> Option<Duration> {
         let limit = self.config.connection_timeout;
         let state = self.state();
-        if !state.any_silent && state.confirming == 0 {
+        if !state.connections.any_silent() && !state.silence.is_probed() {
             return limit;
         }
-        let usual = state.latencies.longest().saturating_mul(3);
+        let usual = state.growth.latencies().longest().saturating_mul(3);
         let patience = (self.config.timeout.unwrap_or_default() / 2).max(MIN_DIAL_LIMIT).max(usual);
         Some(limit.map_or(patience, |limit| limit.min(patience)))
     }
@@ -51,25 +46,26 @@ impl<W: Waiter> Shared<W> {
     /// Checks connections that receive nothing. Called when one may have become stalled or silent.
     /// Returns the time of the next check.
     pub fn check_stalled(self: &Rc<Self>, state: &mut State<W>, now: Nanos) -> Nanos {
-        if state.any_silent {
+        if state.connections.any_silent() {
             self.check_silent(state, None);
         }
         let mut is_owing = false;
         let mut holds_up = false;
-        for entry in &state.connections {
-            is_owing |= entry.owes_since.is_some() && !entry.is_silent;
-            holds_up |= entry.checkout.is_none()
+        for entry in state.connections.iter() {
+            is_owing |= entry.owes_since().is_some() && !entry.is_silent();
+            holds_up |= !entry.is_checked_out()
                 && entry.is_stalled(now, &state.health)
                 && entry.connection.is_held_up();
         }
-        state.needs_relief = false;
+        let mut needs_relief = false;
         if holds_up {
             self.move_held_up_reads(state);
-            state.needs_relief = state.connections.iter().all(|entry| {
-                entry.checkout.is_some() || entry.is_silent || entry.is_stalled(now, &state.health)
+            needs_relief = state.connections.iter().all(|entry| {
+                entry.is_checked_out() || entry.is_silent() || entry.is_stalled(now, &state.health)
             });
         }
-        if state.needs_relief || !state.queue.is_empty() {
+        state.growth.set_needs_relief(needs_relief);
+        if needs_relief || !state.queue.is_empty() {
             self.close_stuck(state, now);
         }
         if !state.queue.is_empty() {
@@ -81,18 +77,18 @@ impl<W: Waiter> Shared<W> {
     /// Closes a connection that has been quiet long enough to be silent and whose callers no longer
     /// wait. Does so only if the node serves other connections and no more may be opened.
     fn close_stuck(&self, state: &mut State<W>, now: Nanos) {
-        if state.has_room(self.config.max_connections) {
+        if state.connections.has_room(self.config.max_connections) {
             return;
         }
         let timeout = self.config.timeout.unwrap_or_default();
         let is_stuck = |at: usize| {
             let entry = &state.connections[at];
             entry.is_free()
-                && entry.owes_since.is_some_and(|since| {
+                && entry.owes_since().is_some_and(|since| {
                     state.served_since(at, since) && state.is_silent_since(at, since, timeout, now)
                 })
                 && !entry.connection.has_waiters()
-                && entry.noreply.is_empty()
+                && entry.noreply.are_answered()
         };
         if let Some(at) = (0..state.connections.len()).find(|at| is_stuck(*at)) {
             state.connections[at].connection.abort(Cause::NoAnswer);
@@ -106,9 +102,9 @@ impl<W: Waiter> Shared<W> {
         let mut has_taken = false;
         for at in 0..state.connections.len() {
             let entry = &state.connections[at];
-            let Some(since) = entry.owes_since else { continue };
-            let is_stalled = entry.is_silent || entry.is_stalled(now, &state.health);
-            if entry.checkout.is_some() || !is_stalled || !state.can_take_over(at, since, now) {
+            let Some(since) = entry.owes_since() else { continue };
+            let is_stalled = entry.is_silent() || entry.is_stalled(now, &state.health);
+            if entry.is_checked_out() || !is_stalled || !state.can_take_over(at, since, now) {
                 continue;
             }
             let (connection, order) = (&mut state.connections[at].connection, &state.order);
@@ -116,7 +112,9 @@ impl<W: Waiter> Shared<W> {
                 let Some(request) = orphan.retry else { continue };
                 let mut waiter = orphan.handler;
                 waiter.restart();
-                state.metrics.requests_retried += u64::from(orphan.sent);
+                if orphan.sent {
+                    state.counters.retried();
+                }
                 let timing = Timing { issued_at: orphan.info.issued_at, deadline: orphan.deadline };
                 let queued = QueuedRequest { request, waiter, timing, retried: orphan.retried };
                 state.queue.push_front(queued);
@@ -124,8 +122,10 @@ impl<W: Waiter> Shared<W> {
             }
         }
         if has_taken {
-            state.window = Window::NARROW;
-            self.stop_merging(state, UNMERGED_FOR);
+            let until = now.saturating_add(nanos(UNMERGED_FOR));
+            if state.precautions.narrow(until) {
+                self.merging_stopped(state);
+            }
         }
     }
 
@@ -138,71 +138,28 @@ impl<W: Waiter> Shared<W> {
     /// execute the writes, and later requests for their keys must not overtake them.
     pub fn check_silent(self: &Rc<Self>, state: &mut State<W>, read: Option<u64>) {
         let now = self.context.now();
-        if state.connections.len() <= self.config.max_connections {
-            for entry in &mut state.connections {
-                entry.is_silent &= Some(entry.id) != read;
-            }
+        if let Some(id) = read
+            && state.connections.len() <= self.config.max_connections
+        {
+            state.connections.mark_served(id);
         }
         self.move_held_up_reads(state);
         let open = || state.connections.iter().filter(|entry| !entry.connection.is_broken());
-        let are_all_silent = open().all(|entry| entry.is_silent);
+        let are_all_silent = open().all(Entry::is_silent);
         let mut surplus = open().count().saturating_sub(self.config.max_connections);
         for at in 0..state.connections.len() {
             let entry = &state.connections[at];
-            let may_close = entry.is_silent && !entry.connection.is_broken();
+            let may_close = entry.is_silent() && !entry.connection.is_broken();
             if !may_close || entry.connection.has_waiters() {
                 continue;
             }
-            let since = entry.owes_since.unwrap_or(now);
-            let is_replaced = entry.noreply.is_empty() && state.served_since(at, since);
+            let since = entry.owes_since().unwrap_or(now);
+            let is_replaced = entry.noreply.are_answered() && state.served_since(at, since);
             if (are_all_silent && surplus > 0) || is_replaced {
                 surplus = surplus.saturating_sub(1);
                 state.connections[at].connection.abort(Cause::NoAnswer);
             }
         }
-        state.any_silent = state.connections.iter().any(|entry| entry.is_silent);
-    }
-
-    /// Evaluates the probe of a node that seems silent. Returns whether the node is still silent on
-    /// all connections.
-    fn is_still_silent(self: &Rc<Self>, outcome: Result<Connected, Cause>) -> bool {
-        let mut state = self.state();
-        let now = self.context.now();
-        if let Ok(new) = outcome {
-            state.health.received(now);
-            if state.has_room(self.config.max_connections) && !state.dialling {
-                drop(state);
-                self.connected(new);
-            }
-            return false;
-        }
-        state.metrics.connections_created_with_error += 1;
-        let limit = self.config.timeout.unwrap_or_default();
-        state.health.is_healthy()
-            && state.health.is_silent(now, limit)
-            && !state.connections.is_empty()
-    }
-}
-
-impl<W: Waiter> Entry<W> {
-    /// Records that bytes were read or written at `polled_at`. Returns whether the connection was
-    /// stalled and now receives bytes again.
-    pub fn note_traffic(&mut self, has_read: bool, has_written: bool, health: &mut Health) -> bool {
-        let now = self.polled_at;
-        let goes_on = has_read && self.is_stalled(now, health);
-        if has_read {
-            let is_owing = self.connection.in_flight() > 0;
-            let since = std::mem::replace(&mut self.owes_since, is_owing.then_some(now));
-            if let Some(since) = since {
-                health.answered_after(now.saturating_sub(since));
-            }
-            health.received(now);
-        }
-        if has_written {
-            self.owes_since.get_or_insert(now);
-            health.written(|| now);
-        }
-        goes_on
     }
 }
 
@@ -217,23 +174,17 @@ impl<W: Waiter> State<W> {
             let is_overdue =
                 entry.connection.overdue_since().is_some_and(|deadline| deadline <= now);
             if (is_overdue || entry.connection.is_front_abandoned())
-                && entry.checkout.is_none()
-                && !entry.is_silent
-                && let Some(since) = entry.owes_since
+                && !entry.is_checked_out()
+                && !entry.is_silent()
+                && let Some(since) = entry.owes_since()
                 && self.is_silent_since(at, since, timeout, now)
             {
-                (self.connections[at].is_silent, self.any_silent) = (true, true);
+                self.connections.mark_silent(at);
                 silent_since = silent_since.min(since);
             }
         }
-        if silent_since == NEVER {
-            return;
-        }
-        for entry in &mut self.connections {
-            let is_idle = entry.is_free() && entry.connection.in_flight() == 0;
-            if is_idle && entry.last_received() < silent_since {
-                (entry.is_silent, entry.owes_since) = (true, Some(now));
-            }
+        if silent_since < NEVER {
+            self.connections.mark_idle_silent(silent_since, now);
         }
     }
 
@@ -241,7 +192,7 @@ impl<W: Waiter> State<W> {
     /// for a pause of the server. A server that serves other connections, or on which requests
     /// stalled recently, is not pausing, so the limit is shorter for it.
     fn is_silent_since(&self, at: usize, since: Nanos, timeout: Duration, now: Nanos) -> bool {
-        let pause = if self.is_unmerged() {
+        let pause = if self.precautions.is_unmerged() {
             Pause::Stalling
         } else if self.served_since(at, since.saturating_add(nanos(STALLED_AFTER / 2))) {
             Pause::Connection
@@ -265,38 +216,9 @@ impl<W: Waiter> State<W> {
     fn can_take_over(&self, at: usize, since: Nanos, now: Nanos) -> bool {
         self.others(at).any(|entry| {
             entry.is_free()
-                && !entry.is_silent
-                && entry.last_received().max(entry.opened) >= since
+                && !entry.is_silent()
+                && entry.last_received().max(entry.opened()) >= since
                 && !entry.is_stalled(now, &self.health)
         })
-    }
-}
-
-/// Probes a node that seems silent, on a fresh connection.
-///
-/// [`PROBES`] of these run at the same time, each for another key, because a proxy is not down if
-/// one of its backends hangs. `number` counts them from 0.
-pub(super) async fn confirm_silence<W: Waiter>(pool: Weak<Shared<W>>, number: u32) {
-    let Some(strong) = pool.upgrade() else { return };
-    let connector = Connector::new(&strong).with_probe_offset(number);
-    let (closing, ip) = (strong.closing.clone(), strong.state().location.ip);
-    drop(strong);
-    let dialling = pin!(connector.dial(&pool, ip, &[]));
-    let Some(result) = unless_notified(&closing, dialling).await else { return };
-    let Some(pool) = pool.upgrade() else { return };
-    if pool.state().confirming == 0 {
-        // Another probe was answered.
-        return;
-    }
-    if !pool.is_still_silent(result) {
-        pool.state().confirming = 0;
-        return;
-    }
-    let mut state = pool.state();
-    state.confirming -= 1;
-    if state.confirming == 0 {
-        state.health.probe_failed(PROBES);
-        drop(state);
-        pool.node_silent();
     }
 }

@@ -10,11 +10,8 @@ use tokio::sync::Notify;
 
 use super::context::{Context, unless_notified};
 use super::error::Cause;
-use super::health::nanos;
 use super::shared::Shared;
-use super::state::Entry;
 use super::waiter::Waiter;
-use super::window::Window;
 
 /// The task of one connection.
 pub(super) async fn drive<W: Waiter>(pool: Weak<Shared<W>>, id: u64) {
@@ -33,7 +30,7 @@ impl<W: Waiter> Shared<W> {
     fn poll_connection(self: &Rc<Self>, id: u64, cx: &mut TaskContext<'_>) -> Poll<Option<Cause>> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let Some(at) = state.connections.iter().position(|entry| entry.id == id) else {
+        let Some(at) = state.connections.position_of(id) else {
             return Poll::Ready(None);
         };
         let entry = &mut state.connections[at];
@@ -43,8 +40,10 @@ impl<W: Waiter> Shared<W> {
         let (read, written) = (connection.bytes_read(), connection.bytes_written());
         let polled = {
             let clock = || self.context.now();
-            catch_unwind(AssertUnwindSafe(|| connection.poll(cx, clock, &mut state.stats)))
-                .unwrap_or(Poll::Ready(Cause::Panicked))
+            catch_unwind(AssertUnwindSafe(|| {
+                connection.poll(cx, clock, state.counters.stats_mut())
+            }))
+            .unwrap_or(Poll::Ready(Cause::Panicked))
         };
         let is_first = answered + refused == 0;
         let has_written = connection.bytes_written() > written;
@@ -55,29 +54,28 @@ impl<W: Waiter> Shared<W> {
             self.context.wake_later(cx.waker());
         }
         let has_read = connection.bytes_read() > read;
-        entry.polled_at = if has_read { connection.read_at() } else { self.context.now() };
-        let goes_on = entry.note_traffic(has_read, has_written, &mut state.health);
+        let now = if has_read { connection.read_at() } else { self.context.now() };
+        let goes_on = entry.note_poll(now, has_read, has_written, &mut state.health);
         if answered + refused > 0 {
-            entry.last_used = entry.polled_at;
+            entry.note_used(now);
             state.health.answered(is_first);
         }
         if refused > 0
             && let Some(verb) = entry.connection.take_unknown()
         {
-            state.capabilities.doubt(verb.family(), entry.polled_at);
+            state.capabilities.doubt(verb.family(), now);
         }
         if answered > 0 {
             for key in entry.connection.take_large_keys() {
-                state.large_keys.insert(&key);
+                state.large.remember(&key);
             }
         }
         if has_read && !state.order.is_empty() {
             state.unpin_answered(at);
         }
-        state.metrics.operations_executed += answered - late;
-        state.metrics.operations_executed_with_error += refused;
-        state.window.note_replies(goes_on, answered + refused);
-        if has_read && state.any_silent {
+        state.counters.replied(answered - late, refused);
+        state.precautions.note_replies(goes_on, answered + refused);
+        if has_read && state.connections.any_silent() {
             self.check_silent(state, Some(id));
         }
         if polled.is_pending() {
@@ -102,20 +100,16 @@ pub(super) async fn purge_unused<W: Waiter>(pool: Weak<Shared<W>>, after: Durati
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
         let now = context.now();
-        let is_unused = |entry: &Entry<W>| {
-            entry.checkout.is_none()
-                && entry.connection.in_flight() == 0
-                && now.saturating_sub(entry.last_used) >= nanos(after)
-        };
         // A waiting checkout may be about to receive this connection.
         if state.connections.len() > pool.config.min_connections
             && state.checkouts.is_empty()
-            && let Some(at) = state.connections.iter().rposition(is_unused)
+            && let Some(at) =
+                state.connections.iter().rposition(|entry| entry.is_unused(now, after))
         {
             state.purge(at);
         }
         if state.connections.len() <= pool.config.min_connections {
-            state.purging = false;
+            state.growth.stop_purging();
             return;
         }
     }
@@ -128,14 +122,10 @@ pub(super) async fn resume_merging<W: Waiter>(pool: Weak<Shared<W>>) {
         let remaining = {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
-            let until = state.unmerged_until.unwrap_or_default();
-            let remaining = until.saturating_sub(context.now());
-            if remaining == 0 {
-                state.unmerged_until = None;
-                state.window = Window::default();
+            let Some(remaining) = state.precautions.end(context.now()) else {
                 pool.set_max_merged_keys(&mut state);
                 return;
-            }
+            };
             Duration::from_nanos(remaining)
         };
         if unless_notified(&closing, context.sleep(remaining)).await.is_none() {
@@ -157,18 +147,16 @@ pub(super) async fn close_if_stuck<W: Waiter>(
         {
             let Some(pool) = pool.upgrade() else { return };
             let mut state = pool.state();
-            let Some(entry) = state.connections.iter_mut().find(|entry| entry.id == id) else {
-                return;
-            };
+            let Some(entry) = state.connections.with_id(id) else { return };
             let read = Some(entry.connection.bytes_read());
             if entry.connection.in_flight() > 0 && read == bytes_before {
                 entry.connection.abort(Cause::NoAnswer);
                 return;
             }
             // While it is checked out, missing replies are the holder's concern.
-            let is_left_alone = entry.checkout.is_none() || bytes_before.is_none();
+            let is_left_alone = !entry.is_checked_out() || bytes_before.is_none();
             if entry.connection.in_flight() == 0 || !is_left_alone {
-                entry.is_watched = false;
+                entry.stop_watching();
                 return;
             }
             bytes_before = read;

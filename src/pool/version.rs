@@ -58,7 +58,7 @@ impl<W: Waiter> Shared<W> {
     /// down.
     fn may_ask_version(&self, ask_from: Nanos) -> bool {
         let state = self.state();
-        !state.closed && !state.connections.is_empty() && self.context.now() >= ask_from
+        state.lifecycle.is_open() && !state.connections.is_empty() && self.context.now() >= ask_from
     }
 }
 
@@ -67,7 +67,7 @@ async fn ask_version<W: Waiter>(pool: Weak<Shared<W>>) {
     let (context, address) = (strong.context.clone(), strong.address.clone());
     let (security, closing) = (strong.config.security.clone(), strong.closing.clone());
     let limit = strong.config.connection_timeout.unwrap_or(ANSWER_TIMEOUT);
-    let (ip, server) = (strong.state().location.ip, strong.line_len.server.get());
+    let (ip, server) = (strong.state().location.ip(), strong.line_len.server.get());
     drop(strong);
     let target = DialTarget { address: &address, ip, avoid: &[], limit: Some(limit) };
     let phase = Cell::default();
