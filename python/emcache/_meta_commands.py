@@ -1,19 +1,29 @@
 """The meta commands of :class:`emcache.Client`."""
 
-from typing import TYPE_CHECKING, Literal
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal, overload
 
+from ._address import Address
 from ._checks import check_range
 from ._emcache import CoreMeta
-from ._errors import CommandError
-from ._types import Exptime, Value
+from ._errors import CommandError, EmcacheError
+from ._types import Exptime, OnError, Value
 
 if TYPE_CHECKING:
     from . import _meta as meta
+    from . import _results as results
     from ._emcache import _MetaReply
 else:
-    from ._lazy import meta
+    from ._lazy import meta, results
 
 _MAX_RECACHE = 30 * 24 * 60 * 60
+_WINDOW = 4096
+"""The number of keys that wait for replies at a time, well below what a node accepts."""
+_GIVE_BACK_SINCE = (1, 6, 13)
+"""The first version that can take a win back."""
+_PLUS_SINCE = (1, 6, 24)
+"""The first version whose ``me`` tells an item without an exptime from one in its last second."""
 _MODES = ("set", "add", "replace", "append", "prepend")
 
 
@@ -32,6 +42,10 @@ class MetaCommands:
     """
 
     _core_meta: CoreMeta
+
+    if TYPE_CHECKING:
+
+        def _node_index(self, address: Address) -> int: ...
 
     async def meta_get(
         self,
@@ -77,10 +91,7 @@ class MetaCommands:
 
         Wire: ``mg <key> [C R T N] [v] f c t [s l h u E]`` Source: "Meta Get".
         """
-        if recache is not None:
-            check_range("recache", recache, 1, _MAX_RECACHE)
-        if vivify is not None and touch is not None:
-            raise ValueError("vivify and touch exclude each other; touch the item when it is there")
+        _check_times(recache, vivify, touch)
         if new_cas is not None and vivify is None:
             raise ValueError("new_cas applies only to an item that is created; pass vivify as well")
         if known_cas is not None and not value:
@@ -101,6 +112,103 @@ class MetaCommands:
         if reply[0] == "HD" and value and known_cas is None:
             raise CommandError("the server answered 'HD' without the requested value")
         return _to_item(reply)
+
+    @overload
+    async def meta_get_many(
+        self,
+        keys: Iterable[bytes],
+        *,
+        value: bool = ...,
+        recache: int | None = ...,
+        vivify: Exptime | None = ...,
+        touch: Exptime | None = ...,
+        no_bump: bool = ...,
+        size: bool = ...,
+        last_access: bool = ...,
+        hit_before: bool = ...,
+        on_error: Literal["raise"] = ...,
+    ) -> "dict[bytes, meta.MetaItem]": ...
+    @overload
+    async def meta_get_many(
+        self,
+        keys: Iterable[bytes],
+        *,
+        value: bool = ...,
+        recache: int | None = ...,
+        vivify: Exptime | None = ...,
+        touch: Exptime | None = ...,
+        no_bump: bool = ...,
+        size: bool = ...,
+        last_access: bool = ...,
+        hit_before: bool = ...,
+        on_error: Literal["partial"],
+    ) -> "results.PartialResult[bytes, meta.MetaItem]": ...
+    async def meta_get_many(
+        self,
+        keys: Iterable[bytes],
+        *,
+        value: bool = True,
+        recache: int | None = None,
+        vivify: Exptime | None = None,
+        touch: Exptime | None = None,
+        no_bump: bool = False,
+        size: bool = False,
+        last_access: bool = False,
+        hit_before: bool = False,
+        on_error: OnError = "raise",
+    ) -> "dict[bytes, meta.MetaItem]":
+        """Read many items as :meth:`meta_get` does, each with a command of its own.
+
+        Plain reads are cheaper with :meth:`Client.get_many`: servers need 1.3 to 1.4 times as long
+        for ``mg``.
+
+        Args:
+            keys: any number of keys.
+            value: see :meth:`meta_get`, as for all options but the last.
+            recache: see :meth:`meta_get`.
+            vivify: see :meth:`meta_get`.
+            touch: see :meth:`meta_get`.
+            no_bump: see :meth:`meta_get`.
+            size: see :meth:`meta_get`.
+            last_access: see :meth:`meta_get`.
+            hit_before: see :meth:`meta_get`.
+            on_error: ``"raise"`` raises the first error; the other replies are lost, with any wins
+                among them. ``"partial"`` returns a :class:`emcache.PartialResult` with what
+                arrived, and errors by key.
+
+        Returns:
+            The items by key, without misses.
+
+        Raises:
+            UnsupportedError: a node does not know meta commands.
+
+        Wire: ``mg <key> ...``, one for each key Source: "Meta Get".
+        """
+        _check_times(recache, vivify, touch)
+        if on_error not in ("raise", "partial"):
+            raise ValueError("on_error must be 'raise' or 'partial'")
+        items: dict[bytes, meta.MetaItem] = {}
+        errors: dict[bytes, Exception] = {}
+        unique = list(dict.fromkeys(keys))
+        options = (value, recache, vivify, touch, no_bump, size, last_access, hit_before)
+        for start in range(0, len(unique), _WINDOW):
+            window = unique[start : start + _WINDOW]
+            replies = [self._core_meta.get(key, *options, None, None) for key in window]
+            for key, reply in zip(window, replies, strict=True):
+                try:
+                    item = _to_item(await reply)
+                except EmcacheError as error:
+                    if on_error == "raise":
+                        raise
+                    errors[key] = error
+                else:
+                    if item is not None:
+                        items[key] = item
+        if on_error == "raise":
+            return items
+        from ._results import PartialResult
+
+        return PartialResult(items, errors)
 
     async def meta_set(
         self,
@@ -238,6 +346,103 @@ class MetaCommands:
         if number is None:
             return MetaNumber("not_stored" if status == "NS" else _unmet(status))
         return MetaNumber("done", int(number), attributes[1], attributes[2])
+
+    async def ttl(self, key: bytes) -> int | None:
+        """Return the seconds until an item expires.
+
+        The read does not count as an access, and it takes no win from callers that use leases.
+
+        Args:
+            key: any 1 to 250 bytes; see :class:`MetaCommands`.
+
+        Returns:
+            The seconds; -1 if the item does not expire; None if there is no item.
+
+        Raises:
+            UnsupportedError: the node does not know meta commands.
+
+        Before memcached 1.6.24 the reply for an item without an exptime is also the reply for one
+        in its last second. There, a second command tells the two apart. If it takes a win, the win
+        is given back.
+
+        Wire: ``me <key>`` Source: "Meta Debug".
+        """
+        seen = await self.meta_debug(key)
+        if seen is None or seen.ttl is None:
+            return None
+        version = self._core_meta.version(key)
+        if seen.ttl != -1 or version is None or not _GIVE_BACK_SINCE <= version < _PLUS_SINCE:
+            return seen.ttl
+        item = await self.meta_get(key, value=False, no_bump=True)
+        if item is None:
+            return None
+        if item.won:
+            # Shielded: a win that is not given back would leave the item stale.
+            await asyncio.shield(self.meta_delete(key, cas=item.cas, invalidate=True))
+        return item.ttl
+
+    async def meta_debug(self, key: bytes) -> "meta.MetaDebug | None":
+        """Return what a server knows of an item; this is not an access, and takes no win.
+
+        Returns:
+            None if there is no item.
+
+        Raises:
+            UnsupportedError: the node does not know meta commands.
+
+        Wire: ``me <key>`` Source: "Meta Debug".
+        """
+        status, ttl, last_access, cas, fetched, slab_class, size = await self._core_meta.debug(key)
+        if status == "EN":
+            return None
+        from ._meta import MetaDebug
+
+        return MetaDebug(ttl, last_access, cas, fetched, slab_class, size)
+
+    async def meta_noop(self, memcached_host_address: Address) -> None:
+        """Return when a node has answered that it knows meta commands.
+
+        Raises:
+            UnsupportedError: the node does not know meta commands.
+
+        Wire: ``mn`` Source: "Meta No-Op".
+        """
+        await self._core_meta.noop(self._node_index(memcached_host_address))
+
+    async def meta_raw(
+        self,
+        command: Literal["mg", "ms", "md", "ma", "me"],
+        key: bytes,
+        flags: str = "",
+        value: Value | None = None,
+    ) -> "meta.MetaReply":
+        """Send a meta command with flags of your own, and return the reply as it came.
+
+        Args:
+            command: ``mg``, ``ms``, ``md``, ``ma`` or ``me``.
+            key: any 1 to 250 bytes; the flag ``b`` is added for keys that need it.
+            flags: words, separated by single spaces, in the order in which the server executes
+                them. ``q`` is refused, because every request has a reply. So are flags that the
+                server is known to ignore.
+            value: the value of ``ms``.
+
+        Raises:
+            CommandError: the server answered with an error line.
+            UnsupportedError: the node does not know meta commands, or a flag.
+
+        Wire: ``<command> <key> <flags>`` Source: "Meta Commands".
+        """
+        status, words, stored = await self._core_meta.raw(command, key, flags, value)
+        from ._meta import MetaReply
+
+        return MetaReply(status, tuple(words.decode("latin-1").split()), stored)
+
+
+def _check_times(recache: int | None, vivify: Exptime | None, touch: Exptime | None) -> None:
+    if recache is not None:
+        check_range("recache", recache, 1, _MAX_RECACHE)
+    if vivify is not None and touch is not None:
+        raise ValueError("vivify and touch exclude each other; touch the item when it is there")
 
 
 def _unmet(status: str) -> Literal["exists", "not_found"]:

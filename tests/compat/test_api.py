@@ -126,6 +126,12 @@ NEW = {
     "touch=None, cas=None, new_cas=None)",
     "meta_delete": "(self, key, *, cas=None, invalidate=False, stale_for=None, clear=False, "
     "new_cas=None)",
+    "meta_debug": "(self, key)",
+    "meta_get_many": "(self, keys, *, value=True, recache=None, vivify=None, touch=None, "
+    "no_bump=False, size=False, last_access=False, hit_before=False, on_error='raise')",
+    "meta_noop": "(self, memcached_host_address)",
+    "meta_raw": "(self, command, key, flags='', value=None)",
+    "ttl": "(self, key)",
     "meta_get": "(self, key, *, value=True, recache=None, vivify=None, touch=None, no_bump=False, "
     "size=False, last_access=False, hit_before=False, known_cas=None, new_cas=None)",
     "meta_set": "(self, key, value, *, flags=0, exptime=0, mode='set', cas=None, invalidate=False, "
