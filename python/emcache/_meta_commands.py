@@ -80,7 +80,7 @@ class MetaCommands:
             size: request the size; it is known anyway if the value is sent.
             last_access: request the seconds since the last access.
             hit_before: request whether the item was read before.
-            known_cas: do not send the value if the item has this CAS (memcached 1.6.45).
+            known_cas: do not send the value if the item has this CAS (memcached 1.6.40).
             new_cas: the CAS of the item that ``vivify`` creates (memcached 1.6.27).
 
         Returns:

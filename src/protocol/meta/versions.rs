@@ -163,7 +163,7 @@ fn known_since(verb: MetaVerb, letter: u8, flags: &str) -> Known {
         (Get | Set | Delete | Arithmetic, b'P' | b'L') => 14,
         (Set, b's' | b'N') => 20,
         (Get | Set | Delete | Arithmetic, b'E') | (Delete, b'x') => 27,
-        (Get, b'C') => 45,
+        (Get, b'C') => 40,
         (_, letter) if b"vfcskthluqONRTFICMJDEPLbx".contains(&letter) => return Known::Never,
         _ => return Known::Unknown,
     };
@@ -213,7 +213,7 @@ mod tests {
             (Set, "E5", 27, "flag E of ms (new_cas)"),
             (Delete, "x", 27, "flag x of md (clear)"),
             (Arithmetic, "MI E5", 27, "flag E of ma (new_cas)"),
-            (Get, "C5 v", 45, "flag C of mg (known_cas)"),
+            (Get, "C5 v", 40, "flag C of mg (known_cas)"),
         ] {
             assert_eq!(lack(verb, flags, since), None, "{verb:?} {flags}");
             let expected = format!("{name} 1.6.{since}");
