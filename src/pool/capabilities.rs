@@ -80,7 +80,7 @@ impl Capabilities {
         matches!(self.support[family as usize], Support::Undecided { .. })
     }
 
-    /// What the node lacks for a meta command; `None` is `mn`. The family must be supported.
+    /// The feature that the node lacks for a meta command; `None` is `mn`. The family must be supported.
     pub fn meta_lack(&self, command: Option<(MetaVerb, &str)>) -> Option<Lack> {
         if self.is_certain {
             return Some(Lack::BINARY);

@@ -16,7 +16,7 @@ pub struct Version {
 /// Earlier servers have other names for replies, and another form of `ms`.
 pub const META_SINCE: Version = Version::new(1, 6, 10);
 
-/// What a server lacks for a request.
+/// A feature that a server lacks for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lack {
     /// `None` for all commands.
@@ -100,7 +100,7 @@ impl Lack {
         })
     }
 
-    /// What a server of this version lacks for a command with these flags.
+    /// The feature that a server of this version lacks for a command with these flags.
     pub fn of(verb: MetaVerb, flags: &str, version: Version) -> Option<Self> {
         if version < META_SINCE {
             return Some(Self::ALL);
