@@ -10,7 +10,7 @@ use super::shared::MAX_REQUESTS;
 use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
-use crate::protocol::Timing;
+use crate::protocol::{Family, Timing};
 
 impl<W: Waiter> State<W> {
     /// The connection of a request that meets no other one: the node is healthy, nothing waits, and
@@ -23,6 +23,7 @@ impl<W: Waiter> State<W> {
         is_noreply: bool,
         timing: Timing,
     ) -> Option<(&mut Entry<W>, &mut Health)> {
+        let family = outgoing.verb().family();
         let is_calm = self.lifecycle.is_open()
             && !is_noreply
             && self.queue.is_empty()
@@ -32,7 +33,8 @@ impl<W: Waiter> State<W> {
             && !(self.connections.any_silent() || self.growth.needs_another())
             && self.connections.len() >= config.min_connections
             && !self.precautions.is_unmerged()
-            && self.capabilities.may_share(outgoing.verb().family())
+            && family != Family::Meta // Its flags depend on the node's version.
+            && self.capabilities.may_share(family)
             && !self.large.is_large(outgoing);
         let first = self.connections.first()?;
         let takes_it = is_calm

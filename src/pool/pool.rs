@@ -24,7 +24,8 @@ use super::shared::{Pool, Shared};
 use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
-use crate::protocol::{CommandStats, Nanos, OwnedRequest, Request, Timing, Verb};
+use crate::protocol::meta::Version;
+use crate::protocol::{CommandStats, Family, Nanos, OwnedRequest, Request, Timing, Verb};
 
 impl<W: Waiter> Pool<W> {
     pub fn new(context: &Rc<Context>, address: Address, config: PoolConfig) -> Self {
@@ -126,6 +127,11 @@ impl<W: Waiter> Pool<W> {
         commands.map(|(verb, command)| (verb, command.clone())).collect()
     }
 
+    /// The version of the node, if it is known and knows meta commands.
+    pub fn meta_version(&self) -> Option<Version> {
+        self.0.state.borrow().capabilities.meta_version()
+    }
+
     /// The number of unanswered requests, including abandoned ones.
     pub fn in_flight(&self) -> usize {
         self.0.state.borrow().in_flight()
@@ -176,6 +182,14 @@ impl<W: Waiter> Pool<W> {
             let request = outgoing.into_owned().unshared();
             shared.isolate(family, QueuedRequest { request, waiter, timing, retried: false });
             shared.context.arm(deadline);
+            return;
+        }
+        if family == Family::Meta
+            && let Some(lack) = outgoing.meta_lack(&state.capabilities)
+        {
+            let error = shared.unsupported(state, outgoing.verb(), lack);
+            drop(guard);
+            waiter.fail(&error);
             return;
         }
         if state.precautions.is_unmerged() && outgoing.info().keys > 1 {

@@ -63,7 +63,8 @@ impl<W: Waiter> Shared<W> {
         if refused > 0
             && let Some(verb) = entry.connection.take_unknown()
         {
-            state.capabilities.doubt(verb.family(), now);
+            let answers = state.counters.stats().answers(verb.family());
+            state.capabilities.doubt(verb.family(), now, answers);
         }
         if answered > 0 {
             for key in entry.connection.take_large_keys() {

@@ -21,7 +21,7 @@ use crate::cluster::ClusterConfig;
 use crate::cluster::routing::Routing;
 use crate::host::fork_count;
 use crate::pool::PoolConfig;
-use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StatsArgs, StorageVerb};
+use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb, Words};
 
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
@@ -411,7 +411,7 @@ impl CoreClient {
 
     fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
         self.open()?;
-        let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
+        let args = Words::parse(args).ok_or_else(errors::stats_args)?;
         self.session(py)?.stats(py, node, args)
     }
 
