@@ -98,18 +98,17 @@ class CachedFunction(Generic[P, R]):
     def _cache(self) -> Cache[Any] | None:
         if isinstance(self._source, Cache):
             return self._source
-        cache = self._source()
-        if cache is not None and not isinstance(cache, Cache):
-            raise TypeError(
-                f"the function passed to cached() must return an emcache.Cache or None, not "
-                f"{type(cache).__name__}"
-            )
-        return cache
+        return _checked(self._source())
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or call the function and cache its result."""
         bound: Any = self._bound + args if self._bound else args
-        if (cache := self._cache) is None:
+        source = self._source
+        if isinstance(source, Cache):
+            cache: Cache[Any] | None = source
+        else:
+            cache = _checked(source())
+        if cache is None:
             function: Any = self.__wrapped__
             value: R = await function(*bound, **kwargs)
             return value
@@ -117,7 +116,7 @@ class CachedFunction(Generic[P, R]):
         if plan is None or plan.cache is not cache:
             plan = self._plans.make(cache)
         # The rest is `Cache.get_or_set`, without another coroutine.
-        name = cache._keys.wire(self._key(*bound, **kwargs))
+        name = cache._keys.wire(self._key(bound, kwargs))
         flights = cache._flights
         if name in flights.table or flights.late.all_outdated:
             return await self._miss(plan, name, bound, kwargs).fetch()
@@ -163,7 +162,7 @@ class CachedFunction(Generic[P, R]):
 
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of these arguments, without the prefix of the cache."""
-        return self._key(*self._bound, *args, **kwargs)
+        return self._key(self._bound + args, kwargs)
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Delete the cached result for these arguments; return whether there was one.
@@ -199,6 +198,16 @@ class CachedFunction(Generic[P, R]):
             return value
         name = cache.wire_key(self.key_for(*args, **kwargs))
         return await self._miss(self._plans.make(cache), name, bound, kwargs).renew()
+
+
+def _checked(cache: object) -> Cache[Any] | None:
+    """Return what the function passed to ``cached`` has returned."""
+    if cache is not None and not isinstance(cache, Cache):
+        raise TypeError(
+            f"the function passed to cached() must return an emcache.Cache or None, not "
+            f"{type(cache).__name__}"
+        )
+    return cache
 
 
 class _Decorator:
