@@ -1,7 +1,7 @@
 """The cache: values of one type, on top of a client."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar, Unpack, overload
 
 from .._checks import check_range
@@ -15,6 +15,7 @@ from ._get_or_set import GetOrSet
 from ._info import CacheInfo
 from ._invalidate import mark_stale
 from ._keys import Key, KeyPolicy, Keys
+from ._many import get_or_set_many
 from ._policy import (
     LeaseKey,
     OnError,
@@ -30,6 +31,7 @@ from ._ttl import ONE_HOUR, Ttl, exptime
 from ._values import Values
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Key)
 
 MAX_SIZE = 16 * 1024 * 1024
 
@@ -249,6 +251,39 @@ class Cache(Commands[T]):
         name = self._keys.wire(key)
         with self._flights.changing(name):
             return await mark_stale(self._storage, name, math.ceil(stale_for))
+
+    async def get_or_set_many(
+        self,
+        keys: Iterable[K],
+        load: Callable[[list[K]], Awaitable[Mapping[K, T]]],
+        **options: Unpack[Options],
+    ) -> dict[K, T]:
+        """Get many values, and compute the missing ones together.
+
+        All keys are looked for with one :meth:`get_many`. ``load`` is called once, with those whose
+        leases this process has won. For values that other callers or processes compute, this waits
+        as :meth:`get_or_set` does.
+
+        Args:
+            keys: see :class:`Cache`.
+            load: called with a list of keys; returns a mapping of these keys to their values. Keys
+                that it leaves out are not stored.
+            options: see :class:`emcache.cache.Options`; the default is the cache's option.
+
+        Returns:
+            The values by the keys that you passed, without those that ``load`` left out.
+        """
+        check_function("load", load)
+        return await self._get_or_set_many(keys, load, self._policy_of(options), self._counts)
+
+    async def _get_or_set_many(
+        self,
+        keys: Iterable[K],
+        load: Callable[[list[K]], Awaitable[Mapping[K, T]]],
+        policy: Policy,
+        counts: Counts,
+    ) -> dict[K, T]:
+        return await get_or_set_many(self._storage, policy, counts, self._keys.wires(keys), load)
 
     def _policy_of(self, options: Options) -> Policy:
         """Return the checked options of a call; most calls use combinations seen before."""

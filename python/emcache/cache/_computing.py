@@ -3,7 +3,7 @@
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ._counts import Counts
 from ._policy import Policy
@@ -14,19 +14,27 @@ from ._values import seal
 T = TypeVar("T")
 
 
-class InvalidFactoryError(Exception):
-    """The factory of a caller is not an async function."""
+class UnusableError(Exception):
+    """The factory of one caller has no value; other callers must use their own."""
 
-    def __init__(self, error: TypeError) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
         """The error for this caller."""
 
 
+class Batch(Protocol):
+    """Calls of factories that are made together; it counts them itself."""
+
+    def decide(self, name: bytes) -> None:
+        """Do not wait until the factory for this key is called."""
+        ...
+
+
 class Computing(Generic[T]):
     """Computes the value of a key, and converts it to what is stored."""
 
-    __slots__ = ("counts", "factory", "name", "policy", "storage")
+    __slots__ = ("batch", "counts", "factory", "name", "policy", "storage")
 
     def __init__(
         self,
@@ -35,30 +43,39 @@ class Computing(Generic[T]):
         counts: Counts,
         name: bytes,
         factory: Callable[[], Awaitable[T]],
+        batch: Batch | None,
     ) -> None:
         self.storage = storage
         self.policy = policy
         self.counts = counts
         self.name = name
         self.factory = factory
+        self.batch = batch
 
     async def call(self) -> T:
         """Call the factory.
 
         Raises:
-            InvalidFactoryError: it returned something that cannot be awaited.
+            UnusableError: it has no value for this key, or is not an async function.
         """
         computing = self.factory()
         if not inspect.isawaitable(computing):
             kind = type(computing).__name__
             error = TypeError(f"factory must be an async function, but it returned {kind}")
-            raise InvalidFactoryError(error)
+            raise UnusableError(error)
+        if self.batch is not None:
+            return await computing
         self.counts.computed += 1
         began = time.perf_counter()
         try:
             return await computing
         finally:
             self.counts.seconds += time.perf_counter() - began
+
+    def wait_for_others(self) -> None:
+        """Note that another caller or process computes the value for now."""
+        if self.batch is not None:
+            self.batch.decide(self.name)
 
     def exptime(self, value: T) -> int | None:
         """Return the exptime of a value; None if it must not be stored.

@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from .._errors import EmcacheError, InvalidKeyError, LeaseLostError, SerializationError
 from .._item import Item
-from ._computing import Computing
+from ._computing import Batch, Computing
 from ._counts import Counts
 from ._flights import Flight, Missing, Outcome
 from ._info import CacheInfo
@@ -32,13 +32,14 @@ class GetOrSet(Generic[T]):
         name: bytes,
         factory: Callable[[], Awaitable[T]],
         info: CacheInfo | None,
+        batch: Batch | None = None,
     ) -> None:
         self._storage = storage
         self._flights = storage.flights
         self._policy = policy
         self._counts = counts
         self._name = name
-        self._computing = Computing(storage, policy, counts, name, factory)
+        self._computing = Computing(storage, policy, counts, name, factory, batch)
         self._info = CacheInfo() if info is None else info
         self._is_reachable = True
         self._verified: Flight | None = None
@@ -84,7 +85,7 @@ class GetOrSet(Generic[T]):
                     return self._result(outcome, is_owner)
             began = self._flights.clock
             read = await self._look() if self._is_reachable else None
-        return await self._serve(read)
+        return await self.serve(read)
 
     async def renew(self) -> T:
         """Compute the value and replace the cached one, whatever is there."""
@@ -156,6 +157,8 @@ class GetOrSet(Generic[T]):
         self, compute: Callable[[Flight], Coroutine[Any, Any, Outcome[T]]]
     ) -> tuple[Outcome[T], Flight, bool]:
         kind = self._storage.values.kind
+        if self._verified or self._flights.current(self._name, kind) is not None:
+            self._computing.wait_for_others()
         return await self._flights.join(self._name, kind, compute, self._verified)
 
     def _is_current(self, outcome: Outcome[T], flight: Flight, began: int) -> bool:
@@ -231,7 +234,7 @@ class GetOrSet(Generic[T]):
             if is_owner:
                 counts.count_not_stored(outcome.not_stored)
 
-    async def _serve(self, read: Read[T]) -> T:
+    async def serve(self, read: Read[T]) -> T:
         """Return a cached value, and see to its refresh if that is due."""
         freshness, counts, info = read.freshness, self._counts, self._info
         counts.hits += 1
