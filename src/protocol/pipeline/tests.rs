@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 use super::*;
 use crate::protocol::{
     ArithmeticVerb, Command, CommandStats, ItemRef, Key, NodeStats, Outgoing, OwnedCommand,
-    OwnedRequest, ProtocolError, Reply, Request, RetrievalVerb, StatLine, StatsArgs, StorageVerb,
-    ValueBuf,
+    OwnedRequest, ProtocolError, Reply, Request, RetrievalVerb, StatLine, StorageVerb, ValueBuf,
+    Words,
 };
 
 /// Writes the calls of the pipeline to a log.
@@ -160,7 +160,7 @@ fn mixed() -> (Fixture, Vec<u8>, Vec<&'static str>) {
     fixture.command("d", Command::Delete { key: key("d") });
     fixture.command("touch", Command::Touch { key: key("t"), exptime: 1 });
     fixture.command("version", Command::Version);
-    let args = StatsArgs::parse("settings").unwrap();
+    let args = Words::parse("settings").unwrap();
     fixture.command("stats", Command::Stats { args });
     fixture.command("flush", Command::FlushAll { delay: 0 });
     let answer = b"VALUE a 1 5\r\nEND\r\n\r\nVALUE c 0 0\r\n\r\nEND\r\nSTORED\r\n\
@@ -404,7 +404,7 @@ fn an_answer_to_stats_has_an_end() {
         ["STAT a 1\r\n".to_owned(), format!("STAT {} {}\r\n", "n".repeat(500), "v".repeat(500))]
     {
         let mut fixture = Fixture::new(32);
-        fixture.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
+        fixture.command("stats", Command::Stats { args: Words::parse("").unwrap() });
         fixture.wire();
         let lines = line.repeat(1000).into_bytes();
         let most = MAX_STATS_SIZE / (line.len() - 2 + STAT_OVERHEAD);
@@ -423,7 +423,7 @@ fn each_answer_to_stats_is_counted_by_itself() {
     let lines = [b"STAT a 1\r\n".repeat(200_000), b"END\r\n".to_vec()].concat();
     let mut stats = NodeStats::default();
     for _ in 0..3 {
-        fixture.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
+        fixture.command("stats", Command::Stats { args: Words::parse("").unwrap() });
         assert_eq!(fixture.pipeline.feed(&lines, u64::MAX, 0, &mut stats), Ok(lines.len()));
     }
 }
