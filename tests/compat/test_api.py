@@ -179,6 +179,7 @@ EXCEPTIONS = {
     "InvalidKeyError": "EmcacheError ValueError",
     "SerializationError": "EmcacheError ValueError",
     "ClientClosedError": "EmcacheError RuntimeError",
+    "LeaseLostError": "EmcacheError TimeoutError",
     "OverloadedError": "EmcacheError",
     "UnsupportedError": "EmcacheError",
     "OperationTimeoutError": "EmcacheError TimeoutError",

@@ -353,11 +353,24 @@ fn gets_share_a_line_and_nothing_else_does() {
     fixture.set("s", b"v").gets(&["h"]);
     assert_eq!(
         fixture.wire(),
-        "get a b\r\nget c\r\ngets c\r\nget d\r\nget e f\r\nget g\r\nset s 0 0 1\r\nv\r\nget h\r\n"
+        "get a b c\r\ngets c\r\nget d\r\nget e f\r\nget g\r\nset s 0 0 1\r\nv\r\nget h\r\n"
     );
     let mut single = Fixture::new(1);
     single.gets(&["a"]).gets(&["b"]).gets(&["a"]);
     assert_eq!(single.wire(), "get a\r\nget b\r\nget a\r\n");
+}
+
+#[test]
+fn requests_for_one_key_share_a_line_however_many_they_are() {
+    let mut fixture = Fixture::new(2);
+    for _ in 0..100 {
+        fixture.gets(&["a"]);
+    }
+    fixture.gets(&["b"]).gets(&["a"]);
+    assert_eq!(fixture.wire(), "get a b\r\nget a\r\n");
+    let replies = fixture.answer(b"VALUE a 0 1\r\n1\r\nEND\r\nEND\r\n", &[]).unwrap();
+    let hits = replies.iter().filter(|reply| *reply == r#"a ["0:a=1 0 None"] End"#).count();
+    assert_eq!((replies.len(), hits), (102, 100));
 }
 
 #[test]
