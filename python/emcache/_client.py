@@ -68,6 +68,13 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
     cannot be sent. Errors from the server are counted but not raised. While more than 1,024 such
     commands are unanswered, a call waits for its reply.
 
+    Meta commands (``meta_*`` and ``ttl``) accept keys of any bytes. A key with whitespace or
+    control bytes is sent in base64, has at most 186 bytes, and is invisible to other commands.
+    They raise :class:`UnsupportedError` before anything is sent if the node does not know the
+    command or an option of it, because servers ignore some unknown options without an error;
+    the client asks each node once after it connects. They are never retried once they were
+    sent, because a lost reply may have told its caller that it is the one to compute a value.
+
     A program may subclass this class to write a test double. A subclass overrides the methods that
     the tests need, and is created without arguments.
 

@@ -192,8 +192,11 @@ impl<W: Waiter> Shared<W> {
             state.checkouts.record_loss(checkout, reported_cause.clone());
         }
         let line_error = entry.connection.line_error().cloned();
-        let LostRequests { failed, refused, isolated } =
+        let LostRequests { failed, refused, mut isolated } =
             state.requeue_orphans(entry, cause, is_fresh);
+        if state.connections.is_empty() {
+            isolated.extend(state.take_unshareable());
+        }
         if line_error.is_some() {
             // It is probably of a proxy, and the next error must not cost another connection.
             let until = now.saturating_add(nanos(UNMERGED_FOR));

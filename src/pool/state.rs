@@ -190,6 +190,14 @@ impl<W: Waiter> State<W> {
         is_provoked
     }
 
+    /// Takes the queued requests that the next connection must not get before it is known to lead
+    /// to a server that knows their commands.
+    pub fn take_unshareable(&mut self) -> Vec<(Family, QueuedRequest<W>)> {
+        let Self { queue, capabilities, .. } = self;
+        let taken = queue.take_unshareable(|family| capabilities.may_share(family));
+        taken.into_iter().map(|queued| (queued.family(), queued)).collect()
+    }
+
     /// Takes all queued requests and checkouts, to be failed with `result`.
     pub fn take_queued(&mut self, result: CallResult) -> Vec<W> {
         let mut waiting = Vec::new();
