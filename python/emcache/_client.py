@@ -67,6 +67,13 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
     cannot be sent. Errors of the server are counted but not raised. While more than 1,024 such
     commands are unanswered, calls wait for the answer.
 
+    Meta commands (``meta_*`` and ``ttl``) accept keys of any bytes. A key with whitespace or
+    control bytes is sent in base64, has at most 186 bytes, and is invisible to other commands.
+    They raise :class:`UnsupportedError` before anything is sent if the node does not know the
+    command or an option of it, because servers ignore some unknown options without an error;
+    the client asks each node once after it connects. They are never retried once they were
+    sent, because a lost reply may have told its caller that it is the one to compute a value.
+
     Programs may subclass this to write a client of their own for tests. A subclass replaces
     the methods that it needs, and is created without arguments.
 

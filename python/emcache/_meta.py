@@ -77,7 +77,7 @@ class MetaNumber:
 
 @dataclass(frozen=True, slots=True)
 class MetaDebug:
-    """What a server knows of an item, from :meth:`emcache.Client.meta_debug`.
+    """A server's view of an item, from :meth:`emcache.Client.meta_debug`.
 
     A field is None if the server does not report it.
     """

@@ -28,18 +28,7 @@ _MODES = ("set", "add", "replace", "append", "prepend")
 
 
 class MetaCommands:
-    """Each method is one request.
-
-    Keys may hold any bytes. A key with whitespace or control bytes is sent in base64, has at most
-    186 bytes, and is invisible to classic commands.
-
-    Every method raises :class:`emcache.UnsupportedError` before anything is sent if the node does
-    not know the command or an option of it: servers ignore some unknown options without an error.
-    The client asks each node once after it connects. Nodes that are reached by the binary protocol
-    (SASL) have no meta commands, and neither do memcached before 1.6.10 and most proxies.
-
-    Meta commands are never retried once they were sent.
-    """
+    """The methods of a client that send meta commands; see its documentation."""
 
     _core_meta: CoreMeta
 
@@ -65,10 +54,10 @@ class MetaCommands:
         """Read an item with its attributes, and take part in its recomputation.
 
         Any such read of a stale item wins if no other caller has won yet, so the caller must then
-        store a value, or give the win back: see ``docs/meta.md``.
+        store a value with the item's ``cas``, or give the win back with :meth:`meta_delete`.
 
         Args:
-            key: any 1 to 250 bytes; see :class:`MetaCommands`.
+            key: any 1 to 250 bytes; see :class:`Client`.
             value: whether to send the value.
             recache: win if the item expires within this many seconds, 1 to 2,592,000. One caller
                 wins.
@@ -80,7 +69,7 @@ class MetaCommands:
             size: request the size; it is known anyway if the value is sent.
             last_access: request the seconds since the last access.
             hit_before: request whether the item was read before.
-            known_cas: do not send the value if the item has this CAS (memcached 1.6.45).
+            known_cas: do not send the value if the item has this CAS (memcached 1.6.40).
             new_cas: the CAS of the item that ``vivify`` creates (memcached 1.6.27).
 
         Returns:
@@ -227,7 +216,7 @@ class MetaCommands:
         """Store a value; a condition that does not hold is a result, not an error.
 
         Args:
-            key: any 1 to 250 bytes; see :class:`MetaCommands`.
+            key: any 1 to 250 bytes; see :class:`Client`.
             value: see :class:`Client`.
             flags: see :class:`Client`; not with ``append`` and ``prepend``.
             exptime: see :class:`Client`; not with ``append`` and ``prepend``.
@@ -281,7 +270,7 @@ class MetaCommands:
         stale. Classic commands do not see the mark.
 
         Args:
-            key: any 1 to 250 bytes; see :class:`MetaCommands`.
+            key: any 1 to 250 bytes; see :class:`Client`.
             cas: only if the item has this CAS (memcached 1.6.13).
             invalidate: mark the item as stale, with a new CAS. Its exptime stays.
             stale_for: as ``invalidate``, and the item expires after this time.
@@ -318,7 +307,7 @@ class MetaCommands:
         """Add to a counter (it wraps at 2**64) or subtract from it (it stops at 0).
 
         Args:
-            key: any 1 to 250 bytes; see :class:`MetaCommands`.
+            key: any 1 to 250 bytes; see :class:`Client`.
             delta: the number to add or subtract, 0 to 2**64 - 1.
             mode: ``increment`` or ``decrement``.
             initial: the first number of a counter that does not exist.
@@ -353,7 +342,7 @@ class MetaCommands:
         The read does not count as an access, and it takes no win from callers that use leases.
 
         Args:
-            key: any 1 to 250 bytes; see :class:`MetaCommands`.
+            key: any 1 to 250 bytes; see :class:`Client`.
 
         Returns:
             The seconds; -1 if the item does not expire; None if there is no item.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::health::nanos;
-use crate::protocol::meta::{Lack, MetaVerb, Version};
+use crate::protocol::meta::{Lack, META_SINCE, MetaVerb, Version};
 use crate::protocol::{Family, GenericCommand, Nanos, OwnedRequest};
 
 /// How long an unsupported command is not tried again. A proxy may be replaced.
@@ -80,13 +80,16 @@ impl Capabilities {
         matches!(self.support[family as usize], Support::Undecided { .. })
     }
 
-    /// What the node lacks for a meta command; `None` is `mn`. The family must be supported.
+    /// The feature that the node lacks for a meta command; `None` is `mn`. The family must be supported.
     pub fn meta_lack(&self, command: Option<(MetaVerb, &str)>) -> Option<Lack> {
         if self.is_certain {
             return Some(Lack::BINARY);
         }
-        let (verb, flags) = command?;
-        Lack::of(verb, flags, self.meta_version?)
+        let version = self.meta_version?;
+        match command {
+            Some((verb, flags)) => Lack::of(verb, flags, version),
+            None => (version < META_SINCE).then_some(Lack::ALL),
+        }
     }
 
     pub fn meta_version(&self) -> Option<Version> {

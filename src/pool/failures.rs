@@ -185,8 +185,14 @@ impl<W: Waiter> Shared<W> {
             state.lost_checkouts.push((checkout, reported_cause.clone()));
         }
         let line_error = entry.connection.line_error().cloned();
-        let LostRequests { failed, refused, isolated } =
+        let LostRequests { failed, refused, mut isolated } =
             state.requeue_orphans(entry, cause, is_fresh);
+        if state.connections.is_empty() {
+            // The next connection may lead to a server that does not know these commands.
+            let State { queue, capabilities, .. } = state;
+            let taken = queue.take_unshareable(|family| capabilities.may_share(family));
+            isolated.extend(taken.into_iter().map(|queued| (queued.family(), queued)));
+        }
         if line_error.is_some() {
             self.stop_merging(state, UNMERGED_FOR);
         }

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::io::Io;
 use crate::protocol::meta::Version;
 
-/// What a probe has found out.
+/// The result of a probe.
 pub(super) enum MetaSupport {
     Version(Version),
     Missing,

@@ -5,7 +5,9 @@ use smallvec::SmallVec;
 
 use super::submission::Submission;
 use super::waiter::{CheckoutId, Waiter};
-use crate::protocol::{CallResult, NEVER, Nanos, NodeStats, OwnedRequest, RequestInfo, Timing};
+use crate::protocol::{
+    CallResult, Family, NEVER, Nanos, NodeStats, OwnedRequest, RequestInfo, Timing,
+};
 
 pub(super) struct QueuedRequest<W> {
     pub request: OwnedRequest,
@@ -21,6 +23,10 @@ impl<W> QueuedRequest<W> {
             borrowed @ Submission::Borrowed(_) => borrowed.into_owned(),
         };
         Self { request, waiter, timing, retried: false }
+    }
+
+    pub fn family(&self) -> Family {
+        self.request.verb().family()
     }
 
     pub fn into_waiter(self) -> (W, RequestInfo) {
@@ -127,6 +133,28 @@ impl<W: Waiter> Queue<W> {
             stats.record(queued.info(), CallResult::Cancelled);
             queued.waiter.dismiss();
         }
+    }
+
+    /// Takes the requests that must not be sent on a shared connection, in order.
+    pub fn take_unshareable(
+        &mut self,
+        may_share: impl Fn(Family) -> bool,
+    ) -> Vec<QueuedRequest<W>> {
+        let mut taken = Vec::new();
+        for list in [&mut self.blocked, &mut self.waiting] {
+            if list.iter().all(|queued| may_share(queued.family())) {
+                continue;
+            }
+            for queued in std::mem::take(list) {
+                if may_share(queued.family()) {
+                    list.push_back(queued);
+                } else {
+                    self.bytes -= queued.request.payload_len();
+                    taken.push(queued);
+                }
+            }
+        }
+        taken
     }
 
     /// Takes the requests whose deadline is at or before `now`, and returns the next deadline.

@@ -52,7 +52,7 @@ impl Submission<'_> {
         }
     }
 
-    /// What a node lacks for the request, if it is a meta command.
+    /// The feature that a node lacks for the request, if it is a meta command.
     #[cold]
     pub(super) fn meta_lack(&self, known: &Capabilities) -> Option<Lack> {
         match self {
@@ -88,7 +88,7 @@ impl Submission<'_> {
     }
 }
 
-/// What a node lacks for the request, if it is a meta command.
+/// The feature that a node lacks for the request, if it is a meta command.
 pub(super) fn meta_lack(request: &OwnedRequest, known: &Capabilities) -> Option<Lack> {
     match request {
         OwnedRequest::Command(GenericCommand::Meta { verb, flags, .. }) => {

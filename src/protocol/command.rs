@@ -22,9 +22,9 @@ pub enum Request<'a> {
 /// A command that borrows the caller's bytes.
 pub type Command<'a> = GenericCommand<Key<'a>, &'a [u8], Words<'a>>;
 
-/// A semantic command, generic over the types of its key (`K`), its value (`V`) and its words (`A`):
-/// the arguments of `stats`, or the flags of a meta command. A connection's dialect decides how it
-/// is written.
+/// A semantic command, generic over the types of its key (`K`), its value (`V`) and its words
+/// (`A`): the arguments of `stats`, or the flags of a meta command. A connection's dialect decides
+/// how it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GenericCommand<K, V, A> {
     Storage {

@@ -6,6 +6,7 @@ import pytest
 
 import emcache
 from support.calls import client_of, within
+from support.memcached import memcached
 from support.sasl import sasl_memcached
 
 BINARY_KEYS = [b" ", b"a b\r\n", b"\0\xff\xfe", bytes(186)]
@@ -224,7 +225,7 @@ class TestOptionsThatTheServerLacks:
                 ("clear", client.meta_delete(key, clear=True)),
             ],
             (1, 6, 20): [("vivify", client.meta_set(key, b"v", mode="append", vivify=30))],
-            (1, 6, 45): [("known_cas", client.meta_get(key, known_cas=5))],
+            (1, 6, 40): [("known_cas", client.meta_get(key, known_cas=5))],
         }
         for since, calls in later.items():
             for option, call in calls:
@@ -293,3 +294,170 @@ class TestArguments:
             await getattr(client, method)(key, **options)
         assert not isinstance(caught.value, emcache.EmcacheError)
         assert (await client.get(key)).value == b"1"
+
+
+class TestTtl:
+    @within(20)
+    async def test_seconds(self, client, key):
+        assert await client.ttl(key) is None
+        await client.set(key, b"v", exptime=1000)
+        assert 500 < await client.ttl(key) <= 1000
+        await client.set(key, b"v")
+        assert await client.ttl(key) == -1
+        await client.meta_set(key + b" ", b"v", exptime=1000)
+        assert 500 < await client.ttl(key + b" ") <= 1000
+
+    @within(20)
+    @pytest.mark.parametrize("exptime", [0, 1000])
+    async def test_no_win_is_taken(self, client, key, exptime):
+        await client.set(key, b"old", exptime=exptime)
+        await client.meta_delete(key, invalidate=True)
+        for _ in range(3):
+            assert (await client.ttl(key) == -1) == (exptime == 0)
+        item = await client.meta_get(key)
+        assert (item.won, item.stale) == (True, True)
+        assert (await client.ttl(key) == -1) == (exptime == 0)
+        assert (await client.meta_get(key)).recache
+
+    @within(20)
+    async def test_the_stub_of_a_lease(self, client, key):
+        won = await client.meta_get(key, vivify=30)
+        assert 0 < await client.ttl(key) <= 30
+        assert (await client.meta_set(key, b"v", cas=won.cas)).done
+
+    @within(20)
+    async def test_it_is_no_access(self, client, key):
+        await client.set(key, b"v")
+        await client.ttl(key)
+        assert (await client.meta_get(key, hit_before=True)).hit_before is False
+
+
+class TestMany:
+    @within(20)
+    async def test_items_of_many_nodes(self, cluster, key):
+        async with emcache.create_client([node.address for node in cluster]) as client:
+            keys = [b"%b %d" % (key, number) for number in range(50)]
+            for number in range(0, 50, 2):
+                await client.meta_set(keys[number], b"%d" % number, flags=number)
+            found = await client.meta_get_many([*keys, keys[0]], size=True)
+            assert {name: (item.value, item.flags) for name, item in found.items()} == {
+                keys[number]: (b"%d" % number, number) for number in range(0, 50, 2)
+            }
+            won = await client.meta_get_many(iter(keys), vivify=30)
+            assert [won[name].won for name in keys] == [number % 2 == 1 for number in range(50)]
+            assert await client.meta_get_many([]) == {}
+
+    @within(20)
+    async def test_partial(self, cluster, key):
+        with memcached() as dead:
+            addresses = [cluster[0].address, dead.address]
+            async with emcache.create_client(addresses, timeout=5) as client:
+                keys = [b"%b%d" % (key, number) for number in range(20)]
+                for name in keys:
+                    await client.set(name, b"v")
+                dead.stop()
+                found = await client.meta_get_many(keys, on_error="partial")
+                assert found.keys() | found.errors.keys() == set(keys)
+                assert found
+                assert found.errors
+                for name, error in found.errors.items():
+                    assert client.node_for(name) == dead.address
+                    assert isinstance(error, emcache.ConnectionFailedError)
+                with pytest.raises(emcache.ConnectionFailedError):
+                    await client.meta_get_many(keys)
+
+    async def test_arguments(self, client, key):
+        with pytest.raises(ValueError, match="on_error"):
+            await client.meta_get_many([key], on_error="ignore")
+        with pytest.raises(ValueError, match="exclude"):
+            await client.meta_get_many([key], vivify=30, touch=30)
+        with pytest.raises(emcache.InvalidKeyError):
+            await client.meta_get_many([key, b""])
+
+
+class TestDebugAndRaw:
+    async def test_debug(self, client, key):
+        assert await client.meta_debug(key) is None
+        await client.set(key, b"v", exptime=1000)
+        seen = await client.meta_debug(key)
+        assert seen.cas == (await client.gets(key)).cas
+        assert 500 < seen.ttl <= 1000
+        assert seen.fetched is False
+        assert (await client.meta_debug(key)).fetched is True
+        assert seen.size > len(key)
+        assert seen.slab_class >= 1
+        assert seen.last_access >= 0
+        await client.meta_set(key + b" ", b"v")
+        assert (await client.meta_debug(key + b" ")).ttl == -1
+
+    async def test_noop(self, client, server):
+        assert await client.meta_noop(server.address) is None
+        with pytest.raises(ValueError, match="can not be found"):
+            await client.meta_noop(emcache.MemcachedHostAddress("127.0.0.1", 1))
+
+    async def test_raw(self, client, key):
+        assert await client.meta_raw("ms", key, "T1000 F7", b"v") == emcache.MetaReply(
+            "HD", (), None
+        )
+        reply = await client.meta_raw("mg", key, "s v f t Oq1 k")
+        assert (reply.status, reply.value) == ("VA", b"v")
+        assert reply.flags[0] == "s1"
+        assert reply.flags[3:] == ("Oq1", f"k{key.decode()}")
+        assert (await client.meta_raw("me", key)).flags[1].startswith("exp=")
+        assert (await client.meta_raw("md", key)).status == "HD"
+        assert (await client.meta_raw("md", key)).status == "NF"
+        assert (await client.meta_raw("ma", key, "N0 J5 v")).value == b"5"
+        await client.meta_raw("ms", b"\0" + key, "T1000", b"binary")
+        assert (await client.meta_raw("mg", b"\0" + key, "v")).value == b"binary"
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            (("mg", b"k", "v q"), ValueError),
+            (("mg", b"k", "b v"), ValueError),
+            (("mg", b"k", "v\r\nflush_all"), ValueError),
+            (("mg", b"k", "v  f"), ValueError),
+            (("mg", b"k", "O" * 251), ValueError),
+            (("mx", b"k"), ValueError),
+            (("mn", b"k"), ValueError),
+            (("ms", b"k", "T5"), ValueError),
+            (("mg", b"k", "v", b"value"), ValueError),
+            (("mg", b"", "v"), emcache.InvalidKeyError),
+        ],
+    )
+    async def test_raw_arguments(self, client, arguments, error):
+        with pytest.raises(error):
+            await client.meta_raw(*arguments)
+
+    async def test_raw_errors(self, client, key):
+        for command, value in (("mg", None), ("ms", b"flush_all")):
+            with pytest.raises(emcache.CommandError) as caught:
+                await client.meta_raw(command, key, "Y", value)
+            assert (caught.value.command, caught.value.status) == (command, "CLIENT_ERROR")
+
+
+@within(20)
+async def test_a_closed_client(server, key):
+    async with client_of(server) as client:
+        pass
+    for call in (
+        client.meta_get(key),
+        client.meta_set(key, b""),
+        client.meta_debug(key),
+        client.meta_noop(server.address),
+        client.meta_get_many([key]),
+        client.ttl(key),
+    ):
+        with pytest.raises(emcache.ClientClosedError):
+            await call
+
+
+async def test_counters_by_command(client, server, key):
+    before = client.metrics().nodes[0].commands
+    assert "mg" not in before
+    await client.meta_get(key)
+    await client.meta_set(key, b"v")
+    await client.meta_get(key)
+    counted = client.metrics().nodes[0].commands
+    assert counted["mg"].results == {"hit": 1, "miss": 1}
+    assert counted["ms"].results == {"ok": 1}

@@ -33,6 +33,8 @@ class Connection:
         value = b""
         if words[0] in (b"set", b"add", b"replace", b"append", b"prepend", b"cas"):
             value = (await self.reader.readexactly(int(words[4]) + 2))[:-2]
+        elif words[0] == b"ms":
+            value = (await self.reader.readexactly(int(words[2]) + 2))[:-2]
         return words, value
 
     async def send(self, *pieces: bytes, pause: float = 0.0) -> None:

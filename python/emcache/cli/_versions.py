@@ -16,7 +16,7 @@ LACKED: list[tuple[Version, str]] = [
     ((1, 5, 13), "TLS"),
     ((1, 5, 15), "logins by -Y"),
     ((1, 6, 10), "base64 keys in meta commands"),
-    ((1, 6, 21), "ms s and ms MA N (ignored without an error)"),
+    ((1, 6, 20), "ms s and ms MA N (ignored without an error)"),
     ((1, 6, 27), "meta E and md x"),
     ((1, 6, 40), "mg C (ignored without an error)"),
 ]

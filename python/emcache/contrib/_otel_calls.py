@@ -19,7 +19,7 @@ from ._otel_operations import OPERATIONS, Operation, routing_argument
 Call = Callable[..., Awaitable[Any]]
 Attributes = dict[str, str | int]
 
-ORIGINALS: dict[str, Call] = {name: vars(Client)[name] for name in OPERATIONS}
+ORIGINALS: dict[str, Call] = {name: getattr(Client, name) for name in OPERATIONS}
 """The methods without instrumentation."""
 
 # Set during a call, so that the calls that it makes on its client are not traced again.

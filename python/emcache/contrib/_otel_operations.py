@@ -44,6 +44,17 @@ _OF_NODES = {
     name: Operation(name, "node", 0, "memcached_host_address")
     for name in ["flush_all", "version", "stats", "verbosity", "cache_memlimit"]
 }
+_META = {
+    "meta_get": Operation("mg", "key"),
+    "meta_get_many": Operation("mg", "keys", 0, "keys", is_batch=True),
+    "meta_set": Operation("ms", "key"),
+    "meta_delete": Operation("md", "key"),
+    "meta_arithmetic": Operation("ma", "key"),
+    "meta_debug": Operation("me", "key"),
+    "ttl": Operation("me", "key"),
+    "meta_noop": Operation("mn", "node", 0, "memcached_host_address"),
+    "meta_raw": Operation("meta", "key", 1),
+}
 _BATCHES = {
     name: Operation(name.removesuffix("_many"), "keys", 0, argument, is_batch=True)
     for name, argument in {
@@ -55,8 +66,8 @@ _BATCHES = {
 }
 OPERATIONS = {
     name: operation
-    for name, operation in (_RETRIEVALS | _OF_KEYS | _OF_NODES | _BATCHES).items()
-    if name in vars(Client)
+    for name, operation in (_RETRIEVALS | _OF_KEYS | _OF_NODES | _META | _BATCHES).items()
+    if hasattr(Client, name)
 }
 
 

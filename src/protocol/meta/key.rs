@@ -1,4 +1,4 @@
-//! Keys of meta commands: any bytes. Those that a line cannot hold are written in base64.
+//! Keys of meta commands: any bytes. A key that a line cannot hold is written in base64.
 use std::borrow::Cow;
 
 use crate::protocol::key::{InvalidKey, Key};

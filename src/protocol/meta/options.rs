@@ -1,4 +1,4 @@
-//! What meta commands ask for, and the flags that say so.
+//! The options of meta commands, and their flags.
 //!
 //! Servers execute flags from left to right. `R` must see the time before `T` changes it, and `t`
 //! must report it after `T` and `N` have set it.

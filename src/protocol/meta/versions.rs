@@ -16,7 +16,7 @@ pub struct Version {
 /// Earlier servers have other names for replies, and another form of `ms`.
 pub const META_SINCE: Version = Version::new(1, 6, 10);
 
-/// What a server lacks for a request.
+/// A feature that a server lacks for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lack {
     /// `None` for all commands.
@@ -100,7 +100,7 @@ impl Lack {
         })
     }
 
-    /// What a server of this version lacks for a command with these flags.
+    /// The feature that a server of this version lacks for a command with these flags.
     pub fn of(verb: MetaVerb, flags: &str, version: Version) -> Option<Self> {
         if version < META_SINCE {
             return Some(Self::ALL);
@@ -163,7 +163,7 @@ fn known_since(verb: MetaVerb, letter: u8, flags: &str) -> Known {
         (Get | Set | Delete | Arithmetic, b'P' | b'L') => 14,
         (Set, b's' | b'N') => 20,
         (Get | Set | Delete | Arithmetic, b'E') | (Delete, b'x') => 27,
-        (Get, b'C') => 45,
+        (Get, b'C') => 40,
         (_, letter) if b"vfcskthluqONRTFICMJDEPLbx".contains(&letter) => return Known::Never,
         _ => return Known::Unknown,
     };
@@ -213,7 +213,7 @@ mod tests {
             (Set, "E5", 27, "flag E of ms (new_cas)"),
             (Delete, "x", 27, "flag x of md (clear)"),
             (Arithmetic, "MI E5", 27, "flag E of ma (new_cas)"),
-            (Get, "C5 v", 45, "flag C of mg (known_cas)"),
+            (Get, "C5 v", 40, "flag C of mg (known_cas)"),
         ] {
             assert_eq!(lack(verb, flags, since), None, "{verb:?} {flags}");
             let expected = format!("{name} 1.6.{since}");

@@ -78,8 +78,7 @@ impl<S: ReplyHandler> Pipeline<S> {
                 }
                 Frame::Reply(reply) => in_flight.finish(&reply, &mut update),
                 Frame::Meta(MetaValue { flags, value }) => {
-                    let item = ItemRef { key: b"", flags: 0, cas: None, value };
-                    in_flight.finish_meta(&item, None, flags, &mut update);
+                    in_flight.finish_meta(value, None, flags, &mut update);
                 }
                 Frame::Ignored => {}
             }
@@ -104,13 +103,13 @@ impl<S: ReplyHandler> InFlight<S> {
     /// The reply to a meta command with a value.
     pub(super) fn finish_meta(
         &mut self,
-        item: &ItemRef<'_>,
+        value: &[u8],
         shared: Option<&S::Value>,
         flags: &[u8],
         update: &mut StatsUpdate<'_>,
     ) {
         if let Some(handler) = self.slots.handler_mut(0) {
-            handler.item(0, item, shared);
+            handler.item(0, &ItemRef { key: b"", flags: 0, cas: None, value }, shared);
         }
         self.finish(&Reply::Meta { status: MetaStatus::Value, flags }, update);
     }

@@ -16,6 +16,8 @@ mod handler;
 mod keys;
 mod lines;
 mod matching;
+#[cfg(test)]
+mod meta_tests;
 mod push;
 mod receive;
 mod slots;

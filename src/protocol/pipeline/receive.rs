@@ -173,14 +173,14 @@ impl<S: ReplyHandler> InFlight<S> {
                 RestOfValue::Stored(value) => Some(S::Value::finish(value.into_inner())),
                 RestOfValue::Discarded(_) => None,
             };
-            let item = |value| ItemRef { key: &key, flags, cas, value };
             match (at, &stored) {
                 (Some((at, next)), Some(value)) => {
-                    self.store_item(at, next, &item(value.as_bytes()), stored.as_ref());
+                    let item = ItemRef { key: &key, flags, cas, value: value.as_bytes() };
+                    self.store_item(at, next, &item, stored.as_ref());
                 }
                 (Some((at, next)), None) => self.skip_item(at, next),
                 (None, Some(value)) => {
-                    self.finish_meta(&item(value.as_bytes()), stored.as_ref(), &key, update);
+                    self.finish_meta(value.as_bytes(), stored.as_ref(), &key, update);
                 }
                 (None, None) => {
                     self.finish(&Reply::Meta { status: MetaStatus::Value, flags: &key }, update);

@@ -15,12 +15,12 @@ use crate::protocol::{
 
 /// Writes the calls of the pipeline to a log.
 #[derive(Debug)]
-struct LogHandler {
+pub(super) struct LogHandler {
     name: String,
     items: Vec<String>,
     log: Rc<RefCell<Vec<String>>>,
     kept: Rc<RefCell<Vec<Bytes>>>,
-    is_abandoned: bool,
+    pub(super) is_abandoned: bool,
 }
 
 impl ReplyHandler for LogHandler {
@@ -45,34 +45,43 @@ impl ReplyHandler for LogHandler {
         self.is_abandoned
     }
     fn reply(self, reply: &Reply<'_>, _from: &str) {
-        self.log.borrow_mut().push(format!("{} {:?} {reply:?}", self.name, self.items));
+        let shown = match reply {
+            Reply::Meta { status, flags } => {
+                format!("{} [{}]", status.name(), flags.escape_ascii())
+            }
+            Reply::Error(error) if error.line.ends_with(b" x") => {
+                error.line.escape_ascii().to_string()
+            }
+            other => format!("{other:?}"),
+        };
+        self.log.borrow_mut().push(format!("{} {:?} {shown}", self.name, self.items));
     }
 }
 
-struct Fixture {
-    pipeline: Pipeline<LogHandler>,
+pub(super) struct Fixture {
+    pub(super) pipeline: Pipeline<LogHandler>,
     /// Whether large values are read directly into their buffers, or passed to the pipeline like
     /// all other bytes.
-    in_place: bool,
-    out: Outgoing,
-    log: Rc<RefCell<Vec<String>>>,
-    stats: NodeStats,
-    kept: Rc<RefCell<Vec<Bytes>>>,
+    pub(super) in_place: bool,
+    pub(super) out: Outgoing,
+    pub(super) log: Rc<RefCell<Vec<String>>>,
+    pub(super) stats: NodeStats,
+    pub(super) kept: Rc<RefCell<Vec<Bytes>>>,
 }
 
-fn key(bytes: &str) -> Key<'_> {
+pub(super) fn key(bytes: &str) -> Key<'_> {
     Key::parse(bytes.as_bytes()).unwrap()
 }
 
 impl Fixture {
-    fn new(max_merged_keys: u32) -> Self {
+    pub(super) fn new(max_merged_keys: u32) -> Self {
         let (log, kept) = (Rc::default(), Rc::default());
         let pipeline = Pipeline::new(Dialect::default(), max_merged_keys, "peer".into());
         let (out, stats) = (Outgoing::default(), NodeStats::default());
         Self { pipeline, in_place: true, out, log, stats, kept }
     }
 
-    fn handler(&self, name: &str) -> LogHandler {
+    pub(super) fn handler(&self, name: &str) -> LogHandler {
         LogHandler {
             name: name.into(),
             items: Vec::new(),
@@ -90,11 +99,11 @@ impl Fixture {
         self
     }
 
-    fn gets(&mut self, keys: &[&str]) -> &mut Self {
+    pub(super) fn gets(&mut self, keys: &[&str]) -> &mut Self {
         self.get(RetrievalVerb::Get, keys)
     }
 
-    fn command(&mut self, name: &str, command: Command<'_>) -> &mut Self {
+    pub(super) fn command(&mut self, name: &str, command: Command<'_>) -> &mut Self {
         let handler = self.handler(name);
         self.pipeline.push(&Request::Command(command), handler, NEVER, &mut self.out);
         self
@@ -105,13 +114,17 @@ impl Fixture {
         self.command(name, Command::Storage { verb, key: key(name), flags, exptime, value })
     }
 
-    fn wire(&mut self) -> String {
+    pub(super) fn wire(&mut self) -> String {
         self.pipeline.close_line(&mut self.out);
         String::from_utf8(self.out.copy(0, self.out.len()).unwrap().to_vec()).unwrap()
     }
 
     /// Feeds `wire` in the pieces that end at `cuts`, as a connection does.
-    fn answer(&mut self, wire: &[u8], cuts: &[usize]) -> Result<Vec<String>, ProtocolError> {
+    pub(super) fn answer(
+        &mut self,
+        wire: &[u8],
+        cuts: &[usize],
+    ) -> Result<Vec<String>, ProtocolError> {
         self.pipeline.close_line(&mut self.out);
         let mut buf = Vec::new();
         let mut from = 0;
@@ -134,14 +147,14 @@ impl Fixture {
     }
 }
 
-fn encoded(command: &OwnedCommand) -> Bytes {
+pub(super) fn encoded(command: &OwnedCommand) -> Bytes {
     let mut out = Outgoing::default();
     Dialect::default().encode_owned(command, &mut out);
     out.copy(0, out.len()).unwrap()
 }
 
 /// The counters as text.
-fn counted(stats: &NodeStats) -> String {
+pub(super) fn counted(stats: &NodeStats) -> String {
     let command_results = |(verb, command): (Verb, &CommandStats)| {
         let results: Vec<_> = command.results().map(|(name, n)| format!("{name} {n}")).collect();
         format!("{}: {}", verb.name(), results.join(", "))
