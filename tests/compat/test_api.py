@@ -167,6 +167,8 @@ EXCEPTIONS = {
     "ClientClosedError": "EmcacheError RuntimeError",
     "OverloadedError": "EmcacheError",
     "OperationTimeoutError": "EmcacheError TimeoutError",
+    "LockTimeoutError": "EmcacheError TimeoutError",
+    "LockLostError": "EmcacheError",
     "ConnectionFailedError": "EmcacheError ConnectionError TimeoutError OSError",
     "NodeUnavailableError": "ConnectionFailedError ConnectionError TimeoutError",
     "ProtocolError": "ConnectionFailedError ConnectionError TimeoutError",

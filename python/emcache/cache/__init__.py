@@ -7,7 +7,9 @@ from ._cache import Cache
 from ._cached import CachedFunction, CacheSource, cached
 from ._compression import Compression, Lz4, Zlib, Zstd
 from ._keys import KeyPolicy
+from ._locks import Lock
 from ._presets import Pylibmc, Pymemcache
+from ._rate_limits import RateLimit, RateLimitResult
 from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
 from ._ttl import Ttl
 
@@ -18,11 +20,14 @@ __all__ = [
     "Compression",
     "Json",
     "KeyPolicy",
+    "Lock",
     "Lz4",
     "MsgPack",
     "Pickle",
     "Pylibmc",
     "Pymemcache",
+    "RateLimit",
+    "RateLimitResult",
     "Raw",
     "Serializer",
     "Ttl",

@@ -16,6 +16,7 @@ from .._errors import (
 from .._item import Item
 from .._results import PartialResult
 from ._compression import LARGEST, Compression
+from ._coordination import Coordination
 from ._flights import MISSING, Missing, flights_of
 from ._get_or_set import GetOrSet, OnError, check_function
 from ._keys import Key, KeyPolicy, Keys
@@ -34,7 +35,7 @@ MAX_SIZE = 16 * 1024 * 1024
 _ROUNDS = 8
 
 
-class Cache(Generic[T]):
+class Cache(Coordination, Generic[T]):
     """A cache of values of one type, with keys of text or bytes, on top of a client.
 
     A cache is cheap to create and sends nothing by itself. Several caches may share a client; they

@@ -23,7 +23,7 @@ class Keys:
     def __init__(self, prefix: Key, policy: KeyPolicy) -> None:
         if policy not in ("refuse", "hash") and not callable(policy):
             raise ValueError("keys must be 'refuse', 'hash' or a function")
-        self.prefix = _encoded("prefix", prefix)
+        self.prefix = encode("prefix", prefix)
         self._policy = policy
         room = MAX_LENGTH - (HASHED_LENGTH if policy == "hash" else 1)
         if not is_valid(self.prefix) or len(self.prefix) > room:
@@ -34,7 +34,7 @@ class Keys:
 
     def wire(self, key: Key) -> bytes:
         """Return the key on the wire."""
-        name = _encoded("key", key)
+        name = encode("key", key)
         if not name:
             raise InvalidKeyError("the key must not be empty")
         if self._policy == "hash":
@@ -67,7 +67,8 @@ class Keys:
         return key
 
 
-def _encoded(what: str, key: Key) -> bytes:
+def encode(what: str, key: Key) -> bytes:
+    """Return a key of text or bytes as bytes."""
     if isinstance(key, bytes):
         return key
     if not isinstance(key, str):
