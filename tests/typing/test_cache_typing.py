@@ -19,6 +19,7 @@ from emcache.cache import (
     Pymemcache,
     Raw,
     Serializer,
+    Typed,
     Utf8,
     Zlib,
 )
@@ -67,6 +68,9 @@ async def test_what_a_cache_is_of(client: emcache.Client, key: bytes) -> None:
     assert_type(Cache(client, serializer=Raw()), Cache[bytes])
     assert_type(Cache(client, serializer=Utf8()), Cache[str])
     assert_type(Cache(client, serializer=Users()), Cache[User])
+    assert_type(Cache(client, serializer=Typed(User)), Cache[User])
+    users: Typed[list[User]] = Typed(list[User])
+    assert_type(Cache(client, serializer=users), Cache[list[User]])
     assert_type(Json(dumps=encode_user, loads=decode_user), Json[User])
     cache: Cache[User] = Cache(client, prefix=key)
     assert_type(cache, Cache[User])

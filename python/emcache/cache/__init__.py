@@ -12,6 +12,7 @@ from ._presets import Pylibmc, Pymemcache
 from ._rate_limits import RateLimit, RateLimitResult
 from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
 from ._ttl import Ttl
+from ._typed import Typed
 
 __all__ = [
     "Cache",
@@ -31,6 +32,7 @@ __all__ = [
     "Raw",
     "Serializer",
     "Ttl",
+    "Typed",
     "Utf8",
     "Zlib",
     "Zstd",

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 from ._cache import Cache
 from ._call_keys import KeyOf, key_of
 from ._get_or_set import OnError, check_function, check_on_error
+from ._return_types import ReturnType
 from ._ttl import Ttl, exptime
 
 P = ParamSpec("P")
@@ -35,6 +36,10 @@ class CachedFunction(Generic[P, R]):
     ) -> None:
         functools.update_wrapper(self, function)
         self._source = source
+        returns = ReturnType(function)
+        if isinstance(source, Cache):
+            returns.check(source)
+        self._returns = None if returns.is_plain else returns
         self._key = key
         self._options = options
         self._bound: tuple[Any, ...] = ()
@@ -64,15 +69,15 @@ class CachedFunction(Generic[P, R]):
 
     @property
     def _cache(self) -> Cache[Any] | None:
-        if isinstance(self._source, Cache):
-            return self._source
-        cache = self._source()
-        if cache is not None and not isinstance(cache, Cache):
+        cache = self._source if isinstance(self._source, Cache) else self._source()
+        if cache is None:
+            return None
+        if not isinstance(cache, Cache):
             raise TypeError(
                 f"the function passed to cached() must return an emcache.Cache or None, not "
                 f"{type(cache).__name__}"
             )
-        return cache
+        return cache if self._returns is None else self._returns.cache_for(cache)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Awaitable[R]]:
         function: Any = self.__wrapped__
@@ -155,6 +160,10 @@ def cached(
     ``key_for``, ``invalidate`` and ``refresh``, which take the arguments of the function, and the
     original function as ``__wrapped__``.
 
+    If the return annotation is or contains a Pydantic model, a dataclass, an attrs class or a
+    msgspec struct, and the cache has the default serializer, results are stored as with
+    :class:`emcache.cache.Typed`.
+
     Args:
         cache: a :class:`emcache.Cache`, or a function without arguments that returns the current
             cache. Decorators run at import time, before a client exists, so most programs pass a
@@ -172,9 +181,11 @@ def cached(
             the serializer does not accept always raises :class:`emcache.SerializationError`.
 
     Raises:
-        TypeError: the function is not async. Or ``key`` names a parameter that does not exist, or
-            has two fields without a separator. Or ``key`` is None, and module and name do not
-            identify the function (a method, a closure, a partial, ...).
+        TypeError: the function is not async. Or its return annotation is a model that the cache
+            cannot store (with a function as ``cache``, the first call raises). Or ``key`` names a
+            parameter that does not exist, or has two fields without a separator. Or ``key`` is
+            None, and module and name do not identify the function (a method, a closure, a
+            partial, ...).
     """
     _check_source(cache)
     if ttl is not None:
