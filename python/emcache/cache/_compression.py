@@ -6,7 +6,7 @@ import zlib
 from typing import Any, Protocol
 
 from .._checks import check_range
-from ._flags import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
+from ._flags import FLAG_ENVELOPE, FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
 
 MIN_SIZE = 1024
 LARGEST = 2**63 - 1
@@ -44,10 +44,12 @@ class Compression(Protocol):
 
 
 def check_flag(flag: int) -> None:
-    """Refuse anything but a single bit."""
+    """Refuse anything but a single bit that has no other meaning."""
     check_range("flag", flag, 1, 2**31)
     if flag.bit_count() != 1:
         raise ValueError("flag must have exactly one of 32 bits set")
+    if flag == FLAG_ENVELOPE:
+        raise ValueError("flag must not be bit 20, which marks envelopes; use bit 19")
 
 
 class _Base:

@@ -1,7 +1,7 @@
-"""Bits of the flags that mark our serializers and compressions.
+"""Bits of the flags that mark our serializers, compressions and envelopes.
 
-All of them are among bits 21 to 30; bits 19 and 20 are left for the compressions of users. Other
-clients use bits 0 to 18 (bit 0 is "pickle" for most Python clients, bit 1 is "gzip" for nginx), and
+All of them are among bits 20 to 30; bit 19 is left for the compressions of users. Other clients
+use bits 0 to 18 (bit 0 is "pickle" for most Python clients, bit 1 is "gzip" for nginx), and
 spymemcached closes its connection when it reads flags with bit 31.
 """
 
@@ -16,3 +16,6 @@ FLAGS_PICKLE = 0x74 << _FORMAT_SHIFT
 FLAG_ZSTD = 1 << 28
 FLAG_LZ4 = 1 << 29
 FLAG_ZLIB = 1 << 30
+
+FLAG_ENVELOPE = 1 << 20
+"""Marks a value that begins with an envelope; see ``_envelope.py``."""
