@@ -51,7 +51,7 @@ if typing.TYPE_CHECKING:
     from ._results import ManyResult, PartialResult
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
-    from .metrics import ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
+    from .metrics import CacheMetrics, ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
 
 __all__ = [
     "ALL_NODES",
@@ -67,6 +67,7 @@ __all__ = [
     "ArithmeticCommandError",
     "AuthenticationError",
     "Cache",
+    "CacheMetrics",
     "CallableDiscovery",
     "Client",
     "ClientClosedError",
