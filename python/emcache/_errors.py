@@ -55,6 +55,13 @@ class SerializationError(EmcacheError, ValueError):
     """A value cannot be stored, or read back; raised by :class:`emcache.Cache`."""
 
 
+class LeaseLostError(EmcacheError, TimeoutError):
+    """Another process has been computing the value of a key for too long.
+
+    Only ``get_or_set`` and cached functions with ``on_lost="raise"`` raise it.
+    """
+
+
 class ClientClosedError(EmcacheError, RuntimeError):
     """The client is closed, or was closed during the call."""
 

@@ -165,6 +165,7 @@ EXCEPTIONS = {
     "InvalidKeyError": "EmcacheError ValueError",
     "SerializationError": "EmcacheError ValueError",
     "ClientClosedError": "EmcacheError RuntimeError",
+    "LeaseLostError": "EmcacheError TimeoutError",
     "OverloadedError": "EmcacheError",
     "OperationTimeoutError": "EmcacheError TimeoutError",
     "LockTimeoutError": "EmcacheError TimeoutError",

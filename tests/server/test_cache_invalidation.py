@@ -12,9 +12,15 @@ from emcache.testing import FaultProxy
 from support.calls import outcomes, until, within
 
 
+@pytest.fixture(params=[30, None], ids=["lease", "no lease"])
+def cache(client, key, request):
+    return Cache(client, prefix=key, lease=request.param)
+
+
 @pytest.fixture
-def cache(client, key):
-    return Cache(client, prefix=key)
+def unleased(client, key):
+    """A cache whose stores have no token, so that late ones must be removed."""
+    return Cache(client, prefix=key, lease=None)
 
 
 class Held:
@@ -56,7 +62,7 @@ async def cas(cache):
 def nothing_left(client):
     yield
     flights = _flights.flights_of(client)
-    assert (flights._flights, flights.writes) == ({}, {})
+    assert (flights.table, flights.writes) == ({}, {})
 
 
 # What each calls of the client, and whether it needs a value to work on.
@@ -146,7 +152,7 @@ async def test_one_failure_of_set_many_ends_no_write(client, cache, monkeypatch)
         def loads(self, data, flags):
             return data.decode()
 
-    cache = Cache(client, serializer=Both(), prefix=cache.wire_key("b"))
+    cache = Cache(client, serializer=Both(), prefix=cache.wire_key("b"), lease=None)
     held = asyncio.Event()
     original = client.set_many
 
@@ -187,55 +193,57 @@ async def store_while_deleted(cache, held, way):
 @pytest.mark.parametrize("way", WAYS[:2])
 @pytest.mark.parametrize("after", [False, True])
 @within(10)
-async def test_a_store_under_way_when_the_key_is_deleted(client, cache, monkeypatch, way, after):
+async def test_a_store_under_way_when_the_key_is_deleted(client, unleased, monkeypatch, way, after):
     held = Held(monkeypatch, client, "set", after=after)
-    await store_while_deleted(cache, held, way)
-    await until(lambda: held.go.is_set() and not _flights.flights_of(client)._late._stores)
-    assert await client.get(cache.wire_key("k")) is None
-    assert await cache.get_or_set("k", newer) == "newer"
-    assert await cache.get("k") == "newer"
+    await store_while_deleted(unleased, held, way)
+    await until(lambda: held.go.is_set() and not _flights.flights_of(client).late._stores)
+    assert await client.get(unleased.wire_key("k")) is None
+    assert await unleased.get_or_set("k", newer) == "newer"
+    assert await unleased.get("k") == "newer"
 
 
 @within(10)
-async def test_the_caller_is_cancelled_while_the_late_store_is_removed(client, cache, monkeypatch):
+async def test_the_caller_is_cancelled_while_the_late_store_is_removed(
+    client, unleased, monkeypatch
+):
     storing = Held(monkeypatch, client, "set")
-    caller = asyncio.create_task(cache.get_or_set("k", older))
+    caller = asyncio.create_task(unleased.get_or_set("k", older))
     await storing.reached.wait()
-    await cache.delete("k")
+    await unleased.delete("k")
     removing = Held(monkeypatch, client, "delete")
     storing.go.set()
     await removing.reached.wait()
     # It is there, and nobody here gets it.
-    assert (await client.get(cache.wire_key("k"))).value == b'"older"'
-    assert await cache.get("k") is None
-    assert await cache.get_many(["k"]) == {}
-    assert await cache.get_with_cas("k") is None
-    assert await cache.get_and_touch("k", 60) is None
+    assert (await client.get(unleased.wire_key("k"))).value == b'"older"'
+    assert await unleased.get("k") is None
+    assert await unleased.get_many(["k"]) == {}
+    assert await unleased.get_with_cas("k") is None
+    assert await unleased.get_and_touch("k", 60) is None
     caller.cancel()
     assert isinstance((await outcomes(caller))[0], asyncio.CancelledError)
     removing.go.set()
-    await until(lambda: not _flights.flights_of(client)._late._stores)
-    assert await client.get(cache.wire_key("k")) is None
+    await until(lambda: not _flights.flights_of(client).late._stores)
+    assert await client.get(unleased.wire_key("k")) is None
 
 
 @within(10)
-async def test_a_removal_that_fails_is_tried_again(client, cache, monkeypatch):
+async def test_a_removal_that_fails_is_tried_again(client, unleased, monkeypatch):
     storing = Held(monkeypatch, client, "set")
-    caller = asyncio.create_task(cache.get_or_set("k", older))
+    caller = asyncio.create_task(unleased.get_or_set("k", older))
     await storing.reached.wait()
-    await cache.delete("k")
+    await unleased.delete("k")
     removing = Held(monkeypatch, client, "delete", failure=emcache.OverloadedError("full"))
     removing.go.set()
     storing.go.set()
     assert await caller == "older"
-    await until(lambda: not _flights.flights_of(client)._late._stores)
+    await until(lambda: not _flights.flights_of(client).late._stores)
     assert removing.calls == 2
-    assert await client.get(cache.wire_key("k")) is None
+    assert await client.get(unleased.wire_key("k")) is None
 
 
 @pytest.mark.parametrize("deleted", ["before", "after"])
 @within(20)
-async def test_a_store_that_times_out_and_is_done_later(client, cache, monkeypatch, deleted):
+async def test_a_store_that_times_out_and_is_done_later(client, unleased, monkeypatch, deleted):
     """Its outcome is unknown when the key is deleted, or becomes so."""
     original, began, time_out = client.set, asyncio.Event(), asyncio.Event()
     flags = []
@@ -247,68 +255,68 @@ async def test_a_store_that_times_out_and_is_done_later(client, cache, monkeypat
         raise emcache.OperationTimeoutError("no reply")
 
     monkeypatch.setattr(client, "set", set_later)
-    caller = asyncio.create_task(cache.get_or_set("k", older))
+    caller = asyncio.create_task(unleased.get_or_set("k", older))
     await began.wait()
     if deleted == "before":
-        await cache.delete("k")
+        await unleased.delete("k")
     time_out.set()
     assert await caller == "older"
     if deleted == "after":
-        await cache.delete("k")
+        await unleased.delete("k")
     await asyncio.sleep(0.1)
-    await original(cache.wire_key("k"), b'"older"', flags=flags[0])
-    assert await cache.get("k") is None
+    await original(unleased.wire_key("k"), b'"older"', flags=flags[0])
+    assert await unleased.get("k") is None
     for _ in range(300):
-        if await client.get(cache.wire_key("k")) is None:
+        if await client.get(unleased.wire_key("k")) is None:
             break
         await asyncio.sleep(0.05)
-    assert await client.get(cache.wire_key("k")) is None
+    assert await client.get(unleased.wire_key("k")) is None
     # What is written meanwhile stays.
-    await original(cache.wire_key("k"), b'"newer"', flags=flags[0])
+    await original(unleased.wire_key("k"), b'"newer"', flags=flags[0])
     await asyncio.sleep(0.3)
-    assert await cache.get("k") == "newer"
+    assert await unleased.get("k") == "newer"
 
 
 @within(10)
-async def test_a_store_that_timed_out_is_forgotten(client, cache, monkeypatch):
+async def test_a_store_that_timed_out_is_forgotten(client, unleased, monkeypatch):
     monkeypatch.setattr(_late_stores, "UNCERTAIN", 0.05)
 
     async def times_out(*args, **kwargs):
         raise emcache.OperationTimeoutError("no reply")
 
     monkeypatch.setattr(client, "set", times_out)
-    assert await cache.get_or_set("k", older) == "older"
-    late = _flights.flights_of(client)._late
+    assert await unleased.get_or_set("k", older) == "older"
+    late = _flights.flights_of(client).late
     assert len(late._stores) == 1
     await until(lambda: not late._stores)
-    await cache.delete("k")
+    await unleased.delete("k")
     assert not late._tasks
 
 
 @within(10)
-async def test_what_was_written_after_a_late_store_stays(client, cache, monkeypatch):
+async def test_what_was_written_after_a_late_store_stays(client, unleased, monkeypatch):
     storing = Held(monkeypatch, client, "set", after=True)
-    caller = asyncio.create_task(cache.get_or_set("k", older))
+    caller = asyncio.create_task(unleased.get_or_set("k", older))
     await storing.reached.wait()
-    await cache.set("k", "newer")
-    assert await cache.get("k") == "newer"
+    await unleased.set("k", "newer")
+    assert await unleased.get("k") == "newer"
     storing.go.set()
     assert await caller == "older"
-    assert await cache.get("k") == "newer"
+    assert await unleased.get("k") == "newer"
 
 
 @within(10)
-async def test_all_tasks_are_cancelled_while_a_value_is_stored(client, cache, monkeypatch):
+async def test_all_tasks_are_cancelled_while_a_value_is_stored(client, unleased, monkeypatch):
     """As at the end of `asyncio.run`."""
     storing = Held(monkeypatch, client, "set", after=True)
-    caller = asyncio.create_task(cache.get_or_set("k", older))
+    caller = asyncio.create_task(unleased.get_or_set("k", older))
     await storing.reached.wait()
-    await cache.delete("k")
+    await unleased.delete("k")
     [computing] = [task for task in asyncio.all_tasks() if "computes" in task.get_name()]
     caller.cancel()
     computing.cancel()
     await asyncio.wait([caller, computing])
-    assert await client.get(cache.wire_key("k")) is None
+    assert await client.get(unleased.wire_key("k")) is None
 
 
 @pytest.mark.parametrize("failure", [None, emcache.OperationTimeoutError("no reply")])
@@ -317,7 +325,7 @@ async def test_the_client_is_closed_while_a_value_is_stored(
     server, client, key, failure, monkeypatch
 ):
     async with emcache.create_client([server.address]) as closing:
-        cache = Cache(closing, prefix=key)
+        cache = Cache(closing, prefix=key, lease=None)
         storing = Held(monkeypatch, closing, "set", failure=failure)
         caller = asyncio.create_task(cache.get_or_set("k", older))
         await storing.reached.wait()
@@ -336,7 +344,7 @@ async def test_the_client_is_closed_while_a_value_is_stored(
 async def test_a_large_value_that_is_slow_to_store(server, key):
     with FaultProxy(server) as proxy:
         async with emcache.create_client([proxy.address], timeout=5, max_connections=4) as client:
-            cache = Cache(client, serializer=Utf8(), prefix=key)
+            cache = Cache(client, serializer=Utf8(), prefix=key, lease=None)
             warm = (client.set(b"warm%d" % i, b"x" * 200_000) for i in range(4))
             await asyncio.gather(*warm)
             proxy.requests.rate = 2_000_000
@@ -345,7 +353,7 @@ async def test_a_large_value_that_is_slow_to_store(server, key):
                 return "older" * 100_000
 
             caller = asyncio.create_task(cache.get_or_set("k", large))
-            late = _flights.flights_of(client)._late
+            late = _flights.flights_of(client).late
             await until(lambda: late._stores)
             await cache.delete("k")
             caller.cancel()
@@ -361,7 +369,7 @@ async def test_a_large_value_that_arrives_after_its_timeout(server, key, monkeyp
     with FaultProxy(server) as proxy:
         options = {"timeout": 0.5, "max_connections": 4}
         async with emcache.create_client([proxy.address], **options) as client:
-            cache = Cache(client, serializer=Utf8(), prefix=key)
+            cache = Cache(client, serializer=Utf8(), prefix=key, lease=None)
             # Connections for large values, so that the delete does not wait behind one.
             for _ in range(3):
                 warm = (client.set(b"warm%d" % i, b"x" * 100_000) for i in range(4))
@@ -372,7 +380,7 @@ async def test_a_large_value_that_arrives_after_its_timeout(server, key, monkeyp
                 return "older" * 160_000
 
             caller = asyncio.create_task(cache.get_or_set("k", large))
-            late = _flights.flights_of(client)._late
+            late = _flights.flights_of(client).late
             await until(lambda: late._stores)
             if deleted == "before":
                 await cache.delete("k")
@@ -387,11 +395,11 @@ async def test_a_large_value_that_arrives_after_its_timeout(server, key, monkeyp
 
 
 @within(10)
-async def test_caches_with_other_prefixes_and_the_same_key(client, cache, monkeypatch):
+async def test_caches_with_other_prefixes_and_the_same_key(client, unleased, monkeypatch):
     storing = Held(monkeypatch, client, "set")
-    caller = asyncio.create_task(cache.get_or_set("k", older))
+    caller = asyncio.create_task(unleased.get_or_set("k", older))
     await storing.reached.wait()
-    await Cache(client).delete(cache.wire_key("k"))
+    await Cache(client).delete(unleased.wire_key("k"))
     storing.go.set()
     assert await caller == "older"
-    assert await client.get(cache.wire_key("k")) is None
+    assert await client.get(unleased.wire_key("k")) is None

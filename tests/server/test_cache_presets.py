@@ -9,6 +9,7 @@ from pymemcache import serde
 import emcache
 from emcache import Cache, SerializationError
 from emcache.cache import Json, Pylibmc, Pymemcache, Zlib
+from emcache.cache._flags import FLAGS_EMPTY
 
 NATIVE = [b"bytes", b"\0\xff", b"", "text", "ключ", "", 0, 5, -5, 2**70]
 PICKLED = [True, False, None, 1.5, [1, "a"], {"a": (1, b"b")}, {1, 2}]
@@ -52,13 +53,23 @@ def same(one, other):
     return type(one) is type(other) and one == other
 
 
+def is_stub(value):
+    """Whether an empty value of another client is a miss, because leases look like it."""
+    return isinstance(value, bytes) and not value
+
+
+def with_our_flags(item):
+    """Only empty bytes have other flags; the other clients read them all the same."""
+    return emcache.Item(b"", FLAGS_EMPTY, None) if (item.value, item.flags) == (b"", 0) else item
+
+
 async def test_what_pymemcache_stored(client, key, plain, compressing):
     cache = Cache(client, serializer=Pymemcache(pickle=True))
     name = key.decode()
     for value in NATIVE + PICKLED + LONG + [["z"] * 1000]:
         for writer in (plain, compressing):
             writer.set(name, value)
-            assert same(await cache.get(name, "missing"), value)
+            assert same(await cache.get(name, "missing"), "missing" if is_stub(value) else value)
     compressing.set(name, LONG[0])
     assert (await client.get(key, return_flags=True)).flags == 8 | 16
 
@@ -83,7 +94,7 @@ async def test_pymemcache_to_the_byte(client, key, plain, compressing):
             writer.set(key.decode(), value)
             theirs = await client.get(key, return_flags=True)
             await Cache(client, serializer=serializer).set(key, value)
-            assert await client.get(key, return_flags=True) == theirs
+            assert await client.get(key, return_flags=True) == with_our_flags(theirs)
 
 
 async def test_numbers_of_pymemcache(client, key, plain):
@@ -102,6 +113,9 @@ async def test_what_pylibmc_stored(client, key, pylibmc):
     for value in NATIVE + PICKLED + LONG + [["z"] * 1000]:
         for min_compress_len in (0, 1):
             pylibmc.set(name, value, min_compress_len=min_compress_len)
+            if is_stub(value):
+                assert await cache.get(name) is None
+                continue
             # As pylibmc reads it itself: a bool is an int by then.
             assert same(await cache.get(name, "missing"), pylibmc.get(name))
             assert await cache.get(name) == value
@@ -124,7 +138,7 @@ async def test_pylibmc_to_the_byte(client, key, pylibmc):
             theirs = await client.get(key, return_flags=True)
             serializer = Pylibmc(pickle=True, compress_from=compress_from)
             await Cache(client, serializer=serializer).set(key, value)
-            assert await client.get(key, return_flags=True) == theirs
+            assert await client.get(key, return_flags=True) == with_our_flags(theirs)
 
 
 async def test_text_keys_of_the_others(client, key, pylibmc, server):

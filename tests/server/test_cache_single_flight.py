@@ -48,7 +48,7 @@ class Factory:
 def cache(client, key):
     cache = Cache(client, prefix=key)
     yield cache
-    assert _flights.flights_of(client)._flights == {}
+    assert _flights.flights_of(client).table == {}
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ async def test_what_has_landed_is_over(cache):
     working.go.set()
     first = asyncio.create_task(cache.get_or_set("k", failing))
     await failing.started()
-    [[flight]] = [flights.values() for flights in cache._flights._flights.values()]
+    [[flight]] = [flights.values() for flights in cache._flights.table.values()]
     failing.go.set()
     while not flight.task.done():
         await asyncio.sleep(0)
@@ -171,7 +171,7 @@ class Unhashable:
 @within(10)
 async def test_caches_of_different_values_do_not_share(client, cache, key, other):
     first, second = Factory("first"), Factory("second")
-    caches = cache, Cache(client, serializer=other, prefix=key)
+    caches = [Cache(client, serializer=each, prefix=key, lease=None) for each in (Json(), other)]
     callers = [
         asyncio.create_task(each.get_or_set("k", factory))
         for each, factory in zip(caches, (first, second), strict=True)
@@ -244,7 +244,7 @@ async def test_come_while_the_last_one_goes(cache):
 
     leaving = asyncio.create_task(cache.get_or_set("k", slow_to_end))
     await asyncio.sleep(0.01)
-    await until(lambda: any(f.task for fs in cache._flights._flights.values() for f in fs.values()))
+    await until(lambda: any(f.task for fs in cache._flights.table.values() for f in fs.values()))
     leaving.cancel()
     await cleaning.wait()
     assert await cache.get_or_set("k", quick) == "quick"
@@ -491,7 +491,7 @@ async def test_the_arguments_of_one_caller_fail_no_other(cache, client, monkeypa
         raise ZeroDivisionError
 
     def with_(factory, **options):
-        return lambda cache: cache.get_or_set("k", factory, **options)
+        return lambda cache: cache.get_or_set("k", factory, lease=None, **options)
 
     error, value = await overlapping(cache, with_(slow, store_if=bad_condition), with_(slow))
     assert isinstance(error, ZeroDivisionError)
@@ -722,7 +722,7 @@ async def test_changed_meanwhile(cache, change):
 @within(10)
 async def test_changed_while_it_is_stored(client, key, server):
     # The computed value is on its way when somebody deletes the key: it may come last.
-    cache = Cache(client, serializer=Utf8(), prefix=key)
+    cache = Cache(client, serializer=Utf8(), prefix=key, lease=None)
     factory = Factory("older")
     factory.go.set()
     deleting = None

@@ -31,6 +31,7 @@ from emcache.cache import (
     _values,
     _warnings,
 )
+from emcache.cache._flags import FLAGS_EMPTY
 from support.calls import outcomes, until, within
 from support.memory import traces_memory
 
@@ -47,10 +48,12 @@ class User:
     ("serializer", "value", "stored", "flags"),
     [
         (Raw(), b"\0\xff", b"\0\xff", 0),
-        (Raw(), b"", b"", 0),
+        # With flags 0 it would be the stub of a lease.
+        (Raw(), b"", b"", 0x0EA00000),
         (Raw(flags=7), b"x", b"x", 7),
         (Utf8(), "ключ", "ключ".encode(), 0x0E200000),
-        (Utf8(flags=0), "", b"", 0),
+        (Utf8(flags=0), "", b"", 0x0EA00000),
+        (Utf8(), "", b"", 0x0E200000),
         (Json(), {"a": [1, "ü"]}, '{"a":[1,"ü"]}'.encode(), 0x0E400000),
         (Json(), None, b"null", 0x0E400000),
         (Json(dumps=json.dumps, loads=json.loads, flags=0), [1, 2], b"[1, 2]", 0),
@@ -189,7 +192,8 @@ async def test_what_stays_uncompressed(client, key, compression):
         cache = Cache(client, serializer=Raw(), compression=compression(min_size=min_size))
         await cache.set(key, value)
         item = await client.get(key, return_flags=True)
-        assert (item.value, item.flags) == (value, 0)
+        assert (item.value, item.flags) == (value, 0 if value else FLAGS_EMPTY)
+        assert await cache.get(key) == value
     await Cache(client, serializer=Raw(), compression=compression()).set(key, b"a" * 1024)
     assert (await client.get(key, return_flags=True)).flags > 0
 

@@ -6,8 +6,10 @@ See ``docs/values-and-keys.md`` and ``docs/cached.md``.
 from ._cache import Cache
 from ._cached import CachedFunction, CacheSource, cached
 from ._compression import Compression, Lz4, Zlib, Zstd
+from ._info import CacheInfo
 from ._keys import KeyPolicy
 from ._locks import Lock
+from ._policy import Options, SharingOptions
 from ._presets import Pylibmc, Pymemcache
 from ._rate_limits import RateLimit, RateLimitResult
 from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
@@ -16,6 +18,7 @@ from ._typed import Typed
 
 __all__ = [
     "Cache",
+    "CacheInfo",
     "CacheSource",
     "CachedFunction",
     "Compression",
@@ -24,6 +27,7 @@ __all__ = [
     "Lock",
     "Lz4",
     "MsgPack",
+    "Options",
     "Pickle",
     "Pylibmc",
     "Pymemcache",
@@ -31,6 +35,7 @@ __all__ = [
     "RateLimitResult",
     "Raw",
     "Serializer",
+    "SharingOptions",
     "Ttl",
     "Typed",
     "Utf8",

@@ -5,13 +5,17 @@ import copy
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
+from .._errors import EmcacheError
 from ._cache import Cache
 from ._call_keys import KeyOf, key_of
-from ._get_or_set import OnError, check_function, check_on_error
+from ._counts import Counts, counts_of
+from ._function_names import describe
+from ._get_or_set import GetOrSet
+from ._info import CacheInfo
+from ._policy import Options, Policy
 from ._return_types import ReturnType
-from ._ttl import Ttl, exptime
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -20,6 +24,39 @@ S = TypeVar("S")
 
 CacheSource = Cache[Any] | Callable[[], Cache[Any] | None]
 """A cache, or a function that returns the current cache, or None without one."""
+
+
+class _Plan:
+    """What a function's calls need of the cache that they use."""
+
+    __slots__ = ("cache", "counts", "policy", "source")
+
+    def __init__(
+        self, source: Cache[Any], cache: Cache[Any], policy: Policy, counts: Counts
+    ) -> None:
+        self.source = source
+        self.cache = cache
+        """The source, or a copy that stores values of the function's return type."""
+        self.policy = policy
+        self.counts = counts
+
+
+class _Plans:
+    """The plan of a function; methods that are bound to instances share it."""
+
+    __slots__ = ("_name", "_options", "_returns", "last")
+
+    def __init__(self, name: str, options: Options, returns: ReturnType) -> None:
+        self._name = name
+        self._options = options
+        self._returns = returns
+        self.last: _Plan | None = None
+
+    def make(self, cache: Cache[Any]) -> _Plan:
+        """Return the plan for a cache; it is used until the cache changes."""
+        counts, policy = counts_of(cache.client, self._name), cache._policy_of(self._options)
+        self.last = _Plan(cache, self._returns.cache_for(cache), policy, counts)
+        return self.last
 
 
 class CachedFunction(Generic[P, R]):
@@ -32,16 +69,15 @@ class CachedFunction(Generic[P, R]):
         function: Callable[P, Awaitable[R]],
         source: CacheSource,
         key: KeyOf,
-        options: dict[str, Any],
+        options: Options,
     ) -> None:
         functools.update_wrapper(self, function)
         self._source = source
+        self._key = key
         returns = ReturnType(function)
         if isinstance(source, Cache):
             returns.check(source)
-        self._returns = None if returns.is_plain else returns
-        self._key = key
-        self._options = options
+        self._plans = _Plans(describe(function), options, returns)
         self._bound: tuple[Any, ...] = ()
         # Frameworks must recognize this object as an async function.
         if (mark := getattr(inspect, "markcoroutinefunction", None)) is not None:
@@ -69,28 +105,71 @@ class CachedFunction(Generic[P, R]):
 
     @property
     def _cache(self) -> Cache[Any] | None:
-        cache = self._source if isinstance(self._source, Cache) else self._source()
-        if cache is None:
-            return None
-        if not isinstance(cache, Cache):
+        if isinstance(self._source, Cache):
+            return self._source
+        cache = self._source()
+        if cache is not None and not isinstance(cache, Cache):
             raise TypeError(
                 f"the function passed to cached() must return an emcache.Cache or None, not "
                 f"{type(cache).__name__}"
             )
-        return cache if self._returns is None else self._returns.cache_for(cache)
-
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Awaitable[R]]:
-        function: Any = self.__wrapped__
-        return lambda: function(*self._bound, *args, **kwargs)
+        return cache
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or call the function and cache its result."""
-        call = self._call(args, kwargs)
+        bound: Any = self._bound + args if self._bound else args
         if (cache := self._cache) is None:
-            return await call()
-        key = self.key_for(*args, **kwargs)
-        value: R = await cache.get_or_set(key, call, **self._options)
-        return value
+            function: Any = self.__wrapped__
+            value: R = await function(*bound, **kwargs)
+            return value
+        plan = self._plans.last
+        if plan is None or plan.source is not cache:
+            plan = self._plans.make(cache)
+        cache = plan.cache
+        # The rest is `Cache.get_or_set`, without another coroutine.
+        name = cache._keys.wire(self._key(*bound, **kwargs))
+        flights = cache._flights
+        if name in flights.table or flights.late.all_outdated:
+            return await self._miss(plan, name, bound, kwargs).fetch()
+        began = flights.clock
+        try:
+            item = await cache._client.get(name, True)
+        except EmcacheError as error:
+            return await self._miss(plan, name, bound, kwargs).after_error(error, began)
+        if item is not None:
+            data, flags = item.value, item.flags
+            if data and not flags & cache._marks:  # type: ignore[operator]
+                try:
+                    value = cache._loads(data, flags)  # type: ignore[arg-type]
+                except Exception:
+                    began = flights.clock  # `after` raises it again
+                else:
+                    plan.counts.hits += 1
+                    return value
+        return await self._miss(plan, name, bound, kwargs).after(item, began)
+
+    def _miss(
+        self,
+        plan: _Plan,
+        name: bytes,
+        bound: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        info: CacheInfo | None = None,
+    ) -> GetOrSet[R]:
+        call: Any = functools.partial(self.__wrapped__, *bound, **kwargs)
+        return plan.cache._call(plan.policy, name, call, info, plan.counts)
+
+    async def with_info(self, *args: P.args, **kwargs: P.kwargs) -> tuple[R, CacheInfo]:
+        """Do the same as a call; return the result and where it came from."""
+        info = CacheInfo()
+        bound: Any = self._bound + args
+        if (cache := self._cache) is None:
+            function: Any = self.__wrapped__
+            info.computed = True
+            return await function(*bound, **kwargs), info
+        name = cache.wire_key(self.key_for(*args, **kwargs))
+        call = self._miss(self._plans.make(cache), name, bound, kwargs, info)
+        return await call.fetch(), info
 
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of these arguments, without the prefix of the cache."""
@@ -99,25 +178,42 @@ class CachedFunction(Generic[P, R]):
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Delete the cached result for these arguments; return whether there was one.
 
-        A computation that was already running is returned to its waiting callers but not stored.
-        Errors of the cache are raised whatever ``on_error`` is, because the old result may still be
-        cached.
+        A computation that was already running, in any process, is returned to its waiting callers
+        but not stored. Errors of the cache are raised whatever ``on_error`` is, because the old
+        result may still be cached.
         """
         cache = self._cache
         return cache is not None and await cache.delete(self.key_for(*args, **kwargs))
 
+    async def mark_stale(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Let the cached result be served for ``stale_for`` seconds while one caller replaces it.
+
+        Otherwise as :meth:`invalidate`; see :meth:`emcache.Cache.invalidate`.
+
+        Raises:
+            ValueError: neither the function nor its cache has ``stale_for``.
+        """
+        if (cache := self._cache) is None:
+            return False
+        stale_for = self._plans.make(cache).policy.stale_for
+        if not stale_for:
+            raise ValueError("mark_stale() needs stale_for; pass it to cached() or to the Cache")
+        return await cache.invalidate(self.key_for(*args, **kwargs), stale_for=max(stale_for, 1))
+
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, replace the cached result, and return it."""
-        call = self._call(args, kwargs)
+        bound: Any = self._bound + args
         if (cache := self._cache) is None:
-            return await call()
-        value: R = await cache.renew(self.key_for(*args, **kwargs), call, **self._options)
-        return value
+            function: Any = self.__wrapped__
+            value: R = await function(*bound, **kwargs)
+            return value
+        name = cache.wire_key(self.key_for(*args, **kwargs))
+        return await self._miss(self._plans.make(cache), name, bound, kwargs).renew()
 
 
 class _Decorator:
     def __init__(
-        self, source: CacheSource, key: str | Callable[..., str] | None, options: dict[str, Any]
+        self, source: CacheSource, key: str | Callable[..., str] | None, options: Options
     ) -> None:
         self._source = source
         self._key = key
@@ -148,17 +244,15 @@ def _check_source(cache: object) -> None:
 def cached(
     cache: CacheSource,
     *,
-    ttl: Ttl | None = None,
     key: str | Callable[..., str] | None = None,
-    store_if: Callable[[Any], bool] | None = None,
-    on_error: OnError = "miss",
+    **options: Unpack[Options],
 ) -> _Decorator:
     """Cache the results of an async function.
 
-    Concurrent calls in this process with the same key share one computation; see
+    Concurrent calls with the same key share one computation, in all processes; see
     :meth:`emcache.Cache.get_or_set`, also for the errors. The decorated function has the methods
-    ``key_for``, ``invalidate`` and ``refresh``, which take the arguments of the function, and the
-    original function as ``__wrapped__``.
+    ``key_for``, ``invalidate``, ``mark_stale``, ``refresh`` and ``with_info``, which take the
+    arguments of the function, and the original function as ``__wrapped__``.
 
     If the return annotation is or contains a Pydantic model, a dataclass, an attrs class or a
     msgspec struct, and the cache has the default serializer, results are stored as with
@@ -168,17 +262,13 @@ def cached(
         cache: a :class:`emcache.Cache`, or a function without arguments that returns the current
             cache. Decorators run at import time, before a client exists, so most programs pass a
             function. If it returns None, the decorated function is called without a cache.
-        ttl: how long results live; None for the ``ttl`` of the cache.
         key: a template with the names of the parameters, such as ``"user:{user_id}"``. Separators
             of the template are percent-encoded in the fields, so that different arguments have
             different keys. Or a function that takes the same arguments and returns the key. None
             for the function's module and name with its arguments, which must be None, bool, int,
             float, str, bytes, members of an Enum, UUIDs, dates, times, Decimals, or tuples of
             these.
-        store_if: returns whether to store a result; None to store all results, including None.
-        on_error: with ``"miss"``, the function is called if the cache fails, and a warning is
-            logged once a minute. With ``"raise"``, errors of the cache are raised. A result that
-            the serializer does not accept always raises :class:`emcache.SerializationError`.
+        options: see :class:`emcache.cache.Options`; the default is the cache's option.
 
     Raises:
         TypeError: the function is not async. Or its return annotation is a model that the cache
@@ -188,11 +278,7 @@ def cached(
             partial, ...).
     """
     _check_source(cache)
-    if ttl is not None:
-        exptime(ttl)
+    Policy().with_options({**options})
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
-    if store_if is not None:
-        check_function("store_if", store_if)
-    check_on_error(on_error)
-    return _Decorator(cache, key, {"ttl": ttl, "store_if": store_if, "on_error": on_error})
+    return _Decorator(cache, key, options)

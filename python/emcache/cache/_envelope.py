@@ -13,6 +13,7 @@ All numbers are big-endian and unsigned.
 """
 
 import struct
+import time
 from typing import NamedTuple
 
 VERSION = 1
@@ -24,6 +25,11 @@ GENERATION_SIZE = 8
 MOST_TAGS = 255
 
 _HEADER = struct.Struct(">BQQB")
+
+
+def now_ms() -> int:
+    """Return the current Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 class Envelope(NamedTuple):

@@ -12,6 +12,8 @@ FLAGS_UTF8 = 0x71 << _FORMAT_SHIFT
 FLAGS_JSON = 0x72 << _FORMAT_SHIFT
 FLAGS_MSGPACK = 0x73 << _FORMAT_SHIFT
 FLAGS_PICKLE = 0x74 << _FORMAT_SHIFT
+FLAGS_EMPTY = 0x75 << _FORMAT_SHIFT
+"""An empty value whose serializer uses flags 0; with flags 0 it would be the stub of a lease."""
 
 FLAG_ZSTD = 1 << 28
 FLAG_LZ4 = 1 << 29

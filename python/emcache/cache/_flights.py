@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import math
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from .._client import Client
 from .._failures import SharedFailure
+from ._counts import Reason
 from ._deadlock import Run, waiting_for
-from ._late_stores import LateStores, Outdated
+from ._late_stores import LateStores
+from ._tasks import in_task
 
 R = TypeVar("R")
 
@@ -21,70 +24,110 @@ class Missing:
 MISSING: Final = Missing()
 
 
+Origin = Literal["computed", "found", "waited"]
+"""Whether a value was computed, was there at the second look, or came from another process."""
+
+
 class Outcome(Generic[R]):
     """The result of a computation that did not raise."""
 
-    __slots__ = ("own_error", "store_error", "value")
+    __slots__ = (
+        "cache_error",
+        "clock",
+        "is_lost",
+        "is_refused",
+        "not_stored",
+        "origin",
+        "own_error",
+        "stale",
+        "value",
+    )
 
     def __init__(
         self,
         value: R | Missing,
         *,
+        clock: float = math.inf,
+        origin: Origin = "computed",
         own_error: Exception | None = None,
-        store_error: Exception | None = None,
+        cache_error: Exception | None = None,
+        not_stored: Reason | None = None,
     ) -> None:
         self.value = value
-        """``MISSING`` if the factory of the first caller was not valid."""
+        """``MISSING`` if there is none for any caller but the first."""
+        self.clock = clock
+        """The clock of the flights when the factory was called or the value was read. A caller who
+        began later does not take the value: it may have been invalidated in between."""
+        self.origin = origin
+        self.is_lost = False
+        """Whether another process has held the lease for too long."""
+        self.is_refused = False
+        """Whether the cache certainly did not store the value, for another reason than a write."""
+        self.stale = False
+        """Whether the value is stale, which the first caller accepted."""
         self.own_error = own_error
         """An error of the first caller's arguments; other callers do not get it."""
-        self.store_error = None if store_error is None else SharedFailure(store_error)
-        """Why the value was not stored, for callers with ``on_error="raise"``."""
+        self.cache_error = None if cache_error is None else SharedFailure(cache_error)
+        """Why the cache was not read or written, for callers with ``on_error="raise"``."""
+        self.not_stored = not_stored
+
+    def set_cache_error(self, error: Exception) -> None:
+        """Add an error of the cache to a result."""
+        self.cache_error = SharedFailure(error)
 
 
 class Flight:
-    """The concurrent callers of one key, and the computation that they wait for.
+    """One computation in a task of its own, and the callers that wait for it."""
 
-    It begins with the first caller's read of the cache. A caller whose read misses later than that
-    takes the value that the others have computed.
-    """
-
-    __slots__ = ("callers", "computation", "is_storing", "kind", "loop", "stale")
+    __slots__ = (
+        "_failure",
+        "cas",
+        "clock",
+        "give_back",
+        "has_owner",
+        "is_computing",
+        "is_storing",
+        "kind",
+        "loop",
+        "run",
+        "stale",
+        "task",
+        "uses_lease",
+        "waiting",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, kind: Hashable, stale: bool) -> None:
         self.loop = loop
         self.kind = kind
-        self.computation: Computation[Any] | None = None
-        self.callers = 0
+        self.run = Run()
+        self.task: asyncio.Task[Outcome[Any]] | None = None
+        """None while an eager task runs its first step."""
+        self.waiting = 0
+        self.has_owner = True
+        """Whether the caller of this factory is still waiting."""
+        self.clock = 0
+        """The clock of the flights when the factory was called; see :attr:`Outcome.clock`."""
+        self.is_computing = False
+        """Whether the factory was called; before that, a lease is being taken."""
+        self.uses_lease = True
+        """Whether invalidations of other processes count."""
+        self.cas: int | None = None
+        """The token of the lease, or of the value that is being replaced."""
+        self.give_back: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """Ends the lease, so that other callers can compute the value at once."""
         self.is_storing = False
         """Whether the value is being stored; then the task is not cancelled."""
         self.stale = stale
         """Whether the key was written or deleted since; then the result must not be stored."""
-
-    @property
-    def task(self) -> "asyncio.Task[Any] | None":
-        """The task of the computation; None before it starts."""
-        return None if self.computation is None else self.computation.task
-
-
-class Computation(Generic[R]):
-    """One call of a factory in its own task, and the number of callers that wait for it."""
-
-    __slots__ = ("_failure", "has_owner", "run", "task", "waiting")
-
-    def __init__(self, task: "asyncio.Task[Outcome[R]]", run: Run) -> None:
-        self.task = task
-        self.run = run
-        self.waiting = 0
-        self.has_owner = True
-        """Whether the caller of this factory is still waiting."""
         self._failure: SharedFailure | None = None
 
-    def outcome(self, is_owner: bool) -> Outcome[R] | None:
+    def outcome(self, is_owner: bool) -> Outcome[Any] | None:
         """Return the result; None if this caller must compute the value with its own factory.
 
         The resources of a factory may end with its caller, such as a session that is closed or a
         group of tasks that is cancelled.
         """
+        assert self.task is not None
         if self.task.cancelled():
             if is_owner:
                 raise asyncio.CancelledError
@@ -92,7 +135,8 @@ class Computation(Generic[R]):
         error = self.task.exception()
         if error is None:
             outcome = self.task.result()
-            return None if isinstance(outcome.value, Missing) and not is_owner else outcome
+            is_useless = outcome.own_error is not None and isinstance(outcome.value, Missing)
+            return None if is_useless and not is_owner else outcome
         if not is_owner and not self.has_owner:
             return None
         if self._failure is None:
@@ -143,10 +187,18 @@ class Flights:
     """
 
     def __init__(self, client: Client) -> None:
-        self._flights: dict[bytes, dict[Hashable, Flight]] = {}
-        self._late = LateStores(client)
+        self.table: dict[bytes, dict[Hashable, Flight]] = {}
+        """The flights that later callers may join."""
+        self.late = LateStores(client)
         self.writes: dict[bytes, int] = {}
         """The number of pending writes by key."""
+        self.clock = 0
+        """Counts the moments at which a lease is read, a factory is called or a flight ends."""
+
+    def tick(self) -> int:
+        """Advance the clock, and return it."""
+        self.clock += 1
+        return self.clock
 
     def changing(self, *keys: bytes) -> Changing:
         """Mark keys as being written or deleted for the duration of a ``with`` block."""
@@ -154,140 +206,122 @@ class Flights:
 
     def forget(self, key: bytes) -> None:
         """Detach the computations of a key: they are not stored, and later callers do not join."""
-        if self._flights and (flights := self._flights.pop(key, None)) is not None:
+        if self.table and (flights := self.table.pop(key, None)) is not None:
             for flight in flights.values():
                 flight.stale = True
-        self._late.outdate(key)
+                _give_back(flight)
+        self.late.outdate(key)
 
-    def outdated(self, *keys: bytes) -> Outdated:
-        """Return the stores whose values a read of these keys that begins now must not return."""
-        return self._late.outdated(keys)
+    def detach(self, key: bytes, flight: Flight) -> None:
+        """Let no later caller join a flight."""
+        flights = self.table.get(key, {})
+        if flights.get(flight.kind) is flight:
+            del flights[flight.kind]
+            if not flights:
+                del self.table[key]
+
+    def current(self, key: bytes, kind: Hashable) -> Flight | None:
+        """Return the flight that a caller may join."""
+        flight = self.table.get(key, {}).get(kind)
+        if flight is None or flight.loop is not asyncio.get_running_loop():
+            return None
+        return None if flight.task is not None and flight.task.done() else flight
 
     async def store(
         self, flight: Flight, key: bytes, data: bytes, put: Callable[[], Awaitable[None]]
     ) -> None:
-        """Store the value of a flight, and remove it if the key is written in the meantime."""
+        """Store a value without a lease, and remove it if the key is written in the meantime."""
         flight.is_storing = True
         try:
-            await self._late.store(key, data, put)
+            await self.late.store(key, data, put)
         finally:
             flight.is_storing = False
 
-    async def fetch(
-        self,
-        key: bytes,
-        kind: Hashable,
-        look: Callable[[], Awaitable[R | Missing]],
-        compute: Compute[R],
-    ) -> tuple[Outcome[R], bool]:
-        """Return the cached value, or the value that the first caller with a miss computes.
+    async def join(
+        self, key: bytes, kind: Hashable, compute: Compute[R], verified: Flight | None = None
+    ) -> tuple[Outcome[R], Flight, bool]:
+        """Wait for the computation of a key; start one if there is none.
+
+        Args:
+            key: the key on the wire.
+            kind: the kind of values.
+            compute: computes the value.
+            verified: a flight whose ``waiting`` counts this caller already.
 
         Returns:
-            The result, and whether this caller's own factory computed it.
+            The result, its flight, and whether this caller's own factory computed it.
         """
-        flight = self._enter(key, kind)
-        found: R | Missing = MISSING
-        try:
-            if flight.computation is None:
-                found = await look()
-        except BaseException:
-            self._leave(key, flight)
-            raise
-        if isinstance(found, Missing):
-            return await self._join(key, flight, compute)
-        self._leave(key, flight)
-        return Outcome(found), False
-
-    async def renew(
-        self, key: bytes, kind: Hashable, compute: Compute[R]
-    ) -> tuple[Outcome[R], bool]:
-        """Compute the value again, and share it with new callers; returns as :meth:`fetch`."""
-        self.forget(key)
-        return await self._join(key, self._enter(key, kind), compute)
-
-    def _enter(self, key: bytes, kind: Hashable) -> Flight:
-        flights = self._flights.setdefault(key, {})
-        flight = flights.get(kind)
-        loop = asyncio.get_running_loop()
-        has_ended = flight is not None and flight.task is not None and flight.task.done()
-        if flight is None or has_ended or flight.loop is not loop:
-            flight = flights[kind] = Flight(loop, kind, stale=key in self.writes)
-        flight.callers += 1
-        return flight
-
-    def _leave(self, key: bytes, flight: Flight) -> None:
-        flight.callers -= 1
-        if not flight.callers:
-            self._remove(key, flight)
-
-    def _remove(self, key: bytes, flight: Flight) -> None:
-        flights = self._flights.get(key, {})
-        if flights.get(flight.kind) is flight:
-            del flights[flight.kind]
-            if not flights:
-                del self._flights[key]
-
-    async def _join(
-        self, key: bytes, flight: Flight, compute: Compute[R]
-    ) -> tuple[Outcome[R], bool]:
-        """Wait for the computation of a flight, start it if needed, and leave the flight."""
+        flight = verified
         while True:
-            try:
-                computation = flight.computation
-                is_owner = computation is None
-                if computation is None:
-                    computation = self._start(key, flight, compute)
-                await self._wait(flight, computation, is_owner)
-                outcome = computation.outcome(is_owner)
-                if outcome is not None:
-                    return outcome, is_owner
-            finally:
-                self._leave(key, flight)
-            flight = self._enter(key, flight.kind)
+            is_owner = False
+            if flight is None:
+                flight = self.current(key, kind)
+                if flight is None:
+                    is_owner = True
+                    flight = self._start(key, kind, compute)
+                flight.waiting += 1
+            await self._wait(key, flight, is_owner)
+            outcome = flight.outcome(is_owner)
+            if outcome is not None:
+                return outcome, flight, is_owner
+            flight = None
 
-    async def _wait(self, flight: Flight, computation: Computation[Any], is_owner: bool) -> None:
-        with waiting_for(computation.run):
-            computation.waiting += 1
-            try:
-                await asyncio.wait([computation.task])
-            except BaseException as error:
-                computation.waiting -= 1
-                if is_owner:
-                    computation.has_owner = False
-                if not (computation.waiting or computation.task.done() or flight.is_storing):
-                    self._abandon(flight, computation)
-                    if isinstance(error, asyncio.CancelledError):
-                        # Wait for the clean-up of the factory, as a caller without a cache would.
-                        await asyncio.wait([computation.task])
-                raise
-            computation.waiting -= 1
+    async def _wait(self, key: bytes, flight: Flight, is_owner: bool) -> None:
+        """Wait for a flight whose ``waiting`` counts this caller."""
+        assert flight.task is not None
+        try:
+            with waiting_for(flight.run):
+                await asyncio.wait([flight.task])
+        except BaseException as error:
+            if is_owner:
+                flight.has_owner = False
+            if self.leave(key, flight) and isinstance(error, asyncio.CancelledError):
+                # Wait for the clean-up of the factory, as a caller without a cache would.
+                await asyncio.wait([flight.task])
+            raise
+        flight.waiting -= 1
 
-    def _start(self, key: bytes, flight: Flight, compute: Compute[R]) -> Computation[R]:
-        run = Run()
+    def leave(self, key: bytes, flight: Flight) -> bool:
+        """End the wait of a caller; return whether that cancels the computation."""
+        flight.waiting -= 1
+        assert flight.task is not None
+        if flight.waiting or flight.task.done() or flight.is_storing:
+            return False
+        self.detach(key, flight)
+        _give_back(flight)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            flight.task.cancel()
+        return True
+
+    def _start(self, key: bytes, kind: Hashable, compute: Compute[R]) -> Flight:
+        loop = asyncio.get_running_loop()
+        flight = Flight(loop, kind, stale=key in self.writes)
 
         async def computing() -> Outcome[R]:
-            run.begin()
-            return await compute(flight)
+            flight.run.begin()
+            try:
+                return await compute(flight)
+            finally:
+                self.tick()
 
-        task = flight.loop.create_task(computing(), name=f"emcache computes {key!r}")
-        computation = flight.computation = Computation(task, run)
+        self.table.setdefault(key, {})[kind] = flight
+        flight.task = loop.create_task(computing(), name=f"emcache computes {key!r}")
 
         def has_ended(task: asyncio.Task[Outcome[R]]) -> None:
-            if flight.computation is computation:
-                self._remove(key, flight)
+            self.detach(key, flight)
             # All callers may have left; asyncio must not log an unretrieved exception.
             if not task.cancelled():
                 task.exception()
 
-        task.add_done_callback(has_ended)
-        return computation
+        flight.task.add_done_callback(has_ended)
+        return flight
 
-    def _abandon(self, flight: Flight, computation: Computation[Any]) -> None:
-        """Cancel a computation that has no callers any more."""
-        if flight.computation is computation:
-            flight.computation = None
+
+def _give_back(flight: Flight) -> None:
+    """End the lease of a flight whose value will not be stored."""
+    if flight.give_back is not None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            computation.task.cancel()
+            in_task(flight.give_back())
 
 
 _BY_CLIENT: weakref.WeakKeyDictionary[Client, Flights] = weakref.WeakKeyDictionary()

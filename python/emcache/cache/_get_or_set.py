@@ -1,111 +1,250 @@
-"""The reads and writes of ``get_or_set``, with a cache that may fail."""
+"""One call of ``get_or_set`` that its first read did not answer."""
 
-import inspect
-from collections.abc import Awaitable, Callable
-from typing import Generic, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
-from .._client import Client
-from .._errors import EmcacheError, InvalidKeyError, SerializationError
-from ._flights import MISSING, Flight, Flights, Missing, Outcome
-from ._values import Values
+from .._errors import EmcacheError, InvalidKeyError, LeaseLostError, SerializationError
+from .._item import Item
+from ._computing import Computing
+from ._counts import Counts
+from ._flights import Flight, Missing, Outcome
+from ._info import CacheInfo
+from ._keys import shown
+from ._late_stores import NONE_OUTDATED
+from ._miss import Miss
+from ._policy import Policy
+from ._refresh import Refresh
+from ._renewal import Renewal
+from ._storage import Read, Storage
 from ._warnings import warn
 
 T = TypeVar("T")
 
-OnError = Literal["miss", "raise"]
-
-
-def check_on_error(on_error: OnError) -> None:
-    """Refuse anything but ``"miss"`` and ``"raise"``."""
-    if on_error not in ("miss", "raise"):
-        raise ValueError("on_error must be 'miss' or 'raise'")
-
-
-def check_function(name: str, given: object) -> None:
-    """Refuse an argument that cannot be called, before anything is sent."""
-    if not callable(given):
-        raise TypeError(f"{name} must be a function, not {type(given).__name__}")
-
 
 class GetOrSet(Generic[T]):
-    """The state of one call of ``get_or_set`` or ``renew``."""
+    """The state of one call."""
 
     def __init__(
         self,
-        client: Client,
-        flights: Flights,
-        fetch: Callable[[bytes], Awaitable[T | Missing]],
-        values: Values[T],
-        expires: int,
-        store_if: Callable[[T], bool] | None,
-        on_error: OnError,
+        storage: Storage[T],
+        policy: Policy,
+        counts: Counts,
+        name: bytes,
+        factory: Callable[[], Awaitable[T]],
+        info: CacheInfo | None,
     ) -> None:
-        check_on_error(on_error)
-        if store_if is not None:
-            check_function("store_if", store_if)
-        self._client = client
-        self._flights = flights
-        self._fetch = fetch
-        self._values = values
-        self._expires = expires
-        self._store_if = store_if
-        self._ignore_errors = on_error == "miss"
+        self._storage = storage
+        self._flights = storage.flights
+        self._policy = policy
+        self._counts = counts
+        self._name = name
+        self._computing = Computing(storage, policy, counts, name, factory)
+        self._info = CacheInfo() if info is None else info
         self._is_reachable = True
+        self._verified: Flight | None = None
+        """A flight whose lease was still valid when this call looked."""
+        self._is_lost = False
 
-    async def look(self, name: bytes) -> T | Missing:
-        """Return the cached value; ``MISSING`` on a miss, or if a failing cache is ignored."""
+    async def fetch(self) -> T:
+        """Return the cached value, or the value that the first caller with a miss computes."""
+        began = self._flights.clock
+        read = await self._look()
+        return await self.finish(read, began)
+
+    async def after(self, item: Item | None, began: int) -> T:
+        """Go on after the first read; ``began`` is the clock of the flights when it began."""
         try:
-            return await self._fetch(name)
+            read = await self._storage.read(self._name, item, NONE_OUTDATED)
+        except SerializationError as error:
+            return await self.after_error(error, began)
+        return await self.finish(read, began)
+
+    async def after_error(self, error: EmcacheError, began: int) -> T:
+        """Go on after the first read has failed."""
+        self.ignore(error)
+        return await self.finish(None, began)
+
+    async def finish(self, read: Read[T] | None, began: int) -> T:
+        """Serve what was read, or compute the value.
+
+        Args:
+            read: the value that was read; None on a miss.
+            began: the clock of the flights when that read began.
+        """
+        looks = 0
+        while read is None or not read.is_within(self._policy.stale_for):
+            if not looks:
+                self._counts.misses += 1
+            looks += 1
+            if looks > 1 or not self._must_look_again(began):
+                outcome, flight, is_owner = await self._join(self._compute)
+                is_current = is_owner or self._is_current(outcome, flight, began)
+                self._verified = None
+                if is_current and self._accepts(outcome):
+                    return self._result(outcome, is_owner)
+            began = self._flights.clock
+            read = await self._look() if self._is_reachable else None
+        return await self._serve(read)
+
+    async def renew(self) -> T:
+        """Compute the value and replace the cached one, whatever is there."""
+        self._flights.forget(self._name)
+        self._counts.misses += 1
+        outcome, _, is_owner = await self._join(self._replace)
+        return self._result(outcome, is_owner)
+
+    def _must_look_again(self, began: int) -> bool:
+        """Return whether another caller may have stored the value since the read began.
+
+        With a lease, taking it is a second look.
+        """
+        if self._policy.lease is not None or not self._is_reachable:
+            return False
+        is_current = self._flights.current(self._name, self._storage.values.kind) is not None
+        return not is_current and began != self._flights.clock
+
+    async def _look(self) -> Read[T] | None:
+        """Read the cache, unless a flight can be joined without that."""
+        flight = self._flights.current(self._name, self._storage.values.kind)
+        if flight is not None and (not flight.uses_lease or not flight.is_computing):
+            return None
+        try:
+            if flight is None or flight.cas is None:
+                return await self._read(flight)
+            return await self._verify(flight, flight.cas)
         except EmcacheError as error:
-            if not self._ignore_errors or isinstance(error, InvalidKeyError):
-                raise
-            warn("reading the cache failed and counts as a miss", error)
-            # A dead cache costs one timeout, not two. An unreadable value is replaced.
-            self._is_reachable = isinstance(error, SerializationError)
-            return MISSING
+            self.ignore(error)
+            return None
 
-    async def compute(
-        self, flight: Flight, name: bytes, factory: Callable[[], Awaitable[T]]
-    ) -> Outcome[T]:
-        """Compute the value, and store it unless ``store_if`` or a write of the key forbids it."""
-        computing = factory()
-        if not inspect.isawaitable(computing):
-            kind = type(computing).__name__
-            error = TypeError(f"factory must be an async function, but it returned {kind}")
-            return Outcome(MISSING, own_error=error)
-        value = await computing
-        if not self._is_reachable or flight.stale:
-            return Outcome(value)
-        try:
-            wanted = self._store_if is None or self._store_if(value)
-        except Exception as error:
-            return Outcome(value, own_error=error)
-        if not wanted:
-            return Outcome(value)
-        # A value that the serializer refuses is an error of the program, not an outage.
-        data, flags = self._values.dump(name, value)
-        try:
-            await self._store(flight, name, data, flags)
-        except EmcacheError as error:
-            if self._ignore_errors:
-                warn("storing a computed value failed", error)
-            return Outcome(value, store_error=error)
-        return Outcome(value)
+    async def _read(self, flight: Flight | None) -> Read[T] | None:
+        outdated = self._flights.late.outdated((self._name,))
+        item = await self._storage.client.get(self._name, return_flags=True)
+        if flight is not None:
+            # It computes without a lease, because the cache failed or the lease was lost.
+            self._flights.detach(self._name, flight)
+        return await self._storage.read(self._name, item, outdated)
 
-    async def _store(self, flight: Flight, name: bytes, data: bytes, flags: int) -> None:
-        data, flags = await self._values.shrink(name, data, flags)
+    async def _verify(self, flight: Flight, cas: int) -> Read[T] | None:
+        """Read the cache, and check whether the guard of a flight is still valid.
+
+        Another process may have invalidated the key while the flight computes. Then this caller
+        must not get its value.
+        """
+        # Counted as one that waits, so that the last one to leave does not cancel the computation.
+        flight.waiting += 1
+        try:
+            item = await self._storage.leases.look(self._name)
+        except BaseException:
+            self._flights.leave(self._name, flight)
+            raise
+        if item is not None and item.cas == cas:
+            self._verified = flight
+            return None
+        self._flights.leave(self._name, flight)
+        self._flights.detach(self._name, flight)
+        return await self._storage.read(self._name, item, NONE_OUTDATED)
+
+    def ignore(self, error: EmcacheError) -> None:
+        """Count a failing read as a miss, or raise its error."""
+        if not self._policy.ignores_errors or isinstance(error, InvalidKeyError):
+            raise error
+        warn("reading the cache failed and counts as a miss", error)
+        # A dead cache costs one timeout, not two. An unreadable value is replaced.
+        self._is_reachable = isinstance(error, SerializationError)
+
+    async def _join(
+        self, compute: Callable[[Flight], Coroutine[Any, Any, Outcome[T]]]
+    ) -> tuple[Outcome[T], Flight, bool]:
+        kind = self._storage.values.kind
+        return await self._flights.join(self._name, kind, compute, self._verified)
+
+    def _is_current(self, outcome: Outcome[T], flight: Flight, began: int) -> bool:
+        """Return whether an invalidation before this call would have prevented the outcome."""
+        if flight is self._verified or not flight.uses_lease or not self._is_reachable:
+            return True
+        return outcome.clock > began
+
+    def _accepts(self, outcome: Outcome[T]) -> bool:
+        """Return whether this call ends with an outcome; otherwise it looks again."""
+        if outcome.is_lost and self._policy.on_lost == "compute":
+            self._is_lost = True
+            return False
+        if isinstance(outcome.value, Missing) and outcome.cache_error is not None:
+            self._is_reachable = False
+            return not self._policy.ignores_errors
+        return True
+
+    async def _compute(self, flight: Flight) -> Outcome[T]:
+        miss = Miss(self._computing, flight)
+        if self._policy.lease is None:
+            flight.uses_lease = False
+        if not self._is_reachable:
+            return await miss.compute_alone("unreachable")
+        if self._policy.lease is None:
+            return await miss.compute_without_lease()
+        if self._is_lost:
+            return await miss.compute_alone("lost")
         if flight.stale:
-            return
-        put = self._client.set
-        await self._flights.store(
-            flight, name, data, lambda: put(name, data, flags=flags, exptime=self._expires)
-        )
+            return await miss.compute_alone("invalidated")
+        return await miss.compute_with_lease()
 
-    def result(self, outcome: Outcome[T], is_owner: bool) -> T:
+    async def _replace(self, flight: Flight) -> Outcome[T]:
+        renewal = Renewal(self._computing, flight)
+        if self._policy.lease is None:
+            return await renewal.compute_without_lease()
+        if flight.stale:
+            return await renewal.compute_alone("invalidated")
+        return await renewal.replace()
+
+    def _result(self, outcome: Outcome[T], is_owner: bool) -> T:
         """Return the value for this caller, or raise the errors that concern it."""
+        if outcome.is_lost:
+            if self._policy.on_lost == "default":
+                default: T = self._policy.default
+                return default
+            raise LeaseLostError(
+                f"another process has been computing {shown(self._name)} for "
+                f"{self._policy.longest_wait} s; see wait and on_lost"
+            )
+        self._describe(outcome, is_owner)
         if is_owner and outcome.own_error is not None:
             raise outcome.own_error
-        if outcome.store_error is not None and not self._ignore_errors:
-            raise outcome.store_error.take()
+        if outcome.cache_error is not None and not self._policy.ignores_errors:
+            raise outcome.cache_error.take()
         assert not isinstance(outcome.value, Missing)
         return outcome.value
+
+    def _describe(self, outcome: Outcome[T], is_owner: bool) -> None:
+        counts, info = self._counts, self._info
+        if outcome.stale:
+            info.stale = True
+            counts.stale += 1
+        elif not is_owner or outcome.origin == "waited":
+            info.waited = True
+        else:
+            info.computed = outcome.origin == "computed"
+            info.fresh = not info.computed
+        if not is_owner or outcome.origin == "waited":
+            counts.waited += 1
+        if outcome.not_stored is not None:
+            info.not_stored = outcome.not_stored
+            if is_owner:
+                counts.count_not_stored(outcome.not_stored)
+
+    async def _serve(self, read: Read[T]) -> T:
+        """Return a cached value, and see to its refresh if that is due."""
+        freshness, counts, info = read.freshness, self._counts, self._info
+        counts.hits += 1
+        refreshes = self._storage.refreshes
+        if freshness != "fresh" and not refreshes.is_busy(self._name):
+            refresh = Refresh(self._computing)
+            if self._policy.refresh_in == "background":
+                refreshes.start(self._name, refresh.run)
+                info.refreshing = True
+            elif not isinstance(value := await refreshes.run(self._name, refresh.run), Missing):
+                info.computed, info.not_stored = True, refresh.not_stored
+                return value
+        info.stale = freshness in ("stale", "invalidated")
+        info.fresh = not info.stale
+        counts.stale += info.stale
+        return read.value

@@ -62,7 +62,7 @@ class LateStore:
 Outdated = Mapping[bytes, tuple[LateStore, ...]]
 """Stores by key whose values may be in the cache, but are outdated."""
 
-_NONE: Outdated = {}
+NONE_OUTDATED: Outdated = {}
 
 
 class LateStores:
@@ -71,7 +71,8 @@ class LateStores:
     def __init__(self, client: Client) -> None:
         self._client = weakref.ref(client)
         self._stores: dict[bytes, list[LateStore]] = {}
-        self._outdated: dict[bytes, tuple[LateStore, ...]] = {}
+        self.all_outdated: dict[bytes, tuple[LateStore, ...]] = {}
+        """The stores whose values may be in the cache, but are outdated; usually none."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: list[asyncio.Future[None]] = []
         if isinstance(client, CoreOwner):
@@ -82,22 +83,22 @@ class LateStores:
 
         Stores with an unknown outcome are not waited for, because that may take 10 s.
         """
-        while any(not store.unknown for stores in self._outdated.values() for store in stores):
+        while any(not store.unknown for stores in self.all_outdated.values() for store in stores):
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
 
     def outdated(self, keys: Iterable[bytes]) -> Outdated:
         """Return the stores whose values a read that begins now must not return."""
-        if not self._outdated:
-            return _NONE
-        return {key: self._outdated[key] for key in keys if key in self._outdated}
+        if not self.all_outdated:
+            return NONE_OUTDATED
+        return {key: self.all_outdated[key] for key in keys if key in self.all_outdated}
 
     def outdate(self, key: bytes) -> None:
         """Mark all stores of a key as outdated."""
         if not self._stores or (stores := self._stores.get(key)) is None:
             return
-        self._outdated[key] = tuple(stores)
+        self.all_outdated[key] = tuple(stores)
         for store in stores:
             store.outdated = True
             if store.unknown:
@@ -193,9 +194,9 @@ class LateStores:
             self._wake()
             rest = tuple(store for store in stores if store.outdated)
             if rest:
-                self._outdated[key] = rest
+                self.all_outdated[key] = rest
             else:
-                self._outdated.pop(key, None)
+                self.all_outdated.pop(key, None)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []

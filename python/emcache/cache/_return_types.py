@@ -1,12 +1,10 @@
 """Results of cached functions that are stored as the type of the return annotation."""
 
-import copy
 import functools
 import inspect
 import sys
 import types
 import typing
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +23,7 @@ class ReturnType:
         self._annotation: Any = None
         self._is_resolved = False
         self._resolve()
-        self._source: Callable[[], Cache[Any] | None] = lambda: None
-        self._adapted: Cache[Any] | None = None
-        """The cache in place of the last one; None if that is used as it is."""
         self._typed_by_flags: dict[int, Typed[Any]] = {}
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every cache is used as it is."""
-        return self._is_resolved and self._annotation is None
 
     def _resolve(self) -> None:
         try:
@@ -57,30 +47,15 @@ class ReturnType:
         Raises:
             TypeError: the serializer of the cache cannot store this type.
         """
-        if self._source() is not cache:
-            if not self._is_resolved:
-                # The name may have been defined since; if not, it is one for type checkers only.
-                self._resolve()
-                self._is_resolved = True
-            adapted = self._adapt(cache)
-            # A function of a module must not keep the cache, and so the client, alive.
-            self._source = weakref.ref(cache, self._forget)
-            self._adapted = None if adapted is cache else adapted
-        return cache if self._adapted is None else self._adapted
-
-    def _forget(self, source: object) -> None:
-        if self._source is source:
-            self._adapted = None
-
-    def _adapt(self, cache: "Cache[Any]") -> "Cache[Any]":
-        serializer, values = cache._values._serializer, cache._values
+        if not self._is_resolved:
+            # The name may have been defined since; if not, it is one for type checkers only.
+            self._resolve()
+            self._is_resolved = True
+        serializer = cache._values._serializer
         if self._annotation is None:
             return cache
         if is_standard_json(serializer):
-            typed = self._typed(serializer.flags)
-            adapted = copy.copy(cache)
-            adapted._values = values.with_serializer(typed)
-            return adapted
+            return cache._with_serializer(self._typed(serializer.flags))
         if type(serializer) in (MsgPack, Raw, Utf8):
             name, kind = type_name(self._annotation), type(serializer).__name__
             raise TypeError(

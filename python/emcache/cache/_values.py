@@ -1,4 +1,4 @@
-"""Conversion of values to stored bytes and flags: serialization and compression."""
+"""Conversion of values to stored bytes and flags: serialization, compression and envelopes."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,8 @@ from .._checks import check_range
 from .._errors import SerializationError
 from ._compression import LARGEST, Compression, Lz4, Zlib, Zstd, check_flag
 from ._decompression import in_few_threads
-from ._flags import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD
+from ._envelope import Envelope, decode_envelope, encode_envelope
+from ._flags import FLAG_ENVELOPE, FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, FLAGS_EMPTY
 from ._keys import shown
 from ._presets import Preset, Pylibmc, Pymemcache
 from ._serializers import Json, MsgPack, OneFormat, Pickle, Raw, Serializer, Utf8
@@ -25,6 +26,11 @@ DECOMPRESS_IN_LOOP = 256 * 1024
 """Output in bytes up to which the loop decompresses; zlib takes about 0.5 ms for it."""
 
 _OURS: dict[int, type[Zstd | Lz4 | Zlib]] = {FLAG_ZSTD: Zstd, FLAG_LZ4: Lz4, FLAG_ZLIB: Zlib}
+
+
+def is_stub(data: bytes, flags: int | None) -> bool:
+    """Return whether an item is the stub of a lease, which every read counts as a miss."""
+    return not data and not flags
 
 
 class Values(Generic[T]):
@@ -54,11 +60,15 @@ class Values(Generic[T]):
         elif compression is not None:
             self._bits |= compression.flag
             self._reads[compression.flag] = compression
-        if isinstance(serializer, OneFormat) and serializer.flags & self._bits:
+        self.marks = self._bits | FLAG_ENVELOPE
+        """The bits of values that are more than what the serializer wrote."""
+        if isinstance(serializer, OneFormat) and serializer.flags & self.marks:
             raise ValueError(
                 f"flags {serializer.flags:#x} of the serializer have bits that mark compressed "
-                f"values ({self._bits:#x}); choose other flags"
+                f"values or envelopes ({self.marks:#x}); choose other flags"
             )
+        self.loads = serializer.loads
+        """Reads a value whose flags have none of these bits."""
 
     def with_serializer(self, serializer: Serializer[S]) -> "Values[S]":
         """Return the same compressions with another serializer."""
@@ -119,12 +129,13 @@ class Values(Generic[T]):
             raise SerializationError(
                 f"the serializer must return flags from 0 to 2**32 - 1, not {flags!r:.40}"
             )
-        if flags & self._bits:
+        if flags & self.marks:
             raise SerializationError(
-                f"flags {flags:#x} of the serializer have bits that mark compressed values "
-                f"({self._bits:#x})"
+                f"flags {flags:#x} of the serializer have bits that mark compressed values or "
+                f"envelopes ({self.marks:#x})"
             )
-        return _as_bytes("serializer", data), flags
+        data = _as_bytes("serializer", data)
+        return data, FLAGS_EMPTY if is_stub(data, flags) else flags
 
     async def _compress(self, compression: Compression, data: bytes) -> bytes:
         if len(data) > self._max_size:
@@ -136,16 +147,24 @@ class Values(Generic[T]):
             return _as_bytes("compression", compression.compress(data))
         return _as_bytes("compression", await asyncio.to_thread(compression.compress, data))
 
-    async def unpack(self, key: bytes, data: bytes, flags: int) -> T:
-        """Return the value of stored bytes.
+    async def unpack(self, key: bytes, data: bytes, flags: int) -> tuple[T, Envelope | None]:
+        """Return the value of stored bytes, and its envelope if it has one.
 
         Raises:
             SerializationError: it cannot be read.
         """
+        envelope = None
         try:
-            if bit := flags & self._bits:
+            own_flags = flags
+            if flags & FLAG_ENVELOPE:
+                envelope, data = _open(data)
+                own_flags &= ~FLAG_ENVELOPE
+            if bit := own_flags & self._bits:
                 data = await self._decompress(self._reader(bit), data)
-            return self._serializer.loads(data, flags & ~self._bits)
+                own_flags &= ~bit
+            if own_flags == FLAGS_EMPTY and not data:
+                own_flags = 0
+            return self._serializer.loads(data, own_flags), envelope
         except Exception as error:
             _fail(f"the value of {shown(key)}, with flags {flags:#x}, cannot be read", error)
 
@@ -168,6 +187,20 @@ class Values(Generic[T]):
                 f"it decompresses to more than max_size, {self._max_size} bytes"
             )
         return found
+
+
+def seal(data: bytes, flags: int, envelope: Envelope | None) -> tuple[bytes, int]:
+    """Put packed bytes into an envelope; return the bytes and flags to store."""
+    if envelope is None:
+        return data, flags
+    return encode_envelope(envelope, data), flags | FLAG_ENVELOPE
+
+
+def _open(data: bytes) -> tuple[Envelope, bytes]:
+    try:
+        return decode_envelope(data)
+    except ValueError as error:
+        raise SerializationError(str(error)) from None
 
 
 def _check_object(argument: str, given: object, *names: str) -> None:

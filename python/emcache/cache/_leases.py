@@ -1,0 +1,247 @@
+"""Leases: one process at a time may compute and store the value of a key.
+
+The lease of a key is a stub: an empty item with flags 0 under the key itself. Its CAS token belongs
+to the winner, who stores the value with it. Every write, delete and invalidation changes the token
+or removes the item, so a value that was computed before it cannot be stored.
+"""
+
+import contextlib
+from typing import Literal, NamedTuple, Protocol
+
+from .._client import Client
+from .._errors import (
+    NotFoundCommandError,
+    NotStoredStorageCommandError,
+    StorageCommandError,
+    is_missing,
+)
+from .._item import Item
+from .._memcached.times import EXPIRED
+from ._marks import LEASE, mark_name
+from ._values import is_stub
+
+_ROUNDS = 4
+
+Stored = Literal["stored", "replaced", "invalidated"]
+
+
+class Won(NamedTuple):
+    """The lease is this process's."""
+
+    cas: int
+    """0 on servers without CAS (``memcached -C``)."""
+
+
+class Lost(NamedTuple):
+    """Another process has the lease."""
+
+    cas: int
+
+
+class Found(NamedTuple):
+    """There is a value, and nothing was taken."""
+
+    item: Item
+
+
+Taken = Won | Lost | Found | None
+
+
+class Leases(Protocol):
+    """Leases on the keys of one cache."""
+
+    async def look(self, name: bytes) -> Item | None:
+        """Return the value or stub of a key, with its token."""
+        ...
+
+    async def take(self, name: bytes, seconds: int, *, again: bool = False) -> Taken:
+        """Take the lease of a missing key, for at most ``seconds``.
+
+        Returns:
+            What is under the key now; None if it was written and deleted all the time.
+        """
+        ...
+
+    async def seize(self, name: bytes, cas: int, seconds: int) -> Taken:
+        """Replace a value by a lease if its token is ``cas``; otherwise as :meth:`take`."""
+        ...
+
+    async def store(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
+        """Replace the stub or value whose token is ``cas``."""
+        ...
+
+    async def give_back(self, name: bytes, cas: int) -> None:
+        """End a lease before its time; nothing happens if another process has it by now."""
+        ...
+
+
+class ClassicLeases:
+    """Leases by ``add``, ``gets`` and ``cas``, which every server and proxy has."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def look(self, name: bytes) -> Item | None:
+        """See :class:`Leases`."""
+        return await self._client.gets(name, return_flags=True)
+
+    async def take(self, name: bytes, seconds: int, *, again: bool = False) -> Taken:
+        """See :class:`Leases`. Whoever looks again finds the stub of another process."""
+        must_look, added = again, False
+        for _ in range(_ROUNDS):
+            if must_look and (item := await self.look(name)) is not None:
+                cas = item.cas or 0
+                if not is_stub(item.value, item.flags):
+                    return Found(item)
+                return Won(cas) if added else Lost(cas)
+            added = await _succeeds_to_add(self._client, name, b"", seconds)
+            must_look = True
+        return None
+
+    async def seize(self, name: bytes, cas: int, seconds: int) -> Taken:
+        """See :class:`Leases`."""
+        if await self.store(name, cas, b"", 0, seconds) != "stored":
+            return await self.take(name, seconds, again=True)
+        item = await self.look(name)
+        if item is None or not is_stub(item.value, item.flags):
+            return await self.take(name, seconds, again=True)
+        return Won(item.cas or 0)
+
+    async def store(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
+        """See :class:`Leases`."""
+        return await store_with_cas(self._client, name, cas, data, flags, exptime)
+
+    async def give_back(self, name: bytes, cas: int) -> None:
+        """See :class:`Leases`. A store that expires at once deletes, but compares the token."""
+        await self.store(name, cas, b"", 0, EXPIRED)
+
+
+class SeparateLeases:
+    """Leases under ``<key>#lease``, for keys that programs in other languages read as well.
+
+    The token of the lease cannot guard the key itself. So the lease is checked before and after
+    the store, and deletes remove the lease first.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._leases = ClassicLeases(client)
+
+    async def look(self, name: bytes) -> Item | None:
+        """See :class:`Leases`."""
+        lease = mark_name(name, LEASE)
+        items = await self._client.gets_many([name, lease], return_flags=True)
+        return items.get(name) or items.get(lease)
+
+    async def take(self, name: bytes, seconds: int, *, again: bool = False) -> Taken:
+        """See :class:`Leases`."""
+        taken = await self._leases.take(mark_name(name, LEASE), seconds, again=again)
+        item = await self._client.gets(name, return_flags=True)
+        if item is None:
+            return taken
+        if isinstance(taken, Won):
+            await self.give_back(name, taken.cas)
+        return Found(item)
+
+    async def seize(self, name: bytes, cas: int, seconds: int) -> Taken:
+        """See :class:`Leases`."""
+        await self._leases.give_back(name, cas)
+        return await self.take(name, seconds)
+
+    async def store(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
+        """See :class:`Leases`."""
+        if not await self._holds(name, cas):
+            return "invalidated"
+        try:
+            await self._client.add(name, data, flags=flags, exptime=exptime)
+        except NotStoredStorageCommandError:
+            return "replaced"
+        finally:
+            is_held = await self._holds(name, cas)
+        if not is_held:
+            with contextlib.suppress(NotFoundCommandError):
+                await self._client.delete(name)
+            return "invalidated"
+        await self.give_back(name, cas)
+        return "stored"
+
+    async def _holds(self, name: bytes, cas: int) -> bool:
+        item = await self._client.gets(mark_name(name, LEASE))
+        return item is not None and item.cas == cas
+
+    async def give_back(self, name: bytes, cas: int) -> None:
+        """See :class:`Leases`."""
+        await self._leases.give_back(mark_name(name, LEASE), cas)
+
+
+class Guard(Protocol):
+    """What a value is stored with, so that it cannot be stored after a later write."""
+
+    @property
+    def cas(self) -> int:
+        """The token of what is under the key."""
+        ...
+
+    async def store(self, data: bytes, flags: int, exptime: int) -> Stored:
+        """Store the value, if nothing has changed."""
+        ...
+
+    async def give_back(self) -> None:
+        """Let other processes compute the value."""
+        ...
+
+
+class LeaseGuard:
+    """The lease that this process has won."""
+
+    def __init__(self, leases: Leases, name: bytes, cas: int) -> None:
+        self._leases = leases
+        self._name = name
+        self.cas = cas
+
+    async def store(self, data: bytes, flags: int, exptime: int) -> Stored:
+        """See :class:`Guard`."""
+        return await self._leases.store(self._name, self.cas, data, flags, exptime)
+
+    async def give_back(self) -> None:
+        """See :class:`Guard`."""
+        await self._leases.give_back(self._name, self.cas)
+
+
+class ValueGuard:
+    """The value that is replaced."""
+
+    def __init__(self, client: Client, name: bytes, cas: int) -> None:
+        self._client = client
+        self._name = name
+        self.cas = cas
+
+    async def store(self, data: bytes, flags: int, exptime: int) -> Stored:
+        """See :class:`Guard`."""
+        return await store_with_cas(self._client, self._name, self.cas, data, flags, exptime)
+
+    async def give_back(self) -> None:
+        """See :class:`Guard`. The value stays."""
+
+
+async def _succeeds_to_add(client: Client, name: bytes, data: bytes, seconds: int) -> bool:
+    try:
+        await client.add(name, data, exptime=seconds)
+    except NotStoredStorageCommandError:
+        return False
+    return True
+
+
+async def store_with_cas(
+    client: Client, name: bytes, cas: int, data: bytes, flags: int, exptime: int
+) -> Stored:
+    """Replace an item whose token is ``cas``."""
+    try:
+        await client.cas(name, data, cas, flags=flags, exptime=exptime)
+    except NotStoredStorageCommandError:
+        return "replaced"
+    except StorageCommandError as error:
+        if is_missing(error):
+            return "invalidated"
+        raise
+    return "stored"

@@ -1,0 +1,213 @@
+"""The computation of a missing value, with a lease or without one, in the task of a flight."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar
+
+from .._errors import CommandError, EmcacheError, SerializationError
+from ._computing import Computing, InvalidFactoryError
+from ._counts import Reason
+from ._flights import MISSING, Flight, Origin, Outcome
+from ._late_stores import LAST_TRY, NONE_OUTDATED
+from ._leases import Found, Guard, LeaseGuard, Lost, Taken, Won
+from ._storage import Read
+from ._tasks import in_task
+from ._warnings import warn
+
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.25
+PAUSE_GROWTH = 1.6
+"""How the losers of a lease look for its value: the pauses between two looks, in seconds."""
+LEASE_SLACK = 1.0
+"""Seconds by which memcached may end an item late."""
+
+
+class Miss(Generic[T]):
+    """Computes the value of a key that is not in the cache."""
+
+    def __init__(self, computing: Computing[T], flight: Flight) -> None:
+        self._computing = computing
+        self._flight = flight
+        self._storage = computing.storage
+        self._leases = computing.storage.leases
+        self._policy = computing.policy
+        self._counts = computing.counts
+        self._name = computing.name
+
+    async def compute_alone(self, reason: Reason) -> Outcome[T]:
+        """Compute the value, and do not store it."""
+        try:
+            value = await self._call()
+        except InvalidFactoryError as error:
+            return Outcome(MISSING, own_error=error.error)
+        return Outcome(value, clock=self._flight.clock, not_stored=reason)
+
+    async def compute_without_lease(self) -> Outcome[T]:
+        """Compute and store the value; only writes of this client prevent that."""
+        self._flight.uses_lease = False
+        return await self._compute(None)
+
+    async def compute_with_lease(self) -> Outcome[T]:
+        """Take the lease, compute and store the value; or wait for the process that has it."""
+        try:
+            taken = await self._take()
+        except EmcacheError as error:
+            return Outcome(MISSING, cache_error=error)
+        if isinstance(taken, Outcome):
+            return taken
+        if not taken.cas:
+            # memcached -C: there is a stub, but nothing to guard a store with.
+            return await self.compute_without_lease()
+        began = time.monotonic()
+        outcome = await self._compute(LeaseGuard(self._leases, self._name, taken.cas))
+        is_late = time.monotonic() - began >= self._policy.lease_seconds - LEASE_SLACK
+        if is_late and outcome.not_stored == "invalidated":
+            outcome.not_stored = "expired"
+            limit = TimeoutError(f"more than {self._policy.lease_seconds} s")
+            warn("a computation took longer than its lease, and its value is not stored", limit)
+        return outcome
+
+    async def _compute(self, guard: Guard | None) -> Outcome[T]:
+        if guard is not None:
+            self._flight.cas, self._flight.give_back = guard.cas, guard.give_back
+        try:
+            value = await self._call()
+            outcome = await self._store(value, guard)
+        except InvalidFactoryError as error:
+            await self._give_back(guard)
+            return Outcome(MISSING, own_error=error.error)
+        except BaseException:
+            await self._give_back(guard)
+            raise
+        if guard is not None:
+            outcome.clock = self._flight.clock
+            if outcome.cache_error is not None and not outcome.is_refused:
+                # The server may be slow or dead, so nobody waits for it.
+                in_task(guard.give_back())
+            elif outcome.not_stored not in (None, "replaced"):
+                await self._give_back(guard)
+        return outcome
+
+    async def _call(self) -> T:
+        self._flight.clock = self._storage.flights.tick()
+        self._flight.is_computing = True
+        return await self._computing.call()
+
+    async def _store(self, value: T, guard: Guard | None) -> Outcome[T]:
+        try:
+            expires = self._computing.exptime(value)
+        except Exception as error:
+            return Outcome(value, own_error=error, not_stored="refused")
+        if expires is None:
+            return Outcome(value, not_stored="refused")
+        data, flags = self._computing.dump(value)
+        if self._flight.stale:
+            return Outcome(value, not_stored="invalidated")
+        try:
+            sealed = await self._computing.seal(data, flags, expires)
+            reason = await self._put(guard, *sealed)
+        except EmcacheError as error:
+            if self._policy.ignores_errors:
+                warn("storing a computed value failed", error)
+            outcome = Outcome(value, cache_error=error, not_stored="failed")
+            outcome.is_refused = isinstance(error, CommandError | SerializationError)
+            return outcome
+        return Outcome(value, not_stored=reason)
+
+    async def _put(
+        self, guard: Guard | None, data: bytes, flags: int, expires: int
+    ) -> Reason | None:
+        flight, name = self._flight, self._name
+        if flight.stale:
+            return "invalidated"
+        if guard is not None:
+            flight.is_storing = True
+            try:
+                stored = await guard.store(data, flags, expires)
+            finally:
+                flight.is_storing = False
+            return None if stored == "stored" else stored
+        put = self._storage.client.set
+        await self._storage.flights.store(
+            flight, name, data, lambda: put(name, data, flags=flags, exptime=expires)
+        )
+        return "invalidated" if flight.stale else None
+
+    async def _take(self) -> Won | Outcome[T]:
+        """Return the lease, or what is known without it: a value, or that there is none."""
+        policy, flights = self._policy, self._storage.flights
+        deadline = time.monotonic() + policy.longest_wait
+        pause, again = FIRST_PAUSE, False
+        holder, held_since = 0, time.monotonic()
+        while True:
+            clock = flights.tick()
+            taking = self._leases.take(self._name, policy.lease_seconds, again=again)
+            taken = await self._winning(taking)
+            if isinstance(taken, Found):
+                found = await self._use(taken, clock, "waited" if again else "found")
+                if isinstance(found, Outcome):
+                    return found
+                taken = found
+            if isinstance(taken, Won):
+                return taken
+            now = time.monotonic()
+            if now >= deadline or not isinstance(taken, Lost):
+                outcome: Outcome[T] = Outcome(MISSING, clock=clock)
+                outcome.is_lost = True
+                return outcome
+            if taken.cas != holder:
+                holder, held_since = taken.cas, now
+            elif now - held_since > policy.lease_seconds + LEASE_SLACK:
+                # `touch` or `gat` has prolonged the lease of a process that is dead.
+                await self._leases.give_back(self._name, holder)
+            again = True
+            wait = min(pause * random.uniform(0.75, 1.25), max(deadline - now, 0.0))
+            await asyncio.sleep(wait)
+            pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE)
+
+    async def _use(self, found: Found, clock: int, origin: Origin) -> Taken | Outcome[T]:
+        """Return a value that is there by now, or replace one that may not be served."""
+        item = found.item
+        try:
+            read = await self._storage.read(self._name, item, NONE_OUTDATED)
+        except SerializationError as error:
+            if not self._policy.ignores_errors:
+                return Outcome(MISSING, cache_error=error)
+            warn("reading the cache failed and counts as a miss", error)
+            read = None
+        if read is not None and read.is_within(self._policy.stale_for):
+            return self._outcome(read, clock, origin)
+        return await self._winning(
+            self._leases.seize(self._name, item.cas or 0, self._policy.lease_seconds)
+        )
+
+    def _outcome(self, read: Read[T], clock: int, origin: Origin) -> Outcome[T]:
+        outcome = Outcome(read.value, clock=clock, origin=origin)
+        outcome.stale = read.freshness in ("stale", "invalidated")
+        return outcome
+
+    async def _winning(self, taking: Coroutine[Any, Any, Taken]) -> Taken:
+        """Wait for a lease; if the wait is cancelled, give back what was won."""
+        task = in_task(taking)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(LAST_TRY):
+                    taken = await task
+                    if isinstance(taken, Won):
+                        await self._leases.give_back(self._name, taken.cas)
+            raise
+
+    async def _give_back(self, guard: Guard | None) -> None:
+        """End the lease, also while this task is being cancelled."""
+        if guard is None:
+            return
+        with contextlib.suppress(EmcacheError, TimeoutError):
+            async with asyncio.timeout(LAST_TRY):
+                await asyncio.shield(in_task(guard.give_back()))

@@ -1,0 +1,78 @@
+"""Which keys are being refreshed, as far as this process knows."""
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from .._client import Client
+from .._errors import ClientClosedError
+from ._deadlock import Run
+from ._flights import MISSING, Missing
+from ._tasks import in_task
+from ._warnings import warn
+
+T = TypeVar("T")
+
+LOOK_AGAIN = 1.0
+"""Seconds for which a process remembers that another one refreshes a value."""
+TRY_AGAIN = 2
+"""Seconds after a failed refresh until the next one, in all processes."""
+
+
+class Refreshes:
+    """The refreshes of one client."""
+
+    def __init__(self) -> None:
+        self._busy: set[bytes] = set()
+        """Keys that this process refreshes, or knows another process to refresh."""
+
+    def is_busy(self, name: bytes) -> bool:
+        """Return whether a caller of this process need not refresh a key."""
+        return name in self._busy
+
+    def start(self, name: bytes, refresh: Callable[[], Awaitable[object]]) -> None:
+        """Refresh in a task of its own."""
+        self._busy.add(name)
+
+        async def in_background() -> None:
+            # The caller that started it does not wait for it.
+            Run().begin()
+            await self.run(name, refresh)
+
+        in_task(in_background(), f"emcache refreshes {name!r}")
+
+    async def run(self, name: bytes, refresh: Callable[[], Awaitable[T | Missing]]) -> T | Missing:
+        """Refresh in the caller's task; return ``MISSING`` if another process does it.
+
+        A failure of the factory or of the cache is a warning: the old value is still there.
+        """
+        pause: float = LOOK_AGAIN
+        self._busy.add(name)
+        try:
+            value = await refresh()
+        except ClientClosedError:
+            return MISSING
+        except Exception as error:
+            pause = TRY_AGAIN
+            warn("refreshing a cached value failed, and the old one is served", error)
+            return MISSING
+        else:
+            pause = LOOK_AGAIN if isinstance(value, Missing) else 0.0
+            return value
+        finally:
+            if pause:
+                asyncio.get_running_loop().call_later(pause, self._busy.discard, name)
+            else:
+                self._busy.discard(name)
+
+
+_BY_CLIENT: weakref.WeakKeyDictionary[Client, Refreshes] = weakref.WeakKeyDictionary()
+
+
+def refreshes_of(client: Client) -> Refreshes:
+    """Return the refreshes of a client, which all caches on top of it share."""
+    refreshes = _BY_CLIENT.get(client)
+    if refreshes is None:
+        refreshes = _BY_CLIENT[client] = Refreshes()
+    return refreshes

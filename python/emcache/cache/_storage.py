@@ -1,0 +1,141 @@
+"""What a cache reads: items of its client as values, with their freshness."""
+
+import copy
+from collections.abc import Collection
+from typing import Any, Generic, Literal, TypeVar
+
+from .._client import Client
+from .._errors import NotFoundCommandError, SerializationError
+from .._item import Item
+from ._envelope import STALE, Envelope, now_ms
+from ._flights import MISSING, Flights, Missing
+from ._late_stores import Outdated
+from ._leases import ClassicLeases, Leases, SeparateLeases
+from ._marks import LEASE, mark_name
+from ._policy import LeaseKey, OnError
+from ._refreshes import refreshes_of
+from ._values import Values, is_stub
+from ._warnings import warn
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+Freshness = Literal["fresh", "due", "stale", "invalidated"]
+
+
+class Read(Generic[T]):
+    """A value that was read, with the item that held it."""
+
+    __slots__ = ("envelope", "item", "value")
+
+    def __init__(self, value: T, envelope: Envelope | None, item: Item) -> None:
+        self.value = value
+        self.envelope = envelope
+        self.item = item
+
+    @property
+    def freshness(self) -> Freshness:
+        """Whether the value is within its ttl, and whether a refresh is due."""
+        if self.envelope is None:
+            return "fresh"
+        if self.envelope.fresh_until == STALE:
+            return "invalidated"
+        now = now_ms()
+        if now >= self.envelope.fresh_until:
+            return "stale"
+        return "due" if now >= self.envelope.refresh_from else "fresh"
+
+    def is_within(self, stale_for: float | None) -> bool:
+        """Return whether a caller with this ``stale_for`` may be served the value."""
+        if self.envelope is None or now_ms() < self.envelope.fresh_until:
+            return True
+        if self.envelope.fresh_until == STALE:
+            # `invalidate(stale_for=)` allowed it.
+            return stale_for != 0
+        return now_ms() < self.envelope.fresh_until + (stale_for or 0) * 1000
+
+
+class Storage(Generic[T]):
+    """The parts of a cache that its lookups share."""
+
+    __slots__ = (
+        "client",
+        "flights",
+        "has_lease_keys",
+        "leases",
+        "on_unreadable",
+        "refreshes",
+        "values",
+    )
+
+    def __init__(
+        self,
+        client: Client,
+        flights: Flights,
+        values: Values[T],
+        on_unreadable: OnError,
+        lease_key: LeaseKey,
+    ) -> None:
+        self.client = client
+        self.flights = flights
+        self.values = values
+        self.on_unreadable = on_unreadable
+        self.refreshes = refreshes_of(client)
+        self.has_lease_keys = lease_key == "separate"
+        """Whether leases have keys of their own, which are deleted with the values."""
+        self.leases: Leases = (
+            SeparateLeases(client) if self.has_lease_keys else ClassicLeases(client)
+        )
+
+    def with_values(self, values: Values[S]) -> "Storage[S]":
+        """Return the same storage for values of another serializer."""
+        storage: Storage[Any] = copy.copy(self)
+        storage.values = values
+        return storage
+
+    async def read(self, name: bytes, item: Item | None, outdated: Outdated) -> Read[T] | None:
+        """Return the value of an item; None if it is missing, a stub, or about to be removed.
+
+        Raises:
+            SerializationError: it cannot be read, and ``on_unreadable`` is ``"raise"``.
+        """
+        if item is None or is_stub(item.value, item.flags):
+            return None
+        if name in outdated and any(late.wrote(item.value) for late in outdated[name]):
+            return None
+        try:
+            value, envelope = await self.values.unpack(name, item.value, item.flags or 0)
+        except SerializationError as error:
+            if self.on_unreadable == "raise":
+                raise
+            warn("an unreadable value counts as a miss", error)
+            return None
+        return Read(value, envelope, item)
+
+    async def read_fresh(self, name: bytes, item: Item | None, outdated: Outdated) -> T | Missing:
+        """Return the value of an item; ``MISSING`` also if it is stale."""
+        found = await self.read(name, item, outdated)
+        return found.value if found is not None and found.is_within(0) else MISSING
+
+    async def delete(self, name: bytes) -> bool:
+        """Delete a value and its lease; return whether the value existed."""
+        if self.has_lease_keys:
+            await _deletes(self.client, mark_name(name, LEASE))
+        return await _deletes(self.client, name)
+
+    async def delete_many(self, names: Collection[bytes]) -> dict[bytes, Exception]:
+        """Delete values and their leases; return the errors by key."""
+        errors: dict[bytes, Exception] = {}
+        if self.has_lease_keys:
+            leases = {mark_name(name, LEASE): name for name in names}
+            failed = (await self.client.delete_many(leases)).errors
+            errors = {leases[lease]: error for lease, error in failed.items()}
+        return errors | (await self.client.delete_many(names)).errors
+
+
+async def _deletes(client: Client, name: bytes) -> bool:
+    try:
+        await client.delete(name)
+    except NotFoundCommandError:
+        return False
+    return True
