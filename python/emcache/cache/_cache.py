@@ -28,6 +28,7 @@ from ._policy import (
 )
 from ._serializers import Json, Serializer
 from ._storage import Storage
+from ._tags import TagNames, Tags, tag_names
 from ._ttl import ONE_HOUR, Ttl, exptime
 from ._values import Values
 
@@ -76,6 +77,9 @@ class Cache(Coordination, Commands[T]):
             flags 0 under the key itself. Caches count it as a miss, but other programs read it as
             an empty value. ``"separate"`` puts it under ``<key>#lease``, with weaker guarantees:
             see "Caching patterns" in the documentation.
+        tags: tags of all values of the cache; see :meth:`invalidate_tag`. Values without them, such
+            as those that were stored before you added a tag, count as misses. A cache with tags has
+            no counters.
         options: the defaults for :meth:`get_or_set` and :func:`emcache.cached`; see
             :class:`emcache.cache.SharingOptions`.
     """
@@ -94,6 +98,7 @@ class Cache(Coordination, Commands[T]):
         on_unreadable: OnError = "raise",
         name: str | None = None,
         lease_key: LeaseKey = "same",
+        tags: Tags = (),
         **options: Unpack[SharingOptions],
     ) -> None: ...
     @overload
@@ -110,6 +115,7 @@ class Cache(Coordination, Commands[T]):
         on_unreadable: OnError = "raise",
         name: str | None = None,
         lease_key: LeaseKey = "same",
+        tags: Tags = (),
         **options: Unpack[SharingOptions],
     ) -> None: ...
     def __init__(
@@ -125,6 +131,7 @@ class Cache(Coordination, Commands[T]):
         on_unreadable: OnError = "raise",
         name: str | None = None,
         lease_key: LeaseKey = "same",
+        tags: Tags = (),
         **options: Unpack[SharingOptions],
     ) -> None:
         if not isinstance(client, Client):
@@ -146,7 +153,14 @@ class Cache(Coordination, Commands[T]):
         self._ttl = ttl
         self._flights = flights_of(client)
         self._late = self._flights.late
-        self._storage = Storage(client, self._flights, self._values, on_unreadable, lease_key)
+        self._storage = Storage(
+            client,
+            self._flights,
+            self._values,
+            on_unreadable,
+            lease_key,
+            tag_names(self._keys, tags),
+        )
         self._marks, self._loads = self._values.marks, self._values.loads
         self._policy = Policy(ttl=ttl).with_options({**options})
         self._policies: dict[tuple[Any, ...], Policy] = {}
@@ -170,6 +184,7 @@ class Cache(Coordination, Commands[T]):
         factory: Callable[[], Awaitable[T]],
         *,
         info: CacheInfo | None = None,
+        tags: Tags | None = None,
         **options: Unpack[Options],
     ) -> T:
         """Get a value, or compute and store it.
@@ -194,6 +209,9 @@ class Cache(Coordination, Commands[T]):
             key: see :class:`Cache`.
             factory: called without arguments; returns an awaitable.
             info: filled in with where the value came from.
+            tags: tags of the value, in addition to those of the cache. A cached value without one
+                of them, or with a tag that was invalidated, counts as a miss; see
+                :meth:`invalidate_tag`.
             options: see :class:`emcache.cache.Options`; the default is the cache's option.
 
         Raises:
@@ -205,6 +223,9 @@ class Cache(Coordination, Commands[T]):
         check_function("factory", factory)
         policy = self._policy_of(options) if options else self._policy
         name = self._keys.wire(key)
+        if tags is not None or self._storage.tags:
+            with_tags = self._tag_names(tags)
+            return await self._call(policy, name, factory, info, tags=with_tags).fetch()
         if name in self._flights.table or self._late.all_outdated:
             return await self._call(policy, name, factory, info).fetch()
         began = self._flights.clock
@@ -232,6 +253,7 @@ class Cache(Coordination, Commands[T]):
         factory: Callable[[], Awaitable[T]],
         *,
         info: CacheInfo | None = None,
+        tags: Tags | None = None,
         **options: Unpack[Options],
     ) -> T:
         """Compute a value and replace the cached one; otherwise as :meth:`get_or_set`.
@@ -240,7 +262,8 @@ class Cache(Coordination, Commands[T]):
         """
         check_function("factory", factory)
         name = self._keys.wire(key)
-        return await self._call(self._policy_of(options), name, factory, info).renew()
+        policy, with_tags = self._policy_of(options), self._tag_names(tags)
+        return await self._call(policy, name, factory, info, tags=with_tags).renew()
 
     async def invalidate(self, key: Key, *, stale_for: float | None = None) -> bool:
         """Invalidate a value: delete it, or let it be served a little longer while it is replaced.
@@ -282,6 +305,7 @@ class Cache(Coordination, Commands[T]):
         factory: Callable[[], Awaitable[T]],
         info: CacheInfo | None,
         counts: Counts | None = None,
+        tags: TagNames = (),
     ) -> GetOrSet[T]:
         counts = self._counts if counts is None else counts
-        return GetOrSet(self._storage, policy, counts, name, factory, info)
+        return GetOrSet(self._storage, policy, counts, name, factory, info, tags)

@@ -4,7 +4,7 @@ import asyncio.coroutines
 import copy
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from .._errors import EmcacheError
@@ -14,8 +14,10 @@ from ._counts import Counts, counts_of
 from ._function_names import describe
 from ._get_or_set import GetOrSet
 from ._info import CacheInfo
+from ._keys import Key
 from ._policy import Options, Policy
 from ._return_types import ReturnType
+from ._tag_templates import TagsOf, tags_of
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -69,11 +71,13 @@ class CachedFunction(Generic[P, R]):
         function: Callable[P, Awaitable[R]],
         source: CacheSource,
         key: KeyOf,
+        tags: TagsOf | None,
         options: Options,
     ) -> None:
         functools.update_wrapper(self, function)
         self._source = source
         self._key = key
+        self._tags = tags
         returns = ReturnType(function)
         if isinstance(source, Cache):
             returns.check(source)
@@ -129,7 +133,12 @@ class CachedFunction(Generic[P, R]):
         # The rest is `Cache.get_or_set`, without another coroutine.
         name = cache._keys.wire(self._key(*bound, **kwargs))
         flights = cache._flights
-        if name in flights.table or flights.late.all_outdated:
+        if (
+            self._tags is not None
+            or cache._storage.tags
+            or name in flights.table
+            or flights.late.all_outdated
+        ):
             return await self._miss(plan, name, bound, kwargs).fetch()
         began = flights.clock
         try:
@@ -157,7 +166,8 @@ class CachedFunction(Generic[P, R]):
         info: CacheInfo | None = None,
     ) -> GetOrSet[R]:
         call: Any = functools.partial(self.__wrapped__, *bound, **kwargs)
-        return plan.cache._call(plan.policy, name, call, info, plan.counts)
+        tags = plan.cache._tag_names(None if self._tags is None else self._tags(*bound, **kwargs))
+        return plan.cache._call(plan.policy, name, call, info, plan.counts, tags)
 
     async def with_info(self, *args: P.args, **kwargs: P.kwargs) -> tuple[R, CacheInfo]:
         """Do the same as a call; return the result and where it came from."""
@@ -174,6 +184,10 @@ class CachedFunction(Generic[P, R]):
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of these arguments, without the prefix of the cache."""
         return self._key(*self._bound, *args, **kwargs)
+
+    def tags_for(self, *args: P.args, **kwargs: P.kwargs) -> list[Key]:
+        """Return the tags of these arguments, without those of the cache."""
+        return [] if self._tags is None else list(self._tags(*self._bound, *args, **kwargs))
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Delete the cached result for these arguments; return whether there was one.
@@ -213,17 +227,23 @@ class CachedFunction(Generic[P, R]):
 
 class _Decorator:
     def __init__(
-        self, source: CacheSource, key: str | Callable[..., str] | None, options: Options
+        self,
+        source: CacheSource,
+        key: str | Callable[..., str] | None,
+        tags: Iterable[Key] | TagsOf | None,
+        options: Options,
     ) -> None:
         self._source = source
         self._key = key
+        self._tags = tags
         self._options = options
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> CachedFunction[P, R]:
         # Python 3.13 finds the coroutine function in a partialmethod, which cannot be called.
         if not (callable(function) and inspect.iscoroutinefunction(function)):
             raise TypeError(f"cached() needs an async function, not {function!r}")
-        return CachedFunction(function, self._source, key_of(function, self._key), self._options)
+        key, tags = key_of(function, self._key), tags_of(function, self._tags)
+        return CachedFunction(function, self._source, key, tags, self._options)
 
 
 def _check_source(cache: object) -> None:
@@ -245,14 +265,15 @@ def cached(
     cache: CacheSource,
     *,
     key: str | Callable[..., str] | None = None,
+    tags: Iterable[Key] | TagsOf | None = None,
     **options: Unpack[Options],
 ) -> _Decorator:
     """Cache the results of an async function.
 
     Concurrent calls with the same key share one computation, in all processes; see
     :meth:`emcache.Cache.get_or_set`, also for the errors. The decorated function has the methods
-    ``key_for``, ``invalidate``, ``mark_stale``, ``refresh`` and ``with_info``, which take the
-    arguments of the function, and the original function as ``__wrapped__``.
+    ``key_for``, ``tags_for``, ``invalidate``, ``mark_stale``, ``refresh`` and ``with_info``, which
+    take the arguments of the function, and the original function as ``__wrapped__``.
 
     If the return annotation is or contains a Pydantic model, a dataclass, an attrs class or a
     msgspec struct, and the cache has the default serializer, results are stored as with
@@ -268,6 +289,9 @@ def cached(
             for the function's module and name with its arguments, which must be None, bool, int,
             float, str, bytes, members of an Enum, UUIDs, dates, times, Decimals, or tuples of
             these.
+        tags: tags of the results, in addition to those of the cache: templates with the names of
+            the parameters, such as ``["user:{user_id}"]``, or a function that takes the same
+            arguments and returns the tags. See :meth:`emcache.Cache.invalidate_tag`.
         options: see :class:`emcache.cache.Options`; the default is the cache's option.
 
     Raises:
@@ -281,4 +305,4 @@ def cached(
     Policy().with_options({**options})
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
-    return _Decorator(cache, key, options)
+    return _Decorator(cache, key, tags, options)

@@ -1,11 +1,21 @@
-"""The parts of a cache that coordinate processes: locks and rate limits."""
+"""The parts of a cache that coordinate processes: tags, locks and rate limits."""
 
 from datetime import timedelta
 
 from .._client import Client
+from .._failures import copy_exception
 from ._keys import Key, Keys, encode
 from ._locks import Lock
 from ._rate_limits import OnLimitError, RateLimit, Window
+from ._tags import (
+    Tags,
+    TagSnapshot,
+    find_generations,
+    make_generations,
+    new_generation,
+    tag_name,
+    tag_names,
+)
 
 
 class Coordination:
@@ -13,6 +23,31 @@ class Coordination:
 
     _client: Client
     _keys: Keys
+
+    async def invalidate_tag(self, tag: Key) -> None:
+        """Make all values with a tag misses, in all processes, by one command.
+
+        After it has returned, no reader gets a value that was stored, or whose computation began,
+        before. If it raises, call it again: the values may still be current.
+        """
+        # Not deleted, so that the next reader need not create a generation.
+        await self._client.set(tag_name(self._keys, tag), new_generation())
+
+    async def invalidate_tags(self, tags: Tags) -> None:
+        """Do the same as :meth:`invalidate_tag` for several tags, on all their nodes at once."""
+        new = {name: new_generation() for name in tag_names(self._keys, tags)}
+        for error in (await self._client.set_many(new)).errors.values():
+            raise copy_exception(error)
+
+    async def read_tags(self, tags: Tags) -> TagSnapshot:
+        """Return the state of tags, to be passed as ``tags`` to :meth:`set` or :meth:`set_many`.
+
+        Call it before you read the data that a value is made from. If a tag is invalidated after
+        this call, the value is a miss. :meth:`get_or_set` does this by itself.
+        """
+        names = tag_names(self._keys, tags)
+        found = await find_generations(self._client, names)
+        return TagSnapshot(await make_generations(self._client, names, found))
 
     def lock(
         self, name: Key, *, ttl: int | timedelta, wait: float | timedelta | None = None
