@@ -131,9 +131,9 @@ async def is_current(
     names = {name for name, _ in generations}
     if not names.issuperset(required):
         return False
-    if not names.issubset(required):
+    if unknown := names.difference(found):
         # Read after the value, so they are at least as new.
-        found = {**found, **await find_generations(client, names.difference(required))}
+        found = {**found, **await find_generations(client, unknown)}
     return all(found.get(name) == generation for name, generation in generations)
 
 
