@@ -244,7 +244,8 @@ async def test_come_while_the_last_one_goes(cache):
 
     leaving = asyncio.create_task(cache.get_or_set("k", slow_to_end))
     await asyncio.sleep(0.01)
-    await until(lambda: any(f.task for fs in cache._flights.table.values() for f in fs.values()))
+    flights = cache._flights.table
+    await until(lambda: any(f.is_computing for fs in flights.values() for f in fs.values()))
     leaving.cancel()
     await cleaning.wait()
     assert await cache.get_or_set("k", quick) == "quick"

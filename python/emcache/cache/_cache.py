@@ -161,6 +161,7 @@ class Cache(Coordination, Commands[T]):
             lease_key,
             tag_names(self._keys, tags),
         )
+        self._has_tags = bool(self._storage.tags)
         self._marks, self._loads = self._values.marks, self._values.loads
         self._policy = Policy(ttl=ttl).with_options({**options})
         self._policies: dict[tuple[Any, ...], Policy] = {}
@@ -223,7 +224,7 @@ class Cache(Coordination, Commands[T]):
         check_function("factory", factory)
         policy = self._policy_of(options) if options else self._policy
         name = self._keys.wire(key)
-        if tags is not None or self._storage.tags:
+        if tags is not None or self._has_tags:
             with_tags = self._tag_names(tags)
             return await self._call(policy, name, factory, info, tags=with_tags).fetch()
         if name in self._flights.table or self._late.all_outdated:

@@ -4,7 +4,7 @@ import asyncio.coroutines
 import copy
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from .._errors import EmcacheError
@@ -17,7 +17,7 @@ from ._info import CacheInfo
 from ._keys import Key
 from ._policy import Options, Policy
 from ._return_types import ReturnType
-from ._tag_templates import TagsOf, tags_of
+from ._tag_templates import TagsOf, TagsOption, tags_of
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -31,24 +31,31 @@ CacheSource = Cache[Any] | Callable[[], Cache[Any] | None]
 class _Plan:
     """What a function's calls need of the cache that they use."""
 
-    __slots__ = ("cache", "counts", "policy", "source")
+    __slots__ = ("cache", "counts", "has_tags", "policy", "source")
 
     def __init__(
-        self, source: Cache[Any], cache: Cache[Any], policy: Policy, counts: Counts
+        self,
+        source: Cache[Any],
+        cache: Cache[Any],
+        policy: Policy,
+        counts: Counts,
+        has_tags: bool,
     ) -> None:
         self.source = source
         self.cache = cache
         """The source, or a copy that stores values of the function's return type."""
         self.policy = policy
         self.counts = counts
+        self.has_tags = has_tags
 
 
 class _Plans:
     """The plan of a function; methods that are bound to instances share it."""
 
-    __slots__ = ("_name", "_options", "_returns", "last")
+    __slots__ = ("_has_tags", "_name", "_options", "_returns", "last")
 
-    def __init__(self, name: str, options: Options, returns: ReturnType) -> None:
+    def __init__(self, name: str, options: Options, returns: ReturnType, has_tags: bool) -> None:
+        self._has_tags = has_tags
         self._name = name
         self._options = options
         self._returns = returns
@@ -57,7 +64,8 @@ class _Plans:
     def make(self, cache: Cache[Any]) -> _Plan:
         """Return the plan for a cache; it is used until the cache changes."""
         counts, policy = counts_of(cache.client, self._name), cache._policy_of(self._options)
-        self.last = _Plan(cache, self._returns.cache_for(cache), policy, counts)
+        has_tags = self._has_tags or cache._has_tags
+        self.last = _Plan(cache, self._returns.cache_for(cache), policy, counts, has_tags)
         return self.last
 
 
@@ -81,7 +89,7 @@ class CachedFunction(Generic[P, R]):
         returns = ReturnType(function)
         if isinstance(source, Cache):
             returns.check(source)
-        self._plans = _Plans(describe(function), options, returns)
+        self._plans = _Plans(describe(function), options, returns, tags is not None)
         self._bound: tuple[Any, ...] = ()
         # Frameworks must recognize this object as an async function.
         if (mark := getattr(inspect, "markcoroutinefunction", None)) is not None:
@@ -111,18 +119,17 @@ class CachedFunction(Generic[P, R]):
     def _cache(self) -> Cache[Any] | None:
         if isinstance(self._source, Cache):
             return self._source
-        cache = self._source()
-        if cache is not None and not isinstance(cache, Cache):
-            raise TypeError(
-                f"the function passed to cached() must return an emcache.Cache or None, not "
-                f"{type(cache).__name__}"
-            )
-        return cache
+        return _checked(self._source())
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or call the function and cache its result."""
         bound: Any = self._bound + args if self._bound else args
-        if (cache := self._cache) is None:
+        source = self._source
+        if isinstance(source, Cache):
+            cache: Cache[Any] | None = source
+        else:
+            cache = _checked(source())
+        if cache is None:
             function: Any = self.__wrapped__
             value: R = await function(*bound, **kwargs)
             return value
@@ -131,14 +138,9 @@ class CachedFunction(Generic[P, R]):
             plan = self._plans.make(cache)
         cache = plan.cache
         # The rest is `Cache.get_or_set`, without another coroutine.
-        name = cache._keys.wire(self._key(*bound, **kwargs))
+        name = cache._keys.wire(self._key(bound, kwargs))
         flights = cache._flights
-        if (
-            self._tags is not None
-            or cache._storage.tags
-            or name in flights.table
-            or flights.late.all_outdated
-        ):
+        if plan.has_tags or name in flights.table or flights.late.all_outdated:
             return await self._miss(plan, name, bound, kwargs).fetch()
         began = flights.clock
         try:
@@ -166,7 +168,7 @@ class CachedFunction(Generic[P, R]):
         info: CacheInfo | None = None,
     ) -> GetOrSet[R]:
         call: Any = functools.partial(self.__wrapped__, *bound, **kwargs)
-        tags = plan.cache._tag_names(None if self._tags is None else self._tags(*bound, **kwargs))
+        tags = plan.cache._tag_names(None if self._tags is None else self._tags(bound, kwargs))
         return plan.cache._call(plan.policy, name, call, info, plan.counts, tags)
 
     async def with_info(self, *args: P.args, **kwargs: P.kwargs) -> tuple[R, CacheInfo]:
@@ -183,11 +185,11 @@ class CachedFunction(Generic[P, R]):
 
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of these arguments, without the prefix of the cache."""
-        return self._key(*self._bound, *args, **kwargs)
+        return self._key(self._bound + args, kwargs)
 
     def tags_for(self, *args: P.args, **kwargs: P.kwargs) -> list[Key]:
         """Return the tags of these arguments, without those of the cache."""
-        return [] if self._tags is None else list(self._tags(*self._bound, *args, **kwargs))
+        return [] if self._tags is None else list(self._tags(self._bound + args, kwargs))
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Delete the cached result for these arguments; return whether there was one.
@@ -225,12 +227,22 @@ class CachedFunction(Generic[P, R]):
         return await self._miss(self._plans.make(cache), name, bound, kwargs).renew()
 
 
+def _checked(cache: object) -> Cache[Any] | None:
+    """Return what the function passed to ``cached`` has returned."""
+    if cache is not None and not isinstance(cache, Cache):
+        raise TypeError(
+            f"the function passed to cached() must return an emcache.Cache or None, not "
+            f"{type(cache).__name__}"
+        )
+    return cache
+
+
 class _Decorator:
     def __init__(
         self,
         source: CacheSource,
         key: str | Callable[..., str] | None,
-        tags: Iterable[Key] | TagsOf | None,
+        tags: TagsOption,
         options: Options,
     ) -> None:
         self._source = source
@@ -265,7 +277,7 @@ def cached(
     cache: CacheSource,
     *,
     key: str | Callable[..., str] | None = None,
-    tags: Iterable[Key] | TagsOf | None = None,
+    tags: TagsOption = None,
     **options: Unpack[Options],
 ) -> _Decorator:
     """Cache the results of an async function.

@@ -11,8 +11,10 @@ from typing import Any
 
 from .._memcached.keys import FORBIDDEN, hash_key, is_valid
 from ._function_names import describe, name_of
+from ._quick_keys import by_arguments, by_template
 
-KeyOf = Callable[..., str]
+KeyOf = Callable[[tuple[Any, ...], dict[str, Any]], str]
+"""Makes the key of a call from its positional and keyword arguments."""
 
 _PLAIN = {type(None), bool, int, float, str, bytes}
 _BY_NAME = {
@@ -35,7 +37,7 @@ _ESCAPES = "%0123456789ABCDEF"
 def key_of(function: Callable[..., Any], key: str | Callable[..., str] | None) -> KeyOf:
     """Return a function that makes the key from the arguments of a call."""
     if callable(key):
-        return key
+        return _by_function(key)
     signature = inspect.signature(function)
     if key is None:
         return _by_arguments(function, signature)
@@ -44,10 +46,21 @@ def key_of(function: Callable[..., Any], key: str | Callable[..., str] | None) -
         if field.partition(".")[0].partition("[")[0] not in signature.parameters:
             raise TypeError(f"key {key!r}: {describe(function)} has no parameter {field!r}")
 
-    def by_template(*args: Any, **kwargs: Any) -> str:
+    quick = by_template(template.plain_parts, signature, template.signs)
+
+    def from_template(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        if quick is not None and not kwargs and (made := quick(args)) is not None:
+            return made
         return template.vformat(key, (), bound_arguments(signature, args, kwargs))
 
-    return by_template
+    return from_template
+
+
+def _by_function(key: Callable[..., str]) -> KeyOf:
+    def from_function(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        return key(*args, **kwargs)
+
+    return from_function
 
 
 class _Text(str):
@@ -66,7 +79,13 @@ class _Template(string.Formatter):
         self._is_one = len(fields) < 2
         signs = {sign for text, *_ in parts for sign in text if not sign.isalnum()}
         signs |= _letters_between(key, parts) | {"%", ":"}
-        self._signs = str.maketrans({sign: _percent(sign) for sign in signs})
+        self.signs = str.maketrans({sign: _percent(sign) for sign in signs})
+        is_plain = all(
+            name is None or (name.isidentifier() and not spec and conversion is None)
+            for _, name, spec, conversion in parts
+        )
+        self.plain_parts = [(text, name) for text, name, *_ in parts] if is_plain else []
+        """The texts and fields, if all fields are names of parameters."""
         self._unsafe = str.maketrans({chr(byte): _percent(chr(byte)) for byte in FORBIDDEN})
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
@@ -80,7 +99,7 @@ class _Template(string.Formatter):
         text: str = super().format_field(value, format_spec)
         # A single field needs no escapes if no other value has the same text.
         if not (self._is_one and _has_distinct_text(type(value))):
-            text = text.translate(self._signs)
+            text = text.translate(self.signs)
         if isinstance(value, str | bytes) and not isinstance(value, _Text):
             return text
         self._check_address(value, text)
@@ -149,14 +168,18 @@ def _by_arguments(function: Callable[..., Any], signature: inspect.Signature) ->
     if len(name.encode()) > NAME_LENGTH or not is_valid(name.encode()):
         name = hash_key(name.encode()).decode()
 
-    def by_arguments(*args: Any, **kwargs: Any) -> str:
+    quick = by_arguments(name, signature, SHOWN_LENGTH)
+
+    def from_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        if quick is not None and not kwargs and (made := quick(args)) is not None:
+            return made
         values = bound_arguments(signature, args, kwargs)
         shown = ",".join(f"{field}={_text(field, value)}" for field, value in values.items())
         if len(shown) > SHOWN_LENGTH or not all("!" <= char <= "~" for char in shown):
             shown = hash_key(shown.encode()).decode()
         return f"{name}:{shown}"
 
-    return by_arguments
+    return from_arguments
 
 
 def _text(field: str, value: Any) -> str:

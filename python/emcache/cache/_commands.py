@@ -53,6 +53,7 @@ class Commands(Generic[T]):
     _late: LateStores
     _counts: Counts
     _ttl: Ttl
+    _has_tags: bool
     _marks: int
     _loads: Callable[[bytes, int], T]
 
@@ -84,7 +85,7 @@ class Commands(Generic[T]):
         """
         name = self._keys.wire(key)
         outdated = self._late.outdated((name,)) if self._late.all_outdated else NONE_OUTDATED
-        if tags is not None or self._storage.tags:
+        if tags is not None or self._has_tags:
             names = self._tag_names(tags)
             item, found = await self._storage.look(name, names)
             read = await self._storage.read_fresh(name, item, outdated, names, found)

@@ -9,12 +9,16 @@ from ._call_keys import ADDRESS, bound_arguments
 from ._function_names import describe
 from ._keys import Key
 
-TagsOf = Callable[..., Iterable[Key]]
+TagsOf = Callable[[tuple[Any, ...], dict[str, Any]], Iterable[Key]]
+"""Makes the tags from the arguments of a call."""
+
+TagsOption = Iterable[Key] | Callable[..., Iterable[Key]] | None
+"""Templates, or a function that takes the arguments of a call."""
 
 _FORMATTER = string.Formatter()
 
 
-def tags_of(function: Callable[..., Any], tags: Iterable[Key] | TagsOf | None) -> TagsOf | None:
+def tags_of(function: Callable[..., Any], tags: TagsOption) -> TagsOf | None:
     """Return a function that makes the tags from the arguments of a call; None without tags.
 
     Arguments are not escaped as they are in keys, so that ``invalidate_tag(f"user:{user_id}")``
@@ -24,8 +28,11 @@ def tags_of(function: Callable[..., Any], tags: Iterable[Key] | TagsOf | None) -
     Raises:
         TypeError: a template has a field that is not a parameter.
     """
-    if tags is None or callable(tags):
-        return tags
+    if tags is None:
+        return None
+    if callable(tags):
+        given: Callable[..., Iterable[Key]] = tags
+        return lambda args, kwargs: given(*args, **kwargs)
     if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
         raise TypeError(f"tags must be a list of tags, not one {type(tags).__name__}")
     templates = tuple(tags)
@@ -42,9 +49,9 @@ def tags_of(function: Callable[..., Any], tags: Iterable[Key] | TagsOf | None) -
                 )
     if not has_fields:
         constant = tuple(each.format() if isinstance(each, str) else each for each in templates)
-        return lambda *_args, **_kwargs: constant
+        return lambda _args, _kwargs: constant
 
-    def by_templates(*args: Any, **kwargs: Any) -> list[Key]:
+    def by_templates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Key]:
         values = bound_arguments(signature, args, kwargs)
         return [each if isinstance(each, bytes) else _filled(each, values) for each in templates]
 

@@ -1,0 +1,189 @@
+"""Real processes that share a cache, and are killed."""
+
+import contextlib
+import os
+import time
+
+import pytest
+
+from support.memcached import memcached
+from support.nutcracker import nutcracker
+from support.processes import barrier, crowd, oracle, refreshers, run_all, running
+from support.sasl import PASSWORD, USER, sasl_memcached
+
+pytestmark = pytest.mark.timeout(180)
+
+PROCESSES, TASKS = 8, 200
+COUNTED = ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "delete_hits", "delete_misses")
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request, monkeypatch):
+    monkeypatch.setenv("EMCACHE_TEST_LOOP", request.param)
+
+
+class Servers:
+    """What the processes use, and how many requests the servers have counted."""
+
+    def __init__(self, client, memcacheds):
+        self.client = client
+        self._memcacheds = memcacheds
+
+    def requests(self):
+        return sum(int(each.stats()[name]) for each in self._memcacheds for name in COUNTED)
+
+
+@contextlib.contextmanager
+def direct():
+    with memcached("-t", "2") as server:
+        yield Servers({"node_addresses": [server.address]}, [server])
+
+
+@contextlib.contextmanager
+def proxied():
+    with nutcracker() as proxy:
+        yield Servers({"node_addresses": [proxy.address]}, proxy.servers)
+
+
+@contextlib.contextmanager
+def binary():
+    with sasl_memcached() as server:
+        options = {"username": USER, "password": PASSWORD, "auth": "sasl"}
+        yield Servers({"node_addresses": [server.address], **options}, [])
+
+
+KINDS = {"memcached": direct, "twemproxy": proxied, "memcached -S": binary}
+
+
+@pytest.fixture(params=KINDS)
+def servers(request):
+    with KINDS[request.param]() as servers:
+        yield servers
+
+
+def results_of(processes):
+    """The values and calls of all processes, without what they sent before."""
+    found = []
+    for process in processes:
+        while not isinstance(result := process.result(), tuple):
+            pass
+        found.append(result)
+    return [value for values, _ in found for value in values], sum(calls for _, calls in found)
+
+
+def test_a_cold_key_is_computed_once(loop, servers):
+    start = barrier(PROCESSES)
+    work = {"key": "cold", "tasks": TASKS, "seconds": 0.3}
+    before = servers.requests()
+    with running(PROCESSES, crowd, start, servers.client, work) as processes:
+        values, calls = results_of(processes)
+    assert calls == 1
+    assert len(values) == PROCESSES * TASKS
+    assert all(value == values[0] for value in values)
+    # One `get` of each process is to have a connection.
+    assert servers.requests() - before - PROCESSES <= 100
+
+
+def test_a_factory_that_raises_gives_the_next_process_its_turn(loop, servers):
+    start = barrier(PROCESSES)
+    work = {"key": "raises", "tasks": 20, "seconds": 0.1, "failures": 1}
+    with running(PROCESSES, crowd, start, servers.client, work) as processes:
+        began = time.monotonic()
+        values, calls = results_of(processes)
+    good = [value for value in values if isinstance(value, list)]
+    # Each process fails once, and then one of its other callers could compute.
+    assert {str(value) for value in values if not isinstance(value, list)} <= {
+        "LookupError('no row')"
+    }
+    assert calls <= PROCESSES + 1
+    assert all(value == good[0] for value in good)
+    assert time.monotonic() - began < 25  # not one lease of 30 s
+
+
+def test_the_winner_is_killed(loop, servers):
+    start = barrier(PROCESSES)
+    work = {"key": "killed", "tasks": TASKS, "seconds": 1.0, "cache": {"lease": 2}}
+    with running(PROCESSES, crowd, start, servers.client, work) as processes:
+        for process in processes:
+            assert process.result() == "started"
+        [winner] = [process for process in processes if process._results.poll(0.5)]
+        assert winner.result() == "computing"
+        winner.kill()
+        survivors = [process for process in processes if process is not winner]
+        values, calls = results_of(survivors)
+    assert calls == 1  # and the one of the winner
+    assert len(values) == (PROCESSES - 1) * TASKS
+    assert all(value == values[0] for value in values)
+
+
+def test_one_refresh_of_all_processes(loop, servers):
+    """A ttl of 2 s that is refreshed every second or so, for 6 s."""
+    start = barrier(PROCESSES)
+    cache = {"ttl": 4, "refresh": 2, "lease": 5}
+    work = {"key": "refreshed", "seconds": 9, "cache": cache}
+    found = run_all(PROCESSES, refreshers, start, servers.client, work)
+    computed = sum(calls for _, calls, _ in found)
+    values = {tuple(value) for values, _, _ in found for value in values}
+    # As many values as computations: none was computed twice or for nothing.
+    assert 3 <= len(values) == computed
+    # Only the first value was waited for.
+    assert all(waits <= 1 for _, _, waits in found)
+    # Everyone saw them in the same order.
+    orders = [[tuple(value) for value in values] for values, _, _ in found]
+    longest = max(orders, key=len)
+    for order in orders:
+        assert order == [value for value in longest if value in order]
+
+
+CACHES = {
+    "leases": {"ttl": 60, "lease": 2},
+    "refreshed and stale": {"ttl": 2, "refresh": 1, "stale_for": 1, "lease": 2},
+    "by the caller": {"ttl": 2, "refresh": 1, "refresh_in": "caller", "lease": 2},
+}
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_no_value_from_before_an_invalidation(loop, servers, cache):
+    """Random programs of several processes; the oracle knows what is too old.
+
+    A read that began after a write had returned must not see a value whose computation began
+    before that write.
+    """
+    seed = int(os.environ.get("EMCACHE_TEST_SEED", time.time_ns() % 1_000_000))
+    work = {"key": f"o{seed}", "tasks": 10, "steps": 150, "seed": seed, "cache": CACHES[cache]}
+    found = run_all(4, oracle, barrier(4), servers.client, work)
+    events = [event for events in found for event in events]
+    reads = [event[1:] for event in events if event[0] == "read"]
+    writes = [event[1:] for event in events if event[0] == "write"]
+    assert len(reads) > 1000
+    assert len(writes) > 100
+    for key in {key for key, *_ in reads}:
+        # By the moment at which they have returned, with the latest that had begun by then.
+        ended = sorted((end, begin) for name, begin, end, _ in writes if name == key)
+        index, latest = 0, 0
+        for name, began, value, is_stale in sorted(reads, key=lambda event: event[1]):
+            if name != key:
+                continue
+            while index < len(ended) and ended[index][0] < began:
+                latest = max(latest, ended[index][1])
+                index += 1
+            assert is_stale or value >= latest, (seed, key, began, value, latest)
+
+
+def test_the_oracle_notices_an_old_value(loop, monkeypatch):
+    """Without leases processes do not know of each other, and the oracle must see it."""
+    with direct() as servers:
+        for attempt in range(5):
+            work = {"key": "none", "tasks": 10, "steps": 150, "seed": attempt}
+            found = run_all(
+                4, oracle, barrier(4), servers.client, work | {"cache": {"lease": None}}
+            )
+            events = [event for events in found for event in events]
+            for _, key, began, value, _ in (event for event in events if event[0] == "read"):
+                if any(
+                    name == key and end < began and value < begin
+                    for kind, name, begin, end, _ in events
+                    if kind == "write"
+                ):
+                    return
+    pytest.fail("no old value was seen in five programs")
