@@ -31,6 +31,7 @@ from ._errors import (
     ProtocolError,
     SerializationError,
     StorageCommandError,
+    UnsupportedError,
 )
 from ._item import Item
 from ._lazy import PUBLIC as _PUBLIC
@@ -49,6 +50,7 @@ from .default_values import (
 )
 
 if typing.TYPE_CHECKING:
+    from ._meta import MetaDebug, MetaDeleted, MetaItem, MetaNumber, MetaReply, MetaStored
     from ._results import ManyResult, PartialResult
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
@@ -96,6 +98,12 @@ __all__ = [
     "ManyResult",
     "MemcachedHostAddress",
     "MemcachedUnixSocketPath",
+    "MetaDebug",
+    "MetaDeleted",
+    "MetaItem",
+    "MetaNumber",
+    "MetaReply",
+    "MetaStored",
     "NodeMetrics",
     "NodeUnavailableError",
     "NotFoundCommandError",
@@ -107,6 +115,7 @@ __all__ = [
     "SerializationError",
     "StorageCommandError",
     "Topology",
+    "UnsupportedError",
     "__version__",
     "cached",
     "create_client",

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from ._address import ALL_NODES, Address, AllNodes
 from ._checks import check_bools
 from ._cluster import ClusterEvents, ClusterManagment, NodeDirectory
-from ._emcache import CoreClient
+from ._emcache import CoreClient, CoreMeta
 from ._errors import ClientClosedError, ConnectionFailedError
 from ._item import Item
 from ._lifecycle import CoreOwner
 from ._memcached.addresses import format_address, to_endpoint
+from ._meta_commands import MetaCommands
 from ._options import stats_arguments
 from ._snapshots import Snapshots
 from ._types import Exptime, ManyOutcome, OnError, Value
@@ -35,7 +36,7 @@ _CONNECT_POLL = 0.01
 """Seconds between two checks whether new nodes are connected."""
 
 
-class Client(CoreOwner, metaclass=ABCMeta):
+class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
     """A memcached client; create one with :func:`emcache.create_client`.
 
     Every method may raise the following errors, in addition to those that it lists:
@@ -118,6 +119,7 @@ class Client(CoreOwner, metaclass=ABCMeta):
                 alive._watcher.hurry()
 
         self._core = make_core(on_change)
+        self._core_meta = CoreMeta(self._core)
         self._snapshots = Snapshots(self._core, asyncio.get_running_loop())
         self._directory.attach(self._core, self._snapshots)
 

@@ -186,6 +186,75 @@ class CoreClient:
     def metrics(self, node: int) -> dict[str, int | float | None]: ...
     def snapshot(self) -> _RawSnapshot: ...
 
+# Status, value, (flags, cas, ttl, size, last_access, hit_before), (won, stale, lost).
+_MetaReply = tuple[
+    str,
+    bytes | None,
+    tuple[int | None, int | None, int | None, int | None, int | None, bool | None],
+    tuple[bool, bool, bool],
+]
+
+@final
+class CoreMeta:
+    def __new__(cls, client: CoreClient) -> Self: ...
+    def get(
+        self,
+        key: bytes,
+        value: bool,
+        recache: int | None,
+        vivify: Exptime | None,
+        touch: Exptime | None,
+        no_bump: bool,
+        size: bool,
+        last_access: bool,
+        hit_before: bool,
+        known_cas: int | None,
+        new_cas: int | None,
+    ) -> _Future[_MetaReply]: ...
+    def set(
+        self,
+        key: bytes,
+        value: Value,
+        mode: Literal["set", "add", "replace", "append", "prepend"],
+        flags: int,
+        exptime: Exptime,
+        cas: int | None,
+        invalidate: bool,
+        vivify: Exptime | None,
+        new_cas: int | None,
+        return_cas: bool,
+    ) -> _Future[_MetaReply]: ...
+    def delete(
+        self,
+        key: bytes,
+        cas: int | None,
+        invalidate: bool,
+        stale_for: Exptime | None,
+        clear: bool,
+        new_cas: int | None,
+    ) -> _Future[_MetaReply]: ...
+    def arithmetic(
+        self,
+        key: bytes,
+        verb: Literal["incr", "decr"],
+        delta: int,
+        initial: int | None,
+        exptime: Exptime,
+        touch: Exptime | None,
+        cas: int | None,
+        new_cas: int | None,
+    ) -> _Future[_MetaReply]: ...
+    def debug(
+        self, key: bytes
+    ) -> _Future[
+        tuple[str, int | None, int | None, int | None, bool | None, int | None, int | None]
+    ]: ...
+    def noop(self, node: int) -> _Future[None]: ...
+    def raw(
+        self, command: str, key: bytes, flags: str, value: Value | None
+    ) -> _Future[tuple[str, bytes, bytes | None]]: ...
+    def version(self, key: bytes) -> tuple[int, int, int] | None: ...
+
 @final
 class CoreCheckout:
     @property

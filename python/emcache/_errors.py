@@ -8,6 +8,7 @@
     ├─ ClientClosedError                also RuntimeError
     ├─ ClusterNoAvailableNodes
     ├─ OverloadedError                  the queue of a node is full
+    ├─ UnsupportedError                 the node lacks the command or an option of it
     ├─ OperationTimeoutError            also TimeoutError (asyncio.TimeoutError)
     ├─ LockTimeoutError                 also TimeoutError (asyncio.TimeoutError)
     ├─ LockLostError
@@ -72,6 +73,10 @@ class ClusterNoAvailableNodes(EmcacheError):
 
 class OverloadedError(EmcacheError):
     """Too many requests, or bytes, wait for one node; nothing was sent."""
+
+
+class UnsupportedError(EmcacheError):
+    """The node does not know a command or one of its options; nothing was sent."""
 
 
 class OperationTimeoutError(EmcacheError, asyncio.TimeoutError):

@@ -14,6 +14,12 @@ PUBLIC = {
     "DnsDiscovery": "discovery",
     "LatencyHistogram": "metrics",
     "ManyResult": "_results",
+    "MetaDebug": "_meta",
+    "MetaDeleted": "_meta",
+    "MetaItem": "_meta",
+    "MetaNumber": "_meta",
+    "MetaReply": "_meta",
+    "MetaStored": "_meta",
     "NodeMetrics": "metrics",
     "PartialResult": "_results",
     "Topology": "discovery",
@@ -55,5 +61,6 @@ class LazyModule:
 
 
 discovery = LazyModule("discovery")
+meta = LazyModule("_meta")
 metrics = LazyModule("metrics")
 results = LazyModule("_results")

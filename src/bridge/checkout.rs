@@ -14,7 +14,7 @@ use super::session::{Awaitable, Session};
 use super::{convert, errors};
 use crate::host::fork_count;
 use crate::pool::{CheckoutId, invalid_credentials_reason};
-use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StatsArgs, StorageVerb};
+use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb, Words};
 
 /// Returns the connection to its pool when it is released or dropped.
 #[pyclass(frozen, module = "emcache._emcache")]
@@ -228,7 +228,7 @@ impl CoreCheckout {
     }
 
     fn stats(&self, py: Python<'_>, args: &str) -> Awaitable {
-        let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
+        let args = Words::parse(args).ok_or_else(errors::stats_args)?;
         self.run_with_reply(py, Command::Stats { args })
     }
 

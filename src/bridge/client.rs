@@ -18,9 +18,7 @@ use crate::client::{Action, Target};
 use crate::cluster::ClusterConfig;
 use crate::host::fork_count;
 use crate::pool::{PoolConfig, Submission};
-use crate::protocol::{
-    ArithmeticVerb, Command, OwnedRequest, RetrievalVerb, StatsArgs, StorageVerb,
-};
+use crate::protocol::{ArithmeticVerb, Command, OwnedRequest, RetrievalVerb, StorageVerb, Words};
 
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
@@ -461,7 +459,7 @@ impl CoreClient {
 
     fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
         self.open()?;
-        let args = StatsArgs::parse(args).ok_or_else(errors::stats_args)?;
+        let args = Words::parse(args).ok_or_else(errors::stats_args)?;
         self.session(py)?.stats(py, node, args)
     }
 

@@ -10,11 +10,26 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyMemoryView};
 use super::errors::InvalidKeyError;
 use super::once::AttachedOnce;
 use crate::pool::Address;
+use crate::protocol::meta::MetaKey;
 use crate::protocol::{EXPIRED, Key, MAX_VALUE_LEN};
 
 pub fn key<'a>(object: &'a Bound<'_, PyAny>) -> PyResult<Key<'a>> {
     let bytes = object.cast::<PyBytes>().map_err(|_| wrong_type("key", "bytes", object))?;
     checked(bytes.as_bytes())
+}
+
+/// A key of a meta command.
+pub fn meta_key<'a>(object: &'a Bound<'_, PyAny>) -> PyResult<MetaKey<'a>> {
+    let bytes = object.cast::<PyBytes>().map_err(|_| wrong_type("key", "bytes", object))?;
+    MetaKey::parse(bytes.as_bytes()).map_err(|error| InvalidKeyError::new_err(error.to_string()))
+}
+
+/// `None`, or the result of a conversion.
+pub fn optional<T>(
+    object: &Bound<'_, PyAny>,
+    convert: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
+) -> PyResult<Option<T>> {
+    if object.is_none() { Ok(None) } else { convert(object).map(Some) }
 }
 
 fn checked(bytes: &[u8]) -> PyResult<Key<'_>> {
@@ -139,13 +154,18 @@ fn not_a_bool(name: &str, object: &Bound<'_, PyAny>) -> PyErr {
 /// Python's time types. A negative time expires at once and is sent as a time in the past, because
 /// some proxies close the connection for a minus sign or answer it twice.
 pub fn exptime(object: &Bound<'_, PyAny>) -> PyResult<i32> {
+    named_exptime("exptime", object)
+}
+
+/// Like [`exptime`], for an argument with this name.
+pub fn named_exptime(name: &str, object: &Bound<'_, PyAny>) -> PyResult<i32> {
     static TO_EXPTIME: AttachedOnce<PyAny> = AttachedOnce::new();
     let seconds = if object.is_exact_instance_of::<PyInt>() {
-        in_range("exptime", object)?
+        in_range(name, object)?
     } else {
         let to_exptime =
             TO_EXPTIME.import(object.py(), "emcache._memcached.times", "to_exptime")?;
-        in_range("exptime", &to_exptime.call1((object,))?)?
+        in_range(name, &to_exptime.call1((object, name))?)?
     };
     Ok(if seconds < 0 { EXPIRED } else { seconds })
 }

@@ -8,6 +8,7 @@ use super::once::intern;
 use crate::client::{Failure, FailureKind};
 use crate::cluster::ClusterError;
 use crate::pool::ErrorKind;
+use crate::protocol::meta::MetaVerb;
 use crate::protocol::{ErrorLineKind, Shape, Verb};
 
 macro_rules! exceptions {
@@ -37,6 +38,7 @@ exceptions! {
     OverloadedError,
     ProtocolError,
     StorageCommandError,
+    UnsupportedError,
 }
 
 pub fn closed() -> PyErr {
@@ -73,16 +75,15 @@ pub fn no_nodes(py: Python<'_>, error: ClusterError) -> PyErr {
 pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
     let text = failure.to_string();
     let shape = failure.command.map(Verb::shape);
+    let is_storage = matches!(shape, Some(Shape::Storage | Shape::Meta(MetaVerb::Set)));
     let error = match &failure.kind {
         FailureKind::NotStored | FailureKind::Exists => NotStoredStorageCommandError::new_err(text),
-        FailureKind::NotFound if shape != Some(Shape::Storage) => {
-            NotFoundCommandError::new_err(text)
-        }
-        FailureKind::NotFound | FailureKind::Refused { .. } if shape == Some(Shape::Storage) => {
+        FailureKind::NotFound if !is_storage => NotFoundCommandError::new_err(text),
+        FailureKind::NotFound | FailureKind::Refused { .. } if is_storage => {
             StorageCommandError::new_err(text)
         }
         FailureKind::Refused { kind: ErrorLineKind::Client, .. }
-            if matches!(shape, Some(Shape::Arithmetic | Shape::MetaArithmetic)) =>
+            if matches!(shape, Some(Shape::Arithmetic | Shape::Meta(MetaVerb::Arithmetic))) =>
         {
             ArithmeticCommandError::new_err(text)
         }
@@ -106,6 +107,7 @@ fn from_pool(kind: ErrorKind, text: String) -> PyErr {
         ErrorKind::Timeout { .. } | ErrorKind::CheckoutTimeout { .. } => {
             OperationTimeoutError::new_err(text)
         }
+        ErrorKind::Unsupported { .. } => UnsupportedError::new_err(text),
         ErrorKind::Protocol => ProtocolError::new_err(text),
         ErrorKind::LoginRefused => AuthenticationError::new_err(text),
         ErrorKind::Unavailable | ErrorKind::Removed => NodeUnavailableError::new_err(text),

@@ -14,6 +14,7 @@ mod errors;
 mod future;
 mod item;
 mod loop_driver;
+mod meta;
 mod once;
 mod registry;
 mod result;
@@ -37,6 +38,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION").replace('-', "."))?;
     module.add("LATENCY_BOUNDS", snapshot::latency_bounds(module.py())?)?;
     module.add_class::<client::CoreClient>()?;
+    module.add_class::<meta::CoreMeta>()?;
     module.add_class::<checkout::CoreCheckout>()?;
     module.add_class::<item::Item>()?;
     item::check_class(module.py())?;

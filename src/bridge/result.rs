@@ -8,6 +8,7 @@ use super::batch::PyBatch;
 use super::checkout::CoreCheckout;
 use super::errors;
 use super::item::RawItem;
+use super::meta::{self, MetaForm};
 use crate::client::{BatchResult, Gathered, Outcome, RawItems};
 use crate::pool::CheckoutId;
 
@@ -22,6 +23,7 @@ pub enum Form {
     Items(Arc<ItemsForm>),
     Batch(Arc<PyBatch>),
     RawItems(Arc<Vec<Py<PyBytes>>>),
+    Meta(MetaForm),
     Checkout(Box<CheckoutForm>),
 }
 
@@ -58,6 +60,7 @@ pub fn to_python(py: Python<'_>, form: Form, outcome: Outcome<RawItem>) -> PyRes
         }
         (Outcome::RawReply(text), _) => PyByteArray::new(py, &text).into_any().unbind(),
         (Outcome::RawItems(items), Form::RawItems(keys)) => raw_to_tuple(py, *items, &keys)?,
+        (Outcome::Meta(reply), Form::Meta(form)) => meta::to_tuple(py, *reply, form)?,
         (Outcome::Failed(failure), _) => return Err(errors::from_failure(py, &failure)),
         _ => return Err(errors::internal()),
     })

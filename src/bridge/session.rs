@@ -15,13 +15,15 @@ use super::convert;
 use super::driver::{Driver, Engine};
 use super::errors;
 use super::future::OpFuture;
+use super::meta::MetaForm;
 use super::result::{CheckoutForm, Form, ItemsForm};
 use super::thread_driver::ThreadEngine;
 use crate::client::{Action, Client, Expect, Nodes, Operation, Target};
 use crate::cluster::{ClusterConfig, NodeMetrics};
 use crate::host::SharedSource;
 use crate::pool::{Address, CheckoutId, Metrics, Submission};
-use crate::protocol::{Command, Key, Request, RetrievalVerb, StatsArgs};
+use crate::protocol::meta::Version;
+use crate::protocol::{Command, Key, Request, RetrievalVerb, Words};
 
 /// An abandoned session waits for replies at most this long.
 const CLOSE_AFTER: Duration = Duration::from_secs(1);
@@ -166,6 +168,11 @@ impl Session {
         self.submit(py, Target::Key, Expect::Counter, submission, Form::Plain)
     }
 
+    /// A meta command with a key.
+    pub fn meta(&self, py: Python<'_>, submission: Submission<'_>, form: MetaForm) -> Awaitable {
+        self.submit(py, Target::Key, Expect::Meta, submission, Form::Meta(form))
+    }
+
     /// Done when a node has answered a `get` of this key, be it with an error of a server behind a proxy.
     pub fn probe(&self, py: Python<'_>, target: Target, key: Key<'_>) -> Awaitable {
         let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
@@ -195,7 +202,7 @@ impl Session {
         self.submit(py, target, expect, submission, Form::Plain)
     }
 
-    pub fn stats(&self, py: Python<'_>, node: usize, args: StatsArgs<'_>) -> Awaitable {
+    pub fn stats(&self, py: Python<'_>, node: usize, args: Words<'_>) -> Awaitable {
         let request = Request::Command(Command::Stats { args });
         let submission = Submission::Borrowed(&request);
         self.submit(py, Target::Node(node), Expect::Stats, submission, Form::Plain)
@@ -328,6 +335,11 @@ impl Session {
 
     pub fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
         self.query(py, move |nodes| nodes.is_connected(node))
+    }
+
+    /// See [`crate::pool::Pool::meta_version`].
+    pub fn meta_version(&self, py: Python<'_>, node: usize) -> PyResult<Option<Version>> {
+        self.query(py, move |nodes| nodes.meta_version(node))
     }
 
     /// See [`crate::pool::Pool::set_ip`].

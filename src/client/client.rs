@@ -233,7 +233,8 @@ impl<C: Caller> Client<C> {
         match expect {
             Expect::Item => Handler::Item { caller, verb, item: None },
             Expect::Command => Handler::Command { caller, verb },
-            Expect::Counter => Handler::Counter { caller },
+            Expect::Counter => Handler::Counter { caller, number: None },
+            Expect::Meta => Handler::Meta { caller, verb, item: None },
             Expect::Probe => Handler::Probe { caller },
             Expect::Stats => Handler::Stats { caller, stats: Vec::new() },
             Expect::RawReply => Handler::RawReply { caller, verb, text: Vec::new() },

@@ -4,9 +4,11 @@ use std::rc::Rc;
 use super::batch::Batch;
 use super::caller::Caller;
 use super::gather::{Gather, Line};
+use super::meta::MetaReply;
 use super::noreply::{NoReplies, NoReplyCaller};
 use super::outcome::{Failure, FailureKind, Outcome};
 use crate::pool::{Error, Waiter};
+use crate::protocol::meta::MetaStatus;
 use crate::protocol::{ErrorLine, ErrorLineKind, ItemRef, Reply, ReplyHandler, StatLine, Verb};
 
 pub enum Handler<C: Caller> {
@@ -29,6 +31,13 @@ pub enum Handler<C: Caller> {
     /// A counter that is created if it is missing.
     Counter {
         caller: C,
+        number: Option<u64>,
+    },
+    /// A meta command.
+    Meta {
+        caller: C,
+        verb: Verb,
+        item: Option<C::Item>,
     },
     /// A `get` whose answer proves that the node answers.
     Probe {
@@ -95,7 +104,12 @@ impl<C: Caller> ReplyHandler for Handler<C> {
 
     fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&C::Value>) {
         match self {
-            Self::Item { caller, item: place, .. } => *place = caller.item(item, shared),
+            Self::Item { caller, item: place, .. } | Self::Meta { caller, item: place, .. } => {
+                *place = caller.item(item, shared);
+            }
+            Self::Counter { number, .. } => {
+                *number = std::str::from_utf8(item.value).ok().and_then(|text| text.parse().ok());
+            }
             Self::Line { gather, line } => gather.item(line, index, item, shared),
             Self::RawItems { caller, items, .. } => {
                 items.items.extend(caller.item(item, shared).map(|item| (index, item)));
@@ -124,7 +138,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
 
     fn restart(&mut self) {
         match self {
-            Self::Item { item, .. } => *item = None,
+            Self::Item { item, .. } | Self::Meta { item, .. } => *item = None,
             Self::Line { line, .. } => line.restart(),
             Self::Stats { stats, .. } => stats.clear(),
             Self::RawItems { items, .. } => items.items.clear(),
@@ -154,11 +168,22 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 let outcome = Outcome::from_reply(batch.verb(), reply, from);
                 batch.part_ended(at, outcome);
             }
-            Self::Counter { caller } => caller.complete(match reply {
-                Reply::Error(ErrorLine { kind: ErrorLineKind::Unknown, .. }) => {
+            Self::Counter { caller, number } => caller.complete(match (reply, number) {
+                (Reply::Meta { .. }, Some(number)) => Outcome::Number(number),
+                // It was asked for the number.
+                (Reply::Meta { status: MetaStatus::Done, .. }, None) => {
+                    Outcome::unexpected(Verb::MetaArithmetic, "HD", from)
+                }
+                (Reply::Error(ErrorLine { kind: ErrorLineKind::Unknown, .. }), _) => {
                     Outcome::Unsupported
                 }
-                other => Outcome::from_reply(Verb::MetaArithmetic, other, from),
+                (other, _) => Outcome::from_reply(Verb::MetaArithmetic, other, from),
+            }),
+            Self::Meta { caller, verb, item } => caller.complete(match *reply {
+                Reply::Meta { status, flags } => {
+                    Outcome::Meta(Box::new(MetaReply { status, flags: flags.into(), item }))
+                }
+                ref other => Outcome::from_reply(verb, other, from),
             }),
             Self::Probe { caller } => caller.complete(probed(reply, from)),
             Self::Command { caller, verb } => {
@@ -195,7 +220,8 @@ impl<C: Caller> ReplyHandler for Handler<C> {
     fn is_abandoned(&self) -> bool {
         match self {
             Self::Item { caller, .. }
-            | Self::Counter { caller }
+            | Self::Counter { caller, .. }
+            | Self::Meta { caller, .. }
             | Self::Probe { caller }
             | Self::Command { caller, .. }
             | Self::Stats { caller, .. }
@@ -236,12 +262,13 @@ impl<C: Caller> Handler<C> {
     pub fn fail_with(self, kind: FailureKind) {
         match self {
             Self::Item { caller, verb, .. }
+            | Self::Meta { caller, verb, .. }
             | Self::Command { caller, verb }
             | Self::RawReply { caller, verb, .. }
             | Self::RawItems { caller, verb, .. } => {
                 caller.complete(Outcome::failed(Some(verb), kind));
             }
-            Self::Counter { caller } => {
+            Self::Counter { caller, .. } => {
                 caller.complete(Outcome::failed(Some(Verb::MetaArithmetic), kind));
             }
             Self::Probe { caller } => caller.complete(Outcome::failed(Some(Verb::Get), kind)),
@@ -291,6 +318,7 @@ fn append_reply(reply: &Reply<'_>, text: &mut Vec<u8>) {
             text.extend_from_slice(b"VERSION ");
             text.extend_from_slice(version);
         }
+        Reply::Meta { flags, .. } => text.extend_from_slice(flags),
         Reply::Error(error) => text.extend_from_slice(error.line),
     }
 }

@@ -6,6 +6,7 @@
 //! | `operation` | an operation that owns its data, for hosts on another thread |
 //! | `caller` | the interface of a driver: the recipient of an outcome and the type of items |
 //! | `handler` | turns the replies to one request into an outcome |
+//! | `meta` | the reply to a meta command |
 //! | `gather` | a call for many keys: lines to many nodes, one outcome |
 //! | `batch` | a call that changes many keys, in windows |
 //! | `noreply` | requests whose callers do not wait for the reply |
@@ -17,6 +18,7 @@ mod caller;
 mod client;
 mod gather;
 mod handler;
+mod meta;
 mod nodes;
 mod noreply;
 mod operation;
@@ -27,6 +29,7 @@ pub use caller::Caller;
 pub use client::Client;
 pub use gather::{Gathered, Line};
 pub use handler::{Handler, RawItems};
+pub use meta::MetaReply;
 pub use nodes::Nodes;
 pub use operation::{Expect, Operation, Target};
 pub use outcome::{Failure, FailureKind, Outcome};

@@ -4,6 +4,7 @@ use super::client::Client;
 use crate::cluster::{ClusterError, NodeMetrics};
 use crate::pool::{Address, CheckoutId, Metrics};
 use crate::protocol::Key;
+use crate::protocol::meta::Version;
 
 pub trait Nodes {
     fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError>;
@@ -12,6 +13,8 @@ pub trait Nodes {
     fn metrics(&self, node: usize) -> Metrics;
     fn all_metrics(&self) -> Vec<NodeMetrics>;
     fn is_connected(&self, node: usize) -> bool;
+    /// See [`crate::pool::Pool::meta_version`].
+    fn meta_version(&self, node: usize) -> Option<Version>;
     /// See [`crate::cluster::Cluster::add_node`].
     fn add_node(&self, address: Address, ip: Option<String>) -> usize;
     /// See [`crate::pool::Pool::set_ip`].
@@ -46,6 +49,10 @@ impl<C: Caller> Nodes for Client<C> {
 
     fn is_connected(&self, node: usize) -> bool {
         self.cluster().pool(node).is_connected()
+    }
+
+    fn meta_version(&self, node: usize) -> Option<Version> {
+        self.cluster().pool(node).meta_version()
     }
 
     fn add_node(&self, address: Address, ip: Option<String>) -> usize {

@@ -25,6 +25,8 @@ pub enum Expect {
     Command,
     /// The number of a counter that is created if it is missing.
     Counter,
+    /// The reply to a meta command.
+    Meta,
     /// Any answer at all, except that the server wants a login.
     Probe,
     Stats,

@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::batch::BatchResult;
 use super::gather::Gathered;
 use super::handler::RawItems;
+use super::meta::MetaReply;
 use crate::cluster::ClusterError;
 use crate::pool;
+use crate::protocol::meta::MetaStatus;
 use crate::protocol::{ErrorLine, ErrorLineKind, Reply, Verb};
 
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub enum Outcome<I> {
     /// A reply as the server wrote it, without the last CRLF.
     RawReply(Vec<u8>),
     RawItems(Box<RawItems<I>>),
+    Meta(Box<MetaReply<I>>),
     /// The server does not know the command for a counter that is created if it is missing.
     Unsupported,
     Failed(Box<Failure>),
@@ -77,19 +80,31 @@ impl<I> Outcome<I> {
             // 1.3 raises for `stats reset` and `stats detail on`, although the server did what it was told to.
             Reply::Ok if command == Verb::Stats => FailureKind::Unexpected("OK"),
             Reply::Reset => FailureKind::Unexpected("RESET"),
-            Reply::NotStored => FailureKind::NotStored,
-            Reply::Exists => FailureKind::Exists,
-            Reply::NotFound => FailureKind::NotFound,
+            Reply::Meta { status: MetaStatus::NotStored, .. } | Reply::NotStored => {
+                FailureKind::NotStored
+            }
+            Reply::Meta { status: MetaStatus::Exists, .. } | Reply::Exists => FailureKind::Exists,
+            Reply::Meta { status: MetaStatus::NotFound | MetaStatus::Miss, .. }
+            | Reply::NotFound => FailureKind::NotFound,
             Reply::Error(ErrorLine { kind, line }) => {
                 FailureKind::Refused { kind, line: line.escape_ascii().to_string() }
             }
             Reply::Number(number) => return Self::Number(number),
             Reply::Version(text) => return Self::Version(text.to_vec()),
-            Reply::Ok | Reply::End | Reply::Stored | Reply::Deleted | Reply::Touched => {
-                return Self::Done;
-            }
+            Reply::Meta { .. }
+            | Reply::Ok
+            | Reply::End
+            | Reply::Stored
+            | Reply::Deleted
+            | Reply::Touched => return Self::Done,
         };
         Self::replied(command, kind, node)
+    }
+
+    /// A reply that does not say what was asked for.
+    #[cold]
+    pub fn unexpected(command: Verb, word: &'static str, node: &str) -> Self {
+        Self::replied(command, FailureKind::Unexpected(word), node)
     }
 
     #[cold]
@@ -103,6 +118,7 @@ impl<I> Outcome<I> {
             Self::Item(item) => Outcome::Item(item.map(convert)),
             Self::Items(gathered) => Outcome::Items(Box::new(gathered.map(convert))),
             Self::RawItems(items) => Outcome::RawItems(Box::new(items.map(convert))),
+            Self::Meta(reply) => Outcome::Meta(Box::new(reply.map(convert))),
             Self::Done => Outcome::Done,
             Self::Number(number) => Outcome::Number(number),
             Self::Version(text) => Outcome::Version(text),

@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use super::health::nanos;
-use crate::protocol::{Family, Nanos};
+use crate::protocol::meta::{Lack, MetaVerb, Version};
+use crate::protocol::{Family, GenericCommand, Nanos, OwnedRequest};
 
 /// How long an unsupported command is not tried again. A proxy may be replaced.
 pub(super) const UNSUPPORTED_FOR: Duration = Duration::from_secs(60);
@@ -15,7 +16,15 @@ pub(super) const UNSUPPORTED_FOR: Duration = Duration::from_secs(60);
 pub(super) const UNDECIDED_FOR: Duration = Duration::from_secs(5);
 
 /// Whether callers can use classic commands instead.
-pub(super) fn has_substitute(family: Family) -> bool {
+pub(super) fn has_substitute(request: &OwnedRequest) -> bool {
+    match request {
+        OwnedRequest::Command(GenericCommand::Counter { .. }) => true,
+        other => other.verb().family() == Family::GetAndTouch,
+    }
+}
+
+/// Whether the support of a family is found out, and remembered if there is none.
+pub(super) fn is_optional(family: Family) -> bool {
     matches!(family, Family::GetAndTouch | Family::Meta)
 }
 
@@ -23,11 +32,21 @@ pub(super) fn has_substitute(family: Family) -> bool {
 enum Support {
     Unknown,
     Supported,
-    Unsupported { until: Nanos },
+    Unsupported {
+        until: Nanos,
+    },
+    /// A test had no result.
+    Undecided {
+        until: Nanos,
+    },
 }
 
 pub(super) struct Capabilities {
     support: [Support; Family::COUNT],
+    /// The node's version, while meta commands are supported.
+    meta_version: Option<Version>,
+    /// The number of meta commands that were answered when the version was learnt.
+    meta_answers: u64,
     /// Whether the node speaks the binary protocol. No proxy does, and servers answer unknown
     /// commands.
     is_certain: bool,
@@ -35,7 +54,8 @@ pub(super) struct Capabilities {
 
 impl Capabilities {
     pub fn new(is_certain: bool) -> Self {
-        let mut new = Self { support: [Support::Unknown; Family::COUNT], is_certain };
+        let support = [Support::Unknown; Family::COUNT];
+        let mut new = Self { support, meta_version: None, meta_answers: 0, is_certain };
         new.reset();
         new
     }
@@ -49,7 +69,34 @@ impl Capabilities {
     }
 
     pub fn is_unsupported(&self, family: Family, now: Nanos) -> bool {
-        matches!(self.support[family as usize], Support::Unsupported { until } if now < until)
+        match self.support[family as usize] {
+            Support::Unsupported { until } | Support::Undecided { until } => now < until,
+            Support::Unknown | Support::Supported => false,
+        }
+    }
+
+    /// Whether the last test of the family had no result.
+    pub fn is_undecided(&self, family: Family) -> bool {
+        matches!(self.support[family as usize], Support::Undecided { .. })
+    }
+
+    /// What the node lacks for a meta command; `None` is `mn`. The family must be supported.
+    pub fn meta_lack(&self, command: Option<(MetaVerb, &str)>) -> Option<Lack> {
+        if self.is_certain {
+            return Some(Lack::BINARY);
+        }
+        let (verb, flags) = command?;
+        Lack::of(verb, flags, self.meta_version?)
+    }
+
+    pub fn meta_version(&self) -> Option<Version> {
+        self.meta_version
+    }
+
+    /// The node knows meta commands. `answers` is the number that it has answered so far.
+    pub fn learn_meta(&mut self, version: Version, answers: u64) {
+        self.support[Family::Meta as usize] = Support::Supported;
+        (self.meta_version, self.meta_answers) = (Some(version), answers);
     }
 
     pub fn mark_supported(&mut self, family: Family) {
@@ -61,11 +108,20 @@ impl Capabilities {
             Support::Unsupported { until: now.saturating_add(nanos(duration)) };
     }
 
+    pub fn mark_undecided(&mut self, family: Family, now: Nanos) {
+        self.support[family as usize] =
+            Support::Undecided { until: now.saturating_add(nanos(UNDECIDED_FOR)) };
+    }
+
     /// A connection was closed while a command of this family was unanswered, or the command was
-    /// answered by `ERROR`.
-    pub fn doubt(&mut self, family: Family, now: Nanos) {
-        if family == Family::Meta {
-            // A lost reply cannot be requested again, and the substitute works everywhere.
+    /// answered by `ERROR`. `answers` is the number of meta commands that were answered so far.
+    pub fn doubt(&mut self, family: Family, now: Nanos, answers: u64) {
+        let is_meta = family == Family::Meta;
+        if is_meta && self.support[family as usize] != Support::Supported {
+            // Several connections of a server end together.
+        } else if is_meta && answers == self.meta_answers {
+            // The node never answered one. A lost reply cannot be requested again, and classic
+            // commands work everywhere.
             self.mark_unsupported(family, now, UNSUPPORTED_FOR);
         } else if family != Family::Classic {
             self.support[family as usize] = Support::Unknown;
@@ -74,6 +130,7 @@ impl Capabilities {
 
     /// The last connection has ended. Another server may answer on the next one.
     pub fn forget_server(&mut self) {
+        self.meta_version = None;
         for (at, support) in self.support.iter_mut().enumerate() {
             let is_trusted = at == Family::Classic as usize || at == Family::Touch as usize;
             if *support == Support::Supported && !is_trusted {
@@ -85,6 +142,7 @@ impl Capabilities {
     /// The node has moved to another address.
     pub fn reset(&mut self) {
         self.support = [Support::Unknown; Family::COUNT];
+        self.meta_version = None;
         self.support[Family::Classic as usize] = Support::Supported;
         // Only old proxies lack `touch`, and it is sent often, so it is trusted until a connection
         // is lost.
@@ -122,8 +180,8 @@ mod tests {
         let mut known = Capabilities::new(false);
         known.mark_supported(Family::Stats);
         known.mark_unsupported(Family::GetAndTouch, 0, UNSUPPORTED_FOR);
-        known.doubt(Family::Touch, 0);
-        known.doubt(Family::Classic, 0);
+        known.doubt(Family::Touch, 0, 0);
+        known.doubt(Family::Classic, 0, 0);
         known.forget_server();
         assert!(!known.may_share(Family::Stats) && !known.may_share(Family::Touch));
         assert!(known.may_share(Family::Classic));
@@ -133,10 +191,37 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_lost_with_meta_arithmetic_decides_for_the_substitute() {
+    fn a_node_that_never_answered_a_meta_command_is_not_trusted() {
+        let version = Version::new(1, 6, 18);
         let mut known = Capabilities::new(false);
-        known.mark_supported(Family::Meta);
-        known.doubt(Family::Meta, 5);
+        known.learn_meta(version, 7);
+        known.doubt(Family::Meta, 5, 7);
         assert!(known.is_unsupported(Family::Meta, 6));
+        // A server that restarts is asked again.
+        known.learn_meta(version, 7);
+        known.doubt(Family::Meta, 5, 8);
+        known.doubt(Family::Meta, 5, 8);
+        assert!(!known.is_unsupported(Family::Meta, 6) && !known.may_share(Family::Meta));
+    }
+
+    #[test]
+    fn a_test_without_a_result_is_repeated_soon() {
+        let mut known = Capabilities::new(false);
+        known.mark_undecided(Family::Meta, 0);
+        assert!(known.is_undecided(Family::Meta) && known.is_unsupported(Family::Meta, 1));
+        assert!(!known.is_unsupported(Family::Meta, nanos(UNDECIDED_FOR)));
+    }
+
+    #[test]
+    fn the_version_decides_about_flags() {
+        let mut known = Capabilities::new(false);
+        known.learn_meta(Version::new(1, 6, 12), 0);
+        assert_eq!(known.meta_lack(Some((MetaVerb::Delete, "I T30"))), None);
+        assert!(known.meta_lack(Some((MetaVerb::Delete, "C5"))).is_some());
+        assert_eq!(known.meta_lack(None), None);
+        known.forget_server();
+        assert_eq!(known.meta_version(), None);
+        let binary = Capabilities::new(true);
+        assert_eq!(binary.meta_lack(None), Some(Lack::BINARY));
     }
 }

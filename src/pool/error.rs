@@ -9,6 +9,7 @@ use tokio_rustls::rustls;
 
 use super::address::Address;
 use super::tls_error::explain;
+use crate::protocol::meta::{Lack, Version};
 use crate::protocol::{CallResult, MustClose, ProtocolError, Verb};
 
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub enum ErrorKind {
     Lost { verb: Verb },
     /// The node closed the connection of this one request without a reply, or is known to do so.
     Unanswered { verb: Verb },
+    /// The node does not know the command or one of its flags; nothing was sent.
+    Unsupported { verb: Verb, lack: Lack, version: Option<Version> },
     /// The server sent an invalid reply.
     Protocol,
     /// The node is known to be down.
@@ -56,6 +59,7 @@ impl ErrorKind {
             | Self::Unanswered { .. }
             | Self::CheckoutLost
             | Self::RemovedUnanswered { .. } => CallResult::Connection,
+            Self::Unsupported { .. } => CallResult::Error,
             Self::Protocol => CallResult::Protocol,
             Self::Unavailable | Self::Removed => CallResult::Unavailable,
             Self::LoginRefused => CallResult::Login,
@@ -212,6 +216,17 @@ impl fmt::Display for Error {
                     f,
                     "{node} closed the connection instead of answering {name}; it may be a proxy without this command"
                 )?;
+            }
+            ErrorKind::Unsupported { lack, version, .. } => {
+                match version {
+                    Some(version) => write!(f, "{node} (memcached {version}) ")?,
+                    None => write!(f, "{node} ")?,
+                }
+                write!(f, "does not support {lack}; ")?;
+                match lack.since {
+                    Some(since) => write!(f, "memcached {since} and later do")?,
+                    None => write!(f, "no version of memcached does")?,
+                }
             }
             ErrorKind::Protocol => {
                 write!(f, "invalid reply from {node}; the connection was closed")?;

@@ -52,7 +52,7 @@ pub(super) async fn exchange<T>(
                 buf.advance(used);
                 continue;
             }
-            Frame::Stat(_) | Frame::Ignored => {
+            Frame::Stat(_) | Frame::Meta(_) | Frame::Ignored => {
                 buf.advance(used);
                 continue;
             }

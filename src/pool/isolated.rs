@@ -17,23 +17,24 @@ use std::rc::{Rc, Weak};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use super::capabilities::{UNDECIDED_FOR, UNSUPPORTED_FOR, has_substitute};
+use super::capabilities::{UNSUPPORTED_FOR, has_substitute, is_optional};
 use super::connection::Connection;
 use super::context::{catch_panic, unless_notified};
 use super::dial::Connector;
-use super::error::{Cause, ErrorKind};
+use super::error::{Cause, Error, ErrorKind};
 use super::io::Io;
 use super::isolation::{
     Answer, IsolatedRequest, IsolatedStep, MAX_RUNNING, Observation, Observer, WAIT_FOR_FIRST,
 };
-use super::meta_probe::supports_meta;
+use super::meta_probe::{MetaSupport, meta_version};
 use super::order::PendingWrites;
 use super::queue::QueuedRequest;
 use super::shared::{Pool, Shared};
 use super::state::State;
-use super::submission::Submission;
+use super::submission::{Submission, meta_lack};
 use super::waiter::Waiter;
-use crate::protocol::{CallResult, Family, Nanos, Orphan, RequestInfo, Timing};
+use crate::protocol::meta::Lack;
+use crate::protocol::{CallResult, Family, Nanos, Orphan, RequestInfo, Timing, Verb};
 
 /// How often to check whether earlier writes are answered.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -65,12 +66,12 @@ impl<W: Waiter> Pool<W> {
 impl<W: Waiter> State<W> {
     /// Records what the reply to a command says about its family; `None` if there was no reply.
     fn learn(&mut self, family: Family, answer: Option<Answer>, now: Nanos) {
-        let has_substitute = has_substitute(family);
+        let is_optional = is_optional(family);
         match answer {
             Some(Answer::Good) => self.capabilities.mark_supported(family),
             // A proxy that lacks the command does not forward it to its servers.
-            Some(Answer::Failed) if has_substitute => self.capabilities.mark_supported(family),
-            Some(Answer::Refused) | None if has_substitute => {
+            Some(Answer::Failed) if is_optional => self.capabilities.mark_supported(family),
+            Some(Answer::Refused) | None if is_optional => {
                 self.capabilities.mark_unsupported(family, now, UNSUPPORTED_FOR);
             }
             Some(Answer::Refused | Answer::Failed) | None => {}
@@ -85,11 +86,11 @@ impl<W: Waiter> Shared<W> {
         if state.closed {
             drop(state);
             queued.waiter.fail(&self.error(ErrorKind::Closed, None));
-        } else if has_substitute(family)
+        } else if is_optional(family)
             && state.capabilities.is_unsupported(family, self.context.now())
         {
             drop(state);
-            self.fail_unanswered(queued, None);
+            self.fail_unsupported(queued);
         } else {
             state.isolation.waiting.push_back((family, queued));
             drop(state);
@@ -180,7 +181,7 @@ impl<W: Waiter> Shared<W> {
         };
         let (verb, answer) = (request.verb(), Cell::new(None));
         let observation = Rc::new(Observation { verb, answer, refused: RefCell::default() });
-        let has_substitute = has_substitute(running.family);
+        let has_substitute = has_substitute(&request);
         let handler = Observer { waiter, observation: observation.clone(), has_substitute };
         let mut connection =
             Box::new(Connection::new(stream, self.dialect(), 1, self.name.clone()));
@@ -307,22 +308,49 @@ impl<W: Waiter> Shared<W> {
         if let IsolatedStep::Connecting(Some(queued)) = step {
             failed.insert(0, queued);
         }
-        if has_substitute(family) {
-            state.capabilities.mark_unsupported(family, now, UNDECIDED_FOR);
+        if is_optional(family) {
+            state.capabilities.mark_undecided(family, now);
         }
         drop(state);
         for queued in failed {
-            if has_substitute(family) {
+            if has_substitute(&queued.request) {
                 self.fail_unanswered(queued, Some(cause.clone()));
                 continue;
             }
-            let error = self.unavailable(Some(cause.clone()));
-            let mut state = self.state();
-            state.metrics.operations_executed_with_error += 1;
-            state.stats.record(queued.info(), error.kind().call_result());
-            drop(state);
-            queued.waiter.fail(&error);
+            self.fail_unavailable(queued, Some(cause.clone()));
         }
+    }
+
+    fn fail_unavailable(&self, queued: QueuedRequest<W>, cause: Option<Cause>) {
+        let error = self.unavailable(cause);
+        let mut state = self.state();
+        state.metrics.operations_executed_with_error += 1;
+        state.stats.record(queued.info(), error.kind().call_result());
+        drop(state);
+        queued.waiter.fail(&error);
+    }
+
+    /// The node is known not to support the family, or could not be asked a moment ago.
+    fn fail_unsupported(&self, queued: QueuedRequest<W>) {
+        if has_substitute(&queued.request) {
+            return self.fail_unanswered(queued, None);
+        }
+        let verb = queued.request.verb();
+        let state = self.state();
+        if state.capabilities.is_undecided(verb.family()) {
+            let cause = state.health.last_failure().cloned();
+            drop(state);
+            return self.fail_unavailable(queued, cause);
+        }
+        let error = self.unsupported(&state, verb, Lack::ALL);
+        drop(state);
+        queued.waiter.fail(&error);
+    }
+
+    /// Nothing was sent, so it is not counted as a failure of the node.
+    pub fn unsupported(&self, state: &State<W>, verb: Verb, lack: Lack) -> Error {
+        let version = state.capabilities.meta_version();
+        self.error(ErrorKind::Unsupported { verb, lack, version }, None)
     }
 
     /// Not counted as a failure: the caller uses other commands instead, and those are counted.
@@ -331,14 +359,19 @@ impl<W: Waiter> Shared<W> {
         queued.waiter.fail(&self.error(ErrorKind::Unanswered { verb }, cause));
     }
 
-    fn record_meta_support(self: &Rc<Self>, id: u64, is_known: Option<bool>) {
+    fn record_meta_support(self: &Rc<Self>, id: u64, support: &MetaSupport) {
         let Some((family, _)) = self.take_running(id) else { return };
         let now = self.context.now();
         let mut state = self.state();
-        match is_known {
-            Some(true) => state.capabilities.mark_supported(family),
-            Some(false) => state.capabilities.mark_unsupported(family, now, UNSUPPORTED_FOR),
-            None => state.capabilities.mark_unsupported(family, now, UNDECIDED_FOR),
+        match *support {
+            MetaSupport::Version(version) => {
+                let answers = state.stats.answers(family);
+                state.capabilities.learn_meta(version, answers);
+            }
+            MetaSupport::Missing => {
+                state.capabilities.mark_unsupported(family, now, UNSUPPORTED_FOR);
+            }
+            MetaSupport::Undecided => state.capabilities.mark_undecided(family, now),
         }
         drop(state);
         self.resume_waiting(family);
@@ -352,19 +385,31 @@ impl<W: Waiter> Shared<W> {
             return;
         }
         if family != Family::Classic && state.capabilities.may_share(family) {
+            let mut refused = Vec::new();
             for queued in state.isolation.take_waiting(family).into_iter().rev() {
-                state.queue.push_front(queued);
+                match meta_lack(&queued.request, &state.capabilities) {
+                    Some(lack) => refused.push((queued, lack)),
+                    None => state.queue.push_front(queued),
+                }
             }
             self.drain_queue(state);
+            let refused = refused.into_iter().rev().map(|(queued, lack)| {
+                let verb = queued.request.verb();
+                (queued.waiter, self.unsupported(state, verb, lack))
+            });
+            let refused: Vec<_> = refused.collect();
             drop(guard);
+            for (waiter, error) in refused {
+                waiter.fail(&error);
+            }
             self.dial_if_wanted();
-        } else if has_substitute(family)
+        } else if is_optional(family)
             && state.capabilities.is_unsupported(family, self.context.now())
         {
             let waiting = state.isolation.take_waiting(family);
             drop(guard);
             for queued in waiting {
-                self.fail_unanswered(queued, None);
+                self.fail_unsupported(queued);
             }
         } else {
             drop(guard);
@@ -418,10 +463,15 @@ async fn run_one<W: Waiter>(pool: &Weak<Shared<W>>, id: u64, family: Family) {
     };
     if is_meta_probe {
         let learnt =
-            context.timeout(Some(meta_probe_limit), catch_panic(supports_meta(stream))).await;
+            context.timeout(Some(meta_probe_limit), catch_panic(meta_version(stream))).await;
         let Some(pool) = pool.upgrade() else { return };
-        // A proxy that sends nothing does not know the command.
-        pool.record_meta_support(id, learnt.unwrap_or(Some(false)));
+        let support = match learnt {
+            Some(Some(Some(version))) => MetaSupport::Version(version),
+            // A proxy that sends nothing does not know the command.
+            Some(Some(None)) | None => MetaSupport::Missing,
+            Some(None) => MetaSupport::Undecided,
+        };
+        pool.record_meta_support(id, &support);
         return;
     }
     // An unanswered `noreply` write of the same task must be executed first.

@@ -28,8 +28,9 @@ use super::state::{Entry, State};
 use super::submission::Submission;
 use super::waiter::Waiter;
 use super::window::Window;
+use crate::protocol::meta::Version;
 use crate::protocol::{
-    CommandStats, LARGE_VALUE_LEN, Nanos, NodeStats, OwnedRequest, Request, Timing, Verb,
+    CommandStats, Family, LARGE_VALUE_LEN, Nanos, NodeStats, OwnedRequest, Request, Timing, Verb,
 };
 
 impl<W: Waiter> Pool<W> {
@@ -161,6 +162,11 @@ impl<W: Waiter> Pool<W> {
         state.stats.commands().map(|(verb, command)| (verb, command.clone())).collect()
     }
 
+    /// The version of the node, if it is known and knows meta commands.
+    pub fn meta_version(&self) -> Option<Version> {
+        self.0.state.borrow().capabilities.meta_version()
+    }
+
     /// The number of unanswered requests, including abandoned ones.
     pub fn in_flight(&self) -> usize {
         self.0.state.borrow().in_flight()
@@ -198,6 +204,14 @@ impl<W: Waiter> Pool<W> {
             let request = outgoing.into_owned().unshared();
             shared.isolate(family, QueuedRequest { request, waiter, timing, retried: false });
             shared.context.arm(deadline);
+            return;
+        }
+        if family == Family::Meta
+            && let Some(lack) = outgoing.meta_lack(&state.capabilities)
+        {
+            let error = shared.unsupported(state, outgoing.verb(), lack);
+            drop(guard);
+            waiter.fail(&error);
             return;
         }
         if state.is_unmerged() && outgoing.info().keys > 1 {

@@ -261,9 +261,10 @@ impl<W: Waiter> State<W> {
             return false;
         }
         let mut is_provoked = false;
+        let answers = self.stats.answers(Family::Meta);
         let families = entry.connection.unanswered().map(Verb::family);
         for family in families.filter(|family| *family != Family::Classic) {
-            self.capabilities.doubt(family, now);
+            self.capabilities.doubt(family, now, answers);
             is_provoked = true;
         }
         is_provoked

@@ -1,8 +1,12 @@
 //! A request on its way into a pool.
 use bytes::BytesMut;
 
+use super::capabilities::Capabilities;
 use super::connection::Connection;
-use crate::protocol::{OwnedRequest, ReplyHandler, Request, RequestInfo, Timing, Verb};
+use crate::protocol::meta::Lack;
+use crate::protocol::{
+    Command, GenericCommand, OwnedRequest, ReplyHandler, Request, RequestInfo, Timing, Verb,
+};
 
 /// A request that is submitted to the pool.
 pub enum Submission<'a> {
@@ -48,6 +52,19 @@ impl Submission<'_> {
         }
     }
 
+    /// What a node lacks for the request, if it is a meta command.
+    #[cold]
+    pub(super) fn meta_lack(&self, known: &Capabilities) -> Option<Lack> {
+        match self {
+            Self::Borrowed(Request::Command(Command::Meta { verb, flags, .. })) => {
+                known.meta_lack(Some((*verb, flags.as_str())))
+            }
+            Self::Borrowed(Request::Command(Command::MetaNoOp)) => known.meta_lack(None),
+            Self::Borrowed(_) => None,
+            Self::Owned(request) => meta_lack(request, known),
+        }
+    }
+
     pub fn push<W: ReplyHandler>(self, to: &mut Connection<W>, waiter: W, timing: Timing) {
         match self {
             Self::Borrowed(request) => to.push(request, waiter, timing),
@@ -68,5 +85,16 @@ impl Submission<'_> {
             Self::Borrowed(request) => OwnedRequest::copy_into_block(request, block),
             Self::Owned(request) => request,
         }
+    }
+}
+
+/// What a node lacks for the request, if it is a meta command.
+pub(super) fn meta_lack(request: &OwnedRequest, known: &Capabilities) -> Option<Lack> {
+    match request {
+        OwnedRequest::Command(GenericCommand::Meta { verb, flags, .. }) => {
+            known.meta_lack(Some((*verb, flags)))
+        }
+        OwnedRequest::Command(GenericCommand::MetaNoOp) => known.meta_lack(None),
+        _ => None,
     }
 }

@@ -64,7 +64,8 @@ impl<W: Waiter> Shared<W> {
         if refused > 0
             && let Some(verb) = entry.connection.take_unknown()
         {
-            state.capabilities.doubt(verb.family(), entry.polled_at);
+            let answers = state.stats.answers(verb.family());
+            state.capabilities.doubt(verb.family(), entry.polled_at, answers);
         }
         if answered > 0 {
             for key in entry.connection.take_large_keys() {

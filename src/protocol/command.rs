@@ -3,6 +3,7 @@
 //! A field of a request cannot hold a value that the server would reject while it parses the
 //! command line, because after a rejected storage header memcached runs the value as commands.
 use super::key::Key;
+use super::meta::MetaVerb;
 use super::verbs::Verb;
 
 /// An exptime in the past: servers read more than 30 days as a Unix time, and this one is in 1970.
@@ -19,9 +20,11 @@ pub enum Request<'a> {
 }
 
 /// A command that borrows the caller's bytes.
-pub type Command<'a> = GenericCommand<Key<'a>, &'a [u8], StatsArgs<'a>>;
+pub type Command<'a> = GenericCommand<Key<'a>, &'a [u8], Words<'a>>;
 
-/// A semantic command, generic over the types of its key (`K`), its value (`V`) and the arguments of `stats` (`A`). A connection's dialect decides how it is written.
+/// A semantic command, generic over the types of its key (`K`), its value (`V`) and its words (`A`):
+/// the arguments of `stats`, or the flags of a meta command. A connection's dialect decides how it
+/// is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GenericCommand<K, V, A> {
     Storage {
@@ -51,6 +54,14 @@ pub enum GenericCommand<K, V, A> {
         key: K,
         exptime: i32,
     },
+    /// A meta command with a key, with flags of [`super::meta`]. Only `ms` has a value.
+    Meta {
+        verb: MetaVerb,
+        key: K,
+        flags: A,
+        value: V,
+    },
+    MetaNoOp,
     FlushAll {
         delay: u32,
     },
@@ -96,11 +107,12 @@ pub enum ArithmeticVerb {
     Decr,
 }
 
-/// The arguments of `stats`: printable ASCII words, separated by single spaces, at most 250 bytes.
+/// The arguments of `stats`, or the flags of a meta command: printable ASCII words, separated by
+/// single spaces, at most 250 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatsArgs<'a>(&'a str);
+pub struct Words<'a>(&'a str);
 
-impl<'a> StatsArgs<'a> {
+impl<'a> Words<'a> {
     pub fn parse(args: &'a str) -> Option<Self> {
         let words_ok = args.is_empty()
             || args.split(' ').all(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_graphic()));
@@ -157,7 +169,8 @@ impl<K, V, A> GenericCommand<K, V, A> {
             | Self::Delete { key }
             | Self::Arithmetic { key, .. }
             | Self::Counter { key, .. }
-            | Self::Touch { key, .. } => Some(key),
+            | Self::Touch { key, .. }
+            | Self::Meta { key, .. } => Some(key),
             _ => None,
         }
     }
@@ -171,6 +184,8 @@ impl<K, V, A> GenericCommand<K, V, A> {
             Self::Arithmetic { verb: ArithmeticVerb::Decr, .. } => Verb::Decr,
             Self::Counter { .. } => Verb::MetaArithmetic,
             Self::Touch { .. } => Verb::Touch,
+            Self::Meta { verb, .. } => verb.verb(),
+            Self::MetaNoOp => Verb::MetaNoOp,
             Self::FlushAll { .. } => Verb::FlushAll,
             Self::Version => Verb::Version,
             Self::Stats { .. } => Verb::Stats,
@@ -202,6 +217,11 @@ impl<K, V, A> GenericCommand<K, V, A> {
                 To::Counter { verb, key: to_key(key), delta, initial, exptime }
             }
             Self::Touch { key, exptime } => To::Touch { key: to_key(key), exptime: *exptime },
+            Self::Meta { verb, key, flags, value } => {
+                let (key, value) = (to_key(key), to_value(value));
+                To::Meta { verb: *verb, key, flags: to_args(flags), value }
+            }
+            Self::MetaNoOp => To::MetaNoOp,
             Self::FlushAll { delay } => To::FlushAll { delay: *delay },
             Self::Version => To::Version,
             Self::Stats { args } => To::Stats { args: to_args(args) },
@@ -234,9 +254,9 @@ impl Request<'_> {
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().map(|k| k.as_bytes().len() + 1).sum(),
-            Self::Command(Command::Storage { key, value, .. }) => {
-                key.as_bytes().len() + value.len()
-            }
+            Self::Command(
+                Command::Storage { key, value, .. } | Command::Meta { key, value, .. },
+            ) => key.as_bytes().len() + value.len(),
             Self::Command(command) => command.key().map_or(0, |key| key.as_bytes().len()),
         }
     }
@@ -247,13 +267,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stats_args_are_words() {
+    fn arguments_are_words() {
         for good in ["", "settings", "detail on", "cachedump 1 100"] {
-            assert!(StatsArgs::parse(good).is_some(), "{good:?}");
+            assert!(Words::parse(good).is_some(), "{good:?}");
         }
         for bad in [" ", "a  b", " a", "a ", "x\r\nflush_all", "a\tb", "é", "a\0"] {
-            assert!(StatsArgs::parse(bad).is_none(), "{bad:?}");
+            assert!(Words::parse(bad).is_none(), "{bad:?}");
         }
-        assert!(StatsArgs::parse(&"a".repeat(251)).is_none());
+        assert!(Words::parse(&"a".repeat(251)).is_none());
     }
 }

@@ -8,18 +8,18 @@
 //! a dialect. A retrieval is written in three steps (head, keys, end), so that requests for one key
 //! each can share a line.
 //!
-//! A new dialect is a variant here and a folder with the same functions. For the meta protocol,
-//! `Expected::opaque` is the request's `O` flag: a frame with the opaque number of a later slot
-//! says that the quiet requests before it were answered by silence.
+//! A new dialect is a variant here and a folder with the same functions. The meta commands belong
+//! to the text dialect, so one connection carries both.
 use bytes::{Bytes, BytesMut};
 
 use super::binary::Binary;
 use super::command::{Command, GenericCommand, Request, RetrievalVerb};
 use super::error::ProtocolError;
 use super::key::Key;
+use super::meta::MetaVerb;
 use super::outgoing::Outgoing;
 use super::owned_request::OwnedCommand;
-use super::reply::{ItemRef, Reply, StatLine};
+use super::reply::{ItemRef, MetaValue, Reply, StatLine};
 use super::text::Text;
 use super::verbs::Verb;
 
@@ -28,7 +28,7 @@ const SHARED_VALUE_LEN: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub enum Dialect {
-    /// The classic text protocol.
+    /// The text protocol: classic and meta commands.
     Text(Text),
     /// The binary protocol, for servers with SASL.
     Binary(Binary),
@@ -66,6 +66,8 @@ pub(super) enum Form {
 pub enum Frame<'a> {
     /// One item of a retrieval. More items or the end follow.
     Item(ItemRef<'a>),
+    /// The reply to a meta command, with its value.
+    Meta(MetaValue<'a>),
     /// One line of `stats`. More lines or the end follow.
     Stat(StatLine<'a>),
     /// The end of the reply.
@@ -122,7 +124,9 @@ impl Dialect {
 
     /// Like [`Self::encode`]; a long value is not copied.
     pub fn encode_owned(&mut self, command: &OwnedCommand, out: &mut Outgoing) -> Expected {
-        let GenericCommand::Storage { value, .. } = command else {
+        let (GenericCommand::Storage { value, .. }
+        | GenericCommand::Meta { verb: MetaVerb::Set, value, .. }) = command
+        else {
             return self.encode(&command.as_command(), out.tail());
         };
         if value.len() < SHARED_VALUE_LEN {
@@ -229,7 +233,7 @@ impl Dialect {
 
     /// The item in progress at the start of `buf`, if at least `missing` bytes of its value have
     /// not arrived: the part that has, and the length of the whole value. [`Self::value_end`]
-    /// follows the value.
+    /// follows the value. In the reply to a meta command, the flags are in place of the key.
     pub fn large_item<'b>(
         &self,
         buf: &'b [u8],

@@ -30,7 +30,7 @@ pub struct Excerpt(String);
 impl Excerpt {
     const LEN: usize = 60;
     const ERRORS: [&[u8]; 3] = [b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"];
-    const WORDS: [&[u8]; 22] = [
+    const WORDS: [&[u8]; 26] = [
         b"VALUE",
         b"END",
         b"STORED",
@@ -47,6 +47,10 @@ impl Excerpt {
         b"VA",
         b"EN",
         b"MN",
+        b"NF",
+        b"NS",
+        b"EX",
+        b"ME",
         b"BUSY",
         b"HTTP/1.0",
         b"HTTP/1.1",

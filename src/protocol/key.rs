@@ -4,6 +4,8 @@
 //! start another command cannot be encoded.
 use std::fmt;
 
+use super::meta::MAX_BINARY_KEY_LEN;
+
 /// The longest key that memcached accepts, in bytes.
 pub const MAX_KEY_LEN: usize = 250;
 
@@ -46,8 +48,17 @@ fn forbidden(byte: u8) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidKey {
     Empty,
-    TooLong { len: usize },
-    Forbidden { byte: u8, at: usize },
+    TooLong {
+        len: usize,
+    },
+    /// A key that must be written in base64.
+    BinaryTooLong {
+        len: usize,
+    },
+    Forbidden {
+        byte: u8,
+        at: usize,
+    },
 }
 
 impl fmt::Display for InvalidKey {
@@ -56,6 +67,12 @@ impl fmt::Display for InvalidKey {
             Self::Empty => write!(f, "key is empty; it must have 1 to {MAX_KEY_LEN} bytes"),
             Self::TooLong { len } => {
                 write!(f, "key has {len} bytes; it must have 1 to {MAX_KEY_LEN}")
+            }
+            Self::BinaryTooLong { len } => {
+                write!(
+                    f,
+                    "key has {len} bytes; with whitespace or control bytes it must have 1 to {MAX_BINARY_KEY_LEN}"
+                )
             }
             Self::Forbidden { byte, at } => {
                 write!(

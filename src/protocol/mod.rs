@@ -6,6 +6,7 @@
 //! | `verbs` | the table of commands |
 //! | `reply`, `error` | what a server says, and what no healthy server says |
 //! | `dialect` | the protocol of a connection: `text` (doc/protocol.txt) or `binary` (doc/protocol-binary.txt) |
+//! | `meta` | the meta commands of the text protocol |
 //! | `outgoing` | bytes that wait to be written |
 //! | `value_buf` | buffers for received values |
 //! | `stats` | counters and latencies by command |
@@ -15,6 +16,7 @@ mod command;
 mod dialect;
 mod error;
 mod key;
+pub mod meta;
 mod outgoing;
 mod owned_request;
 mod pipeline;
@@ -25,8 +27,7 @@ mod value_buf;
 mod verbs;
 
 pub use command::{
-    ArithmeticVerb, Command, EXPIRED, GenericCommand, Request, RetrievalVerb, StatsArgs,
-    StorageVerb,
+    ArithmeticVerb, Command, EXPIRED, GenericCommand, Request, RetrievalVerb, StorageVerb, Words,
 };
 pub use dialect::{Dialect, Expected, Frame};
 pub use error::{Excerpt, ProtocolError};

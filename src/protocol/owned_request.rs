@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::command::{Command, GenericCommand, Request, RetrievalVerb, StatsArgs, StorageVerb};
+use super::command::{Command, GenericCommand, Request, RetrievalVerb, StorageVerb, Words};
 use super::key::Key;
+use super::meta::MetaVerb;
 use super::verbs::Verb;
 
 /// A command that owns its bytes. Its key and its arguments were validated.
@@ -24,7 +25,7 @@ pub enum OwnedRequest {
 
 impl OwnedCommand {
     pub fn as_command(&self) -> Command<'_> {
-        self.convert(|key| Key::trusted(key), |value| &value[..], |args| StatsArgs::trusted(args))
+        self.convert(|key| Key::trusted(key), |value| &value[..], |args| Words::trusted(args))
     }
 }
 
@@ -39,6 +40,13 @@ impl OwnedRequest {
     ) -> Self {
         let key = Bytes::copy_from_slice(key.as_bytes());
         Self::Command(GenericCommand::Storage { verb, key, flags, exptime, value })
+    }
+
+    /// A meta command whose value is not copied.
+    pub fn meta(verb: MetaVerb, key: Key<'_>, flags: Words<'_>, value: Bytes) -> Self {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let flags = flags.as_str().into();
+        Self::Command(GenericCommand::Meta { verb, key, flags, value })
     }
 
     /// Copies what a request borrows.
@@ -122,7 +130,10 @@ impl OwnedRequest {
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().map(|key| key.len() + 1).sum(),
-            Self::Command(GenericCommand::Storage { key, value, .. }) => key.len() + value.len(),
+            Self::Command(
+                GenericCommand::Storage { key, value, .. }
+                | GenericCommand::Meta { key, value, .. },
+            ) => key.len() + value.len(),
             Self::Command(command) => command.key().map_or(0, Bytes::len),
         }
     }

@@ -1,4 +1,5 @@
 //! The replies of a server, borrowed from the read buffer.
+use super::meta::{MetaStatus, MetaVerb};
 
 /// One item of a retrieval reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -6,6 +7,13 @@ pub struct ItemRef<'a> {
     pub key: &'a [u8],
     pub flags: u32,
     pub cas: Option<u64>,
+    pub value: &'a [u8],
+}
+
+/// The reply `VA` to a meta command, as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetaValue<'a> {
+    pub flags: &'a [u8],
     pub value: &'a [u8],
 }
 
@@ -34,6 +42,12 @@ pub enum Reply<'a> {
     Reset,
     Number(u64),
     Version(&'a [u8]),
+    /// A reply to a meta command. Its flags are valid [`super::meta::MetaAttributes`], or the text
+    /// of `ME`. The value, if there is one, came before.
+    Meta {
+        status: MetaStatus,
+        flags: &'a [u8],
+    },
     Error(ErrorLine<'a>),
 }
 
@@ -68,9 +82,10 @@ pub enum Shape {
     Delete,
     /// `<number> | NOT_FOUND`
     Arithmetic,
-    /// `VA <bytes>` and the number, or `NF`; the flags that emcache sends never yield `HD`, `NS` or
-    /// `EX`
-    MetaArithmetic,
+    /// `VA <bytes> <flags>` and the value, or a line that starts with another word.
+    Meta(MetaVerb),
+    /// `MN`
+    MetaNoOp,
     /// `TOUCHED | NOT_FOUND`
     Touch,
     /// `OK`, or `MEMLIMIT_…` for `cache_memlimit`

@@ -1,9 +1,10 @@
 //! Counters and latencies of requests, by command.
 //!
 //! These are plain numbers that belong to one thread, so counting costs a few additions.
+use super::meta::MetaStatus;
 use super::pipeline::Nanos;
 use super::reply::{ErrorLineKind, Reply};
-use super::verbs::Verb;
+use super::verbs::{Family, Verb};
 
 const MICRO: Nanos = 1_000;
 const MILLI: Nanos = 1_000_000;
@@ -138,6 +139,14 @@ impl CallResult {
             Reply::NotFound => Self::NotFound,
             Reply::Deleted => Self::Deleted,
             Reply::Touched => Self::Touched,
+            Reply::Meta { status, .. } => match status {
+                MetaStatus::Value => Self::Hit,
+                MetaStatus::Miss => Self::Miss,
+                MetaStatus::NotFound => Self::NotFound,
+                MetaStatus::NotStored => Self::NotStored,
+                MetaStatus::Exists => Self::Exists,
+                MetaStatus::Done | MetaStatus::Debug | MetaStatus::NoOp => Self::Ok,
+            },
             Reply::End | Reply::Ok | Reply::Reset | Reply::Number(_) | Reply::Version(_) => {
                 Self::Ok
             }
@@ -199,6 +208,10 @@ impl CommandStats {
         }
     }
 
+    fn answers(&self) -> u64 {
+        self.results[..=CallResult::Ok as usize].iter().sum()
+    }
+
     fn add(&mut self, result: CallResult, count: u64) {
         self.results[result as usize] += count;
     }
@@ -222,6 +235,12 @@ impl NodeStats {
     /// Counts a request whose duration says nothing about the node.
     pub fn record(&mut self, info: RequestInfo, result: CallResult) {
         self.command_mut(info.verb).add(result, info.weight());
+    }
+
+    /// The number of commands of a family that were answered, other than by an error line.
+    pub fn answers(&self, family: Family) -> u64 {
+        let commands = self.commands().filter(|(verb, _)| verb.family() == family);
+        commands.map(|(_, command)| command.answers()).sum()
     }
 
     /// The commands that occurred.

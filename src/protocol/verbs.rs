@@ -1,4 +1,5 @@
 //! The table of commands: what each one is called, what it touches, and what its reply may be.
+use super::meta::MetaVerb;
 use super::reply::Shape;
 
 /// The name of a command, used for error messages, counters and the expected reply.
@@ -17,7 +18,12 @@ pub enum Verb {
     Delete,
     Incr,
     Decr,
+    MetaGet,
+    MetaSet,
+    MetaDelete,
     MetaArithmetic,
+    MetaDebug,
+    MetaNoOp,
     Touch,
     FlushAll,
     Version,
@@ -108,7 +114,13 @@ static TABLE: [Info; Verb::COUNT] = {
         row(Verb::Delete, "delete", Family::Classic, Keys, Unsent, Shape::Delete),
         row(Verb::Incr, "incr", Family::Classic, Keys, Unsent, Shape::Arithmetic),
         row(Verb::Decr, "decr", Family::Classic, Keys, Unsent, Shape::Arithmetic),
-        row(Verb::MetaArithmetic, "ma", Family::Meta, Keys, Unsent, Shape::MetaArithmetic),
+        // Not repeated: a lost reply to `mg` may have told its caller that it has won.
+        row(Verb::MetaGet, "mg", Family::Meta, Keys, Unsent, Shape::Meta(MetaVerb::Get)),
+        row(Verb::MetaSet, "ms", Family::Meta, Keys, Unsent, Shape::Meta(MetaVerb::Set)),
+        row(Verb::MetaDelete, "md", Family::Meta, Keys, Unsent, Shape::Meta(MetaVerb::Delete)),
+        row(Verb::MetaArithmetic, "ma", Family::Meta, Keys, Unsent, Shape::Meta(MetaVerb::Arithmetic)),
+        row(Verb::MetaDebug, "me", Family::Meta, Keys, Unsent, Shape::Meta(MetaVerb::Debug)),
+        row(Verb::MetaNoOp, "mn", Family::Meta, Fixed, Unsent, Shape::MetaNoOp),
         row(Verb::Touch, "touch", Family::Touch, Keys, Unsent, Shape::Touch),
         row(Verb::FlushAll, "flush_all", Family::FlushAll, AllKeys, Unsent, Shape::Ok),
         row(Verb::Version, "version", Family::Version, Fixed, Unsent, Shape::Version),

@@ -122,6 +122,20 @@ CLIENT = {
 NEW = {
     "add_many": "(self, items, *, flags=0, exptime=0, noreply=False)",
     "delete_many": "(self, keys, *, noreply=False)",
+    "meta_arithmetic": "(self, key, delta=1, *, mode='increment', initial=None, exptime=0, "
+    "touch=None, cas=None, new_cas=None)",
+    "meta_delete": "(self, key, *, cas=None, invalidate=False, stale_for=None, clear=False, "
+    "new_cas=None)",
+    "meta_debug": "(self, key)",
+    "meta_get_many": "(self, keys, *, value=True, recache=None, vivify=None, touch=None, "
+    "no_bump=False, size=False, last_access=False, hit_before=False, on_error='raise')",
+    "meta_noop": "(self, memcached_host_address)",
+    "meta_raw": "(self, command, key, flags='', value=None)",
+    "ttl": "(self, key)",
+    "meta_get": "(self, key, *, value=True, recache=None, vivify=None, touch=None, no_bump=False, "
+    "size=False, last_access=False, hit_before=False, known_cas=None, new_cas=None)",
+    "meta_set": "(self, key, value, *, flags=0, exptime=0, mode='set', cas=None, invalidate=False, "
+    "vivify=None, new_cas=None, return_cas=False)",
     "metrics": "(self)",
     "node_for": "(self, key)",
     "ping": "(self)",
@@ -167,6 +181,7 @@ EXCEPTIONS = {
     "ClientClosedError": "EmcacheError RuntimeError",
     "LeaseLostError": "EmcacheError TimeoutError",
     "OverloadedError": "EmcacheError",
+    "UnsupportedError": "EmcacheError",
     "OperationTimeoutError": "EmcacheError TimeoutError",
     "LockTimeoutError": "EmcacheError TimeoutError",
     "LockLostError": "EmcacheError",

@@ -13,8 +13,17 @@ pytestmark = pytest.mark.driver_independent
 # The layers from the bottom up: a module imports only modules of its own layer and of lower ones.
 LAYERS = [
     {"_emcache", "_errors", "_address", "_checks", "_types", "_lazy", "_failures", "_memcached"},
-    {"default_values", "_item", "_options", "_lifecycle", "_snapshots", "_node_log", "_results"},
-    {"connection_pool", "_counters", "_fallbacks", "_node_queries"},
+    {
+        "default_values",
+        "_item",
+        "_options",
+        "_lifecycle",
+        "_snapshots",
+        "_node_log",
+        "_results",
+        "_meta",
+    },
+    {"connection_pool", "_counters", "_fallbacks", "_node_queries", "_meta_commands"},
     {"_cluster", "metrics", "discovery"},
     {"_events", "_client"},
     {"_create"},

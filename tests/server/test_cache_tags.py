@@ -7,7 +7,7 @@ import pytest
 
 import emcache
 from emcache import Cache, cached
-from emcache.cache import CacheInfo, Raw, Zlib
+from emcache.cache import CacheInfo, Raw, Zlib, cached_many
 from emcache.cache._envelope import MOST_TAGS
 from emcache.cache._tags import make_generations
 from emcache.testing import FaultProxy
@@ -431,6 +431,51 @@ async def test_a_function_of_a_cache_with_tags(client, key):
     assert source.calls == 2
 
 
+async def test_many_values(cache):
+    versions, calls = {"a": 0, "b": 0, "c": 0}, []
+
+    async def load(keys):
+        calls.append(sorted(keys))
+        return {key: versions[key] for key in keys}
+
+    def get(tags):
+        return cache.get_or_set_many(["a", "b", "c"], load, tags=tags)
+
+    assert await get(["t"]) == versions
+    assert await get(["t"]) == versions
+    assert await cache.get("a", tags=["t"]) == 0
+    versions["b"] = 1
+    await cache.invalidate_tag("t")
+    assert await get(lambda key: ["t", f"one:{key}"]) == versions
+    assert calls == [["a", "b", "c"]] * 2
+    versions["b"] = 2
+    await cache.invalidate_tag("one:b")
+    assert await get(["t"]) == versions
+    assert calls[2:] == [["b"]]
+
+
+async def test_functions_of_many_elements(cache):
+    versions, calls = {1: 0, 2: 0}, []
+
+    @cached_many(cache, key="k:{id}", tags=["all", "one:{id}"])
+    async def load(ids):
+        calls.append(ids)
+        return {each: versions[each] for each in ids}
+
+    assert load.tags_for(1) == ["all", "one:1"]
+    assert [await load([1, 2]), await load([2, 1])] == [versions] * 2
+    versions[1] = 1
+    await cache.invalidate_tag("one:1")
+    assert await load([1, 2]) == versions
+    versions |= {1: 2, 2: 2}
+    await cache.invalidate_tag("all")
+    assert await load([1, 2]) == versions
+    assert calls == [[1, 2], [1], [1, 2]]
+    for tags in (["{id}:{other}"], ["{}"]):
+        with pytest.raises(TypeError, match="must have one field"):
+            cached_many(cache, key="k:{id}", tags=tags)
+
+
 # -- round trips ---------------------------------------------------------------------------------
 
 
@@ -491,6 +536,7 @@ async def test_a_read_that_names_its_tags_is_one_round_trip(cluster, key):
             lambda: cache.get_many([value], tags=tags),
             lambda: cache.get_or_set(value, Source(), tags=tags),
             load,
+            lambda: cache.get_or_set_many([value], Source(), tags=tags),
             lambda: tagged.get(value),
             lambda: tagged.get_many([value]),
             lambda: tagged.get_with_cas(value),

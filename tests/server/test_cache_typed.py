@@ -19,7 +19,7 @@ import pydantic.dataclasses
 import pytest
 
 from emcache import Cache, SerializationError, cached
-from emcache.cache import Json, MsgPack, Pickle, Raw, Typed, Utf8
+from emcache.cache import Json, MsgPack, Pickle, Raw, Typed, Utf8, cached_many
 from emcache.cache._return_types import ReturnType
 from emcache.cache._values import _kind
 from support.calls import outcomes
@@ -396,6 +396,25 @@ async def test_a_class_that_is_defined_below(cache, monkeypatch, source):
     defined = dataclasses.make_dataclass("Later", [("x", int)])
     monkeypatch.setitem(globals(), "Later", defined)
     assert await twice(later) == [defined(1)] * 2
+
+
+async def test_functions_of_many_elements(cache):
+    calls = []
+
+    @cached_many(lambda: cache, key="k:{id}")
+    async def points(ids: list[int]) -> dict[int, Point]:
+        calls.append(ids)
+        return {each: Point(each) for each in ids}
+
+    assert [await points([1, 2]), await points([2, 3])] == [
+        {1: Point(1), 2: Point(2)},
+        {2: Point(2), 3: Point(3)},
+    ]
+    assert calls == [[1, 2], [3]]
+    with pytest.raises(TypeError, match="cannot be cached"):
+
+        @cached_many(cache, key="k:{id}")
+        async def plain(ids: list[int]) -> dict[int, WithPlain]: ...
 
 
 async def test_serializers_that_take_models_are_left_alone(client, key):

@@ -238,6 +238,7 @@ class TestHowItIsAsked:
             expected = {
                 b"NF\r\n": emcache.NotFoundCommandError,
                 b"VA 1\r\n": emcache.ConnectionFailedError,
+                b"HD\r\n": emcache.CommandError,
             }.get(answer, emcache.ProtocolError)
             with pytest.raises(expected):
                 await client.increment(b"k", 1, initial=0)

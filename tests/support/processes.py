@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import time
@@ -19,20 +20,27 @@ LONGEST = 60.0
 """Seconds after which a process that hangs is a failure."""
 
 
+def first_of(processes: list["Process"]) -> "Process":
+    """The process that sends something first."""
+    by_pipe = {process.results: process for process in processes}
+    [first, *_] = multiprocessing.connection.wait(list(by_pipe), LONGEST)
+    return by_pipe[first]
+
+
 class Process:
     """A process that was started."""
 
     def __init__(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
-        self._results, results = _CONTEXT.Pipe(duplex=False)
+        self.results, results = _CONTEXT.Pipe(duplex=False)
         self._process = _CONTEXT.Process(target=_run, args=(results, work, args), daemon=True)
         self._process.start()
         results.close()
 
     def result(self) -> Any:
         """What the coroutine sends next, or returns at its end."""
-        if not self._results.poll(LONGEST):
+        if not self.results.poll(LONGEST):
             raise TimeoutError("a process hangs")
-        kind, value = self._results.recv()
+        kind, value = self.results.recv()
         if kind == "error":
             raise AssertionError(value)
         return value
@@ -47,7 +55,7 @@ class Process:
             self._process.join(5)
         if self._process.is_alive():
             self.kill()
-        self._results.close()
+        self.results.close()
 
 
 def barrier(parties: int) -> Any:
@@ -133,13 +141,17 @@ async def refreshers(send: Any, start: Any, client: dict[str, Any], work: dict[s
             if not values or values[-1] != value:
                 values.append(value)
             await asyncio.sleep(random.random() * 0.02)
+        # What was begun by the last reads.
+        await asyncio.sleep(0.6)
+        if (value := await cache.get(work["key"])) is not None and value != values[-1]:
+            values.append(value)
     return values, calls, waits
 
 
 async def oracle(send: Any, start: Any, client: dict[str, Any], work: dict[str, Any]) -> Any:
     """Run a random program; returns what happened, with times that all processes share.
 
-    A value is the moment at which its computation began.
+    A value is the moment at which its computation, or the call of `set`, began.
     """
     events = []
     chance = random.Random(work["seed"] * 1000 + os.getpid())

@@ -5,6 +5,7 @@ See ``docs/values-and-keys.md`` and ``docs/cached.md``.
 
 from ._cache import Cache
 from ._cached import CachedFunction, CacheSource, cached
+from ._cached_many import CachedManyFunction, cached_many
 from ._compression import Compression, Lz4, Zlib, Zstd
 from ._info import CacheInfo
 from ._keys import KeyPolicy
@@ -21,6 +22,7 @@ __all__ = [
     "CacheInfo",
     "CacheSource",
     "CachedFunction",
+    "CachedManyFunction",
     "Compression",
     "Json",
     "KeyPolicy",
@@ -42,4 +44,5 @@ __all__ = [
     "Zlib",
     "Zstd",
     "cached",
+    "cached_many",
 ]

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar, Unpack, overload
 
 from .._checks import check_range
@@ -17,6 +17,7 @@ from ._get_or_set import GetOrSet
 from ._info import CacheInfo
 from ._invalidate import mark_stale
 from ._keys import Key, KeyPolicy, Keys
+from ._many import get_or_set_many
 from ._policy import (
     LeaseKey,
     OnError,
@@ -34,6 +35,7 @@ from ._values import Values
 
 S = TypeVar("S")
 T = TypeVar("T")
+K = TypeVar("K", bound=Key)
 
 MAX_SIZE = 16 * 1024 * 1024
 
@@ -284,6 +286,50 @@ class Cache(Coordination, Commands[T]):
         name = self._keys.wire(key)
         with self._flights.changing(name):
             return await mark_stale(self._storage, name, math.ceil(stale_for))
+
+    async def get_or_set_many(
+        self,
+        keys: Iterable[K],
+        load: Callable[[list[K]], Awaitable[Mapping[K, T]]],
+        *,
+        tags: Tags | Callable[[K], Tags] | None = None,
+        **options: Unpack[Options],
+    ) -> dict[K, T]:
+        """Get many values, and compute the missing ones together.
+
+        All keys are looked for with one :meth:`get_many`. ``load`` is called once, with those whose
+        leases this process has won. For values that other callers or processes compute, this waits
+        as :meth:`get_or_set` does.
+
+        Args:
+            keys: see :class:`Cache`.
+            load: called with a list of keys; returns a mapping of these keys to their values. Keys
+                that it leaves out are not stored.
+            tags: tags of all these values, or a function that returns those of a key; see
+                :meth:`get_or_set`.
+            options: see :class:`emcache.cache.Options`; the default is the cache's option.
+
+        Returns:
+            The values by the keys that you passed, without those that ``load`` left out.
+        """
+        check_function("load", load)
+        policy, counts = self._policy_of(options), self._counts
+        return await self._get_or_set_many(keys, load, policy, counts, tags)
+
+    async def _get_or_set_many(
+        self,
+        keys: Iterable[K],
+        load: Callable[[list[K]], Awaitable[Mapping[K, T]]],
+        policy: Policy,
+        counts: Counts,
+        tags: Tags | Callable[[K], Tags] | None,
+    ) -> dict[K, T]:
+        names = self._keys.wires(keys)
+        if callable(tags):
+            with_tags = {key: self._tag_names(tags(key)) for key in names}
+        else:
+            with_tags = dict.fromkeys(names, self._tag_names(tags))
+        return await get_or_set_many(self._storage, policy, counts, names, load, with_tags)
 
     def _policy_of(self, options: Options) -> Policy:
         """Return the checked options of a call; most calls use combinations seen before."""

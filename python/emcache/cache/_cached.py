@@ -49,7 +49,7 @@ class _Plan:
         self.has_tags = has_tags
 
 
-class _Plans:
+class Plans:
     """The plan of a function; methods that are bound to instances share it."""
 
     __slots__ = ("_has_tags", "_name", "_options", "_returns", "last")
@@ -61,8 +61,10 @@ class _Plans:
         self._returns = returns
         self.last: _Plan | None = None
 
-    def make(self, cache: Cache[Any]) -> _Plan:
+    def current(self, cache: Cache[Any]) -> _Plan:
         """Return the plan for a cache; it is used until the cache changes."""
+        if self.last is not None and self.last.source is cache:
+            return self.last
         counts, policy = counts_of(cache.client, self._name), cache._policy_of(self._options)
         has_tags = self._has_tags or cache._has_tags
         self.last = _Plan(cache, self._returns.cache_for(cache), policy, counts, has_tags)
@@ -89,7 +91,7 @@ class CachedFunction(Generic[P, R]):
         returns = ReturnType(function)
         if isinstance(source, Cache):
             returns.check(source)
-        self._plans = _Plans(describe(function), options, returns, tags is not None)
+        self._plans = Plans(describe(function), options, returns, tags is not None)
         self._bound: tuple[Any, ...] = ()
         # Frameworks must recognize this object as an async function.
         if (mark := getattr(inspect, "markcoroutinefunction", None)) is not None:
@@ -119,7 +121,7 @@ class CachedFunction(Generic[P, R]):
     def _cache(self) -> Cache[Any] | None:
         if isinstance(self._source, Cache):
             return self._source
-        return _checked(self._source())
+        return checked_cache(self._source())
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or call the function and cache its result."""
@@ -128,14 +130,14 @@ class CachedFunction(Generic[P, R]):
         if isinstance(source, Cache):
             cache: Cache[Any] | None = source
         else:
-            cache = _checked(source())
+            cache = checked_cache(source())
         if cache is None:
             function: Any = self.__wrapped__
             value: R = await function(*bound, **kwargs)
             return value
         plan = self._plans.last
         if plan is None or plan.source is not cache:
-            plan = self._plans.make(cache)
+            plan = self._plans.current(cache)
         cache = plan.cache
         # The rest is `Cache.get_or_set`, without another coroutine.
         name = cache._keys.wire(self._key(bound, kwargs))
@@ -180,7 +182,7 @@ class CachedFunction(Generic[P, R]):
             info.computed = True
             return await function(*bound, **kwargs), info
         name = cache.wire_key(self.key_for(*args, **kwargs))
-        call = self._miss(self._plans.make(cache), name, bound, kwargs, info)
+        call = self._miss(self._plans.current(cache), name, bound, kwargs, info)
         return await call.fetch(), info
 
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -211,7 +213,7 @@ class CachedFunction(Generic[P, R]):
         """
         if (cache := self._cache) is None:
             return False
-        stale_for = self._plans.make(cache).policy.stale_for
+        stale_for = self._plans.current(cache).policy.stale_for
         if not stale_for:
             raise ValueError("mark_stale() needs stale_for; pass it to cached() or to the Cache")
         return await cache.invalidate(self.key_for(*args, **kwargs), stale_for=max(stale_for, 1))
@@ -224,10 +226,10 @@ class CachedFunction(Generic[P, R]):
             value: R = await function(*bound, **kwargs)
             return value
         name = cache.wire_key(self.key_for(*args, **kwargs))
-        return await self._miss(self._plans.make(cache), name, bound, kwargs).renew()
+        return await self._miss(self._plans.current(cache), name, bound, kwargs).renew()
 
 
-def _checked(cache: object) -> Cache[Any] | None:
+def checked_cache(cache: object) -> Cache[Any] | None:
     """Return what the function passed to ``cached`` has returned."""
     if cache is not None and not isinstance(cache, Cache):
         raise TypeError(
@@ -258,7 +260,7 @@ class _Decorator:
         return CachedFunction(function, self._source, key, tags, self._options)
 
 
-def _check_source(cache: object) -> None:
+def check_source(cache: object) -> None:
     if isinstance(cache, Cache):
         return
     if inspect.iscoroutinefunction(cache):
@@ -313,7 +315,7 @@ def cached(
             None, and module and name do not identify the function (a method, a closure, a
             partial, ...).
     """
-    _check_source(cache)
+    check_source(cache)
     Policy().with_options({**options})
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")

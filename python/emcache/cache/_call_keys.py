@@ -43,9 +43,31 @@ def key_of(function: Callable[..., Any], key: str | Callable[..., str] | None) -
         return _by_arguments(function, signature)
     template = _Template(key)
     for field in template.fields:
-        if field.partition(".")[0].partition("[")[0] not in signature.parameters:
+        if _parameter(field) not in signature.parameters:
             raise TypeError(f"key {key!r}: {describe(function)} has no parameter {field!r}")
+    return _by_template(key, template, signature)
 
+
+def key_of_one(key: str | Callable[[Any], str]) -> KeyOf:
+    """Return a function that makes the key of one element, from a template with one parameter."""
+    if callable(key):
+        return _by_function(key)
+    template = _Template(key)
+    names = {_parameter(field) for field in template.fields}
+    if len(names) != 1:
+        raise TypeError(f"key {key!r} must have one field, which stands for an element")
+    [name] = names
+    if not name.isidentifier():
+        raise TypeError(f"key {key!r}: the field must have a name, such as {{id}}")
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return _by_template(key, template, inspect.Signature([inspect.Parameter(name, kind)]))
+
+
+def _parameter(field: str) -> str:
+    return field.partition(".")[0].partition("[")[0]
+
+
+def _by_template(key: str, template: "_Template", signature: inspect.Signature) -> KeyOf:
     quick = by_template(template.plain_parts, signature, template.signs)
 
     def from_template(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

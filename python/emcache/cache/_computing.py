@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .._errors import EmcacheError
 from ._counts import Counts
@@ -24,13 +24,21 @@ from ._ttl import exptime, shortened, soft_end
 T = TypeVar("T")
 
 
-class InvalidFactoryError(Exception):
-    """The factory of a caller is not an async function."""
+class UnusableError(Exception):
+    """The factory of one caller has no value; other callers must use their own."""
 
-    def __init__(self, error: TypeError) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
         """The error for this caller."""
+
+
+class Batch(Protocol):
+    """Calls of factories that are made together; it counts them itself."""
+
+    def decide(self, name: bytes) -> None:
+        """Do not wait until the factory for this key is called."""
+        ...
 
 
 class Computing(Generic[T]):
@@ -38,6 +46,7 @@ class Computing(Generic[T]):
 
     __slots__ = (
         "_tag_error",
+        "batch",
         "counts",
         "factory",
         "found",
@@ -56,6 +65,7 @@ class Computing(Generic[T]):
         name: bytes,
         factory: Callable[[], Awaitable[T]],
         tags: TagNames,
+        batch: Batch | None,
     ) -> None:
         self.storage = storage
         self.tags = tags
@@ -68,6 +78,7 @@ class Computing(Generic[T]):
         self.counts = counts
         self.name = name
         self.factory = factory
+        self.batch = batch
 
     async def read_tags(self) -> None:
         """Fix the generations, before the factory reads what it computes the value from."""
@@ -88,19 +99,26 @@ class Computing(Generic[T]):
         """Call the factory.
 
         Raises:
-            InvalidFactoryError: it returned something that cannot be awaited.
+            UnusableError: it has no value for this key, or is not an async function.
         """
         computing = self.factory()
         if not inspect.isawaitable(computing):
             kind = type(computing).__name__
             error = TypeError(f"factory must be an async function, but it returned {kind}")
-            raise InvalidFactoryError(error)
+            raise UnusableError(error)
+        if self.batch is not None:
+            return await computing
         self.counts.computed += 1
         began = time.perf_counter()
         try:
             return await computing
         finally:
             self.counts.seconds += time.perf_counter() - began
+
+    def wait_for_others(self) -> None:
+        """Note that another caller or process computes the value for now."""
+        if self.batch is not None:
+            self.batch.decide(self.name)
 
     def exptime(self, value: T) -> int | None:
         """Return the exptime of a value; None if it must not be stored.

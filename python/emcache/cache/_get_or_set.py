@@ -6,12 +6,12 @@ from typing import Any, Generic, TypeVar
 
 from .._errors import EmcacheError, InvalidKeyError, LeaseLostError, SerializationError
 from .._item import Item
-from ._computing import Computing
+from ._computing import Batch, Computing
 from ._counts import Counts
 from ._flights import Flight, Missing, Outcome
 from ._info import CacheInfo
 from ._keys import shown
-from ._late_stores import NONE_OUTDATED
+from ._late_stores import NONE_OUTDATED, Outdated
 from ._miss import Miss
 from ._policy import Policy
 from ._refresh import Refresh
@@ -35,6 +35,7 @@ class GetOrSet(Generic[T]):
         factory: Callable[[], Awaitable[T]],
         info: CacheInfo | None,
         tags: TagNames = (),
+        batch: Batch | None = None,
     ) -> None:
         self._storage = storage
         self._flights = storage.flights
@@ -42,7 +43,7 @@ class GetOrSet(Generic[T]):
         self._counts = counts
         self._name = name
         self._tags = tags
-        self._computing = Computing(storage, policy, counts, name, factory, tags)
+        self._computing = Computing(storage, policy, counts, name, factory, tags, batch)
         self._info = CacheInfo() if info is None else info
         self._is_reachable = True
         self._verified: Flight | None = None
@@ -88,7 +89,7 @@ class GetOrSet(Generic[T]):
                     return self._result(outcome, is_owner)
             began = self._flights.clock
             read = await self._look() if self._is_reachable else None
-        return await self._serve(read)
+        return await self.serve(read)
 
     async def renew(self) -> T:
         """Compute the value and replace the cached one, whatever is there."""
@@ -127,6 +128,10 @@ class GetOrSet(Generic[T]):
         if flight is not None:
             # It computes without a lease, because the cache failed or the lease was lost.
             self._flights.detach(self._name, flight)
+        return await self.read(item, outdated, found)
+
+    async def read(self, item: Item | None, outdated: Outdated, found: Found) -> Read[T] | None:
+        """Return the value of an item that was read together with generations."""
         self._computing.found = found
         return await self._storage.read(self._name, item, outdated, self._tags, found)
 
@@ -156,8 +161,7 @@ class GetOrSet(Generic[T]):
             self._flights.detach(self._name, flight)
         else:
             self._flights.outdate(self._name, flight)
-        self._computing.found = found
-        return await self._storage.read(self._name, item, NONE_OUTDATED, self._tags, found)
+        return await self.read(item, NONE_OUTDATED, found)
 
     async def _look_for_guard(self, tags: TagNames) -> tuple[Item | None, Found]:
         """Read what is under the key, and the generations of tags, in one round trip."""
@@ -178,6 +182,8 @@ class GetOrSet(Generic[T]):
         self, compute: Callable[[Flight], Coroutine[Any, Any, Outcome[T]]]
     ) -> tuple[Outcome[T], Flight, bool]:
         kind = self._storage.values.kind
+        if self._verified or self._flights.current(self._name, kind) is not None:
+            self._computing.wait_for_others()
         return await self._flights.join(self._name, kind, compute, self._verified)
 
     def _is_current(self, outcome: Outcome[T], flight: Flight, began: int) -> bool:
@@ -253,7 +259,7 @@ class GetOrSet(Generic[T]):
             if is_owner:
                 counts.count_not_stored(outcome.not_stored)
 
-    async def _serve(self, read: Read[T]) -> T:
+    async def serve(self, read: Read[T]) -> T:
         """Return a cached value, and see to its refresh if that is due."""
         freshness, counts, info = read.freshness, self._counts, self._info
         counts.hits += 1

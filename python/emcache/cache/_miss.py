@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
 
 from .._errors import CommandError, EmcacheError, SerializationError
-from ._computing import Computing, InvalidFactoryError
+from ._computing import Computing, UnusableError
 from ._counts import Reason
 from ._flights import MISSING, Flight, Origin, Outcome
 from ._late_stores import LAST_TRY, NONE_OUTDATED
@@ -43,7 +43,7 @@ class Miss(Generic[T]):
         """Compute the value, and do not store it."""
         try:
             value = await self._call(is_stored=False)
-        except InvalidFactoryError as error:
+        except UnusableError as error:
             return Outcome(MISSING, own_error=error.error)
         return Outcome(value, clock=self._flight.clock, not_stored=reason)
 
@@ -78,7 +78,7 @@ class Miss(Generic[T]):
         try:
             value = await self._call()
             outcome = await self._store(value, guard)
-        except InvalidFactoryError as error:
+        except UnusableError as error:
             await self._give_back(guard)
             return Outcome(MISSING, own_error=error.error)
         except BaseException:
@@ -163,6 +163,7 @@ class Miss(Generic[T]):
                 outcome: Outcome[T] = Outcome(MISSING, clock=clock)
                 outcome.is_lost = True
                 return outcome
+            self._computing.wait_for_others()
             if taken.cas != holder:
                 holder, held_since = taken.cas, now
             elif now - held_since > policy.lease_seconds + LEASE_SLACK:

@@ -28,8 +28,8 @@ class SharingOptions(TypedDict, total=False):
     least 2, by default 30. A result that takes longer is returned but not stored. None: every
     process computes for itself, and invalidations count within one process only."""
     wait: float | None
-    """The longest wait for a value that another process computes, in seconds; None for ``lease``.
-    """
+    """The longest wait for a value that another process computes, in seconds; None for twice the
+    lease, so that the value is computed once more if that process is killed."""
     on_lost: OnLost
     """What happens after ``wait``: ``"compute"`` calls the factory and does not store the result,
     ``"raise"`` raises :class:`emcache.LeaseLostError`, ``"default"`` returns ``default``."""
@@ -128,7 +128,8 @@ class Policy:
     @property
     def longest_wait(self) -> float:
         """The longest wait for another process, in seconds."""
-        return self.lease_seconds if self.wait is None else self.wait
+        # A dead winner's lease may end a second late, and the next winner has a whole one.
+        return 2 * self.lease_seconds + 2 if self.wait is None else self.wait
 
     def with_options(self, options: dict[str, Any]) -> "Policy":
         """Return this policy with other options; a ``ttl`` of None changes nothing.

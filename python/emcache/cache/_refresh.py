@@ -6,7 +6,7 @@ import time
 from typing import Generic, TypeVar
 
 from .._errors import EmcacheError, NotStoredStorageCommandError
-from ._computing import Computing, InvalidFactoryError
+from ._computing import Computing, UnusableError
 from ._counts import Reason
 from ._flights import MISSING, Missing
 from ._late_stores import NONE_OUTDATED
@@ -57,7 +57,7 @@ class Refresh(Generic[T]):
         await computing.read_tags()
         try:
             value = await computing.call()
-        except InvalidFactoryError as error:
+        except UnusableError as error:
             raise error.error from None
         counts.refreshed += 1
         self.not_stored = await self._store(read, value)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 class ReturnType:
     """The return annotation of a function, applied to the caches that it uses."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, of_many: bool = False) -> None:
         self._function = function
+        self._of_many = of_many
+        """Whether the function returns a mapping, whose values are stored one by one."""
         self._annotation: Any = None
         self._is_resolved = False
         self._resolve()
@@ -28,6 +30,8 @@ class ReturnType:
     def _resolve(self) -> None:
         try:
             annotation = _return_annotation(self._function)
+            if self._of_many:
+                annotation = typing.get_args(annotation)[1]
         except (NameError, AttributeError):
             return
         except Exception:

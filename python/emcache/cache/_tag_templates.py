@@ -28,34 +28,62 @@ def tags_of(function: Callable[..., Any], tags: TagsOption) -> TagsOf | None:
     Raises:
         TypeError: a template has a field that is not a parameter.
     """
+    if tags is None or callable(tags):
+        return _by_function(tags)
+    templates, fields = _parsed(tags)
+    signature = inspect.signature(function)
+    for field in fields:
+        if _parameter(field) not in signature.parameters:
+            raise TypeError(f"tags {templates!r}: {describe(function)} has no parameter {field!r}")
+    return _by_templates(templates, signature if fields else None)
+
+
+def tags_of_one(tags: TagsOption) -> TagsOf | None:
+    """Return a function that makes the tags of one element, from templates with one parameter."""
+    if tags is None or callable(tags):
+        return _by_function(tags)
+    templates, fields = _parsed(tags)
+    names = {_parameter(field) for field in fields}
+    if len(names) > 1 or not all(name.isidentifier() for name in names):
+        raise TypeError(f"tags {templates!r} must have one field, which stands for an element")
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in names]
+    return _by_templates(templates, inspect.Signature(parameters) if names else None)
+
+
+def _by_function(tags: Callable[..., Iterable[Key]] | None) -> TagsOf | None:
     if tags is None:
         return None
-    if callable(tags):
-        given: Callable[..., Iterable[Key]] = tags
-        return lambda args, kwargs: given(*args, **kwargs)
-    if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
-        raise TypeError(f"tags must be a list of tags, not one {type(tags).__name__}")
-    templates = tuple(tags)
-    signature = inspect.signature(function)
-    has_fields = False
-    for template in templates:
-        if not isinstance(template, str | bytes):
-            raise TypeError(f"a tag must be a str or bytes, not {type(template).__name__}")
-        for field in () if isinstance(template, bytes) else _fields(template):
-            has_fields = True
-            if field.partition(".")[0].partition("[")[0] not in signature.parameters:
-                raise TypeError(
-                    f"tag {template!r}: {describe(function)} has no parameter {field!r}"
-                )
-    if not has_fields:
-        constant = tuple(each.format() if isinstance(each, str) else each for each in templates)
+    return lambda args, kwargs: tags(*args, **kwargs)
+
+
+def _by_templates(templates: list[Key], signature: inspect.Signature | None) -> TagsOf:
+    if signature is None:
+        constant = [_filled(template, {}) for template in templates]
         return lambda _args, _kwargs: constant
 
     def by_templates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Key]:
         values = bound_arguments(signature, args, kwargs)
-        return [each if isinstance(each, bytes) else _filled(each, values) for each in templates]
+        return [_filled(template, values) for template in templates]
 
     return by_templates
+
+
+def _parsed(tags: Iterable[Key]) -> tuple[list[Key], list[str]]:
+    """Return templates and their fields."""
+    if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
+        raise TypeError(f"tags must be a list of tags, not one {type(tags).__name__}")
+    templates, fields = list(tags), []
+    for template in templates:
+        if isinstance(template, str):
+            fields += _fields(template)
+        elif not isinstance(template, bytes):
+            raise TypeError(f"a tag must be a str or bytes, not {type(template).__name__}")
+    return templates, fields
+
+
+def _parameter(field: str) -> str:
+    return field.partition(".")[0].partition("[")[0]
 
 
 def _fields(template: str) -> list[str]:
@@ -65,7 +93,9 @@ def _fields(template: str) -> list[str]:
     return [*(name for _, name, _, _ in parts if name is not None), *inner]
 
 
-def _filled(template: str, values: dict[str, Any]) -> str:
+def _filled(template: Key, values: dict[str, Any]) -> Key:
+    if isinstance(template, bytes):
+        return template
     tag = _FORMATTER.vformat(template, (), values)
     if ADDRESS.search(tag):
         raise TypeError(

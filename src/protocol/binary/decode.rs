@@ -241,7 +241,15 @@ fn check(header: &Header, expected: Expected, head: &[u8]) -> Result<(), Protoco
         Verb::FlushAll => code == opcode::FLUSH,
         Verb::Version => code == opcode::VERSION,
         Verb::Stats => code == opcode::STAT,
-        Verb::Verbosity | Verb::CacheMemlimit | Verb::ConfigGetCluster | Verb::Auth => false,
+        Verb::MetaGet
+        | Verb::MetaSet
+        | Verb::MetaDelete
+        | Verb::MetaDebug
+        | Verb::MetaNoOp
+        | Verb::Verbosity
+        | Verb::CacheMemlimit
+        | Verb::ConfigGetCluster
+        | Verb::Auth => false,
     };
     if is_expected && header.opaque == expected.opaque {
         return Ok(());

@@ -74,17 +74,19 @@ impl Binary {
             // `verbosity` and `config` have opcodes that memcached 1.6.18 does not know. It reads
             // the body of an unknown command twice and loses its place in the stream. A no-op is
             // sent in place of these commands, so that the reply arrives in order.
-            GenericCommand::ConfigGetCluster => {
-                let expected = self.expect(verb, Form::UnknownCommand);
-                simple(expected, opcode::NOOP, &[], &[], out)
-            }
-            GenericCommand::Verbosity { .. }
+            GenericCommand::ConfigGetCluster => self.noop(verb, Form::UnknownCommand, out),
+            GenericCommand::Meta { .. }
+            | GenericCommand::MetaNoOp
+            | GenericCommand::Verbosity { .. }
             | GenericCommand::CacheMemlimit { .. }
-            | GenericCommand::Auth { .. } => {
-                let expected = self.expect(verb, Form::NotInDialect);
-                simple(expected, opcode::NOOP, &[], &[], out)
-            }
+            | GenericCommand::Auth { .. } => self.noop(verb, Form::NotInDialect, out),
         }
+    }
+
+    fn noop(&mut self, verb: Verb, form: Form, out: &mut BytesMut) -> Expected {
+        let expected = self.expect(verb, form);
+        request(out, opcode::NOOP, expected.opaque, &[], &[], 0);
+        expected
     }
 
     /// Like [`Self::encode`], without a copy of the value.
@@ -212,6 +214,9 @@ impl Binary {
             Verb::Verbosity => GenericCommand::Verbosity { level: 0 },
             Verb::CacheMemlimit => GenericCommand::CacheMemlimit { megabytes: 0 },
             Verb::ConfigGetCluster => GenericCommand::ConfigGetCluster,
+            Verb::MetaGet | Verb::MetaSet | Verb::MetaDelete | Verb::MetaDebug | Verb::MetaNoOp => {
+                GenericCommand::MetaNoOp
+            }
             Verb::Get | Verb::Gets | Verb::Gat | Verb::Gats | Verb::Auth => return None,
         })
     }

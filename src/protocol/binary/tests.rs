@@ -5,7 +5,7 @@ use super::frame::{HEADER_LEN, REQUEST, RESPONSE, opcode, request_if};
 use super::*;
 use crate::protocol::{
     ArithmeticVerb, Command, Dialect, Expected, Frame, Key, Outgoing, OwnedRequest, ProtocolError,
-    Request, RetrievalVerb, StatsArgs, StorageVerb,
+    Request, RetrievalVerb, StorageVerb, Words,
 };
 
 /// The response of a server with these fields.
@@ -34,7 +34,7 @@ fn storage(verb: StorageVerb, value: &[u8]) -> Command<'_> {
 }
 
 fn stats(args: &str) -> Command<'_> {
-    Command::Stats { args: StatsArgs::parse(args).unwrap() }
+    Command::Stats { args: Words::parse(args).unwrap() }
 }
 
 fn incr() -> Command<'static> {

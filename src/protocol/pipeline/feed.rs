@@ -11,7 +11,10 @@ use super::{
 };
 use crate::protocol::dialect::Frame;
 use crate::protocol::error::{Excerpt, ProtocolError};
-use crate::protocol::reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
+use crate::protocol::meta::{MetaStatus, MetaVerb};
+use crate::protocol::reply::{
+    ErrorLine, ErrorLineKind, ItemRef, MetaValue, Reply, Shape, StatLine,
+};
 use crate::protocol::stats::NodeStats;
 use crate::protocol::verbs::Verb;
 
@@ -32,7 +35,7 @@ impl<S: ReplyHandler> Pipeline<S> {
         while pos < buf.len() && in_flight.must_close.is_none() {
             let rest = &buf[pos..];
             if in_flight.receiving.is_in_place() {
-                match in_flight.receive_value(rest, dialect.value_end())? {
+                match in_flight.receive_value(rest, dialect.value_end(), &mut update)? {
                     Some(used) => pos += used,
                     None => break,
                 }
@@ -74,6 +77,10 @@ impl<S: ReplyHandler> Pipeline<S> {
                     return Ok(buf.len());
                 }
                 Frame::Reply(reply) => in_flight.finish(&reply, &mut update),
+                Frame::Meta(MetaValue { flags, value }) => {
+                    let item = ItemRef { key: b"", flags: 0, cas: None, value };
+                    in_flight.finish_meta(&item, None, flags, &mut update);
+                }
                 Frame::Ignored => {}
             }
             pos += len;
@@ -94,6 +101,20 @@ impl<S: ReplyHandler> InFlight<S> {
         Ok(())
     }
 
+    /// The reply to a meta command with a value.
+    pub(super) fn finish_meta(
+        &mut self,
+        item: &ItemRef<'_>,
+        shared: Option<&S::Value>,
+        flags: &[u8],
+        update: &mut StatsUpdate<'_>,
+    ) {
+        if let Some(handler) = self.slots.handler_mut(0) {
+            handler.item(0, item, shared);
+        }
+        self.finish(&Reply::Meta { status: MetaStatus::Value, flags }, update);
+    }
+
     fn stat(&mut self, stat: &StatLine<'_>) -> Result<(), ProtocolError> {
         self.stats_size += stat.line.len() + STAT_OVERHEAD;
         if self.stats_size > MAX_STATS_SIZE {
@@ -105,7 +126,7 @@ impl<S: ReplyHandler> InFlight<S> {
         Ok(())
     }
 
-    fn finish(&mut self, reply: &Reply<'_>, update: &mut StatsUpdate<'_>) {
+    pub(super) fn finish(&mut self, reply: &Reply<'_>, update: &mut StatsUpdate<'_>) {
         let is_retrieval = self.slots.front().is_some_and(|slot| slot.keys > 0);
         if is_retrieval {
             self.finish_line(reply, update);
@@ -127,7 +148,7 @@ impl<S: ReplyHandler> InFlight<S> {
 
     #[cold]
     fn note_error(&mut self, verb: Verb, kind: ErrorLineKind) {
-        let is_storage = verb.shape() == Shape::Storage;
+        let is_storage = matches!(verb.shape(), Shape::Storage | Shape::Meta(MetaVerb::Set));
         if is_storage && matches!(kind, ErrorLineKind::Unknown | ErrorLineKind::Client) {
             self.must_close = Some(MustClose::StorageRefused);
         } else if kind == ErrorLineKind::Unknown {

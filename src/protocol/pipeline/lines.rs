@@ -32,9 +32,15 @@ impl Line {
         Expected::with_opaque(self.verb.verb(), self.opaque)
     }
 
+    /// The number of keys on the wire.
+    #[inline]
+    fn keys_on_wire(&self) -> u32 {
+        self.keys - self.aliases
+    }
+
     /// Whether more than one key of the line is on the wire.
     pub fn asks_for_many(&self) -> bool {
-        self.keys - self.aliases > 1
+        self.keys_on_wire() > 1
     }
 }
 
@@ -104,7 +110,7 @@ impl Lines {
     pub fn line_for(&self, verb: RetrievalVerb, key_len: usize) -> Option<Expected> {
         let (open, line) = (self.open.as_ref()?, self.in_flight.back()?);
         let fits = line.verb == verb
-            && line.keys < self.max_merged_keys
+            && line.keys_on_wire() < self.max_merged_keys
             && open.len + 1 + key_len + 2 <= MAX_LINE_LEN;
         fits.then(|| line.expected())
     }
@@ -147,7 +153,7 @@ impl Lines {
         line.slots += 1;
         line.keys += 1;
         line.aliases += u32::from(is_alias);
-        Added { is_new: !is_alias, is_full: line.keys >= self.max_merged_keys }
+        Added { is_new: !is_alias, is_full: line.keys_on_wire() >= self.max_merged_keys }
     }
 
     /// Adds a key of the slot that has the line for itself.

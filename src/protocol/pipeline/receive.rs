@@ -3,11 +3,13 @@ use bytes::buf::Limit;
 use bytes::{BufMut, Bytes};
 
 use super::InFlight;
+use super::feed::StatsUpdate;
 use super::handler::ReplyHandler;
 use super::matching::Cursor;
 use crate::protocol::dialect::{Dialect, Expected};
 use crate::protocol::error::ProtocolError;
-use crate::protocol::reply::ItemRef;
+use crate::protocol::meta::MetaStatus;
+use crate::protocol::reply::{ItemRef, Reply};
 use crate::protocol::value_buf::ValueBuf;
 
 /// If at least this much of a value has not arrived yet, the value is received directly into its
@@ -20,9 +22,10 @@ const MAX_IN_PLACE_LEN: usize = 64 * 1024 * 1024;
 
 /// An item whose value is received directly into its final buffer.
 pub(super) struct PartialItem<K: ValueBuf> {
-    /// The slot that requested the item, and the position of the next key.
-    pub at: Cursor,
-    pub next: u64,
+    /// The slot that requested the item, and the position of the next key; `None` in the reply to
+    /// a meta command.
+    pub at: Option<(Cursor, u64)>,
+    /// The key, or the flags of a meta command.
     pub key: Bytes,
     pub flags: u32,
     pub cas: Option<u64>,
@@ -118,8 +121,13 @@ impl<S: ReplyHandler> InFlight<S> {
         else {
             return Ok(false);
         };
-        let at = self.find_key(item.key)?;
-        let mut value = if self.is_unwanted(at) {
+        let is_retrieval = self.slots.front().is_some_and(|slot| slot.keys > 0);
+        let at = if is_retrieval { Some(self.find_key(item.key)?) } else { None };
+        let is_unwanted = match at {
+            Some(at) => self.is_unwanted(at),
+            None => self.slots.front().is_none_or(|slot| !slot.has_waiter()),
+        };
+        let mut value = if is_unwanted {
             RestOfValue::Discarded(len)
         } else {
             let Some(value) = S::Value::allocate(len) else {
@@ -130,8 +138,7 @@ impl<S: ReplyHandler> InFlight<S> {
         };
         value.put(item.value);
         self.receiving.item = Some(PartialItem {
-            at,
-            next: self.lines.key_at(at.position).next,
+            at: at.map(|at| (at, self.lines.key_at(at.position).next)),
             key: Bytes::copy_from_slice(item.key),
             flags: item.flags,
             cas: item.cas,
@@ -147,6 +154,7 @@ impl<S: ReplyHandler> InFlight<S> {
         &mut self,
         buf: &[u8],
         end: &[u8],
+        update: &mut StatsUpdate<'_>,
     ) -> Result<Option<usize>, ProtocolError> {
         let Some(receiving) = &mut self.receiving.item else { return Ok(None) };
         let missing = receiving.value.missing();
@@ -160,14 +168,23 @@ impl<S: ReplyHandler> InFlight<S> {
             Some(found) if found != end => return Err(ProtocolError::ValueNotTerminated),
             Some(_) => {}
         }
-        if let Some(PartialItem { at, next, key, flags, cas, value }) = self.receiving.item.take() {
-            match value {
-                RestOfValue::Stored(value) => {
-                    let stored = S::Value::finish(value.into_inner());
-                    let item = ItemRef { key: &key, flags, cas, value: stored.as_bytes() };
-                    self.store_item(at, next, &item, Some(&stored));
+        if let Some(PartialItem { at, key, flags, cas, value }) = self.receiving.item.take() {
+            let stored = match value {
+                RestOfValue::Stored(value) => Some(S::Value::finish(value.into_inner())),
+                RestOfValue::Discarded(_) => None,
+            };
+            let item = |value| ItemRef { key: &key, flags, cas, value };
+            match (at, &stored) {
+                (Some((at, next)), Some(value)) => {
+                    self.store_item(at, next, &item(value.as_bytes()), stored.as_ref());
                 }
-                RestOfValue::Discarded(_) => self.skip_item(at, next),
+                (Some((at, next)), None) => self.skip_item(at, next),
+                (None, Some(value)) => {
+                    self.finish_meta(&item(value.as_bytes()), stored.as_ref(), &key, update);
+                }
+                (None, None) => {
+                    self.finish(&Reply::Meta { status: MetaStatus::Value, flags: &key }, update);
+                }
             }
             self.receiving.last_was_large = true;
         }

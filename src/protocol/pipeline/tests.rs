@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 use super::*;
 use crate::protocol::{
     ArithmeticVerb, Command, CommandStats, ItemRef, Key, NodeStats, Outgoing, OwnedCommand,
-    OwnedRequest, ProtocolError, Reply, Request, RetrievalVerb, StatLine, StatsArgs, StorageVerb,
-    ValueBuf,
+    OwnedRequest, ProtocolError, Reply, Request, RetrievalVerb, StatLine, StorageVerb, ValueBuf,
+    Words,
 };
 
 /// Writes the calls of the pipeline to a log.
@@ -160,7 +160,7 @@ fn mixed() -> (Fixture, Vec<u8>, Vec<&'static str>) {
     fixture.command("d", Command::Delete { key: key("d") });
     fixture.command("touch", Command::Touch { key: key("t"), exptime: 1 });
     fixture.command("version", Command::Version);
-    let args = StatsArgs::parse("settings").unwrap();
+    let args = Words::parse("settings").unwrap();
     fixture.command("stats", Command::Stats { args });
     fixture.command("flush", Command::FlushAll { delay: 0 });
     let answer = b"VALUE a 1 5\r\nEND\r\n\r\nVALUE c 0 0\r\n\r\nEND\r\nSTORED\r\n\
@@ -339,11 +339,24 @@ fn gets_share_a_line_and_nothing_else_does() {
     fixture.set("s", b"v").gets(&["h"]);
     assert_eq!(
         fixture.wire(),
-        "get a b\r\nget c\r\ngets c\r\nget d\r\nget e f\r\nget g\r\nset s 0 0 1\r\nv\r\nget h\r\n"
+        "get a b c\r\ngets c\r\nget d\r\nget e f\r\nget g\r\nset s 0 0 1\r\nv\r\nget h\r\n"
     );
     let mut single = Fixture::new(1);
     single.gets(&["a"]).gets(&["b"]).gets(&["a"]);
     assert_eq!(single.wire(), "get a\r\nget b\r\nget a\r\n");
+}
+
+#[test]
+fn requests_for_one_key_share_a_line_however_many_they_are() {
+    let mut fixture = Fixture::new(2);
+    for _ in 0..100 {
+        fixture.gets(&["a"]);
+    }
+    fixture.gets(&["b"]).gets(&["a"]);
+    assert_eq!(fixture.wire(), "get a b\r\nget a\r\n");
+    let replies = fixture.answer(b"VALUE a 0 1\r\n1\r\nEND\r\nEND\r\n", &[]).unwrap();
+    let hits = replies.iter().filter(|reply| *reply == r#"a ["0:a=1 0 None"] End"#).count();
+    assert_eq!((replies.len(), hits), (102, 100));
 }
 
 #[test]
@@ -391,7 +404,7 @@ fn an_answer_to_stats_has_an_end() {
         ["STAT a 1\r\n".to_owned(), format!("STAT {} {}\r\n", "n".repeat(500), "v".repeat(500))]
     {
         let mut fixture = Fixture::new(32);
-        fixture.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
+        fixture.command("stats", Command::Stats { args: Words::parse("").unwrap() });
         fixture.wire();
         let lines = line.repeat(1000).into_bytes();
         let most = MAX_STATS_SIZE / (line.len() - 2 + STAT_OVERHEAD);
@@ -410,7 +423,7 @@ fn each_answer_to_stats_is_counted_by_itself() {
     let lines = [b"STAT a 1\r\n".repeat(200_000), b"END\r\n".to_vec()].concat();
     let mut stats = NodeStats::default();
     for _ in 0..3 {
-        fixture.command("stats", Command::Stats { args: StatsArgs::parse("").unwrap() });
+        fixture.command("stats", Command::Stats { args: Words::parse("").unwrap() });
         assert_eq!(fixture.pipeline.feed(&lines, u64::MAX, 0, &mut stats), Ok(lines.len()));
     }
 }

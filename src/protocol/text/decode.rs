@@ -5,7 +5,10 @@
 //! before memory is allocated for them.
 use crate::protocol::dialect::Frame;
 use crate::protocol::error::{Excerpt, ProtocolError};
-use crate::protocol::reply::{ErrorLine, ErrorLineKind, ItemRef, Reply, Shape, StatLine};
+use crate::protocol::meta::{MetaAttributes, MetaVerb, line_reply};
+use crate::protocol::reply::{
+    ErrorLine, ErrorLineKind, ItemRef, MetaValue, Reply, Shape, StatLine,
+};
 
 /// The longest reply line, CRLF included. Real ones stay below 400 bytes.
 pub const MAX_REPLY_LINE_LEN: usize = 2048;
@@ -22,6 +25,7 @@ pub struct Decoder {
     header: Option<Header>,
 }
 
+/// In the reply to a meta command, the flags are in place of the key.
 #[derive(Clone, Copy, Debug)]
 struct Header {
     key_start: usize,
@@ -37,6 +41,7 @@ fn item_word(shape: Shape) -> Option<&'static [u8]> {
     match shape {
         Shape::Retrieval { .. } => Some(b"VALUE "),
         Shape::Config => Some(b"CONFIG "),
+        Shape::Meta(MetaVerb::Get | MetaVerb::Arithmetic) => Some(b"VA "),
         _ => None,
     }
 }
@@ -53,14 +58,14 @@ impl Decoder {
         if self.header.is_none() {
             let Some(line_end) = self.find_line_end(buf, shape)? else { return Ok(None) };
             let line = &buf[..line_end - 2];
-            if shape == Shape::MetaArithmetic && line.starts_with(b"VA ") {
-                return self.number_frame(buf, line_end);
-            }
             let Some(word) = item_word(shape).filter(|word| line.starts_with(word)) else {
                 self.scanned = 0;
                 return Ok(Some((line_frame(line, shape)?, line_end)));
             };
-            self.header = Some(item_header(line, word.len(), shape)?);
+            self.header = Some(match shape {
+                Shape::Meta(verb) => meta_header(line, verb)?,
+                _ => item_header(line, word.len(), shape)?,
+            });
         }
         let Some(header) = self.header else { return Ok(None) };
         if shape == Shape::Config {
@@ -75,12 +80,12 @@ impl Decoder {
         }
         self.header = None;
         self.scanned = 0;
-        let item = ItemRef {
-            key: &buf[header.key_start..header.key_end],
-            flags: header.flags,
-            cas: header.cas,
-            value: &buf[header.value_start..header.value_end],
-        };
+        let key = &buf[header.key_start..header.key_end];
+        let value = &buf[header.value_start..header.value_end];
+        if let Shape::Meta(verb) = shape {
+            return meta_frame(key, value, verb).map(|frame| Some((frame, frame_end)));
+        }
+        let item = ItemRef { key, flags: header.flags, cas: header.cas, value };
         Ok(Some((Frame::Item(item), frame_end)))
     }
 
@@ -141,31 +146,6 @@ impl Decoder {
         Ok(Some((Frame::Item(item), frame_end)))
     }
 
-    /// # Format
-    /// ```text
-    /// VA <bytes>\r\n<number>\r\n
-    /// ```
-    fn number_frame<'b>(
-        &mut self,
-        buf: &'b [u8],
-        line_end: usize,
-    ) -> Result<Option<(Frame<'b>, usize)>, ProtocolError> {
-        let line = &buf[..line_end - 2];
-        let unexpected = || ProtocolError::UnexpectedLine(Excerpt::from_bytes(line));
-        let len = parse_u64(line[3..].trim_ascii_end()).ok_or_else(unexpected)?;
-        // No number is longer. The rest of a short number arrives soon, so the line is parsed again
-        // until then.
-        let len = usize::try_from(len).ok().filter(|len| *len <= 20).ok_or_else(unexpected)?;
-        self.scanned = 0;
-        let number_end = line_end + len;
-        let Some(end) = buf.get(number_end..number_end + 2) else { return Ok(None) };
-        if end != b"\r\n" {
-            return Err(ProtocolError::ValueNotTerminated);
-        }
-        let number = parse_u64(&buf[line_end..number_end]).ok_or_else(unexpected)?;
-        Ok(Some((Frame::Reply(Reply::Number(number)), number_end + 2)))
-    }
-
     /// The item in progress at the start of `buf`, if at least `missing` bytes of its value have
     /// not arrived: the part that has, and the length of the whole value.
     pub(super) fn large_item<'b>(
@@ -174,7 +154,7 @@ impl Decoder {
         shape: Shape,
         missing: usize,
     ) -> Option<(ItemRef<'b>, usize)> {
-        let is_item = matches!(shape, Shape::Retrieval { .. });
+        let is_item = matches!(shape, Shape::Retrieval { .. } | Shape::Meta(_));
         let header = self.header.filter(|h| is_item && h.value_end >= buf.len() + missing)?;
         let Header { key_start, key_end, flags, cas, value_start, value_end } = header;
         let (key, value) = (&buf[key_start..key_end], &buf[value_start..]);
@@ -295,8 +275,6 @@ fn line_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
         (Shape::Storage | Shape::Delete | Shape::Arithmetic | Shape::Touch, b"NOT_FOUND") => {
             Reply::NotFound
         }
-        // Versions before 1.6.10 send a space after `NF`.
-        (Shape::MetaArithmetic, b"NF" | b"NF ") => Reply::NotFound,
         (Shape::Delete, b"DELETED") => Reply::Deleted,
         (Shape::Touch, b"TOUCHED") => Reply::Touched,
         (Shape::Ok | Shape::Stats, b"OK") => Reply::Ok,
@@ -316,9 +294,52 @@ fn other_frame(line: &[u8], shape: Shape) -> Result<Frame<'_>, ProtocolError> {
         }
         Shape::Version => line.strip_prefix(b"VERSION ").map(|v| Frame::Reply(Reply::Version(v))),
         Shape::Stats => stat_line(line).map(Frame::Stat),
+        Shape::Meta(verb) => meta_reply(line, Some(verb)),
+        Shape::MetaNoOp => meta_reply(line, None),
         _ => None,
     };
     frame.ok_or_else(|| ProtocolError::UnexpectedLine(Excerpt::from_bytes(line)))
+}
+
+fn meta_reply(line: &[u8], verb: Option<MetaVerb>) -> Option<Frame<'_>> {
+    let (status, flags) = line_reply(line, verb)?;
+    Some(Frame::Reply(Reply::Meta { status, flags }))
+}
+
+/// # Format
+/// ```text
+/// VA <bytes>[ <flags>]\r\n<value>\r\n
+/// ```
+fn meta_header(line: &[u8], verb: MetaVerb) -> Result<Header, ProtocolError> {
+    let unexpected = || ProtocolError::UnexpectedLine(Excerpt::from_bytes(line));
+    let words = &line[3..];
+    let len_end = memchr::memchr(b' ', words).unwrap_or(words.len());
+    let len = parse_u64(&words[..len_end]).ok_or_else(unexpected)?;
+    // No number is longer.
+    let limit = if verb == MetaVerb::Arithmetic { 20 } else { MAX_VALUE_LEN };
+    if len > limit {
+        return Err(ProtocolError::ValueTooLong { len });
+    }
+    let key_start = (3 + len_end + 1).min(line.len());
+    if MetaAttributes::parse(&line[key_start..]).is_none() {
+        return Err(unexpected());
+    }
+    let value_start = line.len() + 2;
+    let len = usize::try_from(len).map_err(|_| ProtocolError::ValueTooLong { len })?;
+    let value_end = value_start + len;
+    Ok(Header { key_start, key_end: line.len(), flags: 0, cas: None, value_start, value_end })
+}
+
+/// `ma` returns a number.
+fn meta_frame<'b>(
+    flags: &'b [u8],
+    value: &'b [u8],
+    verb: MetaVerb,
+) -> Result<Frame<'b>, ProtocolError> {
+    if verb == MetaVerb::Arithmetic && parse_u64(value).is_none() {
+        return Err(ProtocolError::UnexpectedLine(Excerpt::from_secret(value)));
+    }
+    Ok(Frame::Meta(MetaValue { flags, value }))
 }
 
 /// `ITEM` is the reply to `stats cachedump`, `PREFIX` the reply to `stats detail dump`.
@@ -379,6 +400,8 @@ mod tests {
     fn invalid_replies_are_rejected() {
         let get = Shape::Retrieval { cas: false };
         let gets = Shape::Retrieval { cas: true };
+        let ma = Shape::Meta(MetaVerb::Arithmetic);
+        let (mg, ms) = (Shape::Meta(MetaVerb::Get), Shape::Meta(MetaVerb::Set));
         for (wire, shape) in [
             ("VALUE k 0 -1\r\nx\r\n", get), ("VALUE k 0 18446744073709551616\r\n", get),
             ("VALUE k 0 1073741824\r\n", get), ("VALUE k 4294967296 1\r\nx\r\n", get),
@@ -388,10 +411,12 @@ mod tests {
             ("STORED\r\n", get), ("END\r\n", Shape::Storage), ("VALUE k 0 1\r\nx\r\n", Shape::Storage),
             ("12a\r\n", Shape::Arithmetic), ("-1\r\n", Shape::Arithmetic), ("\r\n", Shape::Arithmetic),
             ("18446744073709551616\r\n", Shape::Arithmetic), ("OK\r\n", Shape::Version), ("\n", Shape::Ok),
-            ("VA 1\r\nx\r\n", Shape::MetaArithmetic), ("VA S1\r\n1\r\n", Shape::MetaArithmetic),
-            ("VA 21\r\n111111111111111111111\r\n", Shape::MetaArithmetic), ("VA 1\r\n12\r\n", Shape::MetaArithmetic),
-            ("VA -1\r\n", Shape::MetaArithmetic), ("VA 0\r\n\r\n", Shape::MetaArithmetic), ("7\r\n", Shape::MetaArithmetic),
-            ("HD\r\n", Shape::MetaArithmetic), ("VA 1\r\n1\r\n", Shape::Arithmetic),
+            ("VA 1\r\nx\r\n", ma), ("VA S1\r\n1\r\n", ma),
+            ("VA 21\r\n111111111111111111111\r\n", ma), ("VA 1\r\n12\r\n", ma),
+            ("VA -1\r\n", ma), ("VA 0\r\n\r\n", ma), ("7\r\n", ma),
+            ("VA 1\r\n1\r\n", Shape::Arithmetic), ("EN\r\n", ma), ("VA\r\n", mg), ("VA 1 fx\r\nx\r\n", mg),
+            ("VA  f1\r\n\r\n", mg), ("VA 1073741824\r\n", mg), ("VA 1\r\nxy\r\n", mg), ("NF\r\n", mg), ("OK\r\n", mg),
+            ("VA 1\r\nx\r\n", ms), ("EN\r\n", ms), ("STORED\r\n", ms), ("HD\r\n", Shape::MetaNoOp), ("MN\n", Shape::MetaNoOp),
             ("MEMLIMIT_TOO_SMALL x\r\n", Shape::Storage), ("HTTP/1.1 400 Bad Request\r\n", Shape::Ok),
         ] {
             assert!(decode_all(wire.as_bytes(), shape).is_err(), "{wire:?}");
@@ -420,16 +445,33 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_is_split_at_every_byte() {
-        let wire = b"VA 20\r\n18446744073709551615\r\n";
-        for cut in 0..wire.len() {
-            let mut decoder = Decoder::default();
-            assert_eq!(decoder.next(&wire[..cut], Shape::MetaArithmetic), Ok(None), "{cut}");
-            let whole = decoder.next(wire, Shape::MetaArithmetic);
-            assert_eq!(whole, Ok(Some((Frame::Reply(Reply::Number(u64::MAX)), wire.len()))));
+    fn meta_replies_are_split_at_every_byte() {
+        let (mg, ma) = (Shape::Meta(MetaVerb::Get), Shape::Meta(MetaVerb::Arithmetic));
+        for (wire, shape) in [
+            ("VA 20 c5  t-1 \r\n18446744073709551615\r\n", ma),
+            ("VA 4 f0 c1 t-1 W\r\nHD\r\n\r\n", mg),
+            ("VA 0 X Z\r\n\r\n", mg),
+            ("VA 0\r\n\r\n", mg),
+            ("HD f0 \r\n", mg),
+            ("EN\r\n", mg),
+            ("NF  Oab\r\n", ma),
+            ("ME k exp=-1 la=0 cas=2 fetch=no cls=1 size=63\r\n", Shape::Meta(MetaVerb::Debug)),
+            ("HD c3\r\n", Shape::Meta(MetaVerb::Set)),
+            ("EX \r\n", Shape::Meta(MetaVerb::Delete)),
+            ("MN\r\n", Shape::MetaNoOp),
+            ("CLIENT_ERROR invalid flag\r\n", mg),
+        ] {
+            let wire = wire.as_bytes();
+            let (whole, used) = Decoder::default().next(wire, shape).unwrap().unwrap();
+            assert_eq!(used, wire.len());
+            for cut in 0..wire.len() {
+                let mut decoder = Decoder::default();
+                assert_eq!(decoder.next(&wire[..cut], shape), Ok(None), "{cut}");
+                assert_eq!(decoder.next(wire, shape), Ok(Some((whole, used))));
+                // Nothing is left of it.
+                assert_eq!(decoder.next(wire, shape), Ok(Some((whole, used))));
+            }
         }
-        let frames = decode_all(b"NF\r\nVA 1\r\n0\r\nERROR\r\n", Shape::MetaArithmetic).unwrap();
-        assert_eq!(frames[..2], ["Reply(NotFound)", "Reply(Number(0))"]);
     }
 
     #[test]
@@ -526,6 +568,56 @@ mod tests {
                 let is_plain = !change && len < 1 << 30 && unique.len() <= 20;
                 proptest::prop_assert!(!is_plain || header == reference);
             }
+        }
+
+        #[test]
+        fn meta_replies_arrive_in_any_pieces(
+            value: Vec<u8>, flags: u32, cas: u64, ttl in -1i32.., marks in "( W)?( X)?( Z)?",
+            cuts in proptest::collection::vec(0usize..60, 0..4),
+        ) {
+            let shape = Shape::Meta(MetaVerb::Get);
+            let words = format!("f{flags} c{cas} t{ttl}{marks}");
+            let mut wire = format!("VA {} {words}\r\n", value.len()).into_bytes();
+            wire.extend_from_slice(&value);
+            wire.extend_from_slice(b"\r\nEN\r\n");
+            let mut decoder = Decoder::default();
+            let mut sizes: Vec<_> = cuts.into_iter().filter(|cut| *cut < wire.len() - 4).collect();
+            sizes.sort_unstable();
+            let mut first = None;
+            for size in sizes.into_iter().chain([wire.len()]) {
+                first = decoder.next(&wire[..size], shape).unwrap();
+                if first.is_some() {
+                    break;
+                }
+            }
+            let (frame, used) = first.unwrap();
+            let expected = MetaValue { flags: words.as_bytes(), value: &value };
+            proptest::prop_assert_eq!(frame, Frame::Meta(expected));
+            let attributes = MetaAttributes::parse(words.as_bytes()).unwrap();
+            proptest::prop_assert_eq!(attributes.flags, Some(flags));
+            proptest::prop_assert_eq!(attributes.cas, Some(cas));
+            proptest::prop_assert_eq!(attributes.ttl, Some(i64::from(ttl)));
+            proptest::prop_assert_eq!(attributes.won, marks.contains('W'));
+            let (next, _) = decoder.next(&wire[used..], shape).unwrap().unwrap();
+            let is_miss = matches!(next, Frame::Reply(Reply::Meta { .. }));
+            proptest::prop_assert!(is_miss);
+        }
+
+        #[test]
+        fn no_bytes_break_the_decoder_of_meta_replies(
+            wire in "(VA|HD|EN|NF|EX|NS|ME|MN|ERROR)?[ a-zA-Z0-9\r\n-]{0,30}(\r\n)?", cut in 0usize..40,
+            verb in 0usize..6,
+        ) {
+            let verbs = [MetaVerb::Get, MetaVerb::Set, MetaVerb::Delete, MetaVerb::Arithmetic, MetaVerb::Debug];
+            let shape = verbs.get(verb).map_or(Shape::MetaNoOp, |verb| Shape::Meta(*verb));
+            let wire = wire.as_bytes();
+            let whole = Decoder::default().next(wire, shape);
+            let mut decoder = Decoder::default();
+            let split = match decoder.next(&wire[..cut.min(wire.len())], shape) {
+                Ok(None) => decoder.next(wire, shape),
+                early => early,
+            };
+            proptest::prop_assert_eq!(whole, split);
         }
 
         #[test]

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use crate::protocol::command::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb};
 use crate::protocol::key::Key;
+use crate::protocol::meta::{self, MetaVerb};
 
 /// Room for a command line without its key and value: names, five numbers, spaces, two CRLF.
 const LINE_OVERHEAD: usize = 128;
@@ -17,7 +18,8 @@ const LINE_OVERHEAD: usize = 128;
 /// delete <key>\r\n            <incr|decr> <key> <delta>\r\n     touch <key> <exptime>\r\n
 /// flush_all [<delay>]\r\n     version\r\n                       stats[ <args>]\r\n
 /// verbosity <level>\r\n       cache_memlimit <megabytes>\r\n   config get cluster\r\n
-/// ma <key> <MI|MD> N<exptime> J<initial> D<delta> v\r\n
+/// ma <key> <MI|MD> N<exptime> J<initial> D<delta> v\r\n       mn\r\n
+/// <mg|md|ma|me> <key>[ <flags>]\r\n    ms <key> <bytes>[ <flags>]\r\n<value>\r\n
 /// set _ _ _ <bytes>\r\n<user> <password>\r\n
 /// ```
 pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
@@ -39,12 +41,17 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
         Command::Counter { verb, key, delta, initial, exptime } => {
             word(out, "ma");
             out.extend_from_slice(key.as_bytes());
-            out.extend_from_slice(if verb == ArithmeticVerb::Incr { b" MI" } else { b" MD" });
-            flag(out, b" N", exptime);
-            flag(out, b" J", initial);
-            flag(out, b" D", delta);
-            out.extend_from_slice(b" v");
+            meta::counter_flags(verb, delta, initial, exptime, out);
         }
+        Command::Meta { verb, key, flags, value } => {
+            out.reserve(value.len());
+            meta::encode::line(verb, key, flags.as_str(), value.len(), out);
+            if verb == MetaVerb::Set {
+                out.extend_from_slice(b"\r\n");
+                out.extend_from_slice(value);
+            }
+        }
+        Command::MetaNoOp => out.extend_from_slice(b"mn"),
         Command::Touch { key, exptime } => {
             word(out, "touch");
             out.extend_from_slice(key.as_bytes());
@@ -72,16 +79,18 @@ pub fn encode(command: &Command<'_>, out: &mut BytesMut) {
             number(out, megabytes);
         }
         Command::ConfigGetCluster => out.extend_from_slice(b"config get cluster"),
-        // The fields are deliberately not numbers, so that a server without authentication does not
-        // store the credentials under a key.
-        Command::Auth { credentials } => {
-            out.extend_from_slice(b"set _ _ _");
-            number(out, credentials.len());
-            out.extend_from_slice(b"\r\n");
-            out.extend_from_slice(credentials);
-        }
+        Command::Auth { credentials } => login(credentials, out),
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// The fields are deliberately not numbers, so that a server without authentication does not store
+/// the credentials under a key.
+fn login(credentials: &[u8], out: &mut BytesMut) {
+    out.extend_from_slice(b"set _ _ _");
+    number(out, credentials.len());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(credentials);
 }
 
 /// The line of a storage command; the value and CRLF follow.
@@ -137,20 +146,14 @@ fn word(out: &mut BytesMut, name: &str) {
 
 #[inline]
 fn number(out: &mut BytesMut, value: impl itoa::Integer) {
-    flag(out, b" ", value);
-}
-
-/// A name followed by a number.
-#[inline]
-fn flag(out: &mut BytesMut, name: &[u8], value: impl itoa::Integer) {
-    out.extend_from_slice(name);
+    out.extend_from_slice(b" ");
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::StatsArgs;
+    use crate::protocol::Words;
 
     fn encoded(command: Command<'_>) -> String {
         let mut out = BytesMut::new();
@@ -163,7 +166,7 @@ mod tests {
     fn every_command() {
         let key = Key::parse(b"k").unwrap();
         let store = |verb, flags, exptime, value| Command::Storage { verb, key, flags, exptime, value };
-        let args = |s| StatsArgs::parse(s).unwrap();
+        let args = |s| Words::parse(s).unwrap();
         for (command, wire) in [
             (store(StorageVerb::Set, 0, 0, b"v".as_slice()), "set k 0 0 1\r\nv\r\n"),
             (store(StorageVerb::Add, u32::MAX, -1, b""), "add k 4294967295 -1 0\r\n\r\n"),
@@ -178,6 +181,13 @@ mod tests {
             (Command::Counter { verb: ArithmeticVerb::Incr, key, delta: 1, initial: 0, exptime: 60 }, "ma k MI N60 J0 D1 v\r\n"),
             (Command::Counter { verb: ArithmeticVerb::Decr, key, delta: u64::MAX, initial: u64::MAX, exptime: i32::MIN },
                 "ma k MD N-2147483648 J18446744073709551615 D18446744073709551615 v\r\n"),
+            (Command::Meta { verb: MetaVerb::Get, key, flags: args("v f"), value: b"" }, "mg k v f\r\n"),
+            (Command::Meta { verb: MetaVerb::Set, key, flags: args(""), value: b"" }, "ms k 0\r\n\r\n"),
+            (Command::Meta { verb: MetaVerb::Set, key, flags: args("T30"), value: b"\r\n" }, "ms k 2 T30\r\n\r\n\r\n"),
+            (Command::Meta { verb: MetaVerb::Delete, key, flags: args("I T30"), value: b"" }, "md k I T30\r\n"),
+            (Command::Meta { verb: MetaVerb::Arithmetic, key, flags: args("MI D1 v"), value: b"" }, "ma k MI D1 v\r\n"),
+            (Command::Meta { verb: MetaVerb::Debug, key, flags: args(""), value: b"" }, "me k\r\n"),
+            (Command::MetaNoOp, "mn\r\n"),
             (Command::Touch { key, exptime: i32::MIN }, "touch k -2147483648\r\n"),
             (Command::FlushAll { delay: 0 }, "flush_all\r\n"),
             (Command::FlushAll { delay: 10 }, "flush_all 10\r\n"),

@@ -1,4 +1,4 @@
-//! The classic text protocol (memcached doc/protocol.txt). Its replies do not say to which kind of
+//! The text protocol (memcached doc/protocol.txt). Its classic replies do not say to which kind of
 //! request they belong, so each is decoded by the
 //! [`super::Shape`] of its verb.
 mod decode;
@@ -11,6 +11,7 @@ use super::command::{Command, GenericCommand, RetrievalVerb};
 use super::dialect::{Expected, Frame};
 use super::error::ProtocolError;
 use super::key::Key;
+use super::meta;
 use super::outgoing::Outgoing;
 use super::owned_request::OwnedCommand;
 use super::reply::ItemRef;
@@ -40,12 +41,20 @@ impl Text {
         value: &Bytes,
         out: &mut Outgoing,
     ) -> Expected {
-        if let GenericCommand::Storage { verb, key, flags, exptime, .. } = command {
-            let key = Key::trusted(key);
-            encode::storage_head(*verb, key, *flags, *exptime, value.len(), out.tail());
-            out.push_shared(value.clone());
-            out.tail().extend_from_slice(b"\r\n");
+        match command {
+            GenericCommand::Storage { verb, key, flags, exptime, .. } => {
+                let key = Key::trusted(key);
+                encode::storage_head(*verb, key, *flags, *exptime, value.len(), out.tail());
+            }
+            GenericCommand::Meta { verb, key, flags, .. } => {
+                let key = Key::trusted(key);
+                meta::encode::line(*verb, key, flags, value.len(), out.tail());
+                out.tail().extend_from_slice(b"\r\n");
+            }
+            _ => return self.encode(&command.as_command(), out.tail()),
         }
+        out.push_shared(value.clone());
+        out.tail().extend_from_slice(b"\r\n");
         Expected::new(command.verb())
     }
 

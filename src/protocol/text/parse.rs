@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::protocol::command::{ArithmeticVerb, GenericCommand, StorageVerb};
+use crate::protocol::meta::{self, MetaVerb};
 use crate::protocol::owned_request::OwnedCommand;
 use crate::protocol::verbs::Verb;
 
@@ -37,16 +38,14 @@ pub fn command(wire: &Bytes, verb: Verb) -> Option<OwnedCommand> {
             let verb = if is_incr { ArithmeticVerb::Incr } else { ArithmeticVerb::Decr };
             GenericCommand::Arithmetic { verb, key: key()?, delta: number(words.next())? }
         }
+        Verb::MetaGet => return meta::parse::command(wire, MetaVerb::Get, args, rest),
+        Verb::MetaSet => return meta::parse::command(wire, MetaVerb::Set, args, rest),
+        Verb::MetaDelete => return meta::parse::command(wire, MetaVerb::Delete, args, rest),
         Verb::MetaArithmetic => {
-            let key = key()?;
-            let verb = match words.next()? {
-                b"MI" => ArithmeticVerb::Incr,
-                _ => ArithmeticVerb::Decr,
-            };
-            let mut flag = || words.next()?.get(1..);
-            let (exptime, initial) = (number(flag())?, number(flag())?);
-            GenericCommand::Counter { verb, key, delta: number(flag())?, initial, exptime }
+            return meta::parse::command(wire, MetaVerb::Arithmetic, args, rest);
         }
+        Verb::MetaDebug => return meta::parse::command(wire, MetaVerb::Debug, args, rest),
+        Verb::MetaNoOp => GenericCommand::MetaNoOp,
         Verb::Touch => GenericCommand::Touch { key: key()?, exptime: number(words.next())? },
         Verb::FlushAll => {
             let delay = words.next().map_or(Some(0), |word| number(Some(word)))?;

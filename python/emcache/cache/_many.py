@@ -1,0 +1,197 @@
+"""Many values with one look and one computation: ``get_or_set_many``."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+from .._errors import EmcacheError
+from ._computing import UnusableError
+from ._counts import Counts
+from ._deadlock import Run, waiting_for
+from ._get_or_set import GetOrSet
+from ._policy import Policy
+from ._storage import Storage
+from ._tags import TagNames, generations_in
+from ._tasks import in_task
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+Load = Callable[[list[K]], Awaitable[Mapping[K, T]]]
+
+
+class AbsentError(Exception):
+    """The computation of many values has none for this key."""
+
+
+class Loader(Generic[K, T]):
+    """Calls ``load`` once for all keys whose values one call must compute.
+
+    It waits until that is known of every key. A key whose value another process computes is loaded
+    later, if that process does not store it.
+    """
+
+    def __init__(self, load: Load[K, T], keys: Mapping[bytes, K], counts: Counts) -> None:
+        self._load = load
+        self._keys = keys
+        self._counts = counts
+        self._undecided = set(keys)
+        self._next: _Call[K, T] | None = None
+
+    def decide(self, name: bytes) -> None:
+        """Note that the first call need not wait for this key any more."""
+        self._undecided.discard(name)
+        if self._next is not None and not self._undecided:
+            # Others of the same iteration of the loop may follow.
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def factory(self, name: bytes) -> Callable[[], Awaitable[T]]:
+        """Return the factory of one key."""
+
+        async def value() -> T:
+            if self._next is None:
+                self._next = _Call(self._load, self._counts)
+            call = self._next
+            future = call.expect(self._keys[name])
+            self.decide(name)
+            return await call.value(self._keys[name], future)
+
+        return value
+
+    def _start(self) -> None:
+        call, self._next = self._next, None
+        if call is not None:
+            call.start()
+
+
+class _Call(Generic[K, T]):
+    """One call of ``load``, and the flights that wait for it."""
+
+    def __init__(self, load: Load[K, T], counts: Counts) -> None:
+        self._load = load
+        self._counts = counts
+        self._run = Run()
+        self._futures: dict[K, asyncio.Future[T]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def expect(self, key: K) -> "asyncio.Future[T]":
+        """Add a key; its value is the result of the future."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._futures[key] = future
+        return future
+
+    async def value(self, key: K, future: "asyncio.Future[T]") -> T:
+        """Wait for the value of a key."""
+        try:
+            with waiting_for(self._run):
+                return await future
+        except asyncio.CancelledError:
+            self._futures.pop(key, None)
+            if not self._futures and self._task is not None and not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            raise
+
+    def start(self) -> None:
+        """Call ``load`` in a task of its own."""
+        if self._futures:
+            self._task = in_task(self._run_load(), "emcache computes many values")
+
+    async def _run_load(self) -> None:
+        self._run.begin()
+        keys = list(self._futures)
+        self._counts.computed += len(keys)
+        began = time.perf_counter()
+        try:
+            values = _checked(await self._load(keys))
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._counts.seconds += time.perf_counter() - began
+        for key, future in self._futures.items():
+            if future.done():
+                continue
+            if key in values:
+                future.set_result(values[key])
+            else:
+                future.set_exception(UnusableError(AbsentError(key)))
+
+    def _fail(self, error: BaseException) -> None:
+        for future in self._futures.values():
+            if future.done():
+                continue
+            if isinstance(error, Exception):
+                future.set_exception(error)
+            else:
+                future.cancel()
+
+
+def _checked(values: Mapping[K, T]) -> Mapping[K, T]:
+    if not isinstance(values, Mapping):
+        kind = type(values).__name__
+        raise TypeError(f"load must return a mapping of keys to values, not {kind}")
+    return values
+
+
+async def get_or_set_many(
+    storage: Storage[T],
+    policy: Policy,
+    counts: Counts,
+    names: Mapping[K, bytes],
+    load: Load[K, T],
+    tags: Mapping[K, TagNames],
+) -> dict[K, T]:
+    """See :meth:`emcache.Cache.get_or_set_many`."""
+    if not names:
+        return {}
+    keys = {name: key for key, name in names.items()}
+    loader = Loader(load, keys, counts)
+    calls: dict[bytes, GetOrSet[T]] = {}
+    for name, key in keys.items():
+        factory = loader.factory(name)
+        calls[name] = GetOrSet(storage, policy, counts, name, factory, None, tags[key], loader)
+    began = storage.flights.clock
+    outdated = storage.flights.late.outdated(keys)
+    all_tags = {tag: None for names_of_key in tags.values() for tag in names_of_key}
+    items = await storage.client.get_many((*keys, *all_tags), True, on_error="partial")
+    generations = generations_in(items, all_tags)
+    reading = []
+    found: dict[bytes, T] = {}
+    for name, call in calls.items():
+        error: Exception | None = items.errors.get(name)
+        read = None
+        if error is None:
+            try:
+                read = await call.read(items.get(name), outdated, generations)
+            except EmcacheError as unreadable:
+                error = unreadable
+        if error is not None:
+            if not isinstance(error, EmcacheError):
+                raise error
+            call.ignore(error)
+        if read is not None and read.freshness == "fresh":
+            found[name] = read.value
+            counts.hits += 1
+            loader.decide(name)
+        else:
+            reading.append((name, call.finish(read, began)))
+    results = await asyncio.gather(
+        *(_decided(loader, name, finishing) for name, finishing in reading),
+        return_exceptions=True,
+    )
+    for (name, _), result in zip(reading, results, strict=True):
+        if isinstance(result, AbsentError):
+            continue
+        if isinstance(result, BaseException):
+            raise result
+        found[name] = result
+    return {key: found[name] for key, name in names.items() if name in found}
+
+
+async def _decided(loader: Loader[K, T], name: bytes, finishing: Awaitable[T]) -> T:
+    try:
+        return await finishing
+    finally:
+        loader.decide(name)

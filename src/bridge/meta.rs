@@ -1,0 +1,304 @@
+//! Meta commands: their arguments from Python, and their replies as tuples.
+use std::rc::Rc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::client::CoreClient;
+use super::convert;
+use super::item::RawItem;
+use super::session::{Awaitable, Session};
+use crate::client::{MetaReply, Target};
+use crate::pool::Submission;
+use crate::protocol::meta::{
+    DebugInfo, MetaArithmetic, MetaDelete, MetaGet, MetaKey, MetaMode, MetaRaw, MetaSet, MetaVerb,
+    Version, debug_flags,
+};
+use crate::protocol::{ArithmeticVerb, Command, EXPIRED, OwnedRequest, Request, Words};
+
+type Object<'py> = Bound<'py, PyAny>;
+
+/// The Python form of a reply.
+#[derive(Clone, Copy)]
+pub enum MetaForm {
+    /// The attributes of an item.
+    Item,
+    /// The words of `me`.
+    Debug,
+    /// The words of the reply as they came.
+    Raw,
+}
+
+/// The meta commands of a client.
+#[pyclass(frozen, module = "emcache._emcache")]
+pub struct CoreMeta(Py<CoreClient>);
+
+#[pymethods]
+impl CoreMeta {
+    #[new]
+    fn new(client: Py<CoreClient>) -> Self {
+        Self(client)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
+    fn get(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        recache: &Object<'_>,
+        vivify: &Object<'_>,
+        touch: &Object<'_>,
+        no_bump: &Object<'_>,
+        size: &Object<'_>,
+        last_access: &Object<'_>,
+        hit_before: &Object<'_>,
+        known_cas: &Object<'_>,
+        new_cas: &Object<'_>,
+    ) -> Awaitable {
+        self.session(py)?;
+        let key = convert::meta_key(key)?;
+        let options = MetaGet {
+            is_base64: key.is_base64(),
+            value: convert::flag("value", value)?,
+            recache: convert::optional(recache, |object| convert::integer("recache", object))?,
+            vivify: exptime("vivify", vivify)?,
+            touch: exptime("touch", touch)?,
+            no_bump: convert::flag("no_bump", no_bump)?,
+            size: convert::flag("size", size)?,
+            last_access: convert::flag("last_access", last_access)?,
+            hit_before: convert::flag("hit_before", hit_before)?,
+            known_cas: cas("known_cas", known_cas)?,
+            new_cas: cas("new_cas", new_cas)?,
+        };
+        self.send(py, MetaVerb::Get, &key, &options.to_flags(), MetaForm::Item)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
+    fn set(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        value: &Object<'_>,
+        mode: &str,
+        flags: &Object<'_>,
+        exptime: &Object<'_>,
+        cas: &Object<'_>,
+        invalidate: &Object<'_>,
+        vivify: &Object<'_>,
+        new_cas: &Object<'_>,
+        return_cas: &Object<'_>,
+    ) -> Awaitable {
+        self.session(py)?;
+        let key = convert::meta_key(key)?;
+        let value = convert::value(value)?;
+        let options = MetaSet {
+            is_base64: key.is_base64(),
+            mode: match mode {
+                "add" => MetaMode::Add,
+                "replace" => MetaMode::Replace,
+                "append" => MetaMode::Append,
+                "prepend" => MetaMode::Prepend,
+                _ => MetaMode::Set,
+            },
+            flags: convert::integer("flags", flags)?,
+            exptime: convert::exptime(exptime)?,
+            cas: self::cas("cas", cas)?,
+            invalidate: convert::flag("invalidate", invalidate)?,
+            vivify: self::exptime("vivify", vivify)?,
+            new_cas: self::cas("new_cas", new_cas)?,
+            return_cas: convert::flag("return_cas", return_cas)?,
+        };
+        self.send_with_value(py, MetaVerb::Set, &key, &options.to_flags(), &value, MetaForm::Item)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
+    fn delete(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        cas: &Object<'_>,
+        invalidate: &Object<'_>,
+        stale_for: &Object<'_>,
+        clear: &Object<'_>,
+        new_cas: &Object<'_>,
+    ) -> Awaitable {
+        self.session(py)?;
+        let key = convert::meta_key(key)?;
+        let options = MetaDelete {
+            is_base64: key.is_base64(),
+            cas: self::cas("cas", cas)?,
+            invalidate: convert::flag("invalidate", invalidate)?,
+            stale_for: exptime("stale_for", stale_for)?.map(lasting).transpose()?,
+            clear: convert::flag("clear", clear)?,
+            new_cas: self::cas("new_cas", new_cas)?,
+        };
+        self.send(py, MetaVerb::Delete, &key, &options.to_flags(), MetaForm::Item)
+    }
+
+    /// `verb` is `incr` or `decr`.
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
+    fn arithmetic(
+        &self,
+        py: Python<'_>,
+        key: &Object<'_>,
+        verb: &str,
+        delta: &Object<'_>,
+        initial: &Object<'_>,
+        exptime: &Object<'_>,
+        touch: &Object<'_>,
+        cas: &Object<'_>,
+        new_cas: &Object<'_>,
+    ) -> Awaitable {
+        self.session(py)?;
+        let key = convert::meta_key(key)?;
+        let exptime = convert::exptime(exptime)?;
+        let initial = convert::optional(initial, |object| convert::integer("initial", object))?;
+        let options = MetaArithmetic {
+            is_base64: key.is_base64(),
+            verb: if verb == "decr" { ArithmeticVerb::Decr } else { ArithmeticVerb::Incr },
+            delta: convert::integer("delta", delta)?,
+            initial: initial.map(|number| (number, exptime)),
+            touch: self::exptime("touch", touch)?,
+            cas: self::cas("cas", cas)?,
+            new_cas: self::cas("new_cas", new_cas)?,
+        };
+        self.send(py, MetaVerb::Arithmetic, &key, &options.to_flags(), MetaForm::Item)
+    }
+
+    fn debug(&self, py: Python<'_>, key: &Object<'_>) -> Awaitable {
+        self.session(py)?;
+        let key = convert::meta_key(key)?;
+        self.send(py, MetaVerb::Debug, &key, debug_flags(key.is_base64()), MetaForm::Debug)
+    }
+
+    fn noop(&self, py: Python<'_>, node: usize) -> Awaitable {
+        self.session(py)?.command(py, Target::Node(node), Command::MetaNoOp, false)
+    }
+
+    /// `command` is `mg`, `ms`, `md`, `ma` or `me`; `value` is for `ms`.
+    fn raw(
+        &self,
+        py: Python<'_>,
+        command: &str,
+        key: &Object<'_>,
+        flags: &str,
+        value: &Object<'_>,
+    ) -> Awaitable {
+        self.session(py)?;
+        let verb = MetaVerb::from_name(command)
+            .ok_or_else(|| PyValueError::new_err("command must be mg, ms, md, ma or me"))?;
+        let key = convert::meta_key(key)?;
+        if (verb == MetaVerb::Set) == value.is_none() {
+            return Err(PyValueError::new_err("ms has a value, and no other meta command has one"));
+        }
+        let flags = MetaRaw { is_base64: key.is_base64(), flags }.to_flags().map_err(refused)?;
+        if value.is_none() {
+            return self.send(py, verb, &key, &flags, MetaForm::Raw);
+        }
+        let value = convert::value(value)?;
+        self.send_with_value(py, verb, &key, &flags, &value, MetaForm::Raw)
+    }
+
+    /// The version of the key's node, if it is known and knows meta commands.
+    fn version(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<Option<(u32, u32, u32)>> {
+        let key = convert::meta_key(key)?;
+        let session = self.session(py)?;
+        let node = session.node_for(py, key.as_key())?;
+        Ok(session.meta_version(py, node)?.map(Version::parts))
+    }
+}
+
+impl CoreMeta {
+    fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+        self.0.get().session(py)
+    }
+
+    fn send(
+        &self,
+        py: Python<'_>,
+        verb: MetaVerb,
+        key: &MetaKey<'_>,
+        flags: &str,
+        form: MetaForm,
+    ) -> Awaitable {
+        let command = Command::Meta { verb, key: key.as_key(), flags: words(flags)?, value: b"" };
+        let request = Request::Command(command);
+        self.session(py)?.meta(py, Submission::Borrowed(&request), form)
+    }
+
+    fn send_with_value(
+        &self,
+        py: Python<'_>,
+        verb: MetaVerb,
+        key: &MetaKey<'_>,
+        flags: &str,
+        value: &Bound<'_, PyBytes>,
+        form: MetaForm,
+    ) -> Awaitable {
+        let (key, flags) = (key.as_key(), words(flags)?);
+        let session = self.session(py)?;
+        if let Some(value) = convert::shared(value) {
+            let request = OwnedRequest::meta(verb, key, flags, value);
+            return session.meta(py, Submission::Owned(request), form);
+        }
+        let command = Command::Meta { verb, key, flags, value: value.as_bytes() };
+        session.meta(py, Submission::Borrowed(&Request::Command(command)), form)
+    }
+}
+
+fn words(flags: &str) -> PyResult<Words<'_>> {
+    Words::parse(flags).ok_or_else(|| {
+        PyValueError::new_err("flags must be words of printable ASCII, separated by single spaces")
+    })
+}
+
+#[cold]
+fn refused(letter: char) -> PyErr {
+    PyValueError::new_err(match letter {
+        'b' => "flag b is set for keys that need it; pass the key as it is",
+        _ => "flag q would suppress the reply",
+    })
+}
+
+fn exptime(name: &str, object: &Object<'_>) -> PyResult<Option<i32>> {
+    convert::optional(object, |object| convert::named_exptime(name, object))
+}
+
+/// Servers keep a stale item for ever if its time is 0.
+fn lasting(exptime: i32) -> PyResult<i32> {
+    if matches!(exptime, 0 | EXPIRED) {
+        return Err(PyValueError::new_err("stale_for must be above 0"));
+    }
+    Ok(exptime)
+}
+
+fn cas(name: &str, object: &Object<'_>) -> PyResult<Option<u64>> {
+    convert::optional(object, |object| convert::integer(name, object))
+}
+
+/// The status, and what the form says.
+pub fn to_tuple(py: Python<'_>, reply: MetaReply<RawItem>, form: MetaForm) -> PyResult<Py<PyAny>> {
+    let status = reply.status.name();
+    let all = match form {
+        MetaForm::Item => {
+            let is = reply.attributes();
+            let value = reply.item.as_ref().map(RawItem::value);
+            let marks = (is.won, is.stale, is.lost);
+            let rest = (is.flags, is.cas, is.ttl, is.size, is.last_access, is.hit_before);
+            (status, value, rest, marks).into_pyobject(py)?
+        }
+        MetaForm::Debug => {
+            let DebugInfo { ttl, last_access, cas, fetched, slab_class, size } =
+                DebugInfo::parse(&reply.flags);
+            (status, ttl, last_access, cas, fetched, slab_class, size).into_pyobject(py)?
+        }
+        MetaForm::Raw => {
+            let flags = PyBytes::new(py, &reply.flags);
+            let value = reply.item.as_ref().map(RawItem::value);
+            (status, flags, value).into_pyobject(py)?
+        }
+    };
+    Ok(all.into_any().unbind())
+}
