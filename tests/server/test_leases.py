@@ -1,6 +1,7 @@
 """Leases between clients, as between processes: one computation, and no value that is too old."""
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -10,6 +11,8 @@ from emcache import Cache, LeaseLostError, cached
 from emcache.cache import CacheInfo, Raw, Utf8, _flights
 from emcache.cache._marks import LEASE, mark_name
 from support.calls import outcomes, until, within
+from support.nutcracker import nutcracker
+from support.without_meta import without_meta
 
 
 @pytest.fixture
@@ -18,11 +21,39 @@ def other_client(server):
     return emcache.create_client([server.address])
 
 
-@pytest.fixture(params=["same", "separate"])
-async def caches(request, client, other_client, key):
-    async with await other_client as other:
-        options = {"prefix": key, "lease_key": request.param}
-        yield Cache(client, **options), Cache(other, **options)
+@contextlib.asynccontextmanager
+async def clients_of(kind, server):
+    """Two clients, and the second may not see meta commands: fleets are mixed while they change."""
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = [server.address] * 2
+        if kind == "twemproxy":
+            addresses = [stack.enter_context(nutcracker()).address] * 2
+        elif kind != "meta":
+            answer = kind.removeprefix("mixed ")
+            plain, _ = await stack.enter_async_context(without_meta(server, answer))
+            addresses = [server.address if kind.startswith("mixed ") else plain, plain]
+        yield [
+            await stack.enter_async_context(emcache.create_client([address]))
+            for address in addresses
+        ]
+
+
+KINDS = {
+    "meta": ("meta", "same"),
+    "no meta: ERROR": ("ERROR", "same"),
+    "no meta: close": ("close", "same"),
+    "mixed": ("mixed ERROR", "same"),
+    "twemproxy": ("twemproxy", "same"),
+    "separate": ("meta", "separate"),
+    "separate, no meta": ("ERROR", "separate"),
+}
+
+
+@pytest.fixture(params=KINDS)
+async def caches(request, server, key):
+    kind, lease_key = KINDS[request.param]
+    async with clients_of(kind, server) as clients:
+        yield [Cache(each, prefix=key, lease_key=lease_key) for each in clients]
 
 
 @pytest.fixture
@@ -175,7 +206,7 @@ async def test_a_factory_that_fails_gives_the_lease_back(caches, how):
 async def test_a_cancel_while_the_lease_is_taken_leaves_none(pair, monkeypatch):
     one, other = pair
     added, go = asyncio.Event(), asyncio.Event()
-    original = one.client.add
+    original = one.client.meta_get
 
     async def held(*args, **kwargs):
         result = await original(*args, **kwargs)
@@ -183,7 +214,7 @@ async def test_a_cancel_while_the_lease_is_taken_leaves_none(pair, monkeypatch):
         await go.wait()
         return result
 
-    monkeypatch.setattr(one.client, "add", held)
+    monkeypatch.setattr(one.client, "meta_get", held)
     caller = asyncio.create_task(one.get_or_set("k", value))
     await added.wait()
     caller.cancel()
@@ -363,6 +394,36 @@ async def test_get_or_set_without_sharing_a_prefix_of_marks(client, key):
     cache = Cache(client, lease_key="separate", refresh=1)
     name = (key * 20)[:250]
     assert await cache.get_or_set(name, value) == "value"
+
+
+@pytest.mark.parametrize("answer", ["ERROR", "close"])
+@within(20)
+async def test_meta_commands_are_tried_once(server, key, answer):
+    """A node that does not have them is asked on a connection of its own."""
+    async with (
+        without_meta(server, answer) as (address, refused),
+        emcache.create_client([address]) as client,
+    ):
+        cache = Cache(client, prefix=key)
+        for number in range(20):
+            assert await cache.get_or_set(f"k{number}", value) == "value"
+        await asyncio.gather(*(cache.get_or_set(f"l{n}", value) for n in range(20)))
+        nodes = client.cluster_managment().connection_pool_metrics().values()
+        assert sum(node.connections_closed for node in nodes) == 0
+    assert refused == [b"mn\r\n"]
+
+
+@within(20)
+async def test_round_trips_of_a_miss(server, key):
+    """A look, the lease, and the store."""
+    async with emcache.create_client([server.address]) as client:
+        cache = Cache(client, prefix=key)
+        await cache.get_or_set("warm", value)
+        before = server.stats()
+        await cache.get_or_set("k", value)
+        after = server.stats()
+        assert int(after["cmd_get"]) - int(before["cmd_get"]) == 2
+        assert int(after["cmd_set"]) - int(before["cmd_set"]) == 1
 
 
 @within(20)

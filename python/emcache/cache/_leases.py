@@ -123,9 +123,9 @@ class SeparateLeases:
     the store, and deletes remove the lease first.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, leases: Leases) -> None:
         self._client = client
-        self._leases = ClassicLeases(client)
+        self._leases = leases
 
     async def look(self, name: bytes) -> Item | None:
         """See :class:`Leases`."""

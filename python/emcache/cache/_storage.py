@@ -10,8 +10,9 @@ from .._item import Item
 from ._envelope import STALE, Envelope, now_ms
 from ._flights import MISSING, Flights, Missing
 from ._late_stores import Outdated
-from ._leases import ClassicLeases, Leases, SeparateLeases
+from ._leases import Leases, SeparateLeases
 from ._marks import LEASE, mark_name
+from ._meta_leases import MetaLeases
 from ._policy import LeaseKey, OnError
 from ._refreshes import refreshes_of
 from ._tags import Found, TagNames, generations_in, is_current
@@ -90,9 +91,8 @@ class Storage(Generic[T]):
         self.refreshes = refreshes_of(client)
         self.has_lease_keys = lease_key == "separate"
         """Whether leases have keys of their own, which are deleted with the values."""
-        self.leases: Leases = (
-            SeparateLeases(client) if self.has_lease_keys else ClassicLeases(client)
-        )
+        leases = MetaLeases(client)
+        self.leases: Leases = SeparateLeases(client, leases) if self.has_lease_keys else leases
 
     def with_values(self, values: Values[S]) -> "Storage[S]":
         """Return the same storage for values of another serializer."""

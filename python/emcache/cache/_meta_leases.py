@@ -1,0 +1,45 @@
+"""Leases by meta commands, where a node has them: one round trip to take a lease."""
+
+from .._errors import UnsupportedError
+from .._item import Item
+from ._leases import ClassicLeases, Found, Lost, Taken, Won
+from ._values import is_stub
+
+
+class MetaLeases(ClassicLeases):
+    """The stub and its token are the same as with classic commands, so clients of both kinds mix.
+
+    The client knows which nodes have meta commands. For the other nodes each method does what
+    :class:`ClassicLeases` does, without a request in vain.
+    """
+
+    async def take(self, name: bytes, seconds: int, *, again: bool = False) -> Taken:
+        """See :class:`Leases`."""
+        try:
+            item = await self._client.meta_get(name, vivify=seconds)
+        except UnsupportedError:
+            return await super().take(name, seconds, again=again)
+        if item is None:
+            return None
+        if not is_stub(item.value or b"", item.flags):
+            return Found(Item(item.value or b"", item.flags, item.cas))
+        return Won(item.cas) if item.won else Lost(item.cas)
+
+    async def seize(self, name: bytes, cas: int, seconds: int) -> Taken:
+        """See :class:`Leases`."""
+        try:
+            stored = await self._client.meta_set(
+                name, b"", exptime=seconds, cas=cas, return_cas=True
+            )
+        except UnsupportedError:
+            return await super().seize(name, cas, seconds)
+        if stored.done and stored.cas is not None:
+            return Won(stored.cas)
+        return await self.take(name, seconds, again=True)
+
+    async def give_back(self, name: bytes, cas: int) -> None:
+        """See :class:`Leases`."""
+        try:
+            await self._client.meta_delete(name, cas=cas)
+        except UnsupportedError:
+            await super().give_back(name, cas)

@@ -1,0 +1,243 @@
+"""Many values with one look and one computation."""
+
+import asyncio
+
+import pytest
+
+import emcache
+from emcache import Cache
+from emcache.cache import Utf8, cached_many
+from support.calls import outcomes, until, within
+
+
+class Load:
+    """Returns text for each key but ``absent``, and remembers its calls."""
+
+    def __init__(self, absent=(), failure=None):
+        self.calls = []
+        self.absent = absent
+        self.failure = failure
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def __call__(self, keys):
+        self.calls.append(list(keys))
+        await self.go.wait()
+        if self.failure is not None:
+            raise self.failure
+        return {key: f"loaded {key}" for key in keys if key not in self.absent}
+
+
+async def value_of_one(keys):
+    return keys[0]
+
+
+def loaded(*keys):
+    return {key: f"loaded {key}" for key in keys}
+
+
+@pytest.fixture(params=[30, None], ids=["lease", "no lease"])
+async def pair(request, client, server, key):
+    async with emcache.create_client([server.address]) as other:
+        options = {"prefix": key, "lease": request.param}
+        yield Cache(client, **options), Cache(other, **options)
+
+
+@within(20)
+async def test_one_look_and_one_computation(pair, monkeypatch):
+    one, other = pair
+    await one.set("b", "cached")
+    load, looks = Load(absent=("d",)), []
+    original = one.client.get_many
+
+    async def counted(keys, *args, **kwargs):
+        looks.append(list(keys))
+        return await original(keys, *args, **kwargs)
+
+    monkeypatch.setattr(one.client, "get_many", counted)
+    keys = ["a", "b", "c", "d"]
+    expected = {"a": "loaded a", "b": "cached", "c": "loaded c"}
+    found = await one.get_or_set_many(keys, load)
+    assert found == expected
+    assert list(found) == ["a", "b", "c"]
+    assert [sorted(call) for call in load.calls] == [["a", "c", "d"]]
+    assert len(looks) == 1
+    # The one without a value is looked for again, by whoever wants it.
+    assert await other.get_or_set_many(keys, load) == expected
+    assert load.calls[1:] == [["d"]]
+    assert await other.client.get(other.wire_key("d")) is None
+    assert (one._counts.computed, one._counts.hits, one._counts.misses) == (3, 1, 3)
+
+
+@within(20)
+async def test_concurrent_calls_share_what_they_have_in_common(pair):
+    one, _ = pair
+    load = Load()
+    load.go.clear()
+    first = asyncio.create_task(one.get_or_set_many(["a", "b"], load))
+    await until(lambda: load.calls)
+    second = asyncio.create_task(one.get_or_set_many(["b", "c"], load))
+    single = asyncio.create_task(one.get_or_set("a", lambda: load(["never"])))
+    await until(lambda: len(load.calls) == 2)
+    load.go.set()
+    assert await first == loaded("a", "b")
+    assert await second == loaded("b", "c")
+    assert await single == "loaded a"
+    assert [sorted(call) for call in load.calls] == [["a", "b"], ["c"]]
+
+
+@within(20)
+async def test_another_process_computes_some_of_them(client, server, key):
+    async with emcache.create_client([server.address]) as other_client:
+        one, other = Cache(client, prefix=key), Cache(other_client, prefix=key)
+        slow, load = Load(), Load()
+        slow.go.clear()
+        first = asyncio.create_task(one.get_or_set_many(["a", "b"], slow))
+        await until(lambda: slow.calls)
+        second = asyncio.create_task(other.get_or_set_many(["b", "c"], load))
+        await until(lambda: load.calls)
+        assert load.calls == [["c"]]
+        slow.go.set()
+        assert await first == loaded("a", "b")
+        assert await second == loaded("b", "c")
+        assert load.calls == [["c"]]
+
+
+@within(20)
+async def test_a_failure_gives_all_leases_back(pair):
+    one, other = pair
+    failing = Load(failure=LookupError("no rows"))
+    with pytest.raises(LookupError):
+        await one.get_or_set_many(["a", "b"], failing)
+    assert await other.get_or_set_many(["a", "b"], Load()) == loaded("a", "b")
+    with pytest.raises(TypeError, match="load must return a mapping"):
+        await one.get_or_set_many(["x"], value_of_one)
+    with pytest.raises(TypeError, match="load must be a function"):
+        await one.get_or_set_many(["x"], None)
+
+
+@within(20)
+async def test_a_cancelled_call_ends_the_computation(pair):
+    one, other = pair
+    cancelled = []
+
+    async def load(keys):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(sorted(keys))
+            raise
+
+    calling = asyncio.create_task(one.get_or_set_many(["a", "b"], load))
+    await asyncio.sleep(0.1)
+    calling.cancel()
+    assert isinstance((await outcomes(calling))[0], asyncio.CancelledError)
+    await until(lambda: cancelled)
+    assert await other.get_or_set_many(["a", "b"], Load()) == loaded("a", "b")
+
+
+@within(20)
+async def test_absent_for_one_caller_is_not_absent_for_another(pair):
+    one, _ = pair
+    load = Load(absent=("a",))
+    load.go.clear()
+    first = asyncio.create_task(one.get_or_set_many(["a"], load))
+    await until(lambda: load.calls)
+
+    async def factory():
+        return "own"
+
+    single = asyncio.create_task(one.get_or_set("a", factory))
+    await asyncio.sleep(0.02)
+    load.go.set()
+    assert await first == {}
+    assert await single == "own"
+
+
+@within(20)
+async def test_a_recursion_is_a_deadlock(pair):
+    one, _ = pair
+
+    async def load(keys):
+        return {key: await one.get_or_set(key, lambda: load(["x"])) for key in keys}
+
+    with pytest.raises(RuntimeError, match="deadlock"):
+        await one.get_or_set_many(["a", "b"], load)
+
+
+@within(20)
+async def test_keys_of_both_kinds_and_none(pair):
+    one, _ = pair
+    assert await one.get_or_set_many([], Load()) == {}
+    found = await one.get_or_set_many(["a", b"a", "a"], Load())
+    assert found.keys() == {"a", b"a"}
+    assert found["a"] == found[b"a"]
+
+
+@within(20)
+async def test_a_cache_that_is_down():
+    async with emcache.create_client(
+        [emcache.MemcachedHostAddress("127.0.0.1", 1)], timeout=1
+    ) as client:
+        load = Load()
+        assert await Cache(client).get_or_set_many(["a", "b"], load) == loaded("a", "b")
+        assert [sorted(call) for call in load.calls] == [["a", "b"]]
+        with pytest.raises(emcache.EmcacheError):
+            await Cache(client).get_or_set_many(["a", "b"], load, on_error="raise")
+
+
+@within(20)
+async def test_values_that_cannot_be_read_are_replaced(pair):
+    one, other = pair
+    await other.client.set(other.wire_key("a"), b"foreign", flags=3)
+    assert await one.get_or_set_many(["a", "b"], Load()) == loaded("a", "b")
+    assert await other.get("a") == "loaded a"
+
+
+@within(20)
+async def test_many_values_that_are_refreshed(pair):
+    one, _ = pair
+    await one.set("a", "old")
+    await one.invalidate("a", stale_for=60)
+    load = Load()
+    assert await one.get_or_set_many(["a", "b"], load) == {"a": "old", "b": "loaded b"}
+    while await one.get_or_set_many(["a"], load) != loaded("a"):
+        await asyncio.sleep(0.01)
+    assert sorted(key for call in load.calls for key in call) == ["a", "b"]
+
+
+@within(20)
+async def test_cached_many(client, key):
+    cache = Cache(client, serializer=Utf8(), prefix=key)
+    calls = []
+
+    @cached_many(lambda: cache, key="user:{id}", ttl=60)
+    async def names(ids, suffix="!"):
+        calls.append(ids)
+        return {number: f"name {number}{suffix}" for number in ids if number < 10}
+
+    assert names.key_for(5) == "user:5"
+    assert await names([1, 2, 11]) == {1: "name 1!", 2: "name 2!"}
+    assert await names(iter((2, 3)), suffix="?") == {2: "name 2!", 3: "name 3?"}
+    assert [sorted(call) for call in calls] == [[1, 2, 11], [3]]
+    assert await cache.get("user:3") == "name 3?"
+    assert await names.invalidate(1, 99) == {}
+    assert await names((1, 2)) == {1: "name 1!", 2: "name 2!"}
+    assert calls[2:] == [[1]]
+    assert await names([]) == {}
+    assert repr(names).startswith("<emcache.cached_many ")
+
+    without = cached_many(lambda: None, key="user:{id}")(names.__wrapped__)
+    assert await without([1]) == {1: "name 1!"}
+    assert await without.invalidate(1) == {}
+
+
+@pytest.mark.parametrize("key", ["user", "user:{a}:{b}", "user:{}", 5])
+async def test_keys_of_cached_many_have_one_field(key):
+    with pytest.raises(TypeError, match="key"):
+        cached_many(lambda: None, key=key)
+
+
+async def test_what_cached_many_does_not_decorate():
+    with pytest.raises(TypeError, match="async function"):
+        cached_many(lambda: None, key="{id}")(lambda ids: {})
