@@ -1,21 +1,38 @@
 """Locks: one owner among all processes, which may be cancelled, killed or too slow."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import pytest
+import pytest_asyncio
 
 import emcache
 from emcache import Cache
 from emcache.testing import FaultProxy
 from support.calls import client_of, outcomes, within
 from support.memcached import memcached
+from support.round_trips import is_one_round_trip
+from support.without_meta import without_meta
 from support.workers import workers
 
 
-@pytest.fixture
-def cache(client, key):
-    return Cache(client, prefix=key)
+@pytest.fixture(params=["meta", "classic"])
+def commands(request):
+    """Whether the node has meta commands."""
+    return request.param
+
+
+@pytest_asyncio.fixture
+async def cache(client, server, key, commands):
+    if commands == "meta":
+        yield Cache(client, prefix=key)
+        return
+    async with (
+        without_meta(server, "ERROR") as (address, _),
+        emcache.create_client([address]) as classic,
+    ):
+        yield Cache(classic, prefix=key)
 
 
 async def value_of(cache, name="work"):
@@ -104,6 +121,7 @@ async def test_a_release_after_the_loss_leaves_the_next_owner_alone(cache):
     assert await new.release()
 
 
+@pytest.mark.parametrize("commands", ["classic"], indirect=True)
 @pytest.mark.parametrize("method", ["release", "extend"])
 async def test_the_next_owner_between_read_and_write_is_left_alone(cache, monkeypatch, method):
     """The write carries the CAS of the item that was read."""
@@ -183,19 +201,20 @@ async def test_one_object_is_for_one_task(cache):
 
 @pytest.mark.parametrize("after", [False, True])
 @within(20)
-async def test_a_cancelled_acquire_does_not_leave_a_lock(cache, monkeypatch, after):
-    add, client = cache.client.add, cache.client
+async def test_a_cancelled_acquire_does_not_leave_a_lock(cache, monkeypatch, commands, after):
+    client, verb = cache.client, "meta_set" if commands == "meta" else "add"
+    add = getattr(client, verb)
     reached, go = asyncio.Event(), asyncio.Event()
 
     async def held(*args, **kwargs):
-        if after:
-            await add(*args, **kwargs)
+        if kwargs.get("new_cas") is not None:
+            raise emcache.UnsupportedError("new_cas")
+        result = await add(*args, **kwargs) if after else None
         reached.set()
         await go.wait()
-        if not after:
-            await add(*args, **kwargs)
+        return result if after else await add(*args, **kwargs)
 
-    monkeypatch.setattr(client, "add", held)
+    monkeypatch.setattr(client, verb, held)
     task = asyncio.create_task(cache.lock("work", ttl=60).acquire())
     await reached.wait()
     task.cancel()
@@ -207,17 +226,17 @@ async def test_a_cancelled_acquire_does_not_leave_a_lock(cache, monkeypatch, aft
 
 
 @within(20)
-async def test_a_cancelled_release_is_done_all_the_same(cache, monkeypatch):
-    lock = cache.lock("work", ttl=60)
+async def test_a_cancelled_release_is_done_all_the_same(cache, monkeypatch, commands):
+    lock, verb = cache.lock("work", ttl=60), "meta_delete" if commands == "meta" else "gets"
     assert await lock.acquire()
-    gets, reached, go = cache.client.gets, asyncio.Event(), asyncio.Event()
+    call, reached, go = getattr(cache.client, verb), asyncio.Event(), asyncio.Event()
 
     async def held(*args, **kwargs):
         reached.set()
         await go.wait()
-        return await gets(*args, **kwargs)
+        return await call(*args, **kwargs)
 
-    monkeypatch.setattr(cache.client, "gets", held)
+    monkeypatch.setattr(cache.client, verb, held)
     task = asyncio.create_task(lock.release())
     await reached.wait()
     task.cancel()
@@ -260,18 +279,70 @@ async def test_the_error_of_a_block_is_not_replaced_by_that_of_its_release(key):
                     assert node.kill() or 1 / 0
 
 
-async def test_a_failed_release_may_be_tried_again(cache, monkeypatch):
-    lock = cache.lock("work", ttl=30)
+async def test_a_failed_release_may_be_tried_again(cache, monkeypatch, commands):
+    lock, verb = cache.lock("work", ttl=30), "meta_delete" if commands == "meta" else "gets"
     assert await lock.acquire()
 
-    async def fails(*_):
+    async def fails(*_, **__):
         raise emcache.OperationTimeoutError("no reply")
 
-    monkeypatch.setattr(cache.client, "gets", fails)
+    monkeypatch.setattr(cache.client, verb, fails)
     with pytest.raises(emcache.OperationTimeoutError):
         await lock.release()
     monkeypatch.undo()
     assert await lock.release()
+
+
+async def test_a_release_after_an_extension_of_unknown_outcome(cache, monkeypatch, commands):
+    """The item has another CAS then, and is still ours."""
+    lock, verb = cache.lock("work", ttl=30), "meta_set" if commands == "meta" else "cas"
+    assert await lock.acquire()
+    call = getattr(cache.client, verb)
+
+    async def fails(*args, **kwargs):
+        if kwargs.get("new_cas") is None:
+            await call(*args, **kwargs)
+            raise emcache.OperationTimeoutError("no reply")
+        raise emcache.UnsupportedError("new_cas")
+
+    monkeypatch.setattr(cache.client, verb, fails)
+    with pytest.raises(emcache.OperationTimeoutError):
+        await lock.extend(60)
+    monkeypatch.undo()
+    assert lock.owned
+    assert await lock.extend()
+    assert await lock.release()
+    assert await cache.lock("work", ttl=30, wait=0).acquire()
+
+
+@within(20)
+async def test_with_meta_commands_each_step_is_one_round_trip(server, key):
+    with FaultProxy(server) as proxy:
+        async with client_of(proxy) as client:
+            cache = Cache(client, prefix=key)
+            await cache.lock("first", ttl=30).acquire()
+            lock, other = cache.lock("work", ttl=30), cache.lock("work", ttl=30, wait=0)
+            for call in (lock.acquire, other.acquire, lock.extend, lock.extend, lock.release):
+                assert await is_one_round_trip([proxy], call(), used=1)
+
+
+@pytest.mark.parametrize("commands", ["meta", "classic"])
+async def test_a_server_without_cas(key, commands):
+    with memcached("-C") as server:
+        async with contextlib.AsyncExitStack() as stack:
+            address = server.address
+            if commands == "classic":
+                address, _ = await stack.enter_async_context(without_meta(server, "ERROR"))
+            client = await stack.enter_async_context(emcache.create_client([address]))
+            cache = Cache(client, prefix=key)
+            first, second = cache.lock("work", ttl=30, wait=0), cache.lock("work", ttl=30, wait=0)
+            assert await first.acquire()
+            assert not await second.acquire()
+            assert await first.extend()
+            await client.delete(cache.wire_key("#lock:work"))
+            assert await second.acquire()
+            assert not await first.release()
+            assert await second.release()
 
 
 @pytest.mark.parametrize(

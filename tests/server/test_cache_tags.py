@@ -11,8 +11,9 @@ from emcache.cache import CacheInfo, Raw, Zlib, cached_many
 from emcache.cache._envelope import MOST_TAGS
 from emcache.cache._tags import make_generations
 from emcache.testing import FaultProxy
-from support.calls import client_of, outcomes, until, within
+from support.calls import client_of, outcomes, within
 from support.memcached import memcached
+from support.round_trips import is_one_round_trip
 
 
 @pytest.fixture
@@ -485,25 +486,6 @@ async def proxied(*servers, **options):
         proxies = [stack.enter_context(FaultProxy(server)) for server in servers]
         async with client_of(*proxies, **options) as client:
             yield client, proxies
-
-
-def requested(proxies):
-    return [proxy.request_bytes for proxy in proxies]
-
-
-async def is_one_round_trip(proxies, call, used):
-    """Whether all that a call sends is sent before the first answer comes."""
-    before = requested(proxies)
-    for proxy in proxies:
-        proxy.answers.stall_after = 0
-    task = asyncio.create_task(call)
-    await until(lambda: sum(a > b for a, b in zip(requested(proxies), before, strict=True)) == used)
-    await asyncio.sleep(0.05)
-    sent = requested(proxies)
-    for proxy in proxies:
-        proxy.heal()
-    await task
-    return requested(proxies) == sent
 
 
 def spread(client, cache, *names):

@@ -2,36 +2,25 @@
 
 import asyncio
 import random
-import secrets
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from .._checks import check_float
 from .._client import Client
-from .._errors import (
-    EmcacheError,
-    LockLostError,
-    LockTimeoutError,
-    NotStoredStorageCommandError,
-    StorageCommandError,
-    is_missing,
-)
+from .._errors import EmcacheError, LockLostError, LockTimeoutError
 from .._memcached.times import THIRTY_DAYS
+from ._lock_items import Held, add_item, extend_item, new_token, remove_item
+from ._tasks import in_task
 from ._warnings import warn
 
-T = TypeVar("T")
-
-_EXPIRED = -1
 _FIRST_PAUSE, _FACTOR, _LONGEST_PAUSE = 0.01, 1.6, 0.25
 _MIN_TTL = 2
 """Seconds; the server ends a ``ttl`` of 1 at its next tick, which may be at once."""
 _TICK = 1
 """Seconds by which the server may end an item early, because its clock counts whole seconds."""
-
-_TASKS: set[asyncio.Task[Any]] = set()
 
 
 class Lock:
@@ -56,7 +45,7 @@ class Lock:
         self._key = key
         self._ttl = _whole_seconds(ttl)
         self._wait = _checked_wait(wait)
-        self._token: bytes | None = None
+        self._held: Held | None = None
         self._ends_at = 0.0
         self._was_lost = False
         self._is_acquiring = False
@@ -68,7 +57,7 @@ class Lock:
     @property
     def owned(self) -> bool:
         """Whether this object holds the lock, as far as its clock tells; asks no server."""
-        return self._token is not None and time.monotonic() < self._ends_at
+        return self._held is not None and time.monotonic() < self._ends_at
 
     async def acquire(self) -> bool:
         """Acquire the lock; return False if it is not free within ``wait`` seconds.
@@ -100,37 +89,31 @@ class Lock:
         raise AssertionError("the pauses have no end")
 
     async def _try(self) -> bool:
-        token, asked_at = secrets.token_bytes(16).hex().encode(), time.monotonic()
-        adding = _spawn(self._add(token))
+        token, asked_at = new_token(), time.monotonic()
+        adding = in_task(add_item(self._client, self._key, token, self._ttl))
         try:
-            is_ours = await asyncio.shield(adding)
+            held = await asyncio.shield(adding)
         except BaseException:
             # The server may have stored the token, or may still do it.
-            _spawn(self._undo(adding, token))
+            in_task(self._undo(adding, token))
             raise
-        if is_ours:
-            self._hold(token, asked_at, self._ttl)
-        return is_ours
-
-    def _hold(self, token: bytes, asked_at: float, ttl: int) -> None:
-        self._token, self._ends_at = token, asked_at + ttl - _TICK
-        self._was_lost = False
-
-    async def _add(self, token: bytes) -> bool:
-        try:
-            await self._client.add(self._key, token, exptime=self._ttl)
-        except NotStoredStorageCommandError:
+        if held is None:
             return False
+        self._hold(held, asked_at, self._ttl)
         return True
 
-    async def _undo(self, adding: "asyncio.Task[bool]", token: bytes) -> None:
+    def _hold(self, held: Held, asked_at: float, ttl: int) -> None:
+        self._held, self._ends_at = held, asked_at + ttl - _TICK
+        self._was_lost = False
+
+    async def _undo(self, adding: "asyncio.Task[Held | None]", token: bytes) -> None:
         try:
-            is_ours = await adding
+            held = await adding
         except EmcacheError:
-            is_ours = True
-        if is_ours:
+            held = Held(token, None)
+        if held is not None:
             try:
-                await self._replace(token, _EXPIRED)
+                await remove_item(self._client, self._key, held)
             except EmcacheError as error:
                 warn("releasing a lock failed; it ends with its ttl", error)
 
@@ -142,15 +125,14 @@ class Lock:
         Raises:
             RuntimeError: this object has not acquired the lock.
         """
-        token = self._held()
-        releasing = _spawn(self._replace(token, _EXPIRED))
+        releasing = in_task(remove_item(self._client, self._key, self._required()))
         try:
             was_ours = await asyncio.shield(releasing)
         except asyncio.CancelledError:
             # The release goes on, so that the lock is not left to its ttl.
-            self._token = None
+            self._held = None
             raise
-        self._token = None
+        self._held = None
         return was_ours
 
     async def extend(self, ttl: int | timedelta | None = None) -> bool:
@@ -163,33 +145,23 @@ class Lock:
             RuntimeError: this object has not acquired the lock.
         """
         seconds = self._ttl if ttl is None else _whole_seconds(ttl)
-        token, asked_at = self._held(), time.monotonic()
-        is_ours = await self._replace(token, seconds)
-        if is_ours:
-            self._hold(token, asked_at, seconds)
-        else:
-            self._token, self._was_lost = None, True
-        return is_ours
-
-    def _held(self) -> bytes:
-        if self._token is None:
-            raise RuntimeError(f"this lock object does not hold the lock: {self!r}")
-        return self._token
-
-    async def _replace(self, token: bytes, exptime: int) -> bool:
-        """Set the time to live of our token; return whether it was still there."""
-        item = await self._client.gets(self._key)
-        if item is None or item.value != token or item.cas is None:
-            return False
+        held, asked_at = self._required(), time.monotonic()
         try:
-            await self._client.cas(self._key, token, item.cas, exptime=exptime)
-        except NotStoredStorageCommandError:
-            return False
-        except StorageCommandError as error:
-            if is_missing(error):
-                return False
+            extended = await extend_item(self._client, self._key, held, seconds)
+        except BaseException:
+            # The server may have done it; then the item has another CAS, and the same token.
+            self._held = Held(held.token, None)
             raise
+        if extended is None:
+            self._held, self._was_lost = None, True
+            return False
+        self._hold(extended, asked_at, seconds)
         return True
+
+    def _required(self) -> Held:
+        if self._held is None:
+            raise RuntimeError(f"this lock object does not hold the lock: {self!r}")
+        return self._held
 
     async def __aenter__(self) -> Self:
         if not await self.acquire():
@@ -203,7 +175,7 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         was_lost = self._was_lost
-        if self._token is not None:
+        if self._held is not None:
             try:
                 was_lost = not await self.release()
             except EmcacheError as failure:
@@ -223,21 +195,6 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause * random.uniform(0.5, 1.0)
         pause = min(pause * _FACTOR, _LONGEST_PAUSE)
-
-
-def _spawn(call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-    """Run a call in a task of its own, which ends even if all its callers are cancelled."""
-    task = asyncio.get_running_loop().create_task(call)
-    _TASKS.add(task)
-    task.add_done_callback(_ended)
-    return task
-
-
-def _ended(task: "asyncio.Task[Any]") -> None:
-    _TASKS.discard(task)
-    # The caller may be gone; asyncio must not log an unretrieved exception.
-    if not task.cancelled():
-        task.exception()
 
 
 def _whole_seconds(ttl: int | timedelta) -> int:
