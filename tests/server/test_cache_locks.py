@@ -13,6 +13,7 @@ from emcache.testing import FaultProxy
 from support.calls import client_of, outcomes, within
 from support.memcached import memcached
 from support.round_trips import is_one_round_trip
+from support.scripted import scripted
 from support.without_meta import without_meta
 from support.workers import workers
 
@@ -324,6 +325,37 @@ async def test_with_meta_commands_each_step_is_one_round_trip(server, key):
             lock, other = cache.lock("work", ttl=30), cache.lock("work", ttl=30, wait=0)
             for call in (lock.acquire, other.acquire, lock.extend, lock.extend, lock.release):
                 assert await is_one_round_trip([proxy], call(), used=1)
+
+
+async def test_from_1_6_27_on_the_cas_is_a_random_number(key):
+    """Numbers of the server begin again when it is restarted."""
+    came = []
+
+    async def script(connection):
+        while True:
+            words, _ = await connection.command()
+            if words == [b""]:
+                return
+            if words[0] == b"ms":
+                await connection.reader.readexactly(int(words[2]) + 2)
+            came.append(words)
+            new = [word[1:] for word in words if word.startswith(b"E")]
+            answers = {b"mn": b"MN", b"version": b"VERSION 1.6.27"}
+            await connection.send(
+                answers.get(words[0], b"HD c" + new[0] if new else b"HD") + b"\r\n"
+            )
+
+    async with scripted(script) as peer, client_of(peer) as client:
+        lock = Cache(client, prefix=key).lock("work", ttl=30)
+        assert await lock.acquire()
+        assert await lock.extend()
+        assert await lock.release()
+    acquired, extended, released = [words for words in came if words[0] in (b"ms", b"md")]
+    [first] = [word[1:] for word in acquired if word.startswith(b"E")]
+    [second] = [word[1:] for word in extended if word.startswith(b"E")]
+    assert int(first) != int(second)
+    assert b"C" + first in extended
+    assert b"C" + second in released
 
 
 @pytest.mark.parametrize("commands", ["meta", "classic"])

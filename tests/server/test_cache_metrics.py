@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from emcache import CacheMetrics
+from emcache import Cache, CacheMetrics, cached
 from emcache.cache._counts import counts_of
 from emcache.contrib.opentelemetry import EmcacheInstrumentor
 from emcache.contrib.prometheus import EmcacheCollector
@@ -51,6 +51,28 @@ async def test_a_snapshot(server):
         assert (await asyncio.to_thread(client.metrics)).caches["users"].hits == 10
         assert other.metrics().caches == {}
     assert client.metrics().caches["users"].hits == 10
+
+
+async def test_a_cache_and_a_function(client, key):
+    cache = Cache(client, prefix=key, name="users")
+
+    @cached(cache, key="{number}", tags=["t"], store_if=lambda value: value < 2)
+    async def load(number):
+        return number
+
+    for number in (1, 1, 2):
+        await load(number)
+    await cache.invalidate_tag("t")
+    await load(1)
+    await cache.set("plain", 1)
+    await cache.get_many(["plain", "missing"])
+    caches = client.metrics().caches
+    [name] = [name for name in caches if name.endswith("load")]
+    function = caches[name]
+    assert (function.hits, function.misses, function.computed) == (1, 3, 3)
+    assert function.not_stored == {"refused": 1}
+    assert function.seconds > 0
+    assert (caches["users"].hits, caches["users"].misses) == (1, 1)
 
 
 async def test_prometheus(server):

@@ -14,6 +14,7 @@ from ._policy import Options, SharingOptions
 from ._presets import Pylibmc, Pymemcache
 from ._rate_limits import RateLimit, RateLimitResult
 from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
+from ._tags import TagSnapshot
 from ._ttl import Ttl
 from ._typed import Typed
 
@@ -38,6 +39,7 @@ __all__ = [
     "Raw",
     "Serializer",
     "SharingOptions",
+    "TagSnapshot",
     "Ttl",
     "Typed",
     "Utf8",
