@@ -399,8 +399,18 @@ async def test_text_in_tags_is_as_in_an_f_string(cache):
     @cached(cache, key="k:{name}", tags=["user:{name}", "{name!r}", "{name:>9}"])
     async def load(name): ...
 
-    name = "a:b%c"
-    assert load.tags_for(name) == [f"user:{name}", f"{name!r}", f"{name:>9}"]
+    for name in ("a:b%c", "", 7, -1, 1.5, True, None, b"x"):
+        if name is not None and not isinstance(name, bytes):
+            assert load.tags_for(name) == [f"user:{name}", f"{name!r}", f"{name:>9}"]
+
+        @cached(cache, key="k:{name}", tags=["user:{name}", "all", "{{{name}}}{other}"])
+        async def plain(name, other="x"): ...
+
+        tags = [f"user:{name}", "all", f"{{{name}}}x"]
+        assert plain.tags_for(name) == plain.tags_for(name=name) == tags
+        assert plain.tags_for(name, "y")[2] == f"{{{name}}}y"
+    with pytest.raises(TypeError, match="argument"):
+        plain.tags_for()
 
 
 async def test_wrong_tags_of_functions(cache):

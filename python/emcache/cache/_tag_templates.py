@@ -8,6 +8,7 @@ from typing import Any
 from ._call_keys import ADDRESS, bound_arguments
 from ._function_names import describe
 from ._keys import Key
+from ._quick_keys import Positions
 
 TagsOf = Callable[[tuple[Any, ...], dict[str, Any]], Iterable[Key]]
 """Makes the tags from the arguments of a call."""
@@ -62,11 +63,53 @@ def _by_templates(templates: list[Key], signature: inspect.Signature | None) -> 
         constant = [_filled(template, {}) for template in templates]
         return lambda _args, _kwargs: constant
 
+    quick = _quick(templates, signature)
+
     def by_templates(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Key]:
+        if quick is not None and not kwargs and (made := quick(args)) is not None:
+            return made
         values = bound_arguments(signature, args, kwargs)
         return [_filled(template, values) for template in templates]
 
     return by_templates
+
+
+def _quick(
+    templates: list[Key], signature: inspect.Signature
+) -> Callable[[tuple[Any, ...]], list[Key] | None] | None:
+    """Return a function for positional arguments that are text or integers, without formatting."""
+    positions = Positions(signature)
+    made: list[list[tuple[str, int | None]]] = []
+    for template in templates:
+        if isinstance(template, bytes):
+            return None
+        pieces: list[tuple[str, int | None]] = []
+        for text, field, spec, conversion in _FORMATTER.parse(template):
+            if spec or conversion or (field is not None and field not in positions.names):
+                return None
+            pieces.append((text, None if field is None else positions.names.index(field)))
+        made.append(pieces)
+    if not positions.are_simple:
+        return None
+
+    def quick(args: tuple[Any, ...]) -> list[Key] | None:
+        values = positions.all_of(args)
+        if values is None:
+            return None
+        tags: list[Key] = []
+        for pieces in made:
+            tag = ""
+            for text, index in pieces:
+                tag += text
+                if index is not None:
+                    value = values[index]
+                    if type(value) is not str and type(value) is not int:
+                        return None
+                    tag += str(value)
+            tags.append(tag)
+        return tags
+
+    return quick
 
 
 def _parsed(tags: Iterable[Key]) -> tuple[list[Key], list[str]]:

@@ -60,6 +60,8 @@ def tag_names(keys: Keys, tags: Tags, more: TagNames = ()) -> TagNames:
 
 def tag_name(keys: Keys, tag: Key) -> bytes:
     """Return the key of a tag."""
+    if type(tag) is str:
+        return keys.wire("#tag:" + tag)
     return keys.wire(b"#tag:" + encode("tag", tag))
 
 
