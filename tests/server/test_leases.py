@@ -9,6 +9,7 @@ import pytest
 import emcache
 from emcache import Cache, LeaseLostError, cached
 from emcache.cache import CacheInfo, Raw, Utf8, _flights
+from emcache.cache._counts import all_counts
 from emcache.cache._marks import LEASE, mark_name
 from support.calls import outcomes, until, within
 from support.nutcracker import nutcracker
@@ -477,6 +478,32 @@ async def test_options_are_checked_before_anything_is_sent(client, options, erro
         return
     with pytest.raises(error):
         Cache(client, **options)
+
+
+@within(20)
+async def test_what_is_counted(client, key):
+    one = Cache(client, prefix=key, name="counted")
+    counts = all_counts(client)["counted"]
+    assert counts is Cache(client, name="counted")._counts
+    await one.get("k")
+    await asyncio.gather(*(one.get_or_set("k", value) for _ in range(5)))
+    await one.get_or_set("k", value)
+    await one.get_many(["k", "l"])
+    await one.get_or_set("m", value, store_if=lambda _: False)
+    assert (counts.hits, counts.misses, counts.computed, counts.waited) == (2, 8, 2, 4)
+    assert counts.not_stored == {"refused": 1}
+
+    @cached(one, key="k")
+    async def function():
+        await asyncio.sleep(0.05)
+        return 1
+
+    await one.delete("k")
+    await function()
+    await function()
+    [own] = [each for name, each in all_counts(client).items() if name.endswith(".function")]
+    assert (own.hits, own.misses, own.computed) == (1, 1, 1)
+    assert own.seconds > 0.04
 
 
 async def test_nothing_is_left(pair):

@@ -13,8 +13,10 @@ import emcache
 from emcache import Cache, cached
 from emcache.cache import (
     CachedFunction,
+    CacheInfo,
     Json,
     MsgPack,
+    Options,
     Pickle,
     Pymemcache,
     Raw,
@@ -22,7 +24,9 @@ from emcache.cache import (
     Typed,
     Utf8,
     Zlib,
+    cached_many,
 )
+from emcache.cache._counts import Reason
 
 
 @dataclasses.dataclass
@@ -124,6 +128,42 @@ async def test_get_or_set(client: emcache.Client, key: bytes) -> None:
         await cache.get_or_set("n", number, on_error="raise")  # type: ignore[arg-type]
 
 
+async def test_options(client: emcache.Client, key: bytes) -> None:
+    options: Options = {"refresh": 5, "stale_for": 60, "jitter": 0.1, "ttl": lambda text: len(text)}
+    cache = Cache(client, serializer=Utf8(), prefix=key, lease=10, on_lost="raise", name="texts")
+
+    async def load() -> str:
+        return "loaded"
+
+    info = CacheInfo()
+    assert_type(await cache.get_or_set("k", load, info=info, **options), str)
+    assert_type(info.not_stored, Reason | None)
+    assert_type(await cache.invalidate("k", stale_for=60), bool)
+    with pytest.raises(TypeError):
+        await cache.get_or_set("k", load, refreshed=5)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="on_lost"):
+        await cache.get_or_set("k", load, on_lost="wait")  # type: ignore[arg-type]
+
+
+async def test_many(client: emcache.Client, key: bytes) -> None:
+    cache = Cache(client, serializer=Utf8(), prefix=key)
+
+    async def load(keys: list[str]) -> dict[str, str]:
+        return dict.fromkeys(keys, "loaded")
+
+    assert_type(await cache.get_or_set_many(["a", "b"], load, ttl=5), dict[str, str])
+
+    @cached_many(cache, key="user:{id}", ttl=60)
+    async def names(ids: list[int], suffix: str = "") -> dict[int, str]:
+        return {number: f"{number}{suffix}" for number in ids}
+
+    assert_type(await names({1, 2}, suffix="!"), dict[int, str])
+    assert_type(await names.invalidate(1), dict[int, Exception])
+    assert_type(names.key_for(1), str)
+    with pytest.raises(TypeError):
+        await names([1], 2, 3)  # type: ignore[call-arg, arg-type]
+
+
 async def test_cached(client: emcache.Client, key: bytes) -> None:
     cache: Cache[Any] = Cache(client, prefix=key)
 
@@ -135,6 +175,7 @@ async def test_cached(client: emcache.Client, key: bytes) -> None:
     assert_type(await age.refresh("Ada"), int)
     assert_type(age.key_for("Ada"), str)
     assert_type(await age.invalidate("Ada"), bool)
+    assert_type(await age.with_info("Ada"), tuple[int, CacheInfo])
     with pytest.raises(TypeError):
         await age()  # type: ignore[call-arg]
     with pytest.raises(TypeError):

@@ -45,6 +45,8 @@ class GetOrSet(Generic[T]):
         self._tags = tags
         self._computing = Computing(storage, policy, counts, name, factory, tags, batch)
         self._info = CacheInfo() if info is None else info
+        # Flights without a lease know nothing of the invalidations of other processes.
+        self._kind = storage.values.kind, policy.lease is None
         self._is_reachable = True
         self._verified: Flight | None = None
         """A flight whose lease was still valid when this call looked."""
@@ -94,7 +96,6 @@ class GetOrSet(Generic[T]):
     async def renew(self) -> T:
         """Compute the value and replace the cached one, whatever is there."""
         self._flights.forget(self._name)
-        self._counts.misses += 1
         outcome, _, is_owner = await self._join(self._replace)
         return self._result(outcome, is_owner)
 
@@ -105,12 +106,12 @@ class GetOrSet(Generic[T]):
         """
         if self._policy.lease is not None or not self._is_reachable:
             return False
-        is_current = self._flights.current(self._name, self._storage.values.kind) is not None
+        is_current = self._flights.current(self._name, self._kind) is not None
         return not is_current and began != self._flights.clock
 
     async def _look(self) -> Read[T] | None:
         """Read the cache, unless a flight can be joined without that."""
-        flight = self._flights.current(self._name, self._storage.values.kind)
+        flight = self._flights.current(self._name, self._kind)
         is_guarded = flight is not None and (flight.uses_lease or flight.generations)
         if flight is not None and not (is_guarded and flight.is_computing):
             return None
@@ -181,10 +182,9 @@ class GetOrSet(Generic[T]):
     async def _join(
         self, compute: Callable[[Flight], Coroutine[Any, Any, Outcome[T]]]
     ) -> tuple[Outcome[T], Flight, bool]:
-        kind = self._storage.values.kind
-        if self._verified or self._flights.current(self._name, kind) is not None:
+        if self._verified or self._flights.current(self._name, self._kind) is not None:
             self._computing.wait_for_others()
-        return await self._flights.join(self._name, kind, compute, self._verified)
+        return await self._flights.join(self._name, self._kind, compute, self._verified)
 
     def _is_current(self, outcome: Outcome[T], flight: Flight, began: int) -> bool:
         """Return whether an invalidation before this call would have prevented the outcome."""
