@@ -169,7 +169,7 @@ def computations(cache: CacheMetrics) -> dict[str, int]:
 
 
 class _Client(Protocol):
-    """What is read of a client."""
+    """The parts of a client that are read here."""
 
     _snapshots: Snapshots
     _addresses: list[Address]

@@ -11,7 +11,7 @@ from emcache.cache import CacheInfo, Raw, Zlib, cached_many
 from emcache.cache._envelope import MOST_TAGS
 from emcache.cache._tags import make_generations
 from emcache.testing import FaultProxy
-from support.calls import client_of, outcomes, within
+from support.calls import client_of, within
 from support.memcached import memcached
 from support.round_trips import is_one_round_trip
 
@@ -275,7 +275,7 @@ async def test_a_tag_that_is_invalidated_during_the_computation(cache, server, k
 @within(20)
 async def test_a_refresh_keeps_the_tags(cache, invalidated):
     source = Source()
-    options = {"ttl": 2, "refresh": 1, "refresh_in": "caller", "tags": ["t"]}
+    options = {"ttl": 2, "refresh": 1, "refresh_in": "caller", "stale_for": 60, "tags": ["t"]}
 
     async def refreshed():
         version = await source()
@@ -648,16 +648,18 @@ async def test_callers_share_a_computation_while_a_tag_is_down(key):
             tag = spread(client, cache, *(f"#tag:{n}" for n in range(20)))[second.address]
             tag = tag.removeprefix("#tag:")
             second.kill()
-            source = Source()
+            source, all_have_begun = Source(), asyncio.Event()
 
             async def slow():
-                await asyncio.sleep(0.5)
+                await all_have_begun.wait()
                 return await source()
 
-            async def get(delay):
-                await asyncio.sleep(delay)
-                return await cache.get_or_set(value, slow, tags=[tag])
-
-            results = await outcomes(*(get(number / 100) for number in range(30)))
-            assert results == [0] * 30
+            calls = []
+            for _ in range(30):
+                call = cache.get_or_set(value, slow, tags=[tag])
+                calls.append(asyncio.create_task(call))
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(1)
+            all_have_begun.set()
+            assert await asyncio.gather(*calls) == [0] * 30
             assert source.calls < 5

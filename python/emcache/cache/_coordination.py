@@ -19,7 +19,7 @@ from ._tags import (
 
 
 class Coordination:
-    """What processes share besides values; a base of :class:`emcache.Cache`."""
+    """The methods of :class:`emcache.Cache` that coordinate processes."""
 
     _client: Client
     _keys: Keys

@@ -20,7 +20,7 @@ from .._memcached.times import EXPIRED
 
 
 class Held(NamedTuple):
-    """What proves that an item is ours."""
+    """The proof that an item is ours."""
 
     token: bytes
     cas: int | None
@@ -28,7 +28,7 @@ class Held(NamedTuple):
 
 
 def new_token() -> bytes:
-    """Return a token that nobody else has."""
+    """Return a token that no other owner has."""
     return secrets.token_hex(16).encode()
 
 

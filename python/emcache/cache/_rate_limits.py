@@ -138,7 +138,7 @@ class RateLimit:
     async def _take_back(self, key: bytes, count: int, cost: int) -> None:
         """Subtract a refused hit, so that smaller or later ones still find room."""
         if count - cost < self._limit:
-            # Without it the limit is only stricter, so nobody waits for the reply.
+            # If this is lost, the limit is only stricter, so the reply is not needed.
             with contextlib.suppress(EmcacheError):
                 await self._client.decrement(key, cost, noreply=True)
 
