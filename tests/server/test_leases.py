@@ -264,11 +264,48 @@ async def test_all_that_lose_in_one_process_share_a_computation(pair):
     factory = Factory("own")
     callers = [asyncio.create_task(other.get_or_set("k", factory, wait=0.1)) for _ in range(50)]
     strict = asyncio.create_task(other.get_or_set("k", factory, wait=0.1, on_lost="raise"))
-    await factory.started()
+    assert isinstance((await outcomes(strict))[0], LeaseLostError)
+
+    def waiting():
+        flights = other._flights.table.get(other.wire_key("k"), {}).values()
+        return sum(flight.waiting for flight in flights if flight.is_computing)
+
+    await until(lambda: waiting() == 50)
     factory.go.set()
     assert await asyncio.gather(*callers) == ["own"] * 50
     assert factory.calls == 1
-    assert isinstance((await outcomes(strict))[0], LeaseLostError)
+
+
+@within(20)
+async def test_each_caller_waits_as_long_as_it_wants(pair):
+    """They wait together, whoever of them began."""
+    one, other = pair
+    await hold_lease(one)
+    patient = asyncio.create_task(other.get_or_set("k", value, wait=25))
+    await until(lambda: other._flights.table)
+    hasty = asyncio.create_task(other.get_or_set("k", of("own"), wait=0.2))
+    others = []
+    while not hasty.done():
+        others.append(asyncio.create_task(other.get_or_set("k", value, wait=25)))
+        await asyncio.sleep(0.05)
+    assert await hasty == "own"
+    assert not any(each.done() for each in (patient, *others))
+    await one.delete("k")
+    assert set(await asyncio.gather(patient, *others)) == {"value"}
+
+
+@within(20)
+async def test_a_hasty_caller_does_not_end_the_wait_of_others(pair):
+    one, other = pair
+    await hold_lease(one)
+    hasty = asyncio.create_task(other.get_or_set("k", of("own"), wait=0.2))
+    await until(lambda: other._flights.table)
+    patient = asyncio.create_task(other.get_or_set("k", value, wait=25))
+    assert await hasty == "own"
+    await asyncio.sleep(0.1)
+    assert not patient.done()
+    await one.delete("k")
+    assert await patient == "value"
 
 
 @within(20)

@@ -3,12 +3,13 @@
 import asyncio
 import itertools
 import logging
+import time
 
 import pytest
 
 import emcache
 from emcache import Cache, cached
-from emcache.cache import CacheInfo, Zlib, _envelope, _refreshes, _warnings
+from emcache.cache import CacheInfo, Zlib, _envelope, _refreshes, _values, _warnings
 from emcache.cache._flags import FLAG_ENVELOPE
 from support.calls import outcomes, until, within
 
@@ -244,6 +245,25 @@ async def test_a_caller_without_stale_for_replaces_a_stale_value(pair, clock):
     numbers.go.set()
     assert [(await task)[0] for task in (computing, waiting)] == [2, 2]
     assert numbers.calls == 2
+
+
+@within(20)
+async def test_who_wants_no_stale_value_gets_none_from_another_caller(pair):
+    """A value that is stored, and goes stale, while both wait for its computation elsewhere."""
+    one, other = pair
+    leases = one._storage.leases
+    name = other.wire_key("k")
+    cas = (await leases.take(name, 30)).cas
+    lax = asyncio.create_task(look(other, Numbers(), stale_for=600))
+    strict = asyncio.create_task(look(other, Numbers(), stale_for=0))
+    await until(lambda: other._flights.table)
+    data, flags = await one._values.pack(name, "old")
+    sealed = _values.seal(data, flags, _envelope.Envelope(0, 1_000 * int(time.time() - 5)))
+    assert await leases.store(name, cas, *sealed, 600) == "stored"
+    found, info = await lax
+    assert (found, info.stale) == ("old", True)
+    found, info = await strict
+    assert (found, info.computed) == (1, True)
 
 
 @within(20)

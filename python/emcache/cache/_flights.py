@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -71,6 +72,13 @@ class Outcome(Generic[R]):
         self.cache_error = None if cache_error is None else SharedFailure(cache_error)
         """Why the cache was not read or written, for callers with ``on_error="raise"``."""
         self.not_stored = not_stored
+
+    @classmethod
+    def lost(cls, clock: float = math.inf) -> "Outcome[R]":
+        """Return the outcome of a wait for another process that was too long."""
+        outcome = cls(MISSING, clock=clock)
+        outcome.is_lost = True
+        return outcome
 
     def set_cache_error(self, error: Exception) -> None:
         """Add an error of the cache to a result."""
@@ -248,7 +256,12 @@ class Flights:
             flight.is_storing = False
 
     async def join(
-        self, key: bytes, kind: Hashable, compute: Compute[R], verified: Flight | None = None
+        self,
+        key: bytes,
+        kind: Hashable,
+        compute: Compute[R],
+        verified: Flight | None = None,
+        deadline: float = math.inf,
     ) -> tuple[Outcome[R], Flight, bool]:
         """Wait for the computation of a key; start one if there is none.
 
@@ -257,6 +270,7 @@ class Flights:
             kind: the kind of values.
             compute: computes the value.
             verified: a flight whose ``waiting`` counts this caller already.
+            deadline: the ``time.monotonic()`` until which this caller waits for another process.
 
         Returns:
             The result, its flight, and whether this caller's own factory computed it.
@@ -270,18 +284,30 @@ class Flights:
                     is_owner = True
                     flight = self._start(key, kind, compute)
                 flight.waiting += 1
-            await self._wait(key, flight, is_owner)
+            limit = math.inf if is_owner else deadline
+            if not await self._wait(key, flight, is_owner, limit):
+                return Outcome.lost(), flight, False
             outcome = flight.outcome(is_owner)
             if outcome is not None:
                 return outcome, flight, is_owner
             flight = None
 
-    async def _wait(self, key: bytes, flight: Flight, is_owner: bool) -> None:
-        """Wait for a flight whose ``waiting`` counts this caller."""
+    async def _wait(self, key: bytes, flight: Flight, is_owner: bool, deadline: float) -> bool:
+        """Wait for a flight whose ``waiting`` counts this caller; return whether it has ended.
+
+        The deadline counts until the factory is called.
+        """
         assert flight.task is not None
         try:
             with waiting_for(flight.run):
-                await asyncio.wait([flight.task])
+                while not flight.task.done():
+                    is_limited = deadline < math.inf and not flight.is_computing
+                    left = max(deadline - time.monotonic(), 0.0) if is_limited else None
+                    await asyncio.wait([flight.task], timeout=left)
+                    is_over = is_limited and time.monotonic() >= deadline
+                    if is_over and not flight.is_computing and not flight.task.done():
+                        self.leave(key, flight)
+                        return False
         except BaseException as error:
             if is_owner:
                 flight.has_owner = False
@@ -290,6 +316,7 @@ class Flights:
                 await asyncio.wait([flight.task])
             raise
         flight.waiting -= 1
+        return True
 
     def leave(self, key: bytes, flight: Flight) -> bool:
         """End the wait of a caller; return whether that cancels the computation."""

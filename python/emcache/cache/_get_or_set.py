@@ -1,7 +1,9 @@
 """One call of ``get_or_set`` that its first read did not answer."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
 from .._errors import EmcacheError, InvalidKeyError, LeaseLostError, SerializationError
@@ -12,7 +14,7 @@ from ._flights import Flight, Missing, Outcome
 from ._info import CacheInfo
 from ._keys import shown
 from ._late_stores import NONE_OUTDATED, Outdated
-from ._miss import Miss
+from ._miss import LONGEST_PAUSE, Miss
 from ._policy import Policy
 from ._refresh import Refresh
 from ._renewal import Renewal
@@ -46,16 +48,20 @@ class GetOrSet(Generic[T]):
         self._computing = Computing(storage, policy, counts, name, factory, tags, batch)
         self._info = CacheInfo() if info is None else info
         # Flights without a lease know nothing of the invalidations of other processes.
-        self._kind = storage.values.kind, policy.lease is None
+        self._kind: tuple[Hashable, ...] = (storage.values.kind, policy.lease is None)
         self._is_reachable = True
         self._verified: Flight | None = None
         """A flight whose lease was still valid when this call looked."""
         self._is_lost = False
+        self._deadline = math.inf
+        """The ``time.monotonic()`` until which this call waits for another process."""
+        self._slack = min(LONGEST_PAUSE, policy.longest_wait / 2)
+        """Callers whose deadlines are this close lose together, and share a computation."""
 
     async def fetch(self) -> T:
         """Return the cached value, or the value that the first caller with a miss computes."""
         began = self._flights.clock
-        read = await self._look()
+        read = await self._look(began)
         return await self.finish(read, began)
 
     async def after(self, item: Item | None, began: int) -> T:
@@ -76,9 +82,11 @@ class GetOrSet(Generic[T]):
 
         Args:
             read: the value that was read; None on a miss.
-            began: the clock of the flights when that read began.
+            began: the clock of the flights when this call, and that read, began.
         """
         looks = 0
+        if self._policy.lease is not None:
+            self._deadline = time.monotonic() + self._policy.longest_wait
         while read is None or not read.is_within(self._policy.stale_for):
             if not looks:
                 self._counts.misses += 1
@@ -89,8 +97,7 @@ class GetOrSet(Generic[T]):
                 self._verified = None
                 if is_current and self._accepts(outcome):
                     return self._result(outcome, is_owner)
-            began = self._flights.clock
-            read = await self._look() if self._is_reachable else None
+            read = await self._look(began) if self._is_reachable else None
         return await self.serve(read)
 
     async def renew(self) -> T:
@@ -109,11 +116,13 @@ class GetOrSet(Generic[T]):
         is_current = self._flights.current(self._name, self._kind) is not None
         return not is_current and began != self._flights.clock
 
-    async def _look(self) -> Read[T] | None:
+    async def _look(self, began: int) -> Read[T] | None:
         """Read the cache, unless a flight can be joined without that."""
         flight = self._flights.current(self._name, self._kind)
         is_guarded = flight is not None and (flight.uses_lease or flight.generations)
         if flight is not None and not (is_guarded and flight.is_computing):
+            return None
+        if flight is not None and flight.clock > began:
             return None
         try:
             if flight is None or (flight.uses_lease and flight.cas is None):
@@ -184,18 +193,26 @@ class GetOrSet(Generic[T]):
     ) -> tuple[Outcome[T], Flight, bool]:
         if self._verified or self._flights.current(self._name, self._kind) is not None:
             self._computing.wait_for_others()
-        return await self._flights.join(self._name, self._kind, compute, self._verified)
+        deadline = math.inf if self._is_lost else self._deadline
+        return await self._flights.join(self._name, self._kind, compute, self._verified, deadline)
 
     def _is_current(self, outcome: Outcome[T], flight: Flight, began: int) -> bool:
         """Return whether an invalidation before this call would have prevented the outcome."""
+        if outcome.stale and not self._policy.stale_for:
+            return False
         if flight is self._verified or not flight.uses_lease or not self._is_reachable:
             return True
         return outcome.clock > began
 
     def _accepts(self, outcome: Outcome[T]) -> bool:
         """Return whether this call ends with an outcome; otherwise it looks again."""
+        if outcome.is_lost and time.monotonic() + self._slack < self._deadline:
+            # Only the caller that it waited with has lost.
+            return False
         if outcome.is_lost and self._policy.on_lost == "compute":
             self._is_lost = True
+            # Not with those who have just begun to wait.
+            self._kind = (*self._kind, "lost")
             return False
         if isinstance(outcome.value, Missing) and outcome.cache_error is not None:
             self._is_reachable = False
@@ -203,7 +220,7 @@ class GetOrSet(Generic[T]):
         return True
 
     async def _compute(self, flight: Flight) -> Outcome[T]:
-        miss = Miss(self._computing, flight)
+        miss = Miss(self._computing, flight, self._deadline)
         if self._policy.lease is None:
             flight.uses_lease = False
         if not self._is_reachable:
@@ -217,7 +234,7 @@ class GetOrSet(Generic[T]):
         return await miss.compute_with_lease()
 
     async def _replace(self, flight: Flight) -> Outcome[T]:
-        renewal = Renewal(self._computing, flight)
+        renewal = Renewal(self._computing, flight, self._deadline)
         if self._policy.lease is None:
             return await renewal.compute_without_lease()
         if flight.stale:

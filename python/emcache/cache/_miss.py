@@ -30,9 +30,11 @@ LEASE_SLACK = 1.0
 class Miss(Generic[T]):
     """Computes the value of a key that is not in the cache."""
 
-    def __init__(self, computing: Computing[T], flight: Flight) -> None:
+    def __init__(self, computing: Computing[T], flight: Flight, deadline: float) -> None:
         self._computing = computing
         self._flight = flight
+        self._deadline = deadline
+        """The ``time.monotonic()`` until which it waits for another process."""
         self._storage = computing.storage
         self._leases = computing.storage.leases
         self._policy = computing.policy
@@ -144,7 +146,6 @@ class Miss(Generic[T]):
     async def _take(self) -> Won | Outcome[T]:
         """Return the lease, or what is known without it: a value, or that there is none."""
         policy, flights = self._policy, self._storage.flights
-        deadline = time.monotonic() + policy.longest_wait
         pause, again = FIRST_PAUSE, False
         holder, held_since = 0, time.monotonic()
         while True:
@@ -159,10 +160,8 @@ class Miss(Generic[T]):
             if isinstance(taken, Won):
                 return taken
             now = time.monotonic()
-            if now >= deadline or not isinstance(taken, Lost):
-                outcome: Outcome[T] = Outcome(MISSING, clock=clock)
-                outcome.is_lost = True
-                return outcome
+            if now >= self._deadline or not isinstance(taken, Lost):
+                return Outcome.lost(clock)
             self._computing.wait_for_others()
             if taken.cas != holder:
                 holder, held_since = taken.cas, now
@@ -171,7 +170,7 @@ class Miss(Generic[T]):
                 await self._leases.give_back(self._name, holder)
             again = True
             self._computing.found = NOTHING  # too old by then
-            wait = min(pause * random.uniform(0.75, 1.25), max(deadline - now, 0.0))
+            wait = min(pause * random.uniform(0.75, 1.25), max(self._deadline - now, 0.0))
             await asyncio.sleep(wait)
             pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE)
 
