@@ -21,6 +21,8 @@ from ._errors import (
     EmcacheError,
     InvalidKeyError,
     LeaseLostError,
+    LockLostError,
+    LockTimeoutError,
     NodeUnavailableError,
     NotFoundCommandError,
     NotStoredStorageCommandError,
@@ -52,7 +54,7 @@ if typing.TYPE_CHECKING:
     from ._results import ManyResult, PartialResult
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
-    from .metrics import ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
+    from .metrics import CacheMetrics, ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
 
 __all__ = [
     "ALL_NODES",
@@ -68,6 +70,7 @@ __all__ = [
     "ArithmeticCommandError",
     "AuthenticationError",
     "Cache",
+    "CacheMetrics",
     "CallableDiscovery",
     "Client",
     "ClientClosedError",
@@ -90,6 +93,8 @@ __all__ = [
     "Item",
     "LatencyHistogram",
     "LeaseLostError",
+    "LockLostError",
+    "LockTimeoutError",
     "ManyResult",
     "MemcachedHostAddress",
     "MemcachedUnixSocketPath",

@@ -252,7 +252,7 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         """
         from .metrics import read_metrics
 
-        return read_metrics(self._snapshots, self._addresses)
+        return read_metrics(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,6 +10,8 @@
     ├─ OverloadedError                  the queue of a node is full
     ├─ UnsupportedError                 the node lacks the command or an option of it
     ├─ OperationTimeoutError            also TimeoutError (asyncio.TimeoutError)
+    ├─ LockTimeoutError                 also TimeoutError (asyncio.TimeoutError)
+    ├─ LockLostError
     ├─ ConnectionFailedError            also ConnectionError and TimeoutError
     │  ├─ NodeUnavailableError          the node is known to be down: fails at once
     │  ├─ ProtocolError                 the server sent an unexpected reply
@@ -84,6 +86,14 @@ class UnsupportedError(EmcacheError):
 
 class OperationTimeoutError(EmcacheError, asyncio.TimeoutError):
     """The server did not reply within the client's timeout. A write may have happened."""
+
+
+class LockTimeoutError(EmcacheError, asyncio.TimeoutError):
+    """A lock was not free in time; raised by ``async with cache.lock(...)``."""
+
+
+class LockLostError(EmcacheError):
+    """A lock was lost before its release; raised at the end of ``async with cache.lock(...)``."""
 
 
 class ConnectionFailedError(EmcacheError, ConnectionError, asyncio.TimeoutError):

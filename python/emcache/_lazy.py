@@ -5,6 +5,7 @@ from typing import Any
 PUBLIC = {
     "Cache": "cache",
     "cached": "cache",
+    "CacheMetrics": "metrics",
     "CallableDiscovery": "discovery",
     "ClientMetrics": "metrics",
     "CommandMetrics": "metrics",

@@ -1,8 +1,9 @@
 """Counters of a client: :meth:`emcache.Client.metrics` returns a :class:`ClientMetrics`."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ._address import Address
 from ._emcache import LATENCY_BOUNDS
@@ -12,7 +13,7 @@ from .connection_pool import ConnectionPoolMetrics
 if TYPE_CHECKING:
     from ._emcache import _RawSnapshot
 
-__all__ = ["ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
+__all__ = ["CacheMetrics", "ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,29 @@ class NodeMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheMetrics:
+    """Counters of one cache, or of one cached function."""
+
+    hits: int = 0
+    """Lookups that found a value, fresh or stale."""
+    misses: int = 0
+    """Lookups that found none."""
+    stale: int = 0
+    """Hits that returned a stale value."""
+    computed: int = 0
+    """Calls of a factory or of the function, successful or not, also for a refresh."""
+    refreshed: int = 0
+    """Calls of these while the old value was returned to others."""
+    waited: int = 0
+    """Callers that got a value that another caller or process computed."""
+    not_stored: Mapping[str, int] = field(default_factory=dict)
+    """Computed values that were not stored, by reason. ``docs/observability.md`` lists the
+    reasons."""
+    seconds: float = 0.0
+    """The total duration of the computations."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClientMetrics:
     """Counters of a client since it was created, without those of nodes that left the cluster."""
 
@@ -109,6 +133,8 @@ class ClientMetrics:
     min_connections: int = 0
     """The client's limits for each node."""
     max_connections: int = 0
+    caches: Mapping[str, CacheMetrics] = field(default_factory=dict)
+    """By the name of the :class:`emcache.Cache` or of the cached function."""
 
     @property
     def commands(self) -> dict[str, CommandMetrics]:
@@ -132,18 +158,53 @@ def sum_pools(pools: Sequence[ConnectionPoolMetrics]) -> dict[str, int]:
     return {name: sum(getattr(pool, name) for pool in pools) for name in countable}
 
 
-def read_metrics(
-    snapshots: Snapshots, addresses: Sequence[Address], loop_timeout: float = LOOP_TIMEOUT
-) -> ClientMetrics:
+def lookups(cache: CacheMetrics) -> dict[str, int]:
+    """Return the lookups of a cache by result."""
+    return {"hit": cache.hits - cache.stale, "stale": cache.stale, "miss": cache.misses}
+
+
+def computations(cache: CacheMetrics) -> dict[str, int]:
+    """Return the computations of a cache by their cause."""
+    return {"miss": cache.computed - cache.refreshed, "refresh": cache.refreshed}
+
+
+class _Client(Protocol):
+    """The parts of a client that are read here."""
+
+    _snapshots: Snapshots
+    _addresses: list[Address]
+
+
+def read_metrics(client: _Client, loop_timeout: float = LOOP_TIMEOUT) -> ClientMetrics:
     """Return the counters of a client; wait at most ``loop_timeout`` seconds for its loop."""
-    latest = snapshots.latest(loop_timeout)
+    latest = client._snapshots.latest(loop_timeout)
     if latest is None:
-        return ClientMetrics()
+        return ClientMetrics(caches=_cache_metrics(client))
     taken, raw = latest
-    return _from_raw(taken, raw, addresses)
+    return _from_raw(taken, raw, client._addresses, _cache_metrics(client))
 
 
-def _from_raw(taken: float, raw: "_RawSnapshot", addresses: Sequence[Address]) -> ClientMetrics:
+def _cache_metrics(client: _Client) -> dict[str, CacheMetrics]:
+    # Not imported: without a cache there is nothing to count.
+    module = sys.modules.get("emcache.cache._counts")
+    if module is None:
+        return {}
+    # A list: the loop may add a cache while another thread reads.
+    by_name = list(module.all_counts(client).items())
+    return {name: _from_counts(counts) for name, counts in by_name}
+
+
+def _from_counts(counts: Any) -> CacheMetrics:
+    values = {each.name: getattr(counts, each.name) for each in fields(CacheMetrics)}
+    return CacheMetrics(**values | {"not_stored": dict(counts.not_stored)})
+
+
+def _from_raw(
+    taken: float,
+    raw: "_RawSnapshot",
+    addresses: Sequence[Address],
+    caches: Mapping[str, CacheMetrics],
+) -> ClientMetrics:
     min_connections, max_connections, nodes = raw
     converted = (
         NodeMetrics(
@@ -157,4 +218,4 @@ def _from_raw(taken: float, raw: "_RawSnapshot", addresses: Sequence[Address]) -
         )
         for index, healthy, pool, commands in nodes
     )
-    return ClientMetrics(tuple(converted), taken, min_connections, max_connections)
+    return ClientMetrics(tuple(converted), taken, min_connections, max_connections, caches)

@@ -183,6 +183,8 @@ EXCEPTIONS = {
     "OverloadedError": "EmcacheError",
     "UnsupportedError": "EmcacheError",
     "OperationTimeoutError": "EmcacheError TimeoutError",
+    "LockTimeoutError": "EmcacheError TimeoutError",
+    "LockLostError": "EmcacheError",
     "ConnectionFailedError": "EmcacheError ConnectionError TimeoutError OSError",
     "NodeUnavailableError": "ConnectionFailedError ConnectionError TimeoutError",
     "ProtocolError": "ConnectionFailedError ConnectionError TimeoutError",

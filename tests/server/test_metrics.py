@@ -269,9 +269,7 @@ class TestFromAnotherThread:
             await client.get(key)
             known = client.metrics()
             told = []
-            thread = threading.Thread(
-                target=lambda: told.append(read_metrics(client._snapshots, client._addresses, 0.05))
-            )
+            thread = threading.Thread(target=lambda: told.append(read_metrics(client, 0.05)))
             thread.start()
             thread.join()
             assert told == [known]
@@ -279,9 +277,7 @@ class TestFromAnotherThread:
     async def test_a_loop_that_never_answered(self, server):
         async with client_of(server) as client:
             told = []
-            thread = threading.Thread(
-                target=lambda: told.append(read_metrics(client._snapshots, client._addresses, 0.05))
-            )
+            thread = threading.Thread(target=lambda: told.append(read_metrics(client, 0.05)))
             thread.start()
             thread.join()
             assert told == [emcache.ClientMetrics()]

@@ -29,6 +29,11 @@ NAMES = {
     "emcache_retries",
     "emcache_protocol_errors",
     "emcache_snapshot_age_seconds",
+    "emcache_cache_lookups",
+    "emcache_cache_computations",
+    "emcache_cache_computation_seconds",
+    "emcache_cache_waits",
+    "emcache_cache_not_stored",
 }
 
 

@@ -15,12 +15,16 @@ from emcache.cache import (
     CachedFunction,
     CacheInfo,
     Json,
+    Lock,
     MsgPack,
     Options,
     Pickle,
     Pymemcache,
+    RateLimitResult,
     Raw,
     Serializer,
+    TagSnapshot,
+    Typed,
     Utf8,
     Zlib,
     cached_many,
@@ -71,6 +75,9 @@ async def test_what_a_cache_is_of(client: emcache.Client, key: bytes) -> None:
     assert_type(Cache(client, serializer=Raw()), Cache[bytes])
     assert_type(Cache(client, serializer=Utf8()), Cache[str])
     assert_type(Cache(client, serializer=Users()), Cache[User])
+    assert_type(Cache(client, serializer=Typed(User)), Cache[User])
+    users: Typed[list[User]] = Typed(list[User])
+    assert_type(Cache(client, serializer=users), Cache[list[User]])
     assert_type(Json(dumps=encode_user, loads=decode_user), Json[User])
     cache: Cache[User] = Cache(client, prefix=key)
     assert_type(cache, Cache[User])
@@ -208,3 +215,30 @@ async def test_methods(client: emcache.Client, key: bytes) -> None:
     assert Shop.price.key_for(shop, "tea") == "shop:7:tea"
     with pytest.raises(TypeError):
         await shop.price(1, 2)  # type: ignore[call-arg, arg-type]
+
+
+async def test_tags_locks_and_limits(client: emcache.Client, key: bytes) -> None:
+    cache = Cache(client, serializer=Users(), prefix=key, tags=["all"])
+    ada = User("Ada", 36)
+    assert_type(await cache.set("ada", ada, tags=["t"]), None)
+    assert_type(await cache.get("ada", tags=["t"]), User | None)
+    assert_type(await cache.get("ada", 0, tags=["t"]), User | int)
+    assert_type(await cache.get_many(["ada"], tags=["t"]), dict[str, User])
+    snapshot = await cache.read_tags(["t"])
+    assert_type(snapshot, TagSnapshot)
+    assert_type(await cache.set_many({"ada": ada}, tags=snapshot), dict[str, Exception])
+    assert_type(await cache.invalidate_tag("t"), None)
+    assert_type(await cache.invalidate_tags(["t", b"all"]), None)
+    async with cache.lock("work", ttl=timedelta(minutes=1), wait=0.5) as lock:
+        assert_type(lock, Lock)
+        assert_type(lock.owned, bool)
+        assert_type(await lock.extend(), bool)
+    result = await cache.rate_limit("api", 5, per=60, window="sliding").hit()
+    assert_type(result, RateLimitResult)
+
+    @cached(cache, key="user:{name}", tags=["user:{name}"])
+    async def load(name: str) -> User:
+        return User(name, 1)
+
+    assert_type(await load("Ada"), User)
+    assert_type(load.tags_for("Ada"), list[str | bytes])

@@ -9,10 +9,14 @@ from ._cached_many import CachedManyFunction, cached_many
 from ._compression import Compression, Lz4, Zlib, Zstd
 from ._info import CacheInfo
 from ._keys import KeyPolicy
+from ._locks import Lock
 from ._policy import Options, SharingOptions
 from ._presets import Pylibmc, Pymemcache
+from ._rate_limits import RateLimit, RateLimitResult
 from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
+from ._tags import TagSnapshot
 from ._ttl import Ttl
+from ._typed import Typed
 
 __all__ = [
     "Cache",
@@ -23,16 +27,21 @@ __all__ = [
     "Compression",
     "Json",
     "KeyPolicy",
+    "Lock",
     "Lz4",
     "MsgPack",
     "Options",
     "Pickle",
     "Pylibmc",
     "Pymemcache",
+    "RateLimit",
+    "RateLimitResult",
     "Raw",
     "Serializer",
     "SharingOptions",
+    "TagSnapshot",
     "Ttl",
+    "Typed",
     "Utf8",
     "Zlib",
     "Zstd",

@@ -1,5 +1,6 @@
 """The cache: values of one type, on top of a client."""
 
+import copy
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar, Unpack, overload
@@ -9,6 +10,7 @@ from .._client import Client
 from .._errors import EmcacheError
 from ._commands import Commands
 from ._compression import LARGEST, Compression
+from ._coordination import Coordination
 from ._counts import Counts, counts_of
 from ._flights import flights_of
 from ._get_or_set import GetOrSet
@@ -27,9 +29,11 @@ from ._policy import (
 )
 from ._serializers import Json, Serializer
 from ._storage import Storage
+from ._tags import TagNames, Tags, tag_names
 from ._ttl import ONE_HOUR, Ttl, exptime
 from ._values import Values
 
+S = TypeVar("S")
 T = TypeVar("T")
 K = TypeVar("K", bound=Key)
 
@@ -39,7 +43,7 @@ MOST_POLICIES = 64
 """How many combinations of options of ``get_or_set`` a cache remembers as checked."""
 
 
-class Cache(Commands[T]):
+class Cache(Coordination, Commands[T]):
     """A cache of values of one type, with keys of text or bytes, on top of a client.
 
     A cache is cheap to create and sends nothing by itself. Several caches may share a client; they
@@ -75,6 +79,9 @@ class Cache(Commands[T]):
             flags 0 under the key itself. Caches count it as a miss, but other programs read it as
             an empty value. ``"separate"`` puts it under ``<key>#lease``, with weaker guarantees:
             see "Caching patterns" in the documentation.
+        tags: tags of all values of the cache; see :meth:`invalidate_tag`. Values without them, such
+            as those that were stored before you added a tag, count as misses. A cache with tags has
+            no counters.
         options: the defaults for :meth:`get_or_set` and :func:`emcache.cached`; see
             :class:`emcache.cache.SharingOptions`.
     """
@@ -93,6 +100,7 @@ class Cache(Commands[T]):
         on_unreadable: OnError = "raise",
         name: str | None = None,
         lease_key: LeaseKey = "same",
+        tags: Tags = (),
         **options: Unpack[SharingOptions],
     ) -> None: ...
     @overload
@@ -109,6 +117,7 @@ class Cache(Commands[T]):
         on_unreadable: OnError = "raise",
         name: str | None = None,
         lease_key: LeaseKey = "same",
+        tags: Tags = (),
         **options: Unpack[SharingOptions],
     ) -> None: ...
     def __init__(
@@ -124,6 +133,7 @@ class Cache(Commands[T]):
         on_unreadable: OnError = "raise",
         name: str | None = None,
         lease_key: LeaseKey = "same",
+        tags: Tags = (),
         **options: Unpack[SharingOptions],
     ) -> None:
         if not isinstance(client, Client):
@@ -145,7 +155,15 @@ class Cache(Commands[T]):
         self._ttl = ttl
         self._flights = flights_of(client)
         self._late = self._flights.late
-        self._storage = Storage(client, self._flights, self._values, on_unreadable, lease_key)
+        self._storage = Storage(
+            client,
+            self._flights,
+            self._values,
+            on_unreadable,
+            lease_key,
+            tag_names(self._keys, tags),
+        )
+        self._has_tags = bool(self._storage.tags)
         self._marks, self._loads = self._values.marks, self._values.loads
         self._policy = Policy(ttl=ttl).with_options({**options})
         self._policies: dict[tuple[Any, ...], Policy] = {}
@@ -155,12 +173,21 @@ class Cache(Commands[T]):
     def __repr__(self) -> str:
         return f"<emcache.Cache prefix={self._keys.prefix!r} of {self._client!r}>"
 
+    def _with_serializer(self, serializer: Serializer[S]) -> "Cache[S]":
+        """Return a cache with the same options, counts and keys, and another serializer."""
+        cache: Cache[Any] = copy.copy(self)
+        cache._values = self._values.with_serializer(serializer)
+        cache._storage = self._storage.with_values(cache._values)
+        cache._marks, cache._loads = cache._values.marks, cache._values.loads
+        return cache
+
     async def get_or_set(
         self,
         key: Key,
         factory: Callable[[], Awaitable[T]],
         *,
         info: CacheInfo | None = None,
+        tags: Tags | None = None,
         **options: Unpack[Options],
     ) -> T:
         """Get a value, or compute and store it.
@@ -185,6 +212,9 @@ class Cache(Commands[T]):
             key: see :class:`Cache`.
             factory: called without arguments; returns an awaitable.
             info: filled in with where the value came from.
+            tags: tags of the value, in addition to those of the cache. A cached value without one
+                of them, or with a tag that was invalidated, counts as a miss; see
+                :meth:`invalidate_tag`.
             options: see :class:`emcache.cache.Options`; the default is the cache's option.
 
         Raises:
@@ -196,6 +226,9 @@ class Cache(Commands[T]):
         check_function("factory", factory)
         policy = self._policy_of(options) if options else self._policy
         name = self._keys.wire(key)
+        if tags is not None or self._has_tags:
+            with_tags = self._tag_names(tags)
+            return await self._call(policy, name, factory, info, tags=with_tags).fetch()
         if name in self._flights.table or self._late.all_outdated:
             return await self._call(policy, name, factory, info).fetch()
         began = self._flights.clock
@@ -223,6 +256,7 @@ class Cache(Commands[T]):
         factory: Callable[[], Awaitable[T]],
         *,
         info: CacheInfo | None = None,
+        tags: Tags | None = None,
         **options: Unpack[Options],
     ) -> T:
         """Compute a value and replace the cached one; otherwise as :meth:`get_or_set`.
@@ -231,7 +265,8 @@ class Cache(Commands[T]):
         """
         check_function("factory", factory)
         name = self._keys.wire(key)
-        return await self._call(self._policy_of(options), name, factory, info).renew()
+        policy, with_tags = self._policy_of(options), self._tag_names(tags)
+        return await self._call(policy, name, factory, info, tags=with_tags).renew()
 
     async def invalidate(self, key: Key, *, stale_for: float | None = None) -> bool:
         """Invalidate a value: delete it, or let it be served a little longer while it is replaced.
@@ -256,6 +291,8 @@ class Cache(Commands[T]):
         self,
         keys: Iterable[K],
         load: Callable[[list[K]], Awaitable[Mapping[K, T]]],
+        *,
+        tags: Tags | Callable[[K], Tags] | None = None,
         **options: Unpack[Options],
     ) -> dict[K, T]:
         """Get many values, and compute the missing ones together.
@@ -268,13 +305,16 @@ class Cache(Commands[T]):
             keys: see :class:`Cache`.
             load: called with a list of keys; returns a mapping of these keys to their values. Keys
                 that it leaves out are not stored.
+            tags: tags of all these values, or a function that returns those of a key; see
+                :meth:`get_or_set`.
             options: see :class:`emcache.cache.Options`; the default is the cache's option.
 
         Returns:
             The values by the keys that you passed, without those that ``load`` left out.
         """
         check_function("load", load)
-        return await self._get_or_set_many(keys, load, self._policy_of(options), self._counts)
+        policy, counts = self._policy_of(options), self._counts
+        return await self._get_or_set_many(keys, load, policy, counts, tags)
 
     async def _get_or_set_many(
         self,
@@ -282,8 +322,14 @@ class Cache(Commands[T]):
         load: Callable[[list[K]], Awaitable[Mapping[K, T]]],
         policy: Policy,
         counts: Counts,
+        tags: Tags | Callable[[K], Tags] | None,
     ) -> dict[K, T]:
-        return await get_or_set_many(self._storage, policy, counts, self._keys.wires(keys), load)
+        names = self._keys.wires(keys)
+        if callable(tags):
+            with_tags = {key: self._tag_names(tags(key)) for key in names}
+        else:
+            with_tags = dict.fromkeys(names, self._tag_names(tags))
+        return await get_or_set_many(self._storage, policy, counts, names, load, with_tags)
 
     def _policy_of(self, options: Options) -> Policy:
         """Return the checked options of a call; most calls use combinations seen before."""
@@ -306,6 +352,7 @@ class Cache(Commands[T]):
         factory: Callable[[], Awaitable[T]],
         info: CacheInfo | None,
         counts: Counts | None = None,
+        tags: TagNames = (),
     ) -> GetOrSet[T]:
         counts = self._counts if counts is None else counts
-        return GetOrSet(self._storage, policy, counts, name, factory, info)
+        return GetOrSet(self._storage, policy, counts, name, factory, info, tags)

@@ -14,7 +14,10 @@ from ._counts import Counts, counts_of
 from ._function_names import describe
 from ._get_or_set import GetOrSet
 from ._info import CacheInfo
+from ._keys import Key
 from ._policy import Options, Policy
+from ._return_types import ReturnType
+from ._tag_templates import TagsOf, TagsOption, tags_of
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -28,30 +31,43 @@ CacheSource = Cache[Any] | Callable[[], Cache[Any] | None]
 class _Plan:
     """What a function's calls need of the cache that they use."""
 
-    __slots__ = ("cache", "counts", "policy")
+    __slots__ = ("cache", "counts", "has_tags", "policy", "source")
 
-    def __init__(self, cache: Cache[Any], policy: Policy, counts: Counts) -> None:
+    def __init__(
+        self,
+        source: Cache[Any],
+        cache: Cache[Any],
+        policy: Policy,
+        counts: Counts,
+        has_tags: bool,
+    ) -> None:
+        self.source = source
         self.cache = cache
+        """The source, or a copy that stores values of the function's return type."""
         self.policy = policy
         self.counts = counts
+        self.has_tags = has_tags
 
 
 class Plans:
     """The plan of a function; methods that are bound to instances share it."""
 
-    __slots__ = ("_name", "_options", "last")
+    __slots__ = ("_has_tags", "_name", "_options", "_returns", "last")
 
-    def __init__(self, name: str, options: Options) -> None:
+    def __init__(self, name: str, options: Options, returns: ReturnType, has_tags: bool) -> None:
+        self._has_tags = has_tags
         self._name = name
         self._options = options
+        self._returns = returns
         self.last: _Plan | None = None
 
     def current(self, cache: Cache[Any]) -> _Plan:
         """Return the plan for a cache; it is used until the cache changes."""
-        if self.last is not None and self.last.cache is cache:
+        if self.last is not None and self.last.source is cache:
             return self.last
-        counts = counts_of(cache.client, self._name)
-        self.last = _Plan(cache, cache._policy_of(self._options), counts)
+        counts, policy = counts_of(cache.client, self._name), cache._policy_of(self._options)
+        has_tags = self._has_tags or cache._has_tags
+        self.last = _Plan(cache, self._returns.cache_for(cache), policy, counts, has_tags)
         return self.last
 
 
@@ -65,12 +81,17 @@ class CachedFunction(Generic[P, R]):
         function: Callable[P, Awaitable[R]],
         source: CacheSource,
         key: KeyOf,
+        tags: TagsOf | None,
         options: Options,
     ) -> None:
         functools.update_wrapper(self, function)
         self._source = source
         self._key = key
-        self._plans = Plans(describe(function), options)
+        self._tags = tags
+        returns = ReturnType(function)
+        if isinstance(source, Cache):
+            returns.check(source)
+        self._plans = Plans(describe(function), options, returns, tags is not None)
         self._bound: tuple[Any, ...] = ()
         # Frameworks must recognize this object as an async function.
         if (mark := getattr(inspect, "markcoroutinefunction", None)) is not None:
@@ -115,12 +136,13 @@ class CachedFunction(Generic[P, R]):
             value: R = await function(*bound, **kwargs)
             return value
         plan = self._plans.last
-        if plan is None or plan.cache is not cache:
+        if plan is None or plan.source is not cache:
             plan = self._plans.current(cache)
+        cache = plan.cache
         # The rest is `Cache.get_or_set`, without another coroutine.
         name = cache._keys.wire(self._key(bound, kwargs))
         flights = cache._flights
-        if name in flights.table or flights.late.all_outdated:
+        if plan.has_tags or name in flights.table or flights.late.all_outdated:
             return await self._miss(plan, name, bound, kwargs).fetch()
         began = flights.clock
         try:
@@ -148,7 +170,8 @@ class CachedFunction(Generic[P, R]):
         info: CacheInfo | None = None,
     ) -> GetOrSet[R]:
         call: Any = functools.partial(self.__wrapped__, *bound, **kwargs)
-        return plan.cache._call(plan.policy, name, call, info, plan.counts)
+        tags = plan.cache._tag_names(None if self._tags is None else self._tags(bound, kwargs))
+        return plan.cache._call(plan.policy, name, call, info, plan.counts, tags)
 
     async def with_info(self, *args: P.args, **kwargs: P.kwargs) -> tuple[R, CacheInfo]:
         """Do the same as a call; return the result and where it came from."""
@@ -165,6 +188,10 @@ class CachedFunction(Generic[P, R]):
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of these arguments, without the prefix of the cache."""
         return self._key(self._bound + args, kwargs)
+
+    def tags_for(self, *args: P.args, **kwargs: P.kwargs) -> list[Key]:
+        """Return the tags of these arguments, without those of the cache."""
+        return [] if self._tags is None else list(self._tags(self._bound + args, kwargs))
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Delete the cached result for these arguments; return whether there was one.
@@ -214,17 +241,23 @@ def checked_cache(cache: object) -> Cache[Any] | None:
 
 class _Decorator:
     def __init__(
-        self, source: CacheSource, key: str | Callable[..., str] | None, options: Options
+        self,
+        source: CacheSource,
+        key: str | Callable[..., str] | None,
+        tags: TagsOption,
+        options: Options,
     ) -> None:
         self._source = source
         self._key = key
+        self._tags = tags
         self._options = options
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> CachedFunction[P, R]:
         # Python 3.13 finds the coroutine function in a partialmethod, which cannot be called.
         if not (callable(function) and inspect.iscoroutinefunction(function)):
             raise TypeError(f"cached() needs an async function, not {function!r}")
-        return CachedFunction(function, self._source, key_of(function, self._key), self._options)
+        key, tags = key_of(function, self._key), tags_of(function, self._tags)
+        return CachedFunction(function, self._source, key, tags, self._options)
 
 
 def check_source(cache: object) -> None:
@@ -246,14 +279,19 @@ def cached(
     cache: CacheSource,
     *,
     key: str | Callable[..., str] | None = None,
+    tags: TagsOption = None,
     **options: Unpack[Options],
 ) -> _Decorator:
     """Cache the results of an async function.
 
     Concurrent calls with the same key share one computation, in all processes; see
     :meth:`emcache.Cache.get_or_set`, also for the errors. The decorated function has the methods
-    ``key_for``, ``invalidate``, ``mark_stale``, ``refresh`` and ``with_info``, which take the
-    arguments of the function, and the original function as ``__wrapped__``.
+    ``key_for``, ``tags_for``, ``invalidate``, ``mark_stale``, ``refresh`` and ``with_info``, which
+    take the arguments of the function, and the original function as ``__wrapped__``.
+
+    If the return annotation is or contains a Pydantic model, a dataclass, an attrs class or a
+    msgspec struct, and the cache has the default serializer, results are stored as with
+    :class:`emcache.cache.Typed`.
 
     Args:
         cache: a :class:`emcache.Cache`, or a function without arguments that returns the current
@@ -265,15 +303,20 @@ def cached(
             for the function's module and name with its arguments, which must be None, bool, int,
             float, str, bytes, members of an Enum, UUIDs, dates, times, Decimals, or tuples of
             these.
+        tags: tags of the results, in addition to those of the cache: templates with the names of
+            the parameters, such as ``["user:{user_id}"]``, or a function that takes the same
+            arguments and returns the tags. See :meth:`emcache.Cache.invalidate_tag`.
         options: see :class:`emcache.cache.Options`; the default is the cache's option.
 
     Raises:
-        TypeError: the function is not async. Or ``key`` names a parameter that does not exist, or
-            has two fields without a separator. Or ``key`` is None, and module and name do not
-            identify the function (a method, a closure, a partial, ...).
+        TypeError: the function is not async. Or its return annotation is a model that the cache
+            cannot store (with a function as ``cache``, the first call raises). Or ``key`` names a
+            parameter that does not exist, or has two fields without a separator. Or ``key`` is
+            None, and module and name do not identify the function (a method, a closure, a
+            partial, ...).
     """
     check_source(cache)
     Policy().with_options({**options})
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
-    return _Decorator(cache, key, options)
+    return _Decorator(cache, key, tags, options)

@@ -9,7 +9,10 @@ from ._cache import Cache
 from ._cached import CacheSource, Plans, check_source, checked_cache
 from ._call_keys import KeyOf, key_of_one
 from ._function_names import describe
+from ._keys import Key
 from ._policy import Options, Policy
+from ._return_types import ReturnType
+from ._tag_templates import TagsOf, TagsOption, tags_of_one
 
 I = TypeVar("I")  # noqa: E741
 P = ParamSpec("P")
@@ -26,12 +29,17 @@ class CachedManyFunction(Generic[I, P, R]):
         function: Callable[Concatenate[list[I], P], Awaitable[Mapping[I, R]]],
         source: CacheSource,
         key: KeyOf,
+        tags: TagsOf | None,
         options: Options,
     ) -> None:
         functools.update_wrapper(self, function)
         self._source = source
         self._key = key
-        self._plans = Plans(describe(function), options)
+        self._tags = tags
+        returns = ReturnType(function, of_many=True)
+        if isinstance(source, Cache):
+            returns.check(source)
+        self._plans = Plans(describe(function), options, returns, tags is not None)
 
     def __repr__(self) -> str:
         return f"<emcache.cached_many {getattr(self, '__qualname__', self.__wrapped__)}>"
@@ -59,13 +67,21 @@ class CachedManyFunction(Generic[I, P, R]):
                 raise TypeError(f"{describe(function)} must return a mapping, not {kind}")
             return {key: results[by_key[key]] for key in keys if by_key[key] in results}
 
+        def tags_for(key: str) -> list[Key]:
+            return self.tags_for(by_key[key])
+
         plan = self._plans.current(cache)
-        found = await cache._get_or_set_many(by_key, load, plan.policy, plan.counts)
+        tags = None if self._tags is None else tags_for
+        found = await plan.cache._get_or_set_many(by_key, load, plan.policy, plan.counts, tags)
         return {by_key[key]: result for key, result in found.items()}
 
     def key_for(self, element: I) -> str:
         """Return the key of an element, without the prefix of the cache."""
         return self._key((element,), {})
+
+    def tags_for(self, element: I) -> list[Key]:
+        """Return the tags of an element, without those of the cache."""
+        return [] if self._tags is None else list(self._tags((element,), {}))
 
     async def invalidate(self, *elements: I) -> dict[I, Exception]:
         """Delete the cached results of these elements; return the errors by element."""
@@ -77,9 +93,12 @@ class CachedManyFunction(Generic[I, P, R]):
 
 
 class _Decorator:
-    def __init__(self, source: CacheSource, key: KeyOf, options: Options) -> None:
+    def __init__(
+        self, source: CacheSource, key: KeyOf, tags: TagsOf | None, options: Options
+    ) -> None:
         self._source = source
         self._key = key
+        self._tags = tags
         self._options = options
 
     def __call__(
@@ -87,11 +106,15 @@ class _Decorator:
     ) -> CachedManyFunction[I, P, R]:
         if not (callable(function) and inspect.iscoroutinefunction(function)):
             raise TypeError(f"cached_many() needs an async function, not {function!r}")
-        return CachedManyFunction(function, self._source, self._key, self._options)
+        return CachedManyFunction(function, self._source, self._key, self._tags, self._options)
 
 
 def cached_many(
-    cache: CacheSource, *, key: str | Callable[[Any], str], **options: Unpack[Options]
+    cache: CacheSource,
+    *,
+    key: str | Callable[[Any], str],
+    tags: TagsOption = None,
+    **options: Unpack[Options],
 ) -> _Decorator:
     """Cache the results of an async function that takes many elements, such as a list of ids.
 
@@ -104,6 +127,9 @@ def cached_many(
         cache: see :func:`emcache.cached`.
         key: a template with one field for an element, such as ``"user:{id}"``, or a function that
             returns the key of an element.
+        tags: tags of the results: templates with one field for an element, such as
+            ``["user:{id}"]``, or a function that returns the tags of an element. See
+            :meth:`emcache.Cache.invalidate_tag`.
         options: see :class:`emcache.cache.Options`; the default is the cache's option.
 
     Raises:
@@ -113,4 +139,4 @@ def cached_many(
     Policy().with_options({**options})
     if not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
-    return _Decorator(cache, key_of_one(key), options)
+    return _Decorator(cache, key_of_one(key), tags_of_one(tags), options)

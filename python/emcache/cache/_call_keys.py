@@ -29,7 +29,7 @@ SHOWN_LENGTH = 64
 """The most characters of arguments that appear in a key; longer arguments are hashed."""
 NAME_LENGTH = 100
 """The most bytes of a function's name that appear in a key; longer names are hashed."""
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
 _ESCAPES = "%0123456789ABCDEF"
 """The characters of percent escapes, which escaping cannot hide."""
 
@@ -73,7 +73,7 @@ def _by_template(key: str, template: "_Template", signature: inspect.Signature) 
     def from_template(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         if quick is not None and not kwargs and (made := quick(args)) is not None:
             return made
-        return template.vformat(key, (), _bound(signature, args, kwargs))
+        return template.vformat(key, (), bound_arguments(signature, args, kwargs))
 
     return from_template
 
@@ -130,7 +130,7 @@ class _Template(string.Formatter):
 
     def _check_address(self, value: object, text: str) -> None:
         """Refuse objects whose text is their address, which a later object may have as well."""
-        if not isinstance(value, str | bytes) and _ADDRESS.search(text):
+        if not isinstance(value, str | bytes) and ADDRESS.search(text):
             raise TypeError(
                 f"key {self._key!r}: the text of a {type(value).__qualname__} is its memory "
                 "address; use one of its attributes, such as {user.id}"
@@ -176,9 +176,10 @@ def _full_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _bound(
+def bound_arguments(
     signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
+    """Return the arguments of a call by name, with defaults."""
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments
@@ -194,7 +195,7 @@ def _by_arguments(function: Callable[..., Any], signature: inspect.Signature) ->
     def from_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         if quick is not None and not kwargs and (made := quick(args)) is not None:
             return made
-        values = _bound(signature, args, kwargs)
+        values = bound_arguments(signature, args, kwargs)
         shown = ",".join(f"{field}={_text(field, value)}" for field, value in values.items())
         if len(shown) > SHOWN_LENGTH or not all("!" <= char <= "~" for char in shown):
             shown = hash_key(shown.encode()).decode()

@@ -18,7 +18,20 @@ from ._counts import Counts
 from ._flights import MISSING, Flights, Missing
 from ._keys import Key, Keys
 from ._late_stores import NONE_OUTDATED, LateStores, Outdated
-from ._storage import Storage
+from ._storage import NOTHING, Storage
+from ._tags import (
+    Found,
+    Generations,
+    TagNames,
+    Tags,
+    TagSnapshot,
+    find_generations,
+    generations_in,
+    make_generations,
+    seal_many,
+    seal_with_tags,
+    tag_names,
+)
 from ._ttl import Ttl, exptime
 from ._values import Values
 
@@ -40,6 +53,7 @@ class Commands(Generic[T]):
     _late: LateStores
     _counts: Counts
     _ttl: Ttl
+    _has_tags: bool
     _marks: int
     _loads: Callable[[bytes, int], T]
 
@@ -56,13 +70,26 @@ class Commands(Generic[T]):
         return exptime(self._ttl if ttl is None else ttl)
 
     @overload
-    async def get(self, key: Key) -> T | None: ...
+    async def get(self, key: Key, *, tags: Tags | None = None) -> T | None: ...
     @overload
-    async def get(self, key: Key, default: D) -> T | D: ...
-    async def get(self, key: Key, default: Any = None) -> Any:
-        """Get a value, or ``default`` on a miss."""
+    async def get(self, key: Key, default: D, *, tags: Tags | None = None) -> T | D: ...
+    async def get(self, key: Key, default: Any = None, *, tags: Tags | None = None) -> Any:
+        """Get a value, or ``default`` on a miss.
+
+        Args:
+            key: see :class:`Cache`.
+            default: returned on a miss.
+            tags: tags that the value must have; a value without one of them counts as a miss. The
+                tags that you name are read together with the value; other tags of the value take
+                another round trip.
+        """
         name = self._keys.wire(key)
         outdated = self._late.outdated((name,)) if self._late.all_outdated else NONE_OUTDATED
+        if tags is not None or self._has_tags:
+            names = self._tag_names(tags)
+            item, found = await self._storage.look(name, names)
+            read = await self._storage.read_fresh(name, item, outdated, names, found)
+            return self._counted(read, default)
         item = await self._client.get(name, True)
         # Nearly every hit takes this short way; `read_fresh` does the same for all items.
         if item is not None and not outdated:
@@ -88,8 +115,9 @@ class Commands(Generic[T]):
         """Get a value and its token for :meth:`cas`, or None on a miss."""
         name = self._keys.wire(key)
         outdated = self._late.outdated((name,))
-        item = await self._client.gets(name, return_flags=True)
-        found = self._counted(await self._storage.read_fresh(name, item, outdated), MISSING)
+        item, generations = await self._with_tags(self._client.gets(name, return_flags=True))
+        read = await self._storage.read_fresh(name, item, outdated, None, generations)
+        found = self._counted(read, MISSING)
         if isinstance(found, Missing) or item is None or item.cas is None:
             return None
         return found, item.cas
@@ -105,19 +133,41 @@ class Commands(Generic[T]):
         """
         name, expires = self._keys.wire(key), exptime(ttl)
         outdated = self._late.outdated((name,))
-        item = await self._client.gat(expires, name, return_flags=True)
-        return self._counted(await self._storage.read_fresh(name, item, outdated), default)
+        reading = self._client.gat(expires, name, return_flags=True)
+        item, generations = await self._with_tags(reading)
+        read = await self._storage.read_fresh(name, item, outdated, None, generations)
+        return self._counted(read, default)
+
+    async def _with_tags(self, reading: Awaitable[Item | None]) -> tuple[Item | None, Found]:
+        """Read an item together with the tags of the cache."""
+        if not self._storage.tags:
+            return await reading, NOTHING
+        return await asyncio.gather(reading, find_generations(self._client, self._storage.tags))
+
+    def _tag_names(self, tags: Tags | None) -> TagNames:
+        """Return the keys of the tags of the cache and of a call."""
+        if tags is None:
+            return self._storage.tags
+        return tag_names(self._keys, tags, self._storage.tags)
 
     @overload
     async def get_many(
-        self, keys: Iterable[K], *, on_error: Literal["raise"] = ...
+        self,
+        keys: Iterable[K],
+        *,
+        on_error: Literal["raise"] = ...,
+        tags: Tags | None = None,
     ) -> dict[K, T]: ...
     @overload
     async def get_many(
-        self, keys: Iterable[K], *, on_error: Literal["partial"]
+        self, keys: Iterable[K], *, on_error: Literal["partial"], tags: Tags | None = None
     ) -> PartialResult[K, T]: ...
     async def get_many(
-        self, keys: Iterable[K], *, on_error: Literal["raise", "partial"] = "raise"
+        self,
+        keys: Iterable[K],
+        *,
+        on_error: Literal["raise", "partial"] = "raise",
+        tags: Tags | None = None,
     ) -> dict[K, T]:
         """Get many values.
 
@@ -126,19 +176,30 @@ class Commands(Generic[T]):
             on_error: with ``"raise"``, an error of one node or value fails the call. With
                 ``"partial"``, the readable values are returned as an
                 :class:`emcache.PartialResult`, whose ``errors`` hold the other keys' exceptions.
+            tags: tags that all values must have; see :meth:`get`.
 
         Returns:
             The values by the keys that you passed; misses are absent.
         """
+        if on_error not in ("raise", "partial"):
+            raise ValueError("on_error must be 'raise' or 'partial'")
         names = self._keys.wires(keys)
         wanted = names.values()
         outdated = self._late.outdated(wanted)
-        if on_error == "raise":
+        with_tags = self._tag_names(tags)
+        if on_error == "raise" and not with_tags:
             found = await self._client.get_many(wanted, True)
-            return await self._read_many(names, found, outdated, None)
-        items = await self._client.get_many(wanted, True, on_error=on_error)
+            return await self._read_many(names, found, outdated, None, (), NOTHING)
+        # A tag that cannot be read makes misses, not errors.
+        items = await self._client.get_many((*wanted, *with_tags), True, on_error="partial")
         errors = {key: items.errors[name] for key, name in names.items() if name in items.errors}
-        return PartialResult(await self._read_many(names, items, outdated, errors), errors)
+        if on_error == "raise" and errors:
+            raise next(iter(errors.values()))
+        generations = generations_in(items, with_tags)
+        values = await self._read_many(
+            names, items, outdated, None if on_error == "raise" else errors, with_tags, generations
+        )
+        return values if on_error == "raise" else PartialResult(values, errors)
 
     async def _read_many(
         self,
@@ -146,11 +207,14 @@ class Commands(Generic[T]):
         items: Mapping[bytes, Item],
         outdated: Outdated,
         errors: dict[K, Exception] | None,
+        tags: TagNames,
+        generations: Found,
     ) -> dict[K, T]:
         values: dict[K, T] = {}
+        read = self._storage.read_fresh
         for key, name in names.items():
             try:
-                found = await self._storage.read_fresh(name, items.get(name), outdated)
+                found = await read(name, items.get(name), outdated, tags, generations)
             except SerializationError as error:
                 if errors is None:
                     raise
@@ -162,16 +226,50 @@ class Commands(Generic[T]):
         self._counts.misses += len(names) - len(values)
         return values
 
-    async def set(self, key: Key, value: T, *, ttl: Ttl | None = None) -> None:
+    async def set(
+        self,
+        key: Key,
+        value: T,
+        *,
+        ttl: Ttl | None = None,
+        tags: Tags | TagSnapshot | None = None,
+    ) -> None:
         """Store a value, whether or not the key exists.
+
+        Args:
+            key: see :class:`Cache`.
+            value: the value.
+            ttl: see :class:`Cache`.
+            tags: tags of the value, in addition to those of the cache. If it was computed from data
+                that may have changed since, pass what :meth:`Cache.read_tags` returned before.
 
         Raises:
             StorageCommandError: the server refused; the previous value may be deleted.
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
-        data, flags = await self._values.pack(name, value)
+        data, flags = await self._pack(name, value, tags)
         with self._flights.changing(name):
             await self._client.set(name, data, flags=flags, exptime=expires)
+
+    async def _pack(
+        self, name: bytes, value: T, tags: Tags | TagSnapshot | None = None
+    ) -> tuple[bytes, int]:
+        data, flags = await self._values.pack(name, value)
+        if tags is None and not self._storage.tags:
+            return data, flags
+        return seal_with_tags(data, flags, None, await self._generations(tags))
+
+    async def _generations(self, tags: Tags | TagSnapshot | None) -> Generations:
+        """Return the generations of the tags of the cache and of a call."""
+        known: Generations = ()
+        if isinstance(tags, TagSnapshot):
+            known, tags = tags.generations, None
+        names = self._tag_names(tags)
+        unknown = tuple(name for name in names if name not in dict(known))
+        if unknown:
+            found = await find_generations(self._client, unknown)
+            known += await make_generations(self._client, unknown, found)
+        return known
 
     async def add(self, key: Key, value: T, *, ttl: Ttl | None = None) -> bool:
         """Store a value if the key does not exist; return whether it was stored.
@@ -179,14 +277,14 @@ class Commands(Generic[T]):
         It is not stored either while a process computes the value in :meth:`Cache.get_or_set`.
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
-        data, flags = await self._values.pack(name, value)
+        data, flags = await self._pack(name, value)
         stored = self._client.add(name, data, flags=flags, exptime=expires)
         return await self._changed(name, stored)
 
     async def replace(self, key: Key, value: T, *, ttl: Ttl | None = None) -> bool:
         """Store a value if the key exists; return whether it was stored."""
         name, expires = self._keys.wire(key), self._exptime(ttl)
-        data, flags = await self._values.pack(name, value)
+        data, flags = await self._pack(name, value)
         stored = self._client.replace(name, data, flags=flags, exptime=expires)
         return await self._changed(name, stored)
 
@@ -197,7 +295,7 @@ class Commands(Generic[T]):
             Whether it was stored; False if the value was changed or deleted.
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
-        data, flags = await self._values.pack(name, value)
+        data, flags = await self._pack(name, value)
         stored = self._client.cas(name, data, cas, flags=flags, exptime=expires)
         try:
             return await self._changed(name, stored)
@@ -226,9 +324,18 @@ class Commands(Generic[T]):
             return await _succeeds(call)
 
     async def set_many(
-        self, values: Mapping[K, T], *, ttl: Ttl | None = None
+        self,
+        values: Mapping[K, T],
+        *,
+        ttl: Ttl | None = None,
+        tags: Tags | TagSnapshot | None = None,
     ) -> dict[K, Exception]:
         """Store many values, on all their nodes at once.
+
+        Args:
+            values: the values by key.
+            ttl: see :class:`Cache`.
+            tags: tags of all these values; see :meth:`set`.
 
         Returns:
             The errors by key; empty if all values were stored. An error of one key does not stop
@@ -240,6 +347,8 @@ class Commands(Generic[T]):
         packed, errors = await self._values.pack_many(
             (key, name, values[key]) for key, name in names.items()
         )
+        if tags is not None or self._storage.tags:
+            packed = seal_many(packed, await self._generations(tags))
         set_many = self._client.set_many
         with self._flights.changing(*names.values()):
             # An error of one call must not leave the other calls running.
@@ -301,6 +410,10 @@ class Commands(Generic[T]):
         initial: int | None,
         ttl: Ttl | None,
     ) -> int | None:
+        if self._storage.tags:
+            raise ValueError(
+                "a cache with tags has no counters: memcached cannot count tagged values"
+            )
         if ttl is not None and initial is None:
             raise ValueError("ttl applies only when a number is created; pass initial as well")
         name, expires = self._keys.wire(key), self._exptime(ttl)

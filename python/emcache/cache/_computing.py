@@ -1,15 +1,25 @@
 """One call of a factory: its value, the bytes to store, and what is counted."""
 
+import contextlib
 import inspect
 import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
+from .._errors import EmcacheError
 from ._counts import Counts
 from ._policy import Policy
-from ._storage import Storage
+from ._storage import NOTHING, Storage
+from ._tags import (
+    UNREADABLE,
+    Found,
+    Generations,
+    TagNames,
+    find_generations,
+    make_generations,
+    seal_with_tags,
+)
 from ._ttl import exptime, shortened, soft_end
-from ._values import seal
 
 T = TypeVar("T")
 
@@ -34,7 +44,18 @@ class Batch(Protocol):
 class Computing(Generic[T]):
     """Computes the value of a key, and converts it to what is stored."""
 
-    __slots__ = ("batch", "counts", "factory", "name", "policy", "storage")
+    __slots__ = (
+        "_tag_error",
+        "batch",
+        "counts",
+        "factory",
+        "found",
+        "generations",
+        "name",
+        "policy",
+        "storage",
+        "tags",
+    )
 
     def __init__(
         self,
@@ -43,14 +64,36 @@ class Computing(Generic[T]):
         counts: Counts,
         name: bytes,
         factory: Callable[[], Awaitable[T]],
+        tags: TagNames,
         batch: Batch | None,
     ) -> None:
         self.storage = storage
+        self.tags = tags
+        self.found: Found = NOTHING
+        """Generations that were just read, so that they need not be read again."""
+        self.generations: Generations = ()
+        """The generations that the value is stored with."""
+        self._tag_error: EmcacheError | None = None
         self.policy = policy
         self.counts = counts
         self.name = name
         self.factory = factory
         self.batch = batch
+
+    async def read_tags(self) -> None:
+        """Fix the generations, before the factory reads what it computes the value from."""
+        if not self.tags:
+            return
+        client, found = self.storage.client, self.found
+        self.found = NOTHING
+        try:
+            self.generations = await make_generations(client, self.tags, found)
+        except EmcacheError as error:
+            self._tag_error = error
+            # Callers that see the same outage share the computation all the same.
+            with contextlib.suppress(EmcacheError):
+                found = await find_generations(client, self.tags)
+            self.generations = tuple((name, found.get(name, UNREADABLE)) for name in self.tags)
 
     async def call(self) -> T:
         """Call the factory.
@@ -93,7 +136,13 @@ class Computing(Generic[T]):
         return self.storage.values.dump(self.name, value)
 
     async def seal(self, data: bytes, flags: int, expires: int) -> tuple[bytes, int, int]:
-        """Return the bytes, flags and exptime to store."""
+        """Return the bytes, flags and exptime to store.
+
+        Raises:
+            EmcacheError: the tags of the value could not be read.
+        """
+        if self._tag_error is not None:
+            raise self._tag_error
         data, flags = await self.storage.values.shrink(self.name, data, flags)
         expires, envelope = soft_end(expires, self.policy.refresh, self.policy.stale_for)
-        return *seal(data, flags, envelope), expires
+        return *seal_with_tags(data, flags, envelope, self.generations), expires

@@ -13,6 +13,7 @@ from .._failures import SharedFailure
 from ._counts import Reason
 from ._deadlock import Run, waiting_for
 from ._late_stores import LateStores
+from ._tags import Generations
 from ._tasks import in_task
 
 R = TypeVar("R")
@@ -91,6 +92,7 @@ class Flight:
         "_failure",
         "cas",
         "clock",
+        "generations",
         "give_back",
         "has_owner",
         "is_computing",
@@ -119,6 +121,8 @@ class Flight:
         """Whether the factory was called; before that, a lease is being taken."""
         self.uses_lease = True
         """Whether invalidations of other processes count."""
+        self.generations: Generations = ()
+        """The generations of the tags that the value will have."""
         self.cas: int | None = None
         """The token of the lease, or of the value that is being replaced."""
         self.give_back: Callable[[], Coroutine[Any, Any, None]] | None = None
@@ -219,6 +223,12 @@ class Flights:
                 flight.stale = True
                 _give_back(flight)
         self.late.outdate(key)
+
+    def outdate(self, key: bytes, flight: Flight) -> None:
+        """Detach a computation that must not be stored, and end its lease."""
+        self.detach(key, flight)
+        flight.stale = True
+        _give_back(flight)
 
     def detach(self, key: bytes, flight: Flight) -> None:
         """Let no later caller join a flight."""

@@ -1,5 +1,6 @@
 """One call of ``get_or_set`` that its first read did not answer."""
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
@@ -12,12 +13,13 @@ from ._counts import Counts
 from ._flights import Flight, Missing, Outcome
 from ._info import CacheInfo
 from ._keys import shown
-from ._late_stores import NONE_OUTDATED
+from ._late_stores import NONE_OUTDATED, Outdated
 from ._miss import LONGEST_PAUSE, Miss
 from ._policy import Policy
 from ._refresh import Refresh
 from ._renewal import Renewal
-from ._storage import Read, Storage
+from ._storage import NOTHING, Read, Storage
+from ._tags import Found, TagNames, find_generations
 from ._warnings import warn
 
 T = TypeVar("T")
@@ -34,6 +36,7 @@ class GetOrSet(Generic[T]):
         name: bytes,
         factory: Callable[[], Awaitable[T]],
         info: CacheInfo | None,
+        tags: TagNames = (),
         batch: Batch | None = None,
     ) -> None:
         self._storage = storage
@@ -41,7 +44,8 @@ class GetOrSet(Generic[T]):
         self._policy = policy
         self._counts = counts
         self._name = name
-        self._computing = Computing(storage, policy, counts, name, factory, batch)
+        self._tags = tags
+        self._computing = Computing(storage, policy, counts, name, factory, tags, batch)
         self._info = CacheInfo() if info is None else info
         # Flights without a lease know nothing of the invalidations of other processes.
         self._kind: tuple[Hashable, ...] = (storage.values.kind, policy.lease is None)
@@ -63,7 +67,7 @@ class GetOrSet(Generic[T]):
     async def after(self, item: Item | None, began: int) -> T:
         """Go on after the first read; ``began`` is the clock of the flights when it began."""
         try:
-            read = await self._storage.read(self._name, item, NONE_OUTDATED)
+            read = await self._storage.read(self._name, item, NONE_OUTDATED, self._tags)
         except SerializationError as error:
             return await self.after_error(error, began)
         return await self.finish(read, began)
@@ -115,45 +119,66 @@ class GetOrSet(Generic[T]):
     async def _look(self, began: int) -> Read[T] | None:
         """Read the cache, unless a flight can be joined without that."""
         flight = self._flights.current(self._name, self._kind)
-        if flight is not None and (not flight.uses_lease or not flight.is_computing):
+        is_guarded = flight is not None and (flight.uses_lease or flight.generations)
+        if flight is not None and not (is_guarded and flight.is_computing):
             return None
         if flight is not None and flight.clock > began:
             return None
         try:
-            if flight is None or flight.cas is None:
+            if flight is None or (flight.uses_lease and flight.cas is None):
                 return await self._read(flight)
-            return await self._verify(flight, flight.cas)
+            return await self._verify(flight)
         except EmcacheError as error:
             self.ignore(error)
             return None
 
     async def _read(self, flight: Flight | None) -> Read[T] | None:
         outdated = self._flights.late.outdated((self._name,))
-        item = await self._storage.client.get(self._name, return_flags=True)
+        item, found = await self._storage.look(self._name, self._tags)
         if flight is not None:
             # It computes without a lease, because the cache failed or the lease was lost.
             self._flights.detach(self._name, flight)
-        return await self._storage.read(self._name, item, outdated)
+        return await self.read(item, outdated, found)
 
-    async def _verify(self, flight: Flight, cas: int) -> Read[T] | None:
+    async def read(self, item: Item | None, outdated: Outdated, found: Found) -> Read[T] | None:
+        """Return the value of an item that was read together with generations."""
+        self._computing.found = found
+        return await self._storage.read(self._name, item, outdated, self._tags, found)
+
+    async def _verify(self, flight: Flight) -> Read[T] | None:
         """Read the cache, and check whether the guard of a flight is still valid.
 
-        Another process may have invalidated the key while the flight computes. Then this caller
-        must not get its value.
+        Another process may have invalidated the key, or a tag of it, while the flight computes.
+        Then this caller must not get its value.
         """
+        tags = tuple(dict.fromkeys((*self._tags, *(name for name, _ in flight.generations))))
         # Counted as one that waits, so that the last one to leave does not cancel the computation.
         flight.waiting += 1
         try:
-            item = await self._storage.leases.look(self._name)
+            item, found = await self._look_for_guard(tags)
         except BaseException:
             self._flights.leave(self._name, flight)
             raise
-        if item is not None and item.cas == cas:
+        is_tagged_alike = len(flight.generations) == len(tags) and all(
+            found.get(name) == generation for name, generation in flight.generations
+        )
+        is_held = not flight.uses_lease or (item is not None and item.cas == flight.cas)
+        if is_tagged_alike and is_held:
             self._verified = flight
             return None
         self._flights.leave(self._name, flight)
-        self._flights.detach(self._name, flight)
-        return await self._storage.read(self._name, item, NONE_OUTDATED)
+        if is_tagged_alike:
+            self._flights.detach(self._name, flight)
+        else:
+            self._flights.outdate(self._name, flight)
+        return await self.read(item, NONE_OUTDATED, found)
+
+    async def _look_for_guard(self, tags: TagNames) -> tuple[Item | None, Found]:
+        """Read what is under the key, and the generations of tags, in one round trip."""
+        look = self._storage.leases.look(self._name)
+        if not tags:
+            return await look, NOTHING
+        return await asyncio.gather(look, find_generations(self._storage.client, tags))
 
     def ignore(self, error: EmcacheError) -> None:
         """Count a failing read as a miss, or raise its error."""

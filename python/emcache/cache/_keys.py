@@ -23,7 +23,7 @@ class Keys:
     def __init__(self, prefix: Key, policy: KeyPolicy) -> None:
         if policy not in ("refuse", "hash") and not callable(policy):
             raise ValueError("keys must be 'refuse', 'hash' or a function")
-        self.prefix = _encoded("prefix", prefix)
+        self.prefix = encode("prefix", prefix)
         self._policy = policy
         self._is_plain_policy = policy == "refuse"
         self._room = MAX_LENGTH - len(self.prefix)
@@ -46,7 +46,7 @@ class Keys:
             and " " not in key
         ):
             return self.prefix + key.encode()
-        name = _encoded("key", key)
+        name = encode("key", key)
         if not name:
             raise InvalidKeyError("the key must not be empty")
         if self._policy == "hash":
@@ -79,7 +79,8 @@ class Keys:
         return key
 
 
-def _encoded(what: str, key: Key) -> bytes:
+def encode(what: str, key: Key) -> bytes:
+    """Return a key of text or bytes as bytes."""
     if isinstance(key, bytes):
         return key
     if not isinstance(key, str):

@@ -12,6 +12,7 @@ from ._deadlock import Run, waiting_for
 from ._get_or_set import GetOrSet
 from ._policy import Policy
 from ._storage import Storage
+from ._tags import TagNames, generations_in
 from ._tasks import in_task
 
 K = TypeVar("K")
@@ -140,19 +141,22 @@ async def get_or_set_many(
     counts: Counts,
     names: Mapping[K, bytes],
     load: Load[K, T],
+    tags: Mapping[K, TagNames],
 ) -> dict[K, T]:
     """See :meth:`emcache.Cache.get_or_set_many`."""
     if not names:
         return {}
     keys = {name: key for key, name in names.items()}
     loader = Loader(load, keys, counts)
-    calls = {
-        name: GetOrSet(storage, policy, counts, name, loader.factory(name), None, loader)
-        for name in keys
-    }
+    calls: dict[bytes, GetOrSet[T]] = {}
+    for name, key in keys.items():
+        factory = loader.factory(name)
+        calls[name] = GetOrSet(storage, policy, counts, name, factory, None, tags[key], loader)
     began = storage.flights.clock
     outdated = storage.flights.late.outdated(keys)
-    items = await storage.client.get_many(keys, True, on_error="partial")
+    all_tags = {tag: None for names_of_key in tags.values() for tag in names_of_key}
+    items = await storage.client.get_many((*keys, *all_tags), True, on_error="partial")
+    generations = generations_in(items, all_tags)
     reading = []
     found: dict[bytes, T] = {}
     for name, call in calls.items():
@@ -160,7 +164,7 @@ async def get_or_set_many(
         read = None
         if error is None:
             try:
-                read = await storage.read(name, items.get(name), outdated)
+                read = await call.read(items.get(name), outdated, generations)
             except EmcacheError as unreadable:
                 error = unreadable
         if error is not None:

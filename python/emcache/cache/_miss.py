@@ -13,7 +13,7 @@ from ._counts import Reason
 from ._flights import MISSING, Flight, Origin, Outcome
 from ._late_stores import LAST_TRY, NONE_OUTDATED
 from ._leases import Found, Guard, LeaseGuard, Lost, Taken, Won
-from ._storage import Read
+from ._storage import NOTHING, Read
 from ._tasks import in_task
 from ._warnings import warn
 
@@ -44,7 +44,7 @@ class Miss(Generic[T]):
     async def compute_alone(self, reason: Reason) -> Outcome[T]:
         """Compute the value, and do not store it."""
         try:
-            value = await self._call()
+            value = await self._call(is_stored=False)
         except UnusableError as error:
             return Outcome(MISSING, own_error=error.error)
         return Outcome(value, clock=self._flight.clock, not_stored=reason)
@@ -95,7 +95,10 @@ class Miss(Generic[T]):
                 await self._give_back(guard)
         return outcome
 
-    async def _call(self) -> T:
+    async def _call(self, *, is_stored: bool = True) -> T:
+        if is_stored:
+            await self._computing.read_tags()
+            self._flight.generations = self._computing.generations
         self._flight.clock = self._storage.flights.tick()
         self._flight.is_computing = True
         return await self._computing.call()
@@ -166,6 +169,7 @@ class Miss(Generic[T]):
                 # `touch` or `gat` has prolonged the lease of a process that is dead.
                 await self._leases.give_back(self._name, holder)
             again = True
+            self._computing.found = NOTHING  # too old by then
             wait = min(pause * random.uniform(0.75, 1.25), max(self._deadline - now, 0.0))
             await asyncio.sleep(wait)
             pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE)
@@ -174,7 +178,8 @@ class Miss(Generic[T]):
         """Return a value that is there by now, or replace one that may not be served."""
         item = found.item
         try:
-            read = await self._storage.read(self._name, item, NONE_OUTDATED)
+            tags = self._computing.tags
+            read = await self._storage.read(self._name, item, NONE_OUTDATED, tags)
         except SerializationError as error:
             if not self._policy.ignores_errors:
                 return Outcome(MISSING, cache_error=error)

@@ -50,10 +50,11 @@ class Refresh(Generic[T]):
         computing = self.computing
         name, counts = computing.name, computing.counts
         item = await self._client.gets(name, return_flags=True)
-        read = await computing.storage.read(name, item, NONE_OUTDATED)
+        read = await computing.storage.read(name, item, NONE_OUTDATED, computing.tags)
         if read is None or read.freshness == "fresh":
             # It was dropped, or another process has just refreshed it.
             return MISSING
+        await computing.read_tags()
         try:
             value = await computing.call()
         except UnusableError as error:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeGuard, TypeVar, overload
 
 from .._checks import check_range
 from .._errors import SerializationError
@@ -157,6 +157,11 @@ class Json(OneFormat, Generic[T]):
         self._check(flags)
         value: T = self._loads(data)
         return value
+
+
+def is_standard_json(serializer: object) -> TypeGuard[Json[Any]]:
+    """Whether a serializer is :class:`Json` with the standard library, of any flags."""
+    return type(serializer) is Json and serializer._dumps is _standard_encoder()
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """What a cache reads: items of its client as values, with their freshness."""
 
+import copy
 from collections.abc import Collection
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from .._client import Client
 from .._errors import NotFoundCommandError, SerializationError
@@ -14,10 +15,14 @@ from ._marks import LEASE, mark_name
 from ._meta_leases import MetaLeases
 from ._policy import LeaseKey, OnError
 from ._refreshes import refreshes_of
+from ._tags import Found, TagNames, generations_in, is_current
 from ._values import Values, is_stub
 from ._warnings import warn
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+NOTHING: Found = {}
 
 Freshness = Literal["fresh", "due", "stale", "invalidated"]
 
@@ -64,6 +69,7 @@ class Storage(Generic[T]):
         "leases",
         "on_unreadable",
         "refreshes",
+        "tags",
         "values",
     )
 
@@ -74,19 +80,54 @@ class Storage(Generic[T]):
         values: Values[T],
         on_unreadable: OnError,
         lease_key: LeaseKey,
+        tags: TagNames = (),
     ) -> None:
         self.client = client
         self.flights = flights
         self.values = values
         self.on_unreadable = on_unreadable
+        self.tags = tags
+        """The tags of all values."""
         self.refreshes = refreshes_of(client)
         self.has_lease_keys = lease_key == "separate"
         """Whether leases have keys of their own, which are deleted with the values."""
         leases = MetaLeases(client)
         self.leases: Leases = SeparateLeases(client, leases) if self.has_lease_keys else leases
 
-    async def read(self, name: bytes, item: Item | None, outdated: Outdated) -> Read[T] | None:
-        """Return the value of an item; None if it is missing, a stub, or about to be removed.
+    def with_values(self, values: Values[S]) -> "Storage[S]":
+        """Return the same storage for values of another serializer."""
+        storage: Storage[Any] = copy.copy(self)
+        storage.values = values
+        return storage
+
+    async def look(self, name: bytes, tags: TagNames) -> tuple[Item | None, Found]:
+        """Read an item together with the generations of tags, in one round trip.
+
+        A generation that cannot be read is absent; an error of the item itself is raised.
+        """
+        if not tags:
+            return await self.client.get(name, return_flags=True), NOTHING
+        items = await self.client.get_many((name, *tags), True, on_error="partial")
+        if (error := items.errors.get(name)) is not None:
+            raise error
+        return items.get(name), generations_in(items, tags)
+
+    async def read(
+        self,
+        name: bytes,
+        item: Item | None,
+        outdated: Outdated,
+        tags: TagNames | None = None,
+        found: Found = NOTHING,
+    ) -> Read[T] | None:
+        """Return the value of an item; None if it is missing, a stub, or outdated.
+
+        Args:
+            name: the key on the wire.
+            item: what was read.
+            outdated: stores of this process that are about to be removed.
+            tags: the tags that the value must have; None for those of the cache.
+            found: the generations that were read at the same time as the item.
 
         Raises:
             SerializationError: it cannot be read, and ``on_unreadable`` is ``"raise"``.
@@ -102,12 +143,23 @@ class Storage(Generic[T]):
                 raise
             warn("an unreadable value counts as a miss", error)
             return None
+        required = self.tags if tags is None else tags
+        has_tags = required or (envelope is not None and envelope.tags)
+        if has_tags and not await is_current(self.client, envelope, required, found):
+            return None
         return Read(value, envelope, item)
 
-    async def read_fresh(self, name: bytes, item: Item | None, outdated: Outdated) -> T | Missing:
-        """Return the value of an item; ``MISSING`` also if it is stale."""
-        found = await self.read(name, item, outdated)
-        return found.value if found is not None and found.is_within(0) else MISSING
+    async def read_fresh(
+        self,
+        name: bytes,
+        item: Item | None,
+        outdated: Outdated,
+        tags: TagNames | None = None,
+        found: Found = NOTHING,
+    ) -> T | Missing:
+        """Do the same as :meth:`read`; ``MISSING`` also if the value is stale."""
+        read = await self.read(name, item, outdated, tags, found)
+        return read.value if read is not None and read.is_within(0) else MISSING
 
     async def delete(self, name: bytes) -> bool:
         """Delete a value and its lease; return whether the value existed."""

@@ -14,8 +14,10 @@ from ._flags import FLAG_ENVELOPE, FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, FLAGS_EMPTY
 from ._keys import shown
 from ._presets import Preset, Pylibmc, Pymemcache
 from ._serializers import Json, MsgPack, OneFormat, Pickle, Raw, Serializer, Utf8
+from ._typed import Typed
 
 K = TypeVar("K")
+S = TypeVar("S")
 T = TypeVar("T")
 
 COMPRESS_IN_LOOP = 64 * 1024
@@ -67,6 +69,10 @@ class Values(Generic[T]):
             )
         self.loads = serializer.loads
         """Reads a value whose flags have none of these bits."""
+
+    def with_serializer(self, serializer: Serializer[S]) -> "Values[S]":
+        """Return the same compressions with another serializer."""
+        return Values(serializer, self._writes, self._max_size)
 
     def dump(self, key: bytes, value: T) -> tuple[bytes, int]:
         """Serialize a value.
@@ -213,8 +219,13 @@ def _kind(serializer: object) -> Hashable:
     # Other serializers are known to be equal only if they are the same object.
     if type(serializer) in (Pymemcache, Pylibmc):
         return type(serializer).__name__
-    if type(serializer) in (Raw, Utf8, Json, MsgPack, Pickle):
-        kind = type(serializer).__name__, *vars(serializer).values()
+    if type(serializer) in (Raw, Utf8, Json, MsgPack, Pickle, Typed):
+        options = vars(serializer).items()
+        # Functions of Typed belong to its type, and differ between equal serializers.
+        kind = (
+            type(serializer).__name__,
+            *(value for name, value in options if name not in ("_encode", "_decode")),
+        )
         with contextlib.suppress(TypeError):  # functions that cannot be hashed
             hash(kind)
             return kind
@@ -237,7 +248,7 @@ def _remedy(serializer: object) -> str:
     name = type(serializer).__name__
     if not isinstance(serializer, OneFormat):
         return f"pass a value that {name} accepts, or use another serializer"
-    other = "Json(dumps=..., loads=...)" if isinstance(serializer, Json) else "Json()"
+    other = "Json(dumps=..., loads=...)" if isinstance(serializer, Json | Typed) else "Json()"
     return (
         f"{name} accepts {serializer.takes}; pass such a value, or use another serializer, such "
         f"as {other} or Pickle()"

@@ -3,13 +3,13 @@
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from .._client import Client
 from .._memcached.addresses import format_address
-from ..metrics import ClientMetrics, NodeMetrics, sum_pools
+from ..metrics import CacheMetrics, ClientMetrics, NodeMetrics, computations, lookups, sum_pools
 from ..version import __version__
 
 BOUNDS = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0]
@@ -20,6 +20,10 @@ _FRESH = 0.2
 
 Read = Callable[[ClientMetrics, dict[str, int]], dict[str | None, int]]
 """Converts the counters of a node to values by state (None without states)."""
+
+
+ReadCache = Callable[[CacheMetrics], Mapping[str, float]]
+"""Converts the counters of a cache to values by the attribute of the metric."""
 
 
 class Meters:
@@ -47,6 +51,23 @@ class Meters:
         ):
             callbacks = [self._callback(read)]
             make(f"db.client.connection.{name}", callbacks, unit=unit, description=description)
+
+        count = meter.create_observable_counter
+        for name, unit, description, attribute, read_cache in (
+            ("lookups", "{lookup}", "Lookups of a cache, by result.", "result", lookups),
+            ("computations", "{computation}", "Computed values, by cause.", "cause", computations),
+            ("computation.time", "s", "Total duration of the computations.", None, _seconds),
+            (
+                "waits",
+                "{caller}",
+                "Callers that got a value computed for another one.",
+                None,
+                _waits,
+            ),
+            ("not_stored", "{value}", "Computed values, by reason.", "reason", _not_stored),
+        ):
+            callbacks = [self._cache_callback(read_cache, attribute)]
+            count(f"emcache.cache.{name}", callbacks, unit=unit, description=description)
 
     def add(self, client: Client) -> None:
         """Start to observe a client."""
@@ -78,14 +99,34 @@ class Meters:
 
         return observe
 
+    def _cache_callback(
+        self, read: ReadCache, attribute: str | None
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            sums: dict[tuple[str, str], float] = {}
+            for metrics in self._open():
+                for name, cache in metrics.caches.items():
+                    for value, count in read(cache).items():
+                        sums[name, value] = sums.get((name, value), 0) + count
+            for (name, value), total in sums.items():
+                attributes = {"emcache.cache.name": name}
+                if attribute is not None:
+                    attributes[f"emcache.cache.{attribute}"] = value
+                yield Observation(total, attributes)
+
+        return observe
+
     def _nodes(self) -> Iterator[tuple[str, ClientMetrics, NodeMetrics]]:
+        for metrics in self._open():
+            for node in metrics.nodes:
+                yield format_address(node.address), metrics, node
+
+    def _open(self) -> Iterator[ClientMetrics]:
         with self._lock:
             clients = list(self._clients)
         for client in clients:
             if not client.closed:
-                metrics = self._metrics(client)
-                for node in metrics.nodes:
-                    yield format_address(node.address), metrics, node
+                yield self._metrics(client)
 
     def _metrics(self, client: Client) -> ClientMetrics:
         now = time.monotonic()
@@ -113,6 +154,18 @@ def _max_connections(metrics: ClientMetrics, _: dict[str, int]) -> dict[str | No
 
 def _pending(_: ClientMetrics, pool: dict[str, int]) -> dict[str | None, int]:
     return {None: pool["requests_queued"]}
+
+
+def _seconds(cache: CacheMetrics) -> dict[str, float]:
+    return {"": cache.seconds}
+
+
+def _waits(cache: CacheMetrics) -> dict[str, float]:
+    return {"": cache.waited}
+
+
+def _not_stored(cache: CacheMetrics) -> Mapping[str, float]:
+    return cache.not_stored
 
 
 _BY_PROVIDER: weakref.WeakKeyDictionary[MeterProvider, Meters] = weakref.WeakKeyDictionary()

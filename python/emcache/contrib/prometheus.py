@@ -37,9 +37,12 @@ from .._client import Client
 from .._memcached.addresses import format_address
 from .._snapshots import LOOP_TIMEOUT
 from ..metrics import (
+    CacheMetrics,
     ClientMetrics,
     LatencyHistogram,
     NodeMetrics,
+    computations,
+    lookups,
     read_metrics,
     sum_commands,
     sum_pools,
@@ -112,7 +115,7 @@ class EmcacheCollector(Collector):
         deadline = time.monotonic() + LOOP_TIMEOUT
         for name, client in self._open():
             loop_timeout = max(0.0, deadline - time.monotonic())
-            metrics = read_metrics(client._snapshots, client._addresses, loop_timeout)
+            metrics = read_metrics(client, loop_timeout)
             families.add_client(name, metrics)
         yield from families.all()
 
@@ -129,6 +132,10 @@ class _Families:
         def counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
             labels = ("client", "node", *labels)
             return CounterMetricFamily(f"{namespace}_{name}", text, labels=labels)
+
+        def cache_counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+            labels = ("client", "cache", *labels)
+            return CounterMetricFamily(f"{namespace}_cache_{name}", text, labels=labels)
 
         def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(f"{namespace}_{name}", text, labels=("client", *labels))
@@ -154,6 +161,15 @@ class _Families:
         self.protocol_errors = counter(
             "protocol_errors", "Connections closed because of an unexpected reply."
         )
+        self.lookups = cache_counter("lookups", "Lookups of a cache by result.", "result")
+        self.computations = cache_counter("computations", "Computed values by cause.", "cause")
+        self.computation_seconds = cache_counter(
+            "computation_seconds", "Total duration of the computations."
+        )
+        self.waits = cache_counter("waits", "Callers that got a value computed for another one.")
+        self.not_stored = cache_counter(
+            "not_stored", "Computed values that were not stored, by reason.", "reason"
+        )
         self.age = gauge(
             "snapshot_age_seconds",
             "Age of the metrics; above 0: the loop did not answer.",
@@ -171,6 +187,18 @@ class _Families:
         for name, nodes in by_name.items():
             self._add_commands([client, name], nodes)
             self._add_pool([client, name], nodes)
+        for cache, counts in metrics.caches.items():
+            self._add_cache([client, cache], counts)
+
+    def _add_cache(self, labels: list[str], counts: CacheMetrics) -> None:
+        for result, count in lookups(counts).items():
+            self.lookups.add_metric([*labels, result], count)
+        for cause, count in computations(counts).items():
+            self.computations.add_metric([*labels, cause], count)
+        self.computation_seconds.add_metric(labels, counts.seconds)
+        self.waits.add_metric(labels, counts.waited)
+        for reason, count in counts.not_stored.items():
+            self.not_stored.add_metric([*labels, reason], count)
 
     def _add_commands(self, labels: list[str], nodes: Sequence[NodeMetrics]) -> None:
         for op, command in sum_commands(node.commands for node in nodes).items():
