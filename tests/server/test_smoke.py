@@ -18,7 +18,7 @@ def test_what_importing_it_loads():
     loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
     private = {
         *("_address", "_checks", "_client", "_cluster", "_create", "_emcache", "_errors"),
-        *("_item", "_lazy", "_lifecycle", "_options", "_snapshots", "_types"),
+        *("_item", "_lazy", "_lifecycle", "_meta_commands", "_options", "_snapshots", "_types"),
         *("_memcached", "_memcached.addresses"),
     }
     public = {"connection_pool", "default_values"}
