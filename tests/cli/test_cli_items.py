@@ -33,6 +33,18 @@ def test_a_negative_number_is_no_option(server, name):
     assert "No such option" in invoke("touch", name, "-x", *here).stderr
 
 
+def test_the_time_that_is_left(server, name):
+    here = named(server)
+    assert invoke("ttl", name, *here).exit_code == 1
+    assert document("ttl", name, *here, code=1)["found"] is False
+    invoke("set", name, "x", *here)
+    assert invoke("ttl", name, *here).output == "never\n"
+    assert document("ttl", name, *here)["ttl"] is None
+    invoke("touch", name, "2h", *here)
+    assert 7100 < int(invoke("ttl", name, *here).output) <= 7200
+    assert 7100 < document("ttl", name, *here)["ttl"] <= 7200
+
+
 def test_a_value_there_and_back(server, name):
     here = named(server)
     assert invoke("set", name, "hello", *here).output == ""

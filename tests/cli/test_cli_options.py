@@ -21,6 +21,7 @@ COMMANDS = [
     "set",
     "delete",
     "touch",
+    "ttl",
     "incr",
     "decr",
     "keys",

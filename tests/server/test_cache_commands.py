@@ -298,3 +298,16 @@ async def test_errors_of_the_client_pass(server, key):
                 await cache.get(key)
     with pytest.raises(emcache.ClientClosedError):
         await cache.get(key)
+
+
+async def test_the_time_that_is_left(cache):
+    assert await cache.ttl("k") is None
+    await cache.set("k", 1, ttl=100)
+    assert 90 < await cache.ttl("k") <= 100
+    await cache.set("k", 1, ttl=0)
+    assert await cache.ttl("k") == -1
+
+
+async def test_a_lease_has_no_time_left(cache):
+    await cache.client.set(cache.wire_key("k"), b"", exptime=30)
+    assert await cache.ttl("k") is None

@@ -33,7 +33,7 @@ from ._tags import (
     tag_names,
 )
 from ._ttl import Ttl, exptime
-from ._values import Values
+from ._values import Values, is_stub
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -308,6 +308,23 @@ class Commands(Generic[T]):
         """Update the ``ttl`` of a value; return whether it exists."""
         name = self._keys.wire(key)
         return await _succeeds(self._client.touch(name, exptime(ttl)))
+
+    async def ttl(self, key: Key) -> int | None:
+        """Return the seconds until the server drops a value.
+
+        With ``stale_for``, this time includes the seconds in which the value is served stale.
+
+        Returns:
+            The seconds; -1 if the value does not expire; None on a miss.
+
+        Raises:
+            UnsupportedError: the node does not know meta commands (memcached before 1.6).
+        """
+        name = self._keys.wire(key)
+        item = await self._client.get(name, return_flags=True)
+        if item is None or is_stub(item.value, item.flags):
+            return None
+        return await self._client.ttl(name)
 
     async def delete(self, key: Key) -> bool:
         """Delete a value; return whether it existed.

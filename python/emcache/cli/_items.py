@@ -1,4 +1,4 @@
-"""get, set, delete, touch, incr, decr."""
+"""get, set, delete, touch, ttl, incr, decr."""
 
 import sys
 from typing import Any
@@ -158,6 +158,32 @@ async def touch(settings: Settings, output: Output, key: bytes, exptime: int) ->
     _done(output, key, {"touched": True})
 
 
+@click.command("ttl", cls=Command)
+@click.argument("key", type=KEY)
+@runs
+async def ttl(settings: Settings, output: Output, key: bytes) -> int:
+    """Print the seconds until KEY expires, or "never"; needs memcached 1.6.
+
+    The exit code is 1 if KEY does not exist.
+    """
+    async with await settings.client() as client:
+        seconds = await client.ttl(key)
+    if output.as_json:
+        expires = seconds is not None and seconds >= 0
+        output.document(
+            {
+                **bytes_fields("key", key),
+                "found": seconds is not None,
+                "ttl": seconds if expires else None,
+            }
+        )
+    elif seconds is None:
+        click.echo(f"{bytes_text(key)}: not found", err=True)
+    else:
+        output.line("never" if seconds < 0 else str(seconds))
+    return 0 if seconds is not None else NEGATIVE
+
+
 def _counting(verb: str, method: str, help_text: str) -> click.Command:
     async def count(settings: Settings, output: Output, key: bytes, delta: int) -> None:
         async with await settings.client() as client:
@@ -180,6 +206,7 @@ COMMANDS = [
     set_,
     delete,
     touch,
+    ttl,
     _counting("incr", "increment", "Add DELTA (1) to the number under KEY, and print it."),
     _counting("decr", "decrement", "Subtract DELTA (1) from the number under KEY; it stops at 0."),
 ]
