@@ -274,22 +274,23 @@ impl OpFuture {
     }
 }
 
-/// Ends all calls on which tasks of a loop wait, when no reply will arrive. A task that ends for
-/// this reason is not reported if it is never awaited.
-pub fn end_calls(event_loop: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyResult<()> {
-    let py = event_loop.py();
-    let mark_exception_retrieved = wrap_pyfunction!(mark_exception_retrieved, py)?;
-    let tasks = py.import("asyncio")?.call_method1("all_tasks", (event_loop,))?;
-    for task in tasks.try_iter()? {
-        let task = task?;
-        let mut awaited = task.call_method0("get_coro")?;
-        while let Some(inner) = awaited.getattr_opt("cr_await")? {
-            awaited = inner;
-        }
-        if let Ok(future) = awaited.cast::<OpFuture>() {
-            task.call_method1("add_done_callback", (&mark_exception_retrieved,))?;
-            OpFuture::resolve(future, Err(why()), Wake::Soon)?;
-        }
+pub fn tasks_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Vec<Py<PyAny>>> {
+    let asyncio = event_loop.py().import("asyncio")?;
+    let tasks = asyncio.call_method1("all_tasks", (event_loop,))?;
+    tasks.try_iter()?.map(|task| Ok(task?.unbind())).collect()
+}
+
+/// Ends the call on which a task waits, if any, when no reply will arrive. A task that ends for this
+/// reason is not reported if it is never awaited.
+pub fn end_call(task: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyResult<()> {
+    let mut awaited = task.call_method0("get_coro")?;
+    while let Some(inner) = awaited.getattr_opt("cr_await")? {
+        awaited = inner;
+    }
+    if let Ok(future) = awaited.cast::<OpFuture>() {
+        let mark_exception_retrieved = wrap_pyfunction!(mark_exception_retrieved, task.py())?;
+        task.call_method1("add_done_callback", (&mark_exception_retrieved,))?;
+        OpFuture::resolve(future, Err(why()), Wake::Soon)?;
     }
     Ok(())
 }

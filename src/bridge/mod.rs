@@ -93,9 +93,12 @@ fn register_hooks(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.py().import("atexit")?.call_method1("register", (close_all,))?;
     // Windows has no fork.
     if let Some(register) = module.py().import("os")?.getattr_opt("register_at_fork")? {
-        let fork_hook = wrap_pyfunction!(registry::after_fork_in_child, module)?;
         let hooks = PyDict::new(module.py());
-        hooks.set_item("after_in_child", fork_hook)?;
+        hooks.set_item("before", wrap_pyfunction!(registry::before_fork, module)?)?;
+        let in_parent = wrap_pyfunction!(registry::after_fork_in_parent, module)?;
+        hooks.set_item("after_in_parent", in_parent)?;
+        let in_child = wrap_pyfunction!(registry::after_fork_in_child, module)?;
+        hooks.set_item("after_in_child", in_child)?;
         register.call((), Some(&hooks))?;
     }
     Ok(())

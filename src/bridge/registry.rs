@@ -45,15 +45,36 @@ thread_local! {
     static THREAD_END: ThreadEnd = const { ThreadEnd };
 }
 
+thread_local! {
+    /// Tasks of this thread's loops, while the process forks.
+    static TASKS: RefCell<Vec<Py<PyAny>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lists the tasks whose calls end in the child of a fork. From Python 3.14 on the child cannot list
+/// its parent's tasks.
+#[pyfunction]
+pub fn before_fork(py: Python<'_>) {
+    let drivers = DRIVERS.with(|all| all.borrow().clone());
+    for driver in drivers {
+        // If this fails, the loop does not run in the child.
+        if let Ok(tasks) = future::tasks_of(driver.event_loop(py).bind(py)) {
+            TASKS.with(|all| all.borrow_mut().extend(tasks));
+        }
+    }
+}
+
+#[pyfunction]
+pub fn after_fork_in_parent() {
+    drop(TASKS.take());
+}
+
 /// Forgets, in the child of a fork, all that is its parent's. It is not dropped: the sockets and
 /// the epoll instance are shared with the parent, which would lose its registrations.
 #[pyfunction]
 pub fn after_fork_in_child(py: Python<'_>) {
     crate::host::after_fork_in_child();
     std::mem::forget(SESSIONS.with(|all| std::mem::take(&mut *all.borrow_mut())));
-    let drivers = DRIVERS.with(|all| all.take());
-    let loops: Vec<_> = drivers.iter().map(|driver| driver.event_loop(py)).collect();
-    std::mem::forget(drivers);
+    std::mem::forget(DRIVERS.with(|all| all.take()));
     super::completion::forget_all();
     thread_driver::after_fork_in_child();
     shutdown::after_fork_in_child();
@@ -62,9 +83,9 @@ pub fn after_fork_in_child(py: Python<'_>) {
     if let Ok(mut abandoned) = ABANDONED.try_lock() {
         abandoned.clear();
     }
-    for event_loop in loops {
+    for task in TASKS.take() {
         // If this fails, the loop does not run in the child.
-        let _ = future::end_calls(event_loop.bind(py), errors::forked);
+        let _ = future::end_call(task.bind(py), errors::forked);
     }
 }
 

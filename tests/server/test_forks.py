@@ -16,12 +16,15 @@ both_loops = pytest.mark.parametrize("loop", LOOPS)
 PEER = """
 import socket
 lines = []
+answers_decr = threading.Event()
 
 def serve(connection):
     with connection, connection.makefile("rb") as requests:
         for number, line in enumerate(requests):
             words = line.split()
             lines.append(line.strip())
+            if words[0] == b"decr":
+                answers_decr.wait()
             if words[0] in (b"incr", b"decr"):
                 connection.sendall(b"%d\\r\\n" % (int(words[2]) * 100_000 + number))
             elif words[0] == b"set":
@@ -47,9 +50,16 @@ def is_child():
     return os.getpid() != parent
 
 def fork():
+    loop = asyncio._get_running_loop()
+    task = loop and asyncio.current_task(loop)
     pid = os.fork()
     if pid:
         assert os.waitpid(pid, 0)[1] == 0
+    elif sys.version_info >= (3, 14):
+        # Otherwise the child cannot leave its task, the loop drops a SystemExit, and it goes on.
+        asyncio._set_running_loop(loop)
+        if task:
+            asyncio.tasks._swap_current_task(loop, task)
     return pid == 0
 
 def asked(command):
@@ -275,3 +285,37 @@ if not is_child():
 @both_loops
 def test_a_child_that_ends_as_programs_do(loop):
     run_silent(PEER + AT_EXIT, loop, 0, warnings="ignore")
+
+
+BETWEEN_RUNS = """
+async def begin():
+    client = await create(max_connections=1)
+    await client.get(b"warm")
+    calls = [asyncio.create_task(client.decrement(b"c", n)) for n in range(1, 5)]
+    await asyncio.sleep(0)
+    return client, calls
+
+async def end(client, calls):
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    if is_child():
+        assert all(isinstance(result, RuntimeError) for result in results), results
+        assert all("fork" in str(result) for result in results), results
+    else:
+        assert [result // 100_000 for result in results] == [1, 2, 3, 4]
+        await client.close()
+
+loop = new_loop()
+client, calls = loop.run_until_complete(begin())
+fork()
+answers_decr.set()
+loop.run_until_complete(asyncio.wait_for(end(client, calls), 20))
+if is_child():
+    os._exit(0)
+loop.close()
+assert len(asked(b"decr")) == len(set(asked(b"decr"))) == 4
+"""
+
+
+@both_loops
+def test_a_loop_that_is_run_again_in_the_child(loop):
+    run_silent(PEER + BETWEEN_RUNS, loop, 0, warnings="ignore")
