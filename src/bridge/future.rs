@@ -280,8 +280,8 @@ pub fn tasks_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Vec<Py<PyAny>>> {
     tasks.try_iter()?.map(|task| Ok(task?.unbind())).collect()
 }
 
-/// Ends the call on which a task waits, if any, when no reply will arrive. A task that ends for this
-/// reason is not reported if it is never awaited.
+/// Ends the call on which a task waits, if any, when no reply will arrive. A task that ends for
+/// this reason is not reported if it is never awaited.
 pub fn end_call(task: &Bound<'_, PyAny>, why: impl Fn() -> PyErr) -> PyResult<()> {
     let mut awaited = task.call_method0("get_coro")?;
     while let Some(inner) = awaited.getattr_opt("cr_await")? {

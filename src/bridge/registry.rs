@@ -50,8 +50,8 @@ thread_local! {
     static TASKS: RefCell<Vec<Py<PyAny>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lists the tasks whose calls end in the child of a fork. From Python 3.14 on the child cannot list
-/// its parent's tasks.
+/// Lists the tasks whose calls end in the child of a fork. From Python 3.14 on the child cannot
+/// list its parent's tasks.
 #[pyfunction]
 pub fn before_fork(py: Python<'_>) {
     let drivers = DRIVERS.with(|all| all.borrow().clone());
