@@ -336,8 +336,6 @@ async def test_from_1_6_27_on_the_cas_is_a_random_number(key):
             words, _ = await connection.command()
             if words == [b""]:
                 return
-            if words[0] == b"ms":
-                await connection.reader.readexactly(int(words[2]) + 2)
             came.append(words)
             new = [word[1:] for word in words if word.startswith(b"E")]
             answers = {b"mn": b"MN", b"version": b"VERSION 1.6.27"}

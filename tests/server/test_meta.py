@@ -219,7 +219,7 @@ class TestOptionsThatTheServerLacks:
     async def test_newer_options(self, client, key, server_version):
         later = {
             (1, 6, 27): [
-                ("new_cas", client.meta_set(key, b"v", new_cas=5)),
+                ("new_cas", client.meta_set(key, b"1", new_cas=5)),
                 ("new_cas", client.meta_get(key, vivify=30, new_cas=5)),
                 ("new_cas", client.meta_arithmetic(key, initial=1, new_cas=5)),
                 ("clear", client.meta_delete(key, clear=True)),
