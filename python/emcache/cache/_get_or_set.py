@@ -185,8 +185,19 @@ class GetOrSet(Generic[T]):
         if not self._policy.ignores_errors or isinstance(error, InvalidKeyError):
             raise error
         warn("reading the cache failed and counts as a miss", error)
-        # A dead cache costs one timeout, not two. An unreadable value is replaced.
-        self._is_reachable = isinstance(error, SerializationError)
+        # An unreadable value is replaced.
+        if not isinstance(error, SerializationError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Send nothing more: a dead cache costs one timeout, not two.
+
+        This caller cannot check the lease of a computation that is running, so it only shares one
+        with callers that could not read either.
+        """
+        if self._is_reachable and (self._policy.lease is not None or self._tags):
+            self._kind = (*self._kind, "unreachable")
+        self._is_reachable = False
 
     async def _join(
         self, compute: Callable[[Flight], Coroutine[Any, Any, Outcome[T]]]
@@ -215,7 +226,7 @@ class GetOrSet(Generic[T]):
             self._kind = (*self._kind, "lost")
             return False
         if isinstance(outcome.value, Missing) and outcome.cache_error is not None:
-            self._is_reachable = False
+            self._give_up()
             return not self._policy.ignores_errors
         return True
 
