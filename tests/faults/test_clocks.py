@@ -24,6 +24,10 @@ DATED = {
     PACKAGE / "testing" / "_tls.py",
     # A time of expiry is the server's Unix time.
     PACKAGE / "_memcached" / "times.py",
+    PACKAGE / "cache" / "_ttl.py",
+    # Hosts that share values and limits agree on their times.
+    PACKAGE / "cache" / "_envelope.py",
+    PACKAGE / "cache" / "_rate_limits.py",
     # A snapshot says when it was made.
     PACKAGE / "_snapshots.py",
     PACKAGE / "metrics.py",

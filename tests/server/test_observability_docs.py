@@ -12,6 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 SAYS = [
     "get {'hit': 1, 'miss': 1}",
+    "__main__.square 1 hits, 1 computed",
     'result="miss"} 1.0',
     '"db.operation.batch.size": 2',
     "",

@@ -168,7 +168,7 @@ async def _through_each_layer(port: int, duration: timedelta) -> None:
         cache = emcache.Cache(client)
         await cache.set("k", 1, ttl=duration)
         await cache.touch("k", duration)
-        await cache.get_or_set("k", lambda: asyncio.sleep(0, 1), ttl=duration)
+        await cache.get_or_set("k", lambda: asyncio.sleep(0, 1), ttl=duration, lease=None)
         pool_of = emcache.ConnectionPool(emcache.MemcachedHostAddress("127.0.0.1", port))
         async with pool_of.create_connection_context() as connection:
             await connection.touch_command(b"k", duration)
