@@ -17,6 +17,7 @@ mod loop_driver;
 mod once;
 mod registry;
 mod result;
+mod routing;
 mod security;
 mod session;
 mod shutdown;
@@ -41,6 +42,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<item::Item>()?;
     item::check_class(module.py())?;
     module.add_class::<security::PySecurity>()?;
+    module.add_class::<routing::PyRouting>()?;
     am_send::install(module.py());
     prepare(module.py())?;
     register_hooks(module)
