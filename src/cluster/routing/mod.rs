@@ -5,6 +5,7 @@ mod emcache;
 mod hash;
 mod ketama;
 mod libmc;
+mod md5_lanes;
 mod memcachio;
 mod modulo;
 mod murmur3;
