@@ -124,3 +124,20 @@ async def test_options_are_checked_before_discovery():
     for wrong in ({"routing": "x"}, {"weights": {A: 1}}):
         with pytest.raises(ValueError):
             await emcache.create_client([], autodiscovery=Never(), **wrong)
+
+
+@pytest.mark.parametrize("routing", ["crc", "libmemcached", "ketama", "spymemcached"])
+async def test_discovered_nodes_count_in_the_order_of_the_list(routing):
+    first, second, third, new = (MemcachedHostAddress(f"127.0.0.{n}", 1) for n in (1, 2, 3, 4))
+    keys = [b"key:%d" % n for n in range(200)]
+    options = {"routing": routing, "min_connections": 0}
+    weights = {} if routing in ("libmemcached", "spymemcached") else {"weights": {new: 2}}
+    source = emcache.CallableDiscovery(lambda: [first, second, third])
+    lists = ([first, new, third], [third, new], [new, second, third, first])
+    async with emcache.create_client([], autodiscovery=source, **options, **weights) as client:
+        for nodes in lists:
+            await client._apply(emcache.Topology.of(nodes), 0.01)
+            used = weights if new in nodes else {}
+            async with emcache.create_client(nodes, **options, **used) as fresh:
+                expected = [fresh.node_for(key) for key in keys]
+            assert [client.node_for(key) for key in keys] == expected
