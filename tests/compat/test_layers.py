@@ -15,7 +15,7 @@ LAYERS = [
     {"_emcache", "_errors", "_address", "_checks", "_types", "_lazy", "_failures", "_memcached"},
     {"default_values", "_item", "_options", "_lifecycle", "_snapshots", "_node_log", "_results"},
     {"connection_pool", "_counters", "_fallbacks", "_node_queries"},
-    {"_cluster", "metrics", "discovery"},
+    {"_cluster", "metrics", "discovery", "_routing"},
     {"_events", "_client"},
     {"_create"},
     # The import paths of 1.3.3.

@@ -129,7 +129,8 @@ CLIENTS = {
 }
 
 
-@pytest.mark.filterwarnings("default")
+# Those of the other clients, which leave sockets open.
+@pytest.mark.filterwarnings("default", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", CLIENTS)
 async def test_every_key_of_another_client_is_found(name, cluster, key, caplog):
     write, routing = CLIENTS[name]
