@@ -12,7 +12,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use _emcache::cluster::routing::Routing;
+use _emcache::cluster::routing::{NodeSpec, Routing};
 use _emcache::pool::Address;
 use _emcache::protocol::{
     Decoder, Dialect, Key, NEVER, NodeStats, Outgoing, Pipeline, Request, Shape,
@@ -145,8 +145,8 @@ fn pool_gets(count: usize) -> Case {
 
 fn route(count: usize) -> Case {
     let address = |i| Address::Tcp { host: format!("10.0.0.{i}"), port: 11211 };
-    let nodes = (0..count).map(|i| Routing::Emcache.node(&address(i)));
-    let router = Routing::Emcache.build(nodes);
+    let node = |i| Routing::Emcache.node(&address(i), &NodeSpec::default(), None);
+    let router = Routing::Emcache.build(&(0..count).map(node).collect::<Vec<_>>());
     (1, Box::new(move || assert!(router.pick(black_box(b"bench:000001:key")).is_some())))
 }
 

@@ -184,7 +184,8 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
                         await asyncio.sleep(_CONNECT_POLL)
         # Even a node that cannot be reached gets its keys, because clients must agree on routing.
         leaving = [index for address, index in old.items() if address not in new]
-        self._core.change_nodes(joining, leaving)
+        indexes = old | dict(zip((a for a in new if a not in old), joining, strict=True))
+        self._core.change_nodes(joining, leaving, [indexes[address] for address in new])
         self._directory.refresh()
         if joining or leaving:
             self._dispatcher.topology_changed(list(old), list(new), topology.version)

@@ -19,6 +19,7 @@ from ._options import (
     refuse_unix_sockets,
     tls_arguments,
 )
+from ._routing import NodeNames, NodeRouting, NodeWeights
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,
     DEFAULT_AUTOBATCHING_MAX_KEYS,
@@ -29,6 +30,7 @@ from .default_values import (
     DEFAULT_MIN_CONNECTIONS,
     DEFAULT_PURGE_UNHEALTHY_NODES,
     DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
+    DEFAULT_ROUTING,
     DEFAULT_SSL,
     DEFAULT_SSL_VERIFY,
     DEFAULT_TIMEOUT,
@@ -100,6 +102,9 @@ def create_client(
     ssl_server_hostname: str | None = None,
     ssl_min_version: Literal["TLSv1.2", "TLSv1.3"] | None = None,
     auth: Literal["ascii", "sasl"] | None = None,
+    routing: str = DEFAULT_ROUTING,
+    weights: NodeWeights | None = None,
+    names: NodeNames | None = None,
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -147,6 +152,15 @@ def create_client(
         ssl_min_version: ``"TLSv1.2"`` (the default) or ``"TLSv1.3"``.
         auth: the kind of login: ``"ascii"`` (the default, ``memcached -Y``) or ``"sasl"`` (SASL
             PLAIN over the binary protocol, ``memcached -S``).
+        routing: the rule that decides which node gets which key. All clients of a cluster must use
+            the same rule. ``"emcache"`` is the rule of emcache 1.3, ``"rendezvous"`` is the best
+            choice for a new cluster, and the others are those of other clients: see the page on
+            routing.
+        weights: the share of the keys that a node gets, relative to the other nodes: whole numbers
+            from 1 to 65,535, by address or by its text (``"10.0.0.1:11211"``). Nodes that are not
+            listed have the weight 1. Only some rules have weights.
+        names: for rules that hash the names of nodes: the name by which other clients know a node,
+            by address or by its text. Without one it is made from the node's address.
 
     Raises:
         ValueError: an argument is out of range.
@@ -181,6 +195,7 @@ def create_client(
             switches={"purge_unhealthy_nodes": purge_unhealthy_nodes, "autobatching": autobatching},
             purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
             max_merged_keys=autobatching_max_keys if autobatching else 1,
+            routing=NodeRouting(routing, weights, names),
         )
     )
 
@@ -219,6 +234,7 @@ async def _create_client(
     *,
     needs_names: bool,
     login: Callable[[], LoginArguments | None],
+    routing: NodeRouting,
     tls: Callable[[list[Address]], TlsArguments | None],
     switches: dict[str, bool],
     **options: Any,
@@ -234,6 +250,7 @@ async def _create_client(
     endpoints = [to_endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_range("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
+    routing.check(None if autodiscovery is True or is_source else addresses)
     options["security"] = Security(tls(addresses), login())
     source, topology, is_listed = None, None, False
     if autodiscovery is True or is_source:
@@ -245,8 +262,13 @@ async def _create_client(
         source, topology, is_listed = await first_topology(
             autodiscovery, addresses, query_timeout, options, check_nodes
         )
+        if routing.hashes_ips:
+            from .discovery._ips import DiscoveryWithIps, with_ips
+
+            source, topology = DiscoveryWithIps(source), await with_ips(topology)
         addresses = [node.address for node in topology.nodes]
         endpoints = [to_endpoint(address) for address in addresses]
+    options["routing"] = await routing.for_nodes(addresses, topology)
     client = Client._open(
         addresses,
         cluster_events,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ._address import Address
 from ._checks import check_timeouts
-from ._emcache import CoreCheckout, CoreClient, Security
+from ._emcache import CoreCheckout, CoreClient, Routing, Security
 from ._errors import AuthenticationError, with_origin
 from ._lifecycle import CoreOwner
 from ._memcached.addresses import format_address, to_endpoint
@@ -20,6 +20,7 @@ from .default_values import (
     DEFAULT_MAX_CONNECTIONS,
     DEFAULT_MIN_CONNECTIONS,
     DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
+    DEFAULT_ROUTING,
     DEFAULT_SSL,
     DEFAULT_SSL_VERIFY,
     DEFAULT_TIMEOUT,
@@ -219,6 +220,7 @@ class ConnectionPool(CoreOwner):
             purge_unhealthy_nodes=False,
             max_merged_keys=1,
             security=security,
+            routing=Routing(DEFAULT_ROUTING, []),  # there is one node
             on_change=on_change,
         )
 

@@ -18,6 +18,7 @@ mod meta;
 mod once;
 mod registry;
 mod result;
+mod routing;
 mod security;
 mod session;
 mod shutdown;
@@ -43,6 +44,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<item::Item>()?;
     item::check_class(module.py())?;
     module.add_class::<security::PySecurity>()?;
+    module.add_class::<routing::PyRouting>()?;
     am_send::install(module.py());
     prepare(module.py())?;
     register_hooks(module)

@@ -351,8 +351,14 @@ impl Session {
     }
 
     /// See [`crate::cluster::Cluster::change`].
-    pub fn change(&self, py: Python<'_>, joining: Vec<usize>, leaving: Vec<usize>) -> PyResult<()> {
-        self.query(py, move |nodes| nodes.change(&joining, &leaving))?;
+    pub fn change(
+        &self,
+        py: Python<'_>,
+        joining: Vec<usize>,
+        leaving: Vec<usize>,
+        order: Vec<usize>,
+    ) -> PyResult<()> {
+        self.query(py, move |nodes| nodes.change(&joining, &leaving, &order))?;
         self.driver.schedule_pending(py)
     }
 

@@ -20,7 +20,7 @@ pub trait Nodes {
     /// See [`crate::pool::Pool::set_ip`].
     fn set_ip(&self, node: usize, ip: Option<String>);
     /// See [`crate::cluster::Cluster::change`].
-    fn change(&self, joining: &[usize], leaving: &[usize]);
+    fn change(&self, joining: &[usize], leaving: &[usize], order: &[usize]);
     fn release(&self, checkout: CheckoutId);
     fn close_checked_out(&self, checkout: CheckoutId);
     fn is_checked_out(&self, checkout: CheckoutId) -> bool;
@@ -63,8 +63,8 @@ impl<C: Caller> Nodes for Client<C> {
         self.cluster().pool(node).set_ip(ip.as_deref());
     }
 
-    fn change(&self, joining: &[usize], leaving: &[usize]) {
-        self.cluster().change(joining, leaving);
+    fn change(&self, joining: &[usize], leaving: &[usize], order: &[usize]) {
+        self.cluster().change(joining, leaving, order);
     }
 
     fn release(&self, checkout: CheckoutId) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::lines::{self, NodeLine};
 use super::order::RoutingOrder;
-use super::routing::{RoutedNode, Routing};
+use super::routing::{NodeSpecs, RoutedNode, Routing};
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
 use crate::protocol::{CommandStats, Key, MAX_LINE_LEN, RetrievalVerb, Verb};
 
@@ -16,6 +16,8 @@ pub struct ClusterConfig {
     /// Unhealthy nodes get no keys.
     pub purge_unhealthy_nodes: bool,
     pub routing: Routing,
+    /// Weights of nodes, also of those that may join later.
+    pub specs: Arc<NodeSpecs>,
 }
 
 /// A change of a node's state.
@@ -64,6 +66,7 @@ struct Shared<W: Waiter> {
     context: Rc<Context>,
     config: PoolConfig,
     routing: Routing,
+    specs: Arc<NodeSpecs>,
     /// All nodes that ever existed, by index.
     nodes: RefCell<Vec<Node<W>>>,
     order: RefCell<RoutingOrder>,
@@ -94,6 +97,7 @@ impl<W: Waiter> Cluster<W> {
             context: context.clone(),
             config: config.pool.clone(),
             routing,
+            specs: config.specs.clone(),
             nodes: RefCell::default(),
             order: RefCell::new(order),
             on_change: Box::new(on_change),
@@ -113,7 +117,8 @@ impl<W: Waiter> Cluster<W> {
     }
 
     fn add(&self, address: Address, ip: Option<&str>, is_member: bool) -> usize {
-        let routed = self.0.routing.node(&address);
+        let spec = self.0.specs.get(&address).cloned().unwrap_or_default();
+        let routed = self.0.routing.node(&address, &spec, ip);
         let pool = Pool::new(&self.0.context, address, self.0.config.clone());
         pool.set_ip(ip);
         let address = pool.address().clone();
@@ -126,21 +131,22 @@ impl<W: Waiter> Cluster<W> {
     }
 
     /// Starts and stops routing keys to nodes, atomically. Leaving nodes are closed once their
-    /// requests are answered.
-    pub fn change(&self, joining: &[usize], leaving: &[usize]) {
+    /// requests are answered. `order` lists all nodes, for rules that count.
+    pub fn change(&self, joining: &[usize], leaving: &[usize], order: &[usize]) {
         let nodes = self.0.nodes.borrow();
-        let mut order = self.0.order.borrow_mut();
-        order.remove(leaving);
+        let mut routing_order = self.0.order.borrow_mut();
+        routing_order.remove(leaving);
         for &node in joining {
             let Some(pool) = &nodes[node].pool else { continue };
             nodes[node].is_member.set(true);
-            order.append(node, pool.is_healthy());
+            routing_order.append(node, pool.is_healthy());
             if !pool.is_healthy() {
                 let why = pool.last_failure().unwrap_or(Cause::NoAnswer);
                 (self.0.on_change)(NodeChange { node, change: Change::Unhealthy(why) });
             }
         }
-        drop(order);
+        routing_order.arrange(order);
+        drop(routing_order);
         for &node in leaving {
             nodes[node].is_member.set(false);
             let Some(pool) = &nodes[node].pool else { continue };
@@ -231,9 +237,7 @@ fn node_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, change: Chang
         if !cluster.nodes.borrow().get(node).is_some_and(|node| node.is_member.get()) {
             return;
         }
-        let order = &mut *cluster.order.borrow_mut();
-        order.remove(&[node]);
-        order.append(node, healthy);
+        cluster.order.borrow_mut().set_health(node, healthy);
     }
     (cluster.on_change)(NodeChange { node, change });
 }

@@ -3,16 +3,24 @@ use std::cell::OnceCell;
 
 use super::routing::{RoutedNode, Router, Routing};
 
-/// Indexes of nodes. A node whose health changes moves to the end of its new list. The order
-/// decides ties between nodes, and is that of emcache 1.3.
+/// Indexes of nodes, in two orders: that of emcache 1.3, in which a node whose health changes moves
+/// to the end of its new list, and that in which the nodes were given.
 #[derive(Debug)]
 pub struct RoutingOrder {
     healthy: Vec<usize>,
     unhealthy: Vec<usize>,
+    /// All nodes, in the order given.
+    given: Vec<usize>,
     purge_unhealthy_nodes: bool,
     routing: Routing,
     /// Built for the first key after a change.
-    router: OnceCell<Router>,
+    routed: OnceCell<Routed>,
+}
+
+#[derive(Debug)]
+struct Routed {
+    nodes: Vec<usize>,
+    router: Router,
 }
 
 impl RoutingOrder {
@@ -21,42 +29,75 @@ impl RoutingOrder {
         Self {
             healthy: (0..node_count).collect(),
             unhealthy: Vec::new(),
+            given: (0..node_count).collect(),
             purge_unhealthy_nodes,
             routing,
-            router: OnceCell::new(),
+            routed: OnceCell::new(),
         }
     }
 
     pub fn remove(&mut self, nodes: &[usize]) {
-        self.healthy.retain(|node| !nodes.contains(node));
-        self.unhealthy.retain(|node| !nodes.contains(node));
-        self.router.take();
+        for list in [&mut self.healthy, &mut self.unhealthy, &mut self.given] {
+            list.retain(|node| !nodes.contains(node));
+        }
+        self.routed.take();
     }
 
-    pub fn append(&mut self, node: usize, healthy: bool) {
-        let list = if healthy { &mut self.healthy } else { &mut self.unhealthy };
-        list.push(node);
-        self.router.take();
+    pub fn append(&mut self, node: usize, is_healthy: bool) {
+        self.health_list(is_healthy).push(node);
+        self.given.push(node);
+        self.routed.take();
     }
 
-    /// The nodes that get keys.
-    fn routed(&self) -> impl Iterator<Item = usize> {
-        let unhealthy = if self.purge_unhealthy_nodes { [].as_slice() } else { &self.unhealthy };
-        self.healthy.iter().chain(unhealthy).copied()
+    /// Sets the order given. Nodes that are not listed stay behind the others.
+    pub fn arrange(&mut self, order: &[usize]) {
+        let place = |node: &usize| order.iter().position(|other| other == node);
+        self.given.sort_by_cached_key(|node| place(node).unwrap_or(usize::MAX));
+        self.routed.take();
+    }
+
+    pub fn set_health(&mut self, node: usize, is_healthy: bool) {
+        self.healthy.retain(|other| *other != node);
+        self.unhealthy.retain(|other| *other != node);
+        self.health_list(is_healthy).push(node);
+        // Otherwise the same nodes get keys in the same order, and a large ring takes time.
+        if self.purge_unhealthy_nodes || self.routing.follows_health() {
+            self.routed.take();
+        }
+    }
+
+    fn health_list(&mut self, is_healthy: bool) -> &mut Vec<usize> {
+        if is_healthy { &mut self.healthy } else { &mut self.unhealthy }
+    }
+
+    /// The nodes that get keys, in the order that the rule needs.
+    fn routed_nodes(&self) -> Vec<usize> {
+        let is_purged = |node: &usize| self.purge_unhealthy_nodes && self.unhealthy.contains(node);
+        if self.routing.follows_health() {
+            let all = self.healthy.iter().chain(&self.unhealthy);
+            all.copied().filter(|node| !is_purged(node)).collect()
+        } else {
+            self.given.iter().copied().filter(|node| !is_purged(node)).collect()
+        }
     }
 
     /// The only node that gets keys.
     pub fn only_node(&self) -> Option<usize> {
-        let mut routed = self.routed();
-        routed.next().filter(|_| routed.next().is_none())
+        let unhealthy = if self.purge_unhealthy_nodes { [].as_slice() } else { &self.unhealthy };
+        let mut routed = self.healthy.iter().chain(unhealthy);
+        routed.next().filter(|_| routed.next().is_none()).copied()
     }
 
     pub fn pick(&self, key: &[u8], node: impl Fn(usize) -> RoutedNode) -> Option<usize> {
-        let router = self.router.get_or_init(|| self.routing.build(self.routed().map(node)));
-        self.routed().nth(router.pick(key)?)
+        let routed = self.routed.get_or_init(|| {
+            let nodes = self.routed_nodes();
+            let routed: Vec<_> = nodes.iter().map(|index| node(*index)).collect();
+            Routed { nodes, router: self.routing.build(&routed) }
+        });
+        routed.nodes.get(routed.router.pick(key)?).copied()
     }
 
-    /// The healthy and the unhealthy nodes, each in order.
+    /// The healthy and the unhealthy nodes, each in the order of emcache 1.3.
     pub fn health(&self) -> (Vec<usize>, Vec<usize>) {
         (self.healthy.clone(), self.unhealthy.clone())
     }
@@ -67,7 +108,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::routing::plain;
+    use super::super::routing::{NodeSpecs, plain};
     use super::*;
 
     proptest! {
@@ -84,7 +125,7 @@ mod tests {
                 let routed_node =
                     |node: usize| RoutedNode { id: ids[node].as_bytes().into(), weight: 1 };
                 let chosen = order.pick(&key, routed_node);
-                let routed: Vec<usize> = order.routed().collect();
+                let routed = order.routed_nodes();
                 let routed_ids: Vec<_> = routed.iter().map(|node| &ids[*node]).collect();
                 prop_assert_eq!(chosen, plain::pick(&key, &routed_ids).map(|at| routed[at]));
                 order.remove(&[node]);
@@ -93,5 +134,57 @@ mod tests {
                 }
             }
         }
+    }
+    /// The nodes that three rules choose for some keys, among nodes 0 to 3.
+    fn picks(order: &RoutingOrder) -> Vec<usize> {
+        let node =
+            |node: usize| RoutedNode { id: format!("n{node}:1").into_bytes().into(), weight: 1 };
+        (0..200).map(|i| order.pick(format!("key:{i}").as_bytes(), node).unwrap()).collect()
+    }
+
+    fn order(name: &str, purge_unhealthy_nodes: bool) -> RoutingOrder {
+        let routing = Routing::parse(name, &NodeSpecs::default()).unwrap();
+        RoutingOrder::new(4, routing, purge_unhealthy_nodes)
+    }
+
+    #[test]
+    fn a_node_that_recovers_returns_to_its_place() {
+        for name in ["crc", "ketama", "rendezvous", "pymemcache"] {
+            for purge_unhealthy_nodes in [false, true] {
+                let mut order = order(name, purge_unhealthy_nodes);
+                let before = picks(&order);
+                order.set_health(1, false);
+                let without = picks(&order);
+                assert_eq!(without == before, !purge_unhealthy_nodes, "{name}");
+                assert_eq!(without.contains(&1), !purge_unhealthy_nodes, "{name}");
+                order.set_health(1, true);
+                assert_eq!(picks(&order), before, "{name} {purge_unhealthy_nodes}");
+                assert_eq!(order.health(), (vec![0, 2, 3, 1], vec![]));
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_that_leave_and_join_count_in_the_order_given() {
+        let mut order = order("crc", false);
+        let before = picks(&order);
+        order.remove(&[1]);
+        order.append(4, true);
+        order.arrange(&[0, 4, 2, 3]);
+        let renamed: Vec<_> =
+            before.iter().map(|node| if *node == 1 { 4 } else { *node }).collect();
+        assert_eq!(picks(&order), renamed);
+        order.set_health(4, false);
+        assert_eq!(picks(&order), renamed);
+    }
+
+    #[test]
+    fn only_one_node_gets_keys() {
+        let mut order = order("crc", true);
+        assert_eq!(order.only_node(), None);
+        order.remove(&[0, 3]);
+        order.set_health(1, false);
+        assert_eq!(order.only_node(), Some(2));
+        assert!(picks(&order).iter().all(|node| *node == 2));
     }
 }

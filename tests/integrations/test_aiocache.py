@@ -367,6 +367,17 @@ async def test_urls():
     await login.close()
 
 
+async def test_routing(cluster, key):
+    weights = {server.address: weight for server, weight in zip(cluster, (3, 1, 2), strict=True)}
+    nodes = ",".join(f"127.0.0.1:{server.port}" for server in cluster)
+    text = ",".join(f"127.0.0.1:{node.port}={weight}" for node, weight in weights.items())
+    names = [f"{key.decode()}:{n}" for n in range(30)]
+    async with Cache.from_url(f"emcache://?nodes={nodes}&routing=ketama&weights={text}") as cache:
+        await cache.multi_set([(name, 1) for name in names])
+    async with emcache.create_client(list(weights), routing="ketama", weights=weights) as client:
+        assert len(await client.get_many([name.encode() for name in names])) == 30
+
+
 @pytest.mark.driver_independent
 @pytest.mark.parametrize(
     ("options", "error"),

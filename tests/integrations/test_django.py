@@ -351,6 +351,21 @@ def test_settings_that_are_none(location, options, says):
         EmcacheCache(location, {"OPTIONS": options})
 
 
+def test_several_servers_shared_with_pymemcache(cluster, key):
+    location = [f"127.0.0.1:{server.port}" for server in cluster]
+    theirs = PyMemcacheCache(location, {"KEY_PREFIX": key.decode()})
+    options = {"routing": "pymemcache"}
+    ours = EmcacheCache(location, {"KEY_PREFIX": key.decode(), "OPTIONS": options})
+    values = {f"user:{n}": {"id": n} for n in range(60)}
+    assert theirs.set_many(values) == []
+    assert ours.get_many(values) == values
+    theirs.close()
+    weighted = {"routing": "ketama", "weights": {node: n + 1 for n, node in enumerate(location)}}
+    EmcacheCache(location, {"OPTIONS": weighted}).set(key.decode(), 1)
+    with pytest.raises(ValueError, match="routing must be one of"):
+        EmcacheCache(location, {"OPTIONS": {"routing": "x"}}).get("k")
+
+
 def test_the_options_of_the_client():
     with memcached("-I", "2m") as server:
         options = {"timeout": 5.0, "max_connections": 1, "ssl": True, "ssl_verify": False}

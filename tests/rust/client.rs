@@ -2,6 +2,7 @@
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use _emcache::client::{
     Action, BatchResult, BatchSource, BatchValue, Caller, Client, Expect, Failure, FailureKind,
@@ -108,7 +109,12 @@ const SET: Action = Action::Store { verb: StorageVerb::Set, flags: 0, exptime: 0
 
 fn open(addresses: &[Address], pool: PoolConfig) -> Client<TestCaller> {
     let context = LocalSetHost::context();
-    let config = ClusterConfig { pool, purge_unhealthy_nodes: false, routing: Routing::Emcache };
+    let config = ClusterConfig {
+        pool,
+        purge_unhealthy_nodes: false,
+        routing: Routing::Emcache,
+        specs: Arc::default(),
+    };
     Client::new(&context, addresses.to_vec(), &config, |_| {})
 }
 

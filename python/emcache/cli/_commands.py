@@ -80,6 +80,18 @@ def shared_options() -> list[Shared]:
             variable="EMCACHE_DISCOVERY",
             help="Ask this configuration endpoint (AWS, GCP) for the nodes.",
         ),
+        Shared(
+            "--routing",
+            metavar="RULE",
+            variable="EMCACHE_ROUTING",
+            help="The rule that decides which node gets which key. [default: emcache]",
+        ),
+        Shared(
+            "--weights",
+            metavar="ADDRESS=N[,...]",
+            variable="EMCACHE_WEIGHTS",
+            help="Weights of nodes, for rules that have weights.",
+        ),
         Shared("--tls/--no-tls", default=None, variable="EMCACHE_TLS", help="Connect with TLS."),
         Shared("--ca", type=file, variable="EMCACHE_CA", help="Trust these CAs, too."),
         Shared("--cert", type=file, variable="EMCACHE_CERT", help="The client's certificate."),

@@ -1,4 +1,4 @@
-"""ping, version, node-for, flush."""
+"""ping, version, flush."""
 
 import asyncio
 import sys
@@ -15,9 +15,8 @@ from ..version import __version__
 from ._capabilities import ProxyLacksError, answers, explained
 from ._commands import Command, interruptible, runs
 from ._exit_codes import code_of, short_text_of, text_of
-from ._output import Output, bytes_fields, bytes_text, plain_table, printable
+from ._output import Output, printable
 from ._settings import Settings, node_name
-from ._values import KEY
 
 T = TypeVar("T")
 
@@ -130,32 +129,6 @@ async def version(settings: Settings, output: Output) -> int:
     return worst_code([answer.error for answer in answers])
 
 
-@click.command("node-for", cls=Command)
-@click.argument("keys", metavar="KEY...", type=KEY, nargs=-1, required=True)
-@runs
-async def node_for(settings: Settings, output: Output, keys: tuple[bytes, ...]) -> None:
-    """Print the node that each KEY is routed to.
-
-    Nothing is sent. For several KEYs, each line has a key and its node, separated by a tab.
-    """
-    async with await settings.client(min_connections=0) as client:
-        nodes = [node_name(client.node_for(key)) for key in keys]
-    pairs = list(zip(keys, nodes, strict=True))
-    if output.as_json:
-        found = [{**bytes_fields("key", key), "node": node} for key, node in pairs]
-        output.document({"keys": found})
-    elif len(pairs) == 1:
-        output.line(nodes[0])
-    elif not output.is_terminal:
-        for key, node in pairs:
-            click.echo(f"{bytes_text(key)}\t{node}")
-    else:
-        table = plain_table("key", "node")
-        for key, node in pairs:
-            table.add_row(bytes_text(key), node)
-        output.table(table)
-
-
 @click.command("flush", cls=Command)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--delay", type=click.IntRange(0, 2_592_000), default=0, help="Seconds from now.")
@@ -183,4 +156,4 @@ def _confirm(nodes: list[str]) -> None:
         click.confirm(f"Invalidate all items of {', '.join(nodes)}?", abort=True, err=True)
 
 
-COMMANDS = [ping, version, node_for, flush]
+COMMANDS = [ping, version, flush]

@@ -12,6 +12,8 @@ from .._address import Address, MemcachedUnixSocketPath
 from .._client import Client
 from .._create import create_client
 from .._memcached.addresses import DEFAULT_PORT, format_address, parse_address
+from .._routing import parse_weights
+from ..default_values import DEFAULT_ROUTING
 from ._output import printable
 
 DEFAULT_SERVER = f"127.0.0.1:{DEFAULT_PORT}"
@@ -24,6 +26,8 @@ class Settings:
 
     servers: tuple[str, ...] = ()
     discovery: str | None = None
+    routing: str | None = None
+    weights: str | None = None
     tls: bool | None = None
     ca: str | None = None
     cert: str | None = None
@@ -93,6 +97,8 @@ class Settings:
     async def client(self, **options: Any) -> Client:
         """Create a client of all nodes; the caller closes it."""
         addresses = self.addresses()
+        options["routing"] = self.routing or DEFAULT_ROUTING
+        options["weights"] = None if self.weights is None else parse_weights(self.weights)
         if self.discovery is None:
             return await self.client_of(addresses, **options)
         client = await self.client_of(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._create import create_client
+from .._routing import parse_weights
 
 CLIENT_OPTIONS = {
     name: parameter.default
@@ -28,6 +29,8 @@ def from_text(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _convert(name: str, value: Any) -> Any:
     default = CLIENT_OPTIONS[name]
+    if name == "weights" and isinstance(value, str):
+        return parse_weights(value)
     if not isinstance(value, str) or default is None:
         return value
     try:

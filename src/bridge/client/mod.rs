@@ -13,12 +13,12 @@ use self::lifecycle::seconds;
 pub use self::lifecycle::session_here;
 use super::driver::running_loop;
 use super::registry;
+use super::routing::PyRouting;
 use super::security::PySecurity;
 use super::session::Awaitable;
 use super::{convert, errors, snapshot};
 use crate::client::{Action, Target};
 use crate::cluster::ClusterConfig;
-use crate::cluster::routing::Routing;
 use crate::host::fork_count;
 use crate::pool::PoolConfig;
 use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb, Words};
@@ -46,7 +46,7 @@ impl CoreClient {
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
         purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
-        max_merged_keys, security, on_change))]
+        max_merged_keys, security, routing, on_change))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -58,6 +58,7 @@ impl CoreClient {
         purge_unhealthy_nodes: bool,
         max_merged_keys: u32,
         security: &PySecurity,
+        routing: &PyRouting,
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
         // Before any call of Python, which may fork.
@@ -79,7 +80,8 @@ impl CoreClient {
                 security: security.0.clone(),
             },
             purge_unhealthy_nodes,
-            routing: Routing::default(),
+            routing: routing.routing,
+            specs: routing.specs.clone(),
         };
         Self::open_session(py, forks, event_loop, addresses, config, on_change)
     }
@@ -461,14 +463,16 @@ impl CoreClient {
         self.session(py)?.set_ip(py, node, ip)
     }
 
-    /// The `joining` nodes get keys from now on, and the `leaving` nodes get no more.
+    /// The `joining` nodes get keys from now on, and the `leaving` nodes get no more. `order` lists
+    /// all nodes in the order that rules count in.
     fn change_nodes(
         &self,
         py: Python<'_>,
         joining: Vec<usize>,
         leaving: Vec<usize>,
+        order: Vec<usize>,
     ) -> PyResult<()> {
-        self.session(py)?.change(py, joining, leaving)
+        self.session(py)?.change(py, joining, leaving, order)
     }
 
     /// Returns a [`super::checkout::CoreCheckout`].

@@ -1,10 +1,10 @@
 //! The rule `emcache`: rendezvous hashing exactly as in emcache 1.3, defect included, because
 //! existing caches were filled by it. See docs/design/routing.md.
-use std::array;
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::rc::Rc;
 
+use super::murmur3::{BLOCK_LEN, Murmur, mixed, padded, scaled, words};
 use crate::pool::Address;
 
 /// The contribution of the ids to the hash is computed when a key first needs it, so a client with
@@ -139,8 +139,7 @@ impl RowBatch {
 }
 
 fn id_score(id: &[u8]) -> u32 {
-    let (start, rest) = Murmur::start(id);
-    fold(start.finish(mixed(scaled(padded(rest))), id.len() as u64))
+    fold(Murmur::digest(id))
 }
 
 /// The score that 1.3 computes from the first four bytes of the digest: each byte is sign-extended,
@@ -155,73 +154,11 @@ fn fold(digest: u64) -> u32 {
     from_first_up & 0xffff_ff00 | bytes & 0xff
 }
 
-/// `MurmurHash3` x64 128 with seed 0. Only the first half is needed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Murmur {
-    h1: u64,
-    h2: u64,
-}
-
-const BLOCK_LEN: usize = 16;
-const C1: u64 = 0x87c3_7b91_1142_53d5;
-const C2: u64 = 0x4cf5_ad43_2745_937f;
-
-impl Murmur {
-    /// The state after the whole blocks, and the remaining bytes.
-    fn start(bytes: &[u8]) -> (Self, &[u8]) {
-        let (blocks, rest) = bytes.as_chunks();
-        let mixed = blocks.iter().map(words).map(scaled).map(mixed);
-        (mixed.fold(Self::default(), Self::block), rest)
-    }
-
-    fn block(mut self, [k1, k2]: [u64; 2]) -> Self {
-        self.h1 = (self.h1 ^ k1).rotate_left(27).wrapping_add(self.h2);
-        self.h1 = self.h1.wrapping_mul(5).wrapping_add(0x52dc_e729);
-        self.h2 = (self.h2 ^ k2).rotate_left(31).wrapping_add(self.h1);
-        self.h2 = self.h2.wrapping_mul(5).wrapping_add(0x3849_5ab5);
-        self
-    }
-
-    /// The first half of the digest of `len` bytes. The zeros that pad the last block stay zeros
-    /// when mixed, and change nothing.
-    fn finish(self, [k1, k2]: [u64; 2], len: u64) -> u64 {
-        let h2 = self.h2 ^ k2 ^ len;
-        let h1 = (self.h1 ^ k1 ^ len).wrapping_add(h2);
-        avalanche(h1).wrapping_add(avalanche(h1.wrapping_add(h2)))
-    }
-}
-
-fn padded(rest: &[u8]) -> [u64; 2] {
-    let mut block = [0; BLOCK_LEN];
-    block[..rest.len()].copy_from_slice(rest);
-    words(&block)
-}
-
-fn words(block: &[u8; BLOCK_LEN]) -> [u64; 2] {
-    [0, 8].map(|from| u64::from_le_bytes(array::from_fn(|at| block[from + at])))
-}
-
-/// The first step of mixing.
-fn scaled([k1, k2]: [u64; 2]) -> [u64; 2] {
-    [k1.wrapping_mul(C1), k2.wrapping_mul(C2)]
-}
-
-/// The remaining steps of mixing.
-fn mixed([k1, k2]: [u64; 2]) -> [u64; 2] {
-    [k1.rotate_left(31).wrapping_mul(C2), k2.rotate_left(33).wrapping_mul(C1)]
-}
-
-fn avalanche(mut h: u64) -> u64 {
-    h ^= h >> 33;
-    h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    h ^= h >> 33;
-    h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    h ^ (h >> 33)
-}
-
 /// The plain form of the rule, one node at a time.
 #[cfg(test)]
 pub mod plain {
+    use super::super::murmur3::avalanche;
+
     pub fn pick(key: &[u8], ids: &[impl AsRef<[u8]>]) -> Option<usize> {
         let scores = |id: &[u8]| (id_score(&[key, id].concat()), id_score(id));
         let mut best: Option<(usize, (u32, u32))> = None;
@@ -271,7 +208,7 @@ pub mod plain {
         h2 ^= bytes.len() as u64;
         h1 = h1.wrapping_add(h2);
         h2 = h2.wrapping_add(h1);
-        super::avalanche(h1).wrapping_add(super::avalanche(h2))
+        avalanche(h1).wrapping_add(avalanche(h2))
     }
 }
 

@@ -1,47 +1,130 @@
 //! The rules that choose a key's node. A new rule is a file here and a variant of both enums: see
 //! docs/design/routing.md.
+mod dalli;
 mod emcache;
-
-use std::rc::Rc;
+mod hash;
+mod ketama;
+mod libmc;
+mod md5_lanes;
+mod memcachio;
+mod modulo;
+mod murmur3;
+mod names;
+mod nginx;
+mod node;
+mod pecl;
+mod pymemcache;
+mod rendezvous;
+mod ring;
+mod uhashring;
 
 use self::emcache::EmcacheRouter;
 #[cfg(test)]
 pub use self::emcache::plain;
-use crate::pool::Address;
+pub use self::hash::KeyHash;
+use self::memcachio::MemcachioRouter;
+use self::modulo::ModuloRouter;
+pub use self::names::{RoutingError, names};
+pub use self::node::{NodeSpec, NodeSpecs, RoutedNode};
+use self::pecl::PeclRouter;
+use self::pymemcache::PymemcacheRouter;
+use self::rendezvous::RendezvousRouter;
+use self::ring::RingRouter;
+use self::uhashring::UhashringRouter;
 
-/// A rule and its options.
+/// A rule and its options. [`Self::parse`] creates it from its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Routing {
     /// The rule of emcache 1.3.
     #[default]
     Emcache,
-}
-
-/// A node as its rule sees it.
-#[derive(Clone, Debug)]
-pub struct RoutedNode {
-    /// The bytes that the rule hashes for the node.
-    pub id: Rc<[u8]>,
-    /// The node's share of the keys, relative to the other nodes. A rule without weights ignores
-    /// it.
-    pub weight: u32,
+    Rendezvous,
+    Ketama(KeyHash),
+    /// The points of ketama, with other names of the nodes.
+    Spymemcached,
+    Dalli,
+    /// The hash modulo the number of nodes, or with weights modulo their sum.
+    Modulo {
+        hash: KeyHash,
+        has_weights: bool,
+    },
+    /// libmemcached's consistent distribution, with its default hash.
+    LibmemcachedConsistent,
+    /// The number is that of points for each unit of weight.
+    Nginx(u32),
+    Pymemcache {
+        /// Whether the keys are `bytes` in Python.
+        is_bytes: bool,
+    },
+    Libmc(KeyHash),
+    MetaMemcache,
+    /// The points of `meta-memcache`, with other names of the nodes.
+    Bmemcached,
+    Memcachio,
+    Pecl(KeyHash),
 }
 
 impl Routing {
-    /// Called once for each node, when it is added.
-    pub fn node(self, address: &Address) -> RoutedNode {
+    /// Called for the first key after each change of the nodes, their order or, where it matters,
+    /// their health. Work that few keys need belongs in the router's first `pick`.
+    pub fn build(self, nodes: &[RoutedNode]) -> Router {
         match self {
-            Self::Emcache => RoutedNode { id: emcache::node_id(address), weight: 1 },
+            Self::Emcache => {
+                Router::Emcache(EmcacheRouter::new(nodes.iter().map(|node| node.id.clone())))
+            }
+            Self::Rendezvous => Router::Rendezvous(RendezvousRouter::new(nodes)),
+            Self::Ketama(hash) => Router::Ring(ketama::router(nodes, hash)),
+            Self::Spymemcached => Router::Ring(ketama::router(nodes, KeyHash::Md5)),
+            Self::Dalli => Router::Ring(dalli::router(nodes)),
+            Self::Modulo { hash, .. } => Router::Modulo(ModuloRouter::new(nodes, hash)),
+            Self::LibmemcachedConsistent => Router::Ring(libmc::libmemcached_router(nodes)),
+            Self::Nginx(points) => Router::Ring(nginx::router(nodes, points)),
+            Self::Pymemcache { is_bytes } => {
+                Router::Pymemcache(PymemcacheRouter::new(nodes, is_bytes))
+            }
+            Self::Libmc(hash) => Router::Ring(libmc::router(nodes, hash, KeyHash::Md5)),
+            Self::MetaMemcache | Self::Bmemcached => Router::Uhashring(UhashringRouter::new(nodes)),
+            Self::Memcachio => Router::Memcachio(MemcachioRouter::new(nodes)),
+            Self::Pecl(hash) => Router::Pecl(PeclRouter::new(nodes, hash)),
         }
     }
 
-    /// Called for the first key after each change of the nodes, their order or their health. Work
-    /// that few keys need belongs in the router's first `pick`.
-    pub fn build(self, nodes: impl IntoIterator<Item = RoutedNode>) -> Router {
+    /// Whether nodes move in the list when their health changes, as in emcache 1.3. The other rules
+    /// need the list in the order given.
+    pub fn follows_health(self) -> bool {
+        self == Self::Emcache
+    }
+
+    pub fn has_weights(self) -> bool {
         match self {
-            Self::Emcache => {
-                Router::Emcache(EmcacheRouter::new(nodes.into_iter().map(|node| node.id)))
-            }
+            Self::Rendezvous
+            | Self::Ketama(_)
+            | Self::Dalli
+            | Self::LibmemcachedConsistent
+            | Self::Nginx(_)
+            | Self::Pecl(_) => true,
+            Self::Modulo { has_weights, .. } => has_weights,
+            Self::Emcache
+            | Self::Spymemcached
+            | Self::Pymemcache { .. }
+            | Self::Libmc(_)
+            | Self::MetaMemcache
+            | Self::Bmemcached
+            | Self::Memcachio => false,
+        }
+    }
+
+    /// Whether names of nodes can replace their addresses.
+    pub fn hashes_names(self) -> bool {
+        !matches!(self, Self::Emcache | Self::Modulo { .. })
+    }
+
+    /// The points for each unit of weight, where their number depends on nothing else.
+    fn points_of_weight(self) -> Option<u32> {
+        match self {
+            Self::Nginx(points) => Some(points),
+            Self::Pecl(_) => Some(pecl::POINTS),
+            _ => None,
         }
     }
 }
@@ -49,8 +132,16 @@ impl Routing {
 /// A rule applied to a list of nodes. An enum, because a call through a table of functions would
 /// cost every request.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a client has one")]
 pub enum Router {
     Emcache(EmcacheRouter),
+    Rendezvous(RendezvousRouter),
+    Ring(RingRouter),
+    Modulo(ModuloRouter),
+    Pymemcache(PymemcacheRouter),
+    Uhashring(UhashringRouter),
+    Memcachio(MemcachioRouter),
+    Pecl(PeclRouter),
 }
 
 impl Router {
@@ -58,48 +149,16 @@ impl Router {
     pub fn pick(&self, key: &[u8]) -> Option<usize> {
         match self {
             Self::Emcache(router) => router.pick(key),
+            Self::Rendezvous(router) => router.pick(key),
+            Self::Ring(router) => router.pick(key),
+            Self::Modulo(router) => router.pick(key),
+            Self::Pymemcache(router) => router.pick(key),
+            Self::Uhashring(router) => router.pick(key),
+            Self::Memcachio(router) => router.pick(key),
+            Self::Pecl(router) => router.pick(key),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Rules that any list of nodes has to hold. Add each rule.
-    const RULES: [Routing; 1] = [Routing::Emcache];
-
-    fn tcp(host: &str) -> Address {
-        Address::Tcp { host: host.into(), port: 11211 }
-    }
-
-    #[test]
-    fn every_rule_picks_a_node_of_the_list() {
-        for rule in RULES {
-            for count in 0..=9 {
-                let nodes: Vec<_> =
-                    (0..count).map(|i| rule.node(&tcp(&format!("10.0.0.{i}")))).collect();
-                let (router, again) = (rule.build(nodes.clone()), rule.build(nodes));
-                let mut keys_of = vec![0; count];
-                for i in 0..2_000 {
-                    let key = format!("key:{i}");
-                    let picked = router.pick(key.as_bytes());
-                    assert_eq!(picked, again.pick(key.as_bytes()), "{rule:?} {count} {key}");
-                    assert_eq!(picked.is_none(), count == 0, "{rule:?} {count} {key}");
-                    if let Some(position) = picked {
-                        keys_of[position] += 1;
-                    }
-                }
-                assert!(keys_of.iter().all(|keys| *keys > 0), "{rule:?} {keys_of:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn ids_of_the_emcache_rule() {
-        let id = |address: &Address| Routing::Emcache.node(address).id;
-        assert_eq!(&*id(&tcp("cache-1")), b"cache-111211");
-        assert_eq!(&*id(&tcp("::1")), b"::111211");
-        assert_eq!(&*id(&Address::Unix { path: "/run/m.sock".into() }), b"/run/m.sock");
-    }
-}
+mod tests;

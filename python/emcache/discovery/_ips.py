@@ -1,0 +1,58 @@
+"""IP addresses of nodes that have names, for the rule ``spymemcached``, which hashes both."""
+
+import dataclasses
+import socket
+
+from .._address import Address, MemcachedHostAddress
+from ._dns import resolve
+from ._sources import Discovery
+from ._topology import DiscoveredNode, Topology
+
+
+class DiscoveryWithIps:
+    """A discovery whose nodes all have an IP address."""
+
+    def __init__(self, source: Discovery) -> None:
+        self._source = source
+
+    async def discover(self) -> Topology:
+        """Discover the nodes and resolve their names."""
+        return await with_ips(await self._source.discover())
+
+
+async def with_ips(topology: Topology) -> Topology:
+    """Resolve the names of all nodes.
+
+    Raises:
+        OSError: a name cannot be resolved.
+    """
+    nodes = [dataclasses.replace(node, ip=await _ip(node)) for node in topology.nodes]
+    return dataclasses.replace(topology, nodes=tuple(nodes))
+
+
+async def names_with_ips(topology: Topology, known: dict[Address, str]) -> dict[Address, str]:
+    """Return the names of nodes as Java writes them: ``host/ip:port``; without ``known`` nodes."""
+    names: dict[Address, str] = {}
+    for node in topology.nodes:
+        address = node.address
+        if isinstance(address, MemcachedHostAddress) and address not in known:
+            ip = await _ip(node)
+            host = address.address
+            names[address] = f"{host if ip == host else f'{host}/{ip}'}:{address.port}"
+    return names
+
+
+async def _ip(node: DiscoveredNode) -> str | None:
+    address = node.address
+    if node.ip is not None or not isinstance(address, MemcachedHostAddress):
+        return node.ip
+    # Java prefers IPv4.
+    for family in (socket.AF_INET, socket.AF_UNSPEC):
+        try:
+            return (await resolve(address.address, address.port, family=family))[0]
+        except OSError as error:
+            failure = error
+    raise OSError(
+        f"routing 'spymemcached' hashes IP addresses, and {address.address} cannot be resolved: "
+        f"{failure}"
+    ) from failure

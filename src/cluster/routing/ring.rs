@@ -1,0 +1,113 @@
+//! Consistent hashing: the nodes are points on a ring, and a key belongs to the point next to its
+//! hash.
+use super::RoutedNode;
+use super::hash::KeyHash;
+
+/// The points of all nodes, sorted.
+#[derive(Debug)]
+pub struct Ring<P> {
+    /// Apart from the positions, because a search reads only points.
+    points: Vec<P>,
+    /// The position in the list of nodes of each point.
+    positions: Vec<u32>,
+}
+
+impl<P: Copy + Ord> Ring<P> {
+    /// Equal points keep the order of their nodes.
+    pub fn new(nodes: impl IntoIterator<Item = impl IntoIterator<Item = P>>) -> Self {
+        let mut all: Vec<(P, u32)> = Vec::new();
+        for (position, points) in (0..).zip(nodes) {
+            all.extend(points.into_iter().map(|point| (point, position)));
+        }
+        all.sort_unstable();
+        let (points, positions) = all.into_iter().unzip();
+        Self { points, positions }
+    }
+
+    /// The first point that is not less than the hash; after the last point, the first one.
+    pub fn at_or_after(&self, hash: P) -> Option<usize> {
+        self.position(self.points.partition_point(|point| *point < hash))
+    }
+
+    /// The first point that is greater than the hash; after the last point, the first one.
+    pub fn after(&self, hash: P) -> Option<usize> {
+        self.position(self.points.partition_point(|point| *point <= hash))
+    }
+
+    /// The last point that is not greater than the hash; before the first point, the last one.
+    pub fn at_or_before(&self, hash: P) -> Option<usize> {
+        let next = self.points.partition_point(|point| *point <= hash);
+        self.position(next.checked_sub(1).or(self.points.len().checked_sub(1))?)
+    }
+
+    fn position(&self, at: usize) -> Option<usize> {
+        self.positions.get(at).or(self.positions.first()).map(|position| *position as usize)
+    }
+}
+
+/// A ring of 32-bit points.
+#[derive(Debug)]
+pub struct RingRouter {
+    ring: Ring<u32>,
+    hash: KeyHash,
+    /// Whether a key belongs to the point before its hash, and not to the point after it.
+    is_before: bool,
+    only: Option<usize>,
+}
+
+impl RingRouter {
+    /// Keys belong to the first point that is not less than their hash. `points` are those of a
+    /// node.
+    pub fn new<I: IntoIterator<Item = u32>>(
+        nodes: &[RoutedNode],
+        hash: KeyHash,
+        points: impl Fn(&RoutedNode) -> I,
+    ) -> Self {
+        let only = (nodes.len() == 1).then_some(0);
+        // A single node needs no points.
+        let several = if only.is_some() { &[] } else { nodes };
+        Self { ring: Ring::new(several.iter().map(points)), hash, is_before: false, only }
+    }
+
+    /// Keys belong to the last point that is not greater than their hash.
+    pub fn before(self) -> Self {
+        Self { is_before: true, ..self }
+    }
+
+    pub fn pick(&self, key: &[u8]) -> Option<usize> {
+        if self.only.is_some() {
+            return self.only;
+        }
+        let hash = self.hash.hash(key);
+        if self.is_before { self.ring.at_or_before(hash) } else { self.ring.at_or_after(hash) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_belongs_to_the_next_point() {
+        let ring = Ring::new([vec![30_u32, 10], vec![20]]);
+        let found = |find: fn(&Ring<u32>, u32) -> Option<usize>| {
+            [9, 10, 11, 20, 21, 30, 31].map(|hash| find(&ring, hash).unwrap())
+        };
+        assert_eq!(found(Ring::at_or_after), [0, 0, 1, 1, 0, 0, 0]);
+        assert_eq!(found(Ring::after), [0, 1, 1, 0, 0, 0, 0]);
+        assert_eq!(found(Ring::at_or_before), [0, 0, 0, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn of_equal_points_that_of_the_first_node_comes_first() {
+        let ring = Ring::new([[7_u32], [7]]);
+        assert_eq!(ring.at_or_after(5), Some(0));
+        assert_eq!(ring.at_or_before(9), Some(1));
+    }
+
+    #[test]
+    fn an_empty_ring_has_no_nodes() {
+        let ring: Ring<u32> = Ring::new([[0_u32; 0]; 0]);
+        assert_eq!(ring.at_or_after(1).or(ring.after(1)).or(ring.at_or_before(1)), None);
+    }
+}
