@@ -23,8 +23,8 @@ pub enum KeyHash {
     Java,
 }
 
-/// A variant of FNV. Of the 64-bit hashes only the lower half is used, which depends on no other
-/// bits.
+/// A variant of FNV. The rules use only the lower half of the 64-bit hashes, which depends on no
+/// other bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fnv {
     One32,
@@ -33,7 +33,7 @@ pub enum Fnv {
     OneA64,
 }
 
-/// What is hashed at each step.
+/// The units that are hashed, one at each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Units {
     /// Bytes as C's `char` on x86: those from 0x80 on are negative.

@@ -15,7 +15,7 @@ pub struct RoutedNode {
     pub weight: u32,
 }
 
-/// What users say about a node, for its rule.
+/// The options of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeSpec {
     pub weight: Option<u32>,

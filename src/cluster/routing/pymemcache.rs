@@ -36,7 +36,7 @@ struct Batch {
 impl PymemcacheRouter {
     pub fn new(nodes: &[RoutedNode], is_bytes: bool) -> Self {
         let mut ranked: Vec<_> = nodes.iter().enumerate().collect();
-        // Of equal scores pymemcache takes the greater name.
+        // If scores are equal, pymemcache takes the greater name.
         ranked.sort_by(|(at, a), (bt, b)| a.id.cmp(&b.id).then(bt.cmp(at)));
         let mut by_rest: [Vec<(u32, &[u8])>; 4] = Default::default();
         for (rank, (_, node)) in (0..).zip(&ranked) {

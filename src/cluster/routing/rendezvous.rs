@@ -64,7 +64,7 @@ impl RendezvousRouter {
 }
 
 impl Group {
-    /// The highest score, and its place in the group. Of equal ones the first.
+    /// The highest score, and its place in the group. The first of equal ones wins.
     fn best(&self, key: u64) -> (u64, usize) {
         let mut best = (0, 0);
         for (at, hash) in self.hashes.iter().enumerate() {

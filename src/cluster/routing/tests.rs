@@ -1,4 +1,4 @@
-//! What holds for every rule, and the choices recorded from other clients.
+//! Properties of every rule, and the choices recorded from other clients.
 use serde_json::Value;
 
 use super::*;
