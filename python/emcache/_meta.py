@@ -30,11 +30,11 @@ class MetaItem:
 
 @dataclass(frozen=True, slots=True)
 class MetaStored:
-    """The outcome of :meth:`emcache.Client.meta_set`."""
+    """The outcome of :meth:`emcache.Client.meta_set`; true if it was done."""
 
     status: Literal["stored", "exists", "not_found", "not_stored"]
-    """``exists``: the item does not have this ``cas``. ``not_found``: there is no item, and ``cas``
-    was given. ``not_stored``: the condition of ``mode`` does not hold."""
+    """``exists``: the item does not have this ``cas``. ``not_found``: there is no item to
+    compare with ``cas``. ``not_stored``: the condition of ``mode`` does not hold."""
     cas: int | None = None
     """The CAS of the stored item, with ``return_cas``."""
 
@@ -43,10 +43,14 @@ class MetaStored:
         """Whether the value was stored."""
         return self.status == "stored"
 
+    def __bool__(self) -> bool:
+        """Return :attr:`done`."""
+        return self.done
+
 
 @dataclass(frozen=True, slots=True)
 class MetaDeleted:
-    """The outcome of :meth:`emcache.Client.meta_delete`."""
+    """The outcome of :meth:`emcache.Client.meta_delete`; true if it was done."""
 
     status: Literal["deleted", "invalidated", "cleared", "exists", "not_found"]
     """``exists``: the item does not have this ``cas``. ``not_found``: there is no item."""
@@ -56,10 +60,14 @@ class MetaDeleted:
         """Whether the item was deleted, invalidated or cleared."""
         return self.status not in ("exists", "not_found")
 
+    def __bool__(self) -> bool:
+        """Return :attr:`done`."""
+        return self.done
+
 
 @dataclass(frozen=True, slots=True)
 class MetaNumber:
-    """The outcome of :meth:`emcache.Client.meta_arithmetic`."""
+    """The outcome of :meth:`emcache.Client.meta_arithmetic`; true if it was done."""
 
     status: Literal["done", "exists", "not_found", "not_stored"]
     """``exists``: the item does not have this ``cas``. ``not_found``: there is no item."""
@@ -73,6 +81,10 @@ class MetaNumber:
     def done(self) -> bool:
         """Whether the counter was changed or created."""
         return self.status == "done"
+
+    def __bool__(self) -> bool:
+        """Return :attr:`done`."""
+        return self.done
 
 
 @dataclass(frozen=True, slots=True)

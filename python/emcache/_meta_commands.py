@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, overload
 
-from ._address import Address
+from ._address import ALL_NODES, Address, AllNodes
 from ._checks import check_range
 from ._emcache import CoreMeta
 from ._errors import CommandError, EmcacheError
@@ -36,6 +36,8 @@ class MetaCommands:
 
         def _node_index(self, address: Address) -> int: ...
 
+        def _nodes_by_index(self) -> dict[int, Address]: ...
+
     async def meta_get(
         self,
         key: bytes,
@@ -62,15 +64,18 @@ class MetaCommands:
             recache: win if the item expires within this many seconds, 1 to 2,592,000. One caller
                 wins.
             vivify: create a missing item with this exptime and an empty value, and win. Others find
-                the empty item, with ``recache`` set. Not together with ``touch``, which would also
-                extend the life of the empty item.
+                the empty item, with ``recache`` set. At least 1 second from now; 2 or more is
+                sensible, because servers count whole seconds. Not together with ``touch``, which
+                would also extend the life of the empty item.
             touch: set the exptime of the item.
             no_bump: do not count as an access.
             size: request the size; it is known anyway if the value is sent.
             last_access: request the seconds since the last access.
             hit_before: request whether the item was read before.
-            known_cas: do not send the value if the item has this CAS (memcached 1.6.40).
-            new_cas: the CAS of the item that ``vivify`` creates (memcached 1.6.27).
+            known_cas: do not send the value if the item has this CAS (memcached 1.6.40): the
+                caller has the value already.
+            new_cas: the CAS of the item that ``vivify`` creates (memcached 1.6.27), instead of one
+                that the server chooses.
 
         Returns:
             The item; None if there is none.
@@ -231,7 +236,8 @@ class MetaCommands:
 
         Raises:
             StorageCommandError: the server refused, such as a value over its limit. Unlike classic
-                commands, a refused ``ms`` deletes the old value in every mode.
+                commands, a refused ``ms`` deletes the old value in every mode, even if ``cas`` is
+                wrong.
             UnsupportedError: the node does not know meta commands, or an option.
 
         Wire: ``ms <key> <bytes> [C F T M N I c E]`` Source: "Meta Set".
@@ -273,7 +279,8 @@ class MetaCommands:
             key: any 1 to 250 bytes; see :class:`Client`.
             cas: only if the item has this CAS (memcached 1.6.13).
             invalidate: mark the item as stale, with a new CAS. Its exptime stays.
-            stale_for: as ``invalidate``, and the item expires after this time.
+            stale_for: as ``invalidate``, and the item expires after this time, at least 1 second
+                from now.
             clear: remove the value and the flags, and keep the item (memcached 1.6.27).
             new_cas: the CAS of the item that is kept (memcached 1.6.27).
 
@@ -388,14 +395,32 @@ class MetaCommands:
 
         return MetaDebug(ttl, last_access, cas, fetched, slab_class, size)
 
-    async def meta_noop(self, memcached_host_address: Address) -> None:
-        """Return when a node has answered that it knows meta commands.
+    async def meta_noop(self, memcached_host_address: Address | AllNodes) -> None:
+        """Return when a node, or all nodes, have answered that they know meta commands.
+
+        Args:
+            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
 
         Raises:
+            ValueError: not a node of this client.
             UnsupportedError: the node does not know meta commands.
+            ExceptionGroup: some of all nodes failed. The group has an exception for each of them,
+                with the node in ``node``.
 
         Wire: ``mn`` Source: "Meta No-Op".
         """
+        if memcached_host_address is ALL_NODES:
+            from ._node_queries import query_all
+
+            answers = await query_all(self._nodes_by_index, self._core_meta.noop)
+            answers.raise_errors()
+            return
+        if not isinstance(memcached_host_address, Address):
+            raise TypeError(
+                "Argument 'memcached_host_address' has incorrect type (expected "
+                "MemcachedHostAddress, MemcachedUnixSocketPath or ALL_NODES, got "
+                f"{type(memcached_host_address).__name__})"
+            )
         await self._core_meta.noop(self._node_index(memcached_host_address))
 
     async def meta_raw(

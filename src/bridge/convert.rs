@@ -5,7 +5,7 @@ use bytes::Bytes;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyMemoryView};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyMemoryView, PyString};
 
 use super::errors::InvalidKeyError;
 use super::once::AttachedOnce;
@@ -124,6 +124,14 @@ pub fn integer<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
         return Err(wrong_type(name, "int", object));
     }
     in_range(name, object)
+}
+
+/// A `str`, copied.
+pub fn text(name: &str, object: &Bound<'_, PyAny>) -> PyResult<String> {
+    let Ok(text) = object.cast::<PyString>() else {
+        return Err(wrong_type(name, "str", object));
+    };
+    Ok(text.to_str()?.to_owned())
 }
 
 /// `True`, `False`, 1 or 0. Other objects are refused although they have a truth value, because

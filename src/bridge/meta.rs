@@ -1,5 +1,6 @@
 //! Meta commands: their arguments from Python, and their replies as tuples.
 use std::rc::Rc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -63,7 +64,7 @@ impl CoreMeta {
             is_base64: key.is_base64(),
             value: convert::flag("value", value)?,
             recache: convert::optional(recache, |object| convert::integer("recache", object))?,
-            vivify: exptime("vivify", vivify)?,
+            vivify: future_exptime("vivify", vivify)?,
             touch: exptime("touch", touch)?,
             no_bump: convert::flag("no_bump", no_bump)?,
             size: convert::flag("size", size)?,
@@ -130,7 +131,7 @@ impl CoreMeta {
             is_base64: key.is_base64(),
             cas: self::cas("cas", cas)?,
             invalidate: convert::flag("invalidate", invalidate)?,
-            stale_for: exptime("stale_for", stale_for)?.map(lasting).transpose()?,
+            stale_for: future_exptime("stale_for", stale_for)?,
             clear: convert::flag("clear", clear)?,
             new_cas: self::cas("new_cas", new_cas)?,
         };
@@ -181,19 +182,22 @@ impl CoreMeta {
     fn raw(
         &self,
         py: Python<'_>,
-        command: &str,
+        command: &Object<'_>,
         key: &Object<'_>,
-        flags: &str,
+        flags: &Object<'_>,
         value: &Object<'_>,
     ) -> Awaitable {
         self.session(py)?;
-        let verb = MetaVerb::from_name(command)
+        let command = convert::text("command", command)?;
+        let verb = MetaVerb::from_name(&command)
             .ok_or_else(|| PyValueError::new_err("command must be mg, ms, md, ma or me"))?;
         let key = convert::meta_key(key)?;
         if (verb == MetaVerb::Set) == value.is_none() {
             return Err(PyValueError::new_err("ms has a value, and no other meta command has one"));
         }
-        let flags = MetaRaw { is_base64: key.is_base64(), flags }.to_flags().map_err(refused)?;
+        let flags = convert::text("flags", flags)?;
+        let flags =
+            MetaRaw { is_base64: key.is_base64(), flags: &flags }.to_flags().map_err(refused)?;
         if value.is_none() {
             return self.send(py, verb, &key, &flags, MetaForm::Raw);
         }
@@ -266,12 +270,20 @@ fn exptime(name: &str, object: &Object<'_>) -> PyResult<Option<i32>> {
     convert::optional(object, |object| convert::named_exptime(name, object))
 }
 
-/// Servers keep a stale item for ever if its time is 0.
-fn lasting(exptime: i32) -> PyResult<i32> {
-    if matches!(exptime, 0 | EXPIRED) {
-        return Err(PyValueError::new_err("stale_for must be above 0"));
+/// The exptime of a lease or a stale item. With 0 neither would expire, and with a past time neither
+/// would exist.
+fn future_exptime(name: &str, object: &Object<'_>) -> PyResult<Option<i32>> {
+    let exptime = exptime(name, object)?;
+    if exptime.is_some_and(|exptime| exptime == 0 || is_past(exptime)) {
+        return Err(PyValueError::new_err(format!("{name} must be at least 1 second from now")));
     }
     Ok(exptime)
+}
+
+/// Whether servers read an exptime as a Unix time that has passed.
+fn is_past(exptime: i32) -> bool {
+    let moment = Duration::from_secs(u64::try_from(exptime).unwrap_or(0));
+    exptime >= EXPIRED && UNIX_EPOCH.elapsed().is_ok_and(|now| moment <= now)
 }
 
 fn cas(name: &str, object: &Object<'_>) -> PyResult<Option<u64>> {

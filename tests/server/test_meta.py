@@ -257,45 +257,6 @@ class TestOptionsThatTheServerLacks:
                 assert (await client.get(key)).value == b"classic"
 
 
-class TestArguments:
-    @pytest.mark.parametrize(
-        ("method", "options", "error"),
-        [
-            ("meta_get", {"vivify": 30, "touch": 30}, ValueError),
-            ("meta_get", {"new_cas": 5}, ValueError),
-            ("meta_get", {"known_cas": 5, "value": False}, ValueError),
-            ("meta_get", {"recache": 0}, ValueError),
-            ("meta_get", {"recache": 30 * 86400 + 1}, ValueError),
-            ("meta_get", {"recache": 1.5}, TypeError),
-            ("meta_get", {"vivify": "30"}, TypeError),
-            ("meta_get", {"touch": 2**31}, ValueError),
-            ("meta_get", {"value": "yes"}, TypeError),
-            ("meta_set", {"value": b"", "mode": "upsert"}, ValueError),
-            ("meta_set", {"value": b"", "mode": "append", "exptime": 5}, ValueError),
-            ("meta_set", {"value": b"", "mode": "append", "flags": 5}, ValueError),
-            ("meta_set", {"value": b"", "vivify": 5}, ValueError),
-            ("meta_set", {"value": b"", "invalidate": True}, ValueError),
-            ("meta_set", {"value": b"", "cas": -1}, ValueError),
-            ("meta_set", {"value": b"", "flags": 2**32}, ValueError),
-            ("meta_set", {"value": "text"}, TypeError),
-            ("meta_delete", {"stale_for": 0}, ValueError),
-            ("meta_delete", {"stale_for": -1}, ValueError),
-            ("meta_delete", {"new_cas": 5}, ValueError),
-            ("meta_delete", {"cas": "5"}, TypeError),
-            ("meta_arithmetic", {"delta": -1}, ValueError),
-            ("meta_arithmetic", {"mode": "multiply"}, ValueError),
-            ("meta_arithmetic", {"exptime": 5}, ValueError),
-            ("meta_arithmetic", {"initial": 2**64}, ValueError),
-        ],
-    )
-    async def test_refused_before_anything_is_sent(self, client, key, method, options, error):
-        await client.set(key, b"1")
-        with pytest.raises(error) as caught:
-            await getattr(client, method)(key, **options)
-        assert not isinstance(caught.value, emcache.EmcacheError)
-        assert (await client.get(key)).value == b"1"
-
-
 class TestTtl:
     @within(20)
     async def test_seconds(self, client, key):
@@ -395,6 +356,21 @@ class TestDebugAndRaw:
         with pytest.raises(ValueError, match="can not be found"):
             await client.meta_noop(emcache.MemcachedHostAddress("127.0.0.1", 1))
 
+    @within(20)
+    async def test_noop_of_all_nodes(self, cluster):
+        with memcached() as dead:
+            alive = [node.address for node in cluster]
+            async with emcache.create_client(alive) as client:
+                assert await client.meta_noop(emcache.ALL_NODES) is None
+                counted = [node.commands["mn"].count for node in client.metrics().nodes]
+                assert counted == [1] * len(alive)
+            dead.stop()
+            async with emcache.create_client([*alive, dead.address], timeout=5) as client:
+                with pytest.raises(ExceptionGroup) as caught:
+                    await client.meta_noop(emcache.ALL_NODES)
+                (error,) = caught.value.exceptions
+                assert error.node == f"127.0.0.1:{dead.port}"
+
     async def test_raw(self, client, key):
         assert await client.meta_raw("ms", key, "T1000 F7", b"v") == emcache.MetaReply(
             "HD", (), None
@@ -409,25 +385,6 @@ class TestDebugAndRaw:
         assert (await client.meta_raw("ma", key, "N0 J5 v")).value == b"5"
         await client.meta_raw("ms", b"\0" + key, "T1000", b"binary")
         assert (await client.meta_raw("mg", b"\0" + key, "v")).value == b"binary"
-
-    @pytest.mark.parametrize(
-        ("arguments", "error"),
-        [
-            (("mg", b"k", "v q"), ValueError),
-            (("mg", b"k", "b v"), ValueError),
-            (("mg", b"k", "v\r\nflush_all"), ValueError),
-            (("mg", b"k", "v  f"), ValueError),
-            (("mg", b"k", "O" * 251), ValueError),
-            (("mx", b"k"), ValueError),
-            (("mn", b"k"), ValueError),
-            (("ms", b"k", "T5"), ValueError),
-            (("mg", b"k", "v", b"value"), ValueError),
-            (("mg", b"", "v"), emcache.InvalidKeyError),
-        ],
-    )
-    async def test_raw_arguments(self, client, arguments, error):
-        with pytest.raises(error):
-            await client.meta_raw(*arguments)
 
     async def test_raw_errors(self, client, key):
         for command, value in (("mg", None), ("ms", b"flush_all")):
