@@ -270,8 +270,8 @@ fn exptime(name: &str, object: &Object<'_>) -> PyResult<Option<i32>> {
     convert::optional(object, |object| convert::named_exptime(name, object))
 }
 
-/// The exptime of a lease or a stale item. With 0 neither would expire, and with a past time neither
-/// would exist.
+/// The exptime of a lease or a stale item. With 0 neither would expire, and with a past time
+/// neither would exist.
 fn future_exptime(name: &str, object: &Object<'_>) -> PyResult<Option<i32>> {
     let exptime = exptime(name, object)?;
     if exptime.is_some_and(|exptime| exptime == 0 || is_past(exptime)) {
