@@ -71,9 +71,23 @@ class Refresh(Generic[T]):
             return "refused"
         data, flags = self.computing.dump(value)
         sealed = await self.computing.seal(data, flags, expires)
-        name, cas = self.computing.name, read.item.cas or 0
+        name, cas = self.computing.name, read.item.cas
+        if not cas:
+            return await self._store_unguarded(read, *sealed)
         stored = await store_with_cas(self._client, name, cas, *sealed)
         return None if stored == "stored" else stored
+
+    async def _store_unguarded(
+        self, read: Read[T], data: bytes, flags: int, expires: int
+    ) -> Reason | None:
+        """Store on ``memcached -C``, unless the value has changed; a write after that is lost."""
+        name, put = self.computing.name, self._client.set
+        item = await self._client.get(name)
+        if item is None or item.value != read.item.value:
+            return "invalidated" if item is None else "replaced"
+        late = self.computing.storage.flights.late
+        await late.store(name, data, lambda: put(name, data, flags=flags, exptime=expires))
+        return None
 
     async def _leave_mark(self, error: BaseException) -> None:
         """Let the next refresh begin soon: at once if this one was cancelled."""
