@@ -129,3 +129,30 @@ async def test_without_cas_a_refresh_leaves_later_writes_alone(without_cas, chan
         await other.get_or_set("k", meanwhile, info=info, **options)
     assert info.not_stored == ("replaced" if change == "set" else "invalidated")
     assert await one.get("k") == left
+
+
+@pytest.mark.parametrize("lease_key", ["same", "separate"])
+@pytest.mark.parametrize("initial", [None, 1])
+@within(20)
+async def test_a_number_that_another_process_computes_does_not_exist_yet(
+    broken, lease_key, initial
+):
+    """It may be computed from data of before the change, so it is not stored either."""
+    one, other, _ = broken
+    other = Cache(other.client, prefix=other.wire_key("k")[:-1], lease_key=lease_key)
+    factory = Factory(100)
+    computing = asyncio.create_task(one.get_or_set("k", factory))
+    await factory.started()
+    assert await other.increment("k", 1, initial=initial) == initial
+    factory.go.set()
+    assert await computing == 100
+    assert await other.get("k") == initial
+
+
+@within(20)
+async def test_a_value_that_is_not_a_number_is_not_taken_for_a_lease(broken):
+    _, other, _ = broken
+    await other.set("k", "text")
+    with pytest.raises(emcache.ArithmeticCommandError):
+        await other.increment("k", 1, initial=1)
+    assert await other.get("k") == "text"
