@@ -1,11 +1,12 @@
 """Many values with one look and one computation."""
 
 import asyncio
+import gc
 
 import pytest
 
 import emcache
-from emcache import Cache
+from emcache import Cache, SerializationError
 from emcache.cache import Utf8, cached_many
 from support.calls import outcomes, until, within
 
@@ -112,8 +113,57 @@ async def test_a_failure_gives_all_leases_back(pair):
     assert await other.get_or_set_many(["a", "b"], Load()) == loaded("a", "b")
     with pytest.raises(TypeError, match="load must return a mapping"):
         await one.get_or_set_many(["x"], value_of_one)
+    with pytest.raises(TypeError, match="load must be an async function, but it returned dict"):
+        await one.get_or_set_many(["x"], lambda keys: loaded(*keys))
     with pytest.raises(TypeError, match="load must be a function"):
         await one.get_or_set_many(["x"], None)
+
+
+@within(20)
+async def test_a_load_of_another_caller_that_is_not_async(pair):
+    """It is a mistake of that caller alone."""
+    one, _ = pair
+    results = await asyncio.gather(
+        one.get_or_set_many(["a"], lambda keys: loaded(*keys)),
+        one.get_or_set_many(["a"], Load()),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], TypeError)
+    assert results[1] == loaded("a")
+
+
+@within(20)
+async def test_a_failure_of_many_keys_has_a_short_traceback(pair):
+    """Flights that raise the same exception object would each add their frames to it."""
+    one, _ = pair
+    failing = Load(failure=LookupError("no rows"))
+    with pytest.raises(LookupError) as caught:
+        await one.get_or_set_many([f"k{number}" for number in range(100)], failing)
+    assert len(caught.traceback) < 30
+
+
+@pytest.mark.filterwarnings("error")
+@within(20)
+async def test_every_look_is_awaited_when_one_value_is_unreadable(pair):
+    one, _ = pair
+    await one.client.set(one.wire_key("b"), b"unreadable", flags=123)
+    with pytest.raises(SerializationError):
+        await one.get_or_set_many(["a", "b", "c"], Load(), on_error="raise")
+
+
+@pytest.mark.filterwarnings("error")
+@within(20)
+async def test_every_look_is_awaited_when_the_call_is_cancelled(pair):
+    """At any of its steps, with all the tasks that it has started by then."""
+    one, _ = pair
+    for steps in range(30):
+        keys = [f"{steps}.{number}" for number in range(3)]
+        call = asyncio.create_task(one.get_or_set_many(keys, Load()))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        await outcomes(call)
+        gc.collect()
 
 
 @within(20)

@@ -244,3 +244,13 @@ async def test_wrong_costs(cache):
             await limit.hit(cost)
     with pytest.raises(TypeError, match="cost"):
         await limit.hit(1.5)
+
+
+async def test_a_counter_that_another_program_has_overwritten(cache, client, clock):
+    limit = cache.rate_limit("a", 5, per=60, window="sliding")
+    index = int(clock.now // 60)
+    await client.set(limit._counter(index - 1), b"text")
+    assert await limit.hit()
+    await client.set(limit._counter(index), b"text")
+    with pytest.raises(emcache.ArithmeticCommandError):
+        await limit.hit()

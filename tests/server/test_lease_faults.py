@@ -1,7 +1,6 @@
 """Leases while reads of the cache fail, and on servers without CAS."""
 
 import asyncio
-import contextlib
 
 import pytest
 
@@ -9,7 +8,7 @@ import emcache
 from emcache import Cache
 from emcache.cache import CacheInfo
 from emcache.testing import FaultProxy, MemcachedServer
-from support.calls import outcomes, until, within
+from support.calls import until, within
 
 
 class Factory:
@@ -63,3 +62,97 @@ async def test_a_caller_whose_read_fails_does_not_join_a_computation_from_before
     assert await asyncio.gather(*after) == ["newer"] * 5
     assert newer.calls == 1
     assert await before == "older"
+
+
+@pytest.fixture(params=["same", "separate"])
+async def without_cas(request):
+    """Two caches on a server without CAS."""
+    with MemcachedServer("-C") as server:
+        async with (
+            emcache.create_client([server.address]) as client,
+            emcache.create_client([server.address]) as other,
+        ):
+            yield [Cache(each, lease_key=request.param) for each in (client, other)]
+
+
+@within(20)
+async def test_without_cas_a_value_that_may_not_be_served_is_replaced(without_cas):
+    one, other = without_cas
+    assert await one.get_or_set("k", of(1), tags=["t"]) == 1
+    await other.invalidate_tag("t")
+    assert await one.get_or_set("k", of(2), tags=["t"]) == 2
+    assert await other.get_or_set("k", of(3), tags=["t"]) == 2
+
+
+@within(20)
+async def test_without_cas_a_failure_gives_the_lease_back(without_cas):
+    one, other = without_cas
+
+    async def fail():
+        raise LookupError("no row")
+
+    with pytest.raises(LookupError):
+        await one.get_or_set("k", fail)
+    assert await other.get_or_set("k", of(1), store_if=lambda _: False) == 1
+    assert await one.get_or_set("k", of(2)) == 2
+    await other.client.delete(b"k")  # as an eviction: the lease of another key stays
+    assert await other.get_or_set("k", of(3)) == 3
+
+
+@within(20)
+async def test_without_cas_a_value_is_refreshed(without_cas):
+    one, other = without_cas
+    options = {"stale_for": 60, "refresh": 60, "refresh_in": "caller"}
+    assert await one.get_or_set("k", of(1), ttl=1, **options) == 1
+    info = CacheInfo()
+    while not info.computed:
+        await asyncio.sleep(0.05)
+        assert await other.get_or_set("k", of(2), info=info, **options) in (1, 2)
+    assert info.not_stored is None
+    assert await one.get("k") == 2
+
+
+@pytest.mark.parametrize(("change", "left"), [("set", "newer"), ("delete", None)])
+@within(20)
+async def test_without_cas_a_refresh_leaves_later_writes_alone(without_cas, change, left):
+    one, other = without_cas
+    options = {"stale_for": 60, "refresh": 60, "refresh_in": "caller"}
+    assert await one.get_or_set("k", of("old"), ttl=1, **options) == "old"
+
+    async def meanwhile():
+        await (one.set("k", "newer") if change == "set" else one.delete("k"))
+        return "late"
+
+    info = CacheInfo()
+    while not info.computed:
+        await asyncio.sleep(0.05)
+        await other.get_or_set("k", meanwhile, info=info, **options)
+    assert info.not_stored == ("replaced" if change == "set" else "invalidated")
+    assert await one.get("k") == left
+
+
+@pytest.mark.parametrize("lease_key", ["same", "separate"])
+@pytest.mark.parametrize("initial", [None, 1])
+@within(20)
+async def test_a_number_that_another_process_computes_does_not_exist_yet(
+    broken, lease_key, initial
+):
+    """It may be computed from data of before the change, so it is not stored either."""
+    one, other, _ = broken
+    other = Cache(other.client, prefix=other.wire_key("k")[:-1], lease_key=lease_key)
+    factory = Factory(100)
+    computing = asyncio.create_task(one.get_or_set("k", factory))
+    await factory.started()
+    assert await other.increment("k", 1, initial=initial) == initial
+    factory.go.set()
+    assert await computing == 100
+    assert await other.get("k") == initial
+
+
+@within(20)
+async def test_a_value_that_is_not_a_number_is_not_taken_for_a_lease(broken):
+    _, other, _ = broken
+    await other.set("k", "text")
+    with pytest.raises(emcache.ArithmeticCommandError):
+        await other.increment("k", 1, initial=1)
+    assert await other.get("k") == "text"

@@ -502,6 +502,8 @@ async def test_a_recursion_is_a_deadlock(pair):
         ({"on_error": "ignore"}, ValueError),
         ({"ttl": 1.5}, TypeError),
         ({"store_if": 1}, TypeError),
+        ({"store_if": value}, TypeError),
+        ({"ttl": value}, TypeError),
         ({"tll": 1}, TypeError),
     ],
 )

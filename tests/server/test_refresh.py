@@ -383,6 +383,56 @@ async def test_a_cancelled_refresh_by_the_caller_lets_the_next_one_begin(pair, c
 
 
 @within(20)
+async def test_a_cancel_while_a_refresh_is_announced_lets_the_next_one_begin(
+    pair, clock, monkeypatch
+):
+    one, other = pair
+    numbers = Numbers()
+    options = {"refresh": 10, "refresh_in": "caller"}
+    await look(one, numbers, **options)
+    clock.offset = 55
+    add, added, go = one.client.add, asyncio.Event(), asyncio.Event()
+
+    async def slow_add(*args, **kwargs):
+        await add(*args, **kwargs)
+        added.set()
+        await go.wait()
+
+    monkeypatch.setattr(one.client, "add", slow_add)
+    refreshing = asyncio.create_task(look(one, numbers, **options))
+    await added.wait()
+    refreshing.cancel()
+    await outcomes(refreshing)
+    go.set()
+    mark = one.wire_key("k#refresh")
+    while await other.client.get(mark) is not None:
+        await asyncio.sleep(0.01)
+    found, info = await look(other, numbers, **options)
+    assert (found, info.computed) == (2, True)
+
+
+@pytest.mark.parametrize("refresh_in", ["background", "caller"])
+@within(20)
+async def test_a_refresh_whose_value_is_refused_is_not_repeated_on_each_read(
+    pair, clock, refresh_in, monkeypatch
+):
+    for module in ("_refresh", "_refreshes"):
+        monkeypatch.setattr(f"emcache.cache.{module}.TRY_AGAIN", 60)
+    one, other = pair
+    numbers = Numbers()
+    options = {"refresh": 10, "refresh_in": refresh_in, "store_if": lambda value: value == 1}
+    await look(one, numbers, **options)
+    clock.offset = 55
+    await look(one, numbers, **options)
+    await until(lambda: one._counts.not_stored)
+    for cache in (one, other) * 3:
+        assert (await look(cache, numbers, **options))[0] == 1
+        await asyncio.sleep(0.02)
+    assert numbers.calls == 2
+    assert one._counts.not_stored == {"refused": 1}
+
+
+@within(20)
 async def test_a_client_that_closes_during_a_refresh(server, key, clock, caplog):
     numbers = Numbers()
     async with emcache.create_client([server.address]) as client:

@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from .._client import Client
 from .._errors import (
+    ArithmeticCommandError,
     NotFoundCommandError,
     NotStoredStorageCommandError,
     SerializationError,
@@ -442,6 +443,11 @@ class Commands(Generic[T]):
                 except NotFoundCommandError:
                     if first is None:
                         return None
+                except ArithmeticCommandError:
+                    # A number that is being computed does not exist yet, and would be too old.
+                    if not await self._storage.remove_stub(name):
+                        raise
+                    continue
                 # No single command can set the flags of the serializer.
                 data, flags = first
                 added = self._client.add(name, data, flags=flags, exptime=expires)

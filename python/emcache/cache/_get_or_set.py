@@ -295,9 +295,9 @@ class GetOrSet(Generic[T]):
         if freshness != "fresh" and not refreshes.is_busy(self._name):
             refresh = Refresh(self._computing)
             if self._policy.refresh_in == "background":
-                refreshes.start(self._name, refresh.run)
+                refreshes.start(self._name, refresh)
                 info.refreshing = True
-            elif not isinstance(value := await refreshes.run(self._name, refresh.run), Missing):
+            elif not isinstance(value := await refreshes.run(self._name, refresh), Missing):
                 info.computed, info.not_stored = True, refresh.not_stored
                 return value
         info.stale = freshness in ("stale", "invalidated")

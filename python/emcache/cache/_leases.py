@@ -71,7 +71,10 @@ class Leases(Protocol):
         ...
 
     async def give_back(self, name: bytes, cas: int) -> None:
-        """End a lease before its time; nothing happens if another process has it by now."""
+        """End a lease before its time; nothing happens if another process has it by now.
+
+        Without CAS, any stub is removed.
+        """
         ...
 
 
@@ -100,6 +103,8 @@ class ClassicLeases:
 
     async def seize(self, name: bytes, cas: int, seconds: int) -> Taken:
         """See :class:`Leases`."""
+        if not cas:
+            return await self._replace_unguarded(name, seconds)
         if await self.store(name, cas, b"", 0, seconds) != "stored":
             return await self.take(name, seconds, again=True)
         item = await self.look(name)
@@ -107,13 +112,25 @@ class ClassicLeases:
             return await self.take(name, seconds, again=True)
         return Won(item.cas or 0)
 
+    async def _replace_unguarded(self, name: bytes, seconds: int) -> Taken:
+        """Do the same without CAS: a value that another process has just stored may be lost."""
+        item = await self.look(name)
+        if item is not None and not is_stub(item.value, item.flags):
+            await _delete(self._client, name)
+        return await self.take(name, seconds)
+
     async def store(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
         """See :class:`Leases`."""
         return await store_with_cas(self._client, name, cas, data, flags, exptime)
 
     async def give_back(self, name: bytes, cas: int) -> None:
         """See :class:`Leases`. A store that expires at once deletes, but compares the token."""
-        await self.store(name, cas, b"", 0, EXPIRED)
+        if cas:
+            await self.store(name, cas, b"", 0, EXPIRED)
+            return
+        item = await self.look(name)
+        if item is not None and is_stub(item.value, item.flags):
+            await _delete(self._client, name)
 
 
 class SeparateLeases:
@@ -145,7 +162,10 @@ class SeparateLeases:
 
     async def seize(self, name: bytes, cas: int, seconds: int) -> Taken:
         """See :class:`Leases`."""
-        await self._leases.give_back(name, cas)
+        if cas:
+            await self._leases.give_back(name, cas)
+        else:
+            await _delete(self._client, name)
         return await self.take(name, seconds)
 
     async def store(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
@@ -159,8 +179,7 @@ class SeparateLeases:
         finally:
             is_held = await self._holds(name, cas)
         if not is_held:
-            with contextlib.suppress(NotFoundCommandError):
-                await self._client.delete(name)
+            await _delete(self._client, name)
             return "invalidated"
         await self.give_back(name, cas)
         return "stored"
@@ -230,6 +249,11 @@ async def _succeeds_to_add(client: Client, name: bytes, data: bytes, seconds: in
     except NotStoredStorageCommandError:
         return False
     return True
+
+
+async def _delete(client: Client, name: bytes) -> None:
+    with contextlib.suppress(NotFoundCommandError):
+        await client.delete(name)
 
 
 async def store_with_cas(

@@ -1,11 +1,14 @@
 """Many values with one look and one computation: ``get_or_set_many``."""
 
 import asyncio
+import functools
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
 from .._errors import EmcacheError
+from .._failures import SharedFailure, copy_exception
 from ._computing import UnusableError
 from ._counts import Counts
 from ._deadlock import Run, waiting_for
@@ -104,7 +107,7 @@ class _Call(Generic[K, T]):
         self._counts.computed += len(keys)
         began = time.perf_counter()
         try:
-            values = _checked(await self._load(keys))
+            values = await _load_values(self._load, keys)
         except BaseException as error:
             self._fail(error)
             raise
@@ -119,19 +122,35 @@ class _Call(Generic[K, T]):
                 future.set_exception(UnusableError(AbsentError(key)))
 
     def _fail(self, error: BaseException) -> None:
+        own_error = error.error if isinstance(error, UnusableError) else None
+        failure = SharedFailure(error)
         for future in self._futures.values():
             if future.done():
                 continue
-            if isinstance(error, Exception):
-                future.set_exception(error)
-            else:
+            if not isinstance(error, Exception):
                 future.cancel()
+            elif own_error is not None:
+                future.set_exception(UnusableError(copy_exception(own_error)))
+            else:
+                # Each flight raises its own, since they would add their frames to the same one.
+                future.set_exception(failure.take())
 
 
-def _checked(values: Mapping[K, T]) -> Mapping[K, T]:
+async def _load_values(load: Load[K, T], keys: list[K]) -> Mapping[K, T]:
+    """Call ``load``.
+
+    Raises:
+        UnusableError: it is not an async function that returns a mapping.
+    """
+    loading = load(keys)
+    if not inspect.isawaitable(loading):
+        kind = type(loading).__name__
+        raise UnusableError(TypeError(f"load must be an async function, but it returned {kind}"))
+    values = await loading
     if not isinstance(values, Mapping):
         kind = type(values).__name__
-        raise TypeError(f"load must return a mapping of keys to values, not {kind}")
+        error = TypeError(f"load must return a mapping of keys to values, not {kind}")
+        raise UnusableError(error)
     return values
 
 
@@ -176,9 +195,9 @@ async def get_or_set_many(
             counts.hits += 1
             loader.decide(name)
         else:
-            reading.append((name, call.finish(read, began)))
+            reading.append((name, functools.partial(call.finish, read, began)))
     results = await asyncio.gather(
-        *(_decided(loader, name, finishing) for name, finishing in reading),
+        *(_decided(loader, name, finish) for name, finish in reading),
         return_exceptions=True,
     )
     for (name, _), result in zip(reading, results, strict=True):
@@ -190,8 +209,8 @@ async def get_or_set_many(
     return {key: found[name] for key, name in names.items() if name in found}
 
 
-async def _decided(loader: Loader[K, T], name: bytes, finishing: Awaitable[T]) -> T:
+async def _decided(loader: Loader[K, T], name: bytes, finish: Callable[[], Awaitable[T]]) -> T:
     try:
-        return await finishing
+        return await finish()
     finally:
         loader.decide(name)

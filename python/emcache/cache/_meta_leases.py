@@ -27,6 +27,8 @@ class MetaLeases(ClassicLeases):
 
     async def seize(self, name: bytes, cas: int, seconds: int) -> Taken:
         """See :class:`Leases`."""
+        if not cas:
+            return await super().seize(name, cas, seconds)
         try:
             stored = await self._client.meta_set(
                 name, b"", exptime=seconds, cas=cas, return_cas=True
@@ -39,6 +41,10 @@ class MetaLeases(ClassicLeases):
 
     async def give_back(self, name: bytes, cas: int) -> None:
         """See :class:`Leases`."""
+        if not cas:
+            # `memcached -C` deletes whatever the token is.
+            await super().give_back(name, cas)
+            return
         try:
             await self._client.meta_delete(name, cas=cas)
         except UnsupportedError:

@@ -40,6 +40,7 @@ class Miss(Generic[T]):
         self._policy = computing.policy
         self._counts = computing.counts
         self._name = computing.name
+        self._has_unguarded_stub = False
 
     async def compute_alone(self, reason: Reason) -> Outcome[T]:
         """Compute the value, and do not store it."""
@@ -64,6 +65,7 @@ class Miss(Generic[T]):
             return taken
         if not taken.cas:
             # memcached -C: there is a stub, but nothing to guard a store with.
+            self._has_unguarded_stub = True
             return await self.compute_without_lease()
         began = time.monotonic()
         outcome = await self._compute(LeaseGuard(self._leases, self._name, taken.cas))
@@ -93,6 +95,8 @@ class Miss(Generic[T]):
                 in_task(guard.give_back())
             elif outcome.not_stored not in (None, "replaced"):
                 await self._give_back(guard)
+        elif outcome.not_stored is not None or self._storage.has_lease_keys:
+            await self._give_back(None)
         return outcome
 
     async def _call(self, *, is_stored: bool = True) -> T:
@@ -211,8 +215,12 @@ class Miss(Generic[T]):
 
     async def _give_back(self, guard: Guard | None) -> None:
         """End the lease, also while this task is being cancelled."""
-        if guard is None:
+        if guard is not None:
+            giving = guard.give_back()
+        elif self._has_unguarded_stub:
+            giving = self._leases.give_back(self._name, 0)
+        else:
             return
         with contextlib.suppress(EmcacheError, TimeoutError):
             async with asyncio.timeout(LAST_TRY):
-                await asyncio.shield(in_task(guard.give_back()))
+                await asyncio.shield(in_task(giving))

@@ -1,5 +1,6 @@
 """How values are computed, stored and shared: the options of a cache, a function or a call."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -66,6 +67,12 @@ def check_function(name: str, given: object) -> None:
         raise TypeError(f"{name} must be a function, not {type(given).__name__}")
 
 
+def _check_synchronous(name: str, given: object) -> None:
+    """Refuse an async function, whose coroutine would be taken for its result."""
+    if inspect.iscoroutinefunction(given):
+        raise TypeError(f"{name} must be a synchronous function, not an async one")
+
+
 def check_seconds(name: str, seconds: object, least: float) -> None:
     """Refuse anything but a number of seconds."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
@@ -96,6 +103,7 @@ class Policy:
     on_error: OnError = "miss"
 
     def __post_init__(self) -> None:
+        _check_synchronous("ttl", self.ttl)
         if not callable(self.ttl):
             exptime(self.ttl)
         if isinstance(self.jitter, bool) or not isinstance(self.jitter, int | float):
@@ -114,6 +122,7 @@ class Policy:
         _check_choice("on_error", self.on_error, "miss", "raise")
         if self.store_if is not None:
             check_function("store_if", self.store_if)
+            _check_synchronous("store_if", self.store_if)
 
     @property
     def ignores_errors(self) -> bool:

@@ -109,7 +109,10 @@ class RateLimit:
 
     async def _read(self, key: bytes) -> int:
         item = await self._client.get(key)
-        return 0 if item is None else min(int(item.value), self._limit)
+        # The server pads numbers that became shorter. Anything else is another program's.
+        if item is None or not (digits := item.value.strip()).isdigit():
+            return 0
+        return min(int(digits), self._limit)
 
     async def _fixed(self, key: bytes, count: int, cost: int, elapsed: float) -> RateLimitResult:
         if count <= self._limit:

@@ -14,6 +14,7 @@ from ._leases import store_with_cas
 from ._marks import REFRESH, mark_name
 from ._refreshes import TRY_AGAIN
 from ._storage import Read
+from ._tasks import in_task
 
 T = TypeVar("T")
 
@@ -34,16 +35,26 @@ class Refresh(Generic[T]):
         """Compute and store the value, if no other process does."""
         seconds = self.computing.policy.lease_seconds
         self._ends = time.monotonic() + seconds - _SLACK
+        adding = in_task(self._client.add(self._mark, b"1", exptime=seconds))
         try:
-            await self._client.add(self._mark, b"1", exptime=seconds)
+            await asyncio.shield(adding)
         except NotStoredStorageCommandError:
             return MISSING
+        except asyncio.CancelledError:
+            in_task(self._undo(adding))
+            raise
         try:
             value = await self._compute()
-        except BaseException as error:
-            await self._leave_mark(error)
+        except asyncio.CancelledError:
+            await self._remove_mark()
             raise
-        await self._remove_mark()
+        except BaseException:
+            await self._shorten_mark()
+            raise
+        if self.not_stored == "refused":
+            await self._shorten_mark()
+        else:
+            await self._remove_mark()
         return value
 
     async def _compute(self) -> T | Missing:
@@ -71,15 +82,32 @@ class Refresh(Generic[T]):
             return "refused"
         data, flags = self.computing.dump(value)
         sealed = await self.computing.seal(data, flags, expires)
-        name, cas = self.computing.name, read.item.cas or 0
+        name, cas = self.computing.name, read.item.cas
+        if not cas:
+            return await self._store_unguarded(read, *sealed)
         stored = await store_with_cas(self._client, name, cas, *sealed)
         return None if stored == "stored" else stored
 
-    async def _leave_mark(self, error: BaseException) -> None:
-        """Let the next refresh begin soon: at once if this one was cancelled."""
-        if isinstance(error, asyncio.CancelledError):
+    async def _store_unguarded(
+        self, read: Read[T], data: bytes, flags: int, expires: int
+    ) -> Reason | None:
+        """Store on ``memcached -C``, unless the value has changed; a write after that is lost."""
+        name, put = self.computing.name, self._client.set
+        item = await self._client.get(name)
+        if item is None or item.value != read.item.value:
+            return "invalidated" if item is None else "replaced"
+        late = self.computing.storage.flights.late
+        await late.store(name, data, lambda: put(name, data, flags=flags, exptime=expires))
+        return None
+
+    async def _undo(self, adding: "asyncio.Task[None]") -> None:
+        """Remove a mark that is being added."""
+        with contextlib.suppress(EmcacheError):
+            await adding
             await self._remove_mark()
-            return
+
+    async def _shorten_mark(self) -> None:
+        """Let the next refresh begin soon, but not with the next read."""
         with contextlib.suppress(EmcacheError):
             await self._client.touch(self._mark, TRY_AGAIN)
 

@@ -2,22 +2,33 @@
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from .._client import Client
 from .._errors import ClientClosedError
+from ._counts import Reason
 from ._deadlock import Run
 from ._flights import MISSING, Missing
 from ._tasks import in_task
 from ._warnings import warn
 
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
 LOOK_AGAIN = 1.0
 """Seconds for which a process remembers that another one refreshes a value."""
 TRY_AGAIN = 2
-"""Seconds after a failed refresh until the next one, in all processes."""
+"""Seconds until the next refresh, in all processes, if one failed or its value was refused."""
+
+
+class Refreshing(Protocol[R]):
+    """One refresh; see ``Refresh``."""
+
+    not_stored: Reason | None
+
+    async def run(self) -> R | Missing:
+        """Compute and store the value, if no other process does."""
+        ...
 
 
 class Refreshes:
@@ -31,7 +42,7 @@ class Refreshes:
         """Return whether a caller of this process need not refresh a key."""
         return name in self._busy
 
-    def start(self, name: bytes, refresh: Callable[[], Awaitable[object]]) -> None:
+    def start(self, name: bytes, refresh: Refreshing[object]) -> None:
         """Refresh in a task of its own."""
         self._busy.add(name)
 
@@ -42,7 +53,7 @@ class Refreshes:
 
         in_task(in_background(), f"emcache refreshes {name!r}")
 
-    async def run(self, name: bytes, refresh: Callable[[], Awaitable[T | Missing]]) -> T | Missing:
+    async def run(self, name: bytes, refresh: Refreshing[T]) -> T | Missing:
         """Refresh in the caller's task; return ``MISSING`` if another process does it.
 
         A failure of the factory or of the cache is a warning: the old value is still there.
@@ -50,7 +61,7 @@ class Refreshes:
         pause: float = LOOK_AGAIN
         self._busy.add(name)
         try:
-            value = await refresh()
+            value = await refresh.run()
         except ClientClosedError:
             return MISSING
         except Exception as error:
@@ -58,7 +69,11 @@ class Refreshes:
             warn("refreshing a cached value failed, and the old one is served", error)
             return MISSING
         else:
-            pause = LOOK_AGAIN if isinstance(value, Missing) else 0.0
+            if refresh.not_stored == "refused":
+                # The old value stays, so every read would compute another one.
+                pause = TRY_AGAIN
+            elif not isinstance(value, Missing):
+                pause = 0.0
             return value
         finally:
             if pause:

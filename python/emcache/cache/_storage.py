@@ -161,6 +161,15 @@ class Storage(Generic[T]):
         read = await self.read(name, item, outdated, tags, found)
         return read.value if read is not None and read.is_within(0) else MISSING
 
+    async def remove_stub(self, name: bytes) -> bool:
+        """End the lease under a key; return False if there is a value."""
+        item = await self.client.gets(name, return_flags=True)
+        if item is not None and not is_stub(item.value, item.flags):
+            return False
+        if item is not None:
+            await MetaLeases(self.client).give_back(name, item.cas or 0)
+        return True
+
     async def delete(self, name: bytes) -> bool:
         """Delete a value and its lease; return whether the value existed."""
         if self.has_lease_keys:
