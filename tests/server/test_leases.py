@@ -131,7 +131,7 @@ CHANGES = {
     "invalidate softly": lambda cache: cache.invalidate("k", stale_for=60),
     "set": lambda cache: cache.set("k", "newer"),
     "delete_many": lambda cache: cache.delete_many(["k"]),
-    "cached": lambda cache: cached(cache, key="k")(value).invalidate(),
+    "cached": lambda cache: cached(cache, key=lambda: "k")(value).invalidate(),
 }
 
 
@@ -240,6 +240,26 @@ async def test_the_winner_dies(caches):
     assert await other.get_or_set("k", value, lease=2) == "value"
     assert time.monotonic() - began > 0.5
     assert await one.get("k") == "value"
+
+
+@pytest.mark.parametrize(
+    ("lease", "sent"), [(2, 3), (2.5, 4), (30, 31), (30 * 86400, 30 * 86400)]
+)
+@within(20)
+async def test_a_lease_is_a_second_longer_at_the_server(client, key, monkeypatch, lease, sent):
+    """memcached counts whole seconds, and may end an item up to one early."""
+    cache, taken = Cache(client, prefix=key, lease=lease), []
+    original = cache._storage.leases.take
+
+    async def recorded(name, seconds, **options):
+        taken.append(seconds)
+        return await original(name, seconds, **options)
+
+    monkeypatch.setattr(cache._storage.leases, "take", recorded)
+    await cache.get_or_set("k", value)
+    await cache.delete("k")
+    await cache.renew("k", value)
+    assert taken == [sent, sent]
 
 
 @within(20)

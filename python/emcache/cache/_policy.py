@@ -14,7 +14,7 @@ RefreshIn = Literal["background", "caller"]
 LeaseKey = Literal["same", "separate"]
 
 _SHORTEST_LEASE = 2
-"""memcached counts whole seconds, so a lease of one second may end at once."""
+"""memcached counts whole seconds, so one second would be mostly the slack of its rounding."""
 
 
 class SharingOptions(TypedDict, total=False):
@@ -122,13 +122,18 @@ class Policy:
 
     @property
     def lease_seconds(self) -> int:
-        """The exptime of a lease."""
+        """How long a computation or a refresh may take."""
         return math.ceil(30 if self.lease is None else self.lease)
+
+    @property
+    def lease_exptime(self) -> int:
+        """The exptime of a lease or a refresh mark, which memcached may end up to 1 s early."""
+        return min(self.lease_seconds + 1, THIRTY_DAYS)
 
     @property
     def longest_wait(self) -> float:
         """The longest wait for another process, in seconds."""
-        # A dead winner's lease may end a second late, and the next winner has a whole one.
+        # Who waits ends a dead winner's lease after a second more, and then has a whole one.
         return 2 * self.lease_seconds + 2 if self.wait is None else self.wait
 
     def with_options(self, options: dict[str, Any]) -> "Policy":

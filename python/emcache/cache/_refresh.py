@@ -17,8 +17,6 @@ from ._storage import Read
 
 T = TypeVar("T")
 
-_SLACK = 1.0
-
 
 class Refresh(Generic[T]):
     """One refresh of one key."""
@@ -32,10 +30,10 @@ class Refresh(Generic[T]):
 
     async def run(self) -> T | Missing:
         """Compute and store the value, if no other process does."""
-        seconds = self.computing.policy.lease_seconds
-        self._ends = time.monotonic() + seconds - _SLACK
+        policy = self.computing.policy
+        self._ends = time.monotonic() + policy.lease_seconds
         try:
-            await self._client.add(self._mark, b"1", exptime=seconds)
+            await self._client.add(self._mark, b"1", exptime=policy.lease_exptime)
         except NotStoredStorageCommandError:
             return MISSING
         try:
