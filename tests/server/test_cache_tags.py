@@ -423,9 +423,9 @@ async def test_wrong_tags_of_functions(cache):
         ([7], "a tag must be a str or bytes, not int"),
     ):
         with pytest.raises(TypeError, match=match):
-            cached(cache, key="k", tags=tags)(load)
+            cached(cache, key="k:{user.id}", tags=tags)(load)
     with pytest.raises(TypeError, match="memory address"):
-        await cached(cache, key="k", tags=["user:{user}"])(load)(object())
+        await cached(cache, key=lambda user: "k", tags=["user:{user}"])(load)(object())
 
 
 async def test_a_function_of_a_cache_with_tags(client, key):
