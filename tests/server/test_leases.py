@@ -8,7 +8,7 @@ import pytest
 
 import emcache
 from emcache import Cache, LeaseLostError, cached
-from emcache.cache import CacheInfo, Raw, Utf8, _flights
+from emcache.cache import CacheInfo, Raw, Utf8, _flights, cached_many
 from emcache.cache._counts import all_counts
 from emcache.cache._marks import LEASE, mark_name
 from support.calls import outcomes, until, within
@@ -242,9 +242,7 @@ async def test_the_winner_dies(caches):
     assert await one.get("k") == "value"
 
 
-@pytest.mark.parametrize(
-    ("lease", "sent"), [(2, 3), (2.5, 4), (30, 31), (30 * 86400, 30 * 86400)]
-)
+@pytest.mark.parametrize(("lease", "sent"), [(2, 3), (2.5, 4), (30, 31), (30 * 86400, 30 * 86400)])
 @within(20)
 async def test_a_lease_is_a_second_longer_at_the_server(client, key, monkeypatch, lease, sent):
     """memcached counts whole seconds, and may end an item up to one early."""
@@ -274,7 +272,7 @@ async def test_on_lost(caches):
     with pytest.raises(LeaseLostError, match=r"for 0.1 s; see wait and on_lost"):
         await other.get_or_set("k", value, wait=0.1, on_lost="raise")
     assert await other.get_or_set("k", value, wait=0.1, on_lost="default", default=7) == 7
-    assert await other.get_or_set("k", value, wait=0.1, on_lost="default") is None
+    assert await other.get_or_set("k", value, wait=0.1, on_lost="default", default=None) is None
 
 
 @within(20)
@@ -535,6 +533,27 @@ async def test_options_are_checked_before_anything_is_sent(client, options, erro
         return
     with pytest.raises(error):
         Cache(client, **options)
+
+
+@within(20)
+async def test_default_and_on_lost_need_each_other(client, key):
+    cache, giving = Cache(client), Cache(client, prefix=key, on_lost="default", default=0)
+    for options, match in (({"on_lost": "default"}, "needs default="), ({"default": 1}, "no eff")):
+        with pytest.raises(ValueError, match=match):
+            Cache(client, **options)
+        with pytest.raises(ValueError, match=match):
+            await cache.get_or_set("k", value, **options)
+        with pytest.raises(ValueError, match=match):
+            cached(cache, key="k", **options)
+        with pytest.raises(ValueError, match=match):
+            cached_many(cache, key="{k}", **options)
+        # The cache may have the other one.
+        assert await cached(lambda: giving, key=lambda: "k", **options)(value)() == "value"
+    assert await giving.get_or_set("k", value, on_lost="raise") == "value"
+    with pytest.raises(ValueError, match="no effect"):
+        await giving.get_or_set("k", value, on_lost="raise", default=1)
+    with pytest.raises(ValueError, match="needs default="):
+        await cached(lambda: cache, key=lambda: "k", on_lost="default")(value)()
 
 
 @within(20)

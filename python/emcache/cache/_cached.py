@@ -275,6 +275,14 @@ def check_source(cache: object) -> None:
         )
 
 
+def check_options(cache: CacheSource, options: Options) -> None:
+    """Check the options of a decorator as far as its cache is known."""
+    if isinstance(cache, Cache):
+        cache._policy_of(options)
+    else:
+        Policy().with_options({**options})
+
+
 def cached(
     cache: CacheSource,
     *,
@@ -316,7 +324,7 @@ def cached(
             partial, ...).
     """
     check_source(cache)
-    Policy().with_options({**options})
+    check_options(cache, options)
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
     return _Decorator(cache, key, tags, options)

@@ -15,11 +15,11 @@ from collections.abc import (
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack
 
 from ._cache import Cache
-from ._cached import CacheSource, Plans, check_source, checked_cache
+from ._cached import CacheSource, Plans, check_options, check_source, checked_cache
 from ._call_keys import KeyOf, key_of_one
 from ._function_names import describe
 from ._keys import Key
-from ._policy import Options, Policy
+from ._policy import Options
 from ._return_types import ReturnType
 from ._tag_templates import TagsOf, TagsOption, tags_of_one
 
@@ -161,7 +161,7 @@ def cached_many(
         TypeError: the function is not async, or the template does not have exactly one field.
     """
     check_source(cache)
-    Policy().with_options({**options})
+    check_options(cache, options)
     if not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
     return _Decorator(cache, key_of_one(key), tags_of_one(tags), options)

@@ -34,7 +34,7 @@ class SharingOptions(TypedDict, total=False):
     """What happens after ``wait``: ``"compute"`` calls the factory and does not store the result,
     ``"raise"`` raises :class:`emcache.LeaseLostError`, ``"default"`` returns ``default``."""
     default: Any
-    """See ``on_lost``."""
+    """Returned with ``on_lost="default"``, and only allowed with it."""
     refresh: float | None
     """Seconds before the end of the ttl from which one caller in all processes computes the value
     anew, while the others are served the old one; at most half of the ttl counts."""
@@ -79,6 +79,10 @@ def _check_choice(name: str, given: object, *choices: str) -> None:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}")
 
 
+UNSET: Any = object()
+"""In place of a ``default`` that was not passed; None is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Checked options; see :class:`Options`."""
@@ -88,7 +92,7 @@ class Policy:
     lease: float | None = 30.0
     wait: float | None = None
     on_lost: OnLost = "compute"
-    default: Any = None
+    default: Any = UNSET
     refresh: float | None = None
     refresh_in: RefreshIn = "background"
     stale_for: float | None = None
@@ -148,6 +152,19 @@ class Policy:
         if options.get("ttl", 0) is None:
             options = {name: given for name, given in options.items() if name != "ttl"}
         return replace(self, **options) if options else self
+
+    def with_all_options(self, options: dict[str, Any]) -> "Policy":
+        """Do the same with the last options: there are no others that could complete them.
+
+        Raises:
+            ValueError: also if ``default`` is missing or has no effect.
+        """
+        policy = self.with_options(options)
+        if policy.on_lost == "default" and policy.default is UNSET:
+            raise ValueError("on_lost='default' needs default=, which may be None")
+        if policy.on_lost != "default" and "default" in options:
+            raise ValueError("default= has no effect without on_lost='default'")
+        return policy
 
 
 _NAMES = set(Policy.__dataclass_fields__)
