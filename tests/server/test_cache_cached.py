@@ -440,7 +440,7 @@ def test_wrong_decorations():
     for parameters in ("a", "self", "*args", "a=1, **kwargs"):
         with pytest.raises(TypeError, match=r"key 'k' gives all calls .* add fields for "):
             keys_of(parameters, key="k")
-    assert keys_of("", key="k") and keys_of("a", key=lambda a: "k")
+    assert keys_of("", key="k")() == keys_of("a", key=lambda a: "k")(1) == "k"
     with pytest.raises(TypeError, match="is a method"):
         keys_of("self, a")
     for function in (lambda: 5, "f", functools.partial(print)):

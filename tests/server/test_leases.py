@@ -536,6 +536,31 @@ async def test_options_are_checked_before_anything_is_sent(client, options, erro
 
 
 @within(20)
+async def test_a_client_that_is_closed_gives_its_leases_back(server, key):
+    async with clients_of("meta", server) as clients:
+        one, other = (Cache(each, prefix=key) for each in clients)
+        factories = Factory("first"), Factory("second")
+        calls = [
+            asyncio.create_task(one.get_or_set("k", factories[0])),
+            asyncio.create_task(one.get_or_set_many(["l"], lambda keys: load(factories[1], keys))),
+        ]
+        for factory in factories:
+            await factory.started()
+        assert await other.client.get(other.wire_key("k")) is not None
+        await one.client.close()
+        for name in "kl":
+            assert await other.client.get(other.wire_key(name)) is None
+        for factory in factories:
+            factory.go.set()
+        assert await asyncio.gather(*calls) == ["first", {"l": "second"}]
+        assert await other.get_or_set("k", of("third")) == "third"
+
+
+async def load(factory, keys):
+    return dict.fromkeys(keys, await factory())
+
+
+@within(20)
 async def test_default_and_on_lost_need_each_other(client, key):
     cache, giving = Cache(client), Cache(client, prefix=key, on_lost="default", default=0)
     for options, match in (({"on_lost": "default"}, "needs default="), ({"default": 1}, "no eff")):

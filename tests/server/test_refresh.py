@@ -465,3 +465,25 @@ async def test_a_refresh_mark_is_a_second_longer_at_the_server(client, key, monk
     options = {"stale_for": 60, "refresh_in": "caller"}
     assert await cache.get_or_set("k", Numbers(), **options) == 1
     assert marks == [3]
+
+
+@pytest.mark.parametrize("refresh_in", ["background", "caller"])
+@within(20)
+async def test_a_client_that_is_closed_removes_its_marks(server, client, key, refresh_in):
+    """Another process refreshes at once, also while the factory is slow to end."""
+    closing, other = emcache.create_client([server.address]), Cache(client, prefix=key)
+    one = Cache(await closing, prefix=key)
+    options = {"stale_for": 60, "refresh_in": refresh_in}
+    await one.set("k", 0)
+    await one.invalidate("k", stale_for=60)
+    numbers = Numbers()
+    numbers.go.clear()
+    call = asyncio.create_task(one.get_or_set("k", numbers, **options))
+    await until(lambda: numbers.calls == 1)
+    mark = one.wire_key("k") + b"#refresh"
+    assert await client.get(mark) is not None
+    await one.client.close()
+    assert await client.get(mark) is None
+    numbers.go.set()
+    assert await call == 0
+    assert await other.get_or_set("k", Numbers(), stale_for=60, refresh_in="caller") == 1

@@ -319,9 +319,9 @@ def cached(
     Raises:
         TypeError: the function is not async. Or its return annotation is a model that the cache
             cannot store (with a function as ``cache``, the first call raises). Or ``key`` names a
-            parameter that does not exist, or none of several, or has two fields without a
-            separator. Or ``key`` is None, and module and name do not identify the function (a method, a closure, a
-            partial, ...).
+            parameter that does not exist, or none although there are parameters, or has two fields
+            without a separator. Or ``key`` is None, and module and name do not identify the
+            function (a method, a closure, a partial, ...).
     """
     check_source(cache)
     check_options(cache, options)

@@ -36,13 +36,18 @@ class Refresh(Generic[T]):
             await self._client.add(self._mark, b"1", exptime=policy.lease_exptime)
         except NotStoredStorageCommandError:
             return MISSING
+        marks = self.computing.storage.refreshes.marks
+        marks.add(self._remove_mark)
         try:
-            value = await self._compute()
-        except BaseException as error:
-            await self._leave_mark(error)
-            raise
-        await self._remove_mark()
-        return value
+            try:
+                value = await self._compute()
+            except BaseException as error:
+                await self._leave_mark(error)
+                raise
+            await self._remove_mark()
+            return value
+        finally:
+            marks.discard(self._remove_mark)
 
     async def _compute(self) -> T | Missing:
         computing = self.computing
@@ -85,5 +90,6 @@ class Refresh(Generic[T]):
         # Later the mark may be another process's.
         if time.monotonic() >= self._ends:
             return
+        self._ends = 0.0
         with contextlib.suppress(EmcacheError):
             await self._client.delete(self._mark)
