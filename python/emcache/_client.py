@@ -222,6 +222,10 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
 
         The call first waits for the replies to commands that were sent with ``noreply``, so that
         the commands are not lost. It waits for at most ``timeout``. A second call does nothing.
+
+        Each :class:`emcache.Cache` of this client first gives back its leases, so that other
+        processes can compute the values at once. Its background refreshes are cancelled. Both take
+        at most 1 s. Computations continue for their callers, and are not stored.
         """
         if self._watch_task is not None:
             self._watch_task.cancel()

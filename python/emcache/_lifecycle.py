@@ -8,14 +8,20 @@ from collections.abc import Awaitable, Callable
 from ._emcache import CoreClient
 
 
+def before_close(owner: object, prepare: Callable[[], Awaitable[None]]) -> None:
+    """Await ``prepare`` before the connections of a client are closed."""
+    if isinstance(owner, CoreOwner):
+        owner._before_close = (*owner._before_close, prepare)
+
+
 class CoreOwner:
     """Closes the core when its owner is closed or garbage-collected."""
 
     _core: CoreClient
     _close_timeout: float
     """Seconds that :meth:`_drain` waits for replies to commands sent with ``noreply``."""
-    _before_close: Callable[[], Awaitable[None]] | None = None
-    """Waits until the caches on top of a client have removed their outdated values."""
+    _before_close: tuple[Callable[[], Awaitable[None]], ...] = ()
+    """Let the caches on top of a client remove outdated values and give leases back."""
 
     def __del__(self) -> None:
         core: CoreClient | None = getattr(self, "_core", None)
@@ -26,10 +32,10 @@ class CoreOwner:
                 core.abandon()
 
     async def _drain(self) -> None:
-        if self._before_close is not None:
+        if self._before_close:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._close_timeout):
-                    await self._before_close()
+                    await asyncio.gather(*(prepare() for prepare in self._before_close))
         if self._core.noreply_unanswered:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._close_timeout):

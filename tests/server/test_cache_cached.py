@@ -437,6 +437,10 @@ def test_wrong_decorations():
     for key in ("{b}", "{0}", "{}", "{self.id}", "{a:{b}}"):
         with pytest.raises(TypeError, match="has no parameter"):
             keys_of("a", key=key)
+    for parameters in ("a", "self", "*args", "a=1, **kwargs"):
+        with pytest.raises(TypeError, match=r"key 'k' gives all calls .* add fields for "):
+            keys_of(parameters, key="k")
+    assert keys_of("", key="k")() == keys_of("a", key=lambda a: "k")(1) == "k"
     with pytest.raises(TypeError, match="is a method"):
         keys_of("self, a")
     for function in (lambda: 5, "f", functools.partial(print)):

@@ -33,6 +33,10 @@ async def value_of_one(keys):
     return keys[0]
 
 
+async def names_of(ids):
+    return {number: f"name {number}" for number in ids}
+
+
 def loaded(*keys):
     return {key: f"loaded {key}" for key in keys}
 
@@ -271,7 +275,7 @@ async def test_cached_many(client, key):
     assert await names(iter((2, 3)), suffix="?") == {2: "name 2!", 3: "name 3?"}
     assert [sorted(call) for call in calls] == [[1, 2, 11], [3]]
     assert await cache.get("user:3") == "name 3?"
-    assert await names.invalidate(1, 99) == {}
+    assert await names.invalidate(1, 99) is None
     assert await names((1, 2)) == {1: "name 1!", 2: "name 2!"}
     assert calls[2:] == [[1]]
     assert await names([]) == {}
@@ -279,7 +283,40 @@ async def test_cached_many(client, key):
 
     without = cached_many(lambda: None, key="user:{id}")(names.__wrapped__)
     assert await without([1]) == {1: "name 1!"}
-    assert await without.invalidate(1) == {}
+    assert await without.invalidate(1) is None
+
+
+@within(20)
+async def test_an_invalidation_of_many_that_fails_is_raised(client, key, monkeypatch):
+    cache = Cache(client, serializer=Utf8(), prefix=key)
+    names = cached_many(cache, key="user:{id}", ttl=60)(names_of)
+    await names([1, 2, 3])
+    original = client.delete_many
+
+    async def fails_for_two(wires):
+        failing = cache.wire_key("user:2")
+        result = await original([wire for wire in wires if wire != failing])
+        result.errors[failing] = emcache.NodeUnavailableError("down")
+        return result
+
+    monkeypatch.setattr(client, "delete_many", fails_for_two)
+    with pytest.raises(emcache.NodeUnavailableError, match="down"):
+        await names.invalidate(1, 2, 3)
+    found = await cache.get_many(["user:1", "user:2", "user:3"])
+    assert found == {"user:2": "name 2"}
+
+
+@pytest.mark.parametrize("ids", [[7], {7}, {7: 1}, {7: 1}.values(), range(7, 8), iter([7])])
+@within(20)
+async def test_a_collection_of_elements_is_not_an_element(client, key, ids):
+    for source in (Cache(client, prefix=key), lambda: None):
+        names = cached_many(source, key="user:{id}", tags=["user:{id}"])(names_of)
+        with pytest.raises(TypeError, match=r"cannot be an element.* invalidate\(\*ids\)"):
+            await names.invalidate(ids)
+        for method in (names.key_for, names.tags_for):
+            with pytest.raises(TypeError, match="cannot be an element"):
+                method(ids)
+    assert names.key_for((7, 8)) == "user:(7,%208)"
 
 
 @pytest.mark.parametrize("key", ["user", "user:{a}:{b}", "user:{}", 5])

@@ -367,7 +367,7 @@ class Session:
 
 @pytest.fixture
 def by_session(cache):
-    @emcache.cached(cache, key="k")
+    @emcache.cached(cache, key=lambda session: "k")
     async def load(session):
         return await session.query()
 

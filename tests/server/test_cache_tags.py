@@ -413,6 +413,20 @@ async def test_text_in_tags_is_as_in_an_f_string(cache):
         plain.tags_for()
 
 
+async def test_a_tag_must_not_be_empty(client, cache):
+    async def load(user): ...
+
+    for tag in ("", b""):
+        with pytest.raises(ValueError, match="a tag must not be empty"):
+            Cache(client, tags=[tag])
+        with pytest.raises(ValueError, match="a tag must not be empty"):
+            await cache.get_or_set("k", load, tags=["t", tag])
+        with pytest.raises(ValueError, match="a tag must not be empty"):
+            await cache.invalidate_tag(tag)
+        with pytest.raises(ValueError, match="a tag must not be empty"):
+            cached(cache, key="{user}", tags=[tag])(load)
+
+
 async def test_wrong_tags_of_functions(cache):
     async def load(user): ...
 
@@ -423,9 +437,9 @@ async def test_wrong_tags_of_functions(cache):
         ([7], "a tag must be a str or bytes, not int"),
     ):
         with pytest.raises(TypeError, match=match):
-            cached(cache, key="k", tags=tags)(load)
+            cached(cache, key="k:{user.id}", tags=tags)(load)
     with pytest.raises(TypeError, match="memory address"):
-        await cached(cache, key="k", tags=["user:{user}"])(load)(object())
+        await cached(cache, key=lambda user: "k", tags=["user:{user}"])(load)(object())
 
 
 async def test_a_function_of_a_cache_with_tags(client, key):

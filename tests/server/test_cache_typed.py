@@ -324,17 +324,17 @@ async def test_annotations_of_all_forms(cache):
     async def text() -> "list[Model]":
         return [Model(x=1)]
 
-    @cached(cache, key="c")
+    @cached(cache, key="c:{x}")
     async def other_unknown(x: "Unknown") -> "Point":
         return Point(x)
 
     class Shop:
-        @cached(cache, key="d")
+        @cached(cache, key=lambda self: "d")
         async def price(self) -> Struct:
             return Struct(1)
 
         @classmethod
-        @cached(cache, key="e")
+        @cached(cache, key="e:{cls.__name__}")
         async def name(cls) -> Point:
             return Point(5)
 

@@ -8,7 +8,7 @@ import pytest
 
 import emcache
 from emcache import Cache, LeaseLostError, cached
-from emcache.cache import CacheInfo, Raw, Utf8, _flights
+from emcache.cache import CacheInfo, Raw, Utf8, _flights, cached_many
 from emcache.cache._counts import all_counts
 from emcache.cache._marks import LEASE, mark_name
 from support.calls import outcomes, until, within
@@ -131,7 +131,7 @@ CHANGES = {
     "invalidate softly": lambda cache: cache.invalidate("k", stale_for=60),
     "set": lambda cache: cache.set("k", "newer"),
     "delete_many": lambda cache: cache.delete_many(["k"]),
-    "cached": lambda cache: cached(cache, key="k")(value).invalidate(),
+    "cached": lambda cache: cached(cache, key=lambda: "k")(value).invalidate(),
 }
 
 
@@ -242,6 +242,24 @@ async def test_the_winner_dies(caches):
     assert await one.get("k") == "value"
 
 
+@pytest.mark.parametrize(("lease", "sent"), [(2, 3), (2.5, 4), (30, 31), (30 * 86400, 30 * 86400)])
+@within(20)
+async def test_a_lease_is_a_second_longer_at_the_server(client, key, monkeypatch, lease, sent):
+    """memcached counts whole seconds, and may end an item up to one early."""
+    cache, taken = Cache(client, prefix=key, lease=lease), []
+    original = cache._storage.leases.take
+
+    async def recorded(name, seconds, **options):
+        taken.append(seconds)
+        return await original(name, seconds, **options)
+
+    monkeypatch.setattr(cache._storage.leases, "take", recorded)
+    await cache.get_or_set("k", value)
+    await cache.delete("k")
+    await cache.renew("k", value)
+    assert taken == [sent, sent]
+
+
 @within(20)
 async def test_on_lost(caches):
     one, other = caches
@@ -254,7 +272,7 @@ async def test_on_lost(caches):
     with pytest.raises(LeaseLostError, match=r"for 0.1 s; see wait and on_lost"):
         await other.get_or_set("k", value, wait=0.1, on_lost="raise")
     assert await other.get_or_set("k", value, wait=0.1, on_lost="default", default=7) == 7
-    assert await other.get_or_set("k", value, wait=0.1, on_lost="default") is None
+    assert await other.get_or_set("k", value, wait=0.1, on_lost="default", default=None) is None
 
 
 @within(20)
@@ -517,6 +535,52 @@ async def test_options_are_checked_before_anything_is_sent(client, options, erro
         return
     with pytest.raises(error):
         Cache(client, **options)
+
+
+@within(20)
+async def test_a_client_that_is_closed_gives_its_leases_back(server, key):
+    async with clients_of("meta", server) as clients:
+        one, other = (Cache(each, prefix=key) for each in clients)
+        factories = Factory("first"), Factory("second")
+        calls = [
+            asyncio.create_task(one.get_or_set("k", factories[0])),
+            asyncio.create_task(one.get_or_set_many(["l"], lambda keys: load(factories[1], keys))),
+        ]
+        for factory in factories:
+            await factory.started()
+        assert await other.client.get(other.wire_key("k")) is not None
+        await one.client.close()
+        for name in "kl":
+            assert await other.client.get(other.wire_key(name)) is None
+        for factory in factories:
+            factory.go.set()
+        assert await asyncio.gather(*calls) == ["first", {"l": "second"}]
+        assert await other.get_or_set("k", of("third")) == "third"
+
+
+async def load(factory, keys):
+    return dict.fromkeys(keys, await factory())
+
+
+@within(20)
+async def test_default_and_on_lost_need_each_other(client, key):
+    cache, giving = Cache(client), Cache(client, prefix=key, on_lost="default", default=0)
+    for options, match in (({"on_lost": "default"}, "needs default="), ({"default": 1}, "no eff")):
+        with pytest.raises(ValueError, match=match):
+            Cache(client, **options)
+        with pytest.raises(ValueError, match=match):
+            await cache.get_or_set("k", value, **options)
+        with pytest.raises(ValueError, match=match):
+            cached(cache, key="k", **options)
+        with pytest.raises(ValueError, match=match):
+            cached_many(cache, key="{k}", **options)
+        # The cache may have the other one.
+        assert await cached(lambda: giving, key=lambda: "k", **options)(value)() == "value"
+    assert await giving.get_or_set("k", value, on_lost="raise") == "value"
+    with pytest.raises(ValueError, match="no effect"):
+        await giving.get_or_set("k", value, on_lost="raise", default=1)
+    with pytest.raises(ValueError, match="needs default="):
+        await cached(lambda: cache, key=lambda: "k", on_lost="default")(value)()
 
 
 @within(20)

@@ -362,7 +362,7 @@ async def test_mark_stale_of_a_cached_function(pair):
     assert await function(5) == [5, 2]
     with pytest.raises(ValueError, match="stale_for"):
         await without.mark_stale()
-    assert await cached(lambda: None, key="f", stale_for=5)(look).mark_stale(1, 2) is False
+    assert await cached(lambda: None, key="f:{cache}", stale_for=5)(look).mark_stale(1, 2) is False
 
 
 @within(20)
@@ -498,3 +498,42 @@ async def test_values_end_after_an_hour_by_default(client, key):
     await cache.set("k", 1, ttl=0)
     del cache.client.set, cache.client.cas
     assert sent == [3600, 3600, 0]
+
+
+@within(20)
+async def test_a_refresh_mark_is_a_second_longer_at_the_server(client, key, monkeypatch):
+    cache, marks = Cache(client, prefix=key, lease=2), []
+    original = client.add
+
+    async def recorded(name, *args, exptime=0, **kwargs):
+        marks.append(exptime)
+        return await original(name, *args, exptime=exptime, **kwargs)
+
+    await cache.set("k", "old")
+    await cache.invalidate("k", stale_for=60)
+    monkeypatch.setattr(client, "add", recorded)
+    options = {"stale_for": 60, "refresh_in": "caller"}
+    assert await cache.get_or_set("k", Numbers(), **options) == 1
+    assert marks == [3]
+
+
+@pytest.mark.parametrize("refresh_in", ["background", "caller"])
+@within(20)
+async def test_a_client_that_is_closed_removes_its_marks(server, client, key, refresh_in):
+    """Another process refreshes at once, also while the factory is slow to end."""
+    closing, other = emcache.create_client([server.address]), Cache(client, prefix=key)
+    one = Cache(await closing, prefix=key)
+    options = {"stale_for": 60, "refresh_in": refresh_in}
+    await one.set("k", 0)
+    await one.invalidate("k", stale_for=60)
+    numbers = Numbers()
+    numbers.go.clear()
+    call = asyncio.create_task(one.get_or_set("k", numbers, **options))
+    await until(lambda: numbers.calls == 1)
+    mark = one.wire_key("k") + b"#refresh"
+    assert await client.get(mark) is not None
+    await one.client.close()
+    assert await client.get(mark) is None
+    numbers.go.set()
+    assert await call == 0
+    assert await other.get_or_set("k", Numbers(), stale_for=60, refresh_in="caller") == 1

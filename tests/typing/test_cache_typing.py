@@ -161,7 +161,7 @@ async def test_many(client: emcache.Client, key: bytes) -> None:
         return {number: f"{number}{suffix}" for number in ids}
 
     assert_type(await names({1, 2}, suffix="!"), dict[int, str])
-    assert_type(await names.invalidate(1), dict[int, Exception])
+    await names.invalidate(1)
     assert_type(names.key_for(1), str)
     with pytest.raises(TypeError):
         await names([1], 2, 3)  # type: ignore[call-arg, arg-type]

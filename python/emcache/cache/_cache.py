@@ -165,7 +165,7 @@ class Cache(Coordination, Commands[T]):
         )
         self._has_tags = bool(self._storage.tags)
         self._marks, self._loads = self._values.marks, self._values.loads
-        self._policy = Policy(ttl=ttl).with_options({**options})
+        self._policy = Policy(ttl=ttl).with_all_options({**options})
         self._policies: dict[tuple[Any, ...], Policy] = {}
         self.name = self._keys.prefix.decode(errors="replace") if name is None else name
         self._counts = counts_of(client, self.name)
@@ -337,9 +337,9 @@ class Cache(Coordination, Commands[T]):
             known = tuple(options.items())
             policy = self._policies.get(known)
         except TypeError:  # not hashable
-            return self._policy.with_options({**options})
+            return self._policy.with_all_options({**options})
         if policy is None:
-            policy = self._policy.with_options({**options})
+            policy = self._policy.with_all_options({**options})
             if len(self._policies) >= MOST_POLICIES:
                 del self._policies[next(iter(self._policies))]
             self._policies[known] = policy

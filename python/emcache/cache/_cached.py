@@ -275,6 +275,14 @@ def check_source(cache: object) -> None:
         )
 
 
+def check_options(cache: CacheSource, options: Options) -> None:
+    """Check the options of a decorator as far as its cache is known."""
+    if isinstance(cache, Cache):
+        cache._policy_of(options)
+    else:
+        Policy().with_options({**options})
+
+
 def cached(
     cache: CacheSource,
     *,
@@ -311,12 +319,12 @@ def cached(
     Raises:
         TypeError: the function is not async. Or its return annotation is a model that the cache
             cannot store (with a function as ``cache``, the first call raises). Or ``key`` names a
-            parameter that does not exist, or has two fields without a separator. Or ``key`` is
-            None, and module and name do not identify the function (a method, a closure, a
-            partial, ...).
+            parameter that does not exist, or none although there are parameters, or has two fields
+            without a separator. Or ``key`` is None, and module and name do not identify the
+            function (a method, a closure, a partial, ...).
     """
     check_source(cache)
-    Policy().with_options({**options})
+    check_options(cache, options)
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
     return _Decorator(cache, key, tags, options)

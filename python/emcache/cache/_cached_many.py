@@ -2,15 +2,24 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    ValuesView,
+)
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack
 
 from ._cache import Cache
-from ._cached import CacheSource, Plans, check_source, checked_cache
+from ._cached import CacheSource, Plans, check_options, check_source, checked_cache
 from ._call_keys import KeyOf, key_of_one
 from ._function_names import describe
 from ._keys import Key
-from ._policy import Options, Policy
+from ._policy import Options
 from ._return_types import ReturnType
 from ._tag_templates import TagsOf, TagsOption, tags_of_one
 
@@ -77,19 +86,35 @@ class CachedManyFunction(Generic[I, P, R]):
 
     def key_for(self, element: I) -> str:
         """Return the key of an element, without the prefix of the cache."""
+        _check_element(element)
         return self._key((element,), {})
 
     def tags_for(self, element: I) -> list[Key]:
         """Return the tags of an element, without those of the cache."""
+        _check_element(element)
         return [] if self._tags is None else list(self._tags((element,), {}))
 
-    async def invalidate(self, *elements: I) -> dict[I, Exception]:
-        """Delete the cached results of these elements; return the errors by element."""
-        if (cache := self._cache) is None:
-            return {}
-        by_key = {self.key_for(element): element for element in elements}
-        errors = await cache.delete_many(by_key)
-        return {by_key[key]: error for key, error in errors.items()}
+    async def invalidate(self, *elements: I) -> None:
+        """Delete the cached results of these elements, as ``CachedFunction.invalidate`` does.
+
+        Raises:
+            EmcacheError: the first error. The other elements were tried all the same.
+            TypeError: a list of elements was passed; call ``invalidate(*elements)``.
+        """
+        keys = [self.key_for(element) for element in elements]
+        if (cache := self._cache) is not None:
+            for error in (await cache.delete_many(keys)).values():
+                raise error
+
+
+def _check_element(element: object) -> None:
+    """Refuse a collection of elements in place of one; a tuple may be one element."""
+    is_many = isinstance(element, range | Iterator | ValuesView)
+    if is_many or not isinstance(element, Hashable):
+        raise TypeError(
+            f"a {type(element).__name__} cannot be an element; pass the elements themselves, such "
+            "as invalidate(1, 2) or invalidate(*ids)"
+        )
 
 
 class _Decorator:
@@ -136,7 +161,7 @@ def cached_many(
         TypeError: the function is not async, or the template does not have exactly one field.
     """
     check_source(cache)
-    Policy().with_options({**options})
+    check_options(cache, options)
     if not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
     return _Decorator(cache, key_of_one(key), tags_of_one(tags), options)

@@ -45,6 +45,13 @@ def key_of(function: Callable[..., Any], key: str | Callable[..., str] | None) -
     for field in template.fields:
         if _parameter(field) not in signature.parameters:
             raise TypeError(f"key {key!r}: {describe(function)} has no parameter {field!r}")
+    if signature.parameters and not template.fields:
+        parameters = ", ".join(signature.parameters)
+        raise TypeError(
+            f"key {key!r} gives all calls of {describe(function)} the same value, because it names "
+            f"no parameter; add fields for {parameters}, or pass a function such as "
+            f"lambda *args, **kwargs: {key!r} if they do not change the result"
+        )
     return _by_template(key, template, signature)
 
 

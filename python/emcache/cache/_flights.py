@@ -10,9 +10,10 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from .._client import Client
 from .._failures import SharedFailure
+from .._lifecycle import before_close
 from ._counts import Reason
 from ._deadlock import Run, waiting_for
-from ._late_stores import LateStores
+from ._late_stores import LAST_TRY, LateStores
 from ._tags import Generations
 from ._tasks import in_task
 
@@ -202,6 +203,7 @@ class Flights:
         self.table: dict[bytes, dict[Hashable, Flight]] = {}
         """The flights that later callers may join."""
         self.late = LateStores(client)
+        before_close(client, self.give_leases_back)
         self.writes: dict[bytes, int] = {}
         """The number of pending writes by key."""
         self.clock = 0
@@ -229,6 +231,19 @@ class Flights:
         self.detach(key, flight)
         flight.stale = True
         _give_back(flight)
+
+    async def give_leases_back(self) -> None:
+        """End the leases of all computations, whose values a closed client cannot store."""
+        loop = asyncio.get_running_loop()
+        running = [flight for flights in self.table.values() for flight in flights.values()]
+        giving = [
+            flight.give_back()
+            for flight in running
+            if flight.give_back is not None and flight.loop is loop
+        ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_TRY):
+                await asyncio.gather(*giving, return_exceptions=True)
 
     def detach(self, key: bytes, flight: Flight) -> None:
         """Let no later caller join a flight."""

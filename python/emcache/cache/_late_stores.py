@@ -15,7 +15,7 @@ from .._errors import (
     NotFoundCommandError,
     OverloadedError,
 )
-from .._lifecycle import CoreOwner
+from .._lifecycle import before_close
 from ._warnings import warn
 
 UNCERTAIN = 10.0
@@ -75,8 +75,7 @@ class LateStores:
         """The stores whose values may be in the cache, but are outdated; usually none."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: list[asyncio.Future[None]] = []
-        if isinstance(client, CoreOwner):
-            client._before_close = self.wait_outdated
+        before_close(client, self.wait_outdated)
 
     async def wait_outdated(self) -> None:
         """Wait until outdated stores have ended and their values are removed.

@@ -24,7 +24,7 @@ LONGEST_PAUSE = 0.25
 PAUSE_GROWTH = 1.6
 """How the losers of a lease look for its value: the pauses between two looks, in seconds."""
 LEASE_SLACK = 1.0
-"""Seconds by which memcached may end an item late."""
+"""Seconds that a waiting process adds to the lease of another one before it ends it."""
 
 
 class Miss(Generic[T]):
@@ -69,7 +69,7 @@ class Miss(Generic[T]):
             return await self.compute_without_lease()
         began = time.monotonic()
         outcome = await self._compute(LeaseGuard(self._leases, self._name, taken.cas))
-        is_late = time.monotonic() - began >= self._policy.lease_seconds - LEASE_SLACK
+        is_late = time.monotonic() - began >= self._policy.lease_seconds
         if is_late and outcome.not_stored == "invalidated":
             outcome.not_stored = "expired"
             limit = TimeoutError(f"more than {self._policy.lease_seconds} s")
@@ -154,7 +154,7 @@ class Miss(Generic[T]):
         holder, held_since = 0, time.monotonic()
         while True:
             clock = flights.tick()
-            taking = self._leases.take(self._name, policy.lease_seconds, again=again)
+            taking = self._leases.take(self._name, policy.lease_exptime, again=again)
             taken = await self._winning(taking)
             if isinstance(taken, Found):
                 found = await self._use(taken, clock, "waited" if again else "found")
@@ -192,7 +192,7 @@ class Miss(Generic[T]):
         if read is not None and read.is_within(self._policy.stale_for):
             return self._outcome(read, clock, origin)
         return await self._winning(
-            self._leases.seize(self._name, item.cas or 0, self._policy.lease_seconds)
+            self._leases.seize(self._name, item.cas or 0, self._policy.lease_exptime)
         )
 
     def _outcome(self, read: Read[T], clock: int, origin: Origin) -> Outcome[T]:

@@ -15,7 +15,7 @@ RefreshIn = Literal["background", "caller"]
 LeaseKey = Literal["same", "separate"]
 
 _SHORTEST_LEASE = 2
-"""memcached counts whole seconds, so a lease of one second may end at once."""
+"""memcached counts whole seconds, so one second would be mostly the slack of its rounding."""
 
 
 class SharingOptions(TypedDict, total=False):
@@ -35,7 +35,7 @@ class SharingOptions(TypedDict, total=False):
     """What happens after ``wait``: ``"compute"`` calls the factory and does not store the result,
     ``"raise"`` raises :class:`emcache.LeaseLostError`, ``"default"`` returns ``default``."""
     default: Any
-    """See ``on_lost``."""
+    """Returned with ``on_lost="default"``, and only allowed with it."""
     refresh: float | None
     """Seconds before the end of the ttl from which one caller in all processes computes the value
     anew, while the others are served the old one; at most half of the ttl counts."""
@@ -86,6 +86,10 @@ def _check_choice(name: str, given: object, *choices: str) -> None:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}")
 
 
+UNSET: Any = object()
+"""In place of a ``default`` that was not passed; None is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Checked options; see :class:`Options`."""
@@ -95,7 +99,7 @@ class Policy:
     lease: float | None = 30.0
     wait: float | None = None
     on_lost: OnLost = "compute"
-    default: Any = None
+    default: Any = UNSET
     refresh: float | None = None
     refresh_in: RefreshIn = "background"
     stale_for: float | None = None
@@ -131,13 +135,18 @@ class Policy:
 
     @property
     def lease_seconds(self) -> int:
-        """The exptime of a lease."""
+        """How long a computation or a refresh may take."""
         return math.ceil(30 if self.lease is None else self.lease)
+
+    @property
+    def lease_exptime(self) -> int:
+        """The exptime of a lease or a refresh mark, which memcached may end up to 1 s early."""
+        return min(self.lease_seconds + 1, THIRTY_DAYS)
 
     @property
     def longest_wait(self) -> float:
         """The longest wait for another process, in seconds."""
-        # A dead winner's lease may end a second late, and the next winner has a whole one.
+        # Who waits ends a dead winner's lease after a second more, and then has a whole one.
         return 2 * self.lease_seconds + 2 if self.wait is None else self.wait
 
     def with_options(self, options: dict[str, Any]) -> "Policy":
@@ -152,6 +161,19 @@ class Policy:
         if options.get("ttl", 0) is None:
             options = {name: given for name, given in options.items() if name != "ttl"}
         return replace(self, **options) if options else self
+
+    def with_all_options(self, options: dict[str, Any]) -> "Policy":
+        """Do the same with the last options: there are no others that could complete them.
+
+        Raises:
+            ValueError: also if ``default`` is missing or has no effect.
+        """
+        policy = self.with_options(options)
+        if policy.on_lost == "default" and policy.default is UNSET:
+            raise ValueError("on_lost='default' needs default=, which may be None")
+        if policy.on_lost != "default" and "default" in options:
+            raise ValueError("default= has no effect without on_lost='default'")
+        return policy
 
 
 _NAMES = set(Policy.__dataclass_fields__)

@@ -18,8 +18,6 @@ from ._tasks import in_task
 
 T = TypeVar("T")
 
-_SLACK = 1.0
-
 
 class Refresh(Generic[T]):
     """One refresh of one key."""
@@ -33,9 +31,9 @@ class Refresh(Generic[T]):
 
     async def run(self) -> T | Missing:
         """Compute and store the value, if no other process does."""
-        seconds = self.computing.policy.lease_seconds
-        self._ends = time.monotonic() + seconds - _SLACK
-        adding = in_task(self._client.add(self._mark, b"1", exptime=seconds))
+        policy = self.computing.policy
+        self._ends = time.monotonic() + policy.lease_seconds
+        adding = in_task(self._client.add(self._mark, b"1", exptime=policy.lease_exptime))
         try:
             await asyncio.shield(adding)
         except NotStoredStorageCommandError:
@@ -43,6 +41,15 @@ class Refresh(Generic[T]):
         except asyncio.CancelledError:
             in_task(self._undo(adding))
             raise
+        marks = self.computing.storage.refreshes.marks
+        marks.add(self._remove_mark)
+        try:
+            return await self._marked()
+        finally:
+            marks.discard(self._remove_mark)
+
+    async def _marked(self) -> T | Missing:
+        """Compute and store the value while the mark is this process's."""
         try:
             value = await self._compute()
         except asyncio.CancelledError:
@@ -115,5 +122,6 @@ class Refresh(Generic[T]):
         # Later the mark may be another process's.
         if time.monotonic() >= self._ends:
             return
+        self._ends = 0.0
         with contextlib.suppress(EmcacheError):
             await self._client.delete(self._mark)

@@ -1,14 +1,17 @@
 """Which keys are being refreshed, as far as this process knows."""
 
 import asyncio
+import contextlib
 import weakref
 from typing import Protocol, TypeVar
 
 from .._client import Client
 from .._errors import ClientClosedError
+from .._lifecycle import before_close
 from ._counts import Reason
 from ._deadlock import Run
 from ._flights import MISSING, Missing
+from ._late_stores import LAST_TRY
 from ._tasks import in_task
 from ._warnings import warn
 
@@ -34,9 +37,13 @@ class Refreshing(Protocol[R]):
 class Refreshes:
     """The refreshes of one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: Client) -> None:
         self._busy: set[bytes] = set()
         """Keys that this process refreshes, or knows another process to refresh."""
+        self.marks: set[Callable[[], Awaitable[None]]] = set()
+        """Remove the marks that this process holds."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        before_close(client, self.end)
 
     def is_busy(self, name: bytes) -> bool:
         """Return whether a caller of this process need not refresh a key."""
@@ -51,7 +58,20 @@ class Refreshes:
             Run().begin()
             await self.run(name, refresh)
 
-        in_task(in_background(), f"emcache refreshes {name!r}")
+        task = in_task(in_background(), f"emcache refreshes {name!r}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """Cancel the background refreshes, and remove all marks, before the client is closed."""
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in self._tasks if task.get_loop() is loop]
+        for task in tasks:
+            task.cancel()
+        removals = [remove() for remove in self.marks]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_TRY):
+                await asyncio.gather(*removals, *tasks, return_exceptions=True)
 
     async def run(self, name: bytes, refresh: Refreshing[T]) -> T | Missing:
         """Refresh in the caller's task; return ``MISSING`` if another process does it.
@@ -89,5 +109,5 @@ def refreshes_of(client: Client) -> Refreshes:
     """Return the refreshes of a client, which all caches on top of it share."""
     refreshes = _BY_CLIENT.get(client)
     if refreshes is None:
-        refreshes = _BY_CLIENT[client] = Refreshes()
+        refreshes = _BY_CLIENT[client] = Refreshes(client)
     return refreshes

@@ -42,5 +42,5 @@ class Renewal(Miss[T], Generic[T]):
             return ValueGuard(self._storage.client, self._name, item.cas or 0)
         if item is not None:
             await self._leases.give_back(self._name, item.cas or 0)
-        taken = await self._winning(self._leases.take(self._name, self._policy.lease_seconds))
+        taken = await self._winning(self._leases.take(self._name, self._policy.lease_exptime))
         return LeaseGuard(self._leases, self._name, taken.cas) if isinstance(taken, Won) else None

@@ -5,6 +5,7 @@ import string
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .._errors import InvalidKeyError
 from ._call_keys import ADDRESS, bound_arguments
 from ._function_names import describe
 from ._keys import Key
@@ -122,6 +123,8 @@ def _parsed(tags: Iterable[Key]) -> tuple[list[Key], list[str]]:
             fields += _fields(template)
         elif not isinstance(template, bytes):
             raise TypeError(f"a tag must be a str or bytes, not {type(template).__name__}")
+        if not template:
+            raise InvalidKeyError("a tag must not be empty")
     return templates, fields
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .._client import Client
-from .._errors import CommandError
+from .._errors import CommandError, InvalidKeyError
 from .._failures import copy_exception
 from .._item import Item
 from .._results import PartialResult
@@ -60,6 +60,8 @@ def tag_names(keys: Keys, tags: Tags, more: TagNames = ()) -> TagNames:
 
 def tag_name(keys: Keys, tag: Key) -> bytes:
     """Return the key of a tag."""
+    if not tag and isinstance(tag, str | bytes):
+        raise InvalidKeyError("a tag must not be empty")
     if type(tag) is str:
         return keys.wire("#tag:" + tag)
     return keys.wire(b"#tag:" + encode("tag", tag))
