@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import weakref
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from .._client import Client
