@@ -395,6 +395,13 @@ class MetaCommands:
 
         return MetaDebug(ttl, last_access, cas, fetched, slab_class, size)
 
+    def _server_epoch(self, key: bytes) -> tuple[int, int]:
+        """Return the key's node, and a number that changes when all its connections have ended.
+
+        A server that was restarted may give an item a CAS that another item had before.
+        """
+        return self._core_meta.server_epoch(key)
+
     async def meta_noop(self, memcached_host_address: Address | AllNodes) -> None:
         """Return when a node, or all nodes, have answered that they know meta commands.
 

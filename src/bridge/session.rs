@@ -344,6 +344,11 @@ impl Session {
         self.query(py, move |nodes| nodes.meta_version(node))
     }
 
+    /// See [`crate::pool::Pool::server_epoch`].
+    pub fn server_epoch(&self, py: Python<'_>, node: usize) -> PyResult<u64> {
+        self.query(py, move |nodes| nodes.server_epoch(node))
+    }
+
     /// See [`crate::pool::Pool::set_ip`].
     pub fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
         self.query(py, move |nodes| nodes.set_ip(node, ip))?;

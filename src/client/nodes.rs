@@ -15,6 +15,8 @@ pub trait Nodes {
     fn is_connected(&self, node: usize) -> bool;
     /// See [`crate::pool::Pool::meta_version`].
     fn meta_version(&self, node: usize) -> Option<Version>;
+    /// See [`crate::pool::Pool::server_epoch`].
+    fn server_epoch(&self, node: usize) -> u64;
     /// See [`crate::cluster::Cluster::add_node`].
     fn add_node(&self, address: Address, ip: Option<String>) -> usize;
     /// See [`crate::pool::Pool::set_ip`].
@@ -53,6 +55,10 @@ impl<C: Caller> Nodes for Client<C> {
 
     fn meta_version(&self, node: usize) -> Option<Version> {
         self.cluster().pool(node).meta_version()
+    }
+
+    fn server_epoch(&self, node: usize) -> u64 {
+        self.cluster().pool(node).server_epoch()
     }
 
     fn add_node(&self, address: Address, ip: Option<String>) -> usize {

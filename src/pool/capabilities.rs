@@ -47,6 +47,8 @@ pub(super) struct Capabilities {
     meta_version: Option<Version>,
     /// The number of meta commands that were answered when the version was learnt.
     meta_answers: u64,
+    /// Changes when another server may answer from now on.
+    server_epoch: u64,
     /// Whether the node speaks the binary protocol. No proxy does, and servers answer unknown
     /// commands.
     is_certain: bool,
@@ -55,7 +57,8 @@ pub(super) struct Capabilities {
 impl Capabilities {
     pub fn new(is_certain: bool) -> Self {
         let support = [Support::Unknown; Family::COUNT];
-        let mut new = Self { support, meta_version: None, meta_answers: 0, is_certain };
+        let mut new =
+            Self { support, meta_version: None, meta_answers: 0, server_epoch: 0, is_certain };
         new.reset();
         new
     }
@@ -96,6 +99,10 @@ impl Capabilities {
         self.meta_version
     }
 
+    pub fn server_epoch(&self) -> u64 {
+        self.server_epoch
+    }
+
     /// The node knows meta commands. `answers` is the number that it has answered so far.
     pub fn learn_meta(&mut self, version: Version, answers: u64) {
         self.support[Family::Meta as usize] = Support::Supported;
@@ -133,6 +140,7 @@ impl Capabilities {
 
     /// The last connection has ended. Another server may answer on the next one.
     pub fn forget_server(&mut self) {
+        self.server_epoch += 1;
         self.meta_version = None;
         for (at, support) in self.support.iter_mut().enumerate() {
             let is_trusted = at == Family::Classic as usize || at == Family::Touch as usize;
@@ -144,6 +152,7 @@ impl Capabilities {
 
     /// The node has moved to another address.
     pub fn reset(&mut self) {
+        self.server_epoch += 1;
         self.support = [Support::Unknown; Family::COUNT];
         self.meta_version = None;
         self.support[Family::Classic as usize] = Support::Supported;
@@ -187,9 +196,11 @@ mod tests {
         known.doubt(Family::Classic, 0, 0);
         known.forget_server();
         assert!(!known.may_share(Family::Stats) && !known.may_share(Family::Touch));
+        let epoch = known.server_epoch();
         assert!(known.may_share(Family::Classic));
         assert!(known.is_unsupported(Family::GetAndTouch, 1));
         known.reset();
+        assert_ne!(known.server_epoch(), epoch);
         assert!(!known.is_unsupported(Family::GetAndTouch, 1) && known.may_share(Family::Touch));
     }
 

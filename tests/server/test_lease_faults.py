@@ -156,3 +156,51 @@ async def test_a_value_that_is_not_a_number_is_not_taken_for_a_lease(broken):
     with pytest.raises(emcache.ArithmeticCommandError):
         await other.increment("k", 1, initial=1)
     assert await other.get("k") == "text"
+
+
+async def fill(cache, kind):
+    """Write what a computation needs, and return the number of writes of the key."""
+    if kind == "a miss":
+        return 0
+    await cache.set("k", "oldest")
+    if kind == "renew":
+        return 1
+    await cache.invalidate("k", stale_for=60)
+    return 2
+
+
+COMPUTATIONS = {
+    "a miss": lambda cache, factory: cache.get_or_set("k", factory),
+    "renew": lambda cache, factory: cache.renew("k", factory),
+    "refresh": lambda cache, factory: cache.get_or_set("k", factory, refresh_in="caller"),
+}
+
+
+@pytest.mark.parametrize("lease_key", ["same", "separate"])
+@pytest.mark.parametrize("kind", COMPUTATIONS)
+@within(40)
+async def test_a_restarted_server_issues_the_same_tokens_again(kind, lease_key):
+    """A token from before a restart must not replace an item from after it."""
+    options = {"lease_key": lease_key, "stale_for": 60}
+    with MemcachedServer() as server:
+        async with emcache.create_client([server.address]) as client:
+            one, older, newer = Cache(client, **options), Factory("older"), Factory("newer")
+            writes = await fill(one, kind)
+            computing = asyncio.create_task(COMPUTATIONS[kind](one, older))
+            await older.started()
+            server.restart()
+            async with emcache.create_client([server.address]) as other_client:
+                other = Cache(other_client, **options)
+                await other.delete("k")
+                for _ in range(writes):
+                    await other.set("k", "newer")
+                later = asyncio.create_task(other.get_or_set("k", newer))
+                await until(lambda: newer.calls or later.done())
+                joined = asyncio.create_task(one.get_or_set("k", of("joined")))
+                await asyncio.sleep(0.05)
+                older.go.set()
+                assert await computing == "older"
+                newer.go.set()
+                assert await later == "newer"
+                assert await joined in ("newer", "joined")
+                assert await other.get("k") != "older"

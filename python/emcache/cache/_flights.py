@@ -14,6 +14,7 @@ from .._lifecycle import before_close
 from ._counts import Reason
 from ._deadlock import Run, waiting_for
 from ._late_stores import LAST_TRY, LateStores
+from ._leases import Guard
 from ._tags import Generations
 from ._tasks import in_task
 
@@ -91,10 +92,9 @@ class Flight:
 
     __slots__ = (
         "_failure",
-        "cas",
         "clock",
         "generations",
-        "give_back",
+        "guard",
         "has_owner",
         "is_computing",
         "is_storing",
@@ -124,10 +124,8 @@ class Flight:
         """Whether invalidations of other processes count."""
         self.generations: Generations = ()
         """The generations of the tags that the value will have."""
-        self.cas: int | None = None
-        """The token of the lease, or of the value that is being replaced."""
-        self.give_back: Callable[[], Coroutine[Any, Any, None]] | None = None
-        """Ends the lease, so that other callers can compute the value at once."""
+        self.guard: Guard | None = None
+        """The lease, or the value that is being replaced."""
         self.is_storing = False
         """Whether the value is being stored; then the task is not cancelled."""
         self.stale = stale
@@ -237,9 +235,9 @@ class Flights:
         loop = asyncio.get_running_loop()
         running = [flight for flights in self.table.values() for flight in flights.values()]
         giving = [
-            flight.give_back()
+            flight.guard.give_back()
             for flight in running
-            if flight.give_back is not None and flight.loop is loop
+            if flight.guard is not None and flight.loop is loop
         ]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_TRY):
@@ -371,9 +369,12 @@ class Flights:
 
 def _give_back(flight: Flight) -> None:
     """End the lease of a flight whose value will not be stored."""
-    if flight.give_back is not None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            in_task(flight.give_back())
+    if flight.guard is not None:
+        giving = flight.guard.give_back()
+        try:
+            in_task(giving)
+        except RuntimeError:  # the loop is closed
+            giving.close()
 
 
 _BY_CLIENT: weakref.WeakKeyDictionary[Client, Flights] = weakref.WeakKeyDictionary()

@@ -125,7 +125,7 @@ class GetOrSet(Generic[T]):
         if flight is not None and flight.clock > began:
             return None
         try:
-            if flight is None or (flight.uses_lease and flight.cas is None):
+            if flight is None or (flight.uses_lease and flight.guard is None):
                 return await self._read(flight)
             return await self._verify(flight)
         except EmcacheError as error:
@@ -156,13 +156,14 @@ class GetOrSet(Generic[T]):
         flight.waiting += 1
         try:
             item, found = await self._look_for_guard(tags)
+            guard = flight.guard if flight.uses_lease else None
+            is_held = guard is None or guard.holds(item)
         except BaseException:
             self._flights.leave(self._name, flight)
             raise
         is_tagged_alike = len(flight.generations) == len(tags) and all(
             found.get(name) == generation for name, generation in flight.generations
         )
-        is_held = not flight.uses_lease or (item is not None and item.cas == flight.cas)
         if is_tagged_alike and is_held:
             self._verified = flight
             return None

@@ -46,9 +46,16 @@ class Found(NamedTuple):
 
 Taken = Won | Lost | Found | None
 
+Epoch = tuple[tuple[int, int], ...]
+"""Which servers the tokens of a key come from. After a restart, a server may issue one again."""
+
 
 class Leases(Protocol):
     """Leases on the keys of one cache."""
+
+    def epoch(self, name: bytes) -> Epoch:
+        """Return which servers have the value and the lease of a key now."""
+        ...
 
     async def look(self, name: bytes) -> Item | None:
         """Return the value or stub of a key, with its token."""
@@ -70,6 +77,10 @@ class Leases(Protocol):
         """Replace the stub or value whose token is ``cas``."""
         ...
 
+    async def replace(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
+        """Replace the value whose token is ``cas``."""
+        ...
+
     async def give_back(self, name: bytes, cas: int) -> None:
         """End a lease before its time; nothing happens if another process has it by now.
 
@@ -83,6 +94,10 @@ class ClassicLeases:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+
+    def epoch(self, name: bytes) -> Epoch:
+        """See :class:`Leases`."""
+        return (self._client._server_epoch(name),)
 
     async def look(self, name: bytes) -> Item | None:
         """See :class:`Leases`."""
@@ -123,6 +138,10 @@ class ClassicLeases:
         """See :class:`Leases`."""
         return await store_with_cas(self._client, name, cas, data, flags, exptime)
 
+    async def replace(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
+        """See :class:`Leases`."""
+        return await store_with_cas(self._client, name, cas, data, flags, exptime)
+
     async def give_back(self, name: bytes, cas: int) -> None:
         """See :class:`Leases`. A store that expires at once deletes, but compares the token."""
         if cas:
@@ -143,6 +162,10 @@ class SeparateLeases:
     def __init__(self, client: Client, leases: Leases) -> None:
         self._client = client
         self._leases = leases
+
+    def epoch(self, name: bytes) -> Epoch:
+        """See :class:`Leases`."""
+        return self._leases.epoch(name) + self._leases.epoch(mark_name(name, LEASE))
 
     async def look(self, name: bytes) -> Item | None:
         """See :class:`Leases`."""
@@ -184,6 +207,10 @@ class SeparateLeases:
         await self.give_back(name, cas)
         return "stored"
 
+    async def replace(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
+        """See :class:`Leases`."""
+        return await store_with_cas(self._client, name, cas, data, flags, exptime)
+
     async def _holds(self, name: bytes, cas: int) -> bool:
         item = await self._client.gets(mark_name(name, LEASE))
         return item is not None and item.cas == cas
@@ -193,54 +220,56 @@ class SeparateLeases:
         await self._leases.give_back(mark_name(name, LEASE), cas)
 
 
-class Guard(Protocol):
+class Guard:
     """What a value is stored with, so that it cannot be stored after a later write."""
 
-    @property
-    def cas(self) -> int:
-        """The token of what is under the key."""
-        ...
-
-    async def store(self, data: bytes, flags: int, exptime: int) -> Stored:
-        """Store the value, if nothing has changed."""
-        ...
-
-    async def give_back(self) -> None:
-        """Let other processes compute the value."""
-        ...
-
-
-class LeaseGuard:
-    """The lease that this process has won."""
-
-    def __init__(self, leases: Leases, name: bytes, cas: int) -> None:
+    def __init__(self, leases: Leases, name: bytes, cas: int, epoch: Epoch) -> None:
         self._leases = leases
         self._name = name
         self.cas = cas
+        """The token of what is under the key."""
+        self._epoch = epoch
+        """The servers before the token was read."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the token still names the item that it was read from."""
+        return self._leases.epoch(self._name) == self._epoch
+
+    def holds(self, item: Item | None) -> bool:
+        """Return whether an item is the one that the token was read from."""
+        return item is not None and item.cas == self.cas and self.is_current
 
     async def store(self, data: bytes, flags: int, exptime: int) -> Stored:
-        """See :class:`Guard`."""
+        """Store the value, if nothing has changed."""
+        if not self.is_current:
+            return "invalidated"
+        return await self._store(data, flags, exptime)
+
+    async def _store(self, data: bytes, flags: int, exptime: int) -> Stored:
+        raise NotImplementedError
+
+    async def give_back(self) -> None:
+        """Let other processes compute the value."""
+
+
+class LeaseGuard(Guard):
+    """The lease that this process has won."""
+
+    async def _store(self, data: bytes, flags: int, exptime: int) -> Stored:
         return await self._leases.store(self._name, self.cas, data, flags, exptime)
 
     async def give_back(self) -> None:
         """See :class:`Guard`."""
-        await self._leases.give_back(self._name, self.cas)
+        if self.is_current:
+            await self._leases.give_back(self._name, self.cas)
 
 
-class ValueGuard:
-    """The value that is replaced."""
+class ValueGuard(Guard):
+    """A value that is replaced; it stays if it is not."""
 
-    def __init__(self, client: Client, name: bytes, cas: int) -> None:
-        self._client = client
-        self._name = name
-        self.cas = cas
-
-    async def store(self, data: bytes, flags: int, exptime: int) -> Stored:
-        """See :class:`Guard`."""
-        return await store_with_cas(self._client, self._name, self.cas, data, flags, exptime)
-
-    async def give_back(self) -> None:
-        """See :class:`Guard`. The value stays."""
+    async def _store(self, data: bytes, flags: int, exptime: int) -> Stored:
+        return await self._leases.replace(self._name, self.cas, data, flags, exptime)
 
 
 async def _succeeds_to_add(client: Client, name: bytes, data: bytes, seconds: int) -> bool:

@@ -1,7 +1,7 @@
 """The items of locks: a random token under one key, which only its owner replaces or removes.
 
-With meta commands the owner knows the CAS of its item, so each step is one command. Elsewhere it
-reads its token before it replaces the item.
+With meta commands the owner knows the CAS of its item, so each step is one command. Elsewhere, and
+if the server may have been restarted since, it reads its token before it replaces the item.
 """
 
 import contextlib
@@ -25,6 +25,12 @@ class Held(NamedTuple):
     token: bytes
     cas: int | None
     """None if the server did not return it."""
+    epoch: tuple[int, int] | None = None
+    """The server that gave the CAS; None if the CAS is a random number of ours."""
+
+    def has_cas(self, client: Client, key: bytes) -> bool:
+        """Return whether the CAS is still proof: a server that was restarted gives it again."""
+        return self.cas is not None and self.epoch in (None, client._server_epoch(key))
 
 
 def new_token() -> bytes:
@@ -35,13 +41,15 @@ def new_token() -> bytes:
 async def add_item(client: Client, key: bytes, token: bytes, seconds: int) -> Held | None:
     """Store a token if there is none; return None if there is one."""
     # The server's own numbers begin again when it is restarted; random ones do not meet again.
+    epoch = client._server_epoch(key)
     for new_cas in (1 + secrets.randbits(62), None):
         with contextlib.suppress(UnsupportedError):
             stored = await client.meta_set(
                 key, token, mode="add", exptime=seconds, new_cas=new_cas, return_cas=True
             )
             # 0: `memcached -C` has no CAS.
-            return Held(token, stored.cas or None) if stored.done else None
+            proof = Held(token, stored.cas or None, None if new_cas else epoch)
+            return proof if stored.done else None
     try:
         await client.add(key, token, exptime=seconds)
     except NotStoredStorageCommandError:
@@ -51,7 +59,8 @@ async def add_item(client: Client, key: bytes, token: bytes, seconds: int) -> He
 
 async def extend_item(client: Client, key: bytes, held: Held, seconds: int) -> Held | None:
     """Let an item of ours end later; return None if it is not there any more."""
-    if held.cas is not None:
+    if held.has_cas(client, key):
+        epoch = client._server_epoch(key)
         for new_cas in (1 + secrets.randbits(62), None):
             with contextlib.suppress(UnsupportedError):
                 stored = await client.meta_set(
@@ -62,13 +71,14 @@ async def extend_item(client: Client, key: bytes, held: Held, seconds: int) -> H
                     new_cas=new_cas,
                     return_cas=True,
                 )
-                return Held(held.token, stored.cas) if stored.done else None
+                proof = Held(held.token, stored.cas, None if new_cas else epoch)
+                return proof if stored.done else None
     return Held(held.token, None) if await _replace(client, key, held, seconds) else None
 
 
 async def remove_item(client: Client, key: bytes, held: Held) -> bool:
     """Remove an item of ours; return whether it was still there."""
-    if held.cas is not None:
+    if held.has_cas(client, key):
         with contextlib.suppress(UnsupportedError):
             return (await client.meta_delete(key, cas=held.cas)).done
     # No classic command deletes only an item that has not changed.

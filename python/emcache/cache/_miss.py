@@ -12,7 +12,7 @@ from ._computing import Computing, UnusableError
 from ._counts import Reason
 from ._flights import MISSING, Flight, Origin, Outcome
 from ._late_stores import LAST_TRY, NONE_OUTDATED
-from ._leases import Found, Guard, LeaseGuard, Lost, Taken, Won
+from ._leases import Epoch, Found, Guard, LeaseGuard, Lost, Taken, Won
 from ._storage import NOTHING, Read
 from ._tasks import in_task
 from ._warnings import warn
@@ -41,6 +41,8 @@ class Miss(Generic[T]):
         self._counts = computing.counts
         self._name = computing.name
         self._has_unguarded_stub = False
+        self._epoch: Epoch = ()
+        """The servers before the lease was taken."""
 
     async def compute_alone(self, reason: Reason) -> Outcome[T]:
         """Compute the value, and do not store it."""
@@ -68,7 +70,7 @@ class Miss(Generic[T]):
             self._has_unguarded_stub = True
             return await self.compute_without_lease()
         began = time.monotonic()
-        outcome = await self._compute(LeaseGuard(self._leases, self._name, taken.cas))
+        outcome = await self._compute(LeaseGuard(self._leases, self._name, taken.cas, self._epoch))
         is_late = time.monotonic() - began >= self._policy.lease_seconds
         if is_late and outcome.not_stored == "invalidated":
             outcome.not_stored = "expired"
@@ -78,7 +80,7 @@ class Miss(Generic[T]):
 
     async def _compute(self, guard: Guard | None) -> Outcome[T]:
         if guard is not None:
-            self._flight.cas, self._flight.give_back = guard.cas, guard.give_back
+            self._flight.guard = guard
         try:
             value = await self._call()
             outcome = await self._store(value, guard)
@@ -154,6 +156,7 @@ class Miss(Generic[T]):
         holder, held_since = 0, time.monotonic()
         while True:
             clock = flights.tick()
+            self._epoch = self._leases.epoch(self._name)
             taking = self._leases.take(self._name, policy.lease_exptime, again=again)
             taken = await self._winning(taking)
             if isinstance(taken, Found):

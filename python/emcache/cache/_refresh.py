@@ -10,7 +10,7 @@ from ._computing import Computing, UnusableError
 from ._counts import Reason
 from ._flights import MISSING, Missing
 from ._late_stores import NONE_OUTDATED
-from ._leases import store_with_cas
+from ._leases import Guard, ValueGuard
 from ._marks import REFRESH, mark_name
 from ._refreshes import TRY_AGAIN
 from ._storage import Read
@@ -67,6 +67,8 @@ class Refresh(Generic[T]):
     async def _compute(self) -> T | Missing:
         computing = self.computing
         name, counts = computing.name, computing.counts
+        leases = computing.storage.leases
+        epoch = leases.epoch(name)
         item = await self._client.gets(name, return_flags=True)
         read = await computing.storage.read(name, item, NONE_OUTDATED, computing.tags)
         if read is None or read.freshness == "fresh":
@@ -78,21 +80,21 @@ class Refresh(Generic[T]):
         except UnusableError as error:
             raise error.error from None
         counts.refreshed += 1
-        self.not_stored = await self._store(read, value)
+        guard = ValueGuard(leases, name, read.item.cas or 0, epoch)
+        self.not_stored = await self._store(read, guard, value)
         if self.not_stored is not None:
             counts.count_not_stored(self.not_stored)
         return value
 
-    async def _store(self, read: Read[T], value: T) -> Reason | None:
+    async def _store(self, read: Read[T], guard: Guard, value: T) -> Reason | None:
         expires = self.computing.exptime(value)
         if expires is None:
             return "refused"
         data, flags = self.computing.dump(value)
         sealed = await self.computing.seal(data, flags, expires)
-        name, cas = self.computing.name, read.item.cas
-        if not cas:
+        if not guard.cas:
             return await self._store_unguarded(read, *sealed)
-        stored = await store_with_cas(self._client, name, cas, *sealed)
+        stored = await guard.store(*sealed)
         return None if stored == "stored" else stored
 
     async def _store_unguarded(

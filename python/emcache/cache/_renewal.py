@@ -37,10 +37,15 @@ class Renewal(Miss[T], Generic[T]):
 
     async def _guard(self) -> Guard | None:
         """Return what the value is stored with; None if another process has just begun."""
+        epoch = self._leases.epoch(self._name)
         item = await self._leases.look(self._name)
         if item is not None and not is_stub(item.value, item.flags):
-            return ValueGuard(self._storage.client, self._name, item.cas or 0)
+            return ValueGuard(self._leases, self._name, item.cas or 0, epoch)
         if item is not None:
             await self._leases.give_back(self._name, item.cas or 0)
         taken = await self._winning(self._leases.take(self._name, self._policy.lease_exptime))
-        return LeaseGuard(self._leases, self._name, taken.cas) if isinstance(taken, Won) else None
+        return (
+            LeaseGuard(self._leases, self._name, taken.cas, epoch)
+            if isinstance(taken, Won)
+            else None
+        )
