@@ -6,6 +6,7 @@
 //! answered it once.
 use std::time::Duration;
 
+use super::error::Cause;
 use super::health::nanos;
 use crate::protocol::meta::{Lack, META_SINCE, MetaVerb, Version};
 use crate::protocol::{Family, GenericCommand, Nanos, OwnedRequest};
@@ -138,6 +139,16 @@ impl Capabilities {
         }
     }
 
+    /// A connection has ended. Another server may answer from now on, also if a connection is left:
+    /// it may be dead without our knowledge.
+    pub fn connection_lost(&mut self, cause: &Cause, is_last: bool) {
+        if !cause.closed_by_pool() && is_last {
+            self.forget_server();
+        } else if !cause.closed_by_pool() || matches!(cause, Cause::NoAnswer) {
+            self.server_epoch += 1;
+        }
+    }
+
     /// The last connection has ended. Another server may answer on the next one.
     pub fn forget_server(&mut self) {
         self.server_epoch += 1;
@@ -174,6 +185,19 @@ mod tests {
         assert!(known.is_unsupported(Family::GetAndTouch, 100));
         assert!(!known.is_unsupported(Family::GetAndTouch, 100 + nanos(UNSUPPORTED_FOR)));
         assert!(!known.may_share(Family::GetAndTouch));
+    }
+
+    #[test]
+    fn another_server_may_answer_after_a_loss() {
+        let mut known = Capabilities::new(false);
+        let mut changes = |cause: &Cause, is_last| {
+            let before = known.server_epoch();
+            known.connection_lost(cause, is_last);
+            known.server_epoch() != before
+        };
+        assert!(changes(&Cause::Eof, false) && changes(&Cause::Eof, true));
+        assert!(changes(&Cause::NoAnswer, false));
+        assert!(!changes(&Cause::StorageRefused, false) && !changes(&Cause::ClosedByHolder, false));
     }
 
     #[test]

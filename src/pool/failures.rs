@@ -171,9 +171,7 @@ impl<W: Waiter> Shared<W> {
         // together.
         let (mut entry, is_fresh) = state.connections.remove_lost(at, now);
         state.record_closed(&mut entry);
-        if state.connections.is_empty() && !cause.closed_by_pool() {
-            state.capabilities.forget_server();
-        }
+        state.capabilities.connection_lost(cause, state.connections.is_empty());
         if !matches!(cause, Cause::ClosedByHolder | Cause::Relocated) {
             state.growth.lost(1);
         }

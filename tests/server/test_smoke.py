@@ -19,7 +19,7 @@ def test_what_importing_it_loads():
     private = {
         *("_address", "_checks", "_client", "_cluster", "_create", "_emcache", "_errors"),
         *("_item", "_lazy", "_lifecycle", "_meta_commands", "_options", "_snapshots", "_types"),
-        *("_memcached", "_memcached.addresses"),
+        *("_memcached", "_memcached.addresses", "_routing"),
     }
     public = {"connection_pool", "default_values"}
     assert set(loaded) == {"emcache"} | {f"emcache.{m}" for m in private | public}

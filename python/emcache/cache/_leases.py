@@ -81,6 +81,10 @@ class Leases(Protocol):
         """Replace the value whose token is ``cas``."""
         ...
 
+    async def drop(self, name: bytes) -> None:
+        """Delete the value of a key."""
+        ...
+
     async def give_back(self, name: bytes, cas: int) -> None:
         """End a lease before its time; nothing happens if another process has it by now.
 
@@ -141,6 +145,10 @@ class ClassicLeases:
     async def replace(self, name: bytes, cas: int, data: bytes, flags: int, exptime: int) -> Stored:
         """See :class:`Leases`."""
         return await store_with_cas(self._client, name, cas, data, flags, exptime)
+
+    async def drop(self, name: bytes) -> None:
+        """See :class:`Leases`."""
+        await self._client.delete(name)
 
     async def give_back(self, name: bytes, cas: int) -> None:
         """See :class:`Leases`. A store that expires at once deletes, but compares the token."""
@@ -215,6 +223,10 @@ class SeparateLeases:
         item = await self._client.gets(mark_name(name, LEASE))
         return item is not None and item.cas == cas
 
+    async def drop(self, name: bytes) -> None:
+        """See :class:`Leases`."""
+        await self._client.delete(name)
+
     async def give_back(self, name: bytes, cas: int) -> None:
         """See :class:`Leases`."""
         await self._leases.give_back(mark_name(name, LEASE), cas)
@@ -244,7 +256,13 @@ class Guard:
         """Store the value, if nothing has changed."""
         if not self.is_current:
             return "invalidated"
-        return await self._store(data, flags, exptime)
+        stored = await self._store(data, flags, exptime)
+        if stored == "stored" and not self.is_current:
+            # The token may have been compared by another server.
+            with contextlib.suppress(NotFoundCommandError):
+                await self._leases.drop(self._name)
+            return "invalidated"
+        return stored
 
     async def _store(self, data: bytes, flags: int, exptime: int) -> Stored:
         raise NotImplementedError
