@@ -5,12 +5,10 @@ import contextlib
 
 import pytest
 
-import emcache
 from emcache import Cache
 from emcache.testing import FaultProxy
 from support.calls import client_of, until, within
 from support.memcached import memcached
-from support.without_meta import without_meta
 
 FIRST = 5
 """The first CAS of the items that matter, before and after the restart."""
@@ -44,18 +42,13 @@ class Restarted:
         await filled(self.other.client)
 
 
-@pytest.fixture(params=["meta", "classic"])
-async def nodes(request, key):
+@pytest.fixture
+async def nodes(key):
     with memcached() as server:
         async with contextlib.AsyncExitStack() as stack:
-            address = server.address
-            if request.param == "classic":
-                address, _ = await stack.enter_async_context(without_meta(server, "ERROR"))
             caches = []
             for _ in range(2):
-                client = await stack.enter_async_context(
-                    emcache.create_client([address], timeout=3.0)
-                )
+                client = await stack.enter_async_context(client_of(server, timeout=3.0))
                 caches.append(Cache(client, prefix=key))
             # The commands that a node has are found out before CAS numbers are counted.
             for cache in caches:
@@ -91,12 +84,7 @@ class Factory:
 
 
 @within(30)
-# A separate lease has no token that guards the value: where a proxy hides the restart, it can fail.
-@pytest.mark.parametrize(
-    ("nodes", "lease_key"),
-    [("meta", "same"), ("meta", "separate"), ("classic", "same")],
-    indirect=["nodes"],
-)
+@pytest.mark.parametrize("lease_key", ["same", "separate"])
 async def test_a_lease_from_before_does_not_store(nodes, lease_key, key):
     one, other = nodes.one, nodes.other
     mark = one.wire_key("k")
@@ -162,7 +150,6 @@ async def test_a_value_from_before_is_not_renewed(nodes):
     assert await other.get("k") in ("new", None)
 
 
-@pytest.mark.parametrize("nodes", ["meta"], indirect=True)
 @within(30)
 async def test_a_lock_from_before_is_not_ours(nodes):
     for step in ("extend", "release"):
