@@ -167,7 +167,7 @@ class Cache(Coordination, Commands[T]):
         self._marks, self._loads = self._values.marks, self._values.loads
         self._policy = Policy(ttl=ttl).with_all_options({**options})
         self._policies: dict[tuple[Any, ...], Policy] = {}
-        self.name = self._keys.prefix.decode(errors="replace") if name is None else name
+        self.name: str = self._keys.prefix.decode(errors="replace") if name is None else name
         self._counts = counts_of(client, self.name)
 
     def __repr__(self) -> str:

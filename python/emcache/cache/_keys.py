@@ -23,7 +23,7 @@ class Keys:
     def __init__(self, prefix: Key, policy: KeyPolicy) -> None:
         if policy not in ("refuse", "hash") and not callable(policy):
             raise ValueError("keys must be 'refuse', 'hash' or a function")
-        self.prefix = encode("prefix", prefix)
+        self.prefix: bytes = encode("prefix", prefix)
         self._policy = policy
         self._is_plain_policy = policy == "refuse"
         self._room = MAX_LENGTH - len(self.prefix)
