@@ -117,6 +117,8 @@ async def test_without_cas_a_failure_gives_the_lease_back(without_cas):
 
     with pytest.raises(LookupError):
         await one.get_or_set("k", fail)
+    with pytest.raises(LookupError):
+        await one.renew("k", fail)
     assert await other.get_or_set("k", of(1), store_if=lambda _: False) == 1
     assert await one.get_or_set("k", of(2)) == 2
     await other.client.delete(b"k")  # as an eviction: the lease of another key stays
