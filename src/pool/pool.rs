@@ -132,8 +132,8 @@ impl<W: Waiter> Pool<W> {
         self.0.state.borrow().capabilities.meta_version()
     }
 
-    /// A number that changes when all connections have ended, so that another server, or the same one
-    /// without its items, may answer from now on.
+    /// A number that changes when all connections have ended, so that another server, or the same
+    /// one without its items, may answer from now on.
     pub fn server_epoch(&self) -> u64 {
         self.0.state.borrow().capabilities.server_epoch()
     }
