@@ -64,6 +64,30 @@ async def test_a_caller_whose_read_fails_does_not_join_a_computation_from_before
     assert await before == "older"
 
 
+@pytest.mark.parametrize("options", [{}, {"lease": None, "tags": ["t"]}], ids=["lease", "tags"])
+@within(20)
+async def test_callers_whose_reads_fail_share_the_next_computation(broken, options):
+    """One at a time, and none that began before a caller."""
+    one, _, proxy = broken
+    proxy.black_hole()
+    older, newer = Factory("older"), Factory("newer")
+    before = [asyncio.create_task(one.get_or_set("k", older, **options)) for _ in range(5)]
+    await older.started()
+    after = [asyncio.create_task(one.get_or_set("k", newer, **options)) for _ in range(5)]
+
+    def waiting():
+        flights = one._flights.table.get(one.wire_key("k"), {}).values()
+        return sum(flight.waiting for flight in flights)
+
+    await until(lambda: waiting() == 10)
+    newer.go.set()
+    assert not newer.calls
+    older.go.set()
+    assert await asyncio.gather(*before) == ["older"] * 5
+    assert await asyncio.gather(*after) == ["newer"] * 5
+    assert (older.calls, newer.calls) == (1, 1)
+
+
 @pytest.fixture(params=["same", "separate"])
 async def without_cas(request):
     """Two caches on a server without CAS."""
@@ -93,6 +117,8 @@ async def test_without_cas_a_failure_gives_the_lease_back(without_cas):
 
     with pytest.raises(LookupError):
         await one.get_or_set("k", fail)
+    with pytest.raises(LookupError):
+        await one.renew("k", fail)
     assert await other.get_or_set("k", of(1), store_if=lambda _: False) == 1
     assert await one.get_or_set("k", of(2)) == 2
     await other.client.delete(b"k")  # as an eviction: the lease of another key stays

@@ -193,8 +193,8 @@ class GetOrSet(Generic[T]):
     def _give_up(self) -> None:
         """Send nothing more: a dead cache costs one timeout, not two.
 
-        This caller cannot check the lease of a computation that is running, so it only shares one
-        with callers that could not read either.
+        This caller cannot check the lease of a computation that is running, so it shares the next
+        one with the other callers that could not read.
         """
         if self._is_reachable and (self._policy.lease is not None or self._tags):
             self._kind = (*self._kind, "unreachable")
@@ -212,7 +212,9 @@ class GetOrSet(Generic[T]):
         """Return whether an invalidation before this call would have prevented the outcome."""
         if outcome.stale and not self._policy.stale_for:
             return False
-        if flight is self._verified or not flight.uses_lease or not self._is_reachable:
+        if flight is self._verified:
+            return True
+        if not flight.uses_lease and (self._is_reachable or not self._tags):
             return True
         return outcome.clock > began
 

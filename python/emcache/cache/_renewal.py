@@ -24,6 +24,7 @@ class Renewal(Miss[T], Generic[T]):
             outcome.set_cache_error(error)
             return outcome
         if guard is not None and not guard.cas:
+            self._has_unguarded_stub = isinstance(guard, LeaseGuard)
             return await self.compute_without_lease()
         if guard is None:
             outcome = await self.compute_alone("replaced")
