@@ -27,6 +27,11 @@ pub(super) struct Line {
     pub keys_start: u64,
 }
 
+/// The limit for the requests that share a line, also if they ask for the same keys: a new request
+/// is compared with all of them. With 15,000 gets of each of two keys and no limit, the comparisons
+/// took a third of the time.
+const MAX_SHARERS: u32 = 128;
+
 impl Line {
     #[inline]
     pub fn expected(&self) -> Expected {
@@ -37,6 +42,11 @@ impl Line {
     #[inline]
     fn keys_on_wire(&self) -> u32 {
         self.keys - self.aliases
+    }
+
+    #[inline]
+    fn is_full(&self, max_keys: u32) -> bool {
+        self.keys_on_wire() >= max_keys || self.keys >= MAX_SHARERS
     }
 
     /// Whether more than one key of the line is on the wire.
@@ -111,7 +121,7 @@ impl Lines {
     pub fn line_for(&self, verb: RetrievalVerb, key_len: usize) -> Option<Expected> {
         let (open, line) = (self.open.as_ref()?, self.in_flight.back()?);
         let fits = line.verb == verb
-            && line.keys_on_wire() < self.max_merged_keys
+            && !line.is_full(self.max_merged_keys)
             && open.len + 1 + key_len + 2 <= MAX_LINE_LEN;
         fits.then(|| line.expected())
     }
@@ -154,7 +164,7 @@ impl Lines {
         line.slots += 1;
         line.keys += 1;
         line.aliases += u32::from(is_alias);
-        Added { is_new: !is_alias, is_full: line.keys_on_wire() >= self.max_merged_keys }
+        Added { is_new: !is_alias, is_full: line.is_full(self.max_merged_keys) }
     }
 
     /// Adds a key of the slot that has the line for itself.

@@ -361,7 +361,16 @@ fn gets_share_a_line_and_nothing_else_does() {
 }
 
 #[test]
-fn requests_for_one_key_share_a_line_however_many_they_are() {
+fn a_line_is_full_with_128_requests_for_one_key() {
+    let mut fixture = Fixture::new(32);
+    for _ in 0..129 {
+        fixture.gets(&["a"]);
+    }
+    assert_eq!(fixture.wire(), "get a\r\nget a\r\n");
+}
+
+#[test]
+fn requests_for_one_key_count_as_one_key_of_their_line() {
     let mut fixture = Fixture::new(2);
     for _ in 0..100 {
         fixture.gets(&["a"]);
