@@ -1,8 +1,8 @@
-//! The short way of a request into a calm pool: the first connection takes it, and nothing else
-//! follows from it.
+//! The fast path of a request: the pool is calm, so the first connection takes the request, and no
+//! further connection is needed.
 //!
-//! It decides what the long way decides (see [`super::state::State::pick`]), which debug builds
-//! check, and takes a fraction of the instructions.
+//! The result is that of [`super::state::State::pick`], with fewer instructions. Debug builds
+//! compare the two.
 use super::config::PoolConfig;
 use super::connections::Entry;
 use super::health::Health;
@@ -13,8 +13,8 @@ use super::waiter::Waiter;
 use crate::protocol::{Family, Timing};
 
 impl<W: Waiter> State<W> {
-    /// The connection of a request that meets no other one: the node is healthy, nothing waits, and
-    /// neither a write that it must follow nor a stall concerns it. `None` if the long way decides.
+    /// The connection for a request, if the node is healthy, no request waits, no connection is
+    /// stalled, and the request need not follow an unanswered `noreply` write. Otherwise `None`.
     #[inline]
     pub fn calm_connection(
         &mut self,
@@ -46,7 +46,7 @@ impl<W: Waiter> State<W> {
             !takes_it
                 || self.pick(config, false, timing) == Some(0)
                     && !self.wants_dial(config, timing.deadline),
-            "the short way must agree with the long one"
+            "the fast path must agree with the other one"
         );
         if !takes_it {
             return None;

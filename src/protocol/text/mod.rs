@@ -1,6 +1,5 @@
 //! The text protocol (memcached doc/protocol.txt). Its classic replies do not say to which kind of
-//! request they belong, so each is decoded by the
-//! [`super::Shape`] of its verb.
+//! request they belong, so each is decoded by the [`super::Shape`] of its verb.
 mod decode;
 mod encode;
 mod parse;
