@@ -1,6 +1,5 @@
 //! Meta commands: their arguments from Python, and their replies as tuples.
 use std::rc::Rc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -8,6 +7,7 @@ use pyo3::types::PyBytes;
 
 use super::client::CoreClient;
 use super::convert;
+use super::expiry;
 use super::item::RawItem;
 use super::session::{Awaitable, Session};
 use crate::client::{MetaReply, Target};
@@ -16,7 +16,7 @@ use crate::protocol::meta::{
     DebugInfo, MetaArithmetic, MetaDelete, MetaGet, MetaKey, MetaMode, MetaRaw, MetaSet, MetaVerb,
     Version, debug_flags,
 };
-use crate::protocol::{ArithmeticVerb, Command, EXPIRED, OwnedRequest, Request, Words};
+use crate::protocol::{ArithmeticVerb, Command, OwnedRequest, Request, Words};
 
 type Object<'py> = Bound<'py, PyAny>;
 
@@ -64,8 +64,8 @@ impl CoreMeta {
             is_base64: key.is_base64(),
             value: convert::flag("value", value)?,
             recache: convert::optional(recache, |object| convert::integer("recache", object))?,
-            vivify: future_exptime("vivify", vivify)?,
-            touch: exptime("touch", touch)?,
+            vivify: expiry::future("vivify", vivify)?,
+            touch: expiry::optional("touch", touch)?,
             no_bump: convert::flag("no_bump", no_bump)?,
             size: convert::flag("size", size)?,
             last_access: convert::flag("last_access", last_access)?,
@@ -107,7 +107,7 @@ impl CoreMeta {
             exptime: convert::exptime(exptime)?,
             cas: self::cas("cas", cas)?,
             invalidate: convert::flag("invalidate", invalidate)?,
-            vivify: self::exptime("vivify", vivify)?,
+            vivify: expiry::optional("vivify", vivify)?,
             new_cas: self::cas("new_cas", new_cas)?,
             return_cas: convert::flag("return_cas", return_cas)?,
         };
@@ -131,7 +131,7 @@ impl CoreMeta {
             is_base64: key.is_base64(),
             cas: self::cas("cas", cas)?,
             invalidate: convert::flag("invalidate", invalidate)?,
-            stale_for: future_exptime("stale_for", stale_for)?,
+            stale_for: expiry::future("stale_for", stale_for)?,
             clear: convert::flag("clear", clear)?,
             new_cas: self::cas("new_cas", new_cas)?,
         };
@@ -161,7 +161,7 @@ impl CoreMeta {
             verb: if verb == "decr" { ArithmeticVerb::Decr } else { ArithmeticVerb::Incr },
             delta: convert::integer("delta", delta)?,
             initial: initial.map(|number| (number, exptime)),
-            touch: self::exptime("touch", touch)?,
+            touch: expiry::optional("touch", touch)?,
             cas: self::cas("cas", cas)?,
             new_cas: self::cas("new_cas", new_cas)?,
         };
@@ -272,26 +272,6 @@ fn refused(letter: char) -> PyErr {
         'b' => "flag b is set for keys that need it; pass the key as it is",
         _ => "flag q would suppress the reply",
     })
-}
-
-fn exptime(name: &str, object: &Object<'_>) -> PyResult<Option<i32>> {
-    convert::optional(object, |object| convert::named_exptime(name, object))
-}
-
-/// The exptime of a lease or a stale item. With 0 neither would expire, and with a past time
-/// neither would exist.
-fn future_exptime(name: &str, object: &Object<'_>) -> PyResult<Option<i32>> {
-    let exptime = exptime(name, object)?;
-    if exptime.is_some_and(|exptime| exptime == 0 || is_past(exptime)) {
-        return Err(PyValueError::new_err(format!("{name} must be at least 1 second from now")));
-    }
-    Ok(exptime)
-}
-
-/// Whether servers read an exptime as a Unix time that has passed.
-fn is_past(exptime: i32) -> bool {
-    let moment = Duration::from_secs(u64::try_from(exptime).unwrap_or(0));
-    exptime >= EXPIRED && UNIX_EPOCH.elapsed().is_ok_and(|now| moment <= now)
 }
 
 fn cas(name: &str, object: &Object<'_>) -> PyResult<Option<u64>> {

@@ -11,6 +11,7 @@ mod completion;
 mod convert;
 mod driver;
 mod errors;
+mod expiry;
 mod future;
 mod item;
 mod loop_driver;

@@ -1,0 +1,29 @@
+//! The exptimes of meta commands. Here alone the core asks the wall clock: a time of expiry is the
+//! server's Unix time.
+use std::time::{Duration, UNIX_EPOCH};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::convert;
+use crate::protocol::EXPIRED;
+
+pub fn optional(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
+    convert::optional(object, |object| convert::named_exptime(name, object))
+}
+
+/// The exptime of a lease or a stale item. With 0 neither would expire, and with a past time
+/// neither would exist.
+pub fn future(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
+    let exptime = optional(name, object)?;
+    if exptime.is_some_and(|exptime| exptime == 0 || is_past(exptime)) {
+        return Err(PyValueError::new_err(format!("{name} must be at least 1 second from now")));
+    }
+    Ok(exptime)
+}
+
+/// Whether servers read an exptime as a Unix time that has passed.
+fn is_past(exptime: i32) -> bool {
+    let moment = Duration::from_secs(u64::try_from(exptime).unwrap_or(0));
+    exptime >= EXPIRED && UNIX_EPOCH.elapsed().is_ok_and(|now| moment <= now)
+}
