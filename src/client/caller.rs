@@ -15,6 +15,12 @@ pub trait Caller: Sized + 'static {
     /// need it too, or if it was received in place.
     fn item(&self, item: &ItemRef<'_>, shared: Option<&Self::Value>) -> Option<Self::Item>;
 
+    /// As `item`, for a caller that has just taken an item of the same reply.
+    #[inline]
+    fn next_item(&self, item: &ItemRef<'_>, shared: Option<&Self::Value>) -> Option<Self::Item> {
+        self.item(item, shared)
+    }
+
     /// Receives the outcome. [`Outcome::CheckedOut`] has to be released even if the caller has
     /// given up.
     fn complete(self, outcome: Outcome<Self::Item>);

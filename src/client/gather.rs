@@ -123,7 +123,13 @@ impl<C: Caller> Gather<C> {
         shared: Option<&C::Value>,
     ) {
         let caller = self.caller.borrow();
-        if let Some(item) = caller.as_ref().and_then(|caller| caller.item(item, shared)) {
+        let Some(caller) = caller.as_ref() else { return };
+        let item = if line.items.is_empty() {
+            caller.item(item, shared)
+        } else {
+            caller.next_item(item, shared)
+        };
+        if let Some(item) = item {
             line.items.push((index, item));
         }
     }
