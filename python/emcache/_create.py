@@ -286,5 +286,8 @@ async def _create_client(
         connect_timeout = options["connection_timeout"]
         if connect_timeout is None:
             connect_timeout = DEFAULT_CONNECTION_TIMEOUT
+        if options["min_connections"] == 0:
+            # New nodes connect when they are first used.
+            connect_timeout = 0
         client._watch(source, topology, interval, connect_timeout, routing, is_listed=is_listed)
     return client

@@ -98,3 +98,18 @@ async def test_such_a_list_is_an_error_at_the_start_and_later_ignored(caplog):
         await until(lambda: "keeping the current nodes" in caplog.text)
         assert client.cluster_managment().nodes() == [A]
     assert "'emcache' ignores weights" in caplog.text
+
+
+@pytest.mark.driver_independent
+async def test_nodes_that_connect_lazily_join_at_once():
+    lists = [Topology.of([A])]
+    source = CallableDiscovery(lambda: lists[-1])
+    async with emcache.create_client(
+        [],
+        autodiscovery=source,
+        autodiscovery_poll_interval=SOON,
+        min_connections=0,
+        connection_timeout=3600,
+    ) as client:
+        lists.append(Topology.of([A, B]))
+        await until(lambda: client.cluster_managment().nodes() == [A, B])
