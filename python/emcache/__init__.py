@@ -52,6 +52,7 @@ from .default_values import (
 if typing.TYPE_CHECKING:
     from ._meta import MetaDebug, MetaDeleted, MetaItem, MetaNumber, MetaReply, MetaStored
     from ._results import ManyResult, PartialResult
+    from ._router import Router, RouterNode
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
     from .metrics import CacheMetrics, ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
@@ -112,6 +113,8 @@ __all__ = [
     "OverloadedError",
     "PartialResult",
     "ProtocolError",
+    "Router",
+    "RouterNode",
     "SerializationError",
     "StorageCommandError",
     "Topology",

@@ -21,6 +21,7 @@ from ._lifecycle import CoreOwner
 from ._memcached.addresses import format_address, to_endpoint
 from ._meta_commands import MetaCommands
 from ._options import stats_arguments
+from ._routing import NodeRouting
 from ._snapshots import Snapshots
 from ._types import Exptime, ManyOutcome, OnError, Value
 
@@ -137,10 +138,12 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         current: "discovery.Topology",
         interval: float,
         connect_timeout: float,
+        routing: NodeRouting,
         *,
         is_listed: bool,
     ) -> None:
         """Poll ``source`` for the nodes of the cluster until the client is closed or collected."""
+        self._routing = routing
         for index, node in enumerate(current.nodes):
             self._core.set_ip(index, node.ip)
         client = weakref.ref(self)
@@ -185,10 +188,17 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         # Even a node that cannot be reached gets its keys, because clients must agree on routing.
         leaving = [index for address, index in old.items() if address not in new]
         indexes = old | dict(zip((a for a in new if a not in old), joining, strict=True))
-        self._core.change_nodes(joining, leaving, [indexes[address] for address in new])
+        changed = self._routing.update(topology)
+        updates = [
+            (indexes[node.address], node.ip, *self._routing.spec(node.address)) for node in changed
+        ]
+        self._core.change_nodes(joining, leaving, [indexes[address] for address in new], updates)
         self._directory.refresh()
         if joining or leaving:
             self._dispatcher.topology_changed(list(old), list(new), topology.version)
+        weighted = [node.address for node in changed if node.address in old]
+        if weighted:
+            self._dispatcher.specs_changed(weighted)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_core"):

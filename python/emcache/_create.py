@@ -37,9 +37,10 @@ from .default_values import (
 )
 
 if TYPE_CHECKING:
+    from . import _router as router
     from . import discovery
 else:
-    from ._lazy import discovery
+    from ._lazy import discovery, router
 
 _TIMEOUTS = ("timeout", "connection_timeout", "purge_unused_connections_after")
 
@@ -102,7 +103,7 @@ def create_client(
     ssl_server_hostname: str | None = None,
     ssl_min_version: Literal["TLSv1.2", "TLSv1.3"] | None = None,
     auth: Literal["ascii", "sasl"] | None = None,
-    routing: str = DEFAULT_ROUTING,
+    routing: "str | router.Router" = DEFAULT_ROUTING,
     weights: NodeWeights | None = None,
     names: NodeNames | None = None,
 ) -> _CreateClient:
@@ -155,7 +156,7 @@ def create_client(
         routing: the rule that decides which node gets which key. All clients of a cluster must use
             the same rule. ``"emcache"`` is the rule of emcache 1.3, ``"rendezvous"`` is the best
             choice for a new cluster, and the others are those of other clients: see the page on
-            routing.
+            routing. A :class:`Router` is a rule of your own.
         weights: the share of the keys that a node gets, relative to the other nodes: whole numbers
             from 1 to 65,535, by address or by its text (``"10.0.0.1:11211"``). Nodes that are not
             listed have the weight 1. Only some rules have weights.
@@ -258,7 +259,12 @@ async def _create_client(
 
         check_seconds("autodiscovery_poll_interval", interval)
         check_seconds("autodiscovery_timeout", query_timeout)
-        check_nodes = refuse_unix_sockets if needs_names else None
+
+        def check_nodes(found: "discovery.Topology") -> None:
+            routing.check_topology(found)
+            if needs_names:
+                refuse_unix_sockets(node.address for node in found.nodes)
+
         source, topology, is_listed = await first_topology(
             autodiscovery, addresses, query_timeout, options, check_nodes
         )
@@ -280,5 +286,8 @@ async def _create_client(
         connect_timeout = options["connection_timeout"]
         if connect_timeout is None:
             connect_timeout = DEFAULT_CONNECTION_TIMEOUT
-        client._watch(source, topology, interval, connect_timeout, is_listed=is_listed)
+        if options["min_connections"] == 0:
+            # New nodes connect when they are first used.
+            connect_timeout = 0
+        client._watch(source, topology, interval, connect_timeout, routing, is_listed=is_listed)
     return client

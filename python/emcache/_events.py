@@ -47,11 +47,16 @@ class EventDispatcher:
 
     def topology_changed(self, old: list[Address], new: list[Address], version: int | None) -> None:
         """Log a change of the list of nodes and queue its event."""
-        added = [format_address(address) for address in new if address not in old]
-        removed = [format_address(address) for address in old if address not in new]
+        before, after = set(old), set(new)
+        added = [format_address(address) for address in new if address not in before]
+        removed = [format_address(address) for address in old if address not in after]
         logger.info("nodes added: %s; removed: %s (version %s)", added, removed, version)
         management = self._management
         self._enqueue(lambda events: events.on_topology_change(management, old, new, version))
+
+    def specs_changed(self, nodes: list[Address]) -> None:
+        """Log nodes whose weight or name has changed; they get other keys now."""
+        logger.info("weights or names changed: %s", [format_address(node) for node in nodes])
 
     def _enqueue(self, event: Callable[[ClusterEvents], Awaitable[None]]) -> None:
         if self._events is None:

@@ -22,6 +22,8 @@ PUBLIC = {
     "MetaStored": "_meta",
     "NodeMetrics": "metrics",
     "PartialResult": "_results",
+    "Router": "_router",
+    "RouterNode": "_router",
     "Topology": "discovery",
 }
 """Names of the package that most programs do not use, and their modules."""
@@ -64,3 +66,4 @@ discovery = LazyModule("discovery")
 meta = LazyModule("_meta")
 metrics = LazyModule("metrics")
 results = LazyModule("_results")
+router = LazyModule("_router")

@@ -220,7 +220,7 @@ class ConnectionPool(CoreOwner):
             purge_unhealthy_nodes=False,
             max_merged_keys=1,
             security=security,
-            routing=Routing(DEFAULT_ROUTING, []),  # there is one node
+            routing=Routing(DEFAULT_ROUTING, [], None),  # there is one node
             on_change=on_change,
         )
 

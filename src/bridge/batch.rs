@@ -13,6 +13,8 @@ pub struct PyBatch {
     keys: Vec<PyBackedBytes>,
     /// One for each key, if they are stored; otherwise none.
     values: Vec<PyValue>,
+    /// One for each key, if a router in Python chose them.
+    nodes: Option<Vec<usize>>,
 }
 
 enum PyValue {
@@ -22,7 +24,12 @@ enum PyValue {
 
 impl PyBatch {
     /// `keys` were checked.
-    pub fn new(py: Python<'_>, keys: Vec<Py<PyBytes>>, values: Vec<Py<PyBytes>>) -> Self {
+    pub fn new(
+        py: Python<'_>,
+        keys: Vec<Py<PyBytes>>,
+        values: Vec<Py<PyBytes>>,
+        nodes: Option<Vec<usize>>,
+    ) -> Self {
         let value = |value: Py<PyBytes>| {
             let mut value = value.into_bound(py);
             if let Some(shared) = convert::shared(&value) {
@@ -37,6 +44,7 @@ impl PyBatch {
         Self {
             keys: keys.into_iter().map(|key| key.into_bound(py).into()).collect(),
             values: values.into_iter().map(value).collect(),
+            nodes,
         }
     }
 
@@ -59,5 +67,9 @@ impl BatchSource for PyBatch {
             PyValue::Copied(value) => BatchValue::Copied(value),
             PyValue::Shared(value) => BatchValue::Shared(value),
         }
+    }
+
+    fn node(&self, at: usize) -> Option<usize> {
+        self.nodes.as_ref().map(|nodes| nodes[at])
     }
 }

@@ -19,6 +19,7 @@ mod meta;
 mod once;
 mod registry;
 mod result;
+mod router;
 mod routing;
 mod security;
 mod session;

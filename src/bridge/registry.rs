@@ -215,6 +215,9 @@ pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<(
         Change::LoginFailing(cause) => ("login_failing", Some(cause)),
         Change::LoginRecovered => ("login_recovered", None),
     };
+    if let (Some(router), Some(is_healthy)) = (&session.router, change.change.health()) {
+        router.set_health(change.node, is_healthy);
+    }
     let args = (&session.on_change, change.node, what, cause.map(Cause::redacted));
     session.driver.call(py, &args.into_pyobject(py)?)
 }

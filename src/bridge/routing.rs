@@ -11,22 +11,25 @@ use crate::cluster::routing::{self, NodeSpec, NodeSpecs, Routing};
 pub struct PyRouting {
     pub routing: Routing,
     pub specs: Arc<NodeSpecs>,
+    /// See [`super::router::PyRouter`]; it replaces `routing`.
+    pub build: Option<Py<PyAny>>,
 }
 
 type Spec<'py> = (Bound<'py, PyAny>, Option<u32>, Option<String>);
 
 #[pymethods]
 impl PyRouting {
-    /// `specs` are addresses, each with its weight and its name for the rule.
+    /// `specs` are addresses, each with its weight and its name for the rule. `build` makes routers
+    /// in Python.
     #[new]
-    fn new(name: &str, specs: Vec<Spec<'_>>) -> PyResult<Self> {
+    fn new(name: &str, specs: Vec<Spec<'_>>, build: Option<Py<PyAny>>) -> PyResult<Self> {
         let spec = |(address, weight, name): Spec<'_>| {
             PyResult::Ok((convert::address(&address)?, NodeSpec { weight, name }))
         };
         let specs = specs.into_iter().map(spec).collect::<PyResult<_>>()?;
         let routing = Routing::parse(name, &specs)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(Self { routing, specs: Arc::new(specs) })
+        Ok(Self { routing, specs: Arc::new(specs), build })
     }
 
     /// Whether the IP addresses of nodes that have names decide which keys they get.

@@ -2,7 +2,7 @@
 //! runs its core.
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::errors;
 use super::future::OpFuture;
 use super::meta::MetaForm;
 use super::result::{CheckoutForm, Form, ItemsForm};
+use super::router::{PyNodeUpdate, PyRouter, node_updates};
 use super::thread_driver::ThreadEngine;
 use crate::client::{Action, Client, Expect, Nodes, Operation, Target};
 use crate::cluster::{ClusterConfig, NodeMetrics};
@@ -35,6 +36,8 @@ pub struct Session {
     pub id: u64,
     pub driver: Rc<Driver>,
     core: Core,
+    /// `None`: the core routes.
+    pub router: Option<PyRouter>,
     /// Called with the index of a node, what became of it, and why.
     pub on_change: Py<PyAny>,
     /// The minimum and maximum number of connections per node.
@@ -58,6 +61,7 @@ impl Session {
         driver: Rc<Driver>,
         addresses: Vec<Address>,
         config: ClusterConfig,
+        router: Option<PyRouter>,
         on_change: Py<PyAny>,
     ) -> Rc<Self> {
         let timeout = config.pool.timeout;
@@ -72,7 +76,7 @@ impl Session {
                 Core::Remote { engine: engine.clone(), timeout }
             }
         };
-        Rc::new(Self { id, driver, core, on_change, limits, is_closed: Arc::default() })
+        Rc::new(Self { id, driver, core, router, on_change, limits, is_closed: Arc::default() })
     }
 
     /// Ends all operations; the outcomes are left to [`super::completion`].
@@ -117,17 +121,19 @@ impl Session {
         flags: bool,
         is_partial: bool,
     ) -> Awaitable {
+        let nodes = self.nodes_for(py, &keys)?;
         let form = Arc::new(ItemsForm { keys, flags, is_partial });
         let future = self.driver.create_future(py, Form::Items(form.clone()))?;
         let keys = convert::trusted(py, &form.keys);
         match self.core()? {
             Core::Local(client) => {
                 let caller = PyCaller::new(future.clone_ref(py));
-                client.get_many(verb, &keys, is_partial, client.deadline(), caller);
+                let deadline = client.deadline();
+                client.get_many(verb, &keys, nodes.as_deref(), is_partial, deadline, caller);
             }
             Core::Remote { engine, timeout } => {
                 let keys = keys.iter().map(|key| engine.copied(key.as_bytes())).collect();
-                let operation = Operation::GetMany { verb, keys, is_partial };
+                let operation = Operation::GetMany { verb, keys, nodes, is_partial };
                 engine.run(py, self.id, operation, *timeout, &future)?;
             }
         }
@@ -145,7 +151,8 @@ impl Session {
         values: Vec<Py<PyBytes>>,
         noreply: bool,
     ) -> Awaitable {
-        let source = Arc::new(PyBatch::new(py, keys, values));
+        let nodes = self.nodes_for(py, &keys)?;
+        let source = Arc::new(PyBatch::new(py, keys, values, nodes));
         let future = self.driver.create_future(py, Form::Batch(source.clone()))?;
         match self.core()? {
             Core::Local(client) => {
@@ -304,6 +311,9 @@ impl Session {
 
     /// The index of the node that a key belongs to.
     pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
+        if let Some(router) = &self.router {
+            return router.node_for(py, key.as_bytes());
+        }
         let key = Bytes::copy_from_slice(key.as_bytes());
         let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
         index.map_err(|error| errors::no_nodes(py, error))
@@ -362,8 +372,13 @@ impl Session {
         joining: Vec<usize>,
         leaving: Vec<usize>,
         order: Vec<usize>,
+        updates: Vec<PyNodeUpdate>,
     ) -> PyResult<()> {
-        self.query(py, move |nodes| nodes.change(&joining, &leaving, &order))?;
+        if let Some(router) = &self.router {
+            router.change(&joining, &leaving, &order);
+        }
+        let updates = node_updates(updates);
+        self.query(py, move |nodes| nodes.change(&joining, &leaving, &order, &updates))?;
         self.driver.schedule_pending(py)
     }
 
@@ -394,6 +409,7 @@ impl Session {
         submission: Submission<'_>,
         form: Form,
     ) -> Awaitable {
+        let target = self.routed(py, target, &submission)?;
         let future = self.driver.create_future(py, form)?;
         match self.core()? {
             Core::Local(client) => {
@@ -408,6 +424,31 @@ impl Session {
         }
         self.driver.schedule_pending(py)?;
         Ok(future)
+    }
+
+    /// The target of a request; a router in Python chooses it for a key.
+    #[inline]
+    fn routed(
+        &self,
+        py: Python<'_>,
+        target: Target,
+        submission: &Submission<'_>,
+    ) -> PyResult<Target> {
+        let (Some(router), Target::Key) = (&self.router, target) else { return Ok(target) };
+        let Some(key) = submission.key() else { return Ok(target) };
+        self.still_open(router.node_for(py, key.as_bytes()).map(Target::Node))
+    }
+
+    /// The nodes of keys, if a router in Python chooses them.
+    fn nodes_for(&self, py: Python<'_>, keys: &[Py<PyBytes>]) -> PyResult<Option<Vec<usize>>> {
+        let Some(router) = &self.router else { return Ok(None) };
+        let keys = keys.iter().map(|key| key.as_bytes(py));
+        self.still_open(router.nodes_for(py, keys).map(Some))
+    }
+
+    /// The result of code that may have closed the client.
+    fn still_open<T>(&self, result: PyResult<T>) -> PyResult<T> {
+        if self.is_closed.load(Ordering::Acquire) { Err(errors::closed()) } else { result }
     }
 
     /// The core, unless it belongs to another process. Call this after the last call of Python,

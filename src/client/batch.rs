@@ -36,6 +36,10 @@ pub trait BatchSource: 'static {
     }
     fn key(&self, at: usize) -> Key<'_>;
     fn value(&self, at: usize) -> BatchValue<'_>;
+    /// The node of a key, if the caller chooses it.
+    fn node(&self, _at: usize) -> Option<usize> {
+        None
+    }
 }
 
 pub enum BatchValue<'a> {
@@ -56,6 +60,10 @@ impl<S: BatchSource + ?Sized> BatchSource for Arc<S> {
 
     fn value(&self, at: usize) -> BatchValue<'_> {
         (**self).value(at)
+    }
+
+    fn node(&self, at: usize) -> Option<usize> {
+        (**self).node(at)
     }
 }
 
@@ -177,7 +185,8 @@ impl<C: Caller> Batch<C> {
                 Handler::NoReply { noreplies, verb: self.verb(), caller }
             };
             self.with_request(at, |key, submission| {
-                client.submit_to_key(key, submission, handler, self.deadline);
+                let node = self.source.node(at);
+                client.submit_to_key(key, node, submission, handler, self.deadline);
             });
         }
     }

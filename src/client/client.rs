@@ -12,7 +12,7 @@ use super::operation::{Expect, Operation, Target};
 use super::outcome::{Failure, FailureKind, Outcome};
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, NodeChange};
 use crate::pool::{Address, CheckoutId, Context, Submission};
-use crate::protocol::{Key, NEVER, Nanos, OwnedRequest, Request, RetrievalVerb, Verb};
+use crate::protocol::{Key, NEVER, Nanos, Request, RetrievalVerb, Verb};
 
 /// A handle; clones share the client.
 pub struct Client<C: Caller>(Rc<Shared<C>>);
@@ -123,10 +123,12 @@ impl<C: Caller> Client<C> {
 
     /// A retrieval of many keys, each from its node. With `is_partial`, the outcome holds the items
     /// that arrived and the failures of the rest; otherwise one failure fails the whole call.
+    /// `nodes` are the nodes of the keys, if the caller chooses them.
     pub fn get_many(
         &self,
         verb: RetrievalVerb,
         keys: &[Key<'_>],
+        nodes: Option<&[usize]>,
         is_partial: bool,
         deadline: Nanos,
         caller: C,
@@ -136,7 +138,7 @@ impl<C: Caller> Client<C> {
         if keys.is_empty() {
             return gather.expect_lines(0);
         }
-        let lines = match cluster.lines_for(verb, keys) {
+        let lines = match cluster.lines_for(verb, keys, nodes) {
             Ok(lines) => lines,
             Err(error) => {
                 let kind = FailureKind::NoNodes(error);
@@ -175,9 +177,9 @@ impl<C: Caller> Client<C> {
             Operation::Submit { target, expect, request } => {
                 self.submit(target, expect, Submission::Owned(request), deadline, caller);
             }
-            Operation::GetMany { verb, keys, is_partial } => {
+            Operation::GetMany { verb, keys, nodes, is_partial } => {
                 let keys: Vec<Key<'_>> = keys.iter().map(|key| Key::trusted(key)).collect();
-                self.get_many(verb, &keys, is_partial, deadline, caller);
+                self.get_many(verb, &keys, nodes.as_deref(), is_partial, deadline, caller);
             }
             Operation::Batch { action, source, noreply } => {
                 self.batch(action, source, noreply, deadline, caller);
@@ -208,27 +210,24 @@ impl<C: Caller> Client<C> {
         });
     }
 
+    /// To the node of the key, or to `node` if the caller chooses it.
     pub(super) fn submit_to_key(
         &self,
         key: Key<'_>,
+        node: Option<usize>,
         submission: Submission<'_>,
         handler: Handler<C>,
         deadline: Nanos,
     ) {
         let cluster = &self.0.cluster;
-        match cluster.index_for(key) {
+        match node.map_or_else(|| cluster.index_for(key), Ok) {
             Ok(node) => cluster.pool(node).submit_any(submission, handler, deadline),
             Err(error) => handler.fail_with(FailureKind::NoNodes(error)),
         }
     }
 
     fn node_of(&self, submission: &Submission<'_>) -> Result<usize, ClusterError> {
-        let key = match submission {
-            Submission::Borrowed(Request::Retrieval { keys, .. }) => keys.first().copied(),
-            Submission::Borrowed(Request::Command(command)) => command.key().copied(),
-            Submission::Owned(request) => Some(Key::trusted(OwnedRequest::key(request))),
-        };
-        key.map_or(Ok(0), |key| self.0.cluster.index_for(key))
+        submission.key().map_or(Ok(0), |key| self.0.cluster.index_for(key))
     }
 
     fn handler(&self, expect: Expect, verb: Verb, caller: C) -> Handler<C> {

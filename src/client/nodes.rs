@@ -1,7 +1,7 @@
 //! Questions about the nodes of a client, whatever type its callers have.
 use super::caller::Caller;
 use super::client::Client;
-use crate::cluster::{ClusterError, NodeMetrics};
+use crate::cluster::{ClusterError, NodeMetrics, NodeUpdate};
 use crate::pool::{Address, CheckoutId, Metrics};
 use crate::protocol::Key;
 use crate::protocol::meta::Version;
@@ -22,7 +22,7 @@ pub trait Nodes {
     /// See [`crate::pool::Pool::set_ip`].
     fn set_ip(&self, node: usize, ip: Option<String>);
     /// See [`crate::cluster::Cluster::change`].
-    fn change(&self, joining: &[usize], leaving: &[usize], order: &[usize]);
+    fn change(&self, joining: &[usize], leaving: &[usize], order: &[usize], updates: &[NodeUpdate]);
     fn release(&self, checkout: CheckoutId);
     fn close_checked_out(&self, checkout: CheckoutId);
     fn is_checked_out(&self, checkout: CheckoutId) -> bool;
@@ -69,8 +69,14 @@ impl<C: Caller> Nodes for Client<C> {
         self.cluster().pool(node).set_ip(ip.as_deref());
     }
 
-    fn change(&self, joining: &[usize], leaving: &[usize], order: &[usize]) {
-        self.cluster().change(joining, leaving, order);
+    fn change(
+        &self,
+        joining: &[usize],
+        leaving: &[usize],
+        order: &[usize],
+        updates: &[NodeUpdate],
+    ) {
+        self.cluster().change(joining, leaving, order, updates);
     }
 
     fn release(&self, checkout: CheckoutId) {

@@ -49,6 +49,8 @@ pub enum Operation<S> {
     GetMany {
         verb: RetrievalVerb,
         keys: Vec<Bytes>,
+        /// The nodes of the keys, if the caller chooses them.
+        nodes: Option<Vec<usize>>,
         is_partial: bool,
     },
     Batch {

@@ -4,9 +4,9 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::lines::{self, NodeLine};
+use super::lines::{self, LastLines, NodeLine};
 use super::order::RoutingOrder;
-use super::routing::{NodeSpecs, RoutedNode, Routing};
+use super::routing::{NodeSpec, NodeSpecs, RoutedNode, Routing};
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
 use crate::protocol::{CommandStats, Key, MAX_LINE_LEN, RetrievalVerb, Verb};
 
@@ -18,6 +18,14 @@ pub struct ClusterConfig {
     pub routing: Routing,
     /// Weights of nodes, also of those that may join later.
     pub specs: Arc<NodeSpecs>,
+}
+
+/// What discovery says about a node.
+#[derive(Clone, Debug)]
+pub struct NodeUpdate {
+    pub node: usize,
+    pub ip: Option<String>,
+    pub spec: NodeSpec,
 }
 
 /// A change of a node's state.
@@ -70,6 +78,7 @@ struct Shared<W: Waiter> {
     /// All nodes that ever existed, by index.
     nodes: RefCell<Vec<Node<W>>>,
     order: RefCell<RoutingOrder>,
+    last_lines: RefCell<LastLines>,
     on_change: Box<dyn Fn(NodeChange)>,
 }
 
@@ -100,6 +109,7 @@ impl<W: Waiter> Cluster<W> {
             specs: config.specs.clone(),
             nodes: RefCell::default(),
             order: RefCell::new(order),
+            last_lines: RefCell::default(),
             on_change: Box::new(on_change),
         }));
         for address in addresses {
@@ -131,8 +141,19 @@ impl<W: Waiter> Cluster<W> {
     }
 
     /// Starts and stops routing keys to nodes, atomically. Leaving nodes are closed once their
-    /// requests are answered. `order` lists all nodes, for rules that count.
-    pub fn change(&self, joining: &[usize], leaving: &[usize], order: &[usize]) {
+    /// requests are answered. `order` lists all nodes, for rules that count. `updates` are of nodes
+    /// whose weight or name has changed.
+    pub fn change(
+        &self,
+        joining: &[usize],
+        leaving: &[usize],
+        order: &[usize],
+        updates: &[NodeUpdate],
+    ) {
+        for NodeUpdate { node, ip, spec } in updates {
+            let node = &mut self.0.nodes.borrow_mut()[*node];
+            node.routed = self.0.routing.node(&node.address, spec, ip.as_deref());
+        }
         let nodes = self.0.nodes.borrow();
         let mut routing_order = self.0.order.borrow_mut();
         routing_order.remove(leaving);
@@ -171,23 +192,32 @@ impl<W: Waiter> Cluster<W> {
     }
 
     /// Splits keys into lines that fit, each for one node. A line holds the positions of its keys,
-    /// or `None` if it has all of them.
+    /// or `None` if it has all of them. `nodes` are the nodes of the keys, if they are known.
     pub fn lines_for(
         &self,
         verb: RetrievalVerb,
         keys: &[Key<'_>],
+        nodes: Option<&[usize]>,
     ) -> Result<Vec<NodeLine>, ClusterError> {
         let fits = |len: usize, node: usize| {
             len <= MAX_LINE_LEN || len <= self.pool(node).max_line_len(verb)
         };
-        let only_node = self.0.order.borrow().only_node();
+        let only_node = match nodes {
+            None => self.0.order.borrow().only_node(),
+            Some(nodes) => {
+                nodes.first().filter(|first| nodes.iter().all(|it| it == *first)).copied()
+            }
+        };
         if let Some(node) = only_node
             && fits(lines::len_of_one_line(keys), node)
         {
             return Ok(vec![(node, None)]);
         }
-        let node_count = self.0.nodes.borrow().len();
-        lines::split(keys, node_count, |key| self.index_for(key), fits)
+        let last = &mut self.0.last_lines.borrow_mut();
+        match nodes {
+            Some(nodes) => lines::split(keys, last, |at, _| Ok(nodes[at]), fits),
+            None => lines::split(keys, last, |_, key| self.index_for(key), fits),
+        }
     }
 
     /// Indexes of the healthy and of the unhealthy nodes, each in routing order.

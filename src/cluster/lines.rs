@@ -17,19 +17,48 @@ fn len_in_line(key: &Key<'_>) -> usize {
     key.as_bytes().len() + 1
 }
 
-/// Gives each node one line, or several where `fits(length, node)` refuses a longer one.
+/// The last line of each node in a call, and its length. Kept between calls, because a client has
+/// an index for each node that ever existed.
+#[derive(Debug, Default)]
+pub struct LastLines(Vec<(usize, usize)>);
+
+impl LastLines {
+    const NONE: (usize, usize) = (usize::MAX, 0);
+
+    fn clear(&mut self, lines: &[NodeLine]) {
+        for (node, _) in lines {
+            self.0[*node] = Self::NONE;
+        }
+    }
+}
+
+/// Gives each node one line, or several where `fits(length, node)` refuses a longer one. `node_for`
+/// gets a key and its position.
 pub fn split(
     keys: &[Key<'_>],
-    node_count: usize,
-    node_for: impl Fn(Key<'_>) -> Result<usize, ClusterError>,
+    last: &mut LastLines,
+    node_for: impl Fn(usize, Key<'_>) -> Result<usize, ClusterError>,
     fits: impl Fn(usize, usize) -> bool,
 ) -> Result<Vec<NodeLine>, ClusterError> {
-    let mut lines: Vec<NodeLine> = Vec::new();
-    // The last line of each node, and its length.
-    let mut last = vec![(usize::MAX, 0); node_count];
+    let mut lines = Vec::new();
+    let added = add_lines(&mut lines, keys, last, node_for, fits);
+    last.clear(&lines);
+    added.map(|()| lines)
+}
+
+fn add_lines(
+    lines: &mut Vec<NodeLine>,
+    keys: &[Key<'_>],
+    LastLines(last): &mut LastLines,
+    node_for: impl Fn(usize, Key<'_>) -> Result<usize, ClusterError>,
+    fits: impl Fn(usize, usize) -> bool,
+) -> Result<(), ClusterError> {
     for (position, key) in keys.iter().enumerate() {
-        let node = node_for(*key)?;
+        let node = node_for(position, *key)?;
         let key_len = len_in_line(key);
+        if node >= last.len() {
+            last.resize(node + 1, LastLines::NONE);
+        }
         let (at, len) = &mut last[node];
         *len += key_len;
         match lines.get_mut(*at) {
@@ -40,7 +69,7 @@ pub fn split(
             }
         }
     }
-    Ok(lines)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -48,7 +77,7 @@ mod tests {
     use super::*;
 
     /// The first byte of a key is the digit of its node.
-    fn node_for(key: Key<'_>) -> Result<usize, ClusterError> {
+    fn node_for(_: usize, key: Key<'_>) -> Result<usize, ClusterError> {
         let digit = key.as_bytes()[0];
         digit.checked_sub(b'0').map(usize::from).ok_or(ClusterError::NoAvailableNodes)
     }
@@ -60,7 +89,7 @@ mod tests {
     #[test]
     fn each_node_gets_the_positions_of_its_keys() {
         let keys = keys(&["2a", "0b", "2c", "0d", "0b"]);
-        let lines = split(&keys, 3, node_for, |_, _| true).unwrap();
+        let lines = split(&keys, &mut LastLines::default(), node_for, |_, _| true).unwrap();
         assert_eq!(lines, [(2, Some(vec![0, 2])), (0, Some(vec![1, 3, 4]))]);
     }
 
@@ -69,7 +98,7 @@ mod tests {
         let keys = keys(&["0a", "1a", "0b", "1b", "0c"]);
         // Node 0 takes two keys of two bytes in a line, node 1 any number.
         let fits = |len, node| node == 1 || len <= LINE_HEAD_LEN + 2 * 3;
-        let lines = split(&keys, 2, node_for, fits).unwrap();
+        let lines = split(&keys, &mut LastLines::default(), node_for, fits).unwrap();
         assert_eq!(lines, [(0, Some(vec![0, 2])), (1, Some(vec![1, 3])), (0, Some(vec![4]))]);
         assert_eq!(len_of_one_line(&keys), LINE_HEAD_LEN + 5 * 3);
     }
@@ -77,13 +106,18 @@ mod tests {
     #[test]
     fn a_key_that_is_too_long_for_a_line_has_its_own() {
         let keys = keys(&["0a", "0b"]);
-        let lines = split(&keys, 1, node_for, |_, _| false).unwrap();
+        let lines = split(&keys, &mut LastLines::default(), node_for, |_, _| false).unwrap();
         assert_eq!(lines, [(0, Some(vec![0])), (0, Some(vec![1]))]);
     }
 
     #[test]
     fn without_nodes_there_are_no_lines() {
-        let keys = keys(&["0a", "-"]);
-        assert_eq!(split(&keys, 1, node_for, |_, _| true), Err(ClusterError::NoAvailableNodes));
+        let (failing, keys) = (keys(&["0a", "-"]), keys(&["1a", "0b"]));
+        let mut last = LastLines::default();
+        let failed = split(&failing, &mut last, node_for, |_, _| true);
+        assert_eq!(failed, Err(ClusterError::NoAvailableNodes));
+        // The next call does not find the line of the failed call.
+        let lines = split(&keys, &mut last, node_for, |_, _| true).unwrap();
+        assert_eq!(lines, [(1, Some(vec![0])), (0, Some(vec![1]))]);
     }
 }

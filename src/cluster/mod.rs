@@ -12,4 +12,5 @@ mod lines;
 mod order;
 pub mod routing;
 
-pub use cluster::{Cluster, ClusterConfig, ClusterError, NodeChange, NodeMetrics};
+pub use cluster::{Cluster, ClusterConfig, ClusterError, NodeChange, NodeMetrics, NodeUpdate};
+pub use order::RoutingOrder;

@@ -1,5 +1,6 @@
 //! The nodes that get keys, in their order.
 use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 
 use super::routing::{RoutedNode, Router, Routing};
 
@@ -37,8 +38,9 @@ impl RoutingOrder {
     }
 
     pub fn remove(&mut self, nodes: &[usize]) {
+        let leaving: HashSet<_> = nodes.iter().collect();
         for list in [&mut self.healthy, &mut self.unhealthy, &mut self.given] {
-            list.retain(|node| !nodes.contains(node));
+            list.retain(|node| !leaving.contains(node));
         }
         self.routed.take();
     }
@@ -49,11 +51,22 @@ impl RoutingOrder {
         self.routed.take();
     }
 
-    /// Sets the order given. Nodes that are not listed stay behind the others.
+    /// Sets the order given. Nodes that are not listed stay behind the others. Ids and weights may
+    /// have changed too.
     pub fn arrange(&mut self, order: &[usize]) {
-        let place = |node: &usize| order.iter().position(|other| other == node);
-        self.given.sort_by_cached_key(|node| place(node).unwrap_or(usize::MAX));
+        let places: HashMap<_, _> = order.iter().zip(0..).collect();
+        self.given.sort_by_key(|node| places.get(node).copied().unwrap_or(usize::MAX));
         self.routed.take();
+    }
+
+    /// Returns whether other nodes get keys now. Ignores nodes that have left.
+    pub fn set_member_health(&mut self, node: usize, is_healthy: bool) -> bool {
+        let is_known = self.health_list(is_healthy).contains(&node);
+        if is_known || !self.given.contains(&node) {
+            return false;
+        }
+        self.set_health(node, is_healthy);
+        self.purge_unhealthy_nodes
     }
 
     pub fn set_health(&mut self, node: usize, is_healthy: bool) {
@@ -71,8 +84,10 @@ impl RoutingOrder {
     }
 
     /// The nodes that get keys, in the order that the rule needs.
-    fn routed_nodes(&self) -> Vec<usize> {
-        let is_purged = |node: &usize| self.purge_unhealthy_nodes && self.unhealthy.contains(node);
+    pub fn routed_nodes(&self) -> Vec<usize> {
+        let purged = if self.purge_unhealthy_nodes { self.unhealthy.as_slice() } else { &[] };
+        let purged: HashSet<_> = purged.iter().collect();
+        let is_purged = |node: &usize| purged.contains(node);
         if self.routing.follows_health() {
             let all = self.healthy.iter().chain(&self.unhealthy);
             all.copied().filter(|node| !is_purged(node)).collect()

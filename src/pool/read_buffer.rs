@@ -6,8 +6,13 @@ pub(super) struct ReadBuffer {
     data: Vec<u8>,
     start: usize,
     end: usize,
+    /// Whether a read has filled it.
+    was_full: bool,
 }
 
+/// Of a connection with small replies. A client may have thousands of connections.
+const SMALL_CAPACITY: usize = 16 * 1024;
+/// Of a connection that has filled the small one, so that one read takes more.
 const MIN_CAPACITY: usize = 64 * 1024;
 /// Empty buffers above this capacity are freed.
 const KEEP_CAPACITY: usize = 256 * 1024;
@@ -35,14 +40,16 @@ impl ReadBuffer {
 
     /// Free space for at least `wanted` bytes.
     pub fn room(&mut self, wanted: usize) -> &mut [u8] {
-        if self.data.len() - self.end < wanted {
+        let is_too_small = self.was_full && self.data.len() < MIN_CAPACITY;
+        if self.data.len() - self.end < wanted || is_too_small {
             let len = self.len();
-            if self.data.len() - len >= wanted {
+            if self.data.len() - len >= wanted && !is_too_small {
                 self.data.copy_within(self.start..self.end, 0);
             } else {
                 // The buffer doubles, because otherwise a large value would be moved once for each
                 // part of it.
-                let capacity = MIN_CAPACITY.max(len + wanted).max(2 * self.data.len());
+                let least = if self.was_full { MIN_CAPACITY } else { SMALL_CAPACITY };
+                let capacity = least.max(len + wanted).max(2 * self.data.len());
                 let mut data = vec![0; capacity];
                 data[..len].copy_from_slice(self.filled());
                 self.data = data;
@@ -56,6 +63,7 @@ impl ReadBuffer {
     pub fn add(&mut self, count: usize) {
         self.end += count;
         debug_assert!(self.end <= self.data.len());
+        self.was_full |= self.end == self.data.len();
     }
 }
 
@@ -104,6 +112,20 @@ mod tests {
         buffer.add(1);
         buffer.consume(1);
         assert_eq!(buffer.data.capacity(), 0);
-        assert_eq!(buffer.room(1).len(), MIN_CAPACITY);
+        assert_eq!(buffer.room(1).len(), SMALL_CAPACITY);
+    }
+
+    #[test]
+    fn a_buffer_that_was_full_grows() {
+        let mut buffer = ReadBuffer::default();
+        buffer.room(SMALL_CAPACITY)[0] = 7;
+        buffer.add(SMALL_CAPACITY - 1);
+        buffer.consume(SMALL_CAPACITY - 1);
+        assert_eq!(buffer.room(SMALL_CAPACITY).len(), SMALL_CAPACITY);
+        buffer.room(1)[SMALL_CAPACITY - 1] = 7;
+        buffer.add(SMALL_CAPACITY);
+        buffer.consume(SMALL_CAPACITY - 1);
+        assert_eq!(buffer.room(1).len(), MIN_CAPACITY - 1);
+        assert_eq!(buffer.filled(), [7]);
     }
 }

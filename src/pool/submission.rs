@@ -5,7 +5,7 @@ use super::capabilities::Capabilities;
 use super::connection::Connection;
 use crate::protocol::meta::Lack;
 use crate::protocol::{
-    Command, GenericCommand, OwnedRequest, ReplyHandler, Request, RequestInfo, Timing, Verb,
+    Command, GenericCommand, Key, OwnedRequest, ReplyHandler, Request, RequestInfo, Timing, Verb,
 };
 
 /// A request that is submitted to the pool.
@@ -19,6 +19,15 @@ impl Submission<'_> {
         match self {
             Self::Borrowed(request) => request.verb(),
             Self::Owned(request) => request.verb(),
+        }
+    }
+
+    /// The key that decides which node gets the request; `None` without keys.
+    pub fn key(&self) -> Option<Key<'_>> {
+        match self {
+            Self::Borrowed(Request::Retrieval { keys, .. }) => keys.first().copied(),
+            Self::Borrowed(Request::Command(command)) => command.key().copied(),
+            Self::Owned(request) => Some(Key::trusted(request.key())),
         }
     }
 

@@ -22,6 +22,7 @@ LAYERS = [
         "_node_log",
         "_results",
         "_meta",
+        "_router",
     },
     {"connection_pool", "_counters", "_fallbacks", "_node_queries", "_meta_commands"},
     {"_cluster", "metrics", "discovery", "_routing"},

@@ -96,7 +96,7 @@ async def test_weights_by_text(routing):
     [
         ({"routing": "katama"}, ValueError, "must be one of 'emcache', 'rendezvous', .*'katama'"),
         ({"routing": "ketama:sha"}, ValueError, "has no option 'sha'; its options are md5, "),
-        ({"routing": None}, TypeError, "routing must be a str, not NoneType"),
+        ({"routing": None}, TypeError, "routing must be a str or an object with a method build"),
         ({"weights": {A: 2}}, ValueError, "'emcache' ignores weights"),
         ({"routing": "gomemcache", "weights": {A: 2}}, ValueError, "ignores weights"),
         ({"routing": "ketama", "weights": {A: 0}}, ValueError, "weight of 10.0.0.1:11211 must be"),

@@ -152,7 +152,7 @@ fn set_noreply(client: &Client<TestCaller>, name: &str) -> Pending {
 fn get_many(client: &Client<TestCaller>, names: &[String], is_partial: bool) -> Pending {
     let (caller, pending) = caller();
     let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
-    client.get_many(RetrievalVerb::Get, &keys, is_partial, client.deadline(), caller);
+    client.get_many(RetrievalVerb::Get, &keys, None, is_partial, client.deadline(), caller);
     pending
 }
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from .._address import Address
@@ -27,7 +27,7 @@ async def first_topology(
     addresses: list[Address],
     timeout: float,  # noqa: ASYNC109 - of each query
     options: dict[str, Any],
-    check_nodes: Callable[[Iterable[Address]], None] | None,
+    check_nodes: Callable[[Topology], None],
 ) -> tuple[Discovery, Topology, bool]:
     """Return the source to poll, the first nodes, and whether they are from the source."""
     if autodiscovery is True:
@@ -101,7 +101,7 @@ class BoundedDiscovery:
         self,
         source: Discovery,
         timeout: float,
-        check_nodes: Callable[[Iterable[Address]], None] | None,
+        check_nodes: Callable[[Topology], None],
     ) -> None:
         self._source = source
         self._timeout = timeout
@@ -121,6 +121,5 @@ class BoundedDiscovery:
             if task is None or task.cancelling():
                 raise
             raise DiscoveryError("discover() was cancelled") from None
-        if self._check_nodes is not None:
-            self._check_nodes(node.address for node in topology.nodes)
+        self._check_nodes(topology)
         return topology

@@ -15,6 +15,11 @@ class DiscoveredNode:
     """The node's identity: it decides which keys the node gets, and TLS verifies its name."""
     ip: str | None = None
     """The current IP address. A node that is replaced keeps ``address`` and changes ``ip``."""
+    weight: int | None = None
+    """Its share of the keys, 1 to 65,535, if ``routing`` has weights; ``weights`` takes
+    precedence."""
+    name: str | None = None
+    """The name that ``routing`` hashes for the node; ``names`` takes precedence."""
 
 
 @dataclass(frozen=True)

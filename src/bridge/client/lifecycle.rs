@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 
 use super::super::errors;
 use super::super::registry::{self, AbandonedHandle};
+use super::super::router::PyRouter;
 use super::super::session::Session;
 use super::CoreClient;
 use crate::cluster::ClusterConfig;
@@ -21,11 +22,15 @@ impl CoreClient {
         event_loop: Bound<'_, PyAny>,
         addresses: Vec<Address>,
         config: ClusterConfig,
+        build: Option<Py<PyAny>>,
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
         let driver = registry::driver_for(&event_loop)?;
         let id = registry::next_id();
-        let session = Session::open(id, driver, addresses, config, on_change);
+        let purge_unhealthy_nodes = config.purge_unhealthy_nodes;
+        let router =
+            build.map(|build| PyRouter::new(build, addresses.len(), purge_unhealthy_nodes));
+        let session = Session::open(id, driver, addresses, config, router, on_change);
         session.driver.add_session(&session);
         registry::add_session(id, session.clone());
         session.driver.schedule_pending(py)?;

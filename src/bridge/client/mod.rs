@@ -13,6 +13,7 @@ use self::lifecycle::seconds;
 pub use self::lifecycle::session_here;
 use super::driver::running_loop;
 use super::registry;
+use super::router::PyNodeUpdate;
 use super::routing::PyRouting;
 use super::security::PySecurity;
 use super::session::Awaitable;
@@ -83,7 +84,8 @@ impl CoreClient {
             routing: routing.routing,
             specs: routing.specs.clone(),
         };
-        Self::open_session(py, forks, event_loop, addresses, config, on_change)
+        let build = routing.build.as_ref().map(|build| build.clone_ref(py));
+        Self::open_session(py, forks, event_loop, addresses, config, build, on_change)
     }
 
     /// Whether the client was created in a parent of this process.
@@ -464,15 +466,17 @@ impl CoreClient {
     }
 
     /// The `joining` nodes get keys from now on, and the `leaving` nodes get no more. `order` lists
-    /// all nodes in the order that rules count in.
+    /// all nodes in the order that rules count in. `updates` has the nodes whose weight or name has
+    /// changed.
     fn change_nodes(
         &self,
         py: Python<'_>,
         joining: Vec<usize>,
         leaving: Vec<usize>,
         order: Vec<usize>,
+        updates: Vec<PyNodeUpdate>,
     ) -> PyResult<()> {
-        self.session(py)?.change(py, joining, leaving, order)
+        self.session(py)?.change(py, joining, leaving, order, updates)
     }
 
     /// Returns a [`super::checkout::CoreCheckout`].
