@@ -142,15 +142,24 @@ class MetaMemcache(_Swapped):
     """Values as meta-memcache 4 stores them.
 
     bytes, str and int are stored as such, and all other types (also bool, None and float) as a
-    pickle. Compressed values are always readable.
+    pickle. An empty str cannot be stored: meta-memcache would read it as bytes. Values that were
+    compressed with zlib are always readable, but not those of ``ZstdSerializer``.
 
     .. warning::
 
-        ``pickle=True`` has the dangers of :class:`Pickle`.
+        ``pickle=True`` has the dangers of :class:`Pickle`. meta-memcache itself unpickles every
+        value with flags that it does not know, so share a server with it only by this preset.
 
     Args:
         pickle: read and write pickles; with False they raise :class:`emcache.SerializationError`.
-        compress_from: compress values of this many bytes and more. None for never.
+        compress_from: compress values of this many bytes and more (meta-memcache itself: from
+            129). None for never.
     """
 
     client = "meta-memcache"
+
+    def dumps(self, value: Any) -> tuple[bytes, int]:
+        """Accept bytes, str and int, and with ``pickle`` all other types."""
+        if type(value) is str and not value:
+            raise SerializationError("meta-memcache would read an empty str as bytes")
+        return super().dumps(value)
