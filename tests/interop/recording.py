@@ -31,6 +31,7 @@ def record(results: dict[str, tuple[Neighbour, Result]]) -> None:
             if item not in seen and len(data) <= LARGEST:
                 items[value] = [flags, data.hex()]
             seen.add(item)
-        kept[name] = {"version": result.version, "items": items}
+        if items:
+            kept[name] = {"version": result.version, "items": items}
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(each)}" for key, each in kept.items())
     RECORDED.write_text("{\n" + lines + "\n}\n")

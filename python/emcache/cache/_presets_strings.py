@@ -86,9 +86,10 @@ class Dalli(Preset):
         """Return decoded JSON with ``json``, and raw strings."""
         if flags == 0:
             return self._strings.loads(data)
-        if flags != 1 or writer_of(data, flags) == "dalli with Marshal":
+        if flags != 1 or (writer := writer_of(data, flags)):
+            ruby = flags == 1 and writer == "dalli with Marshal"
             remedy = "store strings with raw: true, or use serializer: JSON in Ruby"
-            raise unreadable(self, data, flags, remedy if flags == 1 else "")
+            raise unreadable(self, data, flags, remedy if ruby else "")
         if self._json is None:
             raise SerializationError(
                 "it was written by dalli with another serializer than Marshal; "

@@ -181,7 +181,7 @@ class Values(Generic[T]):
 
     async def _decompress(self, compression: Compression, data: bytes) -> bytes:
         found = None
-        small = min(DECOMPRESS_IN_LOOP, self._max_size)
+        small = min(getattr(compression, "in_loop", DECOMPRESS_IN_LOOP), self._max_size)
         if len(data) <= small:
             found = compression.decompress(data, small)
         if found is None and small < self._max_size:
