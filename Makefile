@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
+.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits interop coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,9 @@ test-aiocache test-django test-limits: build memcached
 test-aiocache:  ## aiocache's own tests on emcache.contrib.aiocache
 test-django:  ## Django's own cache tests on emcache.contrib.django
 test-limits:  ## The own tests of limits' memcached storage, with this client
+
+interop: build memcached  ## Clients of PHP, Ruby, Perl, Java, Go and Python against ours, on three servers
+	$(BIN)/python tools/interop --install $(ARGS)
 
 lint: $(VENV)/.tools  ## Formatting and lints
 	cargo fmt --check

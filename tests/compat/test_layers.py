@@ -79,7 +79,7 @@ def layer(name: str) -> int:
 
 def test_imports_are_found():
     assert "_errors" in IMPORTS["_counters"]
-    assert "_memcached.codecs" in IMPORTS["cache._presets"]
+    assert "_memcached.codecs" in IMPORTS["cache._presets_python"]
     # In a function, and for type checkers.
     assert "_counters" in IMPORTS["_client"]
     assert "discovery._watcher" in IMPORTS["_client"]

@@ -11,7 +11,10 @@ from ._info import CacheInfo
 from ._keys import KeyPolicy
 from ._locks import Lock
 from ._policy import Options, SharingOptions
-from ._presets import Pylibmc, Pymemcache
+from ._presets_java import Spymemcached
+from ._presets_php import PhpMemcache, PhpMemcached
+from ._presets_python import Bmemcached, MetaMemcache, Pylibmc, Pymemcache
+from ._presets_strings import Dalli, PerlMemcached
 from ._rate_limits import RateLimit, RateLimitResult
 from ._serializers import Json, MsgPack, Pickle, Raw, Serializer, Utf8
 from ._tags import TagSnapshot
@@ -19,18 +22,24 @@ from ._ttl import Ttl
 from ._typed import Typed
 
 __all__ = [
+    "Bmemcached",
     "Cache",
     "CacheInfo",
     "CacheSource",
     "CachedFunction",
     "CachedManyFunction",
     "Compression",
+    "Dalli",
     "Json",
     "KeyPolicy",
     "Lock",
     "Lz4",
+    "MetaMemcache",
     "MsgPack",
     "Options",
+    "PerlMemcached",
+    "PhpMemcache",
+    "PhpMemcached",
     "Pickle",
     "Pylibmc",
     "Pymemcache",
@@ -39,6 +48,7 @@ __all__ = [
     "Raw",
     "Serializer",
     "SharingOptions",
+    "Spymemcached",
     "TagSnapshot",
     "Ttl",
     "Typed",

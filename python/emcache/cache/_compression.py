@@ -83,7 +83,7 @@ class Zlib(_Base):
 
     def decompress(self, data: bytes, limit: int) -> bytes | None:
         """Decompress a zlib stream."""
-        return _bounded(zlib.decompressobj(), data, limit)
+        return bounded(zlib.decompressobj(), data, limit)
 
 
 class Zstd(_Base):
@@ -117,7 +117,7 @@ class Zstd(_Base):
         size = self._library.get_frame_info(data).decompressed_size
         if size is not None and size > limit:
             return None
-        return _bounded(self._library.ZstdDecompressor(), data, limit)
+        return bounded(self._library.ZstdDecompressor(), data, limit)
 
 
 class Lz4(_Base):
@@ -145,7 +145,7 @@ class Lz4(_Base):
 
     def decompress(self, data: bytes, limit: int) -> bytes | None:
         """Decompress one frame."""
-        return _bounded(_Lz4Stream(self._library.LZ4FrameDecompressor()), data, limit)
+        return bounded(_Lz4Stream(self._library.LZ4FrameDecompressor()), data, limit)
 
 
 class _Lz4Stream:
@@ -185,7 +185,7 @@ def _library(module: str, name: str, extra: str) -> Any:
         raise ImportError(f"{name} needs {package}: pip install 'emcache[{extra}]'") from error
 
 
-def _bounded(stream: Any, data: bytes, limit: int) -> bytes | None:
+def bounded(stream: Any, data: bytes, limit: int) -> bytes | None:
     # One byte above the limit shows that there is too much output. The libraries accept no size
     # above sys.maxsize.
     found: bytes = stream.decompress(data, min(limit + 1, sys.maxsize))

@@ -21,3 +21,11 @@ FLAG_ZLIB = 1 << 30
 
 FLAG_ENVELOPE = 1 << 20
 """Marks a value that begins with an envelope; see ``_envelope.py``."""
+
+FORMATS = {
+    FLAGS_UTF8: "Utf8",
+    FLAGS_JSON: "Json",
+    FLAGS_MSGPACK: "MsgPack",
+    FLAGS_PICKLE: "Pickle",
+}
+"""Names of the serializers by their flags, for messages about values that others cannot read."""

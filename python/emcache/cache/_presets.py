@@ -1,100 +1,90 @@
-"""Serializers for the formats of other Python clients."""
+"""What the formats of other clients have in common, and how foreign values are named."""
 
+import functools
+import operator
+import re
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from .._checks import check_range
 from .._errors import SerializationError
-from .._memcached import codecs
-from ._compression import LARGEST, Compression, Zlib
+from ._compression import LARGEST, Compression
+from ._flags import FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, FORMATS
+
+_COMPRESSED = FLAG_ZSTD | FLAG_LZ4 | FLAG_ZLIB
+
+_SIGNS = (
+    (rb"\x04\x08", "dalli with Marshal"),
+    (rb"\xac\xed\x00\x05", "spymemcached with Java serialization"),
+    (rb"[\x04\x05]\x0b", "a Perl client with Storable"),
+    (rb"N;|[abdisCEO]:\d+[:;.]|d:-?[\d.INn]|i:-", "a PHP client with serialize()"),
+    (rb"\x00\x00\x00\x02", "a PHP client with igbinary"),
+    (rb"\x80[\x02-\x05]", "a Python client with pickle"),
+)
+"""How serialized values of other languages begin; none of these but the last is a pickle."""
 
 
 class Preset:
-    """A serializer that has its own compression."""
+    """A serializer for the format of another client, with that client's compression."""
 
-    _client: str
+    client: str
+    """Its name, for messages."""
+    bits: int
+    """All bits that mark a compression, also those of one that is not read."""
 
-    def __init__(self, *, pickle: bool = False, compress_from: int | None = None) -> None:
-        if not isinstance(pickle, bool):
-            raise TypeError(f"pickle must be a bool, not {type(pickle).__name__}")
-        if compress_from is not None:
-            check_range("compress_from", compress_from, 1, LARGEST)
-        self._pickle = pickle
-        self.reads: Compression = Zlib(flag=codecs.ZLIB, min_size=compress_from or 0)
-        self.writes: Compression | None = None if compress_from is None else self.reads
+    def __init__(self, *reads: Compression, compress_from: int | None = None) -> None:
+        self.reads: Mapping[int, Compression] = {each.flag: each for each in reads}
+        """The compressions by their flags."""
+        self.bits = functools.reduce(operator.or_, self.reads)
+        self.writes: Compression | None = None if compress_from is None else reads[0]
+        """The first one, if values are compressed at all."""
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for presets that read and write the same values."""
+        return type(self).__name__
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(pickle={self._pickle})"
+        return f"{type(self).__name__}()"
 
     def dumps(self, value: Any) -> tuple[bytes, int]:
-        """Accept bytes, str and int, and with ``pickle`` all other types."""
-        kind = type(value)
-        if (flag := self._integer_flag(kind)) is not None:
-            return b"%d" % value, flag
-        if (encoded := codecs.encode(value)) is not None:
-            return encoded
-        if not self._pickle:
-            raise SerializationError(
-                f"{self._client} stores a {kind.__name__} as a pickle; pass pickle=True to allow it"
-            )
-        return codecs.encode_pickle(value, 5)
-
-    def _integer_flag(self, kind: type) -> int | None:
-        """Return the flag of an integer type; None for types that are not stored as digits."""
+        """Return the bytes and flags that the other client would store."""
         raise NotImplementedError
 
     def loads(self, data: bytes, flags: int) -> Any:
-        """Return bytes, str and int, and with ``pickle`` all other types."""
-        try:
-            return codecs.decode(data, flags, pickles=self._pickle)
-        except codecs.UnreadableError:
-            if flags == codecs.PICKLE:
-                raise SerializationError(
-                    "the value is a pickle, which can run code; pass pickle=True to read it"
-                ) from None
-            raise SerializationError(f"{self._client} does not use flags {flags:#x}") from None
+        """Return the value that the other client would return."""
+        raise NotImplementedError
 
 
-class Pymemcache(Preset):
-    """Values as pymemcache's ``PickleSerde`` and ``CompressedSerde`` store them.
-
-    bytes, str and int are stored as such, and all other types (also bool, None and float) as a
-    pickle. Compressed values are always readable. For values without a serde use :class:`Raw`.
-
-    .. warning::
-
-        ``pickle=True`` has the dangers of :class:`Pickle`.
-
-    Args:
-        pickle: read and write pickles; with False they raise :class:`emcache.SerializationError`.
-        compress_from: compress values of this many bytes and more (pymemcache itself: from 401).
-            Only clients with ``CompressedSerde`` can read them. None for never.
-    """
-
-    _client = "pymemcache"
-
-    def _integer_flag(self, kind: type) -> int | None:
-        return codecs.INTEGER if kind is int else None
+def min_size(compress_from: int | None) -> int:
+    """Check ``compress_from`` and return it as the ``min_size`` of a compression."""
+    if compress_from is None:
+        return 0
+    check_range("compress_from", compress_from, 1, LARGEST)
+    return compress_from
 
 
-class Pylibmc(Preset):
-    """Values as pylibmc 1.6 stores them.
+def writer_of(data: bytes, flags: int) -> str | None:
+    """Return who wrote a value that is not of the preset's format; None if nothing tells."""
+    if not flags & 0xFFFF and (name := FORMATS.get(flags & ~_COMPRESSED)):
+        return f"emcache with {name}()"
+    if flags:
+        for pattern, writer in _SIGNS:
+            if re.match(pattern, data):
+                return writer
+    return None
 
-    bytes, str, int and bool are stored as such, and all other types (also None and float) as a
-    pickle. As with pylibmc, a bool is read back as an int. Compressed values are always readable.
 
-    .. warning::
+def unreadable(preset: Preset, data: bytes, flags: int, remedy: str = "") -> SerializationError:
+    """Return an error that names the writer of a value, or at least its flags."""
+    name = type(preset).__name__
+    if writer := writer_of(data, flags):
+        reason = f"it was written by {writer}, which {name} does not read"
+    else:
+        reason = f"{preset.client} does not use flags {flags:#x} for such a value"
+    return SerializationError(f"{reason}; {remedy}" if remedy else reason)
 
-        ``pickle=True`` has the dangers of :class:`Pickle`.
 
-    Args:
-        pickle: read and write pickles; with False they raise :class:`emcache.SerializationError`.
-        compress_from: compress values of this many bytes and more, as pylibmc's
-            ``min_compress_len``. None for never.
-    """
-
-    _client = "pylibmc"
-
-    def _integer_flag(self, kind: type) -> int | None:
-        if kind is bool:
-            return codecs.INTEGER
-        return codecs.LONG if issubclass(kind, int) else None
+def unstorable(preset: Preset, value: object, accepted: str) -> SerializationError:
+    """Return an error that says which types the preset stores."""
+    return SerializationError(f"{preset!r} stores {accepted}, not {type(value).__name__}")

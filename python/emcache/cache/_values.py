@@ -12,7 +12,7 @@ from ._decompression import in_few_threads
 from ._envelope import Envelope, decode_envelope, encode_envelope
 from ._flags import FLAG_ENVELOPE, FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, FLAGS_EMPTY
 from ._keys import shown
-from ._presets import Preset, Pylibmc, Pymemcache
+from ._presets import Preset
 from ._serializers import Json, MsgPack, OneFormat, Pickle, Raw, Serializer, Utf8
 from ._typed import Typed
 
@@ -55,8 +55,8 @@ class Values(Generic[T]):
         if isinstance(serializer, Preset):
             if compression is not None:
                 raise ValueError(f"{serializer!r} has its own compression; use compress_from")
-            self._writes, self._bits = serializer.writes, serializer.reads.flag
-            self._reads[serializer.reads.flag] = serializer.reads
+            self._writes, self._bits = serializer.writes, serializer.bits
+            self._reads.update(serializer.reads)
         elif compression is not None:
             self._bits |= compression.flag
             self._reads[compression.flag] = compression
@@ -170,6 +170,10 @@ class Values(Generic[T]):
 
     def _reader(self, bit: int) -> Compression:
         if bit not in self._reads:
+            if isinstance(self._serializer, Preset):
+                raise SerializationError(
+                    f"its flags mark a compression of {self._serializer.client} that is not read"
+                )
             if bit not in _OURS:
                 raise SerializationError("its flags mark more than one compression")
             self._reads[bit] = _OURS[bit]()
@@ -177,7 +181,7 @@ class Values(Generic[T]):
 
     async def _decompress(self, compression: Compression, data: bytes) -> bytes:
         found = None
-        small = min(DECOMPRESS_IN_LOOP, self._max_size)
+        small = min(getattr(compression, "in_loop", DECOMPRESS_IN_LOOP), self._max_size)
         if len(data) <= small:
             found = compression.decompress(data, small)
         if found is None and small < self._max_size:
@@ -217,8 +221,8 @@ def _check_object(argument: str, given: object, *names: str) -> None:
 
 def _kind(serializer: object) -> Hashable:
     # Other serializers are known to be equal only if they are the same object.
-    if type(serializer) in (Pymemcache, Pylibmc):
-        return type(serializer).__name__
+    if isinstance(serializer, Preset):
+        return serializer.kind
     if type(serializer) in (Raw, Utf8, Json, MsgPack, Pickle, Typed):
         options = vars(serializer).items()
         # Functions of Typed belong to its type, and differ between equal serializers.
