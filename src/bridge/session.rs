@@ -142,7 +142,7 @@ impl Session {
         py: Python<'_>,
         action: Action,
         keys: Vec<Py<PyBytes>>,
-        values: Vec<Py<PyBytes>>,
+        values: Vec<convert::Value>,
         noreply: bool,
     ) -> Awaitable {
         let source = Arc::new(PyBatch::new(py, keys, values));
