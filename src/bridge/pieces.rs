@@ -14,11 +14,16 @@ use crate::protocol::ValueBuf;
 /// Copying and checksumming this many bytes in turn reads them from memory only once.
 const BLOCK_LEN: usize = 32 * 1024;
 
-/// The CRC-32 of `zlib.crc32`, several times as fast.
+/// The CRC-32 of a part of `data`, continued from that of what precedes it. It is that of
+/// `zlib.crc32`, computed several times as fast.
 #[pyfunction]
-pub fn crc32(py: Python<'_>, data: &Bound<'_, PyBytes>) -> u32 {
-    let data = data.as_bytes();
-    py.detach(|| crc32fast::hash(data))
+pub fn crc32(data: &Bound<'_, PyBytes>, start: usize, end: usize, before: u32) -> PyResult<u32> {
+    let Some(part) = data.as_bytes().get(start..end) else {
+        return Err(PyValueError::new_err(format!("the data has no bytes {start} to {end}")));
+    };
+    let mut checksum = Hasher::new_with_initial(before);
+    checksum.update(part);
+    Ok(checksum.finalize())
 }
 
 /// A `bytes` object that is filled piece by piece.

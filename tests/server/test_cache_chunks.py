@@ -387,7 +387,7 @@ async def test_the_limit_of_the_whole(client, key):
 async def test_a_head_of_another_program_is_an_error(raw, client, head):
     stored = encode_envelope(Envelope(NEVER, NEVER), head)
     await client.set(raw.wire_key("k"), stored, flags=HEAD_FLAGS)
-    with pytest.raises(SerializationError, match="cannot be read|max_size"):
+    with pytest.raises(SerializationError, match=r"cannot be read|max_size"):
         await raw.get("k")
 
 
@@ -434,10 +434,9 @@ async def test_a_node_of_pieces_that_is_down(cluster, key):
         finally:
             cluster[1].resume()
         assert await cache.get(other) == b"smaller"
-        async with asyncio.timeout(10):
-            while client.metrics().nodes[nodes[1]].state != "up":
-                await asyncio.sleep(0.05)
-        assert await cache.get(name) in (None, data_of(40_000))
+    async with emcache.create_client(nodes) as client:
+        cache = Cache(client, serializer=Raw(), prefix=key, chunked=SMALL)
+        assert await cache.get(name) == data_of(40_000)
 
 
 async def test_a_cancelled_store_leaves_the_old_value(raw, monkeypatch):

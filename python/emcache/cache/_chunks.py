@@ -46,7 +46,7 @@ SMALLEST_ITEM_SIZE = 8 * 1024
 SMALLEST_PIECE = 2 * 1024
 """A head must not make a reader ask for millions of pieces."""
 LARGEST_SIZE = 1024 * MIB
-_IN_FLIGHT = 8 * MIB
+_IN_FLIGHT = 16 * MIB
 """How many bytes of one value are requested or sent at a time, since each request has the client's
 timeout."""
 _GROUPS = 8
@@ -135,10 +135,15 @@ def chunks_of(chunked: object, serializer: object) -> Chunks | None:
     if not isinstance(chunked, Chunks):
         kind = type(chunked).__name__
         raise TypeError(f"chunked must be a bool or an emcache.cache.Chunks, not {kind}")
+    _check_serializer(serializer)
+    return chunked
+
+
+def _check_serializer(serializer: object) -> None:
     if isinstance(serializer, Preset):
         name = type(serializer).__name__
-        raise ValueError(f"chunked does not go with {name}(): other clients cannot read pieces")
-    return chunked
+        message = f"chunked does not go with {name}(): other clients cannot read pieces"
+        raise ValueError(message)  # noqa: TRY004
 
 
 def is_head(flags: int | None) -> bool:
@@ -179,23 +184,26 @@ class Pieces:
                 "see emcache.cache.Chunks"
             )
         piece_size = self._chunks.piece_size
-        checksum = _emcache.crc32(data)
-        head = Head(flags, size, piece_size, checksum, secrets.token_bytes(_ID_SIZE))
+        head = Head(flags, size, piece_size, 0, secrets.token_bytes(_ID_SIZE))
         if expires < 0:
             return head.encode()
         expires = _outliving(expires)
-        view = memoryview(data)  # its parts are sent without a copy
+        view, checksum = memoryview(data), 0  # parts of a view are sent without a copy
 
         async def put(keys: Sequence[bytes], start: int) -> None:
-            starts = range(start, size, piece_size)
-            items = {key: view[at : at + piece_size] for key, at in zip(keys, starts, strict=False)}
-            stored = await self._client.set_many(items, flags=FLAGS_PIECE, exptime=expires)
+            nonlocal checksum
+            end = min(start + piece_size * len(keys), size)
+            checksum = _emcache.crc32(data, start, end, checksum)
+            parts = [view[at : min(at + piece_size, end)] for at in range(start, end, piece_size)]
+            stored = await self._client.set_many(
+                dict(zip(keys, parts, strict=True)), flags=FLAGS_PIECE, exptime=expires
+            )
             for error in stored.errors.values():
                 raise copy_exception(error)
 
         groups = _groups(head.keys(name), piece_size)
         await _in_turn((functools.partial(put, *group) for group in groups), lambda _: True)
-        return head.encode()
+        return head._replace(checksum=checksum).encode()
 
     async def read(self, name: bytes, head: Head, touch: int | None = None) -> bytes | None:
         """Return a value; None if a piece is missing or damaged.
@@ -283,6 +291,7 @@ async def _in_turn(
     try:
         for call in calls:
             tasks.append(asyncio.create_task(call()))
+            await asyncio.sleep(0)  # it is sent now, and the server begins
             if len(tasks) == _GROUPS and not use(await tasks.popleft()):
                 return
         while tasks:
