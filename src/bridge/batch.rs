@@ -27,11 +27,14 @@ impl PyBatch {
     pub fn new(
         py: Python<'_>,
         keys: Vec<Py<PyBytes>>,
-        values: Vec<Py<PyBytes>>,
+        values: Vec<convert::Value>,
         nodes: Option<Vec<usize>>,
     ) -> Self {
-        let value = |value: Py<PyBytes>| {
-            let mut value = value.into_bound(py);
+        let value = |value: convert::Value| {
+            let mut value = match value {
+                convert::Value::Object(value) => value.into_bound(py),
+                convert::Value::Part(part) => return PyValue::Shared(part),
+            };
             if let Some(shared) = convert::shared(&value) {
                 return PyValue::Shared(shared);
             }

@@ -2,6 +2,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -116,6 +117,35 @@ pub fn shared(value: &Bound<'_, PyBytes>) -> Option<Bytes> {
     let is_shared =
         value.as_bytes().len() >= SHARED_FROM && value.is_exact_instance_of::<PyBytes>();
     is_shared.then(|| Bytes::from_owner(PyBackedBytes::from(value.clone())))
+}
+
+/// A value of a batch.
+pub enum Value {
+    Object(Py<PyBytes>),
+    /// A part of a `bytes` object, which is not copied.
+    Part(Bytes),
+}
+
+/// The value as in [`value`], except that a long view of a `bytes` object is not copied.
+pub fn value_or_part(object: &Bound<'_, PyAny>) -> PyResult<Value> {
+    match part_of_bytes(object)? {
+        Some(part) => Ok(Value::Part(part)),
+        None => Ok(Value::Object(value(object)?.unbind())),
+    }
+}
+
+fn part_of_bytes(object: &Bound<'_, PyAny>) -> PyResult<Option<Bytes>> {
+    let Ok(view) = object.cast_exact::<PyMemoryView>() else { return Ok(None) };
+    let Ok(buffer) = PyBuffer::<u8>::get(view) else { return Ok(None) };
+    let len = buffer.len_bytes();
+    if len < SHARED_FROM || len as u64 > MAX_VALUE_LEN || !buffer.is_c_contiguous() {
+        return Ok(None);
+    }
+    let Ok(owner) = view.getattr("obj")?.cast_into_exact::<PyBytes>() else { return Ok(None) };
+    let all = Bytes::from_owner(PyBackedBytes::from(owner));
+    let start = (buffer.buf_ptr() as usize).checked_sub(all.as_ptr() as usize);
+    let end = start.and_then(|start| start.checked_add(len)).filter(|end| *end <= all.len());
+    Ok(start.zip(end).map(|(start, end)| all.slice(start..end)))
 }
 
 /// An integer in the range of `T`. A `bool` is refused.

@@ -17,6 +17,7 @@ mod item;
 mod loop_driver;
 mod meta;
 mod once;
+mod pieces;
 mod registry;
 mod result;
 mod router;
@@ -47,6 +48,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     item::check_class(module.py())?;
     module.add_class::<security::PySecurity>()?;
     module.add_class::<routing::PyRouting>()?;
+    module.add_class::<pieces::PieceBuffer>()?;
+    module.add_function(wrap_pyfunction!(pieces::crc32, module)?)?;
     am_send::install(module.py());
     prepare(module.py())?;
     register_hooks(module)

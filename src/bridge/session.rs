@@ -148,7 +148,7 @@ impl Session {
         py: Python<'_>,
         action: Action,
         keys: Vec<Py<PyBytes>>,
-        values: Vec<Py<PyBytes>>,
+        values: Vec<convert::Value>,
         noreply: bool,
     ) -> Awaitable {
         let nodes = self.nodes_for(py, &keys)?;

@@ -1,7 +1,7 @@
 //! Values as `bytes` objects. Long values are received into the object that the caller gets,
 //! without a copy.
 //!
-//! Only the loop driver uses this module, so its code runs in a turn on the loop's thread, which is
+//! The loop driver and the buffer of pieces use this module, so its code runs on a thread that is
 //! attached to the interpreter.
 #![allow(unsafe_code)]
 use std::ptr::NonNull;
@@ -73,6 +73,10 @@ impl PartialValue {
         Some(Self { bytes: bytes.unbind(), start, filled: 0, len })
     }
 }
+
+// SAFETY: this is the only reference to the object, so it is filled by one thread at a time, and
+// its memory belongs to no thread.
+unsafe impl Send for PartialValue {}
 
 // SAFETY: `chunk_mut` returns the part of the object's memory that is not filled. The memory lives
 // as long as `bytes`, and Python never moves it. `advance_mut` counts only bytes that its caller

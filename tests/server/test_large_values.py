@@ -61,6 +61,60 @@ async def test_a_buffer_that_changes_after_the_call(server, key):
         assert (await client.get(key)).value == b"a" * 100_000
 
 
+PARTS = {
+    "slice": (lambda v: memoryview(v)[1000:-7], lambda v: v[1000:-7]),
+    "slice of a slice": (lambda v: memoryview(v)[5:][5:90_000], lambda v: v[10:90_005]),
+    "whole": (memoryview, bytes),
+    "every second": (lambda v: memoryview(v)[::2], lambda v: v[::2]),
+    "backwards": (lambda v: memoryview(v)[::-1], lambda v: v[::-1]),
+    "words": (lambda v: memoryview(v).cast("H")[1:], lambda v: v[2:]),
+    "two dimensions": (lambda v: memoryview(v).cast("B", (2, 50_000)), bytes),
+    "of a bytearray": (lambda v: memoryview(bytearray(v))[3:], lambda v: v[3:]),
+    "of a subclass": (lambda v: memoryview(Subclass(v))[3:], lambda v: v[3:]),
+    "short": (lambda v: memoryview(v)[3:9], lambda v: v[3:9]),
+    "empty": (lambda v: memoryview(v)[3:3], lambda v: b""),
+}
+
+
+@within(20)
+@pytest.mark.parametrize("name", PARTS)
+async def test_parts_of_bytes_in_a_batch(server, key, name):
+    view, part = PARTS[name]
+    value = value_of(100_000)
+    async with client_of(server) as client:
+        views = {key: view(value), key + b":other": view(value[::-1])}
+        assert not (await client.set_many(views)).errors
+        items = await client.get_many([key, key + b":other"])
+        assert [item.value for item in items.values()] == [part(value), part(value[::-1])]
+
+
+@within(20)
+async def test_parts_of_bytes_are_not_copied(server, key):
+    value = value_of(1_000_000)
+    before = sys.getrefcount(value)
+    async with client_of(server) as client:
+        view = memoryview(value)
+        storing = asyncio.ensure_future(
+            client.set_many({key + b":%d" % at: view[at * 100_000 :] for at in range(3)})
+        )
+        await asyncio.sleep(0)
+        # One reference is the view's, which all its slices share, and each part has its own.
+        assert sys.getrefcount(value) == before + 4
+        await storing
+        del view
+        await released(value, before)
+        assert (await client.get(key + b":2")).value == value[200_000:]
+
+
+@within(20)
+async def test_a_released_view_is_refused(server, key):
+    view = memoryview(value_of(100_000))
+    view.release()
+    async with client_of(server) as client:
+        with pytest.raises((TypeError, ValueError)):
+            await client.set_many({key: view})
+
+
 async def released(value, before):
     # One is this function's own.
     async with asyncio.timeout(5):

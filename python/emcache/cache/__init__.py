@@ -6,6 +6,7 @@ See ``docs/values-and-keys.md`` and ``docs/cached.md``.
 from ._cache import Cache
 from ._cached import CachedFunction, CacheSource, cached
 from ._cached_many import CachedManyFunction, cached_many
+from ._chunks import Chunks
 from ._compression import Compression, Lz4, Zlib, Zstd
 from ._info import CacheInfo
 from ._keys import KeyPolicy
@@ -28,6 +29,7 @@ __all__ = [
     "CacheSource",
     "CachedFunction",
     "CachedManyFunction",
+    "Chunks",
     "Compression",
     "Dalli",
     "Json",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, Unpack, overload
 from .._checks import check_range
 from .._client import Client
 from .._errors import EmcacheError
+from ._chunks import Chunks, chunks_of
 from ._commands import Commands
 from ._compression import LARGEST, Compression
 from ._coordination import Coordination
@@ -82,6 +83,9 @@ class Cache(Coordination, Commands[T]):
         tags: tags of all values of the cache; see :meth:`invalidate_tag`. Values without them, such
             as those that were stored before you added a tag, count as misses. A cache with tags has
             no counters.
+        chunked: True stores values that do not fit into an item of 1 MiB in pieces, under keys of
+            their own; a :class:`emcache.cache.Chunks` sets other limits. Only caches with this
+            option read such values.
         options: the defaults for :meth:`get_or_set` and :func:`emcache.cached`; see
             :class:`emcache.cache.SharingOptions`.
     """
@@ -101,6 +105,7 @@ class Cache(Coordination, Commands[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        chunked: bool | Chunks = False,
         **options: Unpack[SharingOptions],
     ) -> None: ...
     @overload
@@ -118,6 +123,7 @@ class Cache(Coordination, Commands[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        chunked: bool | Chunks = False,
         **options: Unpack[SharingOptions],
     ) -> None: ...
     def __init__(
@@ -134,6 +140,7 @@ class Cache(Coordination, Commands[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        chunked: bool | Chunks = False,
         **options: Unpack[SharingOptions],
     ) -> None:
         if not isinstance(client, Client):
@@ -162,6 +169,7 @@ class Cache(Coordination, Commands[T]):
             on_unreadable,
             lease_key,
             tag_names(self._keys, tags),
+            chunks_of(chunked, serializer),
         )
         self._has_tags = bool(self._storage.tags)
         self._marks, self._loads = self._values.marks, self._values.loads

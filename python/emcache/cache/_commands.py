@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from .._client import Client
 from .._errors import (
     ArithmeticCommandError,
+    EmcacheError,
     NotFoundCommandError,
     NotStoredStorageCommandError,
     SerializationError,
@@ -136,7 +137,9 @@ class Commands(Generic[T]):
         outdated = self._late.outdated((name,))
         reading = self._client.gat(expires, name, return_flags=True)
         item, generations = await self._with_tags(reading)
-        read = await self._storage.read_fresh(name, item, outdated, None, generations)
+        read = await self._storage.read_fresh(
+            name, item, outdated, None, generations, touch=expires
+        )
         return self._counted(read, default)
 
     async def _with_tags(self, reading: Awaitable[Item | None]) -> tuple[Item | None, Found]:
@@ -216,7 +219,7 @@ class Commands(Generic[T]):
         for key, name in names.items():
             try:
                 found = await read(name, items.get(name), outdated, tags, generations)
-            except SerializationError as error:
+            except EmcacheError as error:
                 if errors is None:
                     raise
                 errors[key] = error
@@ -248,17 +251,22 @@ class Commands(Generic[T]):
             StorageCommandError: the server refused; the previous value may be deleted.
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
-        data, flags = await self._pack(name, value, tags)
+        data, flags, expires = await self._pack(name, value, expires, tags)
         with self._flights.changing(name):
             await self._client.set(name, data, flags=flags, exptime=expires)
 
     async def _pack(
-        self, name: bytes, value: T, tags: Tags | TagSnapshot | None = None
-    ) -> tuple[bytes, int]:
+        self, name: bytes, value: T, expires: int, tags: Tags | TagSnapshot | None = None
+    ) -> tuple[bytes, int, int]:
+        """Return the bytes, flags and exptime to store; pieces are stored before."""
         data, flags = await self._values.pack(name, value)
-        if tags is None and not self._storage.tags:
-            return data, flags
-        return seal_with_tags(data, flags, None, await self._generations(tags))
+        generations: Generations = ()
+        if tags is not None or self._storage.tags:
+            generations = await self._generations(tags)
+        if self._storage.pieces is not None:
+            split = self._storage.split
+            data, flags, expires = await split(name, data, flags, expires, generations)
+        return *seal_with_tags(data, flags, None, generations), expires
 
     async def _generations(self, tags: Tags | TagSnapshot | None) -> Generations:
         """Return the generations of the tags of the cache and of a call."""
@@ -278,16 +286,16 @@ class Commands(Generic[T]):
         It is not stored either while a process computes the value in :meth:`Cache.get_or_set`.
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
-        data, flags = await self._pack(name, value)
+        data, flags, expires = await self._pack(name, value, expires)
         stored = self._client.add(name, data, flags=flags, exptime=expires)
-        return await self._changed(name, stored)
+        return await self._stored(name, stored, data, flags)
 
     async def replace(self, key: Key, value: T, *, ttl: Ttl | None = None) -> bool:
         """Store a value if the key exists; return whether it was stored."""
         name, expires = self._keys.wire(key), self._exptime(ttl)
-        data, flags = await self._pack(name, value)
+        data, flags, expires = await self._pack(name, value, expires)
         stored = self._client.replace(name, data, flags=flags, exptime=expires)
-        return await self._changed(name, stored)
+        return await self._stored(name, stored, data, flags)
 
     async def cas(self, key: Key, value: T, cas: int, *, ttl: Ttl | None = None) -> bool:
         """Store a value if it has not changed since :meth:`get_with_cas` returned ``cas``.
@@ -296,19 +304,22 @@ class Commands(Generic[T]):
             Whether it was stored; False if the value was changed or deleted.
         """
         name, expires = self._keys.wire(key), self._exptime(ttl)
-        data, flags = await self._pack(name, value)
+        data, flags, expires = await self._pack(name, value, expires)
         stored = self._client.cas(name, data, cas, flags=flags, exptime=expires)
         try:
-            return await self._changed(name, stored)
+            return await self._stored(name, stored, data, flags)
         except StorageCommandError as error:
             if is_missing(error):
+                self._storage.discard(name, data, flags)
                 return False
             raise
 
     async def touch(self, key: Key, ttl: Ttl) -> bool:
         """Update the ``ttl`` of a value; return whether it exists."""
-        name = self._keys.wire(key)
-        return await _succeeds(self._client.touch(name, exptime(ttl)))
+        name, expires = self._keys.wire(key), exptime(ttl)
+        if (pieces := self._storage.pieces) is not None:
+            return await self._storage.touch(pieces, name, expires)
+        return await _succeeds(self._client.touch(name, expires))
 
     async def ttl(self, key: Key) -> int | None:
         """Return the seconds until the server drops a value.
@@ -337,9 +348,12 @@ class Commands(Generic[T]):
         with self._flights.changing(name):
             return await self._storage.delete(name)
 
-    async def _changed(self, name: bytes, call: Awaitable[None]) -> bool:
+    async def _stored(self, name: bytes, call: Awaitable[None], data: bytes, flags: int) -> bool:
         with self._flights.changing(name):
-            return await _succeeds(call)
+            is_stored = await _succeeds(call)
+        if not is_stored:
+            self._storage.discard(name, data, flags)
+        return is_stored
 
     async def set_many(
         self,
@@ -365,16 +379,24 @@ class Commands(Generic[T]):
         packed, errors = await self._values.pack_many(
             (key, name, values[key]) for key, name in names.items()
         )
+        generations: Generations = ()
         if tags is not None or self._storage.tags:
-            packed = seal_many(packed, await self._generations(tags))
-        set_many = self._client.set_many
+            generations = await self._generations(tags)
+        storage, set_many = self._storage, self._client.set_many
+        failed: dict[bytes, Exception] = {}
+        if storage.pieces is not None:
+            failed = await storage.split_many(packed, expires, generations)
+        if generations or storage.pieces is not None:
+            packed = seal_many(packed, generations)
         with self._flights.changing(*names.values()):
             # An error of one call must not leave the other calls running.
             results = await asyncio.gather(
-                *(set_many(items, flags=flags, exptime=expires) for flags, items in packed.items()),
+                *(
+                    set_many(items, flags=flags, exptime=storage.exptime(flags, expires))
+                    for flags, items in packed.items()
+                ),
                 return_exceptions=True,
             )
-        failed: dict[bytes, Exception] = {}
         for result in results:
             if isinstance(result, BaseException):
                 raise result

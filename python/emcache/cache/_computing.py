@@ -145,4 +145,7 @@ class Computing(Generic[T]):
             raise self._tag_error
         data, flags = await self.storage.values.shrink(self.name, data, flags)
         expires, envelope = soft_end(expires, self.policy.refresh, self.policy.stale_for)
+        if self.storage.pieces is not None:
+            split = self.storage.split
+            data, flags, expires = await split(self.name, data, flags, expires, self.generations)
         return *seal_with_tags(data, flags, envelope, self.generations), expires

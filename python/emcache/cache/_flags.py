@@ -14,6 +14,9 @@ FLAGS_MSGPACK = 0x73 << _FORMAT_SHIFT
 FLAGS_PICKLE = 0x74 << _FORMAT_SHIFT
 FLAGS_EMPTY = 0x75 << _FORMAT_SHIFT
 """An empty value whose serializer uses flags 0; with flags 0 it would be the stub of a lease."""
+FLAGS_HEAD = 0x76 << _FORMAT_SHIFT
+"""The head of a value in pieces, always in an envelope; see ``_chunks.py``."""
+FLAGS_PIECE = 0x77 << _FORMAT_SHIFT
 
 FLAG_ZSTD = 1 << 28
 FLAG_LZ4 = 1 << 29

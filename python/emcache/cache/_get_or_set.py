@@ -68,7 +68,7 @@ class GetOrSet(Generic[T]):
         """Go on after the first read; ``began`` is the clock of the flights when it began."""
         try:
             read = await self._storage.read(self._name, item, NONE_OUTDATED, self._tags)
-        except SerializationError as error:
+        except EmcacheError as error:
             return await self.after_error(error, began)
         return await self.finish(read, began)
 

@@ -122,6 +122,8 @@ class Miss(Generic[T]):
         try:
             sealed = await self._computing.seal(data, flags, expires)
             reason = await self._put(guard, *sealed)
+            if reason is not None:
+                self._storage.discard(self._name, *sealed[:2])
         except EmcacheError as error:
             if self._policy.ignores_errors:
                 warn("storing a computed value failed", error)

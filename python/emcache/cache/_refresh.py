@@ -95,7 +95,10 @@ class Refresh(Generic[T]):
         if not guard.cas:
             return await self._store_unguarded(read, *sealed)
         stored = await guard.store(*sealed)
-        return None if stored == "stored" else stored
+        if stored == "stored":
+            return None
+        self.computing.storage.discard(self.computing.name, *sealed[:2])
+        return stored
 
     async def _store_unguarded(
         self, read: Read[T], data: bytes, flags: int, expires: int

@@ -5,18 +5,21 @@ from collections.abc import Collection
 from typing import Any, Generic, Literal, TypeVar
 
 from .._client import Client
-from .._errors import NotFoundCommandError, SerializationError
+from .._errors import EmcacheError, NotFoundCommandError, SerializationError, UnsupportedError
 from .._item import Item
+from ._chunks import Chunks, Head, Pieces, decode_head, is_head
 from ._envelope import STALE, Envelope, now_ms
+from ._flags import FLAGS_HEAD
 from ._flights import MISSING, Flights, Missing
+from ._keys import shown
 from ._late_stores import Outdated
 from ._leases import Leases, SeparateLeases
 from ._marks import LEASE, mark_name
 from ._meta_leases import MetaLeases
 from ._policy import LeaseKey, OnError
 from ._refreshes import refreshes_of
-from ._tags import Found, TagNames, generations_in, is_current
-from ._values import Values, is_stub
+from ._tags import Found, Generations, TagNames, generations_in, is_current
+from ._values import Values, is_stub, open_envelope
 from ._warnings import warn
 
 S = TypeVar("S")
@@ -68,6 +71,7 @@ class Storage(Generic[T]):
         "has_lease_keys",
         "leases",
         "on_unreadable",
+        "pieces",
         "refreshes",
         "tags",
         "values",
@@ -81,6 +85,7 @@ class Storage(Generic[T]):
         on_unreadable: OnError,
         lease_key: LeaseKey,
         tags: TagNames = (),
+        chunks: Chunks | None = None,
     ) -> None:
         self.client = client
         self.flights = flights
@@ -88,6 +93,8 @@ class Storage(Generic[T]):
         self.on_unreadable = on_unreadable
         self.tags = tags
         """The tags of all values."""
+        self.pieces = None if chunks is None else Pieces(client, chunks)
+        """Stores and reads the values that do not fit into one item."""
         self.refreshes = refreshes_of(client)
         self.has_lease_keys = lease_key == "separate"
         """Whether leases have keys of their own, which are deleted with the values."""
@@ -119,6 +126,8 @@ class Storage(Generic[T]):
         outdated: Outdated,
         tags: TagNames | None = None,
         found: Found = NOTHING,
+        *,
+        touch: int | None = None,
     ) -> Read[T] | None:
         """Return the value of an item; None if it is missing, a stub, or outdated.
 
@@ -128,22 +137,26 @@ class Storage(Generic[T]):
             outdated: stores of this process that are about to be removed.
             tags: the tags that the value must have; None for those of the cache.
             found: the generations that were read at the same time as the item.
+            touch: the exptime that the item now has, for its pieces; None if it was not changed.
 
         Raises:
             SerializationError: it cannot be read, and ``on_unreadable`` is ``"raise"``.
+            EmcacheError: a piece of it cannot be read.
         """
         if item is None or is_stub(item.value, item.flags):
             return None
         if name in outdated and any(late.wrote(item.value) for late in outdated[name]):
             return None
+        required = self.tags if tags is None else tags
         try:
+            if self.pieces is not None and is_head(item.flags):
+                return await self._read_pieces(self.pieces, name, item, required, found, touch)
             value, envelope = await self.values.unpack(name, item.value, item.flags or 0)
         except SerializationError as error:
             if self.on_unreadable == "raise":
                 raise
             warn("an unreadable value counts as a miss", error)
             return None
-        required = self.tags if tags is None else tags
         has_tags = required or (envelope is not None and envelope.tags)
         if has_tags and not await is_current(self.client, envelope, required, found):
             return None
@@ -156,10 +169,102 @@ class Storage(Generic[T]):
         outdated: Outdated,
         tags: TagNames | None = None,
         found: Found = NOTHING,
+        *,
+        touch: int | None = None,
     ) -> T | Missing:
         """Do the same as :meth:`read`; ``MISSING`` also if the value is stale."""
-        read = await self.read(name, item, outdated, tags, found)
+        read = await self.read(name, item, outdated, tags, found, touch=touch)
         return read.value if read is not None and read.is_within(0) else MISSING
+
+    async def _read_pieces(
+        self,
+        pieces: Pieces,
+        name: bytes,
+        item: Item,
+        required: TagNames,
+        found: Found,
+        touch: int | None,
+    ) -> Read[T] | None:
+        """Read a value whose head is ``item``; its tags are checked first."""
+        envelope, head = self._head(name, item.value)
+        has_tags = required or envelope.tags
+        if has_tags and not await is_current(self.client, envelope, required, found):
+            return None
+        data = await pieces.read(name, head, touch)
+        if data is None:
+            return None
+        value, _ = await self.values.unpack(name, data, head.flags)
+        return Read(value, envelope, item)
+
+    def _head(self, name: bytes, data: bytes) -> tuple[Envelope, Head]:
+        try:
+            envelope, data = open_envelope(data)
+            return envelope, decode_head(data)
+        except SerializationError as error:
+            summary = f"the value of {shown(name)} cannot be read: {error}"
+            raise SerializationError(summary) from None
+
+    async def split(
+        self, name: bytes, data: bytes, flags: int, expires: int, generations: Generations
+    ) -> tuple[bytes, int, int]:
+        """Store bytes that do not fit into one item as pieces.
+
+        Returns:
+            The bytes, flags and exptime to store under the key, without an envelope.
+        """
+        pieces = self.pieces
+        overhead = sum(len(tag) + 9 for tag, _ in generations)
+        if pieces is None or len(data) + overhead <= pieces.largest:
+            return data, flags, expires
+        expires = pieces.exptime(expires)
+        return await pieces.store(name, data, flags, expires), FLAGS_HEAD, expires
+
+    async def split_many(
+        self, packed: dict[int, dict[bytes, bytes]], expires: int, generations: Generations
+    ) -> dict[bytes, Exception]:
+        """Do the same for many values, by their flags and keys; return the errors by key."""
+        errors: dict[bytes, Exception] = {}
+        heads: dict[bytes, bytes] = {}
+        for flags, values in packed.items():
+            for name, data in list(values.items()):
+                try:
+                    stored, bits, _ = await self.split(name, data, flags, expires, generations)
+                except EmcacheError as error:
+                    del values[name]
+                    errors[name] = error
+                    continue
+                if bits != flags:
+                    del values[name]
+                    heads[name] = stored
+        if heads:
+            packed[FLAGS_HEAD] = heads
+        return errors
+
+    def exptime(self, flags: int, expires: int) -> int:
+        """Return the exptime of an item with these flags."""
+        if self.pieces is None or not is_head(flags):
+            return expires
+        return self.pieces.exptime(expires)
+
+    def discard(self, name: bytes, data: bytes, flags: int) -> None:
+        """Delete the pieces of a value whose head was not stored."""
+        if self.pieces is not None and is_head(flags):
+            self.pieces.discard(name, self._head(name, data)[1])
+
+    async def touch(self, pieces: Pieces, name: bytes, expires: int) -> bool:
+        """Update the exptime of a value that may be in pieces; return whether it exists."""
+        client = self.client
+        try:
+            found = await client.meta_get(name, value=False, touch=expires)
+        except UnsupportedError:
+            item = await client.gat(expires, name, return_flags=True)
+        else:
+            if found is None or not is_head(found.flags):
+                return found is not None
+            item = await client.get(name, return_flags=True)
+        if item is None or not is_head(item.flags):
+            return item is not None
+        return await pieces.touch(name, self._head(name, item.value)[1], expires)
 
     async def remove_stub(self, name: bytes) -> bool:
         """End the lease under a key; return False if there is a value."""

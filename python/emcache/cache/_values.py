@@ -9,8 +9,8 @@ from .._checks import check_range
 from .._errors import SerializationError
 from ._compression import LARGEST, Compression, Lz4, Zlib, Zstd, check_flag
 from ._decompression import in_few_threads
-from ._envelope import Envelope, decode_envelope, encode_envelope
-from ._flags import FLAG_ENVELOPE, FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, FLAGS_EMPTY
+from ._envelope import NEVER, Envelope, decode_envelope, encode_envelope
+from ._flags import FLAG_ENVELOPE, FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD, FLAGS_EMPTY, FLAGS_HEAD
 from ._keys import shown
 from ._presets import Preset
 from ._serializers import Json, MsgPack, OneFormat, Pickle, Raw, Serializer, Utf8
@@ -157,8 +157,9 @@ class Values(Generic[T]):
         try:
             own_flags = flags
             if flags & FLAG_ENVELOPE:
-                envelope, data = _open(data)
+                envelope, data = open_envelope(data)
                 own_flags &= ~FLAG_ENVELOPE
+                _check_is_whole(own_flags)
             if bit := own_flags & self._bits:
                 data = await self._decompress(self._reader(bit), data)
                 own_flags &= ~bit
@@ -195,16 +196,25 @@ class Values(Generic[T]):
 
 def seal(data: bytes, flags: int, envelope: Envelope | None) -> tuple[bytes, int]:
     """Put packed bytes into an envelope; return the bytes and flags to store."""
+    if envelope is None and flags == FLAGS_HEAD:
+        # Caches that cannot read it must not take it for a value.
+        envelope = Envelope(NEVER, NEVER)
     if envelope is None:
         return data, flags
     return encode_envelope(envelope, data), flags | FLAG_ENVELOPE
 
 
-def _open(data: bytes) -> tuple[Envelope, bytes]:
+def open_envelope(data: bytes) -> tuple[Envelope, bytes]:
+    """Return the envelope of stored bytes, and what is in it."""
     try:
         return decode_envelope(data)
     except ValueError as error:
         raise SerializationError(str(error)) from None
+
+
+def _check_is_whole(flags: int) -> None:
+    if flags == FLAGS_HEAD:
+        raise SerializationError("it is stored in pieces; read it with Cache(chunked=True)")
 
 
 def _check_object(argument: str, given: object, *names: str) -> None:

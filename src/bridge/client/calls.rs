@@ -54,8 +54,7 @@ impl CoreClient {
         self.session(py)?;
         let (keys, values) = convert::mapping(items)?;
         let keys = convert::keys(keys)?;
-        let values = values.iter().map(|value| Ok(convert::value(value)?.unbind()));
-        let values = values.collect::<PyResult<_>>()?;
+        let values = values.iter().map(convert::value_or_part).collect::<PyResult<_>>()?;
         let flags = convert::integer("flags", flags)?;
         let exptime = convert::exptime(exptime)?;
         let noreply = convert::flag("noreply", noreply)?;
