@@ -23,6 +23,7 @@ PUBLIC = {
     "NodeMetrics": "metrics",
     "PartialResult": "_results",
     "Topology": "discovery",
+    "from_url": "_url",
 }
 """Names of the package that most programs do not use, and their modules."""
 
