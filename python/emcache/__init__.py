@@ -1,5 +1,6 @@
 """A memcached client for asyncio."""
 
+import sys
 import typing
 
 # Must come first: it refuses sub-interpreters, and restores the exceptions of an earlier import.
@@ -36,6 +37,7 @@ from ._errors import (
 from ._item import Item
 from ._lazy import PUBLIC as _PUBLIC
 from ._lazy import SUBMODULES as _SUBMODULES
+from ._memcached.addresses import parse_nodes
 from .connection_pool import ConnectionPool, ConnectionPoolMetrics
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,
@@ -53,6 +55,7 @@ if typing.TYPE_CHECKING:
     from ._meta import MetaDebug, MetaDeleted, MetaItem, MetaNumber, MetaReply, MetaStored
     from ._results import ManyResult, PartialResult
     from ._router import Router, RouterNode
+    from ._url import from_url
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
     from .metrics import CacheMetrics, ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
@@ -122,6 +125,8 @@ __all__ = [
     "__version__",
     "cached",
     "create_client",
+    "from_url",
+    "parse_nodes",
 ]
 
 
@@ -132,8 +137,15 @@ def __getattr__(name: str) -> object:
 
         module = load(_PUBLIC.get(name, name))
         return getattr(module, name) if name in _PUBLIC else module
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._hints import MODULE_NAMES
+
+    text = f"module {__name__!r} has no attribute {name!r}"
+    if hint := MODULE_NAMES.get(name):
+        raise AttributeError(f"{text}; use {hint}")
+    # With the name and the module, Python adds a similar name.
+    raise AttributeError(text, name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC, *_SUBMODULES})
+    found = {name for name in globals() if not name.startswith("_") or name.endswith("__")}
+    return sorted({*found, *__all__, *_SUBMODULES} - {"sys", "typing"})

@@ -17,6 +17,11 @@ class MemcachedHostAddress:
     address: str
     port: int
 
+    def __str__(self) -> str:
+        """Return ``host:port`` or ``[ipv6]:port``, which :func:`emcache.parse_nodes` reads."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
 
 @dataclass(frozen=True)
 class MemcachedUnixSocketPath:
@@ -24,8 +29,14 @@ class MemcachedUnixSocketPath:
 
     path: str
 
+    def __str__(self) -> str:
+        """Return the path, which :func:`emcache.parse_nodes` reads."""
+        return self.path
+
 
 Address = MemcachedHostAddress | MemcachedUnixSocketPath
+Node = Address | str
+"""An address, or its text."""
 
 
 class AllNodes(enum.Enum):

@@ -6,16 +6,16 @@ The methods give arguments their meaning and pass them to the core, which does t
 import asyncio
 import contextlib
 import weakref
-from abc import ABCMeta
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
-from ._address import ALL_NODES, Address, AllNodes
+from ._address import ALL_NODES, Address, AllNodes, Node
 from ._checks import check_bools
 from ._cluster import ClusterEvents, ClusterManagment, NodeDirectory
 from ._emcache import CoreClient, CoreMeta
 from ._errors import ClientClosedError, ConnectionFailedError
+from ._hints import CLIENT_METHODS, HintedABC, with_hints
 from ._item import Item
 from ._lifecycle import CoreOwner
 from ._memcached.addresses import format_address, to_endpoint
@@ -37,7 +37,8 @@ _CONNECT_POLL = 0.01
 """Seconds between two checks of whether new nodes are connected."""
 
 
-class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
+@with_hints(CLIENT_METHODS)
+class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
     """A memcached client; create one with :func:`emcache.create_client`.
 
     Every method may raise the following errors, in addition to those that it lists:
@@ -210,11 +211,11 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         )
         return f"<emcache.Client {'closed' if self.closed else 'open'} up=[{up}] down=[{down}]>"
 
-    def _node_index(self, address: Address) -> int:
+    def _node_index(self, node: Node) -> int:
         """Return the index of a node in the core."""
         if self.closed:
             raise ClientClosedError("Emcache client is closed")
-        return self._directory.index(address)
+        return self._directory.index(node)
 
     def _nodes_by_index(self) -> dict[int, Address]:
         """Return all nodes by their index in the core."""
@@ -822,7 +823,7 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
 
     async def flush_all(
         self,
-        memcached_host_address: Address | AllNodes = ALL_NODES,
+        memcached_host_address: Node | AllNodes = ALL_NODES,
         delay: int = 0,
         *,
         noreply: bool = False,
@@ -830,7 +831,8 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         """Invalidate all items of one node, or of all nodes.
 
         Args:
-            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
+            memcached_host_address: one of the client's nodes, as an address or its text, or
+                ``emcache.ALL_NODES``.
             delay: in seconds from now, 0 to 2**32 - 1; the server reads numbers above 2,592,000 as
                 Unix time.
             noreply: see :class:`Client`; the first such call to a node waits for the reply.
@@ -854,7 +856,7 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         )
         answers.raise_errors()
 
-    async def version(self, memcached_host_address: Address) -> str | None:
+    async def version(self, memcached_host_address: Node) -> str | None:
         """Return the version of one node's server, such as ``"1.6.18"``.
 
         Wire: ``version`` Source: "Other commands".
@@ -862,18 +864,19 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         return await self._core.version(self._node_index(memcached_host_address))
 
     @overload
-    async def stats(self, memcached_host_address: Address, *args: str) -> dict[str, str]: ...
+    async def stats(self, memcached_host_address: Node, *args: str) -> dict[str, str]: ...
     @overload
     async def stats(
         self, memcached_host_address: AllNodes = ALL_NODES, *args: str
     ) -> "results.PartialResult[Address, dict[str, str]]": ...
     async def stats(
-        self, memcached_host_address: Address | AllNodes = ALL_NODES, *args: str
+        self, memcached_host_address: Node | AllNodes = ALL_NODES, *args: str
     ) -> "dict[str, str] | results.PartialResult[Address, dict[str, str]]":
         """Return the statistics of one node, or of all nodes.
 
         Args:
-            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
+            memcached_host_address: one of the client's nodes, as an address or its text, or
+                ``emcache.ALL_NODES``.
             *args: none for general statistics, or words such as ``"settings"`` or ``"items"``.
 
         Returns:
@@ -896,7 +899,7 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         return await query_all(self._nodes_by_index, lambda node: self._core.stats(node, words))
 
     async def verbosity(
-        self, memcached_host_address: Address, level: int, *, noreply: bool = False
+        self, memcached_host_address: Node, level: int, *, noreply: bool = False
     ) -> None:
         """Set how much one node's server logs: 0 to 2**32 - 1; memcached reads more than 2 as 2.
 
@@ -905,12 +908,12 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         await self._core.verbosity(self._node_index(memcached_host_address), level, noreply)
 
     async def cache_memlimit(
-        self, memcached_host_address: Address, value: int, *, noreply: bool = False
+        self, memcached_host_address: Node, value: int, *, noreply: bool = False
     ) -> None:
         """Set how much memory one node may use.
 
         Args:
-            memcached_host_address: one of the client's nodes.
+            memcached_host_address: one of the client's nodes, as an address or its text.
             value: in MiB; servers refuse less than 8.
             noreply: see :class:`Client`.
 

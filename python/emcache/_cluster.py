@@ -3,8 +3,9 @@
 import contextlib
 from abc import ABCMeta, abstractmethod
 
-from ._address import Address
+from ._address import Address, Node
 from ._emcache import CoreClient
+from ._memcached.addresses import parse_address
 from ._snapshots import Snapshots
 from .connection_pool import ConnectionPoolMetrics
 
@@ -104,12 +105,13 @@ class NodeDirectory(ClusterManagment):
         healthy, unhealthy = self._health()
         return healthy + unhealthy
 
-    def index(self, address: Address) -> int:
+    def index(self, node: Node) -> int:
         """Return the index of a node.
 
         Raises:
             ValueError: not a node of this client.
         """
+        address = parse_address(node) if isinstance(node, str) else node
         for index, known in self.by_index().items():
             if known == address:
                 return index

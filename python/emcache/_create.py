@@ -1,15 +1,16 @@
 """``create_client``: checks the options, finds the nodes, and opens a client."""
 
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._address import Address
+from ._address import Address, Node
 from ._checks import check_bools, check_range, check_seconds, check_timeouts
 from ._client import Client
 from ._cluster import ClusterEvents
 from ._emcache import CoreClient, Security
-from ._memcached.addresses import to_endpoint
+from ._hints import with_option_hints
+from ._memcached.addresses import parse_nodes, to_endpoint
 from ._options import (
     LoginArguments,
     Pem,
@@ -78,8 +79,9 @@ class _CreateClient(Coroutine[Any, Any, Client]):
             await self._client.close()
 
 
+@with_option_hints
 def create_client(
-    node_addresses: Sequence[Address],
+    node_addresses: Node | Iterable[Node],
     *,
     timeout: float | None = DEFAULT_TIMEOUT,
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
@@ -114,8 +116,9 @@ def create_client(
     is down does not make it fail.
 
     Args:
-        node_addresses: the nodes, at least one. Their order and spelling decide which node gets
-            which key, so all clients of a cluster must use the same list.
+        node_addresses: the nodes, at least one: a text such as ``"cache-1:11211,cache-2"``, or a
+            list of texts or addresses; see :func:`emcache.parse_nodes`. Their order and spelling
+            decide which node gets which key, so all clients of a cluster must use the same list.
         timeout: seconds from a call to its reply, including the wait for a connection; None for no
             limit.
         max_connections: the most connections to each node, >= 1. One more is opened while a
@@ -201,16 +204,6 @@ def create_client(
     )
 
 
-def _check_addresses(addresses: Iterable[Address]) -> list[Address]:
-    # A str is iterable too, and each of its characters would be reported.
-    if isinstance(addresses, str | bytes | Address) or not isinstance(addresses, Iterable):
-        raise TypeError(
-            "node_addresses must be a list of MemcachedHostAddress or MemcachedUnixSocketPath, "
-            f"not {type(addresses).__name__}"
-        )
-    return list(addresses)
-
-
 def _check_events(events: object) -> None:
     if events is None or isinstance(events, ClusterEvents):
         return
@@ -229,7 +222,7 @@ def _is_source(autodiscovery: object) -> bool:
 
 
 async def _create_client(
-    node_addresses: Sequence[Address],
+    node_addresses: Node | Iterable[Node],
     cluster_events: ClusterEvents | None,
     autodiscovery_options: "tuple[bool | discovery.Discovery | None, float, float]",
     *,
@@ -240,7 +233,7 @@ async def _create_client(
     switches: dict[str, bool],
     **options: Any,
 ) -> Client:
-    addresses = _check_addresses(node_addresses)
+    addresses = parse_nodes(node_addresses, "node_addresses")
     _check_events(cluster_events)
     check_bools(**switches)
     check_timeouts(**{name: options[name] for name in _TIMEOUTS})

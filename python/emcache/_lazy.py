@@ -25,6 +25,7 @@ PUBLIC = {
     "Router": "_router",
     "RouterNode": "_router",
     "Topology": "discovery",
+    "from_url": "_url",
 }
 """Names of the package that most programs do not use, and their modules."""
 

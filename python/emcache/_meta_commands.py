@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, overload
 
-from ._address import ALL_NODES, Address, AllNodes
+from ._address import ALL_NODES, Address, AllNodes, Node
 from ._checks import check_range
 from ._emcache import CoreMeta
 from ._errors import CommandError, EmcacheError
@@ -34,7 +34,7 @@ class MetaCommands:
 
     if TYPE_CHECKING:
 
-        def _node_index(self, address: Address) -> int: ...
+        def _node_index(self, node: Node) -> int: ...
 
         def _nodes_by_index(self) -> dict[int, Address]: ...
 
@@ -402,11 +402,12 @@ class MetaCommands:
         """
         return self._core_meta.server_epoch(key)
 
-    async def meta_noop(self, memcached_host_address: Address | AllNodes) -> None:
+    async def meta_noop(self, memcached_host_address: Node | AllNodes) -> None:
         """Return when a node, or all nodes, have answered that they know meta commands.
 
         Args:
-            memcached_host_address: one of the client's nodes, or ``emcache.ALL_NODES``.
+            memcached_host_address: one of the client's nodes, as an address or its text, or
+                ``emcache.ALL_NODES``.
 
         Raises:
             ValueError: not a node of this client.
@@ -422,10 +423,10 @@ class MetaCommands:
             answers = await query_all(self._nodes_by_index, self._core_meta.noop)
             answers.raise_errors()
             return
-        if not isinstance(memcached_host_address, Address):
+        if not isinstance(memcached_host_address, Node):
             raise TypeError(
                 "Argument 'memcached_host_address' has incorrect type (expected "
-                "MemcachedHostAddress, MemcachedUnixSocketPath or ALL_NODES, got "
+                "MemcachedHostAddress, MemcachedUnixSocketPath, str or ALL_NODES, got "
                 f"{type(memcached_host_address).__name__})"
             )
         await self._core_meta.noop(self._node_index(memcached_host_address))

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._address import Address
 from ._checks import check_range
 from ._emcache import Routing
-from ._memcached.addresses import format_address, parse_address, split_addresses, to_endpoint
+from ._memcached.addresses import (
+    format_address,
+    parse_address,
+    parse_node,
+    split_addresses,
+    to_endpoint,
+)
 from .default_values import DEFAULT_ROUTING
 
 if TYPE_CHECKING:
@@ -171,8 +177,7 @@ def by_address(option: str, given: Any, known: set[Address] | None) -> dict[Addr
         raise TypeError(f"{option} must be a dict by address, not {kind}")
     found = {}
     for node, value in given.items():
-        address = parse_address(node) if isinstance(node, str) else node
-        to_endpoint(address)
+        address = parse_node(node)
         if known is not None and address not in known:
             raise ValueError(f"{option} has {format_address(address)}, which is not a node")
         found[address] = value
@@ -192,3 +197,18 @@ def parse_weights(text: str) -> dict[Address, int]:
             raise ValueError(f"weights must be a text like 10.0.0.1:11211=3, not {item!r}")
         weights[parse_address(node)] = int(weight[:9])
     return weights
+
+
+def parse_names(text: str) -> dict[Address, str]:
+    """Parse ``10.0.0.1:11211=alpha,10.0.0.2:11211=beta``.
+
+    Raises:
+        ValueError: not such a text.
+    """
+    names = {}
+    for item in split_addresses(text):
+        node, separator, name = item.partition("=")
+        if not separator or not name:
+            raise ValueError(f"names must be a text like 10.0.0.1:11211=alpha, not {item!r}")
+        names[parse_address(node)] = name
+    return names

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Literal
 
-from ._address import Address
+from ._address import Address, Node
 from ._checks import check_timeouts
 from ._emcache import CoreCheckout, CoreClient, Routing, Security
 from ._errors import AuthenticationError, with_origin
 from ._lifecycle import CoreOwner
-from ._memcached.addresses import format_address, to_endpoint
+from ._memcached.addresses import format_address, parse_node, to_endpoint
 from ._options import Pem, check_limits, login_arguments, stats_arguments, tls_arguments
 from ._types import Exptime, Value
 from .default_values import (
@@ -103,7 +103,7 @@ class ConnectionPool(CoreOwner):
         await pool.close()
 
     Args:
-        address: the node.
+        address: the node, as an address or as its text (``"cache-1:11211"``).
         max_connections: the most connections, >= 1.
         min_connections: connections that are opened at once and kept open, 0 <= min <= max.
         purge_unused_connections_after: seconds after which an unused connection above the minimum
@@ -134,7 +134,7 @@ class ConnectionPool(CoreOwner):
 
     def __init__(
         self,
-        address: Address,
+        address: Node,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         min_connections: int = DEFAULT_MIN_CONNECTIONS,
         purge_unused_connections_after: float | None = DEFAULT_PURGE_UNUSED_CONNECTIONS_AFTER,
@@ -154,7 +154,7 @@ class ConnectionPool(CoreOwner):
         timeout: float | None = None,
     ) -> None:
         check_limits(min_connections, max_connections)
-        to_endpoint(address)
+        address = parse_node(address)
         check_timeouts(
             timeout=timeout,
             connection_timeout=connection_timeout,

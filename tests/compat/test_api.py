@@ -358,7 +358,7 @@ class TestAddress:
     )
     def test_is_a_frozen_dataclass(self, address, text):
         twin = dataclasses.replace(address)
-        assert str(address) == repr(address) == text
+        assert repr(address) == text
         assert twin == address
         assert {address: 1}[twin] == 1
         assert pickle.loads(pickle.dumps(address)) == copy.deepcopy(address) == address
@@ -723,13 +723,12 @@ class TestCreateClient:
 
     @pytest.mark.parametrize("nodes", [NODE, "127.0.0.1:11211", PATH("/nowhere")], ids=str)
     async def test_one_node_that_is_in_no_list(self, nodes):
-        with pytest.raises(TypeError, match="node_addresses must be a list of"):
-            await emcache.create_client(nodes)
+        async with emcache.create_client(nodes) as client:
+            assert len(client.cluster_managment().nodes()) == 1
 
     @pytest.mark.parametrize(
         "options",
         [
-            {"node_addresses": ["127.0.0.1:11211"]},
             {"node_addresses": [("127.0.0.1", 11211)]},
             {"node_addresses": None},
             {"node_addresses": [HOST("127.0.0.1", "11211")]},

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.driver_independent
 
 # The layers from the bottom up: a module imports only modules of its own layer and of lower ones.
 LAYERS = [
-    {"_emcache", "_errors", "_address", "_checks", "_types", "_lazy", "_failures", "_memcached"},
+    {"_emcache", "_errors", "_address", "_checks", "_types", "_lazy", "_hints", "_failures"}
+    | {"_memcached"},
     {
         "default_values",
         "_item",
@@ -27,7 +28,7 @@ LAYERS = [
     {"connection_pool", "_counters", "_fallbacks", "_node_queries", "_meta_commands"},
     {"_cluster", "metrics", "discovery", "_routing"},
     {"_events", "_client"},
-    {"_create"},
+    {"_create", "_client_options", "_url"},
     # The import paths of 1.3.3.
     {"base", "client", "client_errors", "cluster", "autobatching", "node", "protocol", "timeout"}
     | {"version"},

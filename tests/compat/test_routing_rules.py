@@ -105,7 +105,7 @@ async def test_weights_by_text(routing):
         ({"routing": "ketama", "weights": {A: True}}, TypeError, "must be an int, not bool"),
         ({"routing": "ketama", "weights": [1, 2]}, TypeError, "weights must be a dict"),
         ({"routing": "ketama", "weights": {"other:1": 1}}, ValueError, "other:1, which is not a"),
-        ({"routing": "ketama", "weights": {7: 1}}, TypeError, "node addresses must be"),
+        ({"routing": "ketama", "weights": {7: 1}}, TypeError, "a node must be a text"),
         ({"routing": "nginx-consistent", "weights": {A: 65535}}, ValueError, "add up to 65535"),
         ({"routing": "crc", "names": {A: "a"}}, ValueError, "does not hash names"),
         ({"routing": "ketama", "names": {A: b"a"}}, TypeError, "name of 10.0.0.1:11211"),

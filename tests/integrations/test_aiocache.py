@@ -441,7 +441,7 @@ async def test_no_key_is_taken_for_another(cache):
         ({"endpoint": "host:1"}, "pass the port as the second argument"),
         ({"endpoint": "host", "port": "abc"}, "port must be a number, not 'abc'"),
         ({"endpoint": "host", "port": 0}, "port must be between"),
-        ({"nodes": 5}, "nodes must be a str or a list of them, not int"),
+        ({"nodes": 5}, "nodes must be a text .* or a list of nodes, not int"),
         ({"nodes": []}, "nodes must have at least one"),
         ({"nodes": ""}, "nodes must have at least one"),
         ({"nodes": "a:0"}, "port must be between"),

@@ -336,8 +336,8 @@ def test_locations(location):
         ("a", {"ignore_errors": "no"}, "ignore_errors must be a bool, not str"),
         ("a", None, "OPTIONS .* must be a dict, not NoneType"),
         ("a", ["timeout"], "OPTIONS .* must be a dict, not list"),
-        (5, {}, "LOCATION .* nodes must be a str or a list of them, not int"),
-        (["a", 5], {}, "LOCATION .* a node must be a str or an address of emcache, not int"),
+        (5, {}, "LOCATION .* nodes must be a text .*, not int"),
+        (["a", 5], {}, "LOCATION .* a node must be a text .*, not int"),
         ("a:0", {}, "LOCATION .* port must be between"),
         (
             emcache.MemcachedHostAddress("a:1", 1),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import emcache
-from emcache._memcached.addresses import parse_address, parse_addresses
+from emcache._memcached.addresses import parse_address, parse_nodes
 from emcache._memcached.keys import safe_key
 from emcache._memcached.times import ttl_to_exptime
 from emcache.cache._keys import Keys
@@ -446,8 +446,8 @@ def test_a_signal_handler_that_forks(server):
 )
 def test_nodes(text, address):
     assert parse_address(text) == address
-    assert parse_addresses(f"{text}, a:1;b:2")[0] == address
-    assert parse_addresses(address) == parse_addresses([address]) == [address]
+    assert parse_nodes(f"{text}, a:1;b:2")[0] == address
+    assert parse_nodes(address) == parse_nodes([address]) == [address]
 
 
 @pytest.mark.driver_independent
@@ -462,7 +462,7 @@ def test_what_is_no_node(text):
 @pytest.mark.driver_independent
 def test_nodes_of_a_wrong_type():
     with pytest.raises(TypeError, match="not int"):
-        parse_addresses([11211])
+        parse_nodes([11211])
 
 
 @pytest.mark.driver_independent

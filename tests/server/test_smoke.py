@@ -17,7 +17,7 @@ def test_what_importing_it_loads():
     program = "import sys, emcache; print(*(m for m in sys.modules if 'emcache' in m))"
     loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
     private = {
-        *("_address", "_checks", "_client", "_cluster", "_create", "_emcache", "_errors"),
+        *("_address", "_checks", "_client", "_cluster", "_create", "_emcache", "_errors", "_hints"),
         *("_item", "_lazy", "_lifecycle", "_meta_commands", "_options", "_snapshots", "_types"),
         *("_memcached", "_memcached.addresses", "_routing"),
     }

@@ -161,7 +161,7 @@ async def test_node_commands(client: Client, node: MemcachedHostAddress) -> None
     assert_type(await client.stats(node, "settings"), dict[str, str])
     assert_type(await client.verbosity(node, 0, noreply=True), None)
     with pytest.raises(ValueError):
-        await client.flush_all("127.0.0.1:11211")  # type: ignore[arg-type]
+        await client.flush_all("127.0.0.1:1")
     with pytest.raises(ValueError):
         await client.cache_memlimit(MemcachedUnixSocketPath("/tmp/other"), 64)
 

@@ -3,9 +3,10 @@
 import socket
 from collections.abc import Iterable
 
-from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
+from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath, Node
 
 DEFAULT_PORT = 11211
+_PATHS = ("unix:", "/")
 
 
 def to_endpoint(address: Address) -> tuple[str, int] | str:
@@ -54,11 +55,7 @@ def _check_host(host: str) -> None:
 
 def format_address(address: Address) -> str:
     """Return ``host:port``, ``[ipv6]:port`` or a path, which :func:`parse_address` reads again."""
-    match address:
-        case MemcachedUnixSocketPath(path):
-            return path
-        case MemcachedHostAddress(host, port):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address)
 
 
 def parse_address(text: str) -> Address:
@@ -69,7 +66,10 @@ def parse_address(text: str) -> Address:
         TypeError: not a str.
     """
     if not isinstance(text, str):
-        raise TypeError(f"a node must be a str or an address of emcache, not {type(text).__name__}")
+        raise TypeError(
+            "a node must be a text such as 'cache-1:11211' or an address of emcache, "
+            f"not {type(text).__name__}"
+        )
     address = _parse(text)
     try:
         to_endpoint(address)
@@ -79,14 +79,25 @@ def parse_address(text: str) -> Address:
 
 
 def _parse(text: str) -> Address:
-    if text.startswith(("unix:", "/")):
-        return MemcachedUnixSocketPath(text.removeprefix("unix:"))
+    if text.startswith(_PATHS):
+        path = text.removeprefix("unix:")
+        return MemcachedUnixSocketPath(path[2:] if path.startswith("///") else path)
+    _refuse_urls(text)
     host, port = _split_port(text)
-    if not host or (":" in host and not text.startswith("[")):
+    if not host or "," in host or (":" in host and not text.startswith("[")):
         raise ValueError(
             f"{text!r} is not a node address; write host:port, [ipv6]:port or unix:/path"
         )
     return MemcachedHostAddress(host, port)
+
+
+def _refuse_urls(text: str) -> None:
+    """Refuse a text that may contain a password, without showing it."""
+    if "@" in text or "://" in text:
+        raise ValueError(
+            "a node address has no scheme and no login; pass a URL to emcache.from_url, or a login "
+            "as the options username and password"
+        )
 
 
 def _split_port(text: str) -> tuple[str, int]:
@@ -111,23 +122,45 @@ def split_addresses(text: str) -> list[str]:
     return [node.strip() for node in text.replace(";", ",").split(",") if node.strip()]
 
 
-def parse_addresses(nodes: str | Address | Iterable[str | Address]) -> list[Address]:
-    """Return the addresses of one node, of a text with several, or of a list of either.
+def parse_nodes(nodes: Node | Iterable[Node], argument: str = "nodes") -> list[Address]:
+    """Return the addresses of a text with one node or several, of a list of nodes, or of one.
+
+    A text has nodes that are separated by commas or semicolons: ``cache-1:11211``, ``cache-2`` (the
+    port is then 11211), ``[::1]:11211``, ``unix:/run/m.sock`` or ``/run/m.sock``. A list has such
+    texts with one node each, or addresses.
+
+    Args:
+        nodes: the nodes.
+        argument: the name of ``nodes`` in errors.
 
     Raises:
         ValueError: a text or an address that is not valid.
         TypeError: neither a text nor an address.
     """
-    each: Iterable[str | Address]
-    if isinstance(nodes, Address):
-        each = [nodes]
-    elif isinstance(nodes, str):
-        each = split_addresses(nodes)
-    elif isinstance(nodes, Iterable):
-        each = nodes
-    else:
-        raise TypeError(f"nodes must be a str or a list of them, not {type(nodes).__name__}")
-    addresses = [node if isinstance(node, Address) else parse_address(node) for node in each]
-    for address in addresses:
-        to_endpoint(address)
-    return addresses
+    if isinstance(nodes, str):
+        nodes = split_addresses(nodes)
+        # A password may contain commas, so all parts are checked before an error shows one.
+        for node in nodes:
+            if not node.startswith(_PATHS):
+                _refuse_urls(node)
+    elif isinstance(nodes, Address):
+        nodes = [nodes]
+    elif isinstance(nodes, bytes) or not isinstance(nodes, Iterable):
+        raise TypeError(
+            f"{argument} must be a text such as 'cache-1:11211,cache-2', or a list of nodes, "
+            f"not {type(nodes).__name__}"
+        )
+    return [parse_node(node) for node in nodes]
+
+
+def parse_node(node: Node) -> Address:
+    """Return the address of one node; a text is parsed.
+
+    Raises:
+        ValueError: a text or an address that is not valid.
+        TypeError: neither a text nor an address.
+    """
+    if not isinstance(node, Address):
+        return parse_address(node)
+    to_endpoint(node)
+    return node

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, Unpack, overload
 from .._checks import check_range
 from .._client import Client
 from .._errors import EmcacheError
+from .._hints import CACHE_METHODS, Hinted, with_hints
 from ._chunks import Chunks, chunks_of
 from ._commands import Commands
 from ._compression import LARGEST, Compression
@@ -44,7 +45,8 @@ MOST_POLICIES = 64
 """How many combinations of options of ``get_or_set`` a cache remembers as checked."""
 
 
-class Cache(Coordination, Commands[T]):
+@with_hints(CACHE_METHODS)
+class Cache(Coordination, Commands[T], metaclass=Hinted):
     """A cache of values of one type, with keys of text or bytes, on top of a client.
 
     A cache is cheap to create and sends nothing by itself. Several caches may share a client; they

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
+from .._hints import unknown_option
 from .._memcached.times import THIRTY_DAYS
 from ._ttl import ONE_HOUR, Ttl, exptime
 
@@ -157,7 +158,7 @@ class Policy:
             ValueError: its value is out of range.
         """
         if unknown := options.keys() - _NAMES:
-            raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
+            raise TypeError(unknown_option(min(unknown)))
         if options.get("ttl", 0) is None:
             options = {name: given for name, given in options.items() if name != "ttl"}
         return replace(self, **options) if options else self

@@ -11,7 +11,7 @@ import click
 from .._address import Address, MemcachedUnixSocketPath
 from .._client import Client
 from .._create import create_client
-from .._memcached.addresses import DEFAULT_PORT, format_address, parse_address
+from .._memcached.addresses import DEFAULT_PORT, format_address, parse_address, split_addresses
 from .._routing import parse_weights
 from ..default_values import DEFAULT_ROUTING
 from ._output import printable
@@ -124,8 +124,7 @@ def node_name(address: Address) -> str:
 
 def parse_servers(texts: Iterable[str]) -> list[Address]:
     """Parse addresses that are separated by commas; see :func:`parse_address`."""
-    words = [word.strip() for text in texts for word in text.split(",")]
-    addresses = [parse_server(word) for word in words if word]
+    addresses = [parse_server(word) for text in texts for word in split_addresses(text)]
     if not addresses:
         raise click.UsageError("--servers names no server")
     if len(set(addresses)) < len(addresses):

@@ -31,13 +31,13 @@ from .. import _errors
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
 from .._checks import check_integer_delta
 from .._client import Client
+from .._client_options import CLIENT_OPTIONS, from_text
 from .._create import create_client
 from .._item import Item
-from .._memcached.addresses import DEFAULT_PORT, format_address, parse_addresses
+from .._memcached.addresses import DEFAULT_PORT, format_address, parse_nodes
 from .._memcached.keys import safe_key
 from .._memcached.times import to_seconds, ttl_to_exptime
 from .._types import Value
-from ._client_options import CLIENT_OPTIONS, from_text
 from ._flush import flush_nodes
 from .loops import ClientPerLoop
 
@@ -279,11 +279,11 @@ def _nodes(
         names = several if port is None else [*several, "port"]
         raise ValueError(f"{' and '.join(names)} exclude each other")
     if nodes is not None:
-        return parse_addresses(nodes)
+        return parse_nodes(nodes)
     if path is not None:
-        return parse_addresses(MemcachedUnixSocketPath(path))
+        return parse_nodes(MemcachedUnixSocketPath(path))
     number = DEFAULT_PORT if port is None or port == "" else _whole("port", port)
-    return parse_addresses(MemcachedHostAddress(endpoint or "127.0.0.1", number))
+    return parse_nodes(MemcachedHostAddress(endpoint or "127.0.0.1", number))
 
 
 def _whole(name: str, value: int | str) -> int:

@@ -38,13 +38,13 @@ except ImportError as error:
     ) from error
 
 from .._address import Address
+from .._client_options import CLIENT_OPTIONS
 from .._create import create_client
 from .._item import Item
-from .._memcached.addresses import parse_addresses
+from .._memcached.addresses import parse_nodes
 from .._memcached.codecs import decode, encode, encode_pickle
 from .._memcached.keys import MAX_LENGTH
 from .._memcached.times import ttl_to_exptime
-from ._client_options import CLIENT_OPTIONS
 from ._django_store import Store, Stored, log_unreadable
 from .loops import BackgroundLoop, ClientPerLoop
 
@@ -292,7 +292,7 @@ def _counted(key: str, result: int | None) -> int:
 
 def _servers(location: str | Iterable[str | Address]) -> list[Address]:
     try:
-        return parse_addresses(location)
+        return parse_nodes(location)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"LOCATION of EmcacheCache: {error}") from error
 

@@ -2,11 +2,11 @@
 
 import inspect
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol, runtime_checkable
 
-from .._address import Address, MemcachedHostAddress
-from .._memcached.addresses import to_endpoint
+from .._address import MemcachedHostAddress, Node
+from .._memcached.addresses import parse_nodes, to_endpoint
 from ._dns import resolve
 from ._topology import Topology
 
@@ -52,11 +52,14 @@ class DnsDiscovery:
         return Topology.of(MemcachedHostAddress(ip, self._port) for ip in sorted(found))
 
 
-Found = Topology | Sequence[Address]
+Found = Topology | Node | Iterable[Node]
 
 
 class CallableDiscovery:
-    """A function, synchronous or asynchronous, that returns a :class:`Topology` or addresses."""
+    """A function, synchronous or asynchronous, that returns a :class:`Topology` or nodes.
+
+    The nodes are what :func:`emcache.parse_nodes` accepts: a text, or a list of texts or addresses.
+    """
 
     def __init__(self, function: Callable[[], Found | Awaitable[Found]]) -> None:
         if not callable(function):
@@ -70,9 +73,4 @@ class CallableDiscovery:
             found = await found
         if isinstance(found, Topology):
             return found
-        if isinstance(found, str | Address) or not isinstance(found, Iterable):
-            kind = type(found).__name__
-            raise TypeError(
-                f"the function must return a Topology or a list of addresses, not {kind}"
-            )
-        return Topology.of(found)
+        return Topology.of(parse_nodes(found, "the nodes that the function returns"))

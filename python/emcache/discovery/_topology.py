@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .._address import Address
-from .._memcached.addresses import to_endpoint
+from .._address import Address, Node
+from .._memcached.addresses import parse_nodes, to_endpoint
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Topology:
     is a change."""
 
     @classmethod
-    def of(cls, addresses: Iterable[Address]) -> "Topology":
-        """Create a topology from addresses alone."""
-        return cls(tuple(DiscoveredNode(address) for address in addresses))
+    def of(cls, addresses: Node | Iterable[Node]) -> "Topology":
+        """Create a topology from what :func:`emcache.parse_nodes` accepts."""
+        return cls(tuple(DiscoveredNode(address) for address in parse_nodes(addresses)))
 
 
 def check_topology(topology: Topology) -> Topology:

@@ -8,11 +8,13 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from .._errors import EmcacheError
+
 _HEADER = struct.Struct(">BBHBBHIIQ")
 _FLUSH, _STAT, _SASL_AUTH = 0x08, 0x10, 0x21
 
 
-class SaslNotFoundError(FileNotFoundError):
+class SaslNotFoundError(EmcacheError, FileNotFoundError):
     """The programs of SASL are not installed."""
 
 

@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from .._errors import EmcacheError
 
-class MemcachedNotFoundError(FileNotFoundError):
+
+class MemcachedNotFoundError(EmcacheError, FileNotFoundError):
     """No memcached program was found."""
 
 
-class MemcachedStartError(RuntimeError):
+class MemcachedStartError(EmcacheError, RuntimeError):
     """memcached exited, or did not listen; the message contains its output."""
 
 

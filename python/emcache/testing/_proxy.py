@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
-from .._memcached.addresses import to_endpoint
+from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath, Node
+from .._memcached.addresses import parse_node
 from ._faults import CHUNK, Faults, Link
 from ._managed import Managed
-from ._server import MemcachedServer
+from ._wire import Reachable
 
 # As on Ethernet. With loopback segments the kernel would buffer megabytes of unread data.
 SEGMENT = 1448
@@ -42,7 +42,7 @@ class FaultProxy(Managed):
     The methods may be called from any thread. They block briefly, until the change has happened.
 
     Args:
-        upstream: the server, or its address.
+        upstream: the server, or its address, which may be a text.
         plan: returns the link of a connection by its number, from 0; None to close it at once.
             Without a plan, `requests` and `answers` apply to all connections.
         rng: the source of the jitter.
@@ -54,7 +54,7 @@ class FaultProxy(Managed):
 
     def __init__(
         self,
-        upstream: MemcachedServer | Address,
+        upstream: Reachable | Node,
         plan: Plan | None = None,
         *,
         rng: random.Random | None = None,
@@ -63,8 +63,9 @@ class FaultProxy(Managed):
         self.port: int = 0
         self.open: int = 0
         """Connections that are open now."""
-        _check(upstream, plan)
-        self._upstream = upstream
+        if plan is not None and not callable(plan):
+            raise TypeError(f"plan must be a function, not {type(plan).__name__}")
+        self._upstream = upstream if isinstance(upstream, Reachable) else _address(upstream)
         self._plan = plan
         self._rng = rng or random.Random()
         self.requests: Faults = Faults()
@@ -99,7 +100,7 @@ class FaultProxy(Managed):
     @property
     def client_options(self) -> dict[str, Any]:
         """The options of `create_client` besides the address, for TLS and login of the server."""
-        if isinstance(self._upstream, MemcachedServer):
+        if isinstance(self._upstream, Reachable):
             return self._upstream.client_options
         return {}
 
@@ -222,7 +223,7 @@ class FaultProxy(Managed):
 
     def _behind(self) -> tuple[str | tuple[str, int], socket.AddressFamily]:
         address = self._upstream
-        if isinstance(address, MemcachedServer):
+        if isinstance(address, Reachable):
             address = address.address
         if isinstance(address, MemcachedUnixSocketPath):
             return address.path, socket.AF_UNIX
@@ -334,14 +335,11 @@ class FaultProxy(Managed):
             healed.cancel()
 
 
-def _check(upstream: object, plan: object) -> None:
-    if isinstance(upstream, Address):
-        to_endpoint(upstream)
-    elif not isinstance(upstream, MemcachedServer):
+def _address(upstream: Node) -> Address:
+    if not isinstance(upstream, Node):
         kind = type(upstream).__name__
         raise TypeError(f"upstream must be a MemcachedServer or an address of emcache, not {kind}")
-    if plan is not None and not callable(plan):
-        raise TypeError(f"plan must be a function, not {type(plan).__name__}")
+    return parse_node(upstream)
 
 
 def _bound(port: int) -> socket.socket:

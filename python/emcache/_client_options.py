@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from .._create import create_client
-from .._routing import parse_weights
+from ._create import create_client
+from ._routing import parse_names, parse_weights
 
 CLIENT_OPTIONS = {
     name: parameter.default
@@ -14,6 +14,7 @@ CLIENT_OPTIONS = {
 }
 """The options by name, with their defaults."""
 
+_MAPPINGS = {"weights": parse_weights, "names": parse_names}
 _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}
 
@@ -29,8 +30,8 @@ def from_text(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _convert(name: str, value: Any) -> Any:
     default = CLIENT_OPTIONS[name]
-    if name == "weights" and isinstance(value, str):
-        return parse_weights(value)
+    if name in _MAPPINGS and isinstance(value, str):
+        return _MAPPINGS[name](value)
     if not isinstance(value, str) or default is None:
         return value
     try:
