@@ -51,6 +51,7 @@ from .default_values import (
 
 if typing.TYPE_CHECKING:
     from ._meta import MetaDebug, MetaDeleted, MetaItem, MetaNumber, MetaReply, MetaStored
+    from ._migration import Cluster, Migration, MigrationMetrics
     from ._results import ManyResult, PartialResult
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
@@ -75,6 +76,7 @@ __all__ = [
     "Client",
     "ClientClosedError",
     "ClientMetrics",
+    "Cluster",
     "ClusterEvents",
     "ClusterManagement",
     "ClusterManagment",
@@ -104,6 +106,8 @@ __all__ = [
     "MetaNumber",
     "MetaReply",
     "MetaStored",
+    "Migration",
+    "MigrationMetrics",
     "NodeMetrics",
     "NodeUnavailableError",
     "NotFoundCommandError",
