@@ -11,7 +11,7 @@
 //! | `place` | the few requests that a migration itself makes |
 //! | `mover` | the move of one item, and the moves in the background |
 //! | `read`, `read_many` | `get` and `get_many` |
-//! | `write` | `set`, `delete` |
+//! | `write`, `remove` | `set`, `delete` |
 //! | `settle`, `conditional` | all commands that depend on the item: found or moved first |
 mod conditional;
 mod control;
@@ -19,6 +19,7 @@ mod mover;
 mod place;
 mod read;
 mod read_many;
+mod remove;
 mod settle;
 mod state;
 mod step;

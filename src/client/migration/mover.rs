@@ -68,7 +68,7 @@ impl<C: Caller> Client<C> {
         match self.add_stub(new, key, &stub, deadline).await {
             Written::Done => {}
             Written::NotDone { .. } => return Moved::Busy,
-            Written::Failed => return Moved::Failed,
+            Written::Failed(_) => return Moved::Failed,
         }
         let claim = match self.look(new, key, deadline).await {
             Look::Stub(item) if item.value == stub => item.cas.unwrap_or(0),
@@ -98,7 +98,7 @@ impl<C: Caller> Client<C> {
         match stored {
             Written::Done => Moved::Done,
             Written::NotDone { .. } => Moved::Gone,
-            Written::Failed => Moved::Failed,
+            Written::Failed(_) => Moved::Failed,
         }
     }
 
@@ -125,7 +125,7 @@ impl<C: Caller> Client<C> {
                 Written::Done => return item.ok_or(Moved::Gone),
                 Written::NotDone { is_missing: true } => return Err(Moved::Gone),
                 Written::NotDone { is_missing: false } => {}
-                Written::Failed => return Err(Moved::Failed),
+                Written::Failed(_) => return Err(Moved::Failed),
             }
         }
         Err(Moved::Busy)

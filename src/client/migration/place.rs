@@ -53,7 +53,7 @@ pub enum Written {
     Done,
     /// The condition did not hold.
     NotDone { is_missing: bool },
-    Failed,
+    Failed(End),
 }
 
 /// A request on its way.
@@ -260,19 +260,17 @@ impl<C: Caller> Client<C> {
     }
 
     async fn written(&self, node: usize, request: OwnedRequest, deadline: Nanos) -> Written {
-        match self.ask(node, request, deadline).end().await.1 {
-            End::Replied { reply: OwnedReply::Stored | OwnedReply::Deleted, .. } => Written::Done,
-            End::Replied { reply: OwnedReply::NotStored | OwnedReply::Exists, .. } => {
-                Written::NotDone { is_missing: false }
+        let end = self.ask(node, request, deadline).end().await.1;
+        let End::Replied { reply, .. } = &end else { return Written::Failed(end) };
+        match reply {
+            OwnedReply::Stored | OwnedReply::Deleted => Written::Done,
+            OwnedReply::NotStored | OwnedReply::Exists => Written::NotDone { is_missing: false },
+            OwnedReply::NotFound => Written::NotDone { is_missing: true },
+            OwnedReply::Meta { status: MetaStatus::Done, .. } => Written::Done,
+            OwnedReply::Meta { status, .. } => {
+                Written::NotDone { is_missing: *status == MetaStatus::NotFound }
             }
-            End::Replied { reply: OwnedReply::NotFound, .. } => {
-                Written::NotDone { is_missing: true }
-            }
-            End::Replied { reply: OwnedReply::Meta { status, .. }, .. } => match status {
-                MetaStatus::Done => Written::Done,
-                other => Written::NotDone { is_missing: other == MetaStatus::NotFound },
-            },
-            _ => Written::Failed,
+            _ => Written::Failed(end),
         }
     }
 }

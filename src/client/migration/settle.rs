@@ -158,7 +158,7 @@ impl<C: Caller> Client<C> {
             match self.delete(node, key, self.second_deadline(deadline)).await {
                 Written::Done => return true,
                 Written::NotDone { .. } => return false,
-                Written::Failed => migration.give_up(node),
+                Written::Failed(_) => migration.give_up(node),
             }
         }
         migration.count(|counters| counters.unreached += 1);

@@ -1,4 +1,4 @@
-//! Commands that replace or delete whatever there is: at the old place first, then at the new one.
+//! `set`: at the old place first, then at the new one.
 //!
 //! A mover whose stub is younger than the change at the new place reads the old place afterwards,
 //! and finds the change there.
@@ -6,7 +6,6 @@ use super::super::caller::Caller;
 use super::super::client::Client;
 use super::super::handler::Handler;
 use super::state::{InFlight, Phase};
-use super::step::{End, OwnedReply};
 use super::{Request, finish};
 use crate::pool::Waiter;
 use crate::protocol::ReplyHandler;
@@ -28,37 +27,4 @@ impl<C: Caller> Client<C> {
         finish(handler, &key, item, end);
     }
 
-    pub(super) async fn remove(&self, guard: &InFlight, request: Request, handler: Handler<C>) {
-        let Request { key, request, places, deadline } = request;
-        let (mut end, mut was_there);
-        if places.phase == Phase::Prepare {
-            (_, end) = self.ask(places.old, request.clone(), deadline).end().await;
-            was_there = self.delete_second(guard, &key, places, deadline).await;
-            if !is_deleted(&end) && is_answered(&end) {
-                // A process that takes the migration back may have moved it the other way.
-                (_, end) = self.ask(places.old, request, deadline).end().await;
-            }
-        } else {
-            was_there = self.delete_second(guard, &key, places, deadline).await;
-            if handler.is_abandoned() {
-                return handler.dismiss();
-            }
-            (_, end) = self.ask(places.new, request, deadline).end().await;
-        }
-        was_there |= is_deleted(&end);
-        if let End::Replied { reply: reply @ OwnedReply::NotFound, .. } = &mut end
-            && was_there
-        {
-            *reply = OwnedReply::Deleted;
-        }
-        finish(handler, &key, None, end);
-    }
-}
-
-fn is_deleted(end: &End) -> bool {
-    matches!(end, End::Replied { reply: OwnedReply::Deleted, .. })
-}
-
-fn is_answered(end: &End) -> bool {
-    matches!(end, End::Replied { .. })
 }
