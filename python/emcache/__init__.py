@@ -53,6 +53,7 @@ from .default_values import (
 
 if typing.TYPE_CHECKING:
     from ._meta import MetaDebug, MetaDeleted, MetaItem, MetaNumber, MetaReply, MetaStored
+    from ._migration import Cluster, Migration, MigrationMetrics
     from ._results import ManyResult, PartialResult
     from ._router import Router, RouterNode
     from ._url import from_url
@@ -79,6 +80,7 @@ __all__ = [
     "Client",
     "ClientClosedError",
     "ClientMetrics",
+    "Cluster",
     "ClusterEvents",
     "ClusterManagement",
     "ClusterManagment",
@@ -108,6 +110,8 @@ __all__ = [
     "MetaNumber",
     "MetaReply",
     "MetaStored",
+    "Migration",
+    "MigrationMetrics",
     "NodeMetrics",
     "NodeUnavailableError",
     "NotFoundCommandError",

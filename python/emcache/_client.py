@@ -6,7 +6,7 @@ The methods give arguments their meaning and pass them to the core, which does t
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
@@ -26,12 +26,14 @@ from ._snapshots import Snapshots
 from ._types import Exptime, ManyOutcome, OnError, Value
 
 if TYPE_CHECKING:
+    from . import _migration as migration
     from . import _results as results
     from . import discovery, metrics
+    from ._routing import NodeNames, NodeRouting, NodeWeights
     from .discovery._watcher import Watcher
 else:
     # Annotations name these modules. Only programs that use or resolve them pay for the import.
-    from ._lazy import discovery, metrics, results
+    from ._lazy import discovery, metrics, migration, results
 
 _CONNECT_POLL = 0.01
 """Seconds between two checks of whether new nodes are connected."""
@@ -112,6 +114,8 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
 
         self._addresses = addresses
         self._close_timeout = close_timeout
+        self._migration: migration.Migration | None = None
+        self._routing: NodeRouting | None = None
         self._watcher: Watcher | None = None
         self._watch_task: asyncio.Task[None] | None = None
         self._directory = NodeDirectory(addresses)
@@ -254,8 +258,56 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
         return self._directory
 
     def node_for(self, key: bytes) -> Address:
-        """Return the node that a key is routed to at present; nothing is sent."""
+        """Return the node that a key is routed to at present; nothing is sent.
+
+        During a migration, this is the node that is asked first.
+        """
         return self._addresses[self._core.node_for(key)]
+
+    async def migrate(
+        self,
+        node_addresses: Sequence[Address],
+        *,
+        routing: str | None = None,
+        weights: "NodeWeights | None" = None,
+        names: "NodeNames | None" = None,
+        phase: Literal["prepare", "move", "finish"] = "move",
+        drain: float | None = None,
+        unknown_ttl: int = 60,
+    ) -> "migration.Migration":
+        """Change the nodes, their weights or the routing rule without losing the items.
+
+        Reads that miss at an item's new node find it at its old one, and it is moved in the
+        background. The page on migration describes what holds meanwhile, and the phases that
+        several processes need.
+
+        Args:
+            node_addresses: the new nodes.
+            routing: their rule; None for that of the client.
+            weights: their weights. None: without ``routing``, each node keeps its own.
+            names: their names; None as for ``weights``.
+            phase: the phase to continue to; see :class:`emcache.Cluster`. The client takes the
+                phase ``"prepare"`` first, for ``timeout`` seconds.
+            drain: see :class:`emcache.Cluster`.
+            unknown_ttl: see :class:`emcache.Cluster`.
+
+        Raises:
+            RuntimeError: a migration is under way.
+            ValueError, TypeError: an argument is not valid, or the client has ``autodiscovery``.
+
+        Wire: ``gets``, ``add``, ``cas``, ``delete``, and ``mg`` where the node knows it
+        """
+        from ._migration import start_migration
+
+        return await start_migration(
+            self, node_addresses, routing, weights, names, phase, drain, unknown_ttl
+        )
+
+    @property
+    def migration(self) -> "migration.Migration | None":
+        """The migration that is under way, or None."""
+        found = self._migration
+        return None if found is None or self.closed or found.phase is None else found
 
     def metrics(self) -> "metrics.ClientMetrics":
         """Return the counters since the client was created, as a snapshot that does not change.
@@ -851,6 +903,11 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
             return
         from ._node_queries import query_all
 
+        if self.migration is not None:
+            # An item may be on its way to a node that is flushed before it arrives.
+            await query_all(
+                self._nodes_by_index, lambda node: self._core.flush_all(node, delay, noreply)
+            )
         answers = await query_all(
             self._nodes_by_index, lambda node: self._core.flush_all(node, delay, noreply)
         )

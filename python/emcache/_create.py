@@ -38,10 +38,11 @@ from .default_values import (
 )
 
 if TYPE_CHECKING:
+    from . import _migration as migration
     from . import _router as router
     from . import discovery
 else:
-    from ._lazy import discovery, router
+    from ._lazy import discovery, migration, router
 
 _TIMEOUTS = ("timeout", "connection_timeout", "purge_unused_connections_after")
 
@@ -108,6 +109,7 @@ def create_client(
     routing: "str | router.Router" = DEFAULT_ROUTING,
     weights: NodeWeights | None = None,
     names: NodeNames | None = None,
+    migrating_from: "migration.Cluster | None" = None,
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -165,6 +167,8 @@ def create_client(
             listed have the weight 1. Only some rules have weights.
         names: for rules that hash the names of nodes: the name by which other clients know a node,
             by address or by its text. Without one it is made from the node's address.
+        migrating_from: the nodes and the rule that the items were stored with before, as an
+            :class:`emcache.Cluster`. Items that are read are moved to ``node_addresses``.
 
     Raises:
         ValueError: an argument is out of range.
@@ -200,6 +204,7 @@ def create_client(
             purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
             max_merged_keys=autobatching_max_keys if autobatching else 1,
             routing=NodeRouting(routing, weights, names),
+            migrating_from=migrating_from,
         )
     )
 
@@ -229,12 +234,17 @@ async def _create_client(
     needs_names: bool,
     login: Callable[[], LoginArguments | None],
     routing: NodeRouting,
+    migrating_from: "migration.Cluster | None",
     tls: Callable[[list[Address]], TlsArguments | None],
     switches: dict[str, bool],
     **options: Any,
 ) -> Client:
     addresses = parse_nodes(node_addresses, "node_addresses")
     _check_events(cluster_events)
+    if migrating_from is not None:
+        from ._migration import check_cluster
+
+        check_cluster(migrating_from)
     check_bools(**switches)
     check_timeouts(**{name: options[name] for name in _TIMEOUTS})
     autodiscovery, interval, query_timeout = autodiscovery_options
@@ -268,12 +278,18 @@ async def _create_client(
         addresses = [node.address for node in topology.nodes]
         endpoints = [to_endpoint(address) for address in addresses]
     options["routing"] = await routing.for_nodes(addresses, topology)
+    former = None if migrating_from is None else await migrating_from._arguments()
     client = Client._open(
         addresses,
         cluster_events,
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
         lambda on_change: CoreClient(endpoints, on_change=on_change, **options),
     )
+    client._routing = routing
+    if former is not None and migrating_from is not None:
+        from ._migration import attach_migration
+
+        attach_migration(client, migrating_from._addresses, former)
     if source is not None and topology is not None:
         # A new node that cannot be reached must not delay the others for ever.
         connect_timeout = options["connection_timeout"]

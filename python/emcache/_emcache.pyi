@@ -285,6 +285,30 @@ class CoreMeta:
     def server_epoch(self, key: bytes) -> tuple[int, int]: ...
 
 @final
+class CoreMigration:
+    def __new__(cls, client: CoreClient) -> Self: ...
+    def migrate_from(
+        self,
+        addresses: list[tuple[str, int] | str],
+        routing: Routing,
+        phase: str,
+        drain: float | None,
+        unknown_ttl: int,
+    ) -> list[int]: ...
+    def migrate_to(
+        self,
+        addresses: list[tuple[str, int] | str],
+        routing: Routing,
+        phase: str,
+        drain: float | None,
+        unknown_ttl: int,
+    ) -> list[int]: ...
+    def set_phase(self, phase: str) -> bool: ...
+    def finish(self) -> bool: ...
+    def roll_back(self) -> bool: ...
+    def status(self) -> dict[str, Any] | None: ...
+
+@final
 class CoreCheckout:
     @property
     def closed(self) -> bool: ...

@@ -8,6 +8,7 @@ PUBLIC = {
     "CacheMetrics": "metrics",
     "CallableDiscovery": "discovery",
     "ClientMetrics": "metrics",
+    "Cluster": "_migration",
     "CommandMetrics": "metrics",
     "DiscoveredNode": "discovery",
     "Discovery": "discovery",
@@ -20,6 +21,8 @@ PUBLIC = {
     "MetaNumber": "_meta",
     "MetaReply": "_meta",
     "MetaStored": "_meta",
+    "Migration": "_migration",
+    "MigrationMetrics": "_migration",
     "NodeMetrics": "metrics",
     "PartialResult": "_results",
     "Router": "_router",
@@ -66,5 +69,6 @@ class LazyModule:
 discovery = LazyModule("discovery")
 meta = LazyModule("_meta")
 metrics = LazyModule("metrics")
+migration = LazyModule("_migration")
 results = LazyModule("_results")
 router = LazyModule("_router")

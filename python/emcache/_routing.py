@@ -50,6 +50,19 @@ class NodeRouting:
         self._specs: dict[Address, NodeSpec] = {}
         """Those in effect, of the nodes that have one."""
 
+    @property
+    def rule(self) -> str:
+        """The name of the rule."""
+        return self._rule
+
+    def weights_of(self, nodes: Iterable[Address]) -> dict[Address, int]:
+        """Return the weights of those nodes that have one."""
+        return {node: self._weights[node] for node in nodes if node in self._weights}
+
+    def names_of(self, nodes: Iterable[Address]) -> dict[Address, str]:
+        """Return the names of those nodes that have one."""
+        return {node: self._names[node] for node in nodes if node in self._names}
+
     def check(self, addresses: Iterable[Address] | None) -> None:
         """Check everything; ``addresses`` are the nodes, or None if others may follow.
 

@@ -4,12 +4,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._emcache import CoreClient
 
 if TYPE_CHECKING:
-    from ._emcache import _RawSnapshot
+    from ._emcache import CoreMigration, _RawSnapshot
 else:
     # Only the stub defines this name, and annotations are evaluated at run time.
     _RawSnapshot = tuple
@@ -25,10 +25,15 @@ class Snapshots:
         self._core = core
         self._loop = loop
         self._last: tuple[float, _RawSnapshot] | None = None
+        self.core_migration: CoreMigration | None = None
+        self.migration_status: dict[str, Any] | None = None
+        """That of the last snapshot."""
 
     def take(self) -> bool:
         """Take a snapshot, if the client is open and this is the thread of its loop."""
         with contextlib.suppress(RuntimeError):
+            if self.core_migration is not None:
+                self.migration_status = self.core_migration.status()
             self._last = time.time(), self._core.snapshot()
             return True
         return False

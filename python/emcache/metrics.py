@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ._address import Address
@@ -11,7 +11,10 @@ from ._snapshots import LOOP_TIMEOUT, Snapshots
 from .connection_pool import ConnectionPoolMetrics
 
 if TYPE_CHECKING:
+    from . import _migration as migrations
     from ._emcache import _RawSnapshot
+else:
+    from ._lazy import migration as migrations
 
 __all__ = ["CacheMetrics", "ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
 
@@ -135,6 +138,8 @@ class ClientMetrics:
     max_connections: int = 0
     caches: Mapping[str, CacheMetrics] = field(default_factory=dict)
     """By the name of the :class:`emcache.Cache` or of the cached function."""
+    migration: "migrations.MigrationMetrics | None" = None
+    """The migration that is under way, if there is one."""
 
     @property
     def commands(self) -> dict[str, CommandMetrics]:
@@ -181,7 +186,13 @@ def read_metrics(client: _Client, loop_timeout: float = LOOP_TIMEOUT) -> ClientM
     if latest is None:
         return ClientMetrics(caches=_cache_metrics(client))
     taken, raw = latest
-    return _from_raw(taken, raw, client._addresses, _cache_metrics(client))
+    metrics = _from_raw(taken, raw, client._addresses, _cache_metrics(client))
+    if client._snapshots.migration_status is None:
+        return metrics
+    from ._migration import read_status
+
+    status = read_status(client._snapshots.migration_status, client._addresses)
+    return replace(metrics, migration=status)
 
 
 def _cache_metrics(client: _Client) -> dict[str, CacheMetrics]:

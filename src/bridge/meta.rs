@@ -216,9 +216,7 @@ impl CoreMeta {
     /// The key's node, and a number that changes when another server may answer for it.
     fn server_epoch(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<(usize, u64)> {
         let key = convert::meta_key(key)?;
-        let session = self.session(py)?;
-        let node = session.node_for(py, key.as_key())?;
-        Ok((node, session.server_epoch(py, node)?))
+        self.session(py)?.key_epoch(py, key.as_key())
     }
 }
 

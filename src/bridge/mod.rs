@@ -16,6 +16,7 @@ mod future;
 mod item;
 mod loop_driver;
 mod meta;
+mod migration;
 mod once;
 mod pieces;
 mod registry;
@@ -43,6 +44,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("LATENCY_BOUNDS", snapshot::latency_bounds(module.py())?)?;
     module.add_class::<client::CoreClient>()?;
     module.add_class::<meta::CoreMeta>()?;
+    module.add_class::<migration::CoreMigration>()?;
     module.add_class::<checkout::CoreCheckout>()?;
     module.add_class::<item::Item>()?;
     item::check_class(module.py())?;

@@ -354,9 +354,11 @@ impl Session {
         self.query(py, move |nodes| nodes.meta_version(node))
     }
 
-    /// See [`crate::pool::Pool::server_epoch`].
-    pub fn server_epoch(&self, py: Python<'_>, node: usize) -> PyResult<u64> {
-        self.query(py, move |nodes| nodes.server_epoch(node))
+    /// See [`Nodes::key_epoch`].
+    pub fn key_epoch(&self, py: Python<'_>, key: Key<'_>) -> PyResult<(usize, u64)> {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let epoch = self.query(py, move |nodes| nodes.key_epoch(Key::trusted(&key)))?;
+        epoch.map_err(|error| errors::no_nodes(py, error))
     }
 
     /// See [`crate::pool::Pool::set_ip`].
@@ -382,7 +384,7 @@ impl Session {
         self.driver.schedule_pending(py)
     }
 
-    fn query<T: Send + 'static>(
+    pub fn query<T: Send + 'static>(
         &self,
         py: Python<'_>,
         query: impl FnOnce(&dyn Nodes) -> T + Send + 'static,

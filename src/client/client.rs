@@ -1,12 +1,13 @@
 //! The operations of a client. Each call completes its caller exactly once, possibly before it
 //! returns.
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::caller::Caller;
 use super::gather::{Gather, Line};
 use super::handler::{Handler, RawItems};
+use super::migration::{Migration, Places};
 use super::noreply::{MAX_UNANSWERED, NoReplies, NoReplyCaller};
 use super::operation::{Expect, Operation, Target};
 use super::outcome::{Failure, FailureKind, Outcome};
@@ -27,6 +28,7 @@ pub struct Shared<C: Caller> {
     context: Rc<Context>,
     cluster: Cluster<Handler<C>>,
     noreplies: Rc<NoReplies<C>>,
+    migration: RefCell<Option<Rc<Migration>>>,
     timeout: Option<Duration>,
     is_closed: Cell<bool>,
 }
@@ -43,6 +45,7 @@ impl<C: Caller> Client<C> {
             context: context.clone(),
             cluster: Cluster::new(context, addresses, config, on_change),
             noreplies: Rc::default(),
+            migration: RefCell::default(),
             timeout: config.pool.timeout,
             is_closed: Cell::new(false),
         }))
@@ -76,6 +79,14 @@ impl<C: Caller> Client<C> {
         &self.0.noreplies
     }
 
+    pub(super) fn migration(&self) -> Option<Rc<Migration>> {
+        self.0.migration.borrow().clone()
+    }
+
+    pub(super) fn set_migration(&self, migration: Option<Rc<Migration>>) {
+        self.0.migration.replace(migration);
+    }
+
     pub(super) fn downgrade(&self) -> Weak<Shared<C>> {
         Rc::downgrade(&self.0)
     }
@@ -98,7 +109,11 @@ impl<C: Caller> Client<C> {
             Target::Key => match self.node_of(&submission) {
                 Ok(node) => {
                     let handler = self.handler(expect, submission.verb(), caller);
-                    cluster.pool(node).submit_any(submission, handler, deadline);
+                    if let Some((migration, places)) = self.migrating(&submission) {
+                        self.migrate(&migration, places, submission, handler, deadline);
+                    } else {
+                        cluster.pool(node).submit_any(submission, handler, deadline);
+                    }
                 }
                 Err(error) => {
                     let kind = FailureKind::NoNodes(error);
@@ -137,6 +152,10 @@ impl<C: Caller> Client<C> {
         let cluster = &self.0.cluster;
         if keys.is_empty() {
             return gather.expect_lines(0);
+        }
+        if let Some(migration) = self.migration() {
+            let sent = self.get_many_migrating(&migration, verb, keys, deadline, &gather);
+            return sent.unwrap_or_else(|error| Self::no_nodes(&gather, verb, error));
         }
         let lines = match cluster.lines_for(verb, keys, nodes) {
             Ok(lines) => lines,
@@ -219,6 +238,11 @@ impl<C: Caller> Client<C> {
         handler: Handler<C>,
         deadline: Nanos,
     ) {
+        if let Some(migration) = self.migration()
+            && let Some(places) = self.places(&migration, key)
+        {
+            return self.migrate(&migration, places, submission, handler, deadline);
+        }
         let cluster = &self.0.cluster;
         match node.map_or_else(|| cluster.index_for(key), Ok) {
             Ok(node) => cluster.pool(node).submit_any(submission, handler, deadline),
@@ -228,6 +252,12 @@ impl<C: Caller> Client<C> {
 
     fn node_of(&self, submission: &Submission<'_>) -> Result<usize, ClusterError> {
         submission.key().map_or(Ok(0), |key| self.0.cluster.index_for(key))
+    }
+
+    fn migrating(&self, submission: &Submission<'_>) -> Option<(Rc<Migration>, Places)> {
+        let migration = self.migration()?;
+        let places = self.places(&migration, submission.key()?)?;
+        Some((migration, places))
     }
 
     fn handler(&self, expect: Expect, verb: Verb, caller: C) -> Handler<C> {

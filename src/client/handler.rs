@@ -5,6 +5,7 @@ use super::batch::Batch;
 use super::caller::Caller;
 use super::gather::{Gather, Line};
 use super::meta::MetaReply;
+use super::migration::Step;
 use super::noreply::{NoReplies, NoReplyCaller};
 use super::outcome::{Failure, FailureKind, Outcome};
 use crate::pool::{Error, Waiter};
@@ -75,6 +76,8 @@ pub enum Handler<C: Caller> {
         verb: Verb,
         caller: NoReplyCaller<C>,
     },
+    /// A request of a migration.
+    Step(Box<Step>),
 }
 
 /// The reply to a retrieval as it came.
@@ -114,6 +117,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             Self::RawItems { caller, items, .. } => {
                 items.items.extend(caller.item(item, shared).map(|item| (index, item)));
             }
+            Self::Step(step) => step.item(index, item),
             // The only other command with an item is `config get cluster`.
             Self::RawReply { text, .. } => text.extend_from_slice(item.value),
             _ => {}
@@ -143,6 +147,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             Self::Stats { stats, .. } => stats.clear(),
             Self::RawItems { items, .. } => items.items.clear(),
             Self::RawReply { text, .. } => text.clear(),
+            Self::Step(step) => step.restart(),
             Self::Part { .. }
             | Self::Counter { .. }
             | Self::Probe { .. }
@@ -214,6 +219,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 noreplies.end(matches!(reply, Reply::Error(_)));
                 caller.complete(Outcome::Done);
             }
+            Self::Step(step) => step.reply(reply, from),
         }
     }
 
@@ -231,6 +237,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             Self::Line { gather, .. } => gather.is_abandoned(),
             Self::Part { batch, .. } => batch.is_abandoned(),
             Self::NoReply { caller, .. } => caller.is_abandoned(),
+            Self::Step(_) => false,
         }
     }
 
@@ -251,7 +258,11 @@ impl<C: Caller> Waiter for Handler<C> {
     }
 
     fn split(self, missing: &[usize]) -> Vec<Self> {
-        let Self::Line { gather, line } = self else { return vec![self] };
+        let (gather, line) = match self {
+            Self::Line { gather, line } => (gather, line),
+            Self::Step(step) => return step.split(missing).into_iter().map(Self::Step).collect(),
+            other => return vec![other],
+        };
         let lines = gather.split_line(line, missing);
         lines.into_iter().map(|line| Self::Line { gather: gather.clone(), line }).collect()
     }
@@ -288,6 +299,7 @@ impl<C: Caller> Handler<C> {
                 noreplies.end(true);
                 caller.complete(Outcome::failed(Some(verb), kind));
             }
+            Self::Step(step) => step.fail_with(kind),
         }
     }
 }

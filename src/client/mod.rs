@@ -10,6 +10,7 @@
 //! | `meta` | the reply to a meta command |
 //! | `gather` | a call for many keys: lines to many nodes, one outcome |
 //! | `batch` | a call that changes many keys, in windows |
+//! | `migration` | keys that move from one list of nodes to another |
 //! | `noreply` | requests whose callers do not wait for the reply |
 //! | `outcome` | results and failures, with node, command and status |
 //! | `nodes` | questions about the nodes, independent of the caller's type |
@@ -20,6 +21,7 @@ mod client;
 mod gather;
 mod handler;
 mod meta;
+mod migration;
 mod nodes;
 mod noreply;
 mod operation;
@@ -31,6 +33,7 @@ pub use client::Client;
 pub use gather::{Gathered, Line};
 pub use handler::{Handler, RawItems};
 pub use meta::MetaReply;
+pub use migration::{Counters as MigrationCounters, MigrationOptions, MigrationStatus, Phase};
 pub use nodes::Nodes;
 pub use operation::{Expect, Operation, Target};
 pub use outcome::{Failure, FailureKind, Outcome};

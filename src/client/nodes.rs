@@ -1,7 +1,8 @@
 //! Questions about the nodes of a client, whatever type its callers have.
 use super::caller::Caller;
 use super::client::Client;
-use crate::cluster::{ClusterError, NodeMetrics, NodeUpdate};
+use super::migration::{MigrationOptions, MigrationStatus, Phase};
+use crate::cluster::{ClusterError, NodeList, NodeMetrics, NodeUpdate};
 use crate::pool::{Address, CheckoutId, Metrics};
 use crate::protocol::Key;
 use crate::protocol::meta::Version;
@@ -15,8 +16,6 @@ pub trait Nodes {
     fn is_connected(&self, node: usize) -> bool;
     /// See [`crate::pool::Pool::meta_version`].
     fn meta_version(&self, node: usize) -> Option<Version>;
-    /// See [`crate::pool::Pool::server_epoch`].
-    fn server_epoch(&self, node: usize) -> u64;
     /// See [`crate::cluster::Cluster::add_node`].
     fn add_node(&self, address: Address, ip: Option<String>) -> usize;
     /// See [`crate::pool::Pool::set_ip`].
@@ -30,11 +29,24 @@ pub trait Nodes {
     fn noreply_unanswered(&self) -> usize;
     /// How many of them failed so far.
     fn noreply_errors(&self) -> u64;
+    /// The key's node, and a number that changes when another server may answer for the key.
+    fn key_epoch(&self, key: Key<'_>) -> Result<(usize, u64), ClusterError>;
+    /// Moves items from these nodes to the client's: see docs/design/migration.md. Returns the
+    /// positions of nodes that are new, or `None` if there is a migration already.
+    fn migrate_from(&self, nodes: &NodeList, options: &MigrationOptions) -> Option<Vec<usize>>;
+    /// Moves items from the client's nodes to these. Returns as `migrate_from`.
+    fn migrate_to(&self, nodes: &NodeList, options: &MigrationOptions) -> Option<Vec<usize>>;
+    /// This and the next two return whether there is a migration.
+    fn set_phase(&self, phase: Phase) -> bool;
+    fn finish_migration(&self) -> bool;
+    fn roll_back(&self) -> bool;
+    fn migration_status(&self) -> Option<MigrationStatus>;
 }
 
 impl<C: Caller> Nodes for Client<C> {
     fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
-        self.cluster().index_for(key)
+        let places = self.migration().and_then(|migration| self.places(&migration, key));
+        places.map_or_else(|| self.cluster().index_for(key), |places| Ok(places.first()))
     }
 
     fn health(&self) -> (Vec<usize>, Vec<usize>) {
@@ -55,10 +67,6 @@ impl<C: Caller> Nodes for Client<C> {
 
     fn meta_version(&self, node: usize) -> Option<Version> {
         self.cluster().pool(node).meta_version()
-    }
-
-    fn server_epoch(&self, node: usize) -> u64 {
-        self.cluster().pool(node).server_epoch()
     }
 
     fn add_node(&self, address: Address, ip: Option<String>) -> usize {
@@ -97,5 +105,39 @@ impl<C: Caller> Nodes for Client<C> {
 
     fn noreply_errors(&self) -> u64 {
         self.noreplies().errors()
+    }
+
+    fn key_epoch(&self, key: Key<'_>) -> Result<(usize, u64), ClusterError> {
+        let epoch = |node: usize| self.cluster().pool(node).server_epoch();
+        let places = self.migration().and_then(|migration| self.places(&migration, key));
+        match places {
+            // The item may be at either.
+            Some(places) => Ok((places.first(), epoch(places.old) + epoch(places.new))),
+            None => self.cluster().index_for(key).map(|node| (node, epoch(node))),
+        }
+    }
+
+    fn migrate_from(&self, nodes: &NodeList, options: &MigrationOptions) -> Option<Vec<usize>> {
+        Client::migrate_from(self, nodes, options)
+    }
+
+    fn migrate_to(&self, nodes: &NodeList, options: &MigrationOptions) -> Option<Vec<usize>> {
+        Client::migrate_to(self, nodes, options)
+    }
+
+    fn set_phase(&self, phase: Phase) -> bool {
+        Client::set_phase(self, phase)
+    }
+
+    fn finish_migration(&self) -> bool {
+        Client::finish_migration(self)
+    }
+
+    fn roll_back(&self) -> bool {
+        Client::roll_back(self)
+    }
+
+    fn migration_status(&self) -> Option<MigrationStatus> {
+        Client::migration_status(self)
     }
 }

@@ -62,7 +62,7 @@ impl fmt::Display for ClusterError {
 impl std::error::Error for ClusterError {}
 
 /// A handle. Clones share the cluster.
-pub struct Cluster<W: Waiter>(Rc<Shared<W>>);
+pub struct Cluster<W: Waiter>(pub(super) Rc<Shared<W>>);
 
 impl<W: Waiter> Clone for Cluster<W> {
     fn clone(&self) -> Self {
@@ -70,25 +70,35 @@ impl<W: Waiter> Clone for Cluster<W> {
     }
 }
 
-struct Shared<W: Waiter> {
-    context: Rc<Context>,
+pub(super) struct Shared<W: Waiter> {
+    pub(super) context: Rc<Context>,
     config: PoolConfig,
-    routing: Routing,
-    specs: Arc<NodeSpecs>,
+    pub(super) routing: Cell<Routing>,
+    pub(super) specs: RefCell<Arc<NodeSpecs>>,
+    pub(super) last_lines: RefCell<LastLines>,
     /// All nodes that ever existed, by index.
-    nodes: RefCell<Vec<Node<W>>>,
-    order: RefCell<RoutingOrder>,
-    last_lines: RefCell<LastLines>,
+    pub(super) nodes: RefCell<Vec<Node<W>>>,
+    pub(super) order: RefCell<RoutingOrder>,
+    /// The order of the other cluster during a migration: see [`super::former`].
+    pub(super) former: RefCell<Option<RoutingOrder>>,
     on_change: Box<dyn Fn(NodeChange)>,
 }
 
-struct Node<W: Waiter> {
-    routed: RoutedNode,
-    address: Arc<Address>,
+pub(super) struct Node<W: Waiter> {
+    pub routed: RoutedNode,
+    /// As the rule of the former order sees it; `None` if it is not in that order.
+    pub former: Option<RoutedNode>,
+    pub address: Arc<Address>,
     /// `None` once the node was removed and its requests have ended.
-    pool: Option<Pool<W>>,
+    pub pool: Option<Pool<W>>,
     /// Whether keys can be routed to the node.
-    is_member: Cell<bool>,
+    pub is_member: Cell<bool>,
+}
+
+impl<W: Waiter> Node<W> {
+    pub fn is_routed(&self) -> bool {
+        self.is_member.get() || self.former.is_some()
+    }
 }
 
 impl<W: Waiter> Cluster<W> {
@@ -105,11 +115,12 @@ impl<W: Waiter> Cluster<W> {
         let cluster = Self(Rc::new(Shared {
             context: context.clone(),
             config: config.pool.clone(),
-            routing,
-            specs: config.specs.clone(),
+            routing: Cell::new(routing),
+            specs: RefCell::new(config.specs.clone()),
             nodes: RefCell::default(),
             order: RefCell::new(order),
             last_lines: RefCell::default(),
+            former: RefCell::default(),
             on_change: Box::new(on_change),
         }));
         for address in addresses {
@@ -126,9 +137,9 @@ impl<W: Waiter> Cluster<W> {
         self.add(address, ip, false)
     }
 
-    fn add(&self, address: Address, ip: Option<&str>, is_member: bool) -> usize {
-        let spec = self.0.specs.get(&address).cloned().unwrap_or_default();
-        let routed = self.0.routing.node(&address, &spec, ip);
+    pub(super) fn add(&self, address: Address, ip: Option<&str>, is_member: bool) -> usize {
+        let spec = self.0.specs.borrow().get(&address).cloned().unwrap_or_default();
+        let routed = self.0.routing.get().node(&address, &spec, ip);
         let pool = Pool::new(&self.0.context, address, self.0.config.clone());
         pool.set_ip(ip);
         let address = pool.address().clone();
@@ -136,7 +147,8 @@ impl<W: Waiter> Cluster<W> {
         let cluster = Rc::downgrade(&self.0);
         pool.on_change(move |change| node_changed(&cluster, index, change));
         let (pool, is_member) = (Some(pool), Cell::new(is_member));
-        self.0.nodes.borrow_mut().push(Node { routed, address, pool, is_member });
+        let node = Node { routed, former: None, address, pool, is_member };
+        self.0.nodes.borrow_mut().push(node);
         index
     }
 
@@ -152,7 +164,7 @@ impl<W: Waiter> Cluster<W> {
     ) {
         for NodeUpdate { node, ip, spec } in updates {
             let node = &mut self.0.nodes.borrow_mut()[*node];
-            node.routed = self.0.routing.node(&node.address, spec, ip.as_deref());
+            node.routed = self.0.routing.get().node(&node.address, spec, ip.as_deref());
         }
         let nodes = self.0.nodes.borrow();
         let mut routing_order = self.0.order.borrow_mut();
@@ -170,10 +182,18 @@ impl<W: Waiter> Cluster<W> {
         drop(routing_order);
         for &node in leaving {
             nodes[node].is_member.set(false);
-            let Some(pool) = &nodes[node].pool else { continue };
-            let cluster = Rc::downgrade(&self.0);
-            pool.drain_and_close(move || forget(&cluster, node));
+            self.drain_and_close(&nodes[node], node);
         }
+    }
+
+    /// Closes a node that neither order has, once its requests are answered.
+    pub(super) fn drain_and_close(&self, node: &Node<W>, index: usize) {
+        if node.is_routed() {
+            return;
+        }
+        let Some(pool) = &node.pool else { return };
+        let cluster = Rc::downgrade(&self.0);
+        pool.drain_and_close(move || forget(&cluster, index));
     }
 
     pub fn index_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
@@ -222,13 +242,15 @@ impl<W: Waiter> Cluster<W> {
 
     /// Indexes of the healthy and of the unhealthy nodes, each in routing order.
     pub fn health(&self) -> (Vec<usize>, Vec<usize>) {
-        self.0.order.borrow().health()
+        let mut health = self.0.order.borrow().health();
+        self.add_former_health(&mut health);
+        health
     }
 
     /// The counters of the nodes to which keys can be routed, by index.
     pub fn metrics(&self) -> Vec<NodeMetrics> {
         let nodes = self.0.nodes.borrow();
-        let members = nodes.iter().enumerate().filter(|(_, node)| node.is_member.get());
+        let members = nodes.iter().enumerate().filter(|(_, node)| node.is_routed());
         let node_metrics = |(index, node): (usize, &Node<W>)| {
             let pool = node.pool.as_ref()?;
             Some(NodeMetrics {
@@ -264,10 +286,9 @@ fn forget<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize) {
 fn node_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, change: Change) {
     let Some(cluster) = cluster.upgrade() else { return };
     if let Some(healthy) = change.health() {
-        if !cluster.nodes.borrow().get(node).is_some_and(|node| node.is_member.get()) {
+        if !cluster.set_health(node, healthy) {
             return;
         }
-        cluster.order.borrow_mut().set_health(node, healthy);
     }
     (cluster.on_change)(NodeChange { node, change });
 }

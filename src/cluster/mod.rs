@@ -3,14 +3,17 @@
 //! | file | purpose |
 //! |---|---|
 //! | `cluster` | the nodes of a client: added, removed, healthy or not |
+//! | `former` | the list of nodes that keys come from during a migration |
 //! | `order` | the nodes that get keys, in the order that decides ties |
 //! | `routing` | the rules that choose a key's node, a file each |
 //! | `lines` | the keys of one call, split into lines for each node |
 #[allow(clippy::module_inception, reason = "the cluster of this layer")]
 mod cluster;
+mod former;
 mod lines;
 mod order;
 pub mod routing;
 
 pub use cluster::{Cluster, ClusterConfig, ClusterError, NodeChange, NodeMetrics, NodeUpdate};
+pub use former::NodeList;
 pub use order::RoutingOrder;

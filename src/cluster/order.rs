@@ -37,6 +37,22 @@ impl RoutingOrder {
         }
     }
 
+    /// The order of these nodes by another rule.
+    pub fn successor(&self, nodes: Vec<usize>, unhealthy: Vec<usize>, routing: Routing) -> Self {
+        Self {
+            healthy: nodes.iter().copied().filter(|node| !unhealthy.contains(node)).collect(),
+            unhealthy,
+            given: nodes,
+            purge_unhealthy_nodes: self.purge_unhealthy_nodes,
+            routing,
+            routed: OnceCell::new(),
+        }
+    }
+
+    pub fn contains(&self, node: usize) -> bool {
+        self.given.contains(&node)
+    }
+
     pub fn remove(&mut self, nodes: &[usize]) {
         let leaving: HashSet<_> = nodes.iter().collect();
         for list in [&mut self.healthy, &mut self.unhealthy, &mut self.given] {

@@ -91,7 +91,7 @@ impl CoreClient {
     }
 
     /// For queries that send no request, so the loop need not be running.
-    pub(super) fn session_on_thread(&self) -> PyResult<Rc<Session>> {
+    pub fn session_on_thread(&self) -> PyResult<Rc<Session>> {
         self.open()?;
         registry::session(self.id).ok_or_else(|| self.unusable())
     }

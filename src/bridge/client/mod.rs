@@ -9,8 +9,7 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use self::lifecycle::seconds;
-pub use self::lifecycle::session_here;
+pub use self::lifecycle::{seconds, session_here};
 use super::driver::running_loop;
 use super::registry;
 use super::router::PyNodeUpdate;

@@ -1,0 +1,234 @@
+"""The migration of a client's items to other nodes, or to another routing rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._address import Address
+from ._checks import check_range, check_seconds
+from ._emcache import CoreMigration, Routing
+from ._memcached.addresses import format_address, to_endpoint
+from ._memcached.times import THIRTY_DAYS
+from ._routing import NodeNames, NodeRouting, NodeWeights
+from .default_values import DEFAULT_ROUTING
+
+if TYPE_CHECKING:
+    from ._client import Client
+
+Phase = Literal["prepare", "move", "finish"]
+
+_Arguments = tuple[list[tuple[str, int] | str], Routing, Phase, float | None, int]
+
+DEFAULT_UNKNOWN_TTL = 60
+
+
+class Cluster:
+    """The nodes that a client's items come from; see ``migrating_from`` of ``create_client``.
+
+    Args:
+        node_addresses: the old nodes, as the clients before had them.
+        routing: their rule; see :func:`emcache.create_client`.
+        weights: their weights.
+        names: their names.
+        phase: ``"prepare"``, ``"move"`` or ``"finish"``. With several processes, each phase has
+            to be rolled out to all of them before the next one begins.
+        drain: seconds until the migration ends by itself: that long in the phase ``"move"``, and
+            again in ``"finish"``. None: it lasts until :meth:`Migration.finish` is called.
+        unknown_ttl: the seconds that an item lives after its move if its server does not tell how
+            many it has left: before memcached 1.6, with SASL, and behind most proxies.
+    """
+
+    def __init__(
+        self,
+        node_addresses: Sequence[Address],
+        *,
+        routing: str = DEFAULT_ROUTING,
+        weights: NodeWeights | None = None,
+        names: NodeNames | None = None,
+        phase: Phase = "move",
+        drain: float | None = None,
+        unknown_ttl: int = DEFAULT_UNKNOWN_TTL,
+    ) -> None:
+        self._addresses = list(node_addresses)
+        if not self._addresses:
+            raise ValueError("a cluster needs at least one node")
+        self._endpoints = [to_endpoint(address) for address in self._addresses]
+        self._routing = NodeRouting(routing, weights, names)
+        self._routing.check(self._addresses)
+        self._phase = check_phase(phase)
+        if drain is not None:
+            check_seconds("drain", drain)
+        self._drain = drain
+        check_range("unknown_ttl", unknown_ttl, 1, THIRTY_DAYS)
+        self._unknown_ttl = unknown_ttl
+
+    def __repr__(self) -> str:
+        nodes = ", ".join(map(format_address, self._addresses))
+        return f"<emcache.Cluster [{nodes}] phase={self._phase}>"
+
+    async def _arguments(self) -> _Arguments:
+        routing = await self._routing.for_nodes(self._addresses, None)
+        return self._endpoints, routing, self._phase, self._drain, self._unknown_ttl
+
+
+def check_phase(phase: Phase) -> Phase:
+    """Check the name of a phase."""
+    if phase not in ("prepare", "move", "finish"):
+        raise ValueError("phase must be 'prepare', 'move' or 'finish'")
+    return phase
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationMetrics:
+    """Counters of a migration since it began."""
+
+    phase: Phase
+    fallback_hits: int = 0
+    """Items that a ``get`` found at their other place, after a miss at the first."""
+    moved: int = 0
+    """Items that were moved to their new node."""
+    overtaken: int = 0
+    """Moves that were given up because the item was written, deleted or moved meanwhile."""
+    busy: int = 0
+    """Moves that another call or process had begun already."""
+    failed: int = 0
+    """Moves that failed because a node did not answer or refused the item."""
+    immovable: int = 0
+    """Leases of a :class:`emcache.Cache` and empty values, and items of servers without CAS."""
+    skipped: int = 0
+    """Moves that were left out because too many were waiting; the next ``get`` tries again."""
+    unreached: int = 0
+    """Writes that could not reach the item's other place."""
+    queued: int = 0
+    """Moves that are running or waiting at present."""
+    unreachable: tuple[Address, ...] = ()
+    """Nodes that a write could not reach: this client no longer reads them as the other place."""
+
+
+class Migration:
+    """A migration of a client that is under way; see ``Client.migration``."""
+
+    def __init__(self, client: "Client", core: CoreMigration) -> None:
+        self._client = client
+        self._core = core
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase, or None if the migration has ended."""
+        metrics = self.metrics()
+        return None if metrics is None else metrics.phase
+
+    def metrics(self) -> MigrationMetrics | None:
+        """Return the counters, or None if the migration has ended."""
+        return read_status(self._core.status(), self._client._addresses)
+
+    async def set_phase(self, phase: Phase) -> None:
+        """Continue until a phase, or go back to it.
+
+        The phases in between are taken too, and each lasts at least the client's ``timeout``, so
+        that calls which began before can end. The method returns at once; :attr:`phase` tells how
+        far the client is.
+
+        Raises:
+            RuntimeError: the migration has ended.
+        """
+        self._check(self._core.set_phase(check_phase(phase)))
+
+    async def finish(self) -> None:
+        """End the migration: items that were not moved are misses from then on.
+
+        The method returns at once. The migration ends after the phase ``"finish"`` has lasted for
+        the client's ``timeout``. With several processes, use ``set_phase("finish")`` in all of them
+        before you call this in any.
+
+        Raises:
+            RuntimeError: the migration has ended.
+        """
+        self._check(self._core.finish())
+
+    async def roll_back(self) -> None:
+        """Take the migration back: the old nodes are the client's again, and items move to them.
+
+        The method returns at once. The client goes back to the phase ``"prepare"`` and then begins
+        a migration in the other direction. With several processes, use ``set_phase("prepare")`` in
+        all of them before you call this in any.
+
+        Raises:
+            RuntimeError: the migration has ended.
+        """
+        self._check(self._core.roll_back())
+
+    @staticmethod
+    def _check(is_under_way: bool) -> None:
+        if not is_under_way:
+            raise RuntimeError("the migration has ended")
+
+
+def check_cluster(cluster: object) -> None:
+    """Refuse anything but a :class:`Cluster`."""
+    if not isinstance(cluster, Cluster):
+        kind = type(cluster).__name__
+        raise TypeError(f"migrating_from must be an emcache.Cluster, not {kind}")
+
+
+def attach_migration(client: "Client", nodes: list[Address], arguments: _Arguments) -> None:
+    """Begin a migration from ``nodes`` to those of a client that has just been created."""
+    core = CoreMigration(client._core)
+    _begin(client, core, nodes, core.migrate_from(*arguments))
+
+
+async def start_migration(
+    client: "Client",
+    node_addresses: Sequence[Address],
+    routing: str | None,
+    weights: NodeWeights | None,
+    names: NodeNames | None,
+    phase: Phase,
+    drain: float | None,
+    unknown_ttl: int,
+) -> Migration:
+    """Begin a migration of a client to ``node_addresses``."""
+    if client._watcher is not None:
+        raise ValueError("a client with autodiscovery cannot migrate; pass migrating_from instead")
+    addresses = list(node_addresses)
+    if routing is None and client._routing is not None:
+        kept = client._routing
+        routing = kept.rule
+        weights = kept.weights_of(addresses) if weights is None else weights
+        names = kept.names_of(addresses) if names is None else names
+    cluster = Cluster(
+        addresses,
+        routing=DEFAULT_ROUTING if routing is None else routing,
+        weights=weights,
+        names=names,
+        phase=phase,
+        drain=drain,
+        unknown_ttl=unknown_ttl,
+    )
+    arguments = await cluster._arguments()
+    core = CoreMigration(client._core)
+    migration = _begin(client, core, addresses, core.migrate_to(*arguments))
+    client._routing = cluster._routing
+    return migration
+
+
+def _begin(
+    client: "Client", core: CoreMigration, nodes: Sequence[Address], added: list[int]
+) -> Migration:
+    # The core gave the nodes that it did not know the next indexes, in order.
+    client._addresses.extend(nodes[position] for position in added)
+    client._directory.refresh()
+    client._snapshots.core_migration = core
+    client._migration = Migration(client, core)
+    return client._migration
+
+
+def read_status(
+    status: dict[str, Any] | None, addresses: Sequence[Address]
+) -> MigrationMetrics | None:
+    """Convert the core's status."""
+    if status is None:
+        return None
+    values = {each.name: status[each.name] for each in fields(MigrationMetrics)}
+    values["unreachable"] = tuple(addresses[node] for node in status["unreachable"])
+    return MigrationMetrics(**values)
