@@ -6,7 +6,7 @@ The methods give arguments their meaning and pass them to the core, which does t
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
@@ -21,7 +21,7 @@ from ._lifecycle import CoreOwner
 from ._memcached.addresses import format_address, to_endpoint
 from ._meta_commands import MetaCommands
 from ._options import stats_arguments
-from ._routing import NodeRouting
+from ._routing import NodeNames, NodeRouting, NodeWeights
 from ._snapshots import Snapshots
 from ._types import Exptime, ManyOutcome, OnError, Value
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from . import _migration as migration
     from . import _results as results
     from . import discovery, metrics
-    from ._routing import NodeNames, NodeRouting, NodeWeights
     from .discovery._watcher import Watcher
 else:
     # Annotations name these modules. Only programs that use or resolve them pay for the import.
@@ -115,7 +114,7 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
         self._addresses = addresses
         self._close_timeout = close_timeout
         self._migration: migration.Migration | None = None
-        self._routing: NodeRouting | None = None
+        self._routing: NodeRouting
         self._watcher: Watcher | None = None
         self._watch_task: asyncio.Task[None] | None = None
         self._directory = NodeDirectory(addresses)
@@ -266,11 +265,11 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
 
     async def migrate(
         self,
-        node_addresses: Sequence[Address],
+        node_addresses: Node | Iterable[Node],
         *,
         routing: str | None = None,
-        weights: "NodeWeights | None" = None,
-        names: "NodeNames | None" = None,
+        weights: NodeWeights | None = None,
+        names: NodeNames | None = None,
         phase: Literal["prepare", "move", "finish"] = "move",
         drain: float | None = None,
         unknown_ttl: int = 60,

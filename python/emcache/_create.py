@@ -244,7 +244,7 @@ async def _create_client(
     if migrating_from is not None:
         from ._migration import check_cluster
 
-        check_cluster(migrating_from)
+        check_cluster(migrating_from, routing)
     check_bools(**switches)
     check_timeouts(**{name: options[name] for name in _TIMEOUTS})
     autodiscovery, interval, query_timeout = autodiscovery_options

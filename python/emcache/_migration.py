@@ -1,19 +1,17 @@
 """The migration of a client's items to other nodes, or to another routing rule."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ._address import Address
+from ._address import Address, Node
 from ._checks import check_range, check_seconds
+from ._client import Client
 from ._emcache import CoreMigration, Routing
-from ._memcached.addresses import format_address, to_endpoint
+from ._memcached.addresses import format_address, parse_nodes, to_endpoint
 from ._memcached.times import THIRTY_DAYS
 from ._routing import NodeNames, NodeRouting, NodeWeights
 from .default_values import DEFAULT_ROUTING
-
-if TYPE_CHECKING:
-    from ._client import Client
 
 Phase = Literal["prepare", "move", "finish"]
 
@@ -40,7 +38,7 @@ class Cluster:
 
     def __init__(
         self,
-        node_addresses: Sequence[Address],
+        node_addresses: Node | Iterable[Node],
         *,
         routing: str = DEFAULT_ROUTING,
         weights: NodeWeights | None = None,
@@ -49,7 +47,7 @@ class Cluster:
         drain: float | None = None,
         unknown_ttl: int = DEFAULT_UNKNOWN_TTL,
     ) -> None:
-        self._addresses = list(node_addresses)
+        self._addresses = parse_nodes(node_addresses, "node_addresses")
         if not self._addresses:
             raise ValueError("a cluster needs at least one node")
         self._endpoints = [to_endpoint(address) for address in self._addresses]
@@ -108,7 +106,7 @@ class MigrationMetrics:
 class Migration:
     """A migration of a client that is under way; see ``Client.migration``."""
 
-    def __init__(self, client: "Client", core: CoreMigration) -> None:
+    def __init__(self, client: Client, core: CoreMigration) -> None:
         self._client = client
         self._core = core
 
@@ -164,22 +162,23 @@ class Migration:
             raise RuntimeError("the migration has ended")
 
 
-def check_cluster(cluster: object) -> None:
-    """Refuse anything but a :class:`Cluster`."""
+def check_cluster(cluster: object, routing: NodeRouting) -> None:
+    """Refuse anything but a :class:`Cluster`, and a rule that cannot be followed."""
+    _ = routing.rule
     if not isinstance(cluster, Cluster):
         kind = type(cluster).__name__
         raise TypeError(f"migrating_from must be an emcache.Cluster, not {kind}")
 
 
-def attach_migration(client: "Client", nodes: list[Address], arguments: _Arguments) -> None:
+def attach_migration(client: Client, nodes: list[Address], arguments: _Arguments) -> None:
     """Begin a migration from ``nodes`` to those of a client that has just been created."""
     core = CoreMigration(client._core)
     _begin(client, core, nodes, core.migrate_from(*arguments))
 
 
 async def start_migration(
-    client: "Client",
-    node_addresses: Sequence[Address],
+    client: Client,
+    node_addresses: Node | Iterable[Node],
     routing: str | None,
     weights: NodeWeights | None,
     names: NodeNames | None,
@@ -190,15 +189,15 @@ async def start_migration(
     """Begin a migration of a client to ``node_addresses``."""
     if client._watcher is not None:
         raise ValueError("a client with autodiscovery cannot migrate; pass migrating_from instead")
-    addresses = list(node_addresses)
-    if routing is None and client._routing is not None:
-        kept = client._routing
-        routing = kept.rule
+    addresses = parse_nodes(node_addresses, "node_addresses")
+    kept = client._routing
+    rule = kept.rule
+    if routing is None:
         weights = kept.weights_of(addresses) if weights is None else weights
         names = kept.names_of(addresses) if names is None else names
     cluster = Cluster(
         addresses,
-        routing=DEFAULT_ROUTING if routing is None else routing,
+        routing=rule if routing is None else routing,
         weights=weights,
         names=names,
         phase=phase,
@@ -213,7 +212,7 @@ async def start_migration(
 
 
 def _begin(
-    client: "Client", core: CoreMigration, nodes: Sequence[Address], added: list[int]
+    client: Client, core: CoreMigration, nodes: Sequence[Address], added: list[int]
 ) -> Migration:
     # The core gave the nodes that it did not know the next indexes, in order.
     client._addresses.extend(nodes[position] for position in added)

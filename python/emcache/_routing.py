@@ -52,16 +52,24 @@ class NodeRouting:
 
     @property
     def rule(self) -> str:
-        """The name of the rule."""
+        """The name of the rule.
+
+        Raises:
+            ValueError: the rule is a router; its choices cannot be followed during a migration.
+        """
+        if not isinstance(self._rule, str):
+            raise ValueError("a client whose routing is a Router cannot migrate")  # noqa: TRY004
         return self._rule
 
     def weights_of(self, nodes: Iterable[Address]) -> dict[Address, int]:
         """Return the weights of those nodes that have one."""
-        return {node: self._weights[node] for node in nodes if node in self._weights}
+        specs = ((node, self.spec(node).weight) for node in nodes)
+        return {node: weight for node, weight in specs if weight is not None}
 
     def names_of(self, nodes: Iterable[Address]) -> dict[Address, str]:
         """Return the names of those nodes that have one."""
-        return {node: self._names[node] for node in nodes if node in self._names}
+        specs = ((node, self.spec(node).name) for node in nodes)
+        return {node: name for node, name in specs if name is not None}
 
     def check(self, addresses: Iterable[Address] | None) -> None:
         """Check everything; ``addresses`` are the nodes, or None if others may follow.
