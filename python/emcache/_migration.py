@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ._address import Address, Node
 from ._checks import check_range, check_seconds
-from ._client import Client
-from ._emcache import CoreMigration, Routing
+from ._cluster import NodeDirectory
+from ._emcache import CoreClient, CoreMigration, Routing
 from ._memcached.addresses import format_address, parse_nodes, to_endpoint
 from ._memcached.times import THIRTY_DAYS
 from ._routing import NodeNames, NodeRouting, NodeWeights
+from ._snapshots import Snapshots
 from .default_values import DEFAULT_ROUTING
 
 Phase = Literal["prepare", "move", "finish"]
@@ -103,10 +104,22 @@ class MigrationMetrics:
     """Nodes that a write could not reach: this client no longer reads them as the other place."""
 
 
+class _Client(Protocol):
+    """The parts of a client that a migration uses."""
+
+    _addresses: list[Address]
+    _core: CoreClient
+    _directory: NodeDirectory
+    _migration: "Migration | None"
+    _routing: NodeRouting
+    _snapshots: Snapshots
+    _watcher: Any
+
+
 class Migration:
     """A migration of a client that is under way; see ``Client.migration``."""
 
-    def __init__(self, client: Client, core: CoreMigration) -> None:
+    def __init__(self, client: _Client, core: CoreMigration) -> None:
         self._client = client
         self._core = core
 
@@ -170,14 +183,14 @@ def check_cluster(cluster: object, routing: NodeRouting) -> None:
         raise TypeError(f"migrating_from must be an emcache.Cluster, not {kind}")
 
 
-def attach_migration(client: Client, nodes: list[Address], arguments: _Arguments) -> None:
+def attach_migration(client: _Client, nodes: list[Address], arguments: _Arguments) -> None:
     """Begin a migration from ``nodes`` to those of a client that has just been created."""
     core = CoreMigration(client._core)
     _begin(client, core, nodes, core.migrate_from(*arguments))
 
 
 async def start_migration(
-    client: Client,
+    client: _Client,
     node_addresses: Node | Iterable[Node],
     routing: str | None,
     weights: NodeWeights | None,
@@ -212,7 +225,7 @@ async def start_migration(
 
 
 def _begin(
-    client: Client, core: CoreMigration, nodes: Sequence[Address], added: list[int]
+    client: _Client, core: CoreMigration, nodes: Sequence[Address], added: list[int]
 ) -> Migration:
     # The core gave the nodes that it did not know the next indexes, in order.
     client._addresses.extend(nodes[position] for position in added)

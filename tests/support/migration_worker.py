@@ -181,7 +181,9 @@ async def main() -> None:
         worker.stop.set()
         await asyncio.gather(*tasks)
         migration = client.metrics().migration
-        moved = migration and {n: getattr(migration, n) for n in migration.__slots__ if n != "unreachable"}
+        moved = migration and {
+            n: getattr(migration, n) for n in migration.__slots__ if n != "unreachable"
+        }
         print(json.dumps(worker.counts | {"wrong": worker.wrong[:20], "migration": moved}))
 
 
