@@ -109,6 +109,28 @@ async def test_another_process_computes_some_of_them(client, server, key):
 
 
 @within(20)
+async def test_what_another_process_invalidated_is_not_waited_for(client, server, key):
+    async with emcache.create_client([server.address]) as other:
+        one, two = Cache(client, prefix=key), Cache(other, prefix=key)
+        old, new = Load(), Load()
+        old.go.clear()
+        first = asyncio.create_task(one.get_or_set_many(["a", "b", "c"], old))
+        await until(lambda: old.calls)
+        same = asyncio.create_task(one.get_or_set_many(["a", "c"], new))
+        await asyncio.sleep(0.05)
+        assert new.calls == []
+        await two.delete("b")
+        assert await one.get_or_set_many(["b"], new) == loaded("b")
+        assert new.calls == [["b"]]
+        assert not first.done()
+        assert not same.done()
+        old.go.set()
+        assert await first == loaded("a", "b", "c")
+        assert await same == loaded("a", "c")
+        assert new.calls == [["b"]]
+
+
+@within(20)
 async def test_a_failure_gives_all_leases_back(pair):
     one, other = pair
     failing = Load(failure=LookupError("no rows"))

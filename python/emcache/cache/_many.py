@@ -195,7 +195,7 @@ async def get_or_set_many(
             counts.hits += 1
             loader.decide(name)
         else:
-            reading.append((name, functools.partial(call.finish, read, began)))
+            reading.append((name, functools.partial(call.after_many, read, began)))
     results = await asyncio.gather(
         *(_decided(loader, name, finish) for name, finish in reading),
         return_exceptions=True,
