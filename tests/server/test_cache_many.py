@@ -7,7 +7,7 @@ import pytest
 
 import emcache
 from emcache import Cache, SerializationError
-from emcache.cache import Utf8, cached_many
+from emcache.cache import Utf8, _many, cached_many
 from support.calls import outcomes, until, within
 
 
@@ -106,6 +106,82 @@ async def test_another_process_computes_some_of_them(client, server, key):
         assert await first == loaded("a", "b")
         assert await second == loaded("b", "c")
         assert load.calls == [["c"]]
+
+
+class Iterations:
+    """Counts calls of a method of a client by the iteration of the loop that they are made in."""
+
+    def __init__(self, monkeypatch, client, method):
+        self.counts = [0]
+        self._turn()
+        original = getattr(client, method)
+
+        async def counted(*args, **kwargs):
+            self.counts[-1] += 1
+            return await original(*args, **kwargs)
+
+        monkeypatch.setattr(client, method, counted)
+
+    def _turn(self):
+        if self.counts[-1]:
+            self.counts.append(0)
+        self._handle = asyncio.get_running_loop().call_soon(self._turn)
+
+    def stop(self):
+        self._handle.cancel()
+        return [count for count in self.counts if count]
+
+
+@within(60)
+async def test_many_keys_do_not_hold_up_their_own_requests(client, key, monkeypatch):
+    """If all were sent after the last one was made, the first ones would be too late."""
+    cache, load = Cache(client, prefix=key), Load()
+    keys = [f"{at}" for at in range(3 * _many.AT_ONCE + 1)]
+    leases = Iterations(monkeypatch, client, "meta_get")
+    stores = Iterations(monkeypatch, client, "cas")
+    assert await cache.get_or_set_many(keys, load) == loaded(*keys)
+    assert load.calls == [keys]
+    for counts in (leases.stop(), stores.stop()):
+        assert sum(counts) == len(keys)
+        # Tasks of two slices may meet in one iteration.
+        assert max(counts) <= 2 * _many.AT_ONCE
+
+
+@within(20)
+async def test_a_cancel_before_all_keys_have_begun(client, key):
+    cache, load = Cache(client, prefix=key), Load()
+    keys = [f"{at}" for at in range(4 * _many.AT_ONCE)]
+    before = asyncio.all_tasks()
+    call = asyncio.create_task(cache.get_or_set_many(keys, load))
+    await until(lambda: len(asyncio.all_tasks() - before) > _many.AT_ONCE)
+    call.cancel()
+    assert isinstance((await outcomes(call))[0], asyncio.CancelledError)
+    assert load.calls == []
+    # Every lease was given back: they would last for 30 s.
+    assert await cache.get_or_set_many(keys, load) == loaded(*keys)
+    assert sorted(key for call in load.calls for key in call) == sorted(keys)
+
+
+@within(20)
+async def test_what_another_process_invalidated_is_not_waited_for(client, server, key):
+    async with emcache.create_client([server.address]) as other:
+        one, two = Cache(client, prefix=key), Cache(other, prefix=key)
+        old, new = Load(), Load()
+        old.go.clear()
+        first = asyncio.create_task(one.get_or_set_many(["a", "b", "c"], old))
+        await until(lambda: old.calls)
+        same = asyncio.create_task(one.get_or_set_many(["a", "c"], new))
+        await asyncio.sleep(0.05)
+        assert new.calls == []
+        await two.delete("b")
+        assert await one.get_or_set_many(["b"], new) == loaded("b")
+        assert new.calls == [["b"]]
+        assert not first.done()
+        assert not same.done()
+        old.go.set()
+        assert await first == loaded("a", "b", "c")
+        assert await same == loaded("a", "c")
+        assert new.calls == [["b"]]
 
 
 @within(20)

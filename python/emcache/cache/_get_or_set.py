@@ -72,6 +72,13 @@ class GetOrSet(Generic[T]):
             return await self.after_error(error, began)
         return await self.finish(read, began)
 
+    async def after_many(self, read: Read[T] | None, began: int) -> T:
+        """Go on after a read of many keys; see :meth:`finish`."""
+        if read is None and self._flights.current(self._name, self._kind) is not None:
+            # Another process may have invalidated what this process computes.
+            read = await self._look(began)
+        return await self.finish(read, began)
+
     async def after_error(self, error: EmcacheError, began: int) -> T:
         """Go on after the first read has failed."""
         self.ignore(error)

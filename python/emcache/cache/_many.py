@@ -4,8 +4,8 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from .._errors import EmcacheError
 from .._failures import SharedFailure, copy_exception
@@ -20,6 +20,12 @@ from ._tasks import in_task
 
 K = TypeVar("K")
 T = TypeVar("T")
+
+AT_ONCE = 250
+"""How many keys take their leases, or store their values, in one iteration of the loop.
+
+Ten thousand would keep it busy for longer than the timeout of their requests.
+"""
 
 Load = Callable[[list[K]], Awaitable[Mapping[K, T]]]
 
@@ -113,7 +119,9 @@ class _Call(Generic[K, T]):
             raise
         finally:
             self._counts.seconds += time.perf_counter() - began
-        for key, future in self._futures.items():
+        for at, (key, future) in enumerate(list(self._futures.items())):
+            if at and at % AT_ONCE == 0:
+                await asyncio.sleep(0)
             if future.done():
                 continue
             if key in values:
@@ -195,11 +203,8 @@ async def get_or_set_many(
             counts.hits += 1
             loader.decide(name)
         else:
-            reading.append((name, functools.partial(call.finish, read, began)))
-    results = await asyncio.gather(
-        *(_decided(loader, name, finish) for name, finish in reading),
-        return_exceptions=True,
-    )
+            reading.append((name, functools.partial(call.after_many, read, began)))
+    results = await _results_of([_decided(loader, name, finish) for name, finish in reading])
     for (name, _), result in zip(reading, results, strict=True):
         if isinstance(result, AbsentError):
             continue
@@ -207,6 +212,24 @@ async def get_or_set_many(
             raise result
         found[name] = result
     return {key: found[name] for key, name in names.items() if name in found}
+
+
+async def _results_of(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
+    """Run calls at the same time; return their results and exceptions."""
+    tasks: list[asyncio.Task[T]] = []
+    try:
+        for call in calls:
+            if tasks and len(tasks) % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            tasks.append(asyncio.create_task(call))
+    except asyncio.CancelledError:
+        for call in calls[len(tasks) :]:
+            call.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _decided(loader: Loader[K, T], name: bytes, finish: Callable[[], Awaitable[T]]) -> T:

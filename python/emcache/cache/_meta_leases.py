@@ -1,9 +1,17 @@
 """Leases by meta commands, where a node has them: one round trip to take a lease."""
 
+import contextlib
+import secrets
+
 from .._errors import UnsupportedError
 from .._item import Item
 from ._leases import ClassicLeases, Found, Lost, Taken, Won
 from ._values import is_stub
+
+
+def random_cas() -> int:
+    """Return a token that no server issues by itself."""
+    return 2**62 + secrets.randbits(62)
 
 
 class MetaLeases(ClassicLeases):
@@ -11,13 +19,18 @@ class MetaLeases(ClassicLeases):
 
     The client knows which nodes have meta commands. For the other nodes each method does what
     :class:`ClassicLeases` does, without a request in vain.
+
+    From memcached 1.6.27 on, the token of a lease is a random number. The server's own numbers
+    begin again when it is restarted, which a client behind a proxy does not notice.
     """
 
     async def take(self, name: bytes, seconds: int, *, again: bool = False) -> Taken:
         """See :class:`Leases`."""
-        try:
-            item = await self._client.meta_get(name, vivify=seconds)
-        except UnsupportedError:
+        for new_cas in (random_cas(), None):
+            with contextlib.suppress(UnsupportedError):
+                item = await self._client.meta_get(name, vivify=seconds, new_cas=new_cas)
+                break
+        else:
             return await super().take(name, seconds, again=again)
         if item is None:
             return None
@@ -29,11 +42,13 @@ class MetaLeases(ClassicLeases):
         """See :class:`Leases`."""
         if not cas:
             return await super().seize(name, cas, seconds)
-        try:
-            stored = await self._client.meta_set(
-                name, b"", exptime=seconds, cas=cas, return_cas=True
-            )
-        except UnsupportedError:
+        for new_cas in (random_cas(), None):
+            with contextlib.suppress(UnsupportedError):
+                stored = await self._client.meta_set(
+                    name, b"", exptime=seconds, cas=cas, new_cas=new_cas, return_cas=True
+                )
+                break
+        else:
             return await super().seize(name, cas, seconds)
         if stored.done and stored.cas is not None:
             return Won(stored.cas)
