@@ -7,6 +7,8 @@ import pytest
 
 import emcache
 from emcache import MemcachedHostAddress, MemcachedUnixSocketPath
+from emcache.discovery._ips import names_with_ips
+from emcache.discovery._topology import DiscoveredNode, Topology
 
 RECORDED = json.loads(pathlib.Path(__file__).with_name("routing_of_others.json").read_text())
 WEIGHTED = ("rendezvous", "ketama", "dalli", "crc", "nginx-consistent", "pecl-memcache")
@@ -40,6 +42,41 @@ async def test_the_choices_of_other_clients(choices, nodes, chosen):
         assert [addresses.index(client.node_for(key)) for key in keys] == chosen
 
 
+NAMES = json.loads(pathlib.Path(__file__).with_name("routing_names_of_others.json").read_text())
+SOCKETS_AND_IPV6 = [
+    pytest.param(choices, nodes, chosen, id=f"{client}-{nodes}")
+    for client, choices in NAMES["clients"].items()
+    for nodes, chosen in choices["chosen"].items()
+]
+
+
+@pytest.mark.parametrize(("choices", "nodes", "chosen"), SOCKETS_AND_IPV6)
+async def test_ipv6_addresses_and_unix_sockets(choices, nodes, chosen):
+    addresses = [
+        MemcachedUnixSocketPath(node["unix"])
+        if "unix" in node
+        else MemcachedHostAddress(node["host"], node["port"])
+        for node in NAMES["lists"][nodes]
+    ]
+    options = {"routing": choices["routing"]}
+    if "suffix" in choices:
+        options["names"] = {each: each.path + choices["suffix"] for each in addresses}
+    async with emcache.create_client(addresses, min_connections=0, **options) as client:
+        keys = [key.encode() for key in NAMES["keys"][choices["keys"]]]
+        assert [addresses.index(client.node_for(key)) for key in keys] == chosen
+
+
+@pytest.mark.parametrize("tie", NAMES["ties"], ids=lambda tie: tie["client"])
+async def test_a_point_of_two_nodes(tie):
+    hosts = [node.split(":") for node in tie["nodes"]]
+    addresses = [MemcachedHostAddress(host, int(port)) for host, port in hosts]
+    async with emcache.create_client(
+        addresses, routing=tie["routing"], min_connections=0
+    ) as client:
+        found = [addresses.index(client.node_for(key.encode())) for key in tie["keys"]]
+    assert found == tie["chosen"]
+
+
 async def test_names_are_resolved_as_java_does():
     local = MemcachedHostAddress("localhost", 11211)
     other = MemcachedHostAddress("127.0.0.9", 11211)
@@ -53,6 +90,21 @@ async def test_names_are_resolved_as_java_does():
 
     assert await nodes() == await nodes(names={local: "localhost/127.0.0.1:11211"})
     assert await nodes() != await nodes(names={local: "localhost:11211"})
+
+
+@pytest.mark.parametrize(
+    ("host", "ip", "name"),
+    [
+        ("cache", "10.0.0.1", "cache/10.0.0.1:7"),
+        ("10.0.0.1", "10.0.0.1", "10.0.0.1:7"),
+        ("cache", "fd00::1a", "cache/[fd00:0:0:0:0:0:0:1a]:7"),
+        ("::1", "::1", "[0:0:0:0:0:0:0:1]:7"),
+        ("0::1", "::1", "[0:0:0:0:0:0:0:1]:7"),
+    ],
+)
+async def test_names_as_java_writes_them(host, ip, name):
+    node = DiscoveredNode(MemcachedHostAddress(host, 7), ip=ip)
+    assert await names_with_ips(Topology((node,)), {}) == {node.address: name}
 
 
 async def test_a_name_that_does_not_exist():

@@ -1,6 +1,7 @@
 """One client of another language and emcache write to the same nodes, and read each other."""
 
 import asyncio
+import contextlib
 import json
 import re
 import struct
@@ -59,13 +60,16 @@ def exchange(neighbour: Neighbour, servers: list[MemcachedServer]) -> Result:
             result.version = program.stdout.readline().removeprefix("version").strip()
         finally:
             program.kill()
+            with contextlib.suppress(BrokenPipeError):
+                program.stdin.close()
     return result
 
 
 def ask(program: "subprocess.Popen[str]", line: str) -> str:
     """Send a command to the other client and return its answer."""
-    program.stdin.write(line + "\n")
-    program.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):
+        program.stdin.write(line + "\n")
+        program.stdin.flush()
     return program.stdout.readline().rstrip("\n") or "no answer"
 
 
@@ -112,7 +116,10 @@ def is_same(found: object, expected: object) -> bool:
 def is_described(reply: str, value: object) -> bool:
     """Return whether the other client describes the value that emcache wrote."""
     kind, _, digits = reply.partition(" ")
-    data = bytes.fromhex(digits)
+    try:
+        data = bytes.fromhex(digits)
+    except ValueError:
+        return False  # the program has ended
     match kind:
         case "text" | "characters":
             return data.decode() == value

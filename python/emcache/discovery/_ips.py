@@ -1,6 +1,7 @@
 """IP addresses of nodes that have names, for the rule ``spymemcached``, which hashes both."""
 
 import dataclasses
+import ipaddress
 import socket
 
 from .._address import Address, MemcachedHostAddress
@@ -37,9 +38,25 @@ async def names_with_ips(topology: Topology, known: dict[Address, str]) -> dict[
         address = node.address
         if isinstance(address, MemcachedHostAddress) and address not in known:
             ip = await _ip(node)
-            host = address.address
-            names[address] = f"{host if ip == host else f'{host}/{ip}'}:{address.port}"
+            names[address] = _java_name(address.address, ip, address.port)
     return names
+
+
+def _java_name(host: str, ip: str | None, port: int) -> str:
+    """Return ``host/ip:port``, or ``ip:port`` if the host is an IP address."""
+    try:
+        parsed = ipaddress.ip_address(ip or host)
+    except ValueError:
+        return f"{host}:{port}"
+    shown = ip or host
+    if parsed.version == 6:
+        # As Java writes it from version 14 on.
+        shown = "[" + ":".join(f"{int(part, 16):x}" for part in parsed.exploded.split(":")) + "]"
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return f"{host}/{shown}:{port}"
+    return f"{shown}:{port}"
 
 
 async def _ip(node: DiscoveredNode) -> str | None:

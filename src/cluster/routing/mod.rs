@@ -74,7 +74,9 @@ impl Routing {
             }
             Self::Rendezvous => Router::Rendezvous(RendezvousRouter::new(nodes)),
             Self::Ketama(hash) => Router::Ring(ketama::router(nodes, hash)),
-            Self::Spymemcached => Router::Ring(ketama::router(nodes, KeyHash::Md5)),
+            Self::Spymemcached => {
+                Router::Ring(ketama::router(nodes, KeyHash::Md5).last_of_equals())
+            }
             Self::Dalli => Router::Ring(dalli::router(nodes)),
             Self::Modulo { hash, .. } => Router::Modulo(ModuloRouter::new(nodes, hash)),
             Self::LibmemcachedConsistent => Router::Ring(libmc::libmemcached_router(nodes)),

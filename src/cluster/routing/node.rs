@@ -1,5 +1,6 @@
 //! Nodes as the rules see them.
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use super::{Routing, emcache};
@@ -40,8 +41,10 @@ impl Routing {
             Self::Memcachio => format!("{name}:").into_bytes().into(),
             Self::Bmemcached => format!("{name}_None_None").into_bytes().into(),
             Self::Nginx(_) => match name.rsplit_once(':') {
-                Some((host, port)) => format!("{host}\0{port}").into_bytes().into(),
-                None => name.into_bytes().into(),
+                Some((host, port)) if !name.starts_with('/') => {
+                    format!("{host}\0{port}").into_bytes().into()
+                }
+                _ => format!("{name}\0").into_bytes().into(),
             },
             // The lowest byte of each code point is hashed.
             #[allow(clippy::cast_possible_truncation)]
@@ -56,6 +59,7 @@ impl Routing {
     /// The name that the rule hashes for a node.
     fn name(self, address: &Address, ip: Option<&str>) -> String {
         match (self, address) {
+            (Self::Pecl(_), Address::Unix { path }) => format!("unix://{path}:0"),
             (_, Address::Unix { path }) => path.clone(),
             (
                 Self::Ketama(_) | Self::Libmc(_) | Self::LibmemcachedConsistent,
@@ -65,10 +69,14 @@ impl Routing {
                 format!("TCPEndpoint(host='{host}', port={port})")
             }
             // With brackets around an IPv6 address.
-            (Self::MetaMemcache, _) => address.to_string(),
+            (Self::MetaMemcache | Self::Bmemcached | Self::Nginx(160) | Self::Pecl(_), _) => {
+                address.to_string()
+            }
             (Self::Spymemcached, Address::Tcp { host, port }) => match ip {
-                Some(ip) if ip != host => format!("{host}/{ip}:{port}"),
-                _ => format!("{host}:{port}"),
+                Some(ip) if host.parse::<IpAddr>().is_err() => {
+                    format!("{host}/{}:{port}", java_ip(ip))
+                }
+                _ => format!("{}:{port}", java_ip(host)),
             },
             (_, Address::Tcp { host, port }) => format!("{host}:{port}"),
         }
@@ -78,4 +86,13 @@ impl Routing {
     pub fn hashes_ips(self) -> bool {
         self == Self::Spymemcached
     }
+}
+
+/// An IP address as Java writes it from version 14 on. Other texts are returned unchanged.
+fn java_ip(text: &str) -> String {
+    let Ok(ip) = text.parse::<Ipv6Addr>() else {
+        return text.to_owned();
+    };
+    let segments = ip.segments().map(|segment| format!("{segment:x}"));
+    format!("[{}]", segments.join(":"))
 }

@@ -24,6 +24,16 @@ impl<P: Copy + Ord> Ring<P> {
         Self { points, positions }
     }
 
+    /// Equal points belong to the last of their nodes.
+    fn last_of_equals(mut self) -> Self {
+        for at in (1..self.points.len()).rev() {
+            if self.points[at - 1] == self.points[at] {
+                self.positions[at - 1] = self.positions[at];
+            }
+        }
+        self
+    }
+
     /// The first point that is not less than the hash; after the last point, the first one.
     pub fn at_or_after(&self, hash: P) -> Option<usize> {
         self.position(self.points.partition_point(|point| *point < hash))
@@ -74,6 +84,11 @@ impl RingRouter {
         Self { is_before: true, ..self }
     }
 
+    /// Of nodes with an equal point, the last one gets its keys.
+    pub fn last_of_equals(self) -> Self {
+        Self { ring: self.ring.last_of_equals(), ..self }
+    }
+
     pub fn pick(&self, key: &[u8]) -> Option<usize> {
         if self.only.is_some() {
             return self.only;
@@ -103,6 +118,13 @@ mod tests {
         let ring = Ring::new([[7_u32], [7]]);
         assert_eq!(ring.at_or_after(5), Some(0));
         assert_eq!(ring.at_or_before(9), Some(1));
+    }
+
+    #[test]
+    fn equal_points_of_the_last_node() {
+        let ring = Ring::new([vec![7_u32, 9], vec![7], vec![7, 8]]).last_of_equals();
+        assert_eq!([6, 7, 8, 9].map(|hash| ring.at_or_after(hash)), [2, 2, 2, 0].map(Some));
+        assert_eq!(ring.at_or_before(7), Some(2));
     }
 
     #[test]

@@ -123,8 +123,14 @@ fn ids_of_nodes() {
         ("emcache", ["cache-111211", "::111222", "/run/m.sock"]),
         ("rendezvous", ["cache-1:11211", "::1:11222", "/run/m.sock"]),
         ("ketama", ["cache-1", "::1:11222", "/run/m.sock"]),
-        ("spymemcached", ["cache-1:11211", "::1:11222", "/run/m.sock"]),
-        ("nginx-consistent", ["cache-1\x0011211", "::1\x0011222", "/run/m.sock"]),
+        ("spymemcached", ["cache-1:11211", "[0:0:0:0:0:0:0:1]:11222", "/run/m.sock"]),
+        ("nginx-consistent", ["cache-1\x0011211", "[::1]\x0011222", "/run/m.sock\0"]),
+        ("nginx-consistent:150", ["cache-1\x0011211", "::1\x0011222", "/run/m.sock\0"]),
+        ("pecl-memcache", ["cache-1:11211", "[::1]:11222", "unix:///run/m.sock:0"]),
+        (
+            "bmemcached",
+            ["cache-1:11211_None_None", "[::1]:11222_None_None", "/run/m.sock_None_None"],
+        ),
         ("pymemcache", ["cache-1:11211-", "::1:11222-", "/run/m.sock-"]),
         ("meta-memcache", ["cache-1:11211", "[::1]:11222", "/run/m.sock"]),
         (

@@ -80,7 +80,7 @@ def meta_memcache(servers: list[str], _: str) -> Functions:
 
 def split(server: str) -> tuple[str, int]:
     host, _, port = server.rpartition(":")
-    return host, int(port)
+    return host.strip("[]"), int(port)
 
 
 CLIENTS = {

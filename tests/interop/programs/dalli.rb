@@ -1,6 +1,7 @@
 # Ruby's dalli. Usage: ruby dalli.rb VARIANT HOST:PORT,...
 require "dalli"
 require "json"
+require "set"
 
 variant, servers = ARGV
 options = variant == "json" ? { serializer: JSON } : {}

@@ -4,7 +4,14 @@
 $client = str_starts_with($variant, "memcache:") ? new Memcache() : new Memcached();
 foreach ($servers as $server) {
     $at = strrpos($server, ":");
-    $client->addServer(substr($server, 0, $at), (int) substr($server, $at + 1));
+    if ($server[0] === "/") {
+        $client->addServer($client instanceof Memcached ? $server : "unix://$server", 0);
+    } else {
+        $host = substr($server, 0, $at);
+        // memcache needs the brackets of an IPv6 address, and memcached does not take them.
+        $host = $client instanceof Memcached ? trim($host, "[]") : $host;
+        $client->addServer($host, (int) substr($server, $at + 1));
+    }
 }
 if ($client instanceof Memcached) {
     $options = [
