@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits interop coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-churn test-aiocache test-django test-limits interop coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,11 @@ $(PEERS_VENV)/.installed: benches/python/peers.txt
 
 demo: build memcached $(if $(PEERS),$(PEERS_VENV)/.installed)  ## The main job on a real cluster (PEERS=1: other clients too)
 	$(BIN)/python examples/demo.py $(if $(PEERS),--peers $(PEERS_VENV)/bin/python)
+
+NEIGHBOURS := php-cli php-memcached ruby ruby-dalli
+demo-cluster: build memcached  ## A cluster that PHP and Ruby share grows under load, and a node dies
+	@dpkg -s $(NEIGHBOURS) >/dev/null 2>&1 || tools/install-memcached --packages $(NEIGHBOURS)
+	$(BIN)/python examples/cluster_demo.py
 
 test: test-rust test-python  ## All tests
 
