@@ -77,9 +77,8 @@ impl<W: Waiter> Cluster<W> {
     pub fn former_index_for(&self, key: Key<'_>) -> Option<usize> {
         let nodes = self.0.nodes.borrow();
         let former = self.0.former.borrow();
-        let node = |node: usize| nodes[node].former.clone().unwrap_or_else(|| {
-            nodes[node].routed.clone()
-        });
+        let node =
+            |node: usize| nodes[node].former.clone().unwrap_or_else(|| nodes[node].routed.clone());
         former.as_ref()?.pick(key.as_bytes(), node)
     }
 

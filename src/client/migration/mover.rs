@@ -10,10 +10,10 @@
 //! the new place, step 2 finds the change at the old one.
 use super::super::caller::Caller;
 use super::super::client::Client;
+use super::ItemKey;
 use super::place::{Look, Movable, Written, is_stub, new_stub};
 use super::state::{InFlight, Migration, Phase, Places};
 use super::step::OwnedItem;
-use super::ItemKey;
 use crate::protocol::Nanos;
 
 /// Moves in the background that run at a time, and that wait.

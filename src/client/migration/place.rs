@@ -38,9 +38,14 @@ pub enum Look {
 
 /// An item to move.
 pub enum Movable {
-    Item { item: OwnedItem, exptime: i32 },
+    Item {
+        item: OwnedItem,
+        exptime: i32,
+    },
     /// It was marked as stale, so it is not worth a move.
-    Stale { cas: u64 },
+    Stale {
+        cas: u64,
+    },
     Stub,
     /// The server has no CAS, or it is a lease: its holder's token counts at this place only.
     Immovable,
@@ -52,7 +57,9 @@ pub enum Movable {
 pub enum Written {
     Done,
     /// The condition did not hold.
-    NotDone { is_missing: bool },
+    NotDone {
+        is_missing: bool,
+    },
     Failed(End),
 }
 
@@ -128,7 +135,8 @@ impl<C: Caller> Client<C> {
     /// The second place gets half of the time that is left, so that the first one has some too.
     pub(super) fn second_deadline(&self, deadline: Nanos) -> Nanos {
         let now = self.context().now();
-        let left = if deadline == NEVER { SECOND_TIMEOUT * 2 } else { deadline - deadline.min(now) };
+        let left =
+            if deadline == NEVER { SECOND_TIMEOUT * 2 } else { deadline - deadline.min(now) };
         now.saturating_add(left / 2)
     }
 
@@ -153,9 +161,12 @@ impl<C: Caller> Client<C> {
                 _ => return Movable::Miss,
             },
             End::Replied {
-                reply: OwnedReply::Error { kind: ErrorLineKind::Unknown | ErrorLineKind::Client, .. },
+                reply:
+                    OwnedReply::Error { kind: ErrorLineKind::Unknown | ErrorLineKind::Client, .. },
                 ..
-            } if !key.is_base64 => return self.look_classic(node, key, unknown_ttl, deadline).await,
+            } if !key.is_base64 => {
+                return self.look_classic(node, key, unknown_ttl, deadline).await;
+            }
             End::Failed(FailureKind::Pool(error))
                 if !key.is_base64
                     && matches!(

@@ -12,7 +12,7 @@ use super::place::{get, is_stub};
 use super::read::LOOKS;
 use super::state::{InFlight, Migration, Phase, Places};
 use super::step::{End, OwnedItem, OwnedReply};
-use super::{ItemKey, Request};
+use super::{ItemKey, Pending, Request};
 use crate::cluster::ClusterError;
 use crate::protocol::{Key, Nanos, OwnedRequest, ReplyHandler, RetrievalVerb};
 
@@ -63,21 +63,24 @@ impl<C: Caller> Client<C> {
             self.cluster().pool(node).submit_owned(request, handler(positions), deadline);
         }
         for (node, positions) in moving_lines {
-            let of = |at: &usize| Some((ItemKey { text: copied(keys[*at]), is_base64: false }, places[*at]?));
+            let of = |at: &usize| {
+                Some((ItemKey { text: copied(keys[*at]), is_base64: false }, places[*at]?))
+            };
             let pairs: Vec<_> = positions.iter().filter_map(of).collect();
             let handler = handler(positions);
             let Some(phase) = pairs.first().map(|(_, places)| places.phase) else { continue };
             let (client, guard) = (self.clone(), InFlight::new(migration, phase));
+            let pending = Pending::new(self, handler);
             if is_plain {
                 let line = Keys::new(pairs);
                 self.run_now(async move {
-                    client.read_line(&guard, node, line, handler, deadline).await;
+                    client.read_line(&guard, node, line, pending, deadline).await;
                 });
             } else if let Some((key, places)) = pairs.into_iter().next() {
                 let keys = [key.text.clone()].into_iter().collect();
                 let request = OwnedRequest::Retrieval { verb, keys };
                 let request = Request { key, request, places, deadline };
-                self.run_now(async move { client.conditional(&guard, request, handler).await });
+                self.run_now(async move { client.conditional(&guard, request, pending).await });
             }
         }
         Ok(())
@@ -105,20 +108,23 @@ impl<C: Caller> Client<C> {
         guard: &InFlight,
         node: usize,
         mut line: Keys,
-        handler: Handler<C>,
+        pending: Pending<C>,
         deadline: Nanos,
     ) {
         let all: Vec<_> = (0..line.keys.len()).collect();
         self.read_keys(node, &mut line, &all, true, deadline).await;
-        let moving: Vec<_> =
-            all.iter().copied().filter(|at| line.found[*at].as_ref().is_some_and(is_stub)).collect();
+        let moving: Vec<_> = all
+            .iter()
+            .copied()
+            .filter(|at| line.found[*at].as_ref().is_some_and(is_stub))
+            .collect();
         line.drop_stubs();
         self.read_second_line(guard, &mut line, deadline).await;
         let mut round = 0;
         loop {
             let missing: Vec<_> =
                 moving.iter().copied().filter(|at| line.found[*at].is_none()).collect();
-            if missing.is_empty() || round == LOOKS || handler.is_abandoned() {
+            if missing.is_empty() || round == LOOKS || pending.is_abandoned() {
                 break;
             }
             self.pause_round(round).await;
@@ -126,7 +132,9 @@ impl<C: Caller> Client<C> {
             line.drop_stubs();
             round += 1;
         }
-        line.finish(handler);
+        if let Some(handler) = pending.take() {
+            line.finish(handler);
+        }
     }
 
     async fn read_second_line(&self, guard: &InFlight, line: &mut Keys, deadline: Nanos) {
@@ -231,7 +239,8 @@ impl Keys {
         }
         let Handler::Line { gather, line } = handler else { return };
         let failures: Vec<_> = failures.into_iter().enumerate().collect();
-        let failed: Vec<_> = failures.iter().filter(|(_, f)| f.is_some()).map(|(at, _)| *at).collect();
+        let failed: Vec<_> =
+            failures.iter().filter(|(_, f)| f.is_some()).map(|(at, _)| *at).collect();
         if failed.is_empty() {
             return gather.line_done(line);
         }

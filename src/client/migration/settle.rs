@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::super::caller::Caller;
 use super::super::client::Client;
+use super::ItemKey;
 use super::mover::Moved;
 use super::place::{Look, Written};
 use super::state::{InFlight, Phase, Places};
 use super::step::{End, OwnedItem};
-use super::ItemKey;
 use crate::protocol::{NEVER, Nanos};
 
 /// Where a command is executed.

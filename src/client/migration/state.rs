@@ -126,8 +126,7 @@ impl Migration {
 
     /// Whether a node may be asked as the second place.
     pub fn may_read(&self, node: usize, now: Nanos) -> bool {
-        self.may_write(node)
-            && self.paused.borrow().get(&node).is_none_or(|until| *until <= now)
+        self.may_write(node) && self.paused.borrow().get(&node).is_none_or(|until| *until <= now)
     }
 
     pub fn may_write(&self, node: usize) -> bool {
