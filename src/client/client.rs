@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::caller::Caller;
 use super::gather::{Gather, Line};
 use super::handler::{Handler, RawItems};
-use super::migration::{Migration, Places};
+use super::migration::{Migration, PendingHandlers, Places};
 use super::noreply::{MAX_UNANSWERED, NoReplies, NoReplyCaller};
 use super::operation::{Expect, Operation, Target};
 use super::outcome::{Failure, FailureKind, Outcome};
@@ -29,6 +29,7 @@ pub struct Shared<C: Caller> {
     cluster: Cluster<Handler<C>>,
     noreplies: Rc<NoReplies<C>>,
     migration: RefCell<Option<Rc<Migration>>>,
+    pending: PendingHandlers<C>,
     timeout: Option<Duration>,
     is_closed: Cell<bool>,
 }
@@ -46,6 +47,7 @@ impl<C: Caller> Client<C> {
             cluster: Cluster::new(context, addresses, config, on_change),
             noreplies: Rc::default(),
             migration: RefCell::default(),
+            pending: PendingHandlers::default(),
             timeout: config.pool.timeout,
             is_closed: Cell::new(false),
         }))
@@ -85,6 +87,10 @@ impl<C: Caller> Client<C> {
 
     pub(super) fn set_migration(&self, migration: Option<Rc<Migration>>) {
         self.0.migration.replace(migration);
+    }
+
+    pub(super) fn pending_handlers(&self) -> &PendingHandlers<C> {
+        &self.0.pending
     }
 
     pub(super) fn downgrade(&self) -> Weak<Shared<C>> {
@@ -213,6 +219,7 @@ impl<C: Caller> Client<C> {
         self.0.is_closed.set(true);
         self.0.context.flush();
         self.0.cluster.close();
+        self.0.pending.close();
     }
 
     /// Calls `then` when no request with `noreply` is unanswered, at the latest after `limit`. If a

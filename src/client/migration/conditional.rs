@@ -1,17 +1,14 @@
 //! Commands that depend on the item: executed once, where it is.
 use super::super::caller::Caller;
 use super::super::client::Client;
-use super::super::handler::Handler;
 use super::place::{Look, is_stub};
 use super::settle::{Patience, Settled};
 use super::state::{InFlight, Phase};
 use super::step::{End, OwnedItem, OwnedReply};
-use super::{Request, finish};
-use crate::pool::Waiter;
+use super::{Pending, Request};
 use crate::protocol::meta::{MetaStatus, MetaVerb};
 use crate::protocol::{
-    ErrorLineKind, GenericCommand, OwnedCommand, OwnedRequest, ReplyHandler, RetrievalVerb,
-    StorageVerb,
+    ErrorLineKind, GenericCommand, OwnedCommand, OwnedRequest, RetrievalVerb, StorageVerb,
 };
 
 /// How often a command is executed that meets a move, or an item that was created meanwhile.
@@ -22,25 +19,25 @@ impl<C: Caller> Client<C> {
         &self,
         guard: &InFlight,
         request: Request,
-        handler: Handler<C>,
+        pending: Pending<C>,
     ) {
         let Request { key, request, places, deadline } = request;
         let mut patience = Patience::new(self.context().now(), deadline);
         let mut last = None;
         for _ in 0..ROUNDS {
-            if handler.is_abandoned() {
-                return handler.dismiss();
+            if pending.is_abandoned() {
+                return pending.dismiss();
             }
             let settled = self.settle(guard, &key, places, deadline, &mut patience).await;
             let (node, is_missing) = match settled {
                 Settled::At(node, item) if is_gets(&request) => {
                     let from = self.pool(node).address().to_string().into();
                     let end = End::Replied { reply: OwnedReply::End, from };
-                    return finish(handler, &key, Some(item), end);
+                    return pending.finish(&key, Some(item), end);
                 }
                 Settled::At(node, _) => (node, false),
                 Settled::Missing => (places.first(), true),
-                Settled::Failed(end) => return finish(handler, &key, None, end),
+                Settled::Failed(end) => return pending.finish(&key, None, end),
             };
             let (item, end) = self.ask(node, request.clone(), deadline).end().await;
             if let Some(stub) = self.stub_met(node, &key, &request, item.as_ref(), &end).await {
@@ -53,13 +50,13 @@ impl<C: Caller> Client<C> {
                 last = Some(end);
                 continue;
             }
-            return finish(handler, &key, item, end);
+            return pending.finish(&key, item, end);
         }
         let end = last.filter(|end| !is_done(end)).unwrap_or_else(|| {
             let from = self.pool(places.first()).address().to_string().into();
             End::Replied { reply: conflict(&request), from }
         });
-        finish(handler, &key, None, end);
+        pending.finish(&key, None, end);
     }
 
     /// The stub that the command was executed on, if it was.

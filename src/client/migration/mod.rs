@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `state` | phase, places, counters; nodes that are not asked |
 //! | `control` | begins, advances, takes back and ends a migration |
+//! | `pending` | the callers of requests that take several steps |
 //! | `step` | a request whose reply is owned data |
 //! | `place` | the few requests that a migration itself makes |
 //! | `mover` | the move of one item, and the moves in the background |
@@ -16,6 +17,7 @@
 mod conditional;
 mod control;
 mod mover;
+mod pending;
 mod place;
 mod read;
 mod read_many;
@@ -32,18 +34,18 @@ use std::task::{Context as TaskContext, Waker};
 use bytes::Bytes;
 
 pub use self::control::{MigrationOptions, MigrationStatus};
+use self::pending::Pending;
+pub(super) use self::pending::PendingHandlers;
 use self::state::InFlight;
 pub use self::state::{Counters, Phase};
 pub(super) use self::state::{Migration, Places};
 pub use self::step::Step;
-use self::step::{End, OwnedItem};
 use super::caller::Caller;
 use super::client::Client;
 use super::handler::Handler;
 use crate::pool::{Pool, Submission};
 use crate::protocol::{
-    GenericCommand, Key, Nanos, OwnedCommand, OwnedRequest, ReplyHandler, RetrievalVerb,
-    StorageVerb,
+    GenericCommand, Key, Nanos, OwnedCommand, OwnedRequest, RetrievalVerb, StorageVerb,
 };
 
 /// A request for a key that has two places.
@@ -93,14 +95,15 @@ impl<C: Caller> Client<C> {
         let kind = Kind::of(&request);
         let request = Request { key, request, places, deadline };
         let (client, guard) = (self.clone(), InFlight::new(migration, places.phase));
+        let pending = Pending::new(self, handler);
         match kind {
-            Kind::Get => self.run_now(async move { client.read(&guard, request, handler).await }),
-            Kind::Set => self.run_now(async move { client.write(&guard, request, handler).await }),
+            Kind::Get => self.run_now(async move { client.read(&guard, request, pending).await }),
+            Kind::Set => self.run_now(async move { client.write(&guard, request, pending).await }),
             Kind::Delete => {
-                self.run_now(async move { client.remove(&guard, request, handler).await });
+                self.run_now(async move { client.remove(&guard, request, pending).await });
             }
             Kind::Conditional => {
-                self.run_now(async move { client.conditional(&guard, request, handler).await });
+                self.run_now(async move { client.conditional(&guard, request, pending).await });
             }
         }
     }
@@ -144,15 +147,4 @@ impl Kind {
 fn is_base64(request: &OwnedRequest) -> bool {
     let OwnedRequest::Command(OwnedCommand::Meta { flags, .. }) = request else { return false };
     flags.split(' ').any(|word| word == "b")
-}
-
-/// Passes a reply on to its caller.
-fn finish<C: Caller>(mut handler: Handler<C>, key: &ItemKey, item: Option<OwnedItem>, end: End) {
-    if let Some(item) = item {
-        handler.item(0, &item.as_ref(&key.text), None);
-    }
-    match end {
-        End::Replied { reply, from } => handler.reply(&reply.as_reply(), &from),
-        End::Failed(kind) => handler.fail_with(kind),
-    }
 }

@@ -1,31 +1,29 @@
 //! `get`: at the first place, and on a miss at the second.
 use super::super::caller::Caller;
 use super::super::client::Client;
-use super::super::handler::Handler;
 use super::mover::is_worth_a_move;
 use super::place::{Look, get, looked};
 use super::state::{InFlight, Phase, Places};
 use super::step::{End, OwnedItem, OwnedReply};
-use super::{ItemKey, Request, finish};
-use crate::pool::Waiter;
-use crate::protocol::{Nanos, ReplyHandler, RetrievalVerb};
+use super::{ItemKey, Pending, Request};
+use crate::protocol::{Nanos, RetrievalVerb};
 
 /// How often a reader looks again at an item that is being moved.
 pub const LOOKS: u32 = 6;
 const FIRST_PAUSE: Nanos = 500_000;
 
 impl<C: Caller> Client<C> {
-    pub(super) async fn read(&self, guard: &InFlight, request: Request, handler: Handler<C>) {
+    pub(super) async fn read(&self, guard: &InFlight, request: Request, pending: Pending<C>) {
         let Request { key, request, places, deadline } = request;
         let (item, end) = self.ask(places.first(), request, deadline).end().await;
         let is_moving = match looked(item, end.clone()) {
-            Look::Item(item) => return finish(handler, &key, Some(item), end),
-            Look::Failed(end) => return finish(handler, &key, None, end),
+            Look::Item(item) => return pending.finish(&key, Some(item), end),
+            Look::Failed(end) => return pending.finish(&key, None, end),
             Look::Miss => false,
             Look::Stub(_) => true,
         };
-        if handler.is_abandoned() {
-            return handler.dismiss();
+        if pending.is_abandoned() {
+            return pending.dismiss();
         }
         let mut found = self.read_second(guard, &key, places, deadline).await;
         if found.is_none() && is_moving {
@@ -35,7 +33,7 @@ impl<C: Caller> Client<C> {
             End::Replied { from, .. } => End::Replied { reply: OwnedReply::End, from },
             failed @ End::Failed(_) => failed,
         };
-        finish(handler, &key, found, end);
+        pending.finish(&key, found, end);
     }
 
     async fn read_second(

@@ -12,7 +12,7 @@ use super::place::{get, is_stub};
 use super::read::LOOKS;
 use super::state::{InFlight, Migration, Phase, Places};
 use super::step::{End, OwnedItem, OwnedReply};
-use super::{ItemKey, Request};
+use super::{ItemKey, Pending, Request};
 use crate::cluster::ClusterError;
 use crate::protocol::{Key, Nanos, OwnedRequest, ReplyHandler, RetrievalVerb};
 
@@ -70,16 +70,17 @@ impl<C: Caller> Client<C> {
             let handler = handler(positions);
             let Some(phase) = pairs.first().map(|(_, places)| places.phase) else { continue };
             let (client, guard) = (self.clone(), InFlight::new(migration, phase));
+            let pending = Pending::new(self, handler);
             if is_plain {
                 let line = Keys::new(pairs);
                 self.run_now(async move {
-                    client.read_line(&guard, node, line, handler, deadline).await;
+                    client.read_line(&guard, node, line, pending, deadline).await;
                 });
             } else if let Some((key, places)) = pairs.into_iter().next() {
                 let keys = [key.text.clone()].into_iter().collect();
                 let request = OwnedRequest::Retrieval { verb, keys };
                 let request = Request { key, request, places, deadline };
-                self.run_now(async move { client.conditional(&guard, request, handler).await });
+                self.run_now(async move { client.conditional(&guard, request, pending).await });
             }
         }
         Ok(())
@@ -107,7 +108,7 @@ impl<C: Caller> Client<C> {
         guard: &InFlight,
         node: usize,
         mut line: Keys,
-        handler: Handler<C>,
+        pending: Pending<C>,
         deadline: Nanos,
     ) {
         let all: Vec<_> = (0..line.keys.len()).collect();
@@ -123,7 +124,7 @@ impl<C: Caller> Client<C> {
         loop {
             let missing: Vec<_> =
                 moving.iter().copied().filter(|at| line.found[*at].is_none()).collect();
-            if missing.is_empty() || round == LOOKS || handler.is_abandoned() {
+            if missing.is_empty() || round == LOOKS || pending.is_abandoned() {
                 break;
             }
             self.pause_round(round).await;
@@ -131,7 +132,9 @@ impl<C: Caller> Client<C> {
             line.drop_stubs();
             round += 1;
         }
-        line.finish(handler);
+        if let Some(handler) = pending.take() {
+            line.finish(handler);
+        }
     }
 
     async fn read_second_line(&self, guard: &InFlight, line: &mut Keys, deadline: Nanos) {

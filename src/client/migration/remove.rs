@@ -4,14 +4,12 @@
 //! created in between, such as the next holder's lock.
 use super::super::caller::Caller;
 use super::super::client::Client;
-use super::super::handler::Handler;
 use super::place::{Look, Written};
 use super::settle::Patience;
 use super::state::{InFlight, Phase, Places};
 use super::step::{End, OwnedItem, OwnedReply};
-use super::{ItemKey, Request, finish};
-use crate::pool::Waiter;
-use crate::protocol::{Nanos, ReplyHandler};
+use super::{ItemKey, Pending, Request};
+use crate::protocol::Nanos;
 
 /// One attempt.
 enum Removed {
@@ -24,19 +22,19 @@ enum Removed {
 }
 
 impl<C: Caller> Client<C> {
-    pub(super) async fn remove(&self, guard: &InFlight, request: Request, handler: Handler<C>) {
+    pub(super) async fn remove(&self, guard: &InFlight, request: Request, pending: Pending<C>) {
         let Request { key, places, deadline, .. } = request;
         let mut patience = Patience::new(self.context().now(), deadline);
         let mut was_there = false;
         let reply = loop {
-            if handler.is_abandoned() {
-                return handler.dismiss();
+            if pending.is_abandoned() {
+                return pending.dismiss();
             }
             match self.try_remove(guard, &key, places, &mut was_there, deadline).await {
                 Removed::Deleted => break OwnedReply::Deleted,
                 Removed::NotFound if was_there => break OwnedReply::Deleted,
                 Removed::NotFound => break OwnedReply::NotFound,
-                Removed::Failed(end) => return finish(handler, &key, None, end),
+                Removed::Failed(end) => return pending.finish(&key, None, end),
                 Removed::Stub(node, stub) => {
                     self.wait_for(node, &key, &stub, deadline, &mut patience).await;
                 }
@@ -44,7 +42,7 @@ impl<C: Caller> Client<C> {
             }
         };
         let from = self.pool(places.first()).address().to_string().into();
-        finish(handler, &key, None, End::Replied { reply, from });
+        pending.finish(&key, None, End::Replied { reply, from });
     }
 
     async fn try_remove(
