@@ -20,7 +20,7 @@ KEYS = [f"user:{n}:profile" for n in range(200)] + [f"{n:x}" for n in range(50)]
 
 @dataclass
 class Result:
-    """What an exchange found."""
+    """The outcome of an exchange."""
 
     version: str = ""
     keys: int = 0

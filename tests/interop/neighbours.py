@@ -81,7 +81,7 @@ def letters(count: int) -> str:
 
 
 DATE = datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
-# Of empty strings with flags 0, a cache sees a miss, because leases look like them.
+# An empty string with flags 0 is a miss for a cache, because leases look like it.
 TEXTS = {"text": "text", "unicode": "clé ключ", "empty": None, "long": LONG, "huge": HUGE}
 DIGITS = {"int": "41", "zero": "0", "negative": "-5", "large": "1099511627776", "float": "1.5"}
 INTS = {"int": 41, "zero": 0, "negative": -5, "large": 1 << 40}
