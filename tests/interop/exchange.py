@@ -20,7 +20,7 @@ KEYS = [f"user:{n}:profile" for n in range(200)] + [f"{n:x}" for n in range(50)]
 
 @dataclass
 class Result:
-    """What an exchange found."""
+    """The outcome of an exchange."""
 
     version: str = ""
     keys: int = 0
@@ -85,6 +85,8 @@ async def read_and_write(
         cache = emcache.Cache(client, serializer=neighbour.preset(), prefix=f"{prefix}:")
         for name, expected in neighbour.theirs.items():
             item = await client.get(f"{prefix}:theirs:{name}".encode(), return_flags=True)
+            if item is None:
+                continue  # It was not stored, which is a fault already.
             result.items[name] = (item.flags, item.value)
             if fault := await fault_of(cache, f"theirs:{name}", expected):
                 result.faults.append(f"their {name} {fault}")

@@ -19,6 +19,7 @@ from emcache.cache import (
     PhpMemcached,
     Pylibmc,
     Pymemcache,
+    Raw,
     Spymemcached,
     Utf8,
 )
@@ -81,7 +82,7 @@ def letters(count: int) -> str:
 
 
 DATE = datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
-# Of empty strings with flags 0, a cache sees a miss, because leases look like them.
+# An empty string with flags 0 is a miss for a cache, because leases look like it.
 TEXTS = {"text": "text", "unicode": "clé ключ", "empty": None, "long": LONG, "huge": HUGE}
 DIGITS = {"int": "41", "zero": "0", "negative": "-5", "large": "1099511627776", "float": "1.5"}
 INTS = {"int": 41, "zero": 0, "negative": -5, "large": 1 << 40}
@@ -195,6 +196,14 @@ def neighbours() -> list[Neighbour]:
         Neighbour("bmemcached", "python", "bmemcached", "bmemcached",
                   lambda: Bmemcached(compress_from=129), {**PYTHON, "empty": None}, OUR_PYTHON,
                   "python-binary-memcached"),
+        Neighbour("Django", "python", "django", "pymemcache", Pymemcache, PYTHON, OUR_PYTHON,
+                  "django"),
+        Neighbour("libmc", "python", "libmc", "libmc", Raw,
+                  {"bytes": b"\xff\x00", "text": Refused("flags 0x20 are not those of Raw")},
+                  {"bytes": b"\xff\x00"}, "libmc"),
+        Neighbour("memcachio", "python", "memcachio", "memcachio", Raw,
+                  {"bytes": b"\xff\x00", "text": b"text", "int": b"41"},
+                  {"bytes": b"\xff\x00"}, "memcachio"),
         Neighbour("meta-memcache", "python", "meta-memcache", "meta-memcache", MetaMemcache,
                   {**PYTHON, "empty": None},
                   {name: value for name, value in OUR_PYTHON.items() if name != "empty"},

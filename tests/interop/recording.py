@@ -1,4 +1,4 @@
-"""What the clients of other languages stored, for machines that do not have them."""
+"""Recorded values of the clients of other languages, for machines that do not have them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the formats of other clients have in common, and how foreign values are named."""
+"""The base class of presets, and errors that name the writer of a value."""
 
 import functools
 import operator
@@ -65,7 +65,7 @@ def min_size(compress_from: int | None) -> int:
 
 
 def writer_of(data: bytes, flags: int) -> str | None:
-    """Return who wrote a value that is not of the preset's format; None if nothing tells."""
+    """Return the writer of a value of another format; None if the value does not show it."""
     if not flags & 0xFFFF and (name := FORMATS.get(flags & ~_COMPRESSED)):
         return f"emcache with {name}()"
     if flags:

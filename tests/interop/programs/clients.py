@@ -78,6 +78,43 @@ def meta_memcache(servers: list[str], _: str) -> Functions:
     return lambda key, value: client.set(key, value, ttl=300), get
 
 
+def libmc(servers: list[str], _: str) -> Functions:
+    import libmc
+
+    client = libmc.Client(servers)
+    return client.set, lambda key: client.get_multi([key]).get(key, MISSING)
+
+
+def memcachio(servers: list[str], _: str) -> Functions:
+    import asyncio
+
+    import memcachio
+
+    loop = asyncio.new_event_loop()
+    client = memcachio.Client([split(server) for server in servers])
+
+    async def get(key: str) -> Any:
+        found = await client.get(key)
+        return next((item.value for item in found.values()), MISSING)
+
+    return (
+        lambda key, value: loop.run_until_complete(client.set(key, value)),
+        lambda key: loop.run_until_complete(get(key)),
+    )
+
+
+def django(servers: list[str], _: str) -> Functions:
+    from django.core.cache.backends.memcached import PyMemcacheCache
+
+    client = PyMemcacheCache(servers, {"KEY_FUNCTION": lambda key, *_: key})
+
+    def store(key: str, value: Any) -> bool:
+        client.set(key, value)
+        return True
+
+    return store, lambda key: client.get(key, MISSING)
+
+
 def split(server: str) -> tuple[str, int]:
     host, _, port = server.rpartition(":")
     return host.strip("[]"), int(port)
@@ -90,6 +127,9 @@ CLIENTS = {
     "bmemcached": (bmemcached, "", "python-binary-memcached"),
     "pylibmc": (pylibmc, "", "pylibmc"),
     "pylibmc:ketama": (pylibmc, "ketama_weighted", "pylibmc"),
+    "django": (django, "", "django"),
+    "libmc": (libmc, "", "libmc"),
+    "memcachio": (memcachio, "", "memcachio"),
     "meta-memcache": (meta_memcache, "", "meta-memcache"),
 }
 
