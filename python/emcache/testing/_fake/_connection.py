@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ._session import Session
 
@@ -26,8 +26,8 @@ class Connection(asyncio.Protocol):
         self._last_due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Those of uvloop are not of this class.
+        self._transport = cast(asyncio.Transport, transport)
         self._server._connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002

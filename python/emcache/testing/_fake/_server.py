@@ -102,6 +102,7 @@ class FakeServer(Reachable, Managed):
         self._lock = threading.RLock()
         self._connections: set[Connection] = set()
         self._is_paused = False
+        self._is_closed = False
         self._opening: set[asyncio.Task[Any]] = set()
         self._listener: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,8 +132,9 @@ class FakeServer(Reachable, Managed):
         return self.running and self._is_paused
 
     async def __aenter__(self) -> Self:
-        if self._loop is not None:
-            raise RuntimeError(f"{self!r} was started already")
+        if self._loop is not None or self._is_closed:
+            state = "is closed" if self._is_closed else "was started already"
+            raise RuntimeError(f"{self!r} {state}")
         self._loop = asyncio.get_running_loop()
         self._listen()
         return self
@@ -155,18 +157,20 @@ class FakeServer(Reachable, Managed):
         """
         if self.running:
             raise RuntimeError(f"{self!r} was started already")
+        if self._is_closed:
+            raise RuntimeError(f"{self!r} is closed")
         if self._loop is None:
             self._loop = asyncio.SelectorEventLoop()
             # A daemon, so that the thread does not keep the process alive.
             self._thread = threading.Thread(
-                target=self._loop.run_forever, name="emcache-fake-server", daemon=True
+                target=_run, args=(self._loop,), name="emcache-fake-server", daemon=True
             )
             self._thread.start()
         self.listen()
 
     def kill(self) -> None:
         """Close all connections, refuse new ones, and forget all items, until :meth:`start`."""
-        if self._loop is not None and not self._loop.is_closed():
+        if self._is_open:
             self.refuse()
         self._is_paused = False
         with self._lock:
@@ -183,11 +187,10 @@ class FakeServer(Reachable, Managed):
     def close(self) -> None:
         """Stop the server and release its port and files. A second call does nothing."""
         self.kill()
-        if self._thread is not None and self._loop is not None and not self._loop.is_closed():
+        if self._thread is not None and self._loop is not None and self._is_open:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-            self._loop.run_until_complete(asyncio.sleep(0))
-            self._loop.close()
+        self._is_closed = True
         if self._holder is not None:
             self._holder.close()
         if self._folder is not None:
@@ -311,7 +314,7 @@ class FakeServer(Reachable, Managed):
             self._faults.clear()
         self.delay = 0.0
         self.resume()
-        if self._loop is not None and not self._loop.is_closed():
+        if self._is_open:
             self.listen()
 
     def _fault_of(self, command: str) -> list[Fault]:
@@ -324,11 +327,15 @@ class FakeServer(Reachable, Managed):
                 return [fault.line]
         return []
 
+    @property
+    def _is_open(self) -> bool:
+        return self._loop is not None and not self._loop.is_closed() and not self._is_closed
+
     # -- the socket ------------------------------------------------------------------------------
 
     def _do(self, function: Callable[[], None]) -> None:
         """Call a function in the loop of the server, and wait for its end."""
-        if self._loop is None or self._loop.is_closed():
+        if self._loop is None or not self._is_open:
             raise RuntimeError(f"{self!r} was not started, or is closed")
         if asyncio._get_running_loop() is self._loop:
             function()
@@ -400,6 +407,13 @@ class FakeServer(Reachable, Managed):
     def _resume(self) -> None:
         for connection in list(self._connections):
             connection.resume()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    # Transports that were aborted close their sockets in the next iteration.
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
 
 
 def _bound(port: int) -> socket.socket:
