@@ -4,6 +4,7 @@ pytest provides them as fixtures, see :mod:`emcache.testing.plugin`. The classes
 pytest.
 """
 
+from ._fake import FakeServer
 from ._faults import Faults, Link
 from ._process import MemcachedNotFoundError, MemcachedStartError
 from ._proxy import FaultProxy
@@ -12,6 +13,7 @@ from ._tls import CertificateAuthority, Identity, Tls
 
 __all__ = [
     "CertificateAuthority",
+    "FakeServer",
     "FaultProxy",
     "Faults",
     "Identity",
