@@ -109,7 +109,7 @@ async def test_another_process_computes_some_of_them(client, server, key):
 
 
 class Iterations:
-    """Counts calls of a method of a client by the iteration of the loop that they are made in."""
+    """Counts requests of a client by the iteration of the loop that they are made in."""
 
     def __init__(self, monkeypatch, client, method):
         self.counts = [0]
@@ -117,8 +117,13 @@ class Iterations:
         original = getattr(client, method)
 
         async def counted(*args, **kwargs):
-            self.counts[-1] += 1
-            return await original(*args, **kwargs)
+            at = len(self.counts) - 1
+            self.counts[at] += 1
+            try:
+                return await original(*args, **kwargs)
+            except emcache.UnsupportedError:
+                self.counts[at] -= 1  # nothing was sent
+                raise
 
         monkeypatch.setattr(client, method, counted)
 
