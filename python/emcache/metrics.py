@@ -105,6 +105,8 @@ class CacheMetrics:
 
     hits: int = 0
     """Lookups that found a value, fresh or stale."""
+    local: int = 0
+    """Hits of the local cache, which sent nothing; see :class:`emcache.cache.LocalCache`."""
     misses: int = 0
     """Lookups that found none."""
     stale: int = 0
@@ -160,7 +162,8 @@ def sum_pools(pools: Sequence[ConnectionPoolMetrics]) -> dict[str, int]:
 
 def lookups(cache: CacheMetrics) -> dict[str, int]:
     """Return the lookups of a cache by result."""
-    return {"hit": cache.hits - cache.stale, "stale": cache.stale, "miss": cache.misses}
+    fresh = cache.hits - cache.stale - cache.local
+    return {"hit": fresh, "local": cache.local, "stale": cache.stale, "miss": cache.misses}
 
 
 def computations(cache: CacheMetrics) -> dict[str, int]:

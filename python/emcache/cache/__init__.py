@@ -9,6 +9,7 @@ from ._cached_many import CachedManyFunction, cached_many
 from ._compression import Compression, Lz4, Zlib, Zstd
 from ._info import CacheInfo
 from ._keys import KeyPolicy
+from ._local_items import LocalCache
 from ._locks import Lock
 from ._policy import Options, SharingOptions
 from ._presets import Pylibmc, Pymemcache
@@ -27,6 +28,7 @@ __all__ = [
     "Compression",
     "Json",
     "KeyPolicy",
+    "LocalCache",
     "Lock",
     "Lz4",
     "MsgPack",

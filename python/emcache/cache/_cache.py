@@ -12,11 +12,12 @@ from ._commands import Commands
 from ._compression import LARGEST, Compression
 from ._coordination import Coordination
 from ._counts import Counts, counts_of
-from ._flights import flights_of
+from ._flights import Missing, flights_of
 from ._get_or_set import GetOrSet
 from ._info import CacheInfo
 from ._invalidate import mark_stale
 from ._keys import Key, KeyPolicy, Keys
+from ._local_items import LocalCache
 from ._many import get_or_set_many
 from ._policy import (
     LeaseKey,
@@ -82,6 +83,8 @@ class Cache(Coordination, Commands[T]):
         tags: tags of all values of the cache; see :meth:`invalidate_tag`. Values without them, such
             as those that were stored before you added a tag, count as misses. A cache with tags has
             no counters.
+        local: keep values that were read in the memory of this process for a short time; see
+            :class:`emcache.cache.LocalCache`.
         options: the defaults for :meth:`get_or_set` and :func:`emcache.cached`; see
             :class:`emcache.cache.SharingOptions`.
     """
@@ -101,6 +104,7 @@ class Cache(Coordination, Commands[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None: ...
     @overload
@@ -118,6 +122,7 @@ class Cache(Coordination, Commands[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None: ...
     def __init__(
@@ -134,6 +139,7 @@ class Cache(Coordination, Commands[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None:
         if not isinstance(client, Client):
@@ -145,6 +151,8 @@ class Cache(Coordination, Commands[T]):
             raise ValueError("on_unreadable must be 'raise' or 'miss'")
         if lease_key not in ("same", "separate"):
             raise ValueError("lease_key must be 'same' or 'separate'")
+        if local is not None and not isinstance(local, LocalCache):
+            raise TypeError(f"local must be a LocalCache, not {type(local).__name__}")
         check_range("max_size", max_size, 1, LARGEST)
         exptime(ttl)
         self._client = client
@@ -162,7 +170,9 @@ class Cache(Coordination, Commands[T]):
             on_unreadable,
             lease_key,
             tag_names(self._keys, tags),
+            local,
         )
+        self._local = self._storage.local
         self._has_tags = bool(self._storage.tags)
         self._marks, self._loads = self._values.marks, self._values.loads
         self._policy = Policy(ttl=ttl).with_all_options({**options})
@@ -178,6 +188,7 @@ class Cache(Coordination, Commands[T]):
         cache: Cache[Any] = copy.copy(self)
         cache._values = self._values.with_serializer(serializer)
         cache._storage = self._storage.with_values(cache._values)
+        cache._local = cache._storage.local
         cache._marks, cache._loads = cache._values.marks, cache._values.loads
         return cache
 
@@ -226,8 +237,12 @@ class Cache(Coordination, Commands[T]):
         check_function("factory", factory)
         policy = self._policy_of(options) if options else self._policy
         name = self._keys.wire(key)
-        if tags is not None or self._has_tags:
+        if tags is not None or self._has_tags or self._local is not None:
             with_tags = self._tag_names(tags)
+            if self._local is not None:
+                found = self._find_locally(name, with_tags, self._counts, info)
+                if not isinstance(found, Missing):
+                    return found
             return await self._call(policy, name, factory, info, tags=with_tags).fetch()
         if name in self._flights.table or self._late.all_outdated:
             return await self._call(policy, name, factory, info).fetch()

@@ -11,6 +11,8 @@ from ._envelope import STALE, Envelope, now_ms
 from ._flights import MISSING, Flights, Missing
 from ._late_stores import Outdated
 from ._leases import Leases, SeparateLeases
+from ._local_items import LocalCache
+from ._local_values import LocalValues, Reading
 from ._marks import LEASE, mark_name
 from ._meta_leases import MetaLeases
 from ._policy import LeaseKey, OnError
@@ -30,12 +32,17 @@ Freshness = Literal["fresh", "due", "stale", "invalidated"]
 class Read(Generic[T]):
     """A value that was read, with the item that held it."""
 
-    __slots__ = ("envelope", "item", "value")
+    __slots__ = ("data", "envelope", "flags", "item", "value")
 
-    def __init__(self, value: T, envelope: Envelope | None, item: Item) -> None:
+    def __init__(
+        self, value: T, envelope: Envelope | None, item: Item, data: bytes, flags: int
+    ) -> None:
         self.value = value
         self.envelope = envelope
         self.item = item
+        self.data = data
+        """What the serializer wrote."""
+        self.flags = flags
 
     @property
     def freshness(self) -> Freshness:
@@ -67,6 +74,7 @@ class Storage(Generic[T]):
         "flights",
         "has_lease_keys",
         "leases",
+        "local",
         "on_unreadable",
         "refreshes",
         "tags",
@@ -81,6 +89,7 @@ class Storage(Generic[T]):
         on_unreadable: OnError,
         lease_key: LeaseKey,
         tags: TagNames = (),
+        local: LocalCache | None = None,
     ) -> None:
         self.client = client
         self.flights = flights
@@ -93,11 +102,17 @@ class Storage(Generic[T]):
         """Whether leases have keys of their own, which are deleted with the values."""
         leases = MetaLeases(client)
         self.leases: Leases = SeparateLeases(client, leases) if self.has_lease_keys else leases
+        self.local: LocalValues[T] | None = None
+        """The values in the local cache; None without one."""
+        if local is not None:
+            self.local = LocalValues(flights.local.items_of(local), values)
 
     def with_values(self, values: Values[S]) -> "Storage[S]":
         """Return the same storage for values of another serializer."""
         storage: Storage[Any] = copy.copy(self)
         storage.values = values
+        if self.local is not None:
+            storage.local = self.local.with_values(values)
         return storage
 
     async def look(self, name: bytes, tags: TagNames) -> tuple[Item | None, Found]:
@@ -137,17 +152,18 @@ class Storage(Generic[T]):
         if name in outdated and any(late.wrote(item.value) for late in outdated[name]):
             return None
         try:
-            value, envelope = await self.values.unpack(name, item.value, item.flags or 0)
+            unpacked = await self.values.unpack(name, item.value, item.flags or 0)
         except SerializationError as error:
             if self.on_unreadable == "raise":
                 raise
             warn("an unreadable value counts as a miss", error)
             return None
+        value, envelope, data, flags = unpacked
         required = self.tags if tags is None else tags
         has_tags = required or (envelope is not None and envelope.tags)
         if has_tags and not await is_current(self.client, envelope, required, found):
             return None
-        return Read(value, envelope, item)
+        return Read(value, envelope, item, data, flags)
 
     async def read_fresh(
         self,
@@ -156,10 +172,25 @@ class Storage(Generic[T]):
         outdated: Outdated,
         tags: TagNames | None = None,
         found: Found = NOTHING,
+        reading: Reading | None = None,
     ) -> T | Missing:
-        """Do the same as :meth:`read`; ``MISSING`` also if the value is stale."""
+        """Do the same as :meth:`read`; ``MISSING`` also if the value is stale.
+
+        With ``reading``, a fresh value is kept in the local cache.
+        """
         read = await self.read(name, item, outdated, tags, found)
+        if reading is not None:
+            self.keep(name, item, read, reading)
         return read.value if read is not None and read.is_within(0) else MISSING
+
+    def keep(self, name: bytes, item: Item | None, read: Read[T] | None, reading: Reading) -> None:
+        """Keep what was read in the local cache: a fresh value, or that the key does not exist."""
+        if self.local is None:
+            return
+        if read is not None and read.freshness == "fresh":
+            self.local.keep(name, reading, read.value, read.envelope, read.data, read.flags)
+        elif item is None or is_stub(item.value, item.flags):
+            self.local.keep_absence(name, reading)
 
     async def remove_stub(self, name: bytes) -> bool:
         """End the lease under a key; return False if there is a value."""
