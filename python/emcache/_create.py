@@ -105,6 +105,7 @@ def create_client(
     routing: str = DEFAULT_ROUTING,
     weights: NodeWeights | None = None,
     names: NodeNames | None = None,
+    hot_keys: int = 0,
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -161,6 +162,8 @@ def create_client(
             listed have the weight 1. Only some rules have weights.
         names: for rules that hash the names of nodes: the name by which other clients know a node,
             by address or by its text. Without one it is made from the node's address.
+        hot_keys: report this many of the most requested keys in :meth:`Client.metrics`, up to 100;
+            0 to count none. Each request then costs a little more.
 
     Raises:
         ValueError: an argument is out of range.
@@ -196,6 +199,7 @@ def create_client(
             purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
             max_merged_keys=autobatching_max_keys if autobatching else 1,
             routing=NodeRouting(routing, weights, names),
+            hot_keys=hot_keys,
         )
     )
 
@@ -250,6 +254,7 @@ async def _create_client(
     endpoints = [to_endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_range("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
+    check_range("hot_keys", options["hot_keys"], 0, 100)
     routing.check(None if autodiscovery is True or is_source else addresses)
     options["security"] = Security(tls(addresses), login())
     source, topology, is_listed = None, None, False

@@ -13,7 +13,14 @@ from .connection_pool import ConnectionPoolMetrics
 if TYPE_CHECKING:
     from ._emcache import _RawSnapshot
 
-__all__ = ["CacheMetrics", "ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
+__all__ = [
+    "CacheMetrics",
+    "ClientMetrics",
+    "CommandMetrics",
+    "HotKey",
+    "LatencyHistogram",
+    "NodeMetrics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,24 @@ class CacheMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class HotKey:
+    """A key that this client requests often; see ``hot_keys`` of :func:`emcache.create_client`.
+
+    Reads and writes count. Both figures are lower bounds, estimated from a sample, of about the
+    last 20 seconds.
+    """
+
+    key: bytes = field(repr=False)
+    """Not shown by ``repr()``, because keys may be private."""
+    node: Address | None
+    """The node of the key; None if no node takes keys."""
+    share: float
+    """The part of all requests of this client, 0 to 1."""
+    rate: float
+    """Requests per second."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClientMetrics:
     """Counters of a client since it was created, without those of nodes that left the cluster."""
 
@@ -137,6 +162,8 @@ class ClientMetrics:
     max_connections: int = 0
     caches: Mapping[str, CacheMetrics] = field(default_factory=dict)
     """By the name of the :class:`emcache.Cache` or of the cached function."""
+    hot_keys: tuple[HotKey, ...] = ()
+    """The hottest key first; empty without ``hot_keys`` of :func:`emcache.create_client`."""
 
     @property
     def commands(self) -> dict[str, CommandMetrics]:
@@ -208,7 +235,7 @@ def _from_raw(
     addresses: Sequence[Address],
     caches: Mapping[str, CacheMetrics],
 ) -> ClientMetrics:
-    min_connections, max_connections, nodes = raw
+    min_connections, max_connections, nodes, hot = raw
     converted = (
         NodeMetrics(
             addresses[index],
@@ -221,4 +248,10 @@ def _from_raw(
         )
         for index, healthy, pool, commands in nodes
     )
-    return ClientMetrics(tuple(converted), taken, min_connections, max_connections, caches)
+    hot_keys = tuple(
+        HotKey(key, None if index is None else addresses[index], share, rate)
+        for key, index, share, rate in hot
+    )
+    return ClientMetrics(
+        tuple(converted), taken, min_connections, max_connections, caches, hot_keys
+    )

@@ -1,12 +1,13 @@
 //! The operations of a client. Each call completes its caller exactly once, possibly before it
 //! returns.
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::caller::Caller;
 use super::gather::{Gather, Line};
 use super::handler::{Handler, RawItems};
+use super::hot_keys::{HotKey, HotKeys};
 use super::noreply::{MAX_UNANSWERED, NoReplies, NoReplyCaller};
 use super::operation::{Expect, Operation, Target};
 use super::outcome::{Failure, FailureKind, Outcome};
@@ -29,6 +30,7 @@ pub struct Shared<C: Caller> {
     noreplies: Rc<NoReplies<C>>,
     timeout: Option<Duration>,
     is_closed: Cell<bool>,
+    hot_keys: Option<RefCell<HotKeys>>,
 }
 
 impl<C: Caller> Client<C> {
@@ -39,12 +41,15 @@ impl<C: Caller> Client<C> {
         config: &ClusterConfig,
         on_change: impl Fn(NodeChange) + 'static,
     ) -> Self {
+        let hot_keys = (config.hot_keys > 0)
+            .then(|| RefCell::new(HotKeys::new(config.hot_keys, context.now())));
         Self(Rc::new(Shared {
             context: context.clone(),
             cluster: Cluster::new(context, addresses, config, on_change),
             noreplies: Rc::default(),
             timeout: config.pool.timeout,
             is_closed: Cell::new(false),
+            hot_keys,
         }))
     }
 
@@ -94,6 +99,9 @@ impl<C: Caller> Client<C> {
         caller: C,
     ) {
         let cluster = &self.0.cluster;
+        if self.0.hot_keys.is_some() {
+            key_of(&submission).into_iter().for_each(|key| self.note_key(key));
+        }
         match target {
             Target::Key => match self.node_of(&submission) {
                 Ok(node) => {
@@ -143,6 +151,9 @@ impl<C: Caller> Client<C> {
                 return gather.fail_whole(Failure::new(Some(verb.verb()), kind));
             }
         };
+        if self.0.hot_keys.is_some() {
+            keys.iter().for_each(|key| self.note_key(*key));
+        }
         gather.expect_lines(lines.len());
         let mut some = Vec::new();
         for (node, positions) in lines {
@@ -216,6 +227,7 @@ impl<C: Caller> Client<C> {
         deadline: Nanos,
     ) {
         let cluster = &self.0.cluster;
+        self.note_key(key);
         match cluster.index_for(key) {
             Ok(node) => cluster.pool(node).submit_any(submission, handler, deadline),
             Err(error) => handler.fail_with(FailureKind::NoNodes(error)),
@@ -223,12 +235,27 @@ impl<C: Caller> Client<C> {
     }
 
     fn node_of(&self, submission: &Submission<'_>) -> Result<usize, ClusterError> {
-        let key = match submission {
-            Submission::Borrowed(Request::Retrieval { keys, .. }) => keys.first().copied(),
-            Submission::Borrowed(Request::Command(command)) => command.key().copied(),
-            Submission::Owned(request) => Some(Key::trusted(OwnedRequest::key(request))),
+        key_of(submission).map_or(Ok(0), |key| self.0.cluster.index_for(key))
+    }
+
+    fn note_key(&self, key: Key<'_>) {
+        if let Some(hot_keys) = &self.0.hot_keys
+            && !key.as_bytes().is_empty()
+        {
+            hot_keys.borrow_mut().note(key.as_bytes(), || self.0.context.now());
+        }
+    }
+
+    /// The keys that were requested most often, with the index of their node. It is `None` if no
+    /// node takes keys.
+    pub fn hot_keys(&self) -> Vec<(HotKey, Option<usize>)> {
+        let Some(hot_keys) = &self.0.hot_keys else { return Vec::new() };
+        let hottest = hot_keys.borrow_mut().hottest(self.0.context.now());
+        let with_node = |hot: HotKey| {
+            let node = self.0.cluster.index_for(Key::trusted(&hot.key)).ok();
+            (hot, node)
         };
-        key.map_or(Ok(0), |key| self.0.cluster.index_for(key))
+        hottest.into_iter().map(with_node).collect()
     }
 
     fn handler(&self, expect: Expect, verb: Verb, caller: C) -> Handler<C> {
@@ -254,5 +281,13 @@ impl<C: Caller> Client<C> {
                 Handler::NoReply { noreplies, verb, caller }
             }
         }
+    }
+}
+
+fn key_of<'a>(submission: &'a Submission<'_>) -> Option<Key<'a>> {
+    match submission {
+        Submission::Borrowed(Request::Retrieval { keys, .. }) => keys.first().copied(),
+        Submission::Borrowed(Request::Command(command)) => command.key().copied(),
+        Submission::Owned(request) => Some(Key::trusted(OwnedRequest::key(request))),
     }
 }

@@ -12,6 +12,7 @@
 //! | `batch` | a call that changes many keys, in windows |
 //! | `noreply` | requests whose callers do not wait for the reply |
 //! | `outcome` | results and failures, with node, command and status |
+//! | `hot_keys` | the keys that are requested most often |
 //! | `nodes` | questions about the nodes, independent of the caller's type |
 mod batch;
 mod caller;
@@ -19,6 +20,7 @@ mod caller;
 mod client;
 mod gather;
 mod handler;
+mod hot_keys;
 mod meta;
 mod nodes;
 mod noreply;
@@ -30,6 +32,7 @@ pub use caller::Caller;
 pub use client::Client;
 pub use gather::{Gathered, Line};
 pub use handler::{Handler, RawItems};
+pub use hot_keys::{HotKey, HotKeys};
 pub use meta::MetaReply;
 pub use nodes::Nodes;
 pub use operation::{Expect, Operation, Target};
