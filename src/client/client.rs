@@ -99,8 +99,10 @@ impl<C: Caller> Client<C> {
         caller: C,
     ) {
         let cluster = &self.0.cluster;
-        if self.0.hot_keys.is_some() {
-            key_of(&submission).into_iter().for_each(|key| self.note_key(key));
+        if self.0.hot_keys.is_some()
+            && let Some(key) = key_of(&submission)
+        {
+            self.note_key(key);
         }
         match target {
             Target::Key => match self.node_of(&submission) {
@@ -152,7 +154,9 @@ impl<C: Caller> Client<C> {
             }
         };
         if self.0.hot_keys.is_some() {
-            keys.iter().for_each(|key| self.note_key(*key));
+            for key in keys {
+                self.note_key(*key);
+            }
         }
         gather.expect_lines(lines.len());
         let mut some = Vec::new();

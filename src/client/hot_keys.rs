@@ -120,7 +120,7 @@ impl HotKeys {
         (self.seen, self.skip) = (0, 0);
         // After so many periods nothing is left.
         for _ in 0..periods.min(64) {
-            self.seconds = (self.seconds + seconds(PERIOD)) / 2.0;
+            self.seconds = f64::midpoint(self.seconds, seconds(PERIOD));
             self.total /= 2.0;
             for counter in &mut self.counters {
                 counter.count /= 2.0;

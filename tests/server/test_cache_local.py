@@ -180,6 +180,24 @@ async def test_a_late_reply_does_not_replace_a_later_read(client, key, clock):
     assert cache._local.find(b"k") == "new"
 
 
+async def test_a_newer_read_ends_an_older_item(client, key):
+    """Also if what was read is not kept: there is no value, or it is too large."""
+    cache = Cache(client, prefix=key, local=LocalCache(10, 1000, max_bytes=2000))
+    plain = Cache(client, prefix=key)
+    for write in (
+        lambda: client.delete(plain.wire_key("k")),
+        lambda: client.set(plain.wire_key("k"), b"1" * 3000, flags=Json().flags),
+    ):
+        await plain.set("k", 1)
+        assert await cache.get("k") == 1
+        await write()
+        assert await cache.get("k") == 1
+        # The item has no such tag, so that this reads the server.
+        assert await cache.get("k", tags=["t"]) is None
+        found = await cache.get("k")
+        assert found == await plain.get("k") != 1
+
+
 @pytest.mark.parametrize("serializer", [Json(), MsgPack(), Pickle()])
 async def test_callers_do_not_share_values_that_can_change(client, key, serializer):
     def cache_with(**options):
@@ -411,7 +429,10 @@ async def test_a_closed_client_raises(server, key):
     await cache.set("k", 1)
     assert await cache.get("k") == 1
     assert await cache.get("absent") is None
+    reading = cache._local.begin()
     await cache.client.close()
+    # As if the reply had arrived while the client was being closed.
+    cache._local.keep(cache.wire_key("k"), reading, 1, None, b"1", Json().flags)
     for read in (cache.get("k"), cache.get("absent"), cache.get_many(["k"])):
         with pytest.raises(emcache.ClientClosedError):
             await read

@@ -107,10 +107,10 @@ class LocalItems:
         now = monotonic()
         if known is not None and known.began > item.began and known.deadline > now:
             return
+        self.drop(name)
         item.size = len(name) + length + _OVERHEAD
         if item.deadline <= now or item.size > self.options.max_bytes:
             return
-        self.drop(name)
         self.table[name] = item
         self.size += item.size
         while len(self.table) > self.options.max_items or self.size > self.options.max_bytes:

@@ -73,9 +73,12 @@ class LocalReads(Generic[T]):
     ) -> dict[K, T]:
         """Do the same as :meth:`Cache.get_many`, and keep what is read."""
         assert self._local is not None
-        found = {key: self._find_locally(name, tags, self._counts) for key, name in names.items()}
+        find = self._local.find
+        found = {key: find(name, tags) for key, name in names.items()}
         missing = {key: names[key] for key, value in found.items() if isinstance(value, Missing)}
         wanted = {key: name for key, name in missing.items() if found[key] is not ABSENT}
+        self._counts.hits += len(found) - len(missing)
+        self._counts.local += len(found) - len(missing)
         self._counts.misses += len(missing) - len(wanted)
         values: dict[K, T] = {}
         if wanted:

@@ -115,11 +115,20 @@ class LocalValues(Generic[T]):
 
     def keep_absence(self, name: bytes, reading: Reading) -> None:
         """Remember that a key does not exist, if that was asked for."""
-        if (seconds := self._items.options.misses) is not None:
-            began, clock = reading
-            self._keep(name, LocalItem(began, clock, began + seconds, self._kind, ABSENT), 0)
+        if (seconds := self._items.options.misses) is None:
+            self._items.drop(name)
+            return
+        began, clock = reading
+        self._keep(name, LocalItem(began, clock, began + seconds, self._kind, ABSENT), 0)
+
+    def drop(self, name: bytes) -> None:
+        """Remove what is kept of a key, because a read has found something else."""
+        self._items.drop(name)
 
     def _keep(self, name: bytes, item: LocalItem, length: int) -> None:
         if self._items.changes.are_unchanged((name, *item.tags), item.clock):
             self._items.loop = asyncio.get_running_loop()
             self._items.keep(name, item, length)
+        else:
+            # The item that is there, if any, may be older than what was read.
+            self._items.drop(name)
