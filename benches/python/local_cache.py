@@ -47,8 +47,8 @@ async def main(port: int) -> None:
         many = {f"many:{number}": ROW for number in range(100)}
         await caches[0].set_many(values | many)
         for key in values:
-            print(key, *[await best(lambda c=c, k=key: c.get(k), 100) for c in caches])  # type: ignore[misc]
-        print("many", *[await best(lambda c=c: c.get_many(many), 10) for c in caches])  # type: ignore[misc]
+            print(key, *[await best(lambda c=c, k=key: c.get(k), 100) for c in caches])
+        print("many", *[await best(lambda c=c: c.get_many(many), 10) for c in caches])
         times = []
         for cache in caches:
 
@@ -56,7 +56,7 @@ async def main(port: int) -> None:
             async def load(number: int) -> User:
                 return User(number, "Ada")
 
-            times.append(await best(lambda load=load: load(1), 100))  # type: ignore[misc]
+            times.append(await best(lambda load=load: load(1), 100))
         print("cached", *times)
 
 
