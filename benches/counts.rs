@@ -12,6 +12,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use _emcache::client::HotKeys;
 use _emcache::cluster::routing::{NodeSpec, Routing};
 use _emcache::pool::Address;
 use _emcache::protocol::{
@@ -50,7 +51,7 @@ static VALUE: [u8; 100] = [b'v'; 100];
 type Case = (usize, Box<dyn FnMut()>);
 type Make = fn() -> Case;
 
-const CASES: [(&str, Make); 13] = [
+const CASES: [(&str, Make); 14] = [
     ("key", key),
     ("decode an item of 100", decode),
     ("get, pipeline, merged by 32", || pipeline_gets(32)),
@@ -61,6 +62,7 @@ const CASES: [(&str, Make); 13] = [
     ("set of 100, connection, burst of 32", connection_sets),
     ("get, pool, alone", || pool_gets(1)),
     ("get, pool, burst of 32", || pool_gets(BURST)),
+    ("hot key, one of 1,000", hot_keys),
     ("route among 5 nodes", || route(5)),
     ("route among 64 nodes", || route(64)),
     ("route among 256 nodes", || route(256)),
@@ -141,6 +143,13 @@ fn pool_gets(count: usize) -> Case {
     let keys = keys(count);
     let fixture = Fixture::new(&VALUE);
     (count, Box::new(move || fixture.gets(&keys)))
+}
+
+fn hot_keys() -> Case {
+    let names: Vec<_> = (0..1000).map(|number| format!("bench:{number:06}:key")).collect();
+    let mut hot = HotKeys::new(10, 0);
+    let call = move || names.iter().for_each(|name| hot.note(black_box(name.as_bytes()), || 1));
+    (1000, Box::new(call))
 }
 
 fn route(count: usize) -> Case {

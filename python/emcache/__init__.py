@@ -59,7 +59,14 @@ if typing.TYPE_CHECKING:
     from ._url import from_url
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
-    from .metrics import CacheMetrics, ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
+    from .metrics import (
+        CacheMetrics,
+        ClientMetrics,
+        CommandMetrics,
+        HotKey,
+        LatencyHistogram,
+        NodeMetrics,
+    )
 
 __all__ = [
     "ALL_NODES",
@@ -95,6 +102,7 @@ __all__ = [
     "DiscoveryError",
     "DnsDiscovery",
     "EmcacheError",
+    "HotKey",
     "InvalidKeyError",
     "Item",
     "LatencyHistogram",

@@ -133,7 +133,7 @@ class NodeDirectory(ClusterManagment):
     def connection_pool_metrics(self) -> dict[Address, ConnectionPoolMetrics]:
         if self._snapshots is None or (latest := self._snapshots.latest()) is None:
             return {}
-        _, (_, _, nodes) = latest
+        nodes = latest[1][2]
         return {
             self._addresses[index]: ConnectionPoolMetrics(**pool)  # type: ignore[arg-type]
             for index, _, pool, _ in nodes

@@ -110,6 +110,7 @@ def create_client(
     weights: NodeWeights | None = None,
     names: NodeNames | None = None,
     migrating_from: "migration.Cluster | None" = None,
+    hot_keys: int = 0,
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -169,6 +170,8 @@ def create_client(
             by address or by its text. Without one it is made from the node's address.
         migrating_from: the nodes and the rule that the items were stored with before, as an
             :class:`emcache.Cluster`. Items that are read are moved to ``node_addresses``.
+        hot_keys: report this many of the most requested keys in :meth:`Client.metrics`, up to 100;
+            0 to count none. Each request then costs a little more.
 
     Raises:
         ValueError: an argument is out of range.
@@ -205,6 +208,7 @@ def create_client(
             max_merged_keys=autobatching_max_keys if autobatching else 1,
             routing=NodeRouting(routing, weights, names),
             migrating_from=migrating_from,
+            hot_keys=hot_keys,
         )
     )
 
@@ -254,6 +258,7 @@ async def _create_client(
     endpoints = [to_endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_range("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
+    check_range("hot_keys", options["hot_keys"], 0, 100)
     routing.check(None if autodiscovery is True or is_source else addresses)
     options["security"] = Security(tls(addresses), login())
     source, topology, is_listed = None, None, False

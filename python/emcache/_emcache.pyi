@@ -19,8 +19,10 @@ _Fetched = tuple[list[bytes], list[bytes], list[int], list[int | None], bytearra
 _RawCommand = tuple[dict[str, int], tuple[int, ...], float]
 # Index, health, counters of the pool, counters of each command.
 _RawNode = tuple[int, bool, dict[str, int | float | None], dict[str, _RawCommand]]
-# min_connections, max_connections, nodes.
-_RawSnapshot = tuple[int, int, list[_RawNode]]
+# Key, index of its node, share, rate.
+_RawHotKey = tuple[bytes, int | None, float, float]
+# min_connections, max_connections, nodes, hot keys.
+_RawSnapshot = tuple[int, int, list[_RawNode], list[_RawHotKey]]
 
 LATENCY_BOUNDS: tuple[float, ...]
 
@@ -84,6 +86,7 @@ class CoreClient:
         security: Security,
         routing: Routing,
         on_change: Callable[[int, str, str | None], object],
+        hot_keys: int = 0,
     ) -> Self: ...
     @property
     def closed(self) -> bool: ...

@@ -13,6 +13,7 @@ PUBLIC = {
     "DiscoveredNode": "discovery",
     "Discovery": "discovery",
     "DnsDiscovery": "discovery",
+    "HotKey": "metrics",
     "LatencyHistogram": "metrics",
     "ManyResult": "_results",
     "MetaDebug": "_meta",

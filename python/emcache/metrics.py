@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 else:
     from ._lazy import migration as migrations
 
-__all__ = ["CacheMetrics", "ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
+__all__ = [
+    "CacheMetrics",
+    "ClientMetrics",
+    "CommandMetrics",
+    "HotKey",
+    "LatencyHistogram",
+    "NodeMetrics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,8 @@ class CacheMetrics:
 
     hits: int = 0
     """Lookups that found a value, fresh or stale."""
+    local: int = 0
+    """Hits of the local cache, which sent nothing; see :class:`emcache.cache.LocalCache`."""
     misses: int = 0
     """Lookups that found none."""
     stale: int = 0
@@ -126,6 +135,24 @@ class CacheMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class HotKey:
+    """A key that this client requests often; see ``hot_keys`` of :func:`emcache.create_client`.
+
+    Reads and writes count. Both figures are lower bounds, estimated from a sample, of about the
+    last 20 seconds.
+    """
+
+    key: bytes = field(repr=False)
+    """Not shown by ``repr()``, because keys may be private."""
+    node: Address | None
+    """The node of the key; None if no node takes keys."""
+    share: float
+    """The part of all requests of this client, 0 to 1."""
+    rate: float
+    """Requests per second."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClientMetrics:
     """Counters of a client since it was created, without those of nodes that left the cluster."""
 
@@ -140,6 +167,8 @@ class ClientMetrics:
     """By the name of the :class:`emcache.Cache` or of the cached function."""
     migration: "migrations.MigrationMetrics | None" = None
     """The migration that is under way, if there is one."""
+    hot_keys: tuple[HotKey, ...] = ()
+    """The hottest key first; empty without ``hot_keys`` of :func:`emcache.create_client`."""
 
     @property
     def commands(self) -> dict[str, CommandMetrics]:
@@ -165,7 +194,8 @@ def sum_pools(pools: Sequence[ConnectionPoolMetrics]) -> dict[str, int]:
 
 def lookups(cache: CacheMetrics) -> dict[str, int]:
     """Return the lookups of a cache by result."""
-    return {"hit": cache.hits - cache.stale, "stale": cache.stale, "miss": cache.misses}
+    fresh = cache.hits - cache.stale - cache.local
+    return {"hit": fresh, "local": cache.local, "stale": cache.stale, "miss": cache.misses}
 
 
 def computations(cache: CacheMetrics) -> dict[str, int]:
@@ -216,7 +246,7 @@ def _from_raw(
     addresses: Sequence[Address],
     caches: Mapping[str, CacheMetrics],
 ) -> ClientMetrics:
-    min_connections, max_connections, nodes = raw
+    min_connections, max_connections, nodes, hot = raw
     converted = (
         NodeMetrics(
             addresses[index],
@@ -229,4 +259,10 @@ def _from_raw(
         )
         for index, healthy, pool, commands in nodes
     )
-    return ClientMetrics(tuple(converted), taken, min_connections, max_connections, caches)
+    hot_keys = tuple(
+        HotKey(key, None if index is None else addresses[index], share, rate)
+        for key, index, share, rate in hot
+    )
+    return ClientMetrics(
+        tuple(converted), taken, min_connections, max_connections, caches, hot_keys=hot_keys
+    )

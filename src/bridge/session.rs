@@ -20,7 +20,7 @@ use super::meta::MetaForm;
 use super::result::{CheckoutForm, Form, ItemsForm};
 use super::router::{PyNodeUpdate, PyRouter, node_updates};
 use super::thread_driver::ThreadEngine;
-use crate::client::{Action, Client, Expect, Nodes, Operation, Target};
+use crate::client::{Action, Client, Expect, HotKey, Nodes, Operation, Target};
 use crate::cluster::{ClusterConfig, NodeMetrics};
 use crate::host::SharedSource;
 use crate::pool::{Address, CheckoutId, Metrics, Submission};
@@ -331,6 +331,11 @@ impl Session {
     /// See [`crate::cluster::Cluster::metrics`].
     pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
         self.query(py, |nodes| nodes.all_metrics())
+    }
+
+    /// See [`Client::hot_keys`].
+    pub fn hot_keys(&self, py: Python<'_>) -> PyResult<Vec<(HotKey, Option<usize>)>> {
+        self.query(py, |nodes| nodes.hot_keys())
     }
 
     /// See [`crate::cluster::Cluster::add_node`].

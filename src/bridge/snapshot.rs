@@ -1,8 +1,9 @@
 //! Counters as Python reads them. Python converts them to its own types, so only callers that
 //! request them pay for this.
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use crate::client::HotKey;
 use crate::cluster::NodeMetrics;
 use crate::pool::Metrics;
 use crate::protocol::{CommandStats, LATENCY_BOUNDS, Nanos, Verb};
@@ -21,6 +22,18 @@ pub fn nodes_to_list(py: Python<'_>, nodes: Vec<NodeMetrics>) -> PyResult<Bound<
             by_name.set_item(verb_name(verb), command_to_tuple(py, &command)?)?;
         }
         list.append((node, healthy, metrics_to_dict(py, &pool)?, by_name))?;
+    }
+    Ok(list)
+}
+
+/// `[(key, index of its node or None, share, rate)]`
+pub fn hot_keys_to_list(
+    py: Python<'_>,
+    hot_keys: Vec<(HotKey, Option<usize>)>,
+) -> PyResult<Bound<'_, PyList>> {
+    let list = PyList::empty(py);
+    for (HotKey { key, share, rate }, node) in hot_keys {
+        list.append((PyBytes::new(py, &key), node, share, rate))?;
     }
     Ok(list)
 }

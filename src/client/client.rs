@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::caller::Caller;
 use super::gather::{Gather, Line};
 use super::handler::{Handler, RawItems};
+use super::hot_keys::{HotKey, HotKeys};
 use super::migration::{Migration, PendingHandlers, Places};
 use super::noreply::{MAX_UNANSWERED, NoReplies, NoReplyCaller};
 use super::operation::{Expect, Operation, Target};
@@ -32,6 +33,7 @@ pub struct Shared<C: Caller> {
     pending: PendingHandlers<C>,
     timeout: Option<Duration>,
     is_closed: Cell<bool>,
+    hot_keys: Option<RefCell<HotKeys>>,
 }
 
 impl<C: Caller> Client<C> {
@@ -42,6 +44,8 @@ impl<C: Caller> Client<C> {
         config: &ClusterConfig,
         on_change: impl Fn(NodeChange) + 'static,
     ) -> Self {
+        let hot_keys = (config.hot_keys > 0)
+            .then(|| RefCell::new(HotKeys::new(config.hot_keys, context.now())));
         Self(Rc::new(Shared {
             context: context.clone(),
             cluster: Cluster::new(context, addresses, config, on_change),
@@ -50,6 +54,7 @@ impl<C: Caller> Client<C> {
             pending: PendingHandlers::default(),
             timeout: config.pool.timeout,
             is_closed: Cell::new(false),
+            hot_keys,
         }))
     }
 
@@ -111,6 +116,11 @@ impl<C: Caller> Client<C> {
         caller: C,
     ) {
         let cluster = &self.0.cluster;
+        if self.0.hot_keys.is_some()
+            && let Some(key) = submission.key()
+        {
+            self.note_key(key);
+        }
         match target {
             Target::Key => match self.node_of(&submission) {
                 Ok(node) => {
@@ -170,6 +180,11 @@ impl<C: Caller> Client<C> {
                 return gather.fail_whole(Failure::new(Some(verb.verb()), kind));
             }
         };
+        if self.0.hot_keys.is_some() {
+            for key in keys {
+                self.note_key(*key);
+            }
+        }
         gather.expect_lines(lines.len());
         let mut some = Vec::new();
         for (node, positions) in lines {
@@ -245,6 +260,7 @@ impl<C: Caller> Client<C> {
         handler: Handler<C>,
         deadline: Nanos,
     ) {
+        self.note_key(key);
         if let Some(migration) = self.migration()
             && let Some(places) = self.places(&migration, key)
         {
@@ -265,6 +281,26 @@ impl<C: Caller> Client<C> {
         let migration = self.migration()?;
         let places = self.places(&migration, submission.key()?)?;
         Some((migration, places))
+    }
+
+    fn note_key(&self, key: Key<'_>) {
+        if let Some(hot_keys) = &self.0.hot_keys
+            && !key.as_bytes().is_empty()
+        {
+            hot_keys.borrow_mut().note(key.as_bytes(), || self.0.context.now());
+        }
+    }
+
+    /// The keys that were requested most often, with the index of their node. It is `None` if no
+    /// node takes keys.
+    pub fn hot_keys(&self) -> Vec<(HotKey, Option<usize>)> {
+        let Some(hot_keys) = &self.0.hot_keys else { return Vec::new() };
+        let hottest = hot_keys.borrow_mut().hottest(self.0.context.now());
+        let with_node = |hot: HotKey| {
+            let node = self.0.cluster.index_for(Key::trusted(&hot.key)).ok();
+            (hot, node)
+        };
+        hottest.into_iter().map(with_node).collect()
     }
 
     fn handler(&self, expect: Expect, verb: Verb, caller: C) -> Handler<C> {

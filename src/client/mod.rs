@@ -13,6 +13,7 @@
 //! | `migration` | keys that move from one list of nodes to another |
 //! | `noreply` | requests whose callers do not wait for the reply |
 //! | `outcome` | results and failures, with node, command and status |
+//! | `hot_keys` | the keys that are requested most often |
 //! | `nodes` | questions about the nodes, independent of the caller's type |
 mod batch;
 mod caller;
@@ -20,6 +21,7 @@ mod caller;
 mod client;
 mod gather;
 mod handler;
+mod hot_keys;
 mod meta;
 mod migration;
 mod nodes;
@@ -32,6 +34,7 @@ pub use caller::Caller;
 pub use client::Client;
 pub use gather::{Gathered, Line};
 pub use handler::{Handler, RawItems};
+pub use hot_keys::{HotKey, HotKeys};
 pub use meta::MetaReply;
 pub use migration::{Counters as MigrationCounters, MigrationOptions, MigrationStatus, Phase};
 pub use nodes::Nodes;

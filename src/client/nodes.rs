@@ -1,6 +1,7 @@
 //! Questions about the nodes of a client, whatever type its callers have.
 use super::caller::Caller;
 use super::client::Client;
+use super::hot_keys::HotKey;
 use super::migration::{MigrationOptions, MigrationStatus, Phase};
 use crate::cluster::{ClusterError, NodeList, NodeMetrics, NodeUpdate};
 use crate::pool::{Address, CheckoutId, Metrics};
@@ -13,6 +14,8 @@ pub trait Nodes {
     fn health(&self) -> (Vec<usize>, Vec<usize>);
     fn metrics(&self, node: usize) -> Metrics;
     fn all_metrics(&self) -> Vec<NodeMetrics>;
+    /// See [`Client::hot_keys`].
+    fn hot_keys(&self) -> Vec<(HotKey, Option<usize>)>;
     fn is_connected(&self, node: usize) -> bool;
     /// See [`crate::pool::Pool::meta_version`].
     fn meta_version(&self, node: usize) -> Option<Version>;
@@ -59,6 +62,10 @@ impl<C: Caller> Nodes for Client<C> {
 
     fn all_metrics(&self) -> Vec<NodeMetrics> {
         self.cluster().metrics()
+    }
+
+    fn hot_keys(&self) -> Vec<(HotKey, Option<usize>)> {
+        Self::hot_keys(self)
     }
 
     fn is_connected(&self, node: usize) -> bool {

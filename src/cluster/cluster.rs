@@ -18,6 +18,8 @@ pub struct ClusterConfig {
     pub routing: Routing,
     /// Weights of nodes, also of those that may join later.
     pub specs: Arc<NodeSpecs>,
+    /// How many hot keys the client reports; 0 for none.
+    pub hot_keys: usize,
 }
 
 /// What discovery says about a node.

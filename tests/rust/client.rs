@@ -114,6 +114,7 @@ fn open(addresses: &[Address], pool: PoolConfig) -> Client<TestCaller> {
         purge_unhealthy_nodes: false,
         routing: Routing::Emcache,
         specs: Arc::default(),
+        hot_keys: 3,
     };
     Client::new(&context, addresses.to_vec(), &config, |_| {})
 }

@@ -20,7 +20,7 @@ from support.calls import client_of
 def fill(counts, times=1):
     counts.hits, counts.stale, counts.misses = 10 * times, 3 * times, 5 * times
     counts.computed, counts.refreshed, counts.waited = 4 * times, 1 * times, 2 * times
-    counts.seconds = 0.5 * times
+    counts.seconds, counts.local = 0.5 * times, 2 * times
     for _ in range(times):
         counts.count_not_stored("invalidated")
         counts.count_not_stored("refused")
@@ -28,6 +28,7 @@ def fill(counts, times=1):
 
 METRICS = CacheMetrics(
     hits=10,
+    local=2,
     misses=5,
     stale=3,
     computed=4,
@@ -92,7 +93,8 @@ async def test_prometheus(server):
                 sample.value
             )
     assert found == {
-        ("lookups_total", "hit"): 7,
+        ("lookups_total", "hit"): 5,
+        ("lookups_total", "local"): 2,
         ("lookups_total", "stale"): 3,
         ("lookups_total", "miss"): 5,
         ("computations_total", "miss"): 3,
@@ -130,7 +132,8 @@ async def test_opentelemetry(server):
         return name, (f"emcache.cache.{attribute}", value)
 
     assert found == {
-        where("lookups", "result", "hit"): 21,
+        where("lookups", "result", "hit"): 15,
+        where("lookups", "result", "local"): 6,
         where("lookups", "result", "stale"): 9,
         where("lookups", "result", "miss"): 15,
         where("computations", "cause", "miss"): 9,

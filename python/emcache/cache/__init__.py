@@ -10,6 +10,7 @@ from ._chunks import Chunks
 from ._compression import Compression, Lz4, Zlib, Zstd
 from ._info import CacheInfo
 from ._keys import KeyPolicy
+from ._local_items import LocalCache
 from ._locks import Lock
 from ._policy import Options, SharingOptions
 from ._presets_java import Spymemcached
@@ -34,6 +35,7 @@ __all__ = [
     "Dalli",
     "Json",
     "KeyPolicy",
+    "LocalCache",
     "Lock",
     "Lz4",
     "MetaMemcache",

@@ -14,11 +14,12 @@ from ._commands import Commands
 from ._compression import LARGEST, Compression
 from ._coordination import Coordination
 from ._counts import Counts, counts_of
-from ._flights import flights_of
+from ._flights import Missing, flights_of
 from ._get_or_set import GetOrSet
 from ._info import CacheInfo
 from ._invalidate import mark_stale
 from ._keys import Key, KeyPolicy, Keys
+from ._local_items import LocalCache
 from ._many import get_or_set_many
 from ._policy import (
     LeaseKey,
@@ -88,6 +89,8 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
         chunked: True stores values that do not fit into an item of 1 MiB in pieces, under keys of
             their own; a :class:`emcache.cache.Chunks` sets other limits. Only caches with this
             option read such values.
+        local: keep values that were read in the memory of this process for a short time; see
+            :class:`emcache.cache.LocalCache`.
         options: the defaults for :meth:`get_or_set` and :func:`emcache.cached`; see
             :class:`emcache.cache.SharingOptions`.
     """
@@ -108,6 +111,7 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
         lease_key: LeaseKey = "same",
         tags: Tags = (),
         chunked: bool | Chunks = False,
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None: ...
     @overload
@@ -126,6 +130,7 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
         lease_key: LeaseKey = "same",
         tags: Tags = (),
         chunked: bool | Chunks = False,
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None: ...
     def __init__(
@@ -143,6 +148,7 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
         lease_key: LeaseKey = "same",
         tags: Tags = (),
         chunked: bool | Chunks = False,
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None:
         if not isinstance(client, Client):
@@ -154,6 +160,8 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
             raise ValueError("on_unreadable must be 'raise' or 'miss'")
         if lease_key not in ("same", "separate"):
             raise ValueError("lease_key must be 'same' or 'separate'")
+        if local is not None and not isinstance(local, LocalCache):
+            raise TypeError(f"local must be a LocalCache, not {type(local).__name__}")
         check_range("max_size", max_size, 1, LARGEST)
         exptime(ttl)
         self._client = client
@@ -172,7 +180,9 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
             lease_key,
             tag_names(self._keys, tags),
             chunks_of(chunked, serializer),
+            local,
         )
+        self._local = self._storage.local
         self._has_tags = bool(self._storage.tags)
         self._marks, self._loads = self._values.marks, self._values.loads
         self._policy = Policy(ttl=ttl).with_all_options({**options})
@@ -188,6 +198,7 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
         cache: Cache[Any] = copy.copy(self)
         cache._values = self._values.with_serializer(serializer)
         cache._storage = self._storage.with_values(cache._values)
+        cache._local = cache._storage.local
         cache._marks, cache._loads = cache._values.marks, cache._values.loads
         return cache
 
@@ -236,8 +247,12 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
         check_function("factory", factory)
         policy = self._policy_of(options) if options else self._policy
         name = self._keys.wire(key)
-        if tags is not None or self._has_tags:
+        if tags is not None or self._has_tags or self._local is not None:
             with_tags = self._tag_names(tags)
+            if self._local is not None:
+                found = self._find_locally(name, with_tags, self._counts, info)
+                if not isinstance(found, Missing):
+                    return found
             return await self._call(policy, name, factory, info, tags=with_tags).fetch()
         if name in self._flights.table or self._late.all_outdated:
             return await self._call(policy, name, factory, info).fetch()

@@ -11,6 +11,7 @@ from .._errors import EmcacheError
 from ._cache import Cache
 from ._call_keys import KeyOf, key_of
 from ._counts import Counts, counts_of
+from ._flights import Missing
 from ._function_names import describe
 from ._get_or_set import GetOrSet
 from ._info import CacheInfo
@@ -142,6 +143,12 @@ class CachedFunction(Generic[P, R]):
         # The rest is `Cache.get_or_set`, without another coroutine.
         name = cache._keys.wire(self._key(bound, kwargs))
         flights = cache._flights
+        if cache._local is not None:
+            tags = cache._tag_names(None if self._tags is None else self._tags(bound, kwargs))
+            found: R | Missing = cache._find_locally(name, tags, plan.counts)
+            if not isinstance(found, Missing):
+                return found
+            return await self._miss(plan, name, bound, kwargs).fetch()
         if plan.has_tags or name in flights.table or flights.late.all_outdated:
             return await self._miss(plan, name, bound, kwargs).fetch()
         began = flights.clock
@@ -182,8 +189,13 @@ class CachedFunction(Generic[P, R]):
             info.computed = True
             return await function(*bound, **kwargs), info
         name = cache.wire_key(self.key_for(*args, **kwargs))
-        call = self._miss(self._plans.current(cache), name, bound, kwargs, info)
-        return await call.fetch(), info
+        plan = self._plans.current(cache)
+        if plan.cache._local is not None:
+            tags = plan.cache._tag_names(None if self._tags is None else self._tags(bound, kwargs))
+            found = plan.cache._find_locally(name, tags, plan.counts, info)
+            if not isinstance(found, Missing):
+                return found, info
+        return await self._miss(plan, name, bound, kwargs, info).fetch(), info
 
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of these arguments, without the prefix of the cache."""

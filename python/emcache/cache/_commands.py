@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from .._client import Client
 from .._errors import (
@@ -16,11 +16,12 @@ from .._errors import (
 )
 from .._item import Item
 from .._results import PartialResult
-from ._counts import Counts
-from ._flights import MISSING, Flights, Missing
-from ._keys import Key, Keys
-from ._late_stores import NONE_OUTDATED, LateStores, Outdated
-from ._storage import NOTHING, Storage
+from ._flights import MISSING, Missing
+from ._keys import Key
+from ._late_stores import NONE_OUTDATED, Outdated
+from ._local_reads import LocalReads
+from ._local_values import Reading
+from ._storage import NOTHING
 from ._tags import (
     Found,
     Generations,
@@ -32,7 +33,6 @@ from ._tags import (
     make_generations,
     seal_many,
     seal_with_tags,
-    tag_names,
 )
 from ._ttl import Ttl, exptime
 from ._values import Values, is_stub
@@ -44,16 +44,10 @@ K = TypeVar("K", bound=Key)
 _ROUNDS = 8
 
 
-class Commands(Generic[T]):
+class Commands(LocalReads[T]):
     """The methods of :class:`Cache` that send one command."""
 
-    _client: Client
-    _keys: Keys
-    _storage: Storage[T]
     _values: Values[T]
-    _flights: Flights
-    _late: LateStores
-    _counts: Counts
     _ttl: Ttl
     _has_tags: bool
     _marks: int
@@ -86,6 +80,12 @@ class Commands(Generic[T]):
                 another round trip.
         """
         name = self._keys.wire(key)
+        if self._local is not None:
+            with_tags = self._tag_names(tags)
+            value = self._find_locally(name, with_tags, self._counts)
+            if not isinstance(value, Missing):
+                return value
+            return await self._get_with_local(name, default, with_tags, value)
         outdated = self._late.outdated((name,)) if self._late.all_outdated else NONE_OUTDATED
         if tags is not None or self._has_tags:
             names = self._tag_names(tags)
@@ -106,18 +106,13 @@ class Commands(Generic[T]):
                     return value
         return self._counted(await self._storage.read_fresh(name, item, outdated), default)
 
-    def _counted(self, found: T | Missing, default: Any) -> Any:
-        if isinstance(found, Missing):
-            self._counts.misses += 1
-            return default
-        self._counts.hits += 1
-        return found
-
     async def get_with_cas(self, key: Key) -> tuple[T, int] | None:
         """Get a value and its token for :meth:`cas`, or None on a miss."""
         name = self._keys.wire(key)
         outdated = self._late.outdated((name,))
         item, generations = await self._with_tags(self._client.gets(name, return_flags=True))
+        # It may be newer than a value in the local cache, which must not be returned after it.
+        self._flights.local.forget(name)
         read = await self._storage.read_fresh(name, item, outdated, None, generations)
         found = self._counted(read, MISSING)
         if isinstance(found, Missing) or item is None or item.cas is None:
@@ -136,7 +131,10 @@ class Commands(Generic[T]):
         name, expires = self._keys.wire(key), exptime(ttl)
         outdated = self._late.outdated((name,))
         reading = self._client.gat(expires, name, return_flags=True)
-        item, generations = await self._with_tags(reading)
+        try:
+            item, generations = await self._with_tags(reading)
+        finally:
+            self._flights.local.forget(name)
         read = await self._storage.read_fresh(
             name, item, outdated, None, generations, touch=expires
         )
@@ -147,12 +145,6 @@ class Commands(Generic[T]):
         if not self._storage.tags:
             return await reading, NOTHING
         return await asyncio.gather(reading, find_generations(self._client, self._storage.tags))
-
-    def _tag_names(self, tags: Tags | None) -> TagNames:
-        """Return the keys of the tags of the cache and of a call."""
-        if tags is None:
-            return self._storage.tags
-        return tag_names(self._keys, tags, self._storage.tags)
 
     @overload
     async def get_many(
@@ -187,21 +179,32 @@ class Commands(Generic[T]):
         """
         if on_error not in ("raise", "partial"):
             raise ValueError("on_error must be 'raise' or 'partial'")
-        names = self._keys.wires(keys)
+        names, with_tags = self._keys.wires(keys), self._tag_names(tags)
+        if self._local is not None:
+            return await self._get_many_with_local(names, on_error, with_tags)
+        return await self._get_many(names, on_error, with_tags)
+
+    async def _get_many(
+        self,
+        names: Mapping[K, bytes],
+        on_error: Literal["raise", "partial"],
+        with_tags: TagNames,
+        reading: Reading | None = None,
+    ) -> dict[K, T]:
         wanted = names.values()
         outdated = self._late.outdated(wanted)
-        with_tags = self._tag_names(tags)
         if on_error == "raise" and not with_tags:
             found = await self._client.get_many(wanted, True)
-            return await self._read_many(names, found, outdated, None, (), NOTHING)
+            return await self._read_many(names, found, outdated, None, (), NOTHING, reading)
         # A tag that cannot be read makes misses, not errors.
         items = await self._client.get_many((*wanted, *with_tags), True, on_error="partial")
         errors = {key: items.errors[name] for key, name in names.items() if name in items.errors}
         if on_error == "raise" and errors:
             raise next(iter(errors.values()))
         generations = generations_in(items, with_tags)
+        failed = None if on_error == "raise" else errors
         values = await self._read_many(
-            names, items, outdated, None if on_error == "raise" else errors, with_tags, generations
+            names, items, outdated, failed, with_tags, generations, reading
         )
         return values if on_error == "raise" else PartialResult(values, errors)
 
@@ -213,12 +216,15 @@ class Commands(Generic[T]):
         errors: dict[K, Exception] | None,
         tags: TagNames,
         generations: Found,
+        reading: Reading | None,
     ) -> dict[K, T]:
         values: dict[K, T] = {}
         read = self._storage.read_fresh
         for key, name in names.items():
+            if errors and key in errors:
+                continue
             try:
-                found = await read(name, items.get(name), outdated, tags, generations)
+                found = await read(name, items.get(name), outdated, tags, generations, reading)
             except EmcacheError as error:
                 if errors is None:
                     raise
@@ -317,9 +323,12 @@ class Commands(Generic[T]):
     async def touch(self, key: Key, ttl: Ttl) -> bool:
         """Update the ``ttl`` of a value; return whether it exists."""
         name, expires = self._keys.wire(key), exptime(ttl)
-        if (pieces := self._storage.pieces) is not None:
-            return await self._storage.touch(pieces, name, expires)
-        return await _succeeds(self._client.touch(name, expires))
+        try:
+            if (pieces := self._storage.pieces) is not None:
+                return await self._storage.touch(pieces, name, expires)
+            return await _succeeds(self._client.touch(name, expires))
+        finally:
+            self._flights.local.forget(name)
 
     async def ttl(self, key: Key) -> int | None:
         """Return the seconds until the server drops a value.

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from .._client import Client
 from .._failures import copy_exception
+from ._flights import Flights
 from ._keys import Key, Keys, encode
 from ._locks import Lock
 from ._rate_limits import OnLimitError, RateLimit, Window
@@ -22,6 +23,7 @@ class Coordination:
     """The methods of :class:`emcache.Cache` that coordinate processes."""
 
     _client: Client
+    _flights: Flights
     _keys: Keys
 
     async def invalidate_tag(self, tag: Key) -> None:
@@ -31,12 +33,16 @@ class Coordination:
         before. If it raises, call it again: the values may still be current.
         """
         # Not deleted, so that the next reader need not create a generation.
-        await self._client.set(tag_name(self._keys, tag), new_generation())
+        name = tag_name(self._keys, tag)
+        with self._flights.local.changing_tags((name,)):
+            await self._client.set(name, new_generation())
 
     async def invalidate_tags(self, tags: Tags) -> None:
         """Do the same as :meth:`invalidate_tag` for several tags, on all their nodes at once."""
         new = {name: new_generation() for name in tag_names(self._keys, tags)}
-        for error in (await self._client.set_many(new)).errors.values():
+        with self._flights.local.changing_tags(new):
+            results = await self._client.set_many(new)
+        for error in results.errors.values():
             raise copy_exception(error)
 
     async def read_tags(self, tags: Tags) -> TagSnapshot:

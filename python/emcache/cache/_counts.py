@@ -24,6 +24,7 @@ class Counts:
     __slots__ = (
         "computed",
         "hits",
+        "local",
         "misses",
         "not_stored",
         "refreshed",
@@ -35,6 +36,8 @@ class Counts:
     def __init__(self) -> None:
         self.hits = 0
         """Lookups that found a fresh or a stale value."""
+        self.local = 0
+        """Hits of the local cache."""
         self.misses = 0
         """Lookups that found none."""
         self.computed = 0

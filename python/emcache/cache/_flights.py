@@ -15,6 +15,7 @@ from ._counts import Reason
 from ._deadlock import Run, waiting_for
 from ._late_stores import LAST_TRY, LateStores
 from ._leases import Guard
+from ._local_items import LocalChanges
 from ._tags import Generations
 from ._tasks import in_task
 
@@ -201,7 +202,9 @@ class Flights:
         self.table: dict[bytes, dict[Hashable, Flight]] = {}
         """The flights that later callers may join."""
         self.late = LateStores(client)
+        self.local = LocalChanges()
         before_close(client, self.give_leases_back)
+        before_close(client, self.local.close)
         self.writes: dict[bytes, int] = {}
         """The number of pending writes by key."""
         self.clock = 0
@@ -217,12 +220,16 @@ class Flights:
         return Changing(self, keys)
 
     def forget(self, key: bytes) -> None:
-        """Detach the computations of a key: they are not stored, and later callers do not join."""
+        """Detach the computations of a key: they are not stored, and later callers do not join.
+
+        Its values in local caches are dropped.
+        """
         if self.table and (flights := self.table.pop(key, None)) is not None:
             for flight in flights.values():
                 flight.stale = True
                 _give_back(flight)
         self.late.outdate(key)
+        self.local.forget(key)
 
     def outdate(self, key: bytes, flight: Flight) -> None:
         """Detach a computation that must not be stored, and end its lease."""

@@ -47,6 +47,8 @@ class GetOrSet(Generic[T]):
         self._tags = tags
         self._computing = Computing(storage, policy, counts, name, factory, tags, batch)
         self._info = CacheInfo() if info is None else info
+        # Of the whole call: a value that is read later is kept for a shorter time.
+        self._reading = None if storage.local is None else storage.local.begin()
         # Flights without a lease know nothing of the invalidations of other processes.
         self._kind: tuple[Hashable, ...] = (storage.values.kind, policy.lease is None)
         self._is_reachable = True
@@ -297,10 +299,16 @@ class GetOrSet(Generic[T]):
             if is_owner:
                 counts.count_not_stored(outcome.not_stored)
 
+    def keep(self, read: Read[T]) -> None:
+        """Keep a fresh value in the local cache, if there is one."""
+        if self._reading is not None:
+            self._storage.keep(self._name, read.item, read, self._reading)
+
     async def serve(self, read: Read[T]) -> T:
         """Return a cached value, and see to its refresh if that is due."""
         freshness, counts, info = read.freshness, self._counts, self._info
         counts.hits += 1
+        self.keep(read)
         refreshes = self._storage.refreshes
         if freshness != "fresh" and not refreshes.is_busy(self._name):
             refresh = Refresh(self._computing)

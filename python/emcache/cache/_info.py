@@ -25,3 +25,5 @@ class CacheInfo:
     """This call has started a refresh in the background."""
     not_stored: Reason | None = None
     """Why the computed value is not in the cache."""
+    local: bool = False
+    """The value came from the local cache, and nothing was sent; ``fresh`` is true as well."""

@@ -12,6 +12,7 @@ from .._failures import SharedFailure, copy_exception
 from ._computing import UnusableError
 from ._counts import Counts
 from ._deadlock import Run, waiting_for
+from ._flights import Missing
 from ._get_or_set import GetOrSet
 from ._policy import Policy
 from ._storage import Storage
@@ -176,16 +177,26 @@ async def get_or_set_many(
     keys = {name: key for key, name in names.items()}
     loader = Loader(load, keys, counts)
     calls: dict[bytes, GetOrSet[T]] = {}
+    found: dict[bytes, T] = {}
     for name, key in keys.items():
+        if storage.local is not None:
+            value = storage.local.find(name, tags[key])
+            if not isinstance(value, Missing):
+                found[name] = value
+                loader.decide(name)
+                continue
         factory = loader.factory(name)
         calls[name] = GetOrSet(storage, policy, counts, name, factory, None, tags[key], loader)
+    counts.hits += len(found)
+    counts.local += len(found)
+    if not calls:
+        return {key: found[name] for key, name in names.items()}
     began = storage.flights.clock
-    outdated = storage.flights.late.outdated(keys)
-    all_tags = {tag: None for names_of_key in tags.values() for tag in names_of_key}
-    items = await storage.client.get_many((*keys, *all_tags), True, on_error="partial")
+    outdated = storage.flights.late.outdated(calls)
+    all_tags = {tag: None for name in calls for tag in tags[keys[name]]}
+    items = await storage.client.get_many((*calls, *all_tags), True, on_error="partial")
     generations = generations_in(items, all_tags)
     reading = []
-    found: dict[bytes, T] = {}
     for name, call in calls.items():
         error: Exception | None = items.errors.get(name)
         read = None
@@ -201,6 +212,7 @@ async def get_or_set_many(
         if read is not None and read.freshness == "fresh":
             found[name] = read.value
             counts.hits += 1
+            call.keep(read)
             loader.decide(name)
         else:
             reading.append((name, functools.partial(call.after_many, read, began)))

@@ -135,6 +135,14 @@ class Miss(Generic[T]):
     async def _put(
         self, guard: Guard | None, data: bytes, flags: int, expires: int
     ) -> Reason | None:
+        try:
+            return await self._put_now(guard, data, flags, expires)
+        finally:
+            self._storage.flights.local.forget(self._name)
+
+    async def _put_now(
+        self, guard: Guard | None, data: bytes, flags: int, expires: int
+    ) -> Reason | None:
         flight, name = self._flight, self._name
         if flight.stale:
             return "invalidated"

@@ -81,7 +81,10 @@ class Refresh(Generic[T]):
             raise error.error from None
         counts.refreshed += 1
         guard = ValueGuard(leases, name, read.item.cas or 0, epoch)
-        self.not_stored = await self._store(read, guard, value)
+        try:
+            self.not_stored = await self._store(read, guard, value)
+        finally:
+            computing.storage.flights.local.forget(name)
         if self.not_stored is not None:
             counts.count_not_stored(self.not_stored)
         return value

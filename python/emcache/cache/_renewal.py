@@ -34,6 +34,7 @@ class Renewal(Miss[T], Generic[T]):
             # The other value may be older than this call.
             with contextlib.suppress(EmcacheError, NotFoundCommandError):
                 await self._storage.client.delete(self._name)
+            self._storage.flights.local.forget(self._name)
         return outcome
 
     async def _guard(self) -> Guard | None:

@@ -14,6 +14,8 @@ from ._flights import MISSING, Flights, Missing
 from ._keys import shown
 from ._late_stores import Outdated
 from ._leases import Leases, SeparateLeases
+from ._local_items import LocalCache
+from ._local_values import LocalValues, Reading
 from ._marks import LEASE, mark_name
 from ._meta_leases import MetaLeases
 from ._policy import LeaseKey, OnError
@@ -33,12 +35,17 @@ Freshness = Literal["fresh", "due", "stale", "invalidated"]
 class Read(Generic[T]):
     """A value that was read, with the item that held it."""
 
-    __slots__ = ("envelope", "item", "value")
+    __slots__ = ("data", "envelope", "flags", "item", "value")
 
-    def __init__(self, value: T, envelope: Envelope | None, item: Item) -> None:
+    def __init__(
+        self, value: T, envelope: Envelope | None, item: Item, data: bytes, flags: int
+    ) -> None:
         self.value = value
         self.envelope = envelope
         self.item = item
+        self.data = data
+        """What the serializer wrote."""
+        self.flags = flags
 
     @property
     def freshness(self) -> Freshness:
@@ -70,6 +77,7 @@ class Storage(Generic[T]):
         "flights",
         "has_lease_keys",
         "leases",
+        "local",
         "on_unreadable",
         "pieces",
         "refreshes",
@@ -86,6 +94,7 @@ class Storage(Generic[T]):
         lease_key: LeaseKey,
         tags: TagNames = (),
         chunks: Chunks | None = None,
+        local: LocalCache | None = None,
     ) -> None:
         self.client = client
         self.flights = flights
@@ -100,11 +109,17 @@ class Storage(Generic[T]):
         """Whether leases have keys of their own, which are deleted with the values."""
         leases = MetaLeases(client)
         self.leases: Leases = SeparateLeases(client, leases) if self.has_lease_keys else leases
+        self.local: LocalValues[T] | None = None
+        """The values in the local cache; None without one."""
+        if local is not None:
+            self.local = LocalValues(flights.local.items_of(local), values)
 
     def with_values(self, values: Values[S]) -> "Storage[S]":
         """Return the same storage for values of another serializer."""
         storage: Storage[Any] = copy.copy(self)
         storage.values = values
+        if self.local is not None:
+            storage.local = self.local.with_values(values)
         return storage
 
     async def look(self, name: bytes, tags: TagNames) -> tuple[Item | None, Found]:
@@ -151,16 +166,17 @@ class Storage(Generic[T]):
         try:
             if self.pieces is not None and is_head(item.flags):
                 return await self._read_pieces(self.pieces, name, item, required, found, touch)
-            value, envelope = await self.values.unpack(name, item.value, item.flags or 0)
+            unpacked = await self.values.unpack(name, item.value, item.flags or 0)
         except SerializationError as error:
             if self.on_unreadable == "raise":
                 raise
             warn("an unreadable value counts as a miss", error)
             return None
+        value, envelope, data, flags = unpacked
         has_tags = required or (envelope is not None and envelope.tags)
         if has_tags and not await is_current(self.client, envelope, required, found):
             return None
-        return Read(value, envelope, item)
+        return Read(value, envelope, item, data, flags)
 
     async def read_fresh(
         self,
@@ -169,12 +185,27 @@ class Storage(Generic[T]):
         outdated: Outdated,
         tags: TagNames | None = None,
         found: Found = NOTHING,
+        reading: Reading | None = None,
         *,
         touch: int | None = None,
     ) -> T | Missing:
-        """Do the same as :meth:`read`; ``MISSING`` also if the value is stale."""
+        """Do the same as :meth:`read`; ``MISSING`` also if the value is stale.
+
+        With ``reading``, a fresh value is kept in the local cache.
+        """
         read = await self.read(name, item, outdated, tags, found, touch=touch)
+        if reading is not None:
+            self.keep(name, item, read, reading)
         return read.value if read is not None and read.is_within(0) else MISSING
+
+    def keep(self, name: bytes, item: Item | None, read: Read[T] | None, reading: Reading) -> None:
+        """Keep what was read in the local cache: a fresh value, or that the key does not exist."""
+        if self.local is None:
+            return
+        if read is not None and read.freshness == "fresh":
+            self.local.keep(name, reading, read.value, read.envelope, read.data, read.flags)
+        elif item is None or is_stub(item.value, item.flags):
+            self.local.keep_absence(name, reading)
 
     async def _read_pieces(
         self,
@@ -193,8 +224,8 @@ class Storage(Generic[T]):
         data = await pieces.read(name, head, touch)
         if data is None:
             return None
-        value, _ = await self.values.unpack(name, data, head.flags)
-        return Read(value, envelope, item)
+        value, _, data, flags = await self.values.unpack(name, data, head.flags)
+        return Read(value, envelope, item, data, flags)
 
     def _head(self, name: bytes, data: bytes) -> tuple[Envelope, Head]:
         try:

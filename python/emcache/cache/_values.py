@@ -147,8 +147,10 @@ class Values(Generic[T]):
             return _as_bytes("compression", compression.compress(data))
         return _as_bytes("compression", await asyncio.to_thread(compression.compress, data))
 
-    async def unpack(self, key: bytes, data: bytes, flags: int) -> tuple[T, Envelope | None]:
-        """Return the value of stored bytes, and its envelope if it has one.
+    async def unpack(
+        self, key: bytes, data: bytes, flags: int
+    ) -> tuple[T, Envelope | None, bytes, int]:
+        """Return the value of stored bytes, its envelope, and what the serializer wrote.
 
         Raises:
             SerializationError: it cannot be read.
@@ -165,7 +167,7 @@ class Values(Generic[T]):
                 own_flags &= ~bit
             if own_flags == FLAGS_EMPTY and not data:
                 own_flags = 0
-            return self._serializer.loads(data, own_flags), envelope
+            return self._serializer.loads(data, own_flags), envelope, data, own_flags
         except Exception as error:
             _fail(f"the value of {shown(key)}, with flags {flags:#x}, cannot be read", error)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from .._address import Address, MemcachedHostAddress, MemcachedUnixSocketPath
@@ -121,6 +122,26 @@ class RawConnection:
                 raise self._too_long()
             if whole:
                 yield [line.removesuffix(b"\r") for line in whole]
+
+    async def chunks_for(self, seconds: float) -> AsyncGenerator[bytes, None]:
+        """Yield what arrives within a number of seconds, cut after the last whole line."""
+        rest, deadline = b"", time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    chunk = await self._reader.read(_CHUNK)
+            except TimeoutError:
+                return
+            if not chunk:
+                raise EOFError("the connection was closed")
+            end = chunk.rfind(b"\n") + 1
+            if end:
+                yield rest + chunk[:end]
+                rest = chunk[end:]
+            else:
+                rest += chunk
+            if len(rest) > _LONGEST_LINE:
+                raise self._too_long()
 
     def _too_long(self) -> ProtocolError:
         return ProtocolError(f"{node_name(self.address)} sent a line without an end")

@@ -46,7 +46,7 @@ impl CoreClient {
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
         purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
-        max_merged_keys, security, routing, on_change))]
+        max_merged_keys, security, routing, on_change, hot_keys = 0))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -60,6 +60,7 @@ impl CoreClient {
         security: &PySecurity,
         routing: &PyRouting,
         on_change: Py<PyAny>,
+        hot_keys: usize,
     ) -> PyResult<Self> {
         // Before any call of Python, which may fork.
         let forks = fork_count();
@@ -82,6 +83,7 @@ impl CoreClient {
             purge_unhealthy_nodes,
             routing: routing.routing,
             specs: routing.specs.clone(),
+            hot_keys,
         };
         let build = routing.build.as_ref().map(|build| build.clone_ref(py));
         Self::open_session(py, forks, event_loop, addresses, config, build, on_change)
@@ -440,7 +442,8 @@ impl CoreClient {
         let session = self.session_on_thread()?;
         let (min_connections, max_connections) = session.limits;
         let nodes = snapshot::nodes_to_list(py, session.all_metrics(py)?)?;
-        (min_connections, max_connections, nodes).into_bound_py_any(py)
+        let hot_keys = snapshot::hot_keys_to_list(py, session.hot_keys(py)?)?;
+        (min_connections, max_connections, nodes, hot_keys).into_bound_py_any(py)
     }
 
     /// Connects to another node and returns its index. The node gets no keys yet.
