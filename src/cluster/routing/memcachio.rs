@@ -87,10 +87,10 @@ impl Batch {
         let mut block = self.rest;
         for (lanes, word) in block.iter_mut().zip(first) {
             // The bytes are in different places, so addition joins them.
-            lanes.iter_mut().for_each(|lane| *lane += word);
+            *lanes = lanes.map(|lane| lane + word);
         }
         let start = compress(self.state, &block);
-        let state = others.iter().fold(start, |state, block| compress(state, block));
+        let state = others.iter().fold(start, compress);
         for (lane, position) in self.positions.into_iter().enumerate() {
             // The first word decides nearly always.
             if u128::from(state[0][lane].swap_bytes()) >= best.0 >> 96 {
