@@ -110,8 +110,8 @@ class NodeDirectory(ClusterManagment):
         Raises:
             ValueError: not a node of this client.
         """
-        for index, known in self.by_index().items():
-            if known == address:
+        for index in self.indexes():
+            if self._addresses[index] == address:
                 return index
         raise ValueError(f"{address} can not be found")
 
