@@ -84,6 +84,8 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
     Each method names its section of memcached's doc/protocol.txt as its source.
     """
 
+    _routing: NodeRouting
+
     def __init__(self) -> None:
         if type(self) is Client:
             raise TypeError("a Client cannot be created directly; use await create_client(...)")
@@ -95,9 +97,11 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
         cluster_events: ClusterEvents | None,
         close_timeout: float,
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+        routing: NodeRouting,
     ) -> "Client":
         """Create a client in the running loop. ``make_core`` receives the callback for changes."""
         client = cls.__new__(cls)
+        client._routing = routing
         client._set_up(addresses, cluster_events, close_timeout, make_core)
         return client
 
@@ -142,12 +146,10 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
         current: "discovery.Topology",
         interval: float,
         connect_timeout: float,
-        routing: NodeRouting,
         *,
         is_listed: bool,
     ) -> None:
         """Poll ``source`` for the nodes of the cluster until the client is closed or collected."""
-        self._routing = routing
         for index, node in enumerate(current.nodes):
             self._core.set_ip(index, node.ip)
         client = weakref.ref(self)

@@ -112,8 +112,8 @@ class NodeDirectory(ClusterManagment):
             ValueError: not a node of this client.
         """
         address = parse_address(node) if isinstance(node, str) else node
-        for index, known in self.by_index().items():
-            if known == address:
+        for index in self.indexes():
+            if self._addresses[index] == address:
                 return index
         raise ValueError(f"{address} can not be found")
 

@@ -289,6 +289,7 @@ async def _create_client(
         cluster_events,
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
         lambda on_change: CoreClient(endpoints, on_change=on_change, **options),
+        routing,
     )
     client._routing = routing
     if former is not None and migrating_from is not None:
@@ -303,5 +304,5 @@ async def _create_client(
         if options["min_connections"] == 0:
             # New nodes connect when they are first used.
             connect_timeout = 0
-        client._watch(source, topology, interval, connect_timeout, routing, is_listed=is_listed)
+        client._watch(source, topology, interval, connect_timeout, is_listed=is_listed)
     return client

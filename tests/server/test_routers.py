@@ -252,7 +252,7 @@ async def test_a_closed_client_drops_its_router(cluster, key):
     weak = weakref.ref(router)
     async with on(cluster, router) as client:
         await client.get(key + b"1")
-    del router
+    del router, client
     gc.collect()
     assert weak() is None
 

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use super::RoutedNode;
-use super::hash::{KeyHash, md5_words};
+use super::hash::KeyHash;
+use super::md5_names::hash_numbered;
 use super::ring::RingRouter;
 
 /// The names of a node with an average weight.
@@ -12,7 +13,11 @@ const NAMES: u32 = 40;
 pub fn router(nodes: &[RoutedNode], hash: KeyHash) -> RingRouter {
     let total: u32 = nodes.iter().map(|node| node.weight).sum();
     let names = |node: &RoutedNode| name_count(node.weight, total, nodes.len());
-    RingRouter::new(nodes, hash, |node| points(node.id.clone(), names(node)))
+    RingRouter::from_points(nodes, hash, |several, points| {
+        hash_numbered(names_of(several, names), |position, words| {
+            points.extend(words.map(|point| (point, position)));
+        });
+    })
 }
 
 /// The number of names of a node, computed in `float` as in C.
@@ -23,8 +28,14 @@ fn name_count(weight: u32, total: u32, node_count: usize) -> u32 {
     (names as f32).floor() as u32
 }
 
-fn points(name: Rc<[u8]>, name_count: u32) -> impl Iterator<Item = u32> {
-    (0..name_count).flat_map(move |i| md5_words(&numbered(&name, i)))
+/// The names of nodes for [`hash_numbered`], with the positions of the nodes.
+pub fn names_of(
+    nodes: &[RoutedNode],
+    count: impl Fn(&RoutedNode) -> u32,
+) -> impl Iterator<Item = (u32, &Rc<[u8]>, u32)> {
+    (0..).zip(nodes).flat_map(move |(position, node)| {
+        (0..count(node)).map(move |number| (position, &node.id, number))
+    })
 }
 
 /// `name-i`.

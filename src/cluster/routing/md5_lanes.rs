@@ -2,6 +2,7 @@
 use std::array;
 
 pub const LANES: usize = 8;
+pub const BLOCK_LEN: usize = 64;
 /// The same word of each message.
 pub type Lanes = [u32; LANES];
 /// The hash so far of each message.
@@ -13,7 +14,7 @@ pub const START: State =
     [[0x6745_2301; LANES], [0xefcd_ab89; LANES], [0x98ba_dcfe; LANES], [0x1032_5476; LANES]];
 
 #[rustfmt::skip]
-const CONSTANTS: [u32; 64] = [
+pub const CONSTANTS: [u32; 64] = [
     0xd76a_a478, 0xe8c7_b756, 0x2420_70db, 0xc1bd_ceee,
     0xf57c_0faf, 0x4787_c62a, 0xa830_4613, 0xfd46_9501,
     0x6980_98d8, 0x8b44_f7af, 0xffff_5bb1, 0x895c_d7be,
@@ -34,6 +35,16 @@ const CONSTANTS: [u32; 64] = [
 
 #[must_use]
 pub fn compress(state: State, block: &Block) -> State {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        #[allow(unsafe_code)]
+        return unsafe { super::md5_avx2::compress(state, block) };
+    }
+    compress_portably(state, block)
+}
+
+fn compress_portably(state: State, block: &Block) -> State {
     let mut mixed = state;
     round::<7, 12, 17, 22>(&mut mixed, block, 0, |i| i, |b, c, d| d ^ (b & (c ^ d)));
     round::<5, 9, 14, 20>(&mut mixed, block, 1, |i| 5 * i + 1, |b, c, d| c ^ (d & (b ^ c)));
@@ -78,5 +89,25 @@ fn step<const SHIFT: u32>(
             .wrapping_add(words[lane])
             .wrapping_add(constant);
         a[lane] = sum.rotate_left(SHIFT).wrapping_add(b[lane]);
+    }
+}
+
+pub fn words_of(block: &[u8; BLOCK_LEN]) -> [u32; 16] {
+    let (words, _) = block.as_chunks();
+    array::from_fn(|word| u32::from_le_bytes(words[word]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The properties of the rules test the variant of this machine against the crate `md5`.
+        #[test]
+        fn all_variants_agree(words: [Lanes; 16], state: State) {
+            prop_assert_eq!(compress(state, &words), compress_portably(state, &words));
+        }
     }
 }

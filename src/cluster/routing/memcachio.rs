@@ -4,9 +4,7 @@ use std::array;
 use smallvec::SmallVec;
 
 use super::RoutedNode;
-use super::md5_lanes::{Block, LANES, Lanes, START, State, compress};
-
-const BLOCK_LEN: usize = 64;
+use super::md5_lanes::{BLOCK_LEN, Block, LANES, START, State, compress, words_of};
 
 #[derive(Debug)]
 pub struct MemcachioRouter {
@@ -47,11 +45,17 @@ impl MemcachioRouter {
         if self.node_count <= 1 {
             return self.node_count.checked_sub(1);
         }
-        let best = self.groups.iter().flat_map(|group| {
+        let mut best = (0, 0);
+        for group in &self.groups {
             let words = words_after(group.id_len, key);
-            group.batches.iter().map(move |batch| batch.best(&words))
-        });
-        best.max().map(|(_, position)| position)
+            let (first, others) = words.split_first()?;
+            // The same for all batches.
+            let others: SmallVec<[Block; 5]> = others.iter().map(same_in_all_lanes).collect();
+            for batch in &group.batches {
+                best = batch.best(best, first, &others);
+            }
+        }
+        Some(best.1)
     }
 }
 
@@ -77,28 +81,29 @@ impl Batch {
         }
     }
 
-    /// The highest MD5 as a big-endian number, and the position of its node.
-    fn best(&self, words: &[[u32; 16]]) -> (u128, usize) {
-        let mut state = self.state;
-        for (at, words) in words.iter().enumerate() {
-            let mut block: Block = words.map(|word| [word; LANES]);
-            if at == 0 {
-                // The bytes are in different places, so addition joins them.
-                block = array::from_fn(|word| add(block[word], self.rest[word]));
-            }
-            state = compress(state, &block);
+    /// The greater of `best` and this batch: the highest MD5 as a big-endian number, and the
+    /// position of its node.
+    fn best(&self, mut best: (u128, usize), first: &[u32; 16], others: &[Block]) -> (u128, usize) {
+        let mut block = self.rest;
+        for (lanes, word) in block.iter_mut().zip(first) {
+            // The bytes are in different places, so addition joins them.
+            *lanes = lanes.map(|lane| lane + word);
         }
-        let number = |lane: usize| {
-            let words = state.iter().map(|word| u128::from(word[lane].swap_bytes()));
-            words.fold(0, |number, word| number << 32 | word)
-        };
-        let scores = (0..LANES).map(|lane| (number(lane), self.positions[lane]));
-        scores.fold((0, 0), Ord::max)
+        let start = compress(self.state, &block);
+        let state = others.iter().fold(start, compress);
+        for (lane, position) in self.positions.into_iter().enumerate() {
+            // The first word decides nearly always.
+            if u128::from(state[0][lane].swap_bytes()) >= best.0 >> 96 {
+                let words = state.iter().map(|word| u128::from(word[lane].swap_bytes()));
+                best = best.max((words.fold(0, |number, word| number << 32 | word), position));
+            }
+        }
+        best
     }
 }
 
-fn add(a: Lanes, b: Lanes) -> Lanes {
-    array::from_fn(|lane| a[lane] + b[lane])
+fn same_in_all_lanes(words: &[u32; 16]) -> Block {
+    words.map(|word| [word; LANES])
 }
 
 /// The blocks that end a message: zeros where the id is, the key, and the padding.
@@ -111,11 +116,6 @@ fn words_after(id_len: usize, key: &[u8]) -> SmallVec<[[u32; 16]; 6]> {
     bytes.resize(len - 8, 0);
     bytes.extend_from_slice(&(8 * (id_len + key.len()) as u64).to_le_bytes());
     bytes.as_chunks().0.iter().map(words_of).collect()
-}
-
-fn words_of(block: &[u8; BLOCK_LEN]) -> [u32; 16] {
-    let (words, _) = block.as_chunks();
-    array::from_fn(|word| u32::from_le_bytes(words[word]))
 }
 
 #[cfg(test)]

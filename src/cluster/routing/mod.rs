@@ -5,7 +5,10 @@ mod emcache;
 mod hash;
 mod ketama;
 mod libmc;
+#[cfg(target_arch = "x86_64")]
+mod md5_avx2;
 mod md5_lanes;
+mod md5_names;
 mod memcachio;
 mod modulo;
 mod murmur3;
@@ -84,7 +87,7 @@ impl Routing {
             Self::Pymemcache { is_bytes } => {
                 Router::Pymemcache(PymemcacheRouter::new(nodes, is_bytes))
             }
-            Self::Libmc(hash) => Router::Ring(libmc::router(nodes, hash, KeyHash::Md5)),
+            Self::Libmc(hash) => Router::Ring(libmc::router(nodes, hash)),
             Self::MetaMemcache | Self::Bmemcached => Router::Uhashring(UhashringRouter::new(nodes)),
             Self::Memcachio => Router::Memcachio(MemcachioRouter::new(nodes)),
             Self::Pecl(hash) => Router::Pecl(PeclRouter::new(nodes, hash)),

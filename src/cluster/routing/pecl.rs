@@ -21,7 +21,11 @@ impl PeclRouter {
             let id = node.id.clone();
             (0..node.weight * POINTS).map(move |i| hash.hash(&numbered(&id, i)))
         };
-        let ring = Ring::new(nodes.iter().map(points));
+        let ring = Ring::<u32>::new(
+            (0..)
+                .zip(nodes)
+                .flat_map(|(position, node)| points(node).map(move |point| (point, position))),
+        );
         let slots = (0..SLOTS).filter_map(|slot| ring.at_or_after(slot * (u32::MAX / SLOTS)));
         Self { slots: slots.collect(), hash }
     }

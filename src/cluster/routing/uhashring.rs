@@ -1,7 +1,8 @@
 //! The rule `meta-memcache`, which is that of the package uhashring: 160 points of 128 bits a node.
 use super::RoutedNode;
 use super::hash::md5_number;
-use super::ketama::numbered;
+use super::ketama::names_of;
+use super::md5_names::hash_numbered;
 use super::ring::Ring;
 
 const POINTS: u32 = 160;
@@ -16,11 +17,12 @@ impl UhashringRouter {
     pub fn new(nodes: &[RoutedNode]) -> Self {
         let only = (nodes.len() == 1).then_some(0);
         let several = if only.is_some() { &[] } else { nodes };
-        let points = |node: &RoutedNode| {
-            let id = node.id.clone();
-            (0..POINTS).map(move |i| md5_number(&numbered(&id, i)))
-        };
-        Self { ring: Ring::new(several.iter().map(points)), only }
+        let mut points = Vec::new();
+        hash_numbered(names_of(several, |_| POINTS), |position, words| {
+            let number = words.map(u32::swap_bytes).into_iter();
+            points.push((number.fold(0, |number, word| number << 32 | u128::from(word)), position));
+        });
+        Self { ring: Ring::<u128>::new(points), only }
     }
 
     pub fn pick(&self, key: &[u8]) -> Option<usize> {
