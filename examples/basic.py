@@ -1,6 +1,6 @@
 """Store, read, count and expire items.
 
-Usage: python examples/basic.py [host:port]; without an argument it starts its own server.
+Usage: python examples/basic.py [host:port,...]; without an argument it starts its own server.
 """
 
 import asyncio
@@ -33,8 +33,7 @@ async def main(nodes: list[Address]) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        host, _, port = sys.argv[1].rpartition(":")
-        asyncio.run(main([emcache.MemcachedHostAddress(host, int(port))]))
+        asyncio.run(main(emcache.parse_nodes(sys.argv[1])))
     else:
         with memcached_cluster(tcp=1) as started:
             asyncio.run(main(started))

@@ -18,18 +18,12 @@ from fastapi import Depends, FastAPI, Request, Response
 import emcache
 
 
-def nodes() -> list[emcache.MemcachedHostAddress]:
-    """Read the nodes from `EMCACHE_SERVERS`: host:port, separated by commas."""
-    each = os.environ.get("EMCACHE_SERVERS", "127.0.0.1:11211").split(",")
-    pairs = [node.rpartition(":") for node in each]
-    return [emcache.MemcachedHostAddress(host, int(port)) for host, _, port in pairs]
-
-
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Each worker process has its own event loop, so it needs its own client.
     timeout = float(os.environ.get("EMCACHE_TIMEOUT", "0.5"))
-    async with emcache.create_client(nodes(), timeout=timeout) as client:
+    nodes = os.environ.get("EMCACHE_SERVERS", "127.0.0.1:11211")
+    async with emcache.create_client(nodes, timeout=timeout) as client:
         app.state.memcached = client
         yield
 
@@ -97,9 +91,5 @@ if __name__ == "__main__":
     from servers import memcached_cluster
 
     with memcached_cluster(tcp=1) as started:
-        os.environ["EMCACHE_SERVERS"] = ",".join(
-            f"{node.address}:{node.port}"
-            for node in started
-            if isinstance(node, emcache.MemcachedHostAddress)
-        )
+        os.environ["EMCACHE_SERVERS"] = ",".join(map(str, started))
         asyncio.run(main())

@@ -6,14 +6,15 @@ a fixture is used.
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
 if TYPE_CHECKING:
     from emcache import Client
-    from emcache.testing import FaultProxy, MemcachedServer
+    from emcache.testing import FakeServer, FaultProxy, MemcachedServer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--memcached",
         metavar="PATH",
-        help="the memcached to run (or: EMCACHE_TEST_MEMCACHED=PATH)",
+        help="the memcached to run, or `fake` for emcache.testing.FakeServer"
+        " (or: EMCACHE_TEST_MEMCACHED=PATH)",
     )
     group.addoption(
         "--memcached-required",
@@ -41,6 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="bool",
         default=True,
     )
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say which fixtures do not run a memcached."""
+    if not _uses_fakes(config) or _is_required(config):
+        return None
+    why = "as chosen" if _named(config) else "memcached is not installed"
+    return f"emcache: {why}: fixtures use emcache.testing.FakeServer, which has no TLS and no login"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,7 +74,10 @@ def memcached_args() -> tuple[str, ...]:
 def memcached_server(
     request: pytest.FixtureRequest, memcached_args: tuple[str, ...]
 ) -> "Iterator[MemcachedServer]":
-    """Run a memcached for the session, on a free port; pytest-xdist: one for each worker."""
+    """Run a memcached for the session, on a free port; pytest-xdist: one for each worker.
+
+    Where memcached is not installed, it is an `emcache.testing.FakeServer`.
+    """
     with _running(request.config, *memcached_args) as server:
         yield server
 
@@ -167,22 +180,44 @@ _USERS = {"emcache": "secret"}
 
 @contextlib.contextmanager
 def _running(config: pytest.Config, *args: str, **options: Any) -> "Iterator[MemcachedServer]":
+    with _server(config, *args, **options) as server:
+        # A test that needs the process of a real server asks for a feature that fakes do not have.
+        yield cast("MemcachedServer", server)
+
+
+def _server(config: pytest.Config, *args: str, **options: Any) -> "MemcachedServer | FakeServer":
     from emcache.testing import MemcachedServer
 
+    if _uses_fakes(config) and not _is_required(config):
+        from emcache.testing._fake._arguments import fake_server
+
+        try:
+            return fake_server(args, **options)
+        except ValueError as error:
+            _missing(config, f"the test needs a real memcached: {error}")
     binary = _binary(config)
     try:
-        server = MemcachedServer(*args, binary=binary, **options)
+        return MemcachedServer(*args, binary=binary, **options)
     except (ModuleNotFoundError, FileNotFoundError) as error:
         _missing(config, str(error))
-    with server:
-        yield server
+
+
+def _named(config: pytest.Config) -> str:
+    named = config.getoption("--memcached") or os.environ.get("EMCACHE_TEST_MEMCACHED")
+    return str(named or config.getini("memcached") or "")
+
+
+def _uses_fakes(config: pytest.Config) -> bool:
+    named = _named(config)
+    return named == "fake" or (not named and shutil.which("memcached") is None)
 
 
 def _binary(config: pytest.Config) -> str:
     from emcache.testing._process import MemcachedNotFoundError, find_memcached
 
-    named = config.getoption("--memcached") or os.environ.get("EMCACHE_TEST_MEMCACHED")
-    named = named or config.getini("memcached")
+    named = _named(config)
+    if named == "fake":
+        _missing(config, "emcache.testing.FakeServer has no TLS and no login")
     try:
         return find_memcached(named)
     except MemcachedNotFoundError as error:
@@ -201,11 +236,15 @@ def _need_option(config: pytest.Config, option: str, what: str) -> None:
 
 
 def _missing(config: pytest.Config, text: str) -> NoReturn:
+    if _is_required(config):
+        pytest.fail(text, pytrace=False)
+    pytest.skip(f"{text}; --memcached-required makes this an error")
+
+
+def _is_required(config: pytest.Config) -> bool:
     required = config.getoption("--memcached-required")
     if required is None and (variable := os.environ.get("EMCACHE_TEST_MEMCACHED_REQUIRED")):
         required = variable != "0"
     if required is None:
         required = config.getini("memcached_required")
-    if required:
-        pytest.fail(text, pytrace=False)
-    pytest.skip(f"{text}; --memcached-required makes this an error")
+    return bool(required)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import random
 import socket
 import threading
 import time
@@ -216,8 +217,11 @@ class TestLimits:
             assert int(stats["bytes"]) <= 1000
             with pytest.raises(emcache.StorageCommandError, match="out of memory"):
                 await client.set(b"large", b"x" * 2000)
-            server.advance(1)
             await client.set(b"dead", b"x" * 40, exptime=1)
+            server.advance(1)
+            for number in range(20):
+                await client.set(b"%d" % number, b"x" * 40)
+            assert server.stats()["reclaimed"] == "1"
 
     @within(20)
     async def test_the_size_of_an_item(self):
@@ -243,6 +247,7 @@ class TestFailures:
         for call in (fake_client.get(b"k"), fake_client.increment(b"k", 1)):
             with pytest.raises(emcache.CommandError, match="busy"):
                 await call
+        assert (await fake_client.version(fake.address)) == "1.6.45"
         fake.heal()
         assert (await fake_client.get(b"k")).value == b"value"
         with pytest.raises(ValueError, match="times must be between"):
@@ -272,6 +277,50 @@ class TestFailures:
         assert (await late).value == b"value"
         assert time.monotonic() - before >= 0.09
         assert (await fake_client.get(b"k")).value == b"new"
+
+    @within(20)
+    async def test_delayed_answers_stay_in_order(self, fake):
+        """Also when the loop was blocked beyond the time of an earlier one."""
+        fake.command(b"set a 0 0 1\r\n1\r\nset b 0 0 1\r\n2\r\n")
+        reader, writer = await asyncio.open_connection("127.0.0.1", fake.port)
+        fake.delay = 0.05
+        writer.write(b"get a\r\n")
+        await asyncio.sleep(0.02)
+        fake.delay = 0.0
+        writer.write(b"get b\r\n")
+        time.sleep(0.1)
+        assert (await reader.readline()).startswith(b"VALUE a")
+        writer.close()
+        await writer.wait_closed()
+
+    @within(30)
+    async def test_no_caller_gets_the_value_of_another(self, fake, fake_client):
+        """While connections are dropped, commands fail, and callers give up."""
+        rng = random.Random(5)
+        until = time.monotonic() + 0.7
+        failures = [fake.drop, fake.pause, fake.resume, fake.heal, lambda: fake.fail(times=3)]
+
+        async def call():
+            read = 0
+            while time.monotonic() < until:
+                key = b"%d" % rng.randrange(20)
+                with contextlib.suppress(emcache.EmcacheError, TimeoutError):
+                    async with asyncio.timeout(rng.choice([0.0, 0.01, 5])):
+                        await fake_client.set(key, key * rng.randrange(1, 500))
+                        item = await fake_client.get(key)
+                        assert item is None or set(item.value) == set(key)
+                        read += 1
+                await asyncio.sleep(0)
+            return read
+
+        async def fail():
+            while time.monotonic() < until:
+                await asyncio.sleep(0.02)
+                rng.choice(failures)()
+            fake.heal()
+
+        *reads, _ = await asyncio.gather(*(call() for _ in range(20)), fail())
+        assert sum(reads) > 20
 
     @within(20)
     async def test_a_timeout(self, fake):

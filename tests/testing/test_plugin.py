@@ -245,9 +245,72 @@ def test_no_memcached(project, monkeypatch):
     monkeypatch.setenv("PATH", "")
     project.makepyfile(SERVERS)
     result = run(project)
-    result.assert_outcomes(passed=1, skipped=4)
+    result.assert_outcomes(passed=4, skipped=1)
     result.stdout.fnmatch_lines(
-        ["SKIPPED*memcached is not installed, or not on PATH *; --memcached-required makes*"]
+        [
+            "emcache: memcached is not installed: fixtures use emcache.testing.FakeServer*",
+            "SKIPPED*memcached is not installed, or not on PATH *; --memcached-required makes*",
+        ]
+    )
+
+
+FAKES = """
+    import emcache
+    import pytest
+    from emcache.testing import FakeServer
+
+    @pytest.fixture(scope="session")
+    def memcached_args():
+        return ("-m", "8", "-I", "2k", "-t", "1", "-v")
+
+    def test_limits(memcached_server):
+        assert isinstance(memcached_server, FakeServer)
+        stats = memcached_server.command(b"stats settings\\r\\n")
+        assert b"maxbytes 8388608" in stats and b"item_size_max 2048" in stats
+
+    async def test_a_kill(emcache_client, memcached_server):
+        await emcache_client.set(b"key", b"value", exptime=60)
+        memcached_server.advance(60)
+        assert await emcache_client.get(b"key") is None
+        memcached_server.kill()
+
+    async def test_a_pause(emcache_client, memcached_server):
+        await emcache_client.set(b"key", b"value")
+        memcached_server.pause()
+
+    async def test_goes_on(emcache_client, memcached_unix_server):
+        assert await emcache_client.get(b"key") is None
+        async with emcache.create_client(memcached_unix_server.address) as client:
+            await client.set(b"key", b"value")
+
+    async def test_a_proxy(memcached_server, fault_proxy):
+        async with emcache.create_client(fault_proxy(memcached_server).address) as client:
+            await client.set(b"key", b"value")
+
+    def test_other_options(memcached_cluster):
+        assert len(memcached_cluster(2)) == 2
+        memcached_cluster(1, "-c", "5")
+
+    def test_users(memcached_cluster):
+        memcached_cluster(1, users={"name": "password"})
+
+    def test_tls(memcached_tls_server):
+        pass
+"""
+
+
+@independent
+def test_fakes_by_choice(project):
+    project.makepyfile(FAKES)
+    result = run(project, "--memcached=fake")
+    result.assert_outcomes(passed=5, skipped=3)
+    result.stdout.fnmatch_lines(
+        [
+            "emcache: as chosen: fixtures use emcache.testing.FakeServer*",
+            "SKIPPED*FakeServer does not have the option -c of memcached*",
+            "SKIPPED*FakeServer does not have the option users*",
+            "SKIPPED*FakeServer has no TLS and no login*",
+        ]
     )
 
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from ._session import Session
@@ -23,7 +24,8 @@ class Connection(asyncio.Protocol):
         self._session = session
         self._transport: asyncio.Transport | None = None
         self._held = b""
-        self._last_due = 0.0
+        self._late: deque[tuple[float, bytes, bool]] = deque()
+        """Answers that are delayed, each with the time when it is due."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Those of uvloop are not of this class.
@@ -35,8 +37,9 @@ class Connection(asyncio.Protocol):
         self._server._disconnected(self)
 
     def data_received(self, data: bytes) -> None:
+        data, self._held = self._held + data, b""
         if self._server.paused:
-            self._held += data
+            self._held = data
             # The kernel buffers the rest, as for a process that is stopped.
             self._reading(False)
             return
@@ -46,10 +49,9 @@ class Connection(asyncio.Protocol):
 
     def resume(self) -> None:
         """Execute what arrived during the pause."""
-        held, self._held = self._held, b""
         self._reading(True)
-        if held:
-            self.data_received(held)
+        if self._held:
+            self.data_received(b"")
 
     def pause_writing(self) -> None:
         """Execute nothing for a client that does not read its answers."""
@@ -64,14 +66,23 @@ class Connection(asyncio.Protocol):
             (self._transport.resume_reading if reading else self._transport.pause_reading)()
 
     def _send(self, answer: bytes, is_over: bool) -> None:
-        loop = asyncio.get_running_loop()
-        # An answer that was delayed more comes before the next one all the same.
-        due = max(loop.time() + self._server.delay, self._last_due)
-        if due <= loop.time():
+        delay = self._server.delay
+        if not self._late and delay <= 0:
             self._write(answer, is_over)
-        else:
-            self._last_due = due
-            loop.call_at(due, self._write, answer, is_over)
+            return
+        loop = asyncio.get_running_loop()
+        self._late.append((loop.time() + delay, answer, is_over))
+        if len(self._late) == 1:
+            loop.call_later(delay, self._send_late)
+
+    def _send_late(self) -> None:
+        """Send the answers that are due, in order: one that was delayed more holds up the rest."""
+        loop = asyncio.get_running_loop()
+        while self._late and self._late[0][0] <= loop.time():
+            _, answer, is_over = self._late.popleft()
+            self._write(answer, is_over)
+        if self._late:
+            loop.call_at(self._late[0][0], self._send_late)
 
     def _write(self, answer: bytes, is_over: bool) -> None:
         if self._transport is None or self._transport.is_closing():

@@ -34,6 +34,7 @@ class _Failure:
     times: int | None
 
 
+_PROBES = ("version", "mn")
 _COUNTERS = (
     *("cmd_get", "cmd_set", "cmd_flush", "cmd_touch", "cmd_meta", "get_hits", "get_misses"),
     *("delete_misses", "delete_hits", "incr_misses", "incr_hits", "decr_misses", "decr_hits"),
@@ -298,7 +299,8 @@ class FakeServer(Reachable, Managed):
         """Make the next commands fail, without executing them.
 
         Args:
-            *commands: names as on the wire (``get``, ``set``, ``mg``); none for all commands.
+            *commands: names as on the wire (``get``, ``set``, ``mg``). None for all but ``version``
+                and ``mn``, with which clients check a node.
             error: the line of the answer; None to close the connection without an answer.
             times: how many commands; None for all until :meth:`heal`.
         """
@@ -319,7 +321,7 @@ class FakeServer(Reachable, Managed):
 
     def _fault_of(self, command: str) -> list[Fault]:
         for fault in self._faults:
-            if not fault.commands or command in fault.commands:
+            if command in fault.commands or (not fault.commands and command not in _PROBES):
                 if fault.times is not None:
                     fault.times -= 1
                     if not fault.times:
