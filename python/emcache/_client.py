@@ -83,6 +83,8 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
     Each method names its section of memcached's doc/protocol.txt as its source.
     """
 
+    _migration: "migration.Migration | None" = None
+
     def __init__(self) -> None:
         if type(self) is Client:
             raise TypeError("a Client cannot be created directly; use await create_client(...)")
@@ -112,7 +114,6 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
 
         self._addresses = addresses
         self._close_timeout = close_timeout
-        self._migration: migration.Migration | None = None
         self._routing: NodeRouting | None = None
         self._watcher: Watcher | None = None
         self._watch_task: asyncio.Task[None] | None = None
