@@ -172,9 +172,15 @@ async def test_writes_and_deletes_leave_nothing_old(servers, phase):
         half = len(many) // 2
         assert not (await client.set_many(dict.fromkeys(many[:half], b"new"))).errors
         done = await client.delete_many([*many[half:], b"missing"])
-        assert (sorted(done.done), done.missed, done.errors) == (sorted(many[half:]), [b"missing"], {})
+        assert (sorted(done.done), done.missed, done.errors) == (
+            sorted(many[half:]),
+            [b"missing"],
+            {},
+        )
         items = await client.get_many(many)
-        assert {name: item.value for name, item in items.items()} == dict.fromkeys(many[:half], b"new")
+        assert {name: item.value for name, item in items.items()} == dict.fromkeys(
+            many[:half], b"new"
+        )
     for name in (key, third, *many[:half]):
         assert len(await places(servers, name)) == 1
     for name in (other, *many[half:]):

@@ -75,7 +75,17 @@ class Worker:
         self.process, self.oracle, self.client = process, oracle, client
         self.stop = asyncio.Event()
         self.counts = dict.fromkeys(
-            "reads hits writes deletes increments lost_counters errors locks".split(), 0
+            [
+                "reads",
+                "hits",
+                "writes",
+                "deletes",
+                "increments",
+                "lost_counters",
+                "errors",
+                "locks",
+            ],
+            0,
         )
         self.wrong: list[str] = []
 
