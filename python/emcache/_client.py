@@ -85,6 +85,7 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
     """
 
     _routing: NodeRouting
+    _migration: "migration.Migration | None" = None
 
     def __init__(self) -> None:
         if type(self) is Client:
@@ -117,7 +118,6 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
 
         self._addresses = addresses
         self._close_timeout = close_timeout
-        self._migration: migration.Migration | None = None
         self._routing: NodeRouting
         self._watcher: Watcher | None = None
         self._watch_task: asyncio.Task[None] | None = None

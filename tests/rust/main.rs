@@ -3,6 +3,7 @@
 mod client;
 mod connection;
 mod layering;
+mod migration;
 mod order;
 mod pool;
 mod relocation;

@@ -129,7 +129,7 @@ async def test_each_command_finds_its_item(servers):
         assert (await client.meta_get(await stored())).value == b"10"
         assert (await client.meta_set(await stored(), b"x", mode="add")).status == "not_stored"
         assert (await client.meta_delete(await stored())).done
-        assert (await client.meta_arithmetic(await stored(), "incr", 1)).number == 11
+        assert (await client.meta_arithmetic(await stored())).value == 11
         with pytest.raises(emcache.NotFoundCommandError):
             await client.increment(b"missing", 1)
         with pytest.raises(emcache.ArithmeticCommandError):
@@ -172,9 +172,15 @@ async def test_writes_and_deletes_leave_nothing_old(servers, phase):
         half = len(many) // 2
         assert not (await client.set_many(dict.fromkeys(many[:half], b"new"))).errors
         done = await client.delete_many([*many[half:], b"missing"])
-        assert (sorted(done.done), done.missed, done.errors) == (sorted(many[half:]), [b"missing"], {})
+        assert (sorted(done.done), done.missed, done.errors) == (
+            sorted(many[half:]),
+            [b"missing"],
+            {},
+        )
         items = await client.get_many(many)
-        assert {name: item.value for name, item in items.items()} == dict.fromkeys(many[:half], b"new")
+        assert {name: item.value for name, item in items.items()} == dict.fromkeys(
+            many[:half], b"new"
+        )
     for name in (key, third, *many[:half]):
         assert len(await places(servers, name)) == 1
     for name in (other, *many[half:]):
@@ -282,7 +288,7 @@ async def reach(migration, phase):
 
 async def test_a_cache_keeps_its_promises(servers):
     keys = [key.decode() for key in await moving_keys(servers)]
-    async with old_client(servers) as old:
+    async with migrating(servers, phase="prepare") as old:
         before = emcache.Cache(old)
         await before.set(keys[0], {"a": 1})
         await before.set(keys[1], "tagged", tags=["t"])
@@ -293,7 +299,7 @@ async def test_a_cache_keeps_its_promises(servers):
             await cache.invalidate_tag("t")
             assert await cache.get(keys[1]) is None
             with pytest.raises(emcache.LockTimeoutError):
-                async with cache.lock(keys[2], ttl=30, timeout=0.05):
+                async with cache.lock(keys[2], ttl=30, wait=0.05):
                     pass
             computed = 0
 

@@ -29,8 +29,13 @@ class Held(NamedTuple):
     """The server that gave the CAS; None if the CAS is a random number of ours."""
 
     def has_cas(self, client: Client, key: bytes) -> bool:
-        """Return whether the CAS is still proof: a server that was restarted gives it again."""
-        return self.cas is not None and self.epoch in (None, client._server_epoch(key))
+        """Return whether the CAS is still proof.
+
+        A server that was restarted gives it again, and an item that is moved gets another one.
+        """
+        if self.cas is None or client.migration is not None:
+            return False
+        return self.epoch in (None, client._server_epoch(key))
 
 
 def new_token() -> bytes:
