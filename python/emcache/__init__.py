@@ -33,6 +33,7 @@ from ._errors import (
     StorageCommandError,
     UnsupportedError,
 )
+from ._failover import Gutter, NextNode
 from ._item import Item
 from ._lazy import PUBLIC as _PUBLIC
 from ._lazy import SUBMODULES as _SUBMODULES
@@ -54,7 +55,14 @@ if typing.TYPE_CHECKING:
     from ._results import ManyResult, PartialResult
     from .cache import Cache, cached
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
-    from .metrics import CacheMetrics, ClientMetrics, CommandMetrics, LatencyHistogram, NodeMetrics
+    from .metrics import (
+        CacheMetrics,
+        ClientMetrics,
+        CommandMetrics,
+        FailoverMetrics,
+        LatencyHistogram,
+        NodeMetrics,
+    )
 
 __all__ = [
     "ALL_NODES",
@@ -89,6 +97,8 @@ __all__ = [
     "DiscoveryError",
     "DnsDiscovery",
     "EmcacheError",
+    "FailoverMetrics",
+    "Gutter",
     "InvalidKeyError",
     "Item",
     "LatencyHistogram",
@@ -104,6 +114,7 @@ __all__ = [
     "MetaNumber",
     "MetaReply",
     "MetaStored",
+    "NextNode",
     "NodeMetrics",
     "NodeUnavailableError",
     "NotFoundCommandError",

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import weakref
 from abc import ABCMeta
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
@@ -92,10 +92,11 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         cluster_events: ClusterEvents | None,
         close_timeout: float,
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+        gutter: Sequence[Address] = (),
     ) -> "Client":
         """Create a client in the running loop. ``make_core`` receives the callback for changes."""
         client = cls.__new__(cls)
-        client._set_up(addresses, cluster_events, close_timeout, make_core)
+        client._set_up(addresses, cluster_events, close_timeout, make_core, gutter)
         return client
 
     def _set_up(
@@ -104,15 +105,17 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         cluster_events: ClusterEvents | None,
         close_timeout: float,
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+        gutter: Sequence[Address],
     ) -> None:
         # Imported here, because importing the package does not need it.
         from ._events import EventDispatcher
 
-        self._addresses = addresses
+        # In the order of the core's indexes. Nodes that join later follow.
+        self._addresses = addresses = [*addresses, *gutter]
         self._close_timeout = close_timeout
         self._watcher: Watcher | None = None
         self._watch_task: asyncio.Task[None] | None = None
-        self._directory = NodeDirectory(addresses)
+        self._directory = NodeDirectory(addresses, len(gutter))
         self._dispatcher = EventDispatcher(self._directory, cluster_events)
         # A strong reference from the core would keep an unclosed client alive for ever.
         client = weakref.ref(self)

@@ -9,6 +9,7 @@ from ._checks import check_bools, check_range, check_seconds, check_timeouts
 from ._client import Client
 from ._cluster import ClusterEvents
 from ._emcache import CoreClient, Security
+from ._failover import NextNode, check_failover, check_gutter, for_core
 from ._memcached.addresses import to_endpoint
 from ._options import (
     LoginArguments,
@@ -105,6 +106,7 @@ def create_client(
     routing: str = DEFAULT_ROUTING,
     weights: NodeWeights | None = None,
     names: NodeNames | None = None,
+    failover: Literal["next"] | NextNode | None = None,
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -161,6 +163,9 @@ def create_client(
             listed have the weight 1. Only some rules have weights.
         names: for rules that hash the names of nodes: the name by which other clients know a node,
             by address or by its text. Without one it is made from the node's address.
+        failover: where the keys of a node go while it is down. With None, their calls fail. With
+            ``"next"`` or a :class:`NextNode` the other nodes take them, and with a
+            :class:`Gutter`, spare nodes do. See the page on failover.
 
     Raises:
         ValueError: an argument is out of range.
@@ -196,6 +201,7 @@ def create_client(
             purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
             max_merged_keys=autobatching_max_keys if autobatching else 1,
             routing=NodeRouting(routing, weights, names),
+            failover=failover,
         )
     )
 
@@ -235,6 +241,7 @@ async def _create_client(
     needs_names: bool,
     login: Callable[[], LoginArguments | None],
     routing: NodeRouting,
+    failover: object,
     tls: Callable[[list[Address]], TlsArguments | None],
     switches: dict[str, bool],
     **options: Any,
@@ -250,8 +257,10 @@ async def _create_client(
     endpoints = [to_endpoint(address) for address in addresses]
     check_limits(options["min_connections"], options["max_connections"])
     check_range("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
+    fallback = check_failover(failover, options["purge_unhealthy_nodes"])
+    check_gutter(fallback, addresses)
     routing.check(None if autodiscovery is True or is_source else addresses)
-    options["security"] = Security(tls(addresses), login())
+    options["security"] = Security(tls([*addresses, *(fallback.nodes if fallback else ())]), login())
     source, topology, is_listed = None, None, False
     if autodiscovery is True or is_source:
         from .discovery._autodiscovery import first_topology
@@ -268,12 +277,15 @@ async def _create_client(
             source, topology = DiscoveryWithIps(source), await with_ips(topology)
         addresses = [node.address for node in topology.nodes]
         endpoints = [to_endpoint(address) for address in addresses]
+        check_gutter(fallback, addresses)
+    options["failover"] = for_core(fallback)
     options["routing"] = await routing.for_nodes(addresses, topology)
     client = Client._open(
         addresses,
         cluster_events,
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
         lambda on_change: CoreClient(endpoints, on_change=on_change, **options),
+        fallback.nodes if fallback else (),
     )
     if source is not None and topology is not None:
         # A new node that cannot be reached must not delay the others for ever.

@@ -12,6 +12,7 @@ PUBLIC = {
     "DiscoveredNode": "discovery",
     "Discovery": "discovery",
     "DnsDiscovery": "discovery",
+    "FailoverMetrics": "metrics",
     "LatencyHistogram": "metrics",
     "ManyResult": "_results",
     "MetaDebug": "_meta",

@@ -25,11 +25,14 @@ class Snapshots:
         self._core = core
         self._loop = loop
         self._last: tuple[float, _RawSnapshot] | None = None
+        self.failover: tuple[int, ...] | None = None
+        """The counters of failover in the last snapshot."""
 
     def take(self) -> bool:
         """Take a snapshot, if the client is open and this is the thread of its loop."""
         with contextlib.suppress(RuntimeError):
             self._last = time.time(), self._core.snapshot()
+            self.failover = self._core.failover_counters()
             return True
         return False
 

@@ -13,7 +13,14 @@ from .connection_pool import ConnectionPoolMetrics
 if TYPE_CHECKING:
     from ._emcache import _RawSnapshot
 
-__all__ = ["CacheMetrics", "ClientMetrics", "CommandMetrics", "LatencyHistogram", "NodeMetrics"]
+__all__ = [
+    "CacheMetrics",
+    "ClientMetrics",
+    "CommandMetrics",
+    "FailoverMetrics",
+    "LatencyHistogram",
+    "NodeMetrics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,22 @@ class CacheMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class FailoverMetrics:
+    """Counters of failover."""
+
+    reads: int = 0
+    """Keys that were read at a substitute."""
+    writes: int = 0
+    """Writes that went to a substitute."""
+    outdated_keys: int = 0
+    """Keys that are to be deleted at a node before it serves them, at present."""
+    deleted: int = 0
+    """Outdated copies that were deleted."""
+    flushes: int = 0
+    """Nodes that were flushed because of too many outdated keys."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClientMetrics:
     """Counters of a client since it was created, without those of nodes that left the cluster."""
 
@@ -135,6 +158,8 @@ class ClientMetrics:
     max_connections: int = 0
     caches: Mapping[str, CacheMetrics] = field(default_factory=dict)
     """By the name of the :class:`emcache.Cache` or of the cached function."""
+    failover: FailoverMetrics | None = None
+    """None without the option ``failover``."""
 
     @property
     def commands(self) -> dict[str, CommandMetrics]:
@@ -181,7 +206,9 @@ def read_metrics(client: _Client, loop_timeout: float = LOOP_TIMEOUT) -> ClientM
     if latest is None:
         return ClientMetrics(caches=_cache_metrics(client))
     taken, raw = latest
-    return _from_raw(taken, raw, client._addresses, _cache_metrics(client))
+    counters = client._snapshots.failover
+    failover = None if counters is None else FailoverMetrics(*counters)
+    return _from_raw(taken, raw, client._addresses, _cache_metrics(client), failover)
 
 
 def _cache_metrics(client: _Client) -> dict[str, CacheMetrics]:
@@ -204,6 +231,7 @@ def _from_raw(
     raw: "_RawSnapshot",
     addresses: Sequence[Address],
     caches: Mapping[str, CacheMetrics],
+    failover: FailoverMetrics | None,
 ) -> ClientMetrics:
     min_connections, max_connections, nodes = raw
     converted = (
@@ -218,4 +246,6 @@ def _from_raw(
         )
         for index, healthy, pool, commands in nodes
     )
-    return ClientMetrics(tuple(converted), taken, min_connections, max_connections, caches)
+    return ClientMetrics(
+        tuple(converted), taken, min_connections, max_connections, caches, failover
+    )

@@ -20,6 +20,7 @@ use super::meta::MetaForm;
 use super::result::{CheckoutForm, Form, ItemsForm};
 use super::thread_driver::ThreadEngine;
 use crate::client::{Action, Client, Expect, Nodes, Operation, Target};
+use crate::cluster::failover::FailoverMetrics;
 use crate::cluster::{ClusterConfig, NodeMetrics};
 use crate::host::SharedSource;
 use crate::pool::{Address, CheckoutId, Metrics, Submission};
@@ -321,6 +322,10 @@ impl Session {
     /// See [`crate::cluster::Cluster::metrics`].
     pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
         self.query(py, |nodes| nodes.all_metrics())
+    }
+
+    pub fn failover_metrics(&self, py: Python<'_>) -> PyResult<Option<FailoverMetrics>> {
+        self.query(py, |nodes| nodes.failover_metrics())
     }
 
     /// See [`crate::cluster::Cluster::add_node`].

@@ -39,13 +39,15 @@ impl<C: Caller> Client<C> {
         config: &ClusterConfig,
         on_change: impl Fn(NodeChange) + 'static,
     ) -> Self {
-        Self(Rc::new(Shared {
+        let client = Self(Rc::new(Shared {
             context: context.clone(),
             cluster: Cluster::new(context, addresses, config, on_change),
             noreplies: Rc::default(),
             timeout: config.pool.timeout,
             is_closed: Cell::new(false),
-        }))
+        }));
+        client.start_failover();
+        client
     }
 
     pub fn context(&self) -> &Rc<Context> {
@@ -95,6 +97,10 @@ impl<C: Caller> Client<C> {
     ) {
         let cluster = &self.0.cluster;
         match target {
+            Target::Key if cluster.failover().is_some() => {
+                let handler = self.handler(expect, submission.verb(), caller);
+                self.submit_keyed(submission, handler, deadline);
+            }
             Target::Key => match self.node_of(&submission) {
                 Ok(node) => {
                     let handler = self.handler(expect, submission.verb(), caller);
@@ -107,6 +113,9 @@ impl<C: Caller> Client<C> {
             },
             Target::Node(node) => {
                 let handler = self.handler(expect, submission.verb(), caller);
+                if submission.verb() == Verb::FlushAll && cluster.failover().is_some() {
+                    return self.flush_by_failover(node, submission, handler, deadline);
+                }
                 cluster.pool(node).submit_any(submission, handler, deadline);
             }
             Target::Isolated(node) => {
@@ -135,6 +144,9 @@ impl<C: Caller> Client<C> {
         let cluster = &self.0.cluster;
         if keys.is_empty() {
             return gather.expect_lines(0);
+        }
+        if let Some(failover) = cluster.failover().filter(|failover| !failover.is_calm()) {
+            return self.get_many_by_failover(failover, verb, keys, &gather, deadline);
         }
         let lines = match cluster.lines_for(verb, keys) {
             Ok(lines) => lines,
@@ -216,6 +228,9 @@ impl<C: Caller> Client<C> {
         deadline: Nanos,
     ) {
         let cluster = &self.0.cluster;
+        if let Some(failover) = cluster.failover() {
+            return self.submit_by_failover(failover, key, submission, handler, deadline);
+        }
         match cluster.index_for(key) {
             Ok(node) => cluster.pool(node).submit_any(submission, handler, deadline),
             Err(error) => handler.fail_with(FailureKind::NoNodes(error)),

@@ -3,6 +3,7 @@ use std::rc::Rc;
 
 use super::batch::Batch;
 use super::caller::Caller;
+use super::failover::{DeleteHandler, Guarded};
 use super::gather::{Gather, Line};
 use super::meta::MetaReply;
 use super::noreply::{NoReplies, NoReplyCaller};
@@ -75,6 +76,10 @@ pub enum Handler<C: Caller> {
         verb: Verb,
         caller: NoReplyCaller<C>,
     },
+    /// A write whose failure is recorded, for failover.
+    Guarded(Box<Guarded<C>>),
+    /// Failover deletes an outdated copy.
+    Delete(DeleteHandler),
 }
 
 /// The reply to a retrieval as it came.
@@ -111,6 +116,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 *number = std::str::from_utf8(item.value).ok().and_then(|text| text.parse().ok());
             }
             Self::Line { gather, line } => gather.item(line, index, item, shared),
+            Self::Guarded(guarded) => guarded.handler.item(index, item, shared),
             Self::RawItems { caller, items, .. } => {
                 items.items.extend(caller.item(item, shared).map(|item| (index, item)));
             }
@@ -143,7 +149,9 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             Self::Stats { stats, .. } => stats.clear(),
             Self::RawItems { items, .. } => items.items.clear(),
             Self::RawReply { text, .. } => text.clear(),
-            Self::Part { .. }
+            Self::Guarded(guarded) => guarded.handler.restart(),
+            Self::Delete(_)
+            | Self::Part { .. }
             | Self::Counter { .. }
             | Self::Probe { .. }
             | Self::Command { .. }
@@ -214,6 +222,11 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 noreplies.end(matches!(reply, Reply::Error(_)));
                 caller.complete(Outcome::Done);
             }
+            Self::Guarded(guarded) => {
+                guarded.check_reply(reply);
+                guarded.handler.reply(reply, from);
+            }
+            Self::Delete(handler) => handler.reply(reply),
         }
     }
 
@@ -231,16 +244,24 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             Self::Line { gather, .. } => gather.is_abandoned(),
             Self::Part { batch, .. } => batch.is_abandoned(),
             Self::NoReply { caller, .. } => caller.is_abandoned(),
+            Self::Guarded(guarded) => guarded.handler.is_abandoned(),
+            Self::Delete(_) => false,
         }
     }
 
     fn is_noreply(&self) -> bool {
-        matches!(self, Self::NoReply { .. })
+        match self {
+            Self::NoReply { .. } => true,
+            Self::Guarded(guarded) => guarded.handler.is_noreply(),
+            _ => false,
+        }
     }
 
     fn accepted(&mut self) {
-        if let Self::NoReply { caller, .. } = self {
-            caller.accepted();
+        match self {
+            Self::NoReply { caller, .. } => caller.accepted(),
+            Self::Guarded(guarded) => guarded.handler.accepted(),
+            _ => {}
         }
     }
 }
@@ -248,6 +269,13 @@ impl<C: Caller> ReplyHandler for Handler<C> {
 impl<C: Caller> Waiter for Handler<C> {
     fn fail(self, error: &Error) {
         self.fail_with(FailureKind::Pool(error.clone()));
+    }
+
+    fn dismiss(self) {
+        if let Self::Guarded(guarded) = &self {
+            guarded.record_failure();
+        }
+        self.reply(&Reply::End, "");
     }
 
     fn split(self, missing: &[usize]) -> Vec<Self> {
@@ -288,6 +316,11 @@ impl<C: Caller> Handler<C> {
                 noreplies.end(true);
                 caller.complete(Outcome::failed(Some(verb), kind));
             }
+            Self::Guarded(guarded) => {
+                guarded.record_failure();
+                guarded.handler.fail_with(kind);
+            }
+            Self::Delete(handler) => handler.fail(),
         }
     }
 }

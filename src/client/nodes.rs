@@ -1,6 +1,7 @@
 //! Questions about the nodes of a client, whatever type its callers have.
 use super::caller::Caller;
 use super::client::Client;
+use crate::cluster::failover::FailoverMetrics;
 use crate::cluster::{ClusterError, NodeMetrics};
 use crate::pool::{Address, CheckoutId, Metrics};
 use crate::protocol::Key;
@@ -12,6 +13,8 @@ pub trait Nodes {
     fn health(&self) -> (Vec<usize>, Vec<usize>);
     fn metrics(&self, node: usize) -> Metrics;
     fn all_metrics(&self) -> Vec<NodeMetrics>;
+    /// `None` without failover.
+    fn failover_metrics(&self) -> Option<FailoverMetrics>;
     fn is_connected(&self, node: usize) -> bool;
     /// See [`crate::pool::Pool::meta_version`].
     fn meta_version(&self, node: usize) -> Option<Version>;
@@ -47,6 +50,10 @@ impl<C: Caller> Nodes for Client<C> {
 
     fn all_metrics(&self) -> Vec<NodeMetrics> {
         self.cluster().metrics()
+    }
+
+    fn failover_metrics(&self) -> Option<FailoverMetrics> {
+        self.cluster().failover().map(|failover| failover.metrics())
     }
 
     fn is_connected(&self, node: usize) -> bool {

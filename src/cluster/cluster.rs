@@ -4,11 +4,14 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::failover::{Failover, FailoverChange, FailoverConfig};
 use super::lines::{self, NodeLine};
 use super::order::RoutingOrder;
 use super::routing::{NodeSpecs, RoutedNode, Routing};
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
-use crate::protocol::{CommandStats, Key, MAX_LINE_LEN, RetrievalVerb, Verb};
+use crate::protocol::{
+    CommandStats, Key, MAX_LINE_LEN, Nanos, OwnedRequest, RetrievalVerb, Verb,
+};
 
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
@@ -18,6 +21,8 @@ pub struct ClusterConfig {
     pub routing: Routing,
     /// Weights of nodes, also of those that may join later.
     pub specs: Arc<NodeSpecs>,
+    /// Never together with `purge_unhealthy_nodes`.
+    pub failover: Option<FailoverConfig>,
 }
 
 /// A change of a node's state.
@@ -25,7 +30,13 @@ pub struct ClusterConfig {
 pub struct NodeChange {
     /// The node's index in the list from which the cluster was made.
     pub node: usize,
-    pub change: Change,
+    pub change: NodeEvent,
+}
+
+#[derive(Clone, Debug)]
+pub enum NodeEvent {
+    Pool(Change),
+    Failover(FailoverChange),
 }
 
 /// The counters of a node.
@@ -54,7 +65,7 @@ impl fmt::Display for ClusterError {
 impl std::error::Error for ClusterError {}
 
 /// A handle. Clones share the cluster.
-pub struct Cluster<W: Waiter>(Rc<Shared<W>>);
+pub struct Cluster<W: Waiter>(pub(super) Rc<Shared<W>>);
 
 impl<W: Waiter> Clone for Cluster<W> {
     fn clone(&self) -> Self {
@@ -62,24 +73,26 @@ impl<W: Waiter> Clone for Cluster<W> {
     }
 }
 
-struct Shared<W: Waiter> {
-    context: Rc<Context>,
+pub(super) struct Shared<W: Waiter> {
+    pub context: Rc<Context>,
     config: PoolConfig,
     routing: Routing,
     specs: Arc<NodeSpecs>,
     /// All nodes that ever existed, by index.
-    nodes: RefCell<Vec<Node<W>>>,
-    order: RefCell<RoutingOrder>,
-    on_change: Box<dyn Fn(NodeChange)>,
+    pub nodes: RefCell<Vec<Node<W>>>,
+    pub order: RefCell<RoutingOrder>,
+    pub failover: Option<Rc<Failover>>,
+    pub on_stranded: RefCell<Option<Box<dyn Fn(OwnedRequest, W, Nanos)>>>,
+    pub on_change: Box<dyn Fn(NodeChange)>,
 }
 
-struct Node<W: Waiter> {
-    routed: RoutedNode,
+pub(super) struct Node<W: Waiter> {
+    pub routed: RoutedNode,
     address: Arc<Address>,
     /// `None` once the node was removed and its requests have ended.
-    pool: Option<Pool<W>>,
+    pub pool: Option<Pool<W>>,
     /// Whether keys can be routed to the node.
-    is_member: Cell<bool>,
+    pub is_member: Cell<bool>,
 }
 
 impl<W: Waiter> Cluster<W> {
@@ -100,10 +113,16 @@ impl<W: Waiter> Cluster<W> {
             specs: config.specs.clone(),
             nodes: RefCell::default(),
             order: RefCell::new(order),
+            failover: config.failover.clone().map(|failover| Rc::new(Failover::new(failover, context))),
+            on_stranded: RefCell::default(),
             on_change: Box::new(on_change),
         }));
         for address in addresses {
             cluster.add(address, None, true);
+        }
+        for address in config.failover.iter().flat_map(|failover| failover.gutter.clone()) {
+            let gutter = cluster.add(address, None, false);
+            cluster.failover().iter().for_each(|failover| failover.mark_gutter(gutter));
         }
         cluster
     }
@@ -125,6 +144,16 @@ impl<W: Waiter> Cluster<W> {
         let index = self.0.nodes.borrow().len();
         let cluster = Rc::downgrade(&self.0);
         pool.on_change(move |change| node_changed(&cluster, index, change));
+        if let Some(failover) = &self.0.failover {
+            failover.add();
+            let cluster = Rc::downgrade(&self.0);
+            pool.on_stranded(move |request, waiter, deadline| {
+                let Some(cluster) = cluster.upgrade() else { return };
+                if let Some(listener) = &*cluster.on_stranded.borrow() {
+                    listener(request, waiter, deadline);
+                }
+            });
+        }
         let (pool, is_member) = (Some(pool), Cell::new(is_member));
         self.0.nodes.borrow_mut().push(Node { routed, address, pool, is_member });
         index
@@ -142,11 +171,15 @@ impl<W: Waiter> Cluster<W> {
             routing_order.append(node, pool.is_healthy());
             if !pool.is_healthy() {
                 let why = pool.last_failure().unwrap_or(Cause::NoAnswer);
-                (self.0.on_change)(NodeChange { node, change: Change::Unhealthy(why) });
+                let change = NodeEvent::Pool(Change::Unhealthy(why));
+                (self.0.on_change)(NodeChange { node, change });
             }
         }
         routing_order.arrange(order);
         drop(routing_order);
+        if let Some(failover) = &self.0.failover {
+            self.0.failover_topology_changed(failover, joining, leaving);
+        }
         for &node in leaving {
             nodes[node].is_member.set(false);
             let Some(pool) = &nodes[node].pool else { continue };
@@ -155,7 +188,17 @@ impl<W: Waiter> Cluster<W> {
         }
     }
 
+    /// The node that serves a key.
     pub fn index_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
+        let home = self.home_of(key)?;
+        match &self.0.failover {
+            Some(failover) if !failover.is_calm() => self.serving(failover, key, home),
+            _ => Ok(home),
+        }
+    }
+
+    /// The node to which the rule assigns a key.
+    pub fn home_of(&self, key: Key<'_>) -> Result<usize, ClusterError> {
         let nodes = self.0.nodes.borrow();
         let order = self.0.order.borrow();
         let chosen = order.pick(key.as_bytes(), |node| nodes[node].routed.clone());
@@ -195,15 +238,19 @@ impl<W: Waiter> Cluster<W> {
         self.0.order.borrow().health()
     }
 
-    /// The counters of the nodes to which keys can be routed, by index.
+    /// The counters of the nodes to which keys can be routed, and of gutter nodes, by index.
     pub fn metrics(&self) -> Vec<NodeMetrics> {
         let nodes = self.0.nodes.borrow();
-        let members = nodes.iter().enumerate().filter(|(_, node)| node.is_member.get());
+        let failover = self.0.failover.as_ref();
+        let is_gutter = |node: usize| failover.is_some_and(|failover| failover.is_gutter(node));
+        let is_out = |node: usize| failover.is_some_and(|failover| failover.is_out(node));
+        let members =
+            nodes.iter().enumerate().filter(|(at, node)| node.is_member.get() || is_gutter(*at));
         let node_metrics = |(index, node): (usize, &Node<W>)| {
             let pool = node.pool.as_ref()?;
             Some(NodeMetrics {
                 node: index,
-                healthy: pool.is_healthy(),
+                healthy: pool.is_healthy() && !is_out(index),
                 pool: pool.metrics(),
                 commands: pool.commands(),
             })
@@ -234,10 +281,18 @@ fn forget<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize) {
 fn node_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, change: Change) {
     let Some(cluster) = cluster.upgrade() else { return };
     if let Some(healthy) = change.health() {
-        if !cluster.nodes.borrow().get(node).is_some_and(|node| node.is_member.get()) {
+        let is_member = cluster.nodes.borrow().get(node).is_some_and(|node| node.is_member.get());
+        if let Some(failover) = &cluster.failover {
+            let is_known = is_member || failover.is_gutter(node);
+            if is_known && cluster.failover_health_changed(failover, node, healthy) {
+                (cluster.on_change)(NodeChange { node, change: NodeEvent::Pool(change) });
+            }
+            return;
+        }
+        if !is_member {
             return;
         }
         cluster.order.borrow_mut().set_health(node, healthy);
     }
-    (cluster.on_change)(NodeChange { node, change });
+    (cluster.on_change)(NodeChange { node, change: NodeEvent::Pool(change) });
 }

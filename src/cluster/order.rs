@@ -36,6 +36,18 @@ impl RoutingOrder {
         }
     }
 
+    /// The same rule among other nodes, all healthy. Their order is the one that the rule needs.
+    pub fn among(&self, nodes: Vec<usize>) -> Self {
+        Self {
+            healthy: nodes.clone(),
+            unhealthy: Vec::new(),
+            given: nodes,
+            purge_unhealthy_nodes: false,
+            routing: self.routing,
+            routed: OnceCell::new(),
+        }
+    }
+
     pub fn remove(&mut self, nodes: &[usize]) {
         for list in [&mut self.healthy, &mut self.unhealthy, &mut self.given] {
             list.retain(|node| !nodes.contains(node));
@@ -71,7 +83,7 @@ impl RoutingOrder {
     }
 
     /// The nodes that get keys, in the order that the rule needs.
-    fn routed_nodes(&self) -> Vec<usize> {
+    pub fn routed_nodes(&self) -> Vec<usize> {
         let is_purged = |node: &usize| self.purge_unhealthy_nodes && self.unhealthy.contains(node);
         if self.routing.follows_health() {
             let all = self.healthy.iter().chain(&self.unhealthy);

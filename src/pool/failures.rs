@@ -131,7 +131,7 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// Fails the waiting requests if no connection is to be expected.
-    fn fail_queued_if_unreachable(&self, cause: &Cause) {
+    fn fail_queued_if_unreachable(self: &Rc<Self>, cause: &Cause) {
         let mut state = self.state.borrow_mut();
         if !state.connections.is_empty() || !state.lifecycle.is_open() {
             return;
@@ -141,6 +141,7 @@ impl<W: Waiter> Shared<W> {
             return;
         }
         let turned = is_unreachable && state.health.mark_unhealthy(self.context.now());
+        let stranded = if turned { self.take_stranded(&mut state) } else { Vec::new() };
         let error = self.unavailable(Some(cause.clone()));
         let waiting = state.take_queued(error.kind().call_result());
         state.counters.add_errors(waiting.len());
@@ -151,6 +152,32 @@ impl<W: Waiter> Shared<W> {
         if turned {
             self.notify_change(Change::Unhealthy(cause.clone()));
         }
+        self.strand(stranded);
+    }
+
+    /// Takes the queued requests, if other nodes take them.
+    fn take_stranded(&self, state: &mut State<W>) -> Vec<QueuedRequest<W>> {
+        let is_wanted = self.on_stranded.borrow().is_some();
+        if is_wanted { state.queue.take_all() } else { Vec::new() }
+    }
+
+    /// Hands over requests that other nodes take. They must not be submitted within the current
+    /// call, because its caller may be in the middle of a change.
+    fn strand(self: &Rc<Self>, stranded: Vec<QueuedRequest<W>>) {
+        if stranded.is_empty() {
+            return;
+        }
+        let pool = self.clone();
+        self.context.spawn(async move {
+            for queued in stranded.into_iter().flat_map(QueuedRequest::split_all_keys) {
+                let QueuedRequest { request, waiter, timing, .. } = queued;
+                match &*pool.on_stranded.borrow() {
+                    _ if waiter.is_abandoned() => waiter.dismiss(),
+                    Some(listener) => listener(request, waiter, timing.deadline),
+                    None => waiter.fail(&pool.error(ErrorKind::Closed, None)),
+                }
+            }
+        });
     }
 
     pub fn notify_change(&self, change: Change) {
@@ -262,6 +289,7 @@ impl<W: Waiter> Shared<W> {
         for (_, info) in &waiters {
             state.counters.failed_at(now, *info, CallResult::Connection);
         }
+        let stranded = self.take_stranded(state);
         let waiting = state.take_queued(CallResult::Unavailable);
         state.counters.add_errors(waiting.len());
         drop(guard);
@@ -276,6 +304,7 @@ impl<W: Waiter> Shared<W> {
         if turned {
             self.notify_change(Change::Unhealthy(Cause::NoAnswer));
         }
+        self.strand(stranded);
         self.dial_if_wanted();
     }
 

@@ -114,6 +114,7 @@ fn open(addresses: &[Address], pool: PoolConfig) -> Client<TestCaller> {
         purge_unhealthy_nodes: false,
         routing: Routing::Emcache,
         specs: Arc::default(),
+        failover: None,
     };
     Client::new(&context, addresses.to_vec(), &config, |_| {})
 }

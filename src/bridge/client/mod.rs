@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 use self::lifecycle::seconds;
 pub use self::lifecycle::session_here;
 use super::driver::running_loop;
+use super::failover;
 use super::registry;
 use super::routing::PyRouting;
 use super::security::PySecurity;
@@ -46,7 +47,7 @@ impl CoreClient {
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
         purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
-        max_merged_keys, security, routing, on_change))]
+        max_merged_keys, security, routing, failover, on_change))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -59,6 +60,7 @@ impl CoreClient {
         max_merged_keys: u32,
         security: &PySecurity,
         routing: &PyRouting,
+        failover: Option<failover::Arguments<'_>>,
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
         // Before any call of Python, which may fork.
@@ -82,6 +84,7 @@ impl CoreClient {
             purge_unhealthy_nodes,
             routing: routing.routing,
             specs: routing.specs.clone(),
+            failover: failover.map(failover::config).transpose()?,
         };
         Self::open_session(py, forks, event_loop, addresses, config, on_change)
     }
@@ -440,6 +443,12 @@ impl CoreClient {
         let (min_connections, max_connections) = session.limits;
         let nodes = snapshot::nodes_to_list(py, session.all_metrics(py)?)?;
         (min_connections, max_connections, nodes).into_bound_py_any(py)
+    }
+
+    /// The counters of the client's failover; `None` without failover.
+    fn failover_counters(&self, py: Python<'_>) -> PyResult<Option<failover::Counters>> {
+        let metrics = self.session_on_thread()?.failover_metrics(py)?;
+        Ok(metrics.map(failover::counters))
     }
 
     /// Connects to another node and returns its index. The node gets no keys yet.
