@@ -8,6 +8,8 @@ use super::connections::Entry;
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
+use super::io::Io;
+use super::lingering::SilentRequests;
 use super::queue::QueuedRequest;
 use super::shared::{GRACE_PERIOD, Shared};
 use super::state::State;
@@ -28,6 +30,8 @@ struct LostRequests<W> {
     refused: Vec<W>,
     /// Requests that must not be retried on a shared connection.
     isolated: Vec<(Family, QueuedRequest<W>)>,
+    /// The stream of a connection that was silent.
+    lingering: Option<Box<dyn Io>>,
 }
 
 impl<W: Waiter> State<W> {
@@ -41,14 +45,17 @@ impl<W: Waiter> State<W> {
         let (mut failed, mut refused, mut isolated) = (Vec::new(), Vec::new(), Vec::new());
         if matches!(cause, Cause::Panicked) {
             failed.extend(entry.connection.into_handlers());
-            return LostRequests { failed, refused, isolated };
+            return LostRequests { failed, refused, isolated, lingering: None };
         }
         // The holder's requests are sent on the checked-out connection or not at all.
         let is_garbage = matches!(cause, Cause::Protocol(_));
         let may_repeat = !is_garbage && !entry.is_checked_out() && self.lifecycle.is_open();
         // A silent server may still execute the bytes that it has received.
         let may_run_later = matches!(cause, Cause::NoAnswer);
-        for mut orphan in entry.connection.into_orphans().into_iter().rev() {
+        let has_unanswered = entry.connection.in_flight() > 0;
+        let (orphans, stream) = entry.connection.into_parts();
+        let lingering = (may_run_later && has_unanswered).then_some(stream);
+        for mut orphan in orphans.into_iter().rev() {
             let is_read = orphan.info.verb.retry() == Retry::Once;
             if may_run_later && orphan.sent {
                 orphan.retry.take_if(|request| {
@@ -90,7 +97,7 @@ impl<W: Waiter> State<W> {
         }
         failed.reverse();
         isolated.reverse();
-        LostRequests { failed, refused, isolated }
+        LostRequests { failed, refused, isolated, lingering }
     }
 }
 
@@ -217,8 +224,13 @@ impl<W: Waiter> Shared<W> {
             state.checkouts.record_loss(checkout, reported_cause.clone());
         }
         let line_error = entry.connection.line_error().cloned();
-        let LostRequests { failed, refused, mut isolated } =
+        let LostRequests { failed, refused, mut isolated, lingering } =
             state.requeue_orphans(entry, cause, is_fresh);
+        if self.on_stranded.borrow().is_some()
+            && let Some(stream) = lingering
+        {
+            self.linger(stream);
+        }
         if state.connections.is_empty() {
             isolated.extend(state.take_unshareable());
         }
@@ -285,11 +297,14 @@ impl<W: Waiter> Shared<W> {
         }
         state.growth.lost(state.connections.len());
         state.capabilities.forget_server();
-        let waiters = state.take_connections();
+        let is_stranded = self.on_stranded.borrow().is_some();
+        let SilentRequests { failed: waiters, mut stranded, streams } =
+            state.take_silent(is_stranded);
+        streams.into_iter().for_each(|stream| self.linger(stream));
         for (_, info) in &waiters {
             state.counters.failed_at(now, *info, CallResult::Connection);
         }
-        let stranded = self.take_stranded(state);
+        stranded.extend(self.take_stranded(state));
         let waiting = state.take_queued(CallResult::Unavailable);
         state.counters.add_errors(waiting.len());
         drop(guard);

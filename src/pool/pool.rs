@@ -56,6 +56,8 @@ impl<W: Waiter> Pool<W> {
             closing: Rc::default(),
             on_change: RefCell::new(None),
             on_stranded: RefCell::new(None),
+            lingering: Cell::new(0),
+            lingering_over: Rc::default(),
             relocated: Rc::default(),
             phase: Rc::default(),
             line_len: LineLen::new(),

@@ -56,6 +56,9 @@ pub(super) struct Shared<W: Waiter> {
     pub on_change: RefCell<Option<ChangeListener>>,
     /// Takes the requests that the node had not received when it became unhealthy.
     pub on_stranded: RefCell<Option<StrandedListener<W>>>,
+    /// The number of connections that linger, and what ends their wait.
+    pub lingering: Cell<usize>,
+    pub lingering_over: Rc<Notify>,
     /// Notified when the node moves, so that dials to the former address end.
     pub relocated: Rc<Notify>,
     /// The progress of the current dial.

@@ -10,12 +10,15 @@ use crate::client::client::{Client, Shared};
 use crate::client::handler::Handler;
 use crate::cluster::failover::{Failover, FailoverChange, OutdatedKey, Spelling, Step};
 use crate::protocol::meta::MetaVerb;
-use crate::protocol::{Command, Key, Reply, Request, Words};
+use crate::protocol::{Command, Key, Nanos, Reply, Request, Words};
 
 /// The deletes that are sent together.
 const WINDOW: usize = 1024;
-/// A server that was stopped executes what it had received. It has done so by this time after it
-/// answers again.
+/// How long a node that answers again has to close the connections on which it may execute failed
+/// requests.
+const LINGER_LIMIT: Nanos = 5_000_000_000;
+const LINGER_POLL: Duration = Duration::from_millis(20);
+/// The time for requests that no connection shows: behind a proxy, or on a connection of their own.
 const SETTLE: Duration = Duration::from_millis(500);
 /// The pause after a failure doubles between these.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -139,7 +142,13 @@ async fn delete_outdated<C: Caller>(shared: Weak<Shared<C>>, failover: Rc<Failov
         let epoch = pool.server_epoch();
         if failover.is_out(node) && is_outdated && settled != Some(epoch) {
             settled = Some(epoch);
-            drop((client, pool));
+            drop(client);
+            let until = context.now().saturating_add(LINGER_LIMIT);
+            while pool.is_lingering() && context.now() < until {
+                context.sleep(LINGER_POLL).await;
+            }
+            pool.end_lingering();
+            drop(pool);
             context.sleep(SETTLE).await;
             continue;
         }
