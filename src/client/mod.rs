@@ -17,9 +17,9 @@
 //! | `nodes` | questions about the nodes, independent of the caller's type |
 mod batch;
 mod caller;
-pub mod clock;
 #[allow(clippy::module_inception, reason = "the client of this layer")]
 mod client;
+pub mod clock;
 mod failover;
 mod gather;
 mod handler;

@@ -9,9 +9,7 @@ use super::lines::{self, NodeLine};
 use super::order::RoutingOrder;
 use super::routing::{NodeSpecs, RoutedNode, Routing};
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
-use crate::protocol::{
-    CommandStats, Key, MAX_LINE_LEN, Nanos, OwnedRequest, RetrievalVerb, Verb,
-};
+use crate::protocol::{CommandStats, Key, MAX_LINE_LEN, Nanos, OwnedRequest, RetrievalVerb, Verb};
 
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
@@ -113,7 +111,10 @@ impl<W: Waiter> Cluster<W> {
             specs: config.specs.clone(),
             nodes: RefCell::default(),
             order: RefCell::new(order),
-            failover: config.failover.clone().map(|failover| Rc::new(Failover::new(failover, context))),
+            failover: config
+                .failover
+                .clone()
+                .map(|failover| Rc::new(Failover::new(failover, context))),
             on_stranded: RefCell::default(),
             on_change: Box::new(on_change),
         }));

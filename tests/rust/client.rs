@@ -21,15 +21,15 @@ use tokio::sync::oneshot;
 use crate::support::{Listener, Peer, config, key, run, with_get, with_set};
 
 /// An outcome of these tests: items are their values.
-type TestOutcome = Outcome<String>;
+pub type TestOutcome = Outcome<String>;
 
-struct TestCaller {
+pub struct TestCaller {
     sender: Option<oneshot::Sender<TestOutcome>>,
     is_abandoned: Rc<Cell<bool>>,
 }
 
 /// The other end of a [`TestCaller`].
-struct Pending {
+pub struct Pending {
     outcome: oneshot::Receiver<TestOutcome>,
     is_abandoned: Rc<Cell<bool>>,
 }
@@ -42,7 +42,7 @@ fn caller() -> (TestCaller, Pending) {
 }
 
 impl Pending {
-    async fn outcome(self) -> TestOutcome {
+    pub async fn outcome(self) -> TestOutcome {
         self.outcome.await.expect("a caller was dropped without an outcome")
     }
 
@@ -85,7 +85,7 @@ impl Caller for TestCaller {
 }
 
 /// Keys and values of a batch.
-struct Pairs(Vec<(String, String)>);
+pub struct Pairs(Vec<(String, String)>);
 
 impl Pairs {
     fn numbered(count: usize) -> Self {
@@ -131,7 +131,7 @@ async fn single() -> (Client<TestCaller>, Listener, Peer) {
     (client, listener, peer)
 }
 
-fn submit(
+pub fn submit(
     client: &Client<TestCaller>,
     target: Target,
     expect: Expect,
@@ -142,7 +142,7 @@ fn submit(
     pending
 }
 
-fn get(client: &Client<TestCaller>, name: &str) -> Pending {
+pub fn get(client: &Client<TestCaller>, name: &str) -> Pending {
     with_get(name, |request| submit(client, Target::Key, Expect::Item, request))
 }
 
@@ -150,7 +150,7 @@ fn set_noreply(client: &Client<TestCaller>, name: &str) -> Pending {
     with_set(name, b"1", |request| submit(client, Target::Key, Expect::NoReply, request))
 }
 
-fn get_many(client: &Client<TestCaller>, names: &[String], is_partial: bool) -> Pending {
+pub fn get_many(client: &Client<TestCaller>, names: &[String], is_partial: bool) -> Pending {
     let (caller, pending) = caller();
     let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
     client.get_many(RetrievalVerb::Get, &keys, is_partial, client.deadline(), caller);
@@ -185,7 +185,7 @@ async fn answer_sets(peer: &mut Peer, count: usize, mut reply: impl FnMut(usize)
     }
 }
 
-fn items_of(gathered: &mut Gathered<String>) -> Vec<(usize, String)> {
+pub fn items_of(gathered: &mut Gathered<String>) -> Vec<(usize, String)> {
     gathered.take_lines().into_iter().flat_map(Line::into_items).collect()
 }
 

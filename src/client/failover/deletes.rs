@@ -96,7 +96,12 @@ impl<C: Caller> Client<C> {
         }
     }
 
-    fn send_deletes(&self, failover: &Rc<Failover>, node: usize, keys: Vec<OutdatedKey>) -> Rc<Deletes> {
+    fn send_deletes(
+        &self,
+        failover: &Rc<Failover>,
+        node: usize,
+        keys: Vec<OutdatedKey>,
+    ) -> Rc<Deletes> {
         let deletes = Deletes::new(failover, node, keys.len());
         let pool = self.cluster().pool(node);
         for (key, spelling) in keys {

@@ -72,7 +72,12 @@ pub fn with_capped(submission: Submission<'_>, ttl: i32, send: impl FnOnce(Submi
             let verb = retrieval(verb, ttl);
             send(Submission::Borrowed(&Request::Retrieval { verb, keys }));
         }
-        Submission::Borrowed(&Request::Command(Command::Meta { verb, key, flags: words, value })) => {
+        Submission::Borrowed(&Request::Command(Command::Meta {
+            verb,
+            key,
+            flags: words,
+            value,
+        })) => {
             let text = flags(verb, words.as_str(), ttl);
             let flags = Words::parse(&text).unwrap_or(words);
             let command = Command::Meta { verb, key, flags, value };

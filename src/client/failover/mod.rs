@@ -90,11 +90,8 @@ impl<C: Caller> Client<C> {
             Ok(node) => node,
             Err(error) => return handler.fail_with(FailureKind::NoNodes(error)),
         };
-        let handler = if writes {
-            Guarded::wrap(handler, failover, node, key, spelling)
-        } else {
-            handler
-        };
+        let handler =
+            if writes { Guarded::wrap(handler, failover, node, key, spelling) } else { handler };
         let pool = cluster.pool(node);
         if node == home {
             return pool.submit_any(submission, handler, deadline);

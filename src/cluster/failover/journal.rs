@@ -174,7 +174,9 @@ mod tests {
     #[test]
     fn each_spelling_is_deleted_on_its_own() {
         let mut journal = Journal::new(10);
-        assert!(!journal.outdate(b"k", Spelling::Plain) && !journal.outdate(b"k", Spelling::Base64));
+        assert!(
+            !journal.outdate(b"k", Spelling::Plain) && !journal.outdate(b"k", Spelling::Base64)
+        );
         assert_eq!((journal.len(), journal.some(10).len()), (1, 2));
         journal.deleted(&(b"k".as_slice().into(), Spelling::Base64));
         assert!(journal.contains(b"k"));

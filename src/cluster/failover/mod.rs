@@ -20,8 +20,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use self::journal::{OutdatedKey, Spelling};
 use self::journal::Journal;
+pub use self::journal::{OutdatedKey, Spelling};
 use self::placement::Placement;
 use super::routing::RoutedNode;
 use crate::pool::{Address, Context};
@@ -287,6 +287,3 @@ pub enum Step {
     },
     Delete(Vec<OutdatedKey>),
 }
-
-#[cfg(test)]
-mod tests;
