@@ -74,7 +74,7 @@ class NodeDirectory(ClusterManagment):
         # Grows with each discovered node; nodes that have left the cluster keep their index.
         self._addresses = addresses
         members = len(addresses) - gutter_count
-        self._gutter = range(members, len(addresses))
+        self._gutter: range = range(members, len(addresses))
         self._core: CoreClient | None = None
         self._snapshots: Snapshots | None = None
         self._last_health = list(range(members)), list[int]()
@@ -114,7 +114,8 @@ class NodeDirectory(ClusterManagment):
         Raises:
             ValueError: not a node of this client.
         """
-        for index in [*sorted(self.indexes()), *self._gutter]:
+        known: list[int] = [*sorted(self.indexes()), *self._gutter]
+        for index in known:
             if self._addresses[index] == address:
                 return index
         raise ValueError(f"{address} can not be found")

@@ -260,7 +260,9 @@ async def _create_client(
     fallback = check_failover(failover, options["purge_unhealthy_nodes"])
     check_gutter(fallback, addresses)
     routing.check(None if autodiscovery is True or is_source else addresses)
-    options["security"] = Security(tls([*addresses, *(fallback.nodes if fallback else ())]), login())
+    options["security"] = Security(
+        tls([*addresses, *(fallback.nodes if fallback else ())]), login()
+    )
     source, topology, is_listed = None, None, False
     if autodiscovery is True or is_source:
         from .discovery._autodiscovery import first_topology

@@ -95,19 +95,16 @@ def check_failover(failover: object, purge_unhealthy_nodes: bool) -> NextNode | 
     """Check the option ``failover``.
 
     Raises:
-        TypeError: it has a wrong type.
-        ValueError: it is an unknown text, or cannot be combined with another option.
+        TypeError: it is none of the possible values.
+        ValueError: it cannot be combined with another option.
     """
     if failover is None:
         return None
     if failover == "next":
         failover = NextNode()
-    if isinstance(failover, str):
-        raise ValueError(f"failover must be 'next', a NextNode, a Gutter or None, not {failover!r}")
     if not isinstance(failover, NextNode):
-        raise TypeError(
-            f"failover must be 'next', a NextNode, a Gutter or None, not {type(failover).__name__}"
-        )
+        given = repr(failover) if isinstance(failover, str) else type(failover).__name__
+        raise TypeError(f"failover must be 'next', a NextNode, a Gutter or None, not {given}")
     if purge_unhealthy_nodes:
         raise ValueError("failover replaces purge_unhealthy_nodes; pass only one of them")
     return failover

@@ -20,7 +20,7 @@ _TEXTS = {
     "login_recovered": (logging.INFO, "node %s accepts connections again"),
     "returning": (
         logging.INFO,
-        "node %s gets its keys back, except %s that changed meanwhile: they are deleted there first",
+        "node %s gets its keys back, except %s that changed meanwhile: they are deleted first",
     ),
     "overflowed": (
         logging.WARNING,

@@ -98,6 +98,12 @@ impl<I> Default for RawItems<I> {
 }
 
 impl<I> RawItems<I> {
+    fn note_error(&mut self, reply: &Reply<'_>) {
+        if let Reply::Error(error) = reply {
+            self.error = error.line.to_vec();
+        }
+    }
+
     pub(super) fn map<J>(self, mut convert: impl FnMut(I) -> J) -> RawItems<J> {
         let items = self.items.into_iter().map(|(index, item)| (index, convert(item))).collect();
         RawItems { items, error: self.error }
@@ -213,19 +219,14 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 caller.complete(Outcome::RawReply(text));
             }
             Self::RawItems { caller, mut items, .. } => {
-                if let Reply::Error(error) = reply {
-                    items.error = error.line.to_vec();
-                }
+                items.note_error(reply);
                 caller.complete(Outcome::RawItems(items));
             }
             Self::NoReply { noreplies, caller, .. } => {
                 noreplies.end(matches!(reply, Reply::Error(_)));
                 caller.complete(Outcome::Done);
             }
-            Self::Guarded(guarded) => {
-                guarded.check_reply(reply);
-                guarded.handler.reply(reply, from);
-            }
+            Self::Guarded(guarded) => guarded.reply(reply, from),
             Self::Delete(handler) => handler.reply(reply),
         }
     }

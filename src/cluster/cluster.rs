@@ -71,6 +71,8 @@ impl<W: Waiter> Clone for Cluster<W> {
     }
 }
 
+type StrandedListener<W> = Box<dyn Fn(OwnedRequest, W, Nanos)>;
+
 pub(super) struct Shared<W: Waiter> {
     pub context: Rc<Context>,
     config: PoolConfig,
@@ -80,7 +82,7 @@ pub(super) struct Shared<W: Waiter> {
     pub nodes: RefCell<Vec<Node<W>>>,
     pub order: RefCell<RoutingOrder>,
     pub failover: Option<Rc<Failover>>,
-    pub on_stranded: RefCell<Option<Box<dyn Fn(OwnedRequest, W, Nanos)>>>,
+    pub on_stranded: RefCell<Option<StrandedListener<W>>>,
     pub on_change: Box<dyn Fn(NodeChange)>,
 }
 

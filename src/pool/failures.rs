@@ -226,11 +226,7 @@ impl<W: Waiter> Shared<W> {
         let line_error = entry.connection.line_error().cloned();
         let LostRequests { failed, refused, mut isolated, lingering } =
             state.requeue_orphans(entry, cause, is_fresh);
-        if self.on_stranded.borrow().is_some()
-            && let Some(stream) = lingering
-        {
-            self.linger(stream);
-        }
+        self.linger(lingering);
         if state.connections.is_empty() {
             isolated.extend(state.take_unshareable());
         }
@@ -300,7 +296,7 @@ impl<W: Waiter> Shared<W> {
         let is_stranded = self.on_stranded.borrow().is_some();
         let SilentRequests { failed: waiters, mut stranded, streams } =
             state.take_silent(is_stranded);
-        streams.into_iter().for_each(|stream| self.linger(stream));
+        self.linger(streams);
         for (_, info) in &waiters {
             state.counters.failed_at(now, *info, CallResult::Connection);
         }

@@ -77,9 +77,15 @@ impl<W: Waiter> Pool<W> {
 }
 
 impl<W: Waiter> Shared<W> {
-    pub fn linger(self: &Rc<Self>, stream: Box<dyn Io>) {
-        self.lingering.set(self.lingering.get() + 1);
-        self.context.spawn(linger(Rc::downgrade(self), stream));
+    /// Lets connections linger, if other nodes take the requests of this one.
+    pub fn linger(self: &Rc<Self>, streams: impl IntoIterator<Item = Box<dyn Io>>) {
+        if self.on_stranded.borrow().is_none() {
+            return;
+        }
+        for stream in streams {
+            self.lingering.set(self.lingering.get() + 1);
+            self.context.spawn(linger(Rc::downgrade(self), stream));
+        }
     }
 }
 

@@ -145,6 +145,11 @@ async def test_a_stopped_server_executes_what_it_had_received_before_its_keys_re
             assert await client.get(key) is None
 
 
+def has_returned(client):
+    is_up = not client.cluster_managment().unhealthy_nodes()
+    return is_up and client.metrics().failover.outdated_keys == 0
+
+
 async def until_down(client, key):
     while not client.cluster_managment().unhealthy_nodes():
         with contextlib.suppress(emcache.OperationTimeoutError, emcache.ConnectionFailedError):
@@ -196,9 +201,7 @@ async def test_a_second_client_returns_on_its_own():
             a.start()
             for key in keys:
                 a.command(b"set %b 0 0 3\r\nold\r\n" % key)
-            for client in (one, two):
-                await until(lambda: not client.cluster_managment().unhealthy_nodes())
-                await until(lambda: client.metrics().failover.outdated_keys == 0)
+            await until(lambda: all(has_returned(client) for client in (one, two)))
             for client in (one, two):
                 found = await client.get_many(keys)
                 assert sorted(found) == sorted(keys[2:])
@@ -272,7 +275,7 @@ async def test_a_client_that_closes_during_the_deletes():
         (lambda: emcache.Gutter([]), ValueError, "at least one node"),
         (lambda: emcache.Gutter("10.0.0.1"), TypeError, "list of addresses"),
         (lambda: emcache.Gutter([1]), TypeError, None),
-        (lambda: check_failover("gutter", False), ValueError, "failover must be"),
+        (lambda: check_failover("gutter", False), TypeError, "failover must be"),
         (lambda: check_failover(True, False), TypeError, "failover must be"),
         (lambda: check_failover(emcache.Gutter, False), TypeError, "failover must be"),
         (lambda: check_failover("next", True), ValueError, "purge_unhealthy_nodes"),

@@ -365,3 +365,35 @@ fn without_any_substitute_calls_fail_as_before() {
         assert_eq!(cluster.value(&names[0]).await, None);
     });
 }
+
+#[test]
+fn nodes_join_and_leave_while_one_is_down() {
+    run(async {
+        let cluster = Cluster::start(false, failover()).await;
+        let names = cluster.keys(30);
+        cluster.servers[0].kill(true).await;
+        cluster.down(&names[0]).await;
+        for name in &names {
+            cluster.stored(name, "first").await;
+        }
+        let joining = cluster.client.add_node(cluster.servers[3].address(), None);
+        cluster.client.change(&[joining], &[], &[0, 1, 2, joining]);
+        for name in &names {
+            cluster.stored(name, "second").await;
+        }
+        // The node that is down leaves, and its keys have other homes.
+        cluster.client.change(&[], &[0], &[1, 2, joining]);
+        for name in &names {
+            let found = cluster.value(name).await;
+            assert!(found.is_none_or(|value| value == "second"));
+            cluster.stored(name, "third").await;
+        }
+        cluster.calm().await;
+        for server in &cluster.servers[1..] {
+            for name in &names {
+                assert!(server.item(name).is_none_or(|(value, _)| value == "third"), "{name}");
+            }
+        }
+        assert!(names.iter().any(|name| cluster.servers[3].item(name).is_some()));
+    });
+}

@@ -9,6 +9,7 @@ use crate::client::caller::Caller;
 use crate::client::client::{Client, Shared};
 use crate::client::handler::Handler;
 use crate::cluster::failover::{Failover, FailoverChange, OutdatedKey, Spelling, Step};
+use crate::pool::{Context, Pool, Waiter};
 use crate::protocol::meta::MetaVerb;
 use crate::protocol::{Command, Key, Nanos, Reply, Request, Words};
 
@@ -148,15 +149,10 @@ async fn delete_outdated<C: Caller>(shared: Weak<Shared<C>>, failover: Rc<Failov
         if failover.is_out(node) && is_outdated && settled != Some(epoch) {
             settled = Some(epoch);
             drop(client);
-            let until = context.now().saturating_add(LINGER_LIMIT);
-            while pool.is_lingering() && context.now() < until {
-                context.sleep(LINGER_POLL).await;
-            }
-            pool.end_lingering();
-            drop(pool);
-            context.sleep(SETTLE).await;
+            settle(&context, pool).await;
             continue;
         }
+        let is_flush = step == Step::Flush;
         let sent = match step {
             Step::Done => continue,
             Step::KeepOut => {
@@ -174,7 +170,6 @@ async fn delete_outdated<C: Caller>(shared: Weak<Shared<C>>, failover: Rc<Failov
             Step::Flush => client.send_flush(&failover, node),
             Step::Delete(keys) => client.send_deletes(&failover, node, keys),
         };
-        let is_flush = failover.is_out(node);
         drop((client, pool));
         if !sent.all_done().await {
             context.sleep(pause).await;
@@ -190,4 +185,18 @@ async fn delete_outdated<C: Caller>(shared: Weak<Shared<C>>, failover: Rc<Failov
             }
         }
     }
+}
+
+/// Waits until the node has executed what it had received before it answered again.
+///
+/// # Cancel safety
+/// May be dropped at any time.
+async fn settle<W: Waiter>(context: &Context, pool: Pool<W>) {
+    let until = context.now().saturating_add(LINGER_LIMIT);
+    while pool.is_lingering() && context.now() < until {
+        context.sleep(LINGER_POLL).await;
+    }
+    pool.end_lingering();
+    drop(pool);
+    context.sleep(SETTLE).await;
 }

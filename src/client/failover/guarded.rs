@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use crate::client::caller::Caller;
 use crate::client::handler::Handler;
 use crate::cluster::failover::{Failover, Spelling};
-use crate::protocol::{ErrorLine, ErrorLineKind, Key, Reply};
+use crate::protocol::{ErrorLine, ErrorLineKind, Key, Reply, ReplyHandler};
 
 /// The handler of a write, with what is recorded if the write fails. The key is empty for a flush.
 pub struct Guarded<C: Caller> {
@@ -45,11 +45,12 @@ impl<C: Caller> Guarded<C> {
     }
 
     /// A proxy may report a failure of a write that it has passed on.
-    pub fn check_reply(&self, reply: &Reply<'_>) {
+    pub fn reply(self, reply: &Reply<'_>, from: &str) {
         if self.key.is_empty() && matches!(reply, Reply::Ok) {
             self.failover.flushed_by_user(self.node);
         } else if matches!(reply, Reply::Error(ErrorLine { kind: ErrorLineKind::Server, .. })) {
             self.record_failure();
         }
+        self.handler.reply(reply, from);
     }
 }

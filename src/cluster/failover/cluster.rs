@@ -137,7 +137,9 @@ impl<W: Waiter> Cluster<W> {
             }
         }
         drop(state);
-        gutter.into_iter().for_each(|node| self.0.take_out(failover, node));
+        for node in gutter {
+            self.0.take_out(failover, node);
+        }
     }
 
     /// Tells listeners about a node.

@@ -63,6 +63,8 @@ pub struct FailoverMetrics {
     pub flushes: u64,
 }
 
+type WorkListener = Box<dyn Fn(usize)>;
+
 pub struct Failover {
     config: FailoverConfig,
     context: Rc<Context>,
@@ -71,7 +73,7 @@ pub struct Failover {
     state: RefCell<State>,
     counters: Cell<FailoverMetrics>,
     /// Called with a node that can be reached and has outdated copies, or is out.
-    on_work: RefCell<Option<Box<dyn Fn(usize)>>>,
+    on_work: RefCell<Option<WorkListener>>,
 }
 
 #[derive(Default)]
@@ -81,6 +83,7 @@ struct State {
     placements: Vec<Placement>,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "facts that are independent")]
 struct NodeState {
     is_gutter: bool,
     is_out: bool,
