@@ -34,6 +34,7 @@ from ._errors import (
     StorageCommandError,
     UnsupportedError,
 )
+from ._failover import Gutter, NextNode
 from ._item import Item
 from ._lazy import PUBLIC as _PUBLIC
 from ._lazy import SUBMODULES as _SUBMODULES
@@ -63,6 +64,7 @@ if typing.TYPE_CHECKING:
         CacheMetrics,
         ClientMetrics,
         CommandMetrics,
+        FailoverMetrics,
         HotKey,
         LatencyHistogram,
         NodeMetrics,
@@ -102,6 +104,8 @@ __all__ = [
     "DiscoveryError",
     "DnsDiscovery",
     "EmcacheError",
+    "FailoverMetrics",
+    "Gutter",
     "HotKey",
     "InvalidKeyError",
     "Item",
@@ -120,6 +124,7 @@ __all__ = [
     "MetaStored",
     "Migration",
     "MigrationMetrics",
+    "NextNode",
     "NodeMetrics",
     "NodeUnavailableError",
     "NotFoundCommandError",

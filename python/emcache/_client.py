@@ -6,7 +6,7 @@ The methods give arguments their meaning and pass them to the core, which does t
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
@@ -99,11 +99,12 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
         close_timeout: float,
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
         routing: NodeRouting,
+        gutter: Sequence[Address] = (),
     ) -> "Client":
         """Create a client in the running loop. ``make_core`` receives the callback for changes."""
         client = cls.__new__(cls)
         client._routing = routing
-        client._set_up(addresses, cluster_events, close_timeout, make_core)
+        client._set_up(addresses, cluster_events, close_timeout, make_core, gutter)
         return client
 
     def _set_up(
@@ -112,16 +113,18 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
         cluster_events: ClusterEvents | None,
         close_timeout: float,
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+        gutter: Sequence[Address],
     ) -> None:
         # Imported here, because importing the package does not need it.
         from ._events import EventDispatcher
 
-        self._addresses = addresses
+        # In the order of the core's indexes. Nodes that join later follow.
+        self._addresses = addresses = [*addresses, *gutter]
         self._close_timeout = close_timeout
         self._routing: NodeRouting
         self._watcher: Watcher | None = None
         self._watch_task: asyncio.Task[None] | None = None
-        self._directory = NodeDirectory(addresses)
+        self._directory = NodeDirectory(addresses, len(gutter))
         self._dispatcher = EventDispatcher(self._directory, cluster_events)
         # A strong reference from the core would keep an unclosed client alive for ever.
         client = weakref.ref(self)

@@ -71,12 +71,14 @@ class ClusterEvents(metaclass=ABCMeta):
 class NodeDirectory(ClusterManagment):
     """The nodes of one client by their index in the core."""
 
-    def __init__(self, addresses: list[Address]) -> None:
+    def __init__(self, addresses: list[Address], gutter_count: int) -> None:
         # Grows with each discovered node; nodes that have left the cluster keep their index.
         self._addresses = addresses
+        members = len(addresses) - gutter_count
+        self._gutter: range = range(members, len(addresses))
         self._core: CoreClient | None = None
         self._snapshots: Snapshots | None = None
-        self._last_health = list(range(len(addresses))), list[int]()
+        self._last_health = list(range(members)), list[int]()
 
     def attach(self, core: CoreClient, snapshots: Snapshots) -> None:
         """Set where health and counters are read from."""
@@ -96,6 +98,8 @@ class NodeDirectory(ClusterManagment):
 
     def node_changed(self, index: int, healthy: bool) -> None:
         """Record a change for threads that cannot ask the core."""
+        if index in self._gutter:
+            return
         up, down = ([node for node in nodes if node != index] for nodes in self._last_health)
         (up if healthy else down).append(index)
         self._last_health = up, down
@@ -112,7 +116,8 @@ class NodeDirectory(ClusterManagment):
             ValueError: not a node of this client.
         """
         address = parse_address(node) if isinstance(node, str) else node
-        for index in self.indexes():
+        known: list[int] = [*self.indexes(), *self._gutter]
+        for index in known:
             if self._addresses[index] == address:
                 return index
         raise ValueError(f"{address} can not be found")

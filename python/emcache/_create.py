@@ -9,6 +9,7 @@ from ._checks import check_bools, check_range, check_seconds, check_timeouts
 from ._client import Client
 from ._cluster import ClusterEvents
 from ._emcache import CoreClient, Security
+from ._failover import NextNode, check_failover, check_gutter, for_core
 from ._hints import with_option_hints
 from ._memcached.addresses import parse_nodes, to_endpoint
 from ._options import (
@@ -111,6 +112,7 @@ def create_client(
     names: NodeNames | None = None,
     migrating_from: "migration.Cluster | None" = None,
     hot_keys: int = 0,
+    failover: Literal["next"] | NextNode | None = None,
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -172,6 +174,9 @@ def create_client(
             :class:`emcache.Cluster`. Items that are read are moved to ``node_addresses``.
         hot_keys: report this many of the most requested keys in :meth:`Client.metrics`, up to 100;
             0 to count none. Each request then costs a little more.
+        failover: where the keys of a node go while it is down. With None, their calls fail. With
+            ``"next"`` or a :class:`NextNode` the other nodes take them, and with a
+            :class:`Gutter`, spare nodes do. See the page on failover.
 
     Raises:
         ValueError: an argument is out of range.
@@ -209,6 +214,7 @@ def create_client(
             routing=NodeRouting(routing, weights, names),
             migrating_from=migrating_from,
             hot_keys=hot_keys,
+            failover=failover,
         )
     )
 
@@ -239,6 +245,7 @@ async def _create_client(
     login: Callable[[], LoginArguments | None],
     routing: NodeRouting,
     migrating_from: "migration.Cluster | None",
+    failover: object,
     tls: Callable[[list[Address]], TlsArguments | None],
     switches: dict[str, bool],
     **options: Any,
@@ -259,8 +266,14 @@ async def _create_client(
     check_limits(options["min_connections"], options["max_connections"])
     check_range("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
     check_range("hot_keys", options["hot_keys"], 0, 100)
+    fallback = check_failover(failover, options["purge_unhealthy_nodes"])
+    check_gutter(fallback, addresses)
+    if fallback is not None and (migrating_from is not None or not routing.is_named):
+        raise ValueError("failover needs a routing rule with a name, and no migrating_from")
     routing.check(None if autodiscovery is True or is_source else addresses)
-    options["security"] = Security(tls(addresses), login())
+    options["security"] = Security(
+        tls([*addresses, *(fallback.nodes if fallback else ())]), login()
+    )
     source, topology, is_listed = None, None, False
     if autodiscovery is True or is_source:
         from .discovery._autodiscovery import first_topology
@@ -282,6 +295,8 @@ async def _create_client(
             source, topology = DiscoveryWithIps(source), await with_ips(topology)
         addresses = [node.address for node in topology.nodes]
         endpoints = [to_endpoint(address) for address in addresses]
+        check_gutter(fallback, addresses)
+    options["failover"] = for_core(fallback)
     options["routing"] = await routing.for_nodes(addresses, topology)
     former = None if migrating_from is None else await migrating_from._arguments()
     client = Client._open(
@@ -290,6 +305,7 @@ async def _create_client(
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
         lambda on_change: CoreClient(endpoints, on_change=on_change, **options),
         routing,
+        fallback.nodes if fallback else (),
     )
     client._routing = routing
     if former is not None and migrating_from is not None:

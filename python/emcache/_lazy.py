@@ -14,6 +14,7 @@ PUBLIC = {
     "Discovery": "discovery",
     "DnsDiscovery": "discovery",
     "HotKey": "metrics",
+    "FailoverMetrics": "metrics",
     "LatencyHistogram": "metrics",
     "ManyResult": "_results",
     "MetaDebug": "_meta",

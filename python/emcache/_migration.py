@@ -202,6 +202,8 @@ async def start_migration(
     """Begin a migration of a client to ``node_addresses``."""
     if client._watcher is not None:
         raise ValueError("a client with autodiscovery cannot migrate; pass migrating_from instead")
+    if client._core.failover_counters() is not None:
+        raise ValueError("a client with failover cannot migrate")
     addresses = parse_nodes(node_addresses, "node_addresses")
     kept = client._routing
     rule = kept.rule

@@ -18,6 +18,19 @@ _TEXTS = {
     "unhealthy": (logging.WARNING, "node %s is unhealthy: %s"),
     "login_failing": (logging.WARNING, "node %s rejects connections: %s"),
     "login_recovered": (logging.INFO, "node %s accepts connections again"),
+    "returning": (
+        logging.INFO,
+        "node %s gets its keys back, except %s that changed meanwhile: they are deleted first",
+    ),
+    "overflowed": (
+        logging.WARNING,
+        "node %s has more than %s outdated keys (max_keys), so it gets no keys until it is flushed",
+    ),
+    "kept_out": (
+        logging.WARNING,
+        "node %s is up but kept out because of its outdated keys; flush it with client.flush_all",
+    ),
+    "flushed": (logging.WARNING, "node %s was flushed because of its outdated keys"),
 }
 
 

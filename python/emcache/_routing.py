@@ -51,6 +51,11 @@ class NodeRouting:
         """Those in effect, of the nodes that have one."""
 
     @property
+    def is_named(self) -> bool:
+        """Whether the core knows the rule; otherwise it is a router."""
+        return isinstance(self._rule, str)
+
+    @property
     def rule(self) -> str:
         """The name of the rule.
 

@@ -28,6 +28,8 @@ class Snapshots:
         self.core_migration: CoreMigration | None = None
         self.migration_status: dict[str, Any] | None = None
         """That of the last snapshot."""
+        self.failover: tuple[int, ...] | None = None
+        """The counters of failover in the last snapshot."""
 
     def take(self) -> bool:
         """Take a snapshot, if the client is open and this is the thread of its loop."""
@@ -35,6 +37,7 @@ class Snapshots:
             if self.core_migration is not None:
                 self.migration_status = self.core_migration.status()
             self._last = time.time(), self._core.snapshot()
+            self.failover = self._core.failover_counters()
             return True
         return False
 

@@ -221,6 +221,7 @@ class ConnectionPool(CoreOwner):
             max_merged_keys=1,
             security=security,
             routing=Routing(DEFAULT_ROUTING, [], None),  # there is one node
+            failover=None,
             on_change=on_change,
         )
 

@@ -20,6 +20,7 @@ __all__ = [
     "CacheMetrics",
     "ClientMetrics",
     "CommandMetrics",
+    "FailoverMetrics",
     "HotKey",
     "LatencyHistogram",
     "NodeMetrics",
@@ -153,6 +154,22 @@ class HotKey:
 
 
 @dataclass(frozen=True, slots=True)
+class FailoverMetrics:
+    """Counters of failover."""
+
+    reads: int = 0
+    """Keys that were read at a substitute."""
+    writes: int = 0
+    """Writes that went to a substitute."""
+    outdated_keys: int = 0
+    """Keys that are to be deleted at a node before it serves them, at present."""
+    deleted: int = 0
+    """Outdated copies that were deleted."""
+    flushes: int = 0
+    """Nodes that were flushed because of too many outdated keys."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClientMetrics:
     """Counters of a client since it was created, without those of nodes that left the cluster."""
 
@@ -169,6 +186,8 @@ class ClientMetrics:
     """The migration that is under way, if there is one."""
     hot_keys: tuple[HotKey, ...] = ()
     """The hottest key first; empty without ``hot_keys`` of :func:`emcache.create_client`."""
+    failover: FailoverMetrics | None = None
+    """None without the option ``failover``."""
 
     @property
     def commands(self) -> dict[str, CommandMetrics]:
@@ -216,7 +235,9 @@ def read_metrics(client: _Client, loop_timeout: float = LOOP_TIMEOUT) -> ClientM
     if latest is None:
         return ClientMetrics(caches=_cache_metrics(client))
     taken, raw = latest
-    metrics = _from_raw(taken, raw, client._addresses, _cache_metrics(client))
+    counters = client._snapshots.failover
+    failover = None if counters is None else FailoverMetrics(*counters)
+    metrics = _from_raw(taken, raw, client._addresses, _cache_metrics(client), failover)
     if client._snapshots.migration_status is None:
         return metrics
     from ._migration import read_status
@@ -245,6 +266,7 @@ def _from_raw(
     raw: "_RawSnapshot",
     addresses: Sequence[Address],
     caches: Mapping[str, CacheMetrics],
+    failover: FailoverMetrics | None,
 ) -> ClientMetrics:
     min_connections, max_connections, nodes, hot = raw
     converted = (
@@ -264,5 +286,11 @@ def _from_raw(
         for key, index, share, rate in hot
     )
     return ClientMetrics(
-        tuple(converted), taken, min_connections, max_connections, caches, hot_keys=hot_keys
+        tuple(converted),
+        taken,
+        min_connections,
+        max_connections,
+        caches,
+        hot_keys=hot_keys,
+        failover=failover,
     )

@@ -1,11 +1,9 @@
-//! The exptimes of meta commands. Here alone the core asks the wall clock: a time of expiry is the
-//! server's Unix time.
-use std::time::{Duration, UNIX_EPOCH};
-
+//! The exptimes of meta commands.
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::convert;
+use crate::client::clock::unix_now;
 use crate::protocol::EXPIRED;
 
 pub fn optional(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
@@ -24,6 +22,5 @@ pub fn future(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
 
 /// Whether servers read an exptime as a Unix time that has passed.
 fn is_past(exptime: i32) -> bool {
-    let moment = Duration::from_secs(u64::try_from(exptime).unwrap_or(0));
-    exptime >= EXPIRED && UNIX_EPOCH.elapsed().is_ok_and(|now| moment <= now)
+    exptime >= EXPIRED && i64::from(exptime) <= unix_now()
 }

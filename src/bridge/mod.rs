@@ -12,6 +12,7 @@ mod convert;
 mod driver;
 mod errors;
 mod expiry;
+mod failover;
 mod future;
 mod item;
 mod loop_driver;

@@ -18,7 +18,8 @@ use super::future;
 use super::session::Session;
 use super::shutdown;
 use super::thread_driver;
-use crate::cluster::NodeChange;
+use crate::cluster::failover::FailoverChange;
+use crate::cluster::{NodeChange, NodeEvent};
 use crate::pool::{Cause, Change, CheckoutId};
 
 // Never dropped implicitly, because that could happen after other thread-locals, or after the
@@ -209,16 +210,28 @@ pub fn session(id: u64) -> Option<Rc<Session>> {
 /// An error comes from the user's callback.
 pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<()> {
     let Some(session) = session(id) else { return Ok(()) };
-    let (what, cause) = match &change.change {
-        Change::Healthy => ("healthy", None),
-        Change::Unhealthy(cause) => ("unhealthy", Some(cause)),
-        Change::LoginFailing(cause) => ("login_failing", Some(cause)),
-        Change::LoginRecovered => ("login_recovered", None),
+    let redacted = |cause: &Cause| Some(cause.redacted());
+    let (what, why) = match &change.change {
+        NodeEvent::Pool(Change::Healthy) => ("healthy", None),
+        NodeEvent::Pool(Change::Unhealthy(cause)) => ("unhealthy", redacted(cause)),
+        NodeEvent::Pool(Change::LoginFailing(cause)) => ("login_failing", redacted(cause)),
+        NodeEvent::Pool(Change::LoginRecovered) => ("login_recovered", None),
+        NodeEvent::Failover(FailoverChange::Returning { outdated }) => {
+            ("returning", Some(outdated.to_string()))
+        }
+        NodeEvent::Failover(FailoverChange::Overflowed { limit }) => {
+            ("overflowed", Some(limit.to_string()))
+        }
+        NodeEvent::Failover(FailoverChange::KeptOut) => ("kept_out", None),
+        NodeEvent::Failover(FailoverChange::Flushed) => ("flushed", None),
     };
-    if let (Some(router), Some(is_healthy)) = (&session.router, change.change.health()) {
-        router.set_health(change.node, is_healthy);
+    let node = change.node;
+    if let (Some(router), NodeEvent::Pool(change)) = (&session.router, &change.change)
+        && let Some(is_healthy) = change.health()
+    {
+        router.set_health(node, is_healthy);
     }
-    let args = (&session.on_change, change.node, what, cause.map(Cause::redacted));
+    let args = (&session.on_change, node, what, why);
     session.driver.call(py, &args.into_pyobject(py)?)
 }
 

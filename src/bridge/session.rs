@@ -21,6 +21,7 @@ use super::result::{CheckoutForm, Form, ItemsForm};
 use super::router::{PyNodeUpdate, PyRouter, node_updates};
 use super::thread_driver::ThreadEngine;
 use crate::client::{Action, Client, Expect, HotKey, Nodes, Operation, Target};
+use crate::cluster::failover::FailoverMetrics;
 use crate::cluster::{ClusterConfig, NodeMetrics};
 use crate::host::SharedSource;
 use crate::pool::{Address, CheckoutId, Metrics, Submission};
@@ -336,6 +337,10 @@ impl Session {
     /// See [`Client::hot_keys`].
     pub fn hot_keys(&self, py: Python<'_>) -> PyResult<Vec<(HotKey, Option<usize>)>> {
         self.query(py, |nodes| nodes.hot_keys())
+    }
+
+    pub fn failover_metrics(&self, py: Python<'_>) -> PyResult<Option<FailoverMetrics>> {
+        self.query(py, |nodes| nodes.failover_metrics())
     }
 
     /// See [`crate::cluster::Cluster::add_node`].

@@ -46,7 +46,7 @@ impl<C: Caller> Client<C> {
     ) -> Self {
         let hot_keys = (config.hot_keys > 0)
             .then(|| RefCell::new(HotKeys::new(config.hot_keys, context.now())));
-        Self(Rc::new(Shared {
+        let client = Self(Rc::new(Shared {
             context: context.clone(),
             cluster: Cluster::new(context, addresses, config, on_change),
             noreplies: Rc::default(),
@@ -55,7 +55,9 @@ impl<C: Caller> Client<C> {
             timeout: config.pool.timeout,
             is_closed: Cell::new(false),
             hot_keys,
-        }))
+        }));
+        client.start_failover();
+        client
     }
 
     pub fn context(&self) -> &Rc<Context> {
@@ -122,6 +124,10 @@ impl<C: Caller> Client<C> {
             self.note_key(key);
         }
         match target {
+            Target::Key if cluster.failover().is_some() => {
+                let handler = self.handler(expect, submission.verb(), caller);
+                self.submit_keyed(submission, handler, deadline);
+            }
             Target::Key => match self.node_of(&submission) {
                 Ok(node) => {
                     let handler = self.handler(expect, submission.verb(), caller);
@@ -138,6 +144,9 @@ impl<C: Caller> Client<C> {
             },
             Target::Node(node) => {
                 let handler = self.handler(expect, submission.verb(), caller);
+                if submission.verb() == Verb::FlushAll && cluster.failover().is_some() {
+                    return self.flush_by_failover(node, submission, handler, deadline);
+                }
                 cluster.pool(node).submit_any(submission, handler, deadline);
             }
             Target::Isolated(node) => {
@@ -172,6 +181,9 @@ impl<C: Caller> Client<C> {
         if let Some(migration) = self.migration() {
             let sent = self.get_many_migrating(&migration, verb, keys, deadline, &gather);
             return sent.unwrap_or_else(|error| Self::no_nodes(&gather, verb, error));
+        }
+        if let Some(failover) = cluster.failover().filter(|failover| !failover.is_calm()) {
+            return self.get_many_by_failover(failover, verb, keys, &gather, deadline);
         }
         let lines = match cluster.lines_for(verb, keys, nodes) {
             Ok(lines) => lines,
@@ -267,6 +279,9 @@ impl<C: Caller> Client<C> {
             return self.migrate(&migration, places, submission, handler, deadline);
         }
         let cluster = &self.0.cluster;
+        if let Some(failover) = cluster.failover() {
+            return self.submit_by_failover(failover, key, submission, handler, deadline);
+        }
         match node.map_or_else(|| cluster.index_for(key), Ok) {
             Ok(node) => cluster.pool(node).submit_any(submission, handler, deadline),
             Err(error) => handler.fail_with(FailureKind::NoNodes(error)),

@@ -3,6 +3,7 @@ use std::rc::Rc;
 
 use super::batch::Batch;
 use super::caller::Caller;
+use super::failover::{DeleteHandler, Guarded};
 use super::gather::{Gather, Line};
 use super::meta::MetaReply;
 use super::migration::Step;
@@ -78,6 +79,10 @@ pub enum Handler<C: Caller> {
     },
     /// A request of a migration.
     Step(Box<Step>),
+    /// A write whose failure is recorded, for failover.
+    Guarded(Box<Guarded<C>>),
+    /// Failover deletes an outdated copy.
+    Delete(DeleteHandler),
 }
 
 /// The reply to a retrieval as it came.
@@ -96,6 +101,12 @@ impl<I> Default for RawItems<I> {
 }
 
 impl<I> RawItems<I> {
+    fn note_error(&mut self, reply: &Reply<'_>) {
+        if let Reply::Error(error) = reply {
+            self.error = error.line.to_vec();
+        }
+    }
+
     pub(super) fn map<J>(self, mut convert: impl FnMut(I) -> J) -> RawItems<J> {
         let items = self.items.into_iter().map(|(index, item)| (index, convert(item))).collect();
         RawItems { items, error: self.error }
@@ -114,6 +125,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 *number = std::str::from_utf8(item.value).ok().and_then(|text| text.parse().ok());
             }
             Self::Line { gather, line } => gather.item(line, index, item, shared),
+            Self::Guarded(guarded) => guarded.handler.item(index, item, shared),
             Self::RawItems { caller, items, .. } => {
                 items.items.extend(caller.item(item, shared).map(|item| (index, item)));
             }
@@ -148,7 +160,9 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             Self::RawItems { items, .. } => items.items.clear(),
             Self::RawReply { text, .. } => text.clear(),
             Self::Step(step) => step.restart(),
-            Self::Part { .. }
+            Self::Guarded(guarded) => guarded.handler.restart(),
+            Self::Delete(_)
+            | Self::Part { .. }
             | Self::Counter { .. }
             | Self::Probe { .. }
             | Self::Command { .. }
@@ -210,9 +224,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 caller.complete(Outcome::RawReply(text));
             }
             Self::RawItems { caller, mut items, .. } => {
-                if let Reply::Error(error) = reply {
-                    items.error = error.line.to_vec();
-                }
+                items.note_error(reply);
                 caller.complete(Outcome::RawItems(items));
             }
             Self::NoReply { noreplies, caller, .. } => {
@@ -220,6 +232,8 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 caller.complete(Outcome::Done);
             }
             Self::Step(step) => step.reply(reply, from),
+            Self::Guarded(guarded) => guarded.reply(reply, from),
+            Self::Delete(handler) => handler.reply(reply),
         }
     }
 
@@ -237,17 +251,24 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             Self::Line { gather, .. } => gather.is_abandoned(),
             Self::Part { batch, .. } => batch.is_abandoned(),
             Self::NoReply { caller, .. } => caller.is_abandoned(),
-            Self::Step(_) => false,
+            Self::Guarded(guarded) => guarded.handler.is_abandoned(),
+            Self::Step(_) | Self::Delete(_) => false,
         }
     }
 
     fn is_noreply(&self) -> bool {
-        matches!(self, Self::NoReply { .. })
+        match self {
+            Self::NoReply { .. } => true,
+            Self::Guarded(guarded) => guarded.handler.is_noreply(),
+            _ => false,
+        }
     }
 
     fn accepted(&mut self) {
-        if let Self::NoReply { caller, .. } = self {
-            caller.accepted();
+        match self {
+            Self::NoReply { caller, .. } => caller.accepted(),
+            Self::Guarded(guarded) => guarded.handler.accepted(),
+            _ => {}
         }
     }
 }
@@ -255,6 +276,13 @@ impl<C: Caller> ReplyHandler for Handler<C> {
 impl<C: Caller> Waiter for Handler<C> {
     fn fail(self, error: &Error) {
         self.fail_with(FailureKind::Pool(error.clone()));
+    }
+
+    fn dismiss(self) {
+        if let Self::Guarded(guarded) = &self {
+            guarded.record_failure();
+        }
+        self.reply(&Reply::End, "");
     }
 
     fn split(self, missing: &[usize]) -> Vec<Self> {
@@ -300,6 +328,11 @@ impl<C: Caller> Handler<C> {
                 caller.complete(Outcome::failed(Some(verb), kind));
             }
             Self::Step(step) => step.fail_with(kind),
+            Self::Guarded(guarded) => {
+                guarded.record_failure();
+                guarded.handler.fail_with(kind);
+            }
+            Self::Delete(handler) => handler.fail(),
         }
     }
 }

@@ -6,6 +6,8 @@
 //! | `client` | the operations of a client, and how it closes |
 //! | `operation` | an operation that owns its data, for hosts on another thread |
 //! | `caller` | the interface of a driver: the recipient of an outcome and the type of items |
+//! | `failover` | requests while nodes are down, and the deletes before they return |
+//! | `clock` | the one wall clock of the core |
 //! | `handler` | turns the replies to one request into an outcome |
 //! | `meta` | the reply to a meta command |
 //! | `gather` | a call for many keys: lines to many nodes, one outcome |
@@ -19,6 +21,8 @@ mod batch;
 mod caller;
 #[allow(clippy::module_inception, reason = "the client of this layer")]
 mod client;
+pub mod clock;
+mod failover;
 mod gather;
 mod handler;
 mod hot_keys;

@@ -3,6 +3,7 @@ use super::caller::Caller;
 use super::client::Client;
 use super::hot_keys::HotKey;
 use super::migration::{MigrationOptions, MigrationStatus, Phase};
+use crate::cluster::failover::FailoverMetrics;
 use crate::cluster::{ClusterError, NodeList, NodeMetrics, NodeUpdate};
 use crate::pool::{Address, CheckoutId, Metrics};
 use crate::protocol::Key;
@@ -16,6 +17,8 @@ pub trait Nodes {
     fn all_metrics(&self) -> Vec<NodeMetrics>;
     /// See [`Client::hot_keys`].
     fn hot_keys(&self) -> Vec<(HotKey, Option<usize>)>;
+    /// `None` without failover.
+    fn failover_metrics(&self) -> Option<FailoverMetrics>;
     fn is_connected(&self, node: usize) -> bool;
     /// See [`crate::pool::Pool::meta_version`].
     fn meta_version(&self, node: usize) -> Option<Version>;
@@ -66,6 +69,10 @@ impl<C: Caller> Nodes for Client<C> {
 
     fn hot_keys(&self) -> Vec<(HotKey, Option<usize>)> {
         Self::hot_keys(self)
+    }
+
+    fn failover_metrics(&self) -> Option<FailoverMetrics> {
+        self.cluster().failover().map(|failover| failover.metrics())
     }
 
     fn is_connected(&self, node: usize) -> bool {

@@ -4,11 +4,12 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::failover::{Failover, FailoverChange, FailoverConfig};
 use super::lines::{self, LastLines, NodeLine};
 use super::order::RoutingOrder;
 use super::routing::{NodeSpec, NodeSpecs, RoutedNode, Routing};
 use crate::pool::{Address, Cause, Change, Context, Metrics, Pool, PoolConfig, Waiter};
-use crate::protocol::{CommandStats, Key, MAX_LINE_LEN, RetrievalVerb, Verb};
+use crate::protocol::{CommandStats, Key, MAX_LINE_LEN, Nanos, OwnedRequest, RetrievalVerb, Verb};
 
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
@@ -20,6 +21,8 @@ pub struct ClusterConfig {
     pub specs: Arc<NodeSpecs>,
     /// How many hot keys the client reports; 0 for none.
     pub hot_keys: usize,
+    /// Never together with `purge_unhealthy_nodes`, a migration or a router in Python.
+    pub failover: Option<FailoverConfig>,
 }
 
 /// What discovery says about a node.
@@ -35,7 +38,13 @@ pub struct NodeUpdate {
 pub struct NodeChange {
     /// The node's index in the list from which the cluster was made.
     pub node: usize,
-    pub change: Change,
+    pub change: NodeEvent,
+}
+
+#[derive(Clone, Debug)]
+pub enum NodeEvent {
+    Pool(Change),
+    Failover(FailoverChange),
 }
 
 /// The counters of a node.
@@ -72,6 +81,8 @@ impl<W: Waiter> Clone for Cluster<W> {
     }
 }
 
+type StrandedListener<W> = Box<dyn Fn(OwnedRequest, W, Nanos)>;
+
 pub(super) struct Shared<W: Waiter> {
     pub(super) context: Rc<Context>,
     config: PoolConfig,
@@ -83,7 +94,9 @@ pub(super) struct Shared<W: Waiter> {
     pub(super) order: RefCell<RoutingOrder>,
     /// The order of the other cluster during a migration: see [`super::former`].
     pub(super) former: RefCell<Option<RoutingOrder>>,
-    on_change: Box<dyn Fn(NodeChange)>,
+    pub(super) failover: Option<Rc<Failover>>,
+    pub(super) on_stranded: RefCell<Option<StrandedListener<W>>>,
+    pub(super) on_change: Box<dyn Fn(NodeChange)>,
 }
 
 pub(super) struct Node<W: Waiter> {
@@ -123,10 +136,19 @@ impl<W: Waiter> Cluster<W> {
             order: RefCell::new(order),
             last_lines: RefCell::default(),
             former: RefCell::default(),
+            failover: config
+                .failover
+                .clone()
+                .map(|failover| Rc::new(Failover::new(failover, context))),
+            on_stranded: RefCell::default(),
             on_change: Box::new(on_change),
         }));
         for address in addresses {
             cluster.add(address, None, true);
+        }
+        for address in config.failover.iter().flat_map(|failover| failover.gutter.clone()) {
+            let gutter = cluster.add(address, None, false);
+            cluster.failover().iter().for_each(|failover| failover.mark_gutter(gutter));
         }
         cluster
     }
@@ -148,6 +170,16 @@ impl<W: Waiter> Cluster<W> {
         let index = self.0.nodes.borrow().len();
         let cluster = Rc::downgrade(&self.0);
         pool.on_change(move |change| node_changed(&cluster, index, change));
+        if let Some(failover) = &self.0.failover {
+            failover.add();
+            let cluster = Rc::downgrade(&self.0);
+            pool.on_stranded(move |request, waiter, deadline| {
+                let Some(cluster) = cluster.upgrade() else { return };
+                if let Some(listener) = &*cluster.on_stranded.borrow() {
+                    listener(request, waiter, deadline);
+                }
+            });
+        }
         let (pool, is_member) = (Some(pool), Cell::new(is_member));
         let node = Node { routed, former: None, address, pool, is_member };
         self.0.nodes.borrow_mut().push(node);
@@ -177,11 +209,15 @@ impl<W: Waiter> Cluster<W> {
             routing_order.append(node, pool.is_healthy());
             if !pool.is_healthy() {
                 let why = pool.last_failure().unwrap_or(Cause::NoAnswer);
-                (self.0.on_change)(NodeChange { node, change: Change::Unhealthy(why) });
+                let change = NodeEvent::Pool(Change::Unhealthy(why));
+                (self.0.on_change)(NodeChange { node, change });
             }
         }
         routing_order.arrange(order);
         drop(routing_order);
+        if let Some(failover) = &self.0.failover {
+            self.0.failover_topology_changed(failover, joining, leaving);
+        }
         for &node in leaving {
             nodes[node].is_member.set(false);
             self.drain_and_close(&nodes[node], node);
@@ -198,7 +234,17 @@ impl<W: Waiter> Cluster<W> {
         pool.drain_and_close(move || forget(&cluster, index));
     }
 
+    /// The node that serves a key.
     pub fn index_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
+        let home = self.home_of(key)?;
+        match &self.0.failover {
+            Some(failover) if !failover.is_calm() => self.serving(failover, key, home),
+            _ => Ok(home),
+        }
+    }
+
+    /// The node to which the rule assigns a key.
+    pub fn home_of(&self, key: Key<'_>) -> Result<usize, ClusterError> {
         let nodes = self.0.nodes.borrow();
         let order = self.0.order.borrow();
         let chosen = order.pick(key.as_bytes(), |node| nodes[node].routed.clone());
@@ -249,15 +295,19 @@ impl<W: Waiter> Cluster<W> {
         health
     }
 
-    /// The counters of the nodes to which keys can be routed, by index.
+    /// The counters of the nodes to which keys can be routed, and of gutter nodes, by index.
     pub fn metrics(&self) -> Vec<NodeMetrics> {
         let nodes = self.0.nodes.borrow();
-        let members = nodes.iter().enumerate().filter(|(_, node)| node.is_routed());
+        let failover = self.0.failover.as_ref();
+        let is_gutter = |node: usize| failover.is_some_and(|failover| failover.is_gutter(node));
+        let is_out = |node: usize| failover.is_some_and(|failover| failover.is_out(node));
+        let members =
+            nodes.iter().enumerate().filter(|(at, node)| node.is_routed() || is_gutter(*at));
         let node_metrics = |(index, node): (usize, &Node<W>)| {
             let pool = node.pool.as_ref()?;
             Some(NodeMetrics {
                 node: index,
-                healthy: pool.is_healthy(),
+                healthy: pool.is_healthy() && !is_out(index),
                 pool: pool.metrics(),
                 commands: pool.commands(),
             })
@@ -288,9 +338,17 @@ fn forget<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize) {
 fn node_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, change: Change) {
     let Some(cluster) = cluster.upgrade() else { return };
     if let Some(healthy) = change.health() {
+        let is_member = cluster.nodes.borrow().get(node).is_some_and(|node| node.is_member.get());
+        if let Some(failover) = &cluster.failover {
+            let is_known = is_member || failover.is_gutter(node);
+            if is_known && cluster.failover_health_changed(failover, node, healthy) {
+                (cluster.on_change)(NodeChange { node, change: NodeEvent::Pool(change) });
+            }
+            return;
+        }
         if !cluster.set_health(node, healthy) {
             return;
         }
     }
-    (cluster.on_change)(NodeChange { node, change });
+    (cluster.on_change)(NodeChange { node, change: NodeEvent::Pool(change) });
 }

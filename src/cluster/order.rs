@@ -49,6 +49,18 @@ impl RoutingOrder {
         }
     }
 
+    /// The same rule among other nodes, all healthy. Their order is the one that the rule needs.
+    pub fn among(&self, nodes: Vec<usize>) -> Self {
+        Self {
+            healthy: nodes.clone(),
+            unhealthy: Vec::new(),
+            given: nodes,
+            purge_unhealthy_nodes: false,
+            routing: self.routing,
+            routed: OnceCell::new(),
+        }
+    }
+
     pub fn contains(&self, node: usize) -> bool {
         self.given.contains(&node)
     }

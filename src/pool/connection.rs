@@ -454,10 +454,15 @@ impl<S: ReplyHandler> Connection<S> {
     }
 
     /// Ends the connection and its task, and returns its requests.
-    pub fn into_orphans(mut self) -> Vec<Orphan<S>> {
+    pub fn into_orphans(self) -> Vec<Orphan<S>> {
+        self.into_parts().0
+    }
+
+    /// Like [`Self::into_orphans`], and returns the stream, which is still open.
+    pub fn into_parts(mut self) -> (Vec<Orphan<S>>, Box<dyn Io>) {
         let orphans = self.pipeline.drain(&self.write_buf, self.written);
         self.waker.wake();
-        orphans
+        (orphans, self.stream)
     }
 
     /// Like [`Self::into_orphans`], for a connection whose state is not reliable: returns only the

@@ -8,6 +8,8 @@ use super::connections::Entry;
 use super::context::Member;
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
+use super::io::Io;
+use super::lingering::SilentRequests;
 use super::queue::QueuedRequest;
 use super::shared::{GRACE_PERIOD, Shared};
 use super::state::State;
@@ -28,6 +30,8 @@ struct LostRequests<W> {
     refused: Vec<W>,
     /// Requests that must not be retried on a shared connection.
     isolated: Vec<(Family, QueuedRequest<W>)>,
+    /// The stream of a connection that was silent.
+    lingering: Option<Box<dyn Io>>,
 }
 
 impl<W: Waiter> State<W> {
@@ -41,14 +45,17 @@ impl<W: Waiter> State<W> {
         let (mut failed, mut refused, mut isolated) = (Vec::new(), Vec::new(), Vec::new());
         if matches!(cause, Cause::Panicked) {
             failed.extend(entry.connection.into_handlers());
-            return LostRequests { failed, refused, isolated };
+            return LostRequests { failed, refused, isolated, lingering: None };
         }
         // The holder's requests are sent on the checked-out connection or not at all.
         let is_garbage = matches!(cause, Cause::Protocol(_));
         let may_repeat = !is_garbage && !entry.is_checked_out() && self.lifecycle.is_open();
         // A silent server may still execute the bytes that it has received.
         let may_run_later = matches!(cause, Cause::NoAnswer);
-        for mut orphan in entry.connection.into_orphans().into_iter().rev() {
+        let has_unanswered = entry.connection.in_flight() > 0;
+        let (orphans, stream) = entry.connection.into_parts();
+        let lingering = (may_run_later && has_unanswered).then_some(stream);
+        for mut orphan in orphans.into_iter().rev() {
             let is_read = orphan.info.verb.retry() == Retry::Once;
             if may_run_later && orphan.sent {
                 orphan.retry.take_if(|request| {
@@ -90,7 +97,7 @@ impl<W: Waiter> State<W> {
         }
         failed.reverse();
         isolated.reverse();
-        LostRequests { failed, refused, isolated }
+        LostRequests { failed, refused, isolated, lingering }
     }
 }
 
@@ -131,7 +138,7 @@ impl<W: Waiter> Shared<W> {
     }
 
     /// Fails the waiting requests if no connection is to be expected.
-    fn fail_queued_if_unreachable(&self, cause: &Cause) {
+    fn fail_queued_if_unreachable(self: &Rc<Self>, cause: &Cause) {
         let mut state = self.state.borrow_mut();
         if !state.connections.is_empty() || !state.lifecycle.is_open() {
             return;
@@ -141,6 +148,7 @@ impl<W: Waiter> Shared<W> {
             return;
         }
         let turned = is_unreachable && state.health.mark_unhealthy(self.context.now());
+        let stranded = if turned { self.take_stranded(&mut state) } else { Vec::new() };
         let error = self.unavailable(Some(cause.clone()));
         let waiting = state.take_queued(error.kind().call_result());
         state.counters.add_errors(waiting.len());
@@ -151,6 +159,32 @@ impl<W: Waiter> Shared<W> {
         if turned {
             self.notify_change(Change::Unhealthy(cause.clone()));
         }
+        self.strand(stranded);
+    }
+
+    /// Takes the queued requests, if other nodes take them.
+    fn take_stranded(&self, state: &mut State<W>) -> Vec<QueuedRequest<W>> {
+        let is_wanted = self.on_stranded.borrow().is_some();
+        if is_wanted { state.queue.take_all() } else { Vec::new() }
+    }
+
+    /// Hands over requests that other nodes take. They must not be submitted within the current
+    /// call, because its caller may be in the middle of a change.
+    fn strand(self: &Rc<Self>, stranded: Vec<QueuedRequest<W>>) {
+        if stranded.is_empty() {
+            return;
+        }
+        let pool = self.clone();
+        self.context.spawn(async move {
+            for queued in stranded.into_iter().flat_map(QueuedRequest::split_all_keys) {
+                let QueuedRequest { request, waiter, timing, .. } = queued;
+                match &*pool.on_stranded.borrow() {
+                    _ if waiter.is_abandoned() => waiter.dismiss(),
+                    Some(listener) => listener(request, waiter, timing.deadline),
+                    None => waiter.fail(&pool.error(ErrorKind::Closed, None)),
+                }
+            }
+        });
     }
 
     pub fn notify_change(&self, change: Change) {
@@ -190,8 +224,9 @@ impl<W: Waiter> Shared<W> {
             state.checkouts.record_loss(checkout, reported_cause.clone());
         }
         let line_error = entry.connection.line_error().cloned();
-        let LostRequests { failed, refused, mut isolated } =
+        let LostRequests { failed, refused, mut isolated, lingering } =
             state.requeue_orphans(entry, cause, is_fresh);
+        self.linger(lingering);
         if state.connections.is_empty() {
             isolated.extend(state.take_unshareable());
         }
@@ -258,10 +293,14 @@ impl<W: Waiter> Shared<W> {
         }
         state.growth.lost(state.connections.len());
         state.capabilities.forget_server();
-        let waiters = state.take_connections();
+        let is_stranded = self.on_stranded.borrow().is_some();
+        let SilentRequests { failed: waiters, mut stranded, streams } =
+            state.take_silent(is_stranded);
+        self.linger(streams);
         for (_, info) in &waiters {
             state.counters.failed_at(now, *info, CallResult::Connection);
         }
+        stranded.extend(self.take_stranded(state));
         let waiting = state.take_queued(CallResult::Unavailable);
         state.counters.add_errors(waiting.len());
         drop(guard);
@@ -276,6 +315,7 @@ impl<W: Waiter> Shared<W> {
         if turned {
             self.notify_change(Change::Unhealthy(Cause::NoAnswer));
         }
+        self.strand(stranded);
         self.dial_if_wanted();
     }
 

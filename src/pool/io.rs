@@ -17,6 +17,9 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin {
 
     /// Makes the next poll read even if no event has been reported since the last one.
     fn force_read(&mut self) {}
+
+    /// When it is dropped, the kernel sends none of the bytes that it still holds.
+    fn reset_on_drop(&mut self) {}
 }
 
 impl Io for DuplexStream {}

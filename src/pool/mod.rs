@@ -36,6 +36,7 @@ mod isolation;
 mod large;
 mod lifecycle;
 mod line_len;
+mod lingering;
 mod location;
 mod login;
 mod lookup;

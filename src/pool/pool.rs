@@ -55,6 +55,9 @@ impl<W: Waiter> Pool<W> {
             unflushed: Cell::new(false),
             closing: Rc::default(),
             on_change: RefCell::new(None),
+            on_stranded: RefCell::new(None),
+            lingering: Cell::new(0),
+            lingering_over: Rc::default(),
             relocated: Rc::default(),
             phase: Rc::default(),
             line_len: LineLen::new(),
@@ -66,6 +69,12 @@ impl<W: Waiter> Pool<W> {
     /// Calls `listener` after each change.
     pub fn on_change(&self, listener: impl Fn(Change) + 'static) {
         *self.0.on_change.borrow_mut() = Some(Box::new(listener));
+    }
+
+    /// Calls `listener` with each request that the node had not received when it became unhealthy,
+    /// instead of failing it.
+    pub fn on_stranded(&self, listener: impl Fn(OwnedRequest, W, Nanos) + 'static) {
+        *self.0.on_stranded.borrow_mut() = Some(Box::new(listener));
     }
 
     pub fn address(&self) -> &Arc<Address> {

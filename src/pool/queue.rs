@@ -56,6 +56,11 @@ impl<W: Waiter> QueuedRequest<W> {
         keys.into_iter().zip(waiter.split(indexes)).map(alone).collect()
     }
 
+    /// One request for each key, if it is a retrieval of several.
+    pub fn split_all_keys(self) -> Vec<Self> {
+        if self.request.keys() > 1 { self.split_all() } else { vec![self] }
+    }
+
     /// Like [`Self::split`], for all keys.
     pub fn split_all(self) -> Vec<Self> {
         let indexes: Vec<_> = (0..self.request.keys() as usize).collect();
@@ -179,6 +184,13 @@ impl<W: Waiter> Queue<W> {
     }
 
     /// Takes all requests, in order.
+    pub fn take_all(&mut self) -> Vec<QueuedRequest<W>> {
+        self.unblock();
+        self.bytes = 0;
+        self.waiting.drain(..).collect()
+    }
+
+    /// Takes the waiters of all requests, in order.
     pub fn drain(&mut self) -> impl Iterator<Item = (W, RequestInfo)> {
         self.unblock();
         self.bytes = 0;

@@ -19,7 +19,7 @@ use super::queue::QueuedRequest;
 use super::state::State;
 use super::submission::Submission;
 use super::waiter::Waiter;
-use crate::protocol::{Dialect, NEVER, Nanos, Scope, Timing};
+use crate::protocol::{Dialect, NEVER, Nanos, OwnedRequest, Scope, Timing};
 
 /// The limit for unanswered requests to one node.
 pub(super) const MAX_REQUESTS: usize = 65_536;
@@ -41,6 +41,8 @@ impl<W: Waiter> Clone for Pool<W> {
 }
 
 pub(super) type ChangeListener = Box<dyn Fn(Change)>;
+/// Receives a request that was not sent, its waiter and its deadline.
+pub(super) type StrandedListener<W> = Box<dyn Fn(OwnedRequest, W, Nanos)>;
 
 pub(super) struct Shared<W: Waiter> {
     pub context: Rc<Context>,
@@ -52,6 +54,11 @@ pub(super) struct Shared<W: Waiter> {
     /// Notified when the pool closes, so that sleeping tasks end.
     pub closing: Rc<Notify>,
     pub on_change: RefCell<Option<ChangeListener>>,
+    /// Takes the requests that the node had not received when it became unhealthy.
+    pub on_stranded: RefCell<Option<StrandedListener<W>>>,
+    /// The number of connections that linger, and what ends their wait.
+    pub lingering: Cell<usize>,
+    pub lingering_over: Rc<Notify>,
     /// Notified when the node moves, so that dials to the former address end.
     pub relocated: Rc<Notify>,
     /// The progress of the current dial.

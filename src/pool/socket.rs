@@ -10,6 +10,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
@@ -207,5 +208,12 @@ where
 
     fn force_read(&mut self) {
         self.is_drained = false;
+    }
+
+    fn reset_on_drop(&mut self) {
+        if let Some(inner) = &self.inner {
+            // A unix socket has nothing to reset.
+            let _ = SockRef::from(inner.get_ref()).set_linger(Some(Duration::ZERO));
+        }
     }
 }

@@ -59,6 +59,10 @@ impl Io for TlsRecords {
     fn force_read(&mut self) {
         self.inner.get_mut().0.force_read();
     }
+
+    fn reset_on_drop(&mut self) {
+        self.inner.get_mut().0.reset_on_drop();
+    }
 }
 
 impl AsyncRead for TlsRecords {

@@ -84,7 +84,8 @@ CREATE_CLIENT = (
     "autodiscovery=False, autodiscovery_poll_interval=60.0, autodiscovery_timeout=5.0, "
     # Not of 1.3.
     "ssl_certfile=None, ssl_keyfile=None, ssl_server_hostname=None, ssl_min_version=None, "
-    "auth=None, routing='emcache', weights=None, names=None, hot_keys=0)"
+    "auth=None, routing='emcache', weights=None, names=None, migrating_from=None, hot_keys=0, "
+    "failover=None)"
 )
 
 STORE = "(self, key, value, *, flags=0, exptime=0, noreply=False)"

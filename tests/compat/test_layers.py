@@ -26,7 +26,7 @@ LAYERS = [
         "_router",
     },
     {"connection_pool", "_counters", "_fallbacks", "_node_queries", "_meta_commands"},
-    {"_cluster", "metrics", "discovery", "_routing", "_migration"},
+    {"_cluster", "metrics", "discovery", "_routing", "_migration", "_failover"},
     {"_events", "_client"},
     {"_create", "_client_options", "_url"},
     # The import paths of 1.3.3.

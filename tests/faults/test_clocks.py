@@ -23,7 +23,7 @@ DATED = {
     # Certificates are valid by the calendar.
     PACKAGE / "testing" / "_tls.py",
     # A time of expiry is the server's Unix time.
-    ROOT / "src" / "bridge" / "expiry.rs",
+    ROOT / "src" / "client" / "clock.rs",
     PACKAGE / "_memcached" / "times.py",
     PACKAGE / "cache" / "_ttl.py",
     # Hosts that share values and limits agree on their times.

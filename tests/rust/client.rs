@@ -115,6 +115,7 @@ pub fn open(addresses: &[Address], pool: PoolConfig) -> Client<TestCaller> {
         routing: Routing::Emcache,
         specs: Arc::default(),
         hot_keys: 3,
+        failover: None,
     };
     Client::new(&context, addresses.to_vec(), &config, |_| {})
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 mod client;
 mod connection;
+mod failover;
+mod fake_server;
 mod layering;
 mod migration;
 mod order;

@@ -12,6 +12,7 @@ client's loop it waits for the loop, at most 1 s, and then reports the last snap
 ``emcache_snapshot_age_seconds`` is its age.
 """
 
+import functools
 import math
 import re
 import threading
@@ -39,6 +40,7 @@ from .._snapshots import LOOP_TIMEOUT
 from ..metrics import (
     CacheMetrics,
     ClientMetrics,
+    FailoverMetrics,
     LatencyHistogram,
     NodeMetrics,
     computations,
@@ -170,6 +172,21 @@ class _Families:
         self.not_stored = cache_counter(
             "not_stored", "Computed values that were not stored, by reason.", "reason"
         )
+        client_counter = functools.partial(CounterMetricFamily, labels=("client",))
+        self.failover_requests = CounterMetricFamily(
+            f"{namespace}_failover_requests",
+            "Requests at the substitute of a node that is down.",
+            labels=("client", "kind"),
+        )
+        self.outdated_keys = gauge(
+            "failover_outdated_keys", "Keys to delete at a node before it serves them."
+        )
+        self.failover_deleted = client_counter(
+            f"{namespace}_failover_deleted", "Outdated copies that were deleted."
+        )
+        self.failover_flushes = client_counter(
+            f"{namespace}_failover_flushes", "Nodes flushed because of too many outdated keys."
+        )
         self.age = gauge(
             "snapshot_age_seconds",
             "Age of the metrics; above 0: the loop did not answer.",
@@ -189,6 +206,15 @@ class _Families:
             self._add_pool([client, name], nodes)
         for cache, counts in metrics.caches.items():
             self._add_cache([client, cache], counts)
+        if metrics.failover is not None:
+            self._add_failover(client, metrics.failover)
+
+    def _add_failover(self, client: str, counts: FailoverMetrics) -> None:
+        self.failover_requests.add_metric([client, "read"], counts.reads)
+        self.failover_requests.add_metric([client, "write"], counts.writes)
+        self.outdated_keys.add_metric([client], counts.outdated_keys)
+        self.failover_deleted.add_metric([client], counts.deleted)
+        self.failover_flushes.add_metric([client], counts.flushes)
 
     def _add_cache(self, labels: list[str], counts: CacheMetrics) -> None:
         for result, count in lookups(counts).items():

@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 
 pub use self::lifecycle::{seconds, session_here};
 use super::driver::running_loop;
+use super::failover;
 use super::registry;
 use super::router::PyNodeUpdate;
 use super::routing::PyRouting;
@@ -46,7 +47,7 @@ impl CoreClient {
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
         purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
-        max_merged_keys, security, routing, on_change, hot_keys = 0))]
+        max_merged_keys, security, routing, failover, on_change, hot_keys = 0))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -59,6 +60,7 @@ impl CoreClient {
         max_merged_keys: u32,
         security: &PySecurity,
         routing: &PyRouting,
+        failover: Option<failover::Arguments<'_>>,
         on_change: Py<PyAny>,
         hot_keys: usize,
     ) -> PyResult<Self> {
@@ -84,6 +86,7 @@ impl CoreClient {
             routing: routing.routing,
             specs: routing.specs.clone(),
             hot_keys,
+            failover: failover.map(failover::config).transpose()?,
         };
         let build = routing.build.as_ref().map(|build| build.clone_ref(py));
         Self::open_session(py, forks, event_loop, addresses, config, build, on_change)
@@ -444,6 +447,12 @@ impl CoreClient {
         let nodes = snapshot::nodes_to_list(py, session.all_metrics(py)?)?;
         let hot_keys = snapshot::hot_keys_to_list(py, session.hot_keys(py)?)?;
         (min_connections, max_connections, nodes, hot_keys).into_bound_py_any(py)
+    }
+
+    /// The counters of the client's failover; `None` without failover.
+    fn failover_counters(&self, py: Python<'_>) -> PyResult<Option<failover::Counters>> {
+        let metrics = self.session_on_thread()?.failover_metrics(py)?;
+        Ok(metrics.map(failover::counters))
     }
 
     /// Connects to another node and returns its index. The node gets no keys yet.
