@@ -236,14 +236,16 @@ impl<W: Waiter> Cluster<W> {
 
     /// The node that serves a key.
     pub fn index_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
-        let home = self.home_of(key)?;
         match &self.0.failover {
-            Some(failover) if !failover.is_calm() => self.serving(failover, key, home),
-            _ => Ok(home),
+            Some(failover) if !failover.is_calm() => {
+                self.home_of(key).and_then(|home| self.serving(failover, key, home))
+            }
+            _ => self.home_of(key),
         }
     }
 
     /// The node to which the rule assigns a key.
+    #[inline]
     pub fn home_of(&self, key: Key<'_>) -> Result<usize, ClusterError> {
         let nodes = self.0.nodes.borrow();
         let order = self.0.order.borrow();

@@ -19,7 +19,7 @@ use super::state::State;
 use super::waiter::Waiter;
 use crate::protocol::{OwnedRequest, RequestInfo, Timing};
 
-/// What is left of the connections of a silent node.
+/// The requests and streams of a silent node.
 pub(super) struct SilentRequests<W> {
     pub failed: Vec<(W, RequestInfo)>,
     /// Requests that other nodes may answer.

@@ -1,5 +1,5 @@
-//! What a request becomes at a substitute: its exptime is at most the failover's TTL, so that no
-//! copy is left for a later failure. Also, which requests change or remove a value.
+//! Caps the exptime of requests at a substitute, so that no copy is left for a later failure. Tells
+//! which requests change or remove a value.
 use crate::client::clock::unix_now;
 use crate::cluster::failover::Spelling;
 use crate::pool::Submission;

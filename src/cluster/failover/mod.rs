@@ -42,7 +42,7 @@ pub struct FailoverConfig {
     pub on_overflow: OnOverflow,
 }
 
-/// What happens to a node with more outdated copies than are remembered.
+/// The treatment of a node with more outdated copies than are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnOverflow {
     Flush,
@@ -263,7 +263,7 @@ impl Failover {
     }
 }
 
-/// What becomes of a node's outdated copies, for listeners.
+/// Changes of a node's outdated copies, for listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailoverChange {
     /// The node gets keys again. These are deleted first.
@@ -276,7 +276,7 @@ pub enum FailoverChange {
     Flushed,
 }
 
-/// What is to be done at a node that can be reached.
+/// The next work at a node that can be reached.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing.
