@@ -72,7 +72,8 @@ impl<C: Caller> Client<C> {
             end,
             End::Replied { reply: OwnedReply::Error { kind: ErrorLineKind::Client, .. }, .. }
         );
-        if !item.is_some_and(is_stub) && !(refused && is_arithmetic(request)) {
+        let may_be_stub = item.is_some_and(is_stub) || (refused && is_arithmetic(request));
+        if !may_be_stub {
             return None;
         }
         let deadline = self.deadline();

@@ -154,13 +154,13 @@ impl Step {
     }
 
     /// A step for each of the keys that have no answer yet.
-    pub fn split(self: Box<Self>, missing: &[usize]) -> Vec<Box<Self>> {
-        let Self { shared, index, items } = *self;
+    pub fn split(self, missing: &[usize]) -> Vec<Self> {
+        let Self { shared, index, items } = self;
         shared.answer.borrow_mut().items.extend(items);
         shared.missing.set(shared.missing.get() - 1 + missing.len());
         let part = |at: &usize| {
             let index = Some(index.unwrap_or(*at));
-            Box::new(Self { shared: shared.clone(), index, items: Vec::new() })
+            Self { shared: shared.clone(), index, items: Vec::new() }
         };
         let parts = missing.iter().map(part).collect();
         shared.complete_if_ended();
