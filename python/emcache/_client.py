@@ -21,6 +21,7 @@ from ._lifecycle import CoreOwner
 from ._memcached.addresses import format_address, to_endpoint
 from ._meta_commands import MetaCommands
 from ._options import stats_arguments
+from ._routing import NodeNames, NodeRouting, NodeWeights
 from ._snapshots import Snapshots
 from ._types import Exptime, ManyOutcome, OnError, Value
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from . import _migration as migration
     from . import _results as results
     from . import discovery, metrics
-    from ._routing import NodeNames, NodeRouting, NodeWeights
     from .discovery._watcher import Watcher
 else:
     # Annotations name these modules. Only programs that use or resolve them pay for the import.
@@ -259,8 +259,8 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         node_addresses: Sequence[Address],
         *,
         routing: str | None = None,
-        weights: "NodeWeights | None" = None,
-        names: "NodeNames | None" = None,
+        weights: NodeWeights | None = None,
+        names: NodeNames | None = None,
         phase: Literal["prepare", "move", "finish"] = "move",
         drain: float | None = None,
         unknown_ttl: int = 60,

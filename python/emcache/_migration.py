@@ -2,24 +2,42 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from ._address import Address
 from ._checks import check_range, check_seconds
-from ._emcache import CoreMigration, Routing
+from ._emcache import CoreClient, CoreMigration, Routing
 from ._memcached.addresses import format_address, to_endpoint
 from ._memcached.times import THIRTY_DAYS
 from ._routing import NodeNames, NodeRouting, NodeWeights
+from ._snapshots import Snapshots
 from .default_values import DEFAULT_ROUTING
-
-if TYPE_CHECKING:
-    from ._client import Client
 
 Phase = Literal["prepare", "move", "finish"]
 
 _Arguments = tuple[list[tuple[str, int] | str], Routing, Phase, float | None, int]
 
 DEFAULT_UNKNOWN_TTL = 60
+
+
+class _Directory(Protocol):
+    def refresh(self) -> None: ...
+
+
+class _Client(Protocol):
+    """The parts of a client that are used here."""
+
+    _core: CoreClient
+    _addresses: list[Address]
+    _snapshots: Snapshots
+    _routing: NodeRouting | None
+    _migration: "Migration | None"
+
+    @property
+    def _directory(self) -> _Directory: ...
+
+    @property
+    def _watcher(self) -> object: ...
 
 
 class Cluster:
@@ -108,7 +126,7 @@ class MigrationMetrics:
 class Migration:
     """A migration of a client that is under way; see ``Client.migration``."""
 
-    def __init__(self, client: "Client", core: CoreMigration) -> None:
+    def __init__(self, client: "_Client", core: CoreMigration) -> None:
         self._client = client
         self._core = core
 
@@ -171,14 +189,14 @@ def check_cluster(cluster: object) -> None:
         raise TypeError(f"migrating_from must be an emcache.Cluster, not {kind}")
 
 
-def attach_migration(client: "Client", nodes: list[Address], arguments: _Arguments) -> None:
+def attach_migration(client: "_Client", nodes: list[Address], arguments: _Arguments) -> None:
     """Begin a migration from ``nodes`` to those of a client that has just been created."""
     core = CoreMigration(client._core)
     _begin(client, core, nodes, core.migrate_from(*arguments))
 
 
 async def start_migration(
-    client: "Client",
+    client: "_Client",
     node_addresses: Sequence[Address],
     routing: str | None,
     weights: NodeWeights | None,
@@ -213,7 +231,7 @@ async def start_migration(
 
 
 def _begin(
-    client: "Client", core: CoreMigration, nodes: Sequence[Address], added: list[int]
+    client: "_Client", core: CoreMigration, nodes: Sequence[Address], added: list[int]
 ) -> Migration:
     # The core gave the nodes that it did not know the next indexes, in order.
     client._addresses.extend(nodes[position] for position in added)

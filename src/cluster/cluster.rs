@@ -255,10 +255,8 @@ fn forget<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize) {
 
 fn node_changed<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize, change: Change) {
     let Some(cluster) = cluster.upgrade() else { return };
-    if let Some(healthy) = change.health() {
-        if !cluster.set_health(node, healthy) {
-            return;
-        }
+    if change.health().is_some_and(|healthy| !cluster.set_health(node, healthy)) {
+        return;
     }
     (cluster.on_change)(NodeChange { node, change });
 }

@@ -84,7 +84,8 @@ CREATE_CLIENT = (
     "autodiscovery=False, autodiscovery_poll_interval=60.0, autodiscovery_timeout=5.0, "
     # Not of 1.3.
     "ssl_certfile=None, ssl_keyfile=None, ssl_server_hostname=None, ssl_min_version=None, "
-    "auth=None, routing='emcache', weights=None, names=None)"
+    "auth=None, routing='emcache', weights=None, names=None, "
+    "migrating_from=None)"
 )
 
 STORE = "(self, key, value, *, flags=0, exptime=0, noreply=False)"
@@ -137,6 +138,8 @@ NEW = {
     "meta_set": "(self, key, value, *, flags=0, exptime=0, mode='set', cas=None, invalidate=False, "
     "vivify=None, new_cas=None, return_cas=False)",
     "metrics": "(self)",
+    "migrate": "(self, node_addresses, *, routing=None, weights=None, names=None, phase='move', "
+    "drain=None, unknown_ttl=60)",
     "node_for": "(self, key)",
     "ping": "(self)",
     "set_many": "(self, items, *, flags=0, exptime=0, noreply=False)",
@@ -271,7 +274,7 @@ class TestSignatures:
 
     def test_client_has_no_other_public_methods(self):
         public = {name for name in dir(emcache.Client) if not name.startswith("_")}
-        assert public == CLIENT.keys() | NEW.keys() | {"closed"}
+        assert public == CLIENT.keys() | NEW.keys() | {"closed", "migration"}
 
     @pytest.mark.parametrize("name", CLUSTER_EVENTS)
     def test_cluster_events_method(self, name):

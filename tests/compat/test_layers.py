@@ -24,7 +24,7 @@ LAYERS = [
         "_meta",
     },
     {"connection_pool", "_counters", "_fallbacks", "_node_queries", "_meta_commands"},
-    {"_cluster", "metrics", "discovery", "_routing"},
+    {"_cluster", "metrics", "discovery", "_routing", "_migration"},
     {"_events", "_client"},
     {"_create"},
     # The import paths of 1.3.3.

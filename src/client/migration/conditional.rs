@@ -21,7 +21,7 @@ impl<C: Caller> Client<C> {
         request: Request,
         pending: Pending<C>,
     ) {
-        let Request { key, request, places, deadline } = request;
+        let Request { key, command: request, places, deadline } = request;
         let mut patience = Patience::new(self.context().now(), deadline);
         let mut last = None;
         for _ in 0..ROUNDS {

@@ -79,7 +79,7 @@ impl<C: Caller> Client<C> {
             } else if let Some((key, places)) = pairs.into_iter().next() {
                 let keys = [key.text.clone()].into_iter().collect();
                 let request = OwnedRequest::Retrieval { verb, keys };
-                let request = Request { key, request, places, deadline };
+                let request = Request { key, command: request, places, deadline };
                 self.run_now(async move { client.conditional(&guard, request, pending).await });
             }
         }

@@ -141,15 +141,15 @@ impl Step {
         self.items.clear();
     }
 
-    pub fn reply(self: Box<Self>, reply: &Reply<'_>, from: &str) {
+    pub fn reply(self, reply: &Reply<'_>, from: &str) {
         self.end(End::Replied { reply: reply.into(), from: from.into() });
     }
 
-    pub fn fail(self: Box<Self>, error: &Error) {
+    pub fn fail(self, error: &Error) {
         self.end(End::Failed(FailureKind::Pool(error.clone())));
     }
 
-    pub fn fail_with(self: Box<Self>, kind: FailureKind) {
+    pub fn fail_with(self, kind: FailureKind) {
         self.end(End::Failed(kind));
     }
 
@@ -167,8 +167,8 @@ impl Step {
         parts
     }
 
-    fn end(self: Box<Self>, end: End) {
-        let Self { shared, index, items } = *self;
+    fn end(self, end: End) {
+        let Self { shared, index, items } = self;
         let mut answer = shared.answer.borrow_mut();
         answer.items.extend(items);
         answer.ends.push((index, end));
