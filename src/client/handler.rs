@@ -187,17 +187,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 let outcome = Outcome::from_reply(batch.verb(), reply, from);
                 batch.part_ended(at, outcome);
             }
-            Self::Counter { caller, number } => caller.complete(match (reply, number) {
-                (Reply::Meta { .. }, Some(number)) => Outcome::Number(number),
-                // It was asked for the number.
-                (Reply::Meta { status: MetaStatus::Done, .. }, None) => {
-                    Outcome::unexpected(Verb::MetaArithmetic, "HD", from)
-                }
-                (Reply::Error(ErrorLine { kind: ErrorLineKind::Unknown, .. }), _) => {
-                    Outcome::Unsupported
-                }
-                (other, _) => Outcome::from_reply(Verb::MetaArithmetic, other, from),
-            }),
+            Self::Counter { caller, number } => caller.complete(counted(reply, number, from)),
             Self::Meta { caller, verb, item } => caller.complete(match *reply {
                 Reply::Meta { status, flags } => {
                     Outcome::Meta(Box::new(MetaReply { status, flags: flags.into(), item }))
@@ -288,7 +278,10 @@ impl<C: Caller> Waiter for Handler<C> {
     fn split(self, missing: &[usize]) -> Vec<Self> {
         let (gather, line) = match self {
             Self::Line { gather, line } => (gather, line),
-            Self::Step(step) => return step.split(missing).into_iter().map(Self::Step).collect(),
+            Self::Step(step) => {
+                let parts = step.split(missing).into_iter();
+                return parts.map(|part| Self::Step(Box::new(part))).collect();
+            }
             other => return vec![other],
         };
         let lines = gather.split_line(line, missing);
@@ -334,6 +327,18 @@ impl<C: Caller> Handler<C> {
             }
             Self::Delete(handler) => handler.fail(),
         }
+    }
+}
+
+fn counted<I>(reply: &Reply<'_>, number: Option<u64>, from: &str) -> Outcome<I> {
+    match (reply, number) {
+        (Reply::Meta { .. }, Some(number)) => Outcome::Number(number),
+        // It was asked for the number.
+        (Reply::Meta { status: MetaStatus::Done, .. }, None) => {
+            Outcome::unexpected(Verb::MetaArithmetic, "HD", from)
+        }
+        (Reply::Error(ErrorLine { kind: ErrorLineKind::Unknown, .. }), _) => Outcome::Unsupported,
+        (other, _) => Outcome::from_reply(Verb::MetaArithmetic, other, from),
     }
 }
 

@@ -138,6 +138,8 @@ NEW = {
     "meta_set": "(self, key, value, *, flags=0, exptime=0, mode='set', cas=None, invalidate=False, "
     "vivify=None, new_cas=None, return_cas=False)",
     "metrics": "(self)",
+    "migrate": "(self, node_addresses, *, routing=None, weights=None, names=None, phase='move', "
+    "drain=None, unknown_ttl=60)",
     "node_for": "(self, key)",
     "ping": "(self)",
     "set_many": "(self, items, *, flags=0, exptime=0, noreply=False)",
@@ -272,7 +274,7 @@ class TestSignatures:
 
     def test_client_has_no_other_public_methods(self):
         public = {name for name in dir(emcache.Client) if not name.startswith("_")}
-        assert public == CLIENT.keys() | NEW.keys() | {"closed"}
+        assert public == CLIENT.keys() | NEW.keys() | {"closed", "migration"}
 
     @pytest.mark.parametrize("name", CLUSTER_EVENTS)
     def test_cluster_events_method(self, name):

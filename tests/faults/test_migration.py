@@ -19,9 +19,9 @@ class Process:
     def __init__(self, number, oracle, old, new, phase, *options):
         self.phase = phase
         ports = [",".join(str(server.port) for server in servers) for servers in (old, new)]
+        arguments = [str(number), str(oracle), *ports, "rendezvous", phase, *options]
         self._process = subprocess.Popen(
-            [sys.executable, migration_worker.__file__]
-            + [str(number), str(oracle), *ports, "rendezvous", phase, *options],
+            [sys.executable, migration_worker.__file__, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -54,7 +54,7 @@ def oracle(tmp_path) -> Path:
 
 
 def test_a_rollout_under_load(servers, oracle):
-    """From 1.3's rule over two nodes to rendezvous over three; in each phase a process is killed."""
+    """From 1.3's rule over two nodes to rendezvous over three; one process is killed each time."""
     nodes = (servers[:2], servers)
 
     def start(number, phase):

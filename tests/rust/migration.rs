@@ -163,7 +163,7 @@ fn a_stub_is_not_a_value() {
     run(async {
         let mut two = two(Phase::Finish).await;
         let found = get(&two.client, "a");
-        let stub = "VALUE a 0 24\r\n\0emcache:moving\012345678\r\nEND\r\n";
+        let stub = "VALUE a 0 24\r\n\0emcache:moving\x0012345678\r\nEND\r\n";
         two.new.exchange("get a", stub).await;
         two.new.exchange("get a", "VALUE a 0 1\r\nA\r\nEND\r\n").await;
         assert!(matches!(found.outcome().await, Outcome::Item(Some(value)) if value == "A"));

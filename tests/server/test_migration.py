@@ -7,6 +7,7 @@ import pytest
 
 import emcache
 from support.memcached import Memcached, memcached
+from support.without_meta import without_meta
 
 KEYS = [b"key:%d" % number for number in range(60)]
 
@@ -104,7 +105,8 @@ async def test_each_command_finds_its_item(servers):
             await old.set(key, value, exptime=100)
             return key
 
-        assert await client.increment(key := await stored(), 5) == 15
+        key = await stored()
+        assert await client.increment(key, 5) == 15
         assert await client.increment(key, 1, initial=100) == 16
         assert await client.decrement(await stored(), 3) == 7
         assert await client.increment(await stored(), 5, initial=1) == 15
@@ -123,7 +125,8 @@ async def test_each_command_finds_its_item(servers):
         assert (await client.gets_many([key]))[key].value == b"changed"
         await client.touch(key := await stored(), 1000)
         assert await client.ttl(key) > 900
-        assert (await client.gat(1000, key := await stored())).value == b"10"
+        key = await stored()
+        assert (await client.gat(1000, key)).value == b"10"
         assert await client.ttl(key) > 900
         assert len(await client.gat_many(1000, [await stored(), await stored()])) == 2
         assert (await client.meta_get(await stored())).value == b"10"
@@ -171,12 +174,9 @@ async def test_writes_and_deletes_leave_nothing_old(servers, phase):
             await client.delete(other)
         half = len(many) // 2
         assert not (await client.set_many(dict.fromkeys(many[:half], b"new"))).errors
-        done = await client.delete_many([*many[half:], b"missing"])
-        assert (sorted(done.done), done.missed, done.errors) == (
-            sorted(many[half:]),
-            [b"missing"],
-            {},
-        )
+        deleted = await client.delete_many([*many[half:], b"missing"])
+        assert sorted(deleted.done) == sorted(many[half:])
+        assert (deleted.missed, deleted.errors) == ([b"missing"], {})
         items = await client.get_many(many)
         assert {name: item.value for name, item in items.items()} == dict.fromkeys(
             many[:half], b"new"
@@ -334,6 +334,21 @@ async def test_a_stale_item_is_not_revived(servers):
         await old.meta_delete(key, stale_for=30)
         item = await client.gets(key)
         assert item is None
+
+
+@pytest.mark.parametrize("answer", ["ERROR", "close"])
+async def test_an_unknown_time_is_replaced(servers, answer):
+    """An old node without meta commands does not tell how long an item lives."""
+    async with without_meta(servers[0], answer) as (old, _):
+        new = servers[1].address
+        async with emcache.create_client([old]) as client:
+            await client.set(b"key", b"v", exptime=1000, flags=9)
+        former = emcache.Cluster([old], unknown_ttl=30)
+        async with emcache.create_client([new], migrating_from=former) as client:
+            assert (await client.get(b"key")).value == b"v"
+            await moves_done(client)
+            assert 28 <= await client.ttl(b"key") <= 30
+            assert (await client.get(b"key", return_flags=True)).flags == 9
 
 
 async def test_all_nodes_are_flushed(servers):

@@ -21,7 +21,7 @@ impl<C: Caller> Client<C> {
         request: Request,
         pending: Pending<C>,
     ) {
-        let Request { key, request, places, deadline } = request;
+        let Request { key, command: request, places, deadline } = request;
         let mut patience = Patience::new(self.context().now(), deadline);
         let mut last = None;
         for _ in 0..ROUNDS {
@@ -72,7 +72,8 @@ impl<C: Caller> Client<C> {
             end,
             End::Replied { reply: OwnedReply::Error { kind: ErrorLineKind::Client, .. }, .. }
         );
-        if !item.is_some_and(is_stub) && !(refused && is_arithmetic(request)) {
+        let may_be_stub = item.is_some_and(is_stub) || (refused && is_arithmetic(request));
+        if !may_be_stub {
             return None;
         }
         let deadline = self.deadline();

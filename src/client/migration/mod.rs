@@ -51,7 +51,7 @@ use crate::protocol::{
 /// A request for a key that has two places.
 struct Request {
     key: ItemKey,
-    request: OwnedRequest,
+    command: OwnedRequest,
     places: Places,
     deadline: Nanos,
 }
@@ -93,7 +93,7 @@ impl<C: Caller> Client<C> {
         let text = Bytes::copy_from_slice(request.key());
         let key = ItemKey { text, is_base64: is_base64(&request) };
         let kind = Kind::of(&request);
-        let request = Request { key, request, places, deadline };
+        let request = Request { key, command: request, places, deadline };
         let (client, guard) = (self.clone(), InFlight::new(migration, places.phase));
         let pending = Pending::new(self, handler);
         match kind {

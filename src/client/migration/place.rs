@@ -274,10 +274,11 @@ impl<C: Caller> Client<C> {
         let end = self.ask(node, request, deadline).end().await.1;
         let End::Replied { reply, .. } = &end else { return Written::Failed(end) };
         match reply {
-            OwnedReply::Stored | OwnedReply::Deleted => Written::Done,
+            OwnedReply::Stored
+            | OwnedReply::Deleted
+            | OwnedReply::Meta { status: MetaStatus::Done, .. } => Written::Done,
             OwnedReply::NotStored | OwnedReply::Exists => Written::NotDone { is_missing: false },
             OwnedReply::NotFound => Written::NotDone { is_missing: true },
-            OwnedReply::Meta { status: MetaStatus::Done, .. } => Written::Done,
             OwnedReply::Meta { status, .. } => {
                 Written::NotDone { is_missing: *status == MetaStatus::NotFound }
             }

@@ -14,7 +14,7 @@ const FIRST_PAUSE: Nanos = 500_000;
 
 impl<C: Caller> Client<C> {
     pub(super) async fn read(&self, guard: &InFlight, request: Request, pending: Pending<C>) {
-        let Request { key, request, places, deadline } = request;
+        let Request { key, command: request, places, deadline } = request;
         let (item, end) = self.ask(places.first(), request, deadline).end().await;
         let is_moving = match looked(item, end.clone()) {
             Look::Item(item) => return pending.finish(&key, Some(item), end),

@@ -17,7 +17,7 @@ use crate::cluster::ClusterError;
 use crate::protocol::{Key, Nanos, OwnedRequest, ReplyHandler, RetrievalVerb};
 
 /// The keys of one line, with their places and what was found.
-struct Keys {
+struct PlacedLine {
     keys: Vec<ItemKey>,
     places: Vec<Places>,
     found: Vec<Option<OwnedItem>>,
@@ -72,14 +72,14 @@ impl<C: Caller> Client<C> {
             let (client, guard) = (self.clone(), InFlight::new(migration, phase));
             let pending = Pending::new(self, handler);
             if is_plain {
-                let line = Keys::new(pairs);
+                let line = PlacedLine::new(pairs);
                 self.run_now(async move {
                     client.read_line(&guard, node, line, pending, deadline).await;
                 });
             } else if let Some((key, places)) = pairs.into_iter().next() {
                 let keys = [key.text.clone()].into_iter().collect();
                 let request = OwnedRequest::Retrieval { verb, keys };
-                let request = Request { key, request, places, deadline };
+                let request = Request { key, command: request, places, deadline };
                 self.run_now(async move { client.conditional(&guard, request, pending).await });
             }
         }
@@ -107,7 +107,7 @@ impl<C: Caller> Client<C> {
         &self,
         guard: &InFlight,
         node: usize,
-        mut line: Keys,
+        mut line: PlacedLine,
         pending: Pending<C>,
         deadline: Nanos,
     ) {
@@ -137,7 +137,7 @@ impl<C: Caller> Client<C> {
         }
     }
 
-    async fn read_second_line(&self, guard: &InFlight, line: &mut Keys, deadline: Nanos) {
+    async fn read_second_line(&self, guard: &InFlight, line: &mut PlacedLine, deadline: Nanos) {
         let migration = &guard.migration;
         let now = self.context().now();
         let is_wanted = |at: &usize| {
@@ -185,7 +185,7 @@ impl<C: Caller> Client<C> {
     async fn read_keys(
         &self,
         node: usize,
-        line: &mut Keys,
+        line: &mut PlacedLine,
         indexes: &[usize],
         keeps_failures: bool,
         deadline: Nanos,
@@ -207,7 +207,7 @@ impl<C: Caller> Client<C> {
     }
 }
 
-impl Keys {
+impl PlacedLine {
     fn new(pairs: Vec<(ItemKey, Places)>) -> Self {
         let (keys, places): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let count = keys.len();

@@ -141,34 +141,34 @@ impl Step {
         self.items.clear();
     }
 
-    pub fn reply(self: Box<Self>, reply: &Reply<'_>, from: &str) {
+    pub fn reply(self, reply: &Reply<'_>, from: &str) {
         self.end(End::Replied { reply: reply.into(), from: from.into() });
     }
 
-    pub fn fail(self: Box<Self>, error: &Error) {
+    pub fn fail(self, error: &Error) {
         self.end(End::Failed(FailureKind::Pool(error.clone())));
     }
 
-    pub fn fail_with(self: Box<Self>, kind: FailureKind) {
+    pub fn fail_with(self, kind: FailureKind) {
         self.end(End::Failed(kind));
     }
 
     /// A step for each of the keys that have no answer yet.
-    pub fn split(self: Box<Self>, missing: &[usize]) -> Vec<Box<Self>> {
-        let Self { shared, index, items } = *self;
+    pub fn split(self, missing: &[usize]) -> Vec<Self> {
+        let Self { shared, index, items } = self;
         shared.answer.borrow_mut().items.extend(items);
         shared.missing.set(shared.missing.get() - 1 + missing.len());
         let part = |at: &usize| {
             let index = Some(index.unwrap_or(*at));
-            Box::new(Self { shared: shared.clone(), index, items: Vec::new() })
+            Self { shared: shared.clone(), index, items: Vec::new() }
         };
         let parts = missing.iter().map(part).collect();
         shared.complete_if_ended();
         parts
     }
 
-    fn end(self: Box<Self>, end: End) {
-        let Self { shared, index, items } = *self;
+    fn end(self, end: End) {
+        let Self { shared, index, items } = self;
         let mut answer = shared.answer.borrow_mut();
         answer.items.extend(items);
         answer.ends.push((index, end));

@@ -9,7 +9,7 @@ use super::{Pending, Request};
 
 impl<C: Caller> Client<C> {
     pub(super) async fn write(&self, guard: &InFlight, request: Request, pending: Pending<C>) {
-        let Request { key, request, places, deadline } = request;
+        let Request { key, command: request, places, deadline } = request;
         if places.phase == Phase::Prepare {
             let (item, end) = self.ask(places.old, request, deadline).end().await;
             // Whatever became of it: a refused value may have deleted the item.
