@@ -8,7 +8,7 @@ import pytest
 
 import emcache
 from emcache._memcached.addresses import format_address, parse_address
-from emcache.cli._settings import node_name, parse_server, parse_servers
+from emcache.cli._settings import node_name, parse_servers
 from support.cli import document, environment, invoke, invoke_beside, named, one_loop, run
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
 from support.scripted import scripted
@@ -49,7 +49,7 @@ Unix = emcache.MemcachedUnixSocketPath
     ],
 )
 def test_a_server_is_read(text, address):
-    assert parse_server(text) == address
+    assert parse_servers([text]) == [address]
 
 
 @pytest.mark.driver_independent
@@ -59,7 +59,7 @@ def test_a_server_is_read(text, address):
 def test_what_is_shown_is_read_again(address):
     shown = format_address(address)
     assert node_name(address) == shown
-    assert parse_server(shown) == parse_address(shown) == address
+    assert parse_servers([shown]) == [parse_address(shown)] == [address]
 
 
 @pytest.mark.driver_independent
@@ -81,7 +81,7 @@ def test_what_is_shown_is_read_again(address):
 )
 def test_what_is_no_server_is_refused(text):
     with pytest.raises(click.UsageError, match="is not a node address"):
-        parse_server(text)
+        parse_servers([text])
     assert invoke("ping", "-s", text).exit_code == 2
 
 
@@ -113,6 +113,14 @@ def test_what_is_typed_goes_before_the_environment(server):
 
 
 @pytest.mark.driver_independent
+def test_a_password_among_servers_is_not_shown():
+    for options in (["-s", "user:s3cr3t,2@a"], ["-s", "memcached://user:s3cr3t,2@a"]):
+        result = invoke("ping", *options)
+        assert result.exit_code != 0
+        assert "s3cr3t" not in result.output + result.stderr
+
+
+@pytest.mark.driver_independent
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -120,6 +128,7 @@ def test_what_is_typed_goes_before_the_environment(server):
         (["get"], "Missing argument"),
         (["get", "k", "--ca", "/nowhere/ca.pem"], "does not exist"),
         (["get", "k", "--timeout", "0"], "not in the range"),
+        (["ping", "-s", "u:pw@a"], "no login"),
         (["get", "k", "--username", "me"], "EMCACHE_PASSWORD"),
         (["get", "k", "--auth", "sasl"], "--username"),
         (["get", "k", "-s", "a", "--discovery", "b"], "not both"),

@@ -323,6 +323,32 @@ def test_scripts(real, fake, name):
     assert answers(fake, script) == answers(real, script)
 
 
+NEWER = [
+    (b"ms k 2 s E500 c|ab", b"HD s2 c500\r\n"),
+    (b"ms new 2 MA N0|ab", b"HD\r\n"),
+    (b"mg new v", b"VA 2\r\nab\r\n"),
+    (b"mg k v C500 f", b"HD f0\r\n"),
+    (b"mg k v C501", b"VA 2\r\nab\r\n"),
+    (b"md k x E600", b"HD\r\n"),
+    (b"mg k v c", b"VA 0 c600\r\n\r\n"),
+    (b"ma n N0 J5 E700 c v", b"VA 1 c700\r\n5\r\n"),
+    (b"ma gone N0 q", b""),
+    (b"mg viv N30 E800 c v", b"VA 0 c800 W\r\n\r\n"),
+    (b"set k x 0 5|hello", b"CLIENT_ERROR bad command line format\r\n"),
+    (b"ms k 1 Mx|y", b"CLIENT_ERROR invalid mode\r\n"),
+]
+"""Commands that memcached 1.6.18 does not know or answers differently, with later answers."""
+
+
+def test_commands_of_later_versions(real, fake):
+    version = real.command(b"version\r\n").split()[1].decode()
+    is_new = tuple(map(int, re.findall(r"\d+", version)[:3])) >= (1, 6, 40)
+    for server in (fake, real) if is_new else (fake,):
+        for command, answer in NEWER:
+            sent = command.replace(b"|", b"\r\n") + b"\r\n"
+            assert server.command(sent) == answer, (server, command)
+
+
 def test_a_delayed_flush(real, fake):
     for server in (real, fake):
         server.command(b"set k 0 0 1\r\nx\r\n")

@@ -400,4 +400,4 @@ def test_the_examples_of_the_docs(project):
 def test_the_user_code_of_the_type_checkers(project):
     code = ROOT / "tests" / "typing" / "user_code" / "with_fixtures.py"
     project.makepyfile(code.read_text())
-    run(project).assert_outcomes(passed=6)
+    run(project).assert_outcomes(passed=7)

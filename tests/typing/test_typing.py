@@ -92,6 +92,19 @@ async def test_lists_of_either_address(node: MemcachedHostAddress) -> None:
             assert_type(client.cluster_managment().nodes(), list[Address])
 
 
+async def test_nodes_as_text(node: MemcachedHostAddress) -> None:
+    text = str(node)
+    assert_type(emcache.parse_nodes([text, node]), list[Address])
+    async with emcache.create_client(text) as client:
+        assert_type(await client.version(text), str | None)
+        with pytest.raises(AttributeError):
+            client.incr  # type: ignore[attr-defined]  # noqa: B018
+    async with emcache.from_url(f"memcached://{text}", timeout=1) as other:
+        assert_type(other, Client)
+    with pytest.raises(TypeError):
+        emcache.create_client(text, pool_size=1)  # type: ignore[call-arg]
+
+
 async def test_retrieval(client: Client, key: bytes) -> None:
     await client.set(key, b"value", flags=1)
     assert_type(await client.get(key), Item | None)

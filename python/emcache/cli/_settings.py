@@ -11,7 +11,7 @@ import click
 from .._address import Address, MemcachedUnixSocketPath
 from .._client import Client
 from .._create import create_client
-from .._memcached.addresses import DEFAULT_PORT, format_address, parse_address, split_addresses
+from .._memcached.addresses import DEFAULT_PORT, format_address, parse_nodes
 from .._routing import parse_weights
 from ..default_values import DEFAULT_ROUTING
 from ._output import printable
@@ -123,22 +123,17 @@ def node_name(address: Address) -> str:
 
 
 def parse_servers(texts: Iterable[str]) -> list[Address]:
-    """Parse addresses that are separated by commas; see :func:`parse_address`."""
-    addresses = [parse_server(word) for text in texts for word in split_addresses(text)]
+    """Parse addresses that are separated by commas; see :func:`parse_nodes`.
+
+    Raises:
+        click.UsageError: a text is not an address, or there is none, or one twice.
+    """
+    try:
+        addresses = parse_nodes(",".join(texts))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     if not addresses:
         raise click.UsageError("--servers names no server")
     if len(set(addresses)) < len(addresses):
         raise click.UsageError("--servers names a server twice")
     return addresses
-
-
-def parse_server(text: str) -> Address:
-    """Parse one address.
-
-    Raises:
-        click.UsageError: the text is not an address.
-    """
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None

@@ -11,6 +11,7 @@ import pytest
 import emcache
 from emcache.testing import (
     CertificateAuthority,
+    FakeServer,
     FaultProxy,
     Faults,
     Identity,
@@ -83,6 +84,20 @@ def test_without_fixtures() -> None:
         MemcachedServer(auth="sasl")
     with pytest.raises(TypeError):
         MemcachedServer(unknown=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def test_a_fake_server() -> None:
+    async with FakeServer(memory_limit=1 << 20) as server:
+        assert_type(server, FakeServer)
+        server.advance(60)
+        server.fail("set", times=2)
+        assert_type(server.stats(), dict[str, str])
+        async with emcache.create_client(str(server.address)) as client:
+            assert_type(client, emcache.Client)
+        async with emcache.from_url(f"memcached://{server.address}", timeout=1) as client:
+            assert_type(client, emcache.Client)
+    with FakeServer() as server, pytest.raises(TypeError):
+        server.fail("set", times="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_certificates(tmp_path: Any) -> None:

@@ -5,21 +5,31 @@ import contextlib
 import os
 import socket
 import struct
+import threading
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from ._session import Session
 
-if TYPE_CHECKING:
-    from ._server import FakeServer
-
 _RESET = struct.pack("ii", 1, 0)
+
+
+class Owner(Protocol):
+    """The server of a connection."""
+
+    delay: float
+    _lock: "threading.RLock"
+
+    @property
+    def paused(self) -> bool: ...
+    def _connected(self, connection: "Connection") -> None: ...
+    def _disconnected(self, connection: "Connection") -> None: ...
 
 
 class Connection(asyncio.Protocol):
     """Executes what arrives, unless the server is paused, and sends the answers."""
 
-    def __init__(self, server: "FakeServer", session: Session) -> None:
+    def __init__(self, server: Owner, session: Session) -> None:
         self._server = server
         self._session = session
         self._transport: asyncio.Transport | None = None
