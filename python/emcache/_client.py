@@ -92,7 +92,7 @@ class Client(MetaCommands, CoreOwner, metaclass=ABCMeta):
         cluster_events: ClusterEvents | None,
         close_timeout: float,
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
-    ) -> "Client":
+    ) -> Self:
         """Create a client in the running loop. ``make_core`` receives the callback for changes."""
         client = cls.__new__(cls)
         client._set_up(addresses, cluster_events, close_timeout, make_core)

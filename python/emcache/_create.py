@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from ._address import Address
 from ._checks import check_bools, check_range, check_seconds, check_timeouts
@@ -42,6 +42,32 @@ else:
     from ._lazy import discovery
 
 _TIMEOUTS = ("timeout", "connection_timeout", "purge_unused_connections_after")
+
+
+class _Openable(Protocol):
+    """How a client of either kind is opened."""
+
+    @classmethod
+    def _open(
+        cls,
+        addresses: list[Address],
+        cluster_events: Any,
+        close_timeout: float,
+        make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+    ) -> Self: ...
+
+    def _watch(
+        self,
+        source: "discovery.Discovery",
+        current: "discovery.Topology",
+        interval: float,
+        connect_timeout: float,
+        *,
+        is_listed: bool,
+    ) -> None: ...
+
+
+C = TypeVar("C", bound=_Openable)
 
 
 class _CreateClient(Coroutine[Any, Any, Client]):
@@ -196,6 +222,7 @@ def create_client(
             purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
             max_merged_keys=autobatching_max_keys if autobatching else 1,
             routing=NodeRouting(routing, weights, names),
+            client_class=Client,
         )
     )
 
@@ -237,8 +264,9 @@ async def _create_client(
     routing: NodeRouting,
     tls: Callable[[list[Address]], TlsArguments | None],
     switches: dict[str, bool],
+    client_class: type[C],
     **options: Any,
-) -> Client:
+) -> C:
     addresses = _check_addresses(node_addresses)
     _check_events(cluster_events)
     check_bools(**switches)
@@ -269,7 +297,7 @@ async def _create_client(
         addresses = [node.address for node in topology.nodes]
         endpoints = [to_endpoint(address) for address in addresses]
     options["routing"] = await routing.for_nodes(addresses, topology)
-    client = Client._open(
+    client = client_class._open(
         addresses,
         cluster_events,
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],

@@ -67,6 +67,10 @@ pub fn forked() -> PyErr {
     PyRuntimeError::new_err("this client was made before a fork; create one in the child process")
 }
 
+pub fn forked_in_call() -> PyErr {
+    PyRuntimeError::new_err("the process forked during this call; its reply goes to the parent")
+}
+
 pub fn internal() -> PyErr {
     PyRuntimeError::new_err(Failure::new(None, FailureKind::Internal).to_string())
 }

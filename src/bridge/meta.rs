@@ -1,6 +1,4 @@
 //! Meta commands: their arguments from Python, and their replies as tuples.
-use std::rc::Rc;
-
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -9,7 +7,7 @@ use super::client::CoreClient;
 use super::convert;
 use super::expiry;
 use super::item::RawItem;
-use super::session::{Awaitable, Session};
+use super::operations::{Answer, Operations};
 use crate::client::{MetaReply, Target};
 use crate::pool::Submission;
 use crate::protocol::meta::{
@@ -57,7 +55,7 @@ impl CoreMeta {
         hit_before: &Object<'_>,
         known_cas: &Object<'_>,
         new_cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         let options = MetaGet {
@@ -90,7 +88,7 @@ impl CoreMeta {
         vivify: &Object<'_>,
         new_cas: &Object<'_>,
         return_cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         let value = convert::value(value)?;
@@ -124,7 +122,7 @@ impl CoreMeta {
         stale_for: &Object<'_>,
         clear: &Object<'_>,
         new_cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         let options = MetaDelete {
@@ -151,7 +149,7 @@ impl CoreMeta {
         touch: &Object<'_>,
         cas: &Object<'_>,
         new_cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         let exptime = convert::exptime(exptime)?;
@@ -168,13 +166,13 @@ impl CoreMeta {
         self.send(py, MetaVerb::Arithmetic, &key, &options.to_flags(), MetaForm::Item)
     }
 
-    fn debug(&self, py: Python<'_>, key: &Object<'_>) -> Awaitable {
+    fn debug(&self, py: Python<'_>, key: &Object<'_>) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         self.send(py, MetaVerb::Debug, &key, debug_flags(key.is_base64()), MetaForm::Debug)
     }
 
-    fn noop(&self, py: Python<'_>, node: usize) -> Awaitable {
+    fn noop(&self, py: Python<'_>, node: usize) -> Answer {
         self.session(py)?.command(py, Target::Node(node), Command::MetaNoOp, false)
     }
 
@@ -186,7 +184,7 @@ impl CoreMeta {
         key: &Object<'_>,
         flags: &Object<'_>,
         value: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let command = convert::text("command", command)?;
         let verb = MetaVerb::from_name(&command)
@@ -223,7 +221,7 @@ impl CoreMeta {
 }
 
 impl CoreMeta {
-    fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+    fn session(&self, py: Python<'_>) -> PyResult<Operations<'_>> {
         self.0.get().session(py)
     }
 
@@ -234,7 +232,7 @@ impl CoreMeta {
         key: &MetaKey<'_>,
         flags: &str,
         form: MetaForm,
-    ) -> Awaitable {
+    ) -> Answer {
         let command = Command::Meta { verb, key: key.as_key(), flags: words(flags)?, value: b"" };
         let request = Request::Command(command);
         self.session(py)?.meta(py, Submission::Borrowed(&request), form)
@@ -248,7 +246,7 @@ impl CoreMeta {
         flags: &str,
         value: &Bound<'_, PyBytes>,
         form: MetaForm,
-    ) -> Awaitable {
+    ) -> Answer {
         let (key, flags) = (key.as_key(), words(flags)?);
         let session = self.session(py)?;
         if let Some(value) = convert::shared(value) {

@@ -4,6 +4,7 @@
 //! ([`future::OpFuture`]). A turn of the [`driver`] then sets their results or exceptions.
 mod am_send;
 mod batch;
+mod blocking;
 mod caller;
 mod checkout;
 mod client;
@@ -17,6 +18,7 @@ mod item;
 mod loop_driver;
 mod meta;
 mod once;
+mod operations;
 mod registry;
 mod result;
 mod routing;

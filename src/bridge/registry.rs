@@ -209,14 +209,20 @@ pub fn session(id: u64) -> Option<Rc<Session>> {
 /// An error comes from the user's callback.
 pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<()> {
     let Some(session) = session(id) else { return Ok(()) };
-    let (what, cause) = match &change.change {
+    let (what, cause) = change_words(&change.change);
+    let args = (&session.on_change, change.node, what, cause);
+    session.driver.call(py, &args.into_pyobject(py)?)
+}
+
+/// What became of a node, and why.
+pub fn change_words(change: &Change) -> (&'static str, Option<String>) {
+    let (what, cause) = match change {
         Change::Healthy => ("healthy", None),
         Change::Unhealthy(cause) => ("unhealthy", Some(cause)),
         Change::LoginFailing(cause) => ("login_failing", Some(cause)),
         Change::LoginRecovered => ("login_recovered", None),
     };
-    let args = (&session.on_change, change.node, what, cause.map(Cause::redacted));
-    session.driver.call(py, &args.into_pyobject(py)?)
+    (what, cause.map(Cause::redacted))
 }
 
 /// Closes a session of this thread to which no references are left, once its `noreply` commands are

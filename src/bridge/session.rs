@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use bytes::Bytes;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use super::batch::PyBatch;
 use super::caller::PyCaller;
@@ -16,19 +14,18 @@ use super::convert;
 use super::driver::{Driver, Engine};
 use super::errors;
 use super::future::OpFuture;
-use super::meta::MetaForm;
 use super::result::{CheckoutForm, Form, ItemsForm};
 use super::thread_driver::ThreadEngine;
 use crate::client::{Action, Client, Expect, Nodes, Operation, Target};
-use crate::cluster::{ClusterConfig, NodeMetrics};
+use crate::cluster::ClusterConfig;
 use crate::host::SharedSource;
-use crate::pool::{Address, CheckoutId, Metrics, Submission};
-use crate::protocol::meta::Version;
-use crate::protocol::{Command, Key, Request, RetrievalVerb, Words};
+use crate::pool::{Address, CheckoutId, Submission};
+use crate::protocol::RetrievalVerb;
 
 /// An abandoned session waits for replies at most this long.
 const CLOSE_AFTER: Duration = Duration::from_secs(1);
 
+/// A future that the caller awaits.
 pub type Awaitable = PyResult<Py<OpFuture>>;
 
 pub struct Session {
@@ -96,28 +93,13 @@ impl Session {
         }
     }
 
-    pub fn fetch(
-        &self,
-        py: Python<'_>,
-        key: Key<'_>,
-        verb: RetrievalVerb,
-        flags: bool,
-    ) -> Awaitable {
-        let request = Request::Retrieval { verb, keys: &[key] };
-        let submission = Submission::Borrowed(&request);
-        self.submit(py, Target::Key, Expect::Item, submission, Form::Item { flags })
-    }
-
-    /// `keys` have been checked.
     pub fn fetch_many(
         &self,
         py: Python<'_>,
-        keys: Vec<Py<PyBytes>>,
+        form: Arc<ItemsForm>,
         verb: RetrievalVerb,
-        flags: bool,
-        is_partial: bool,
     ) -> Awaitable {
-        let form = Arc::new(ItemsForm { keys, flags, is_partial });
+        let is_partial = form.is_partial;
         let future = self.driver.create_future(py, Form::Items(form.clone()))?;
         let keys = convert::trusted(py, &form.keys);
         match self.core()? {
@@ -135,17 +117,13 @@ impl Session {
         Ok(future)
     }
 
-    /// Sends one request per key. `values` belong to `Action::Store`. All arguments have been
-    /// checked.
     pub fn batch(
         &self,
         py: Python<'_>,
         action: Action,
-        keys: Vec<Py<PyBytes>>,
-        values: Vec<Py<PyBytes>>,
+        source: Arc<PyBatch>,
         noreply: bool,
     ) -> Awaitable {
-        let source = Arc::new(PyBatch::new(py, keys, values));
         let future = self.driver.create_future(py, Form::Batch(source.clone()))?;
         match self.core()? {
             Core::Local(client) => {
@@ -160,83 +138,6 @@ impl Session {
         }
         self.driver.schedule_pending(py)?;
         Ok(future)
-    }
-
-    /// A [`Command::Counter`]: its number, or one below 0 where the node does not know the command.
-    pub fn counter(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
-        let request = Request::Command(command);
-        let submission = Submission::Borrowed(&request);
-        self.submit(py, Target::Key, Expect::Counter, submission, Form::Plain)
-    }
-
-    /// A meta command with a key.
-    pub fn meta(&self, py: Python<'_>, submission: Submission<'_>, form: MetaForm) -> Awaitable {
-        self.submit(py, Target::Key, Expect::Meta, submission, Form::Meta(form))
-    }
-
-    /// Completes when a node has answered a `get` of this key, even with the error of a server
-    /// behind a proxy.
-    pub fn probe(&self, py: Python<'_>, target: Target, key: Key<'_>) -> Awaitable {
-        let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
-        self.submit(py, target, Expect::Probe, Submission::Borrowed(&request), Form::Plain)
-    }
-
-    pub fn command(
-        &self,
-        py: Python<'_>,
-        target: Target,
-        command: Command<'_>,
-        noreply: bool,
-    ) -> Awaitable {
-        let request = Request::Command(command);
-        self.request(py, target, Submission::Borrowed(&request), noreply)
-    }
-
-    /// Any command.
-    pub fn request(
-        &self,
-        py: Python<'_>,
-        target: Target,
-        submission: Submission<'_>,
-        noreply: bool,
-    ) -> Awaitable {
-        let expect = if noreply { Expect::NoReply } else { Expect::Command };
-        self.submit(py, target, expect, submission, Form::Plain)
-    }
-
-    pub fn stats(&self, py: Python<'_>, node: usize, args: Words<'_>) -> Awaitable {
-        let request = Request::Command(Command::Stats { args });
-        let submission = Submission::Borrowed(&request);
-        self.submit(py, Target::Node(node), Expect::Stats, submission, Form::Plain)
-    }
-
-    /// A command on a connection that is checked out, answered with the text of the reply.
-    pub fn raw_command(
-        &self,
-        py: Python<'_>,
-        checkout: CheckoutId,
-        command: Command<'_>,
-        noreply: bool,
-    ) -> Awaitable {
-        let expect = if noreply { Expect::NoReply } else { Expect::RawReply };
-        let request = Request::Command(command);
-        let submission = Submission::Borrowed(&request);
-        self.submit(py, Target::Checkout(checkout), expect, submission, Form::Plain)
-    }
-
-    /// A retrieval on a connection that is checked out.
-    pub fn raw_fetch(
-        &self,
-        py: Python<'_>,
-        checkout: CheckoutId,
-        keys: Vec<Py<PyBytes>>,
-        verb: RetrievalVerb,
-    ) -> Awaitable {
-        let keys = Arc::new(keys);
-        let request = Request::Retrieval { verb, keys: &convert::trusted(py, &keys) };
-        let submission = Submission::Borrowed(&request);
-        let form = Form::RawItems(keys.clone());
-        self.submit(py, Target::Checkout(checkout), Expect::RawItems, submission, form)
     }
 
     /// Checks out a connection of the first node.
@@ -297,32 +198,6 @@ impl Session {
         self.query(py, |nodes| nodes.noreply_unanswered())
     }
 
-    /// How many requests with `noreply` failed.
-    pub fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
-        self.query(py, |nodes| nodes.noreply_errors())
-    }
-
-    /// The index of the node that a key belongs to.
-    pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
-        let key = Bytes::copy_from_slice(key.as_bytes());
-        let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
-        index.map_err(|error| errors::no_nodes(py, error))
-    }
-
-    /// The indexes of the healthy and of the unhealthy nodes.
-    pub fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-        self.query(py, |nodes| nodes.health())
-    }
-
-    pub fn metrics(&self, py: Python<'_>, node: usize) -> PyResult<Metrics> {
-        self.query(py, move |nodes| nodes.metrics(node))
-    }
-
-    /// See [`crate::cluster::Cluster::metrics`].
-    pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
-        self.query(py, |nodes| nodes.all_metrics())
-    }
-
     /// See [`crate::cluster::Cluster::add_node`].
     pub fn add_node(
         &self,
@@ -337,16 +212,6 @@ impl Session {
 
     pub fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
         self.query(py, move |nodes| nodes.is_connected(node))
-    }
-
-    /// See [`crate::pool::Pool::meta_version`].
-    pub fn meta_version(&self, py: Python<'_>, node: usize) -> PyResult<Option<Version>> {
-        self.query(py, move |nodes| nodes.meta_version(node))
-    }
-
-    /// See [`crate::pool::Pool::server_epoch`].
-    pub fn server_epoch(&self, py: Python<'_>, node: usize) -> PyResult<u64> {
-        self.query(py, move |nodes| nodes.server_epoch(node))
     }
 
     /// See [`crate::pool::Pool::set_ip`].
@@ -367,7 +232,7 @@ impl Session {
         self.driver.schedule_pending(py)
     }
 
-    fn query<T: Send + 'static>(
+    pub fn query<T: Send + 'static>(
         &self,
         py: Python<'_>,
         query: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
@@ -386,7 +251,7 @@ impl Session {
         }
     }
 
-    fn submit(
+    pub fn submit(
         &self,
         py: Python<'_>,
         target: Target,

@@ -11,7 +11,9 @@ use pyo3::types::PyDict;
 
 use self::lifecycle::seconds;
 pub use self::lifecycle::session_here;
+use super::blocking::BlockingClient;
 use super::driver::running_loop;
+use super::operations::Answer;
 use super::registry;
 use super::routing::PyRouting;
 use super::security::PySecurity;
@@ -19,18 +21,30 @@ use super::session::Awaitable;
 use super::{convert, errors, snapshot};
 use crate::client::{Action, Target};
 use crate::cluster::ClusterConfig;
-use crate::host::fork_count;
+use crate::host::{NodeAt, fork_count};
 use crate::pool::PoolConfig;
 use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb, Words};
 
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
+    /// Whether the user closed the client.
+    closed: AtomicBool,
+    home: Home,
+}
+
+/// Where the core of a client is.
+enum Home {
+    Loop(LoopHome),
+    /// With the threads that call.
+    Blocking(BlockingClient),
+}
+
+/// On the thread of an event loop.
+struct LoopHome {
     id: u64,
     /// The fork count when the client was created. If it has changed, the client belongs to the
     /// parent process.
     forks: u64,
-    /// Whether the user closed the client.
-    closed: AtomicBool,
     /// Whether the session is closed, either with the client, with its loop or with its thread.
     is_closed: Arc<AtomicBool>,
     event_loop: Py<PyAny>,
@@ -42,11 +56,13 @@ type Object<'py> = Bound<'py, PyAny>;
 
 #[pymethods]
 impl CoreClient {
+    /// `blocking`: callers wait, and whether they may do so where an event loop runs. With `None`
+    /// the running loop drives the core.
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
         purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
-        max_merged_keys, security, routing, on_change))]
+        max_merged_keys, security, routing, on_change, blocking=None))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -60,11 +76,11 @@ impl CoreClient {
         security: &PySecurity,
         routing: &PyRouting,
         on_change: Py<PyAny>,
+        blocking: Option<bool>,
     ) -> PyResult<Self> {
         // Before any call of Python, which may fork.
         let forks = fork_count();
-        let event_loop = running_loop(py)?.ok_or_else(errors::no_loop)?;
-        let addresses = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
+        let addresses: Vec<_> = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
         let timeout = seconds("timeout", timeout)?;
         let config = ClusterConfig {
             pool: PoolConfig {
@@ -83,13 +99,19 @@ impl CoreClient {
             routing: routing.routing,
             specs: routing.specs.clone(),
         };
+        if let Some(allow_in_event_loop) = blocking {
+            let nodes = addresses.into_iter().map(|address| NodeAt { address, ip: None }).collect();
+            let client = BlockingClient::new(nodes, config, on_change, allow_in_event_loop);
+            return Ok(Self { closed: AtomicBool::new(false), home: Home::Blocking(client) });
+        }
+        let event_loop = running_loop(py)?.ok_or_else(errors::no_loop)?;
         Self::open_session(py, forks, event_loop, addresses, config, on_change)
     }
 
-    /// Whether the client was created in a parent of this process.
+    /// Whether the client was created in a parent of this process, and cannot be used here.
     #[getter]
     fn forked(&self) -> bool {
-        self.forks != fork_count()
+        matches!(&self.home, Home::Loop(home) if home.forks != fork_count())
     }
 
     #[getter]
@@ -109,21 +131,22 @@ impl CoreClient {
     }
 
     /// Completes when all `noreply` commands are answered.
-    fn drain(&self, py: Python<'_>) -> Awaitable {
+    fn drain(&self, py: Python<'_>) -> Answer {
         self.session(py)?.drain(py)
     }
 
     /// The number of unanswered `noreply` commands. It is 0 for a client of another thread.
     #[getter]
     fn noreply_unanswered(&self, py: Python<'_>) -> usize {
-        registry::session(self.id).map_or(0, |known| known.noreply_unanswered(py).unwrap_or(0))
+        let known = self.operations_on_thread();
+        known.map_or(0, |known| known.noreply_unanswered(py).unwrap_or(0))
     }
 
-    fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+    fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Answer {
         self.fetch(py, || Ok(RetrievalVerb::Get), key, return_flags)
     }
 
-    fn gets(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+    fn gets(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Answer {
         self.fetch(py, || Ok(RetrievalVerb::Gets), key, return_flags)
     }
 
@@ -133,7 +156,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         key: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(RetrievalVerb::Gat { exptime: convert::exptime(exptime)? });
         self.fetch(py, verb, key, return_flags)
     }
@@ -144,16 +167,16 @@ impl CoreClient {
         exptime: &Object<'_>,
         key: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(RetrievalVerb::Gats { exptime: convert::exptime(exptime)? });
         self.fetch(py, verb, key, return_flags)
     }
 
-    fn get_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+    fn get_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Answer {
         self.fetch_many(py, || Ok(RetrievalVerb::Get), keys, return_flags, false)
     }
 
-    fn gets_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+    fn gets_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Answer {
         self.fetch_many(py, || Ok(RetrievalVerb::Gets), keys, return_flags, false)
     }
 
@@ -166,7 +189,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         keys: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || {
             Ok(match verb {
                 "gats" => RetrievalVerb::Gats { exptime: convert::exptime(exptime)? },
@@ -184,7 +207,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         keys: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(RetrievalVerb::Gat { exptime: convert::exptime(exptime)? });
         self.fetch_many(py, verb, keys, return_flags, false)
     }
@@ -195,7 +218,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         keys: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(RetrievalVerb::Gats { exptime: convert::exptime(exptime)? });
         self.fetch_many(py, verb, keys, return_flags, false)
     }
@@ -208,7 +231,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Set), key, value, flags, exptime, noreply)
     }
 
@@ -220,7 +243,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Add), key, value, flags, exptime, noreply)
     }
 
@@ -232,7 +255,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Replace), key, value, flags, exptime, noreply)
     }
 
@@ -244,7 +267,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Append), key, value, flags, exptime, noreply)
     }
 
@@ -256,7 +279,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Prepend), key, value, flags, exptime, noreply)
     }
 
@@ -270,12 +293,12 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(StorageVerb::Cas { token: convert::integer("cas", cas)? });
         self.store(py, verb, key, value, flags, exptime, noreply)
     }
 
-    fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+    fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Answer {
         self.open()?;
         let key = convert::key(key)?;
         let noreply = convert::flag("noreply", noreply)?;
@@ -288,7 +311,7 @@ impl CoreClient {
         key: &Object<'_>,
         value: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.count(py, ArithmeticVerb::Incr, key, value, noreply)
     }
 
@@ -298,7 +321,7 @@ impl CoreClient {
         key: &Object<'_>,
         value: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.count(py, ArithmeticVerb::Decr, key, value, noreply)
     }
 
@@ -308,7 +331,7 @@ impl CoreClient {
         key: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.open()?;
         let key = convert::key(key)?;
         let exptime = convert::exptime(exptime)?;
@@ -327,12 +350,12 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = if verb == "add" { StorageVerb::Add } else { StorageVerb::Set };
         self.write_many(py, verb, items, flags, exptime, noreply)
     }
 
-    fn delete_many(&self, py: Python<'_>, keys: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+    fn delete_many(&self, py: Python<'_>, keys: &Object<'_>, noreply: &Object<'_>) -> Answer {
         self.change_many(py, || Ok(Action::Delete), keys, noreply)
     }
 
@@ -342,7 +365,7 @@ impl CoreClient {
         keys: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let action = || Ok(Action::Touch { exptime: convert::exptime(exptime)? });
         self.change_many(py, action, keys, noreply)
     }
@@ -357,14 +380,14 @@ impl CoreClient {
         value: &Object<'_>,
         initial: &Object<'_>,
         exptime: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = if verb == "decr" { ArithmeticVerb::Decr } else { ArithmeticVerb::Incr };
         self.counter(py, verb, key, value, initial, exptime)
     }
 
     /// Completes when the node has answered a `get` of this key with any reply. With `isolated` the
     /// request uses a separate connection.
-    fn probe(&self, py: Python<'_>, node: usize, key: &Object<'_>, isolated: bool) -> Awaitable {
+    fn probe(&self, py: Python<'_>, node: usize, key: &Object<'_>, isolated: bool) -> Answer {
         let key = convert::key(key)?;
         let target = if isolated { Target::Isolated(node) } else { Target::Node(node) };
         self.session(py)?.probe(py, target, key)
@@ -376,13 +399,13 @@ impl CoreClient {
         node: usize,
         delay: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let delay = convert::integer("delay", delay)?;
         self.admin(py, node, Command::FlushAll { delay }, convert::flag("noreply", noreply)?)
     }
 
-    fn version(&self, py: Python<'_>, node: usize) -> Awaitable {
+    fn version(&self, py: Python<'_>, node: usize) -> Answer {
         self.admin(py, node, Command::Version, false)
     }
 
@@ -392,7 +415,7 @@ impl CoreClient {
         node: usize,
         level: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let level = convert::integer("level", level)?;
         self.admin(py, node, Command::Verbosity { level }, convert::flag("noreply", noreply)?)
@@ -404,14 +427,14 @@ impl CoreClient {
         node: usize,
         value: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let megabytes = convert::integer("value", value)?;
         let noreply = convert::flag("noreply", noreply)?;
         self.admin(py, node, Command::CacheMemlimit { megabytes }, noreply)
     }
 
-    fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
+    fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Answer {
         self.open()?;
         let args = Words::parse(args).ok_or_else(errors::stats_args)?;
         self.session(py)?.stats(py, node, args)
@@ -421,24 +444,24 @@ impl CoreClient {
     fn node_for(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<usize> {
         self.open()?;
         let key = convert::key(key)?;
-        self.session_on_thread()?.node_for(py, key)
+        self.operations_on_thread()?.node_for(py, key)
     }
 
     /// The indexes of the healthy and of the unhealthy nodes.
     fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-        self.session_on_thread()?.health(py)
+        self.operations_on_thread()?.health(py)
     }
 
     /// The counters of one node, by the names of `ConnectionPoolMetrics`.
     fn metrics<'py>(&self, py: Python<'py>, node: usize) -> PyResult<Bound<'py, PyDict>> {
-        snapshot::metrics_to_dict(py, &self.session_on_thread()?.metrics(py, node)?)
+        snapshot::metrics_to_dict(py, &self.operations_on_thread()?.metrics(py, node)?)
     }
 
     /// The counters of all nodes that can own keys: see [`super::snapshot`].
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let session = self.session_on_thread()?;
-        let (min_connections, max_connections) = session.limits;
-        let nodes = snapshot::nodes_to_list(py, session.all_metrics(py)?)?;
+        let operations = self.operations_on_thread()?;
+        let (min_connections, max_connections) = operations.limits();
+        let nodes = snapshot::nodes_to_list(py, operations.all_metrics(py)?)?;
         (min_connections, max_connections, nodes).into_bound_py_any(py)
     }
 
@@ -451,16 +474,16 @@ impl CoreClient {
     ) -> PyResult<usize> {
         self.open()?;
         let address = convert::address(address)?;
-        self.session(py)?.add_node(py, address, ip)
+        self.loop_session(py)?.add_node(py, address, ip)
     }
 
     fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
-        self.session(py)?.is_connected(py, node)
+        self.loop_session(py)?.is_connected(py, node)
     }
 
     /// Sets the current IP address of a node.
     fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
-        self.session(py)?.set_ip(py, node, ip)
+        self.loop_session(py)?.set_ip(py, node, ip)
     }
 
     /// The `joining` nodes get keys from now on, and the `leaving` nodes get no more. `order` lists
@@ -472,18 +495,28 @@ impl CoreClient {
         leaving: Vec<usize>,
         order: Vec<usize>,
     ) -> PyResult<()> {
-        self.session(py)?.change(py, joining, leaving, order)
+        self.loop_session(py)?.change(py, joining, leaving, order)
     }
 
     /// Returns a [`super::checkout::CoreCheckout`].
     fn check_out(&self, py: Python<'_>) -> Awaitable {
-        self.session(py)?.check_out(py, registry::next_id())
+        self.loop_session(py)?.check_out(py, registry::next_id())
     }
 
-    /// The driver in use: `loop` or `thread`.
+    /// Replaces the nodes of a client whose callers wait: `(address, ip)` of each.
+    fn set_nodes(&self, nodes: Vec<(Object<'_>, Option<String>)>) -> PyResult<()> {
+        let nodes = nodes
+            .into_iter()
+            .map(|(address, ip)| Ok(NodeAt { address: convert::address(&address)?, ip }));
+        let nodes = nodes.collect::<PyResult<_>>()?;
+        self.blocking()?.set_nodes(nodes);
+        Ok(())
+    }
+
+    /// The driver in use: `loop`, `thread` or `blocking`.
     #[getter]
     fn driver(&self, py: Python<'_>) -> PyResult<&'static str> {
-        Ok(self.session(py)?.driver.name())
+        Ok(self.session(py)?.driver_name())
     }
 
     /// The number of error replies to `noreply` commands.

@@ -1,0 +1,279 @@
+//! A client whose callers wait: each call runs on its own thread, which drives a core of its own
+//! until the reply is there. Other threads run meanwhile.
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+
+use super::batch::PyBatch;
+use super::convert;
+use super::driver::running_loop;
+use super::errors;
+use super::item::RawItem;
+use super::operations::Answer;
+use super::result::{self, Form, ItemsForm};
+use super::shutdown;
+use super::value_buf::PyValueBuf;
+use crate::client::{Action, Expect, Nodes, Outcome, Target};
+use crate::cluster::{ClusterConfig, NodeMetrics};
+use crate::host::{CheckOutError, CheckedOut, CorePool, NodeAt, OwnedItem, Receiver, Submitter};
+use crate::pool::{Submission, copy_into_block};
+use crate::protocol::{ItemRef, Nanos, RetrievalVerb};
+
+/// The longest wait without a check for signals, and for the end of the client.
+const SLICE: Duration = Duration::from_millis(40);
+
+pub struct BlockingClient {
+    cores: CorePool<PyReceiver>,
+    /// Called with the index of a node, what became of it, and why.
+    on_change: Py<PyAny>,
+    /// Whether calls are allowed in a thread with a running event loop, which they block.
+    allow_in_event_loop: bool,
+}
+
+pub enum PyReceiver {}
+
+/// An item that arrived while this thread may have been detached from the interpreter.
+pub enum ReceivedItem {
+    Copied(OwnedItem),
+    InPlace(RawItem),
+}
+
+impl Receiver for PyReceiver {
+    type Item = ReceivedItem;
+    type Value = PyValueBuf;
+    type Source = Arc<PyBatch>;
+
+    fn item(item: &ItemRef<'_>, shared: Option<&PyValueBuf>, block: &mut BytesMut) -> ReceivedItem {
+        if shared.is_some() {
+            return Python::attach(|py| ReceivedItem::InPlace(RawItem::new(py, item, shared)));
+        }
+        let ItemRef { value, flags, cas, .. } = *item;
+        let value = copy_into_block(value, block);
+        ReceivedItem::Copied(OwnedItem { value, flags, cas })
+    }
+}
+
+impl ReceivedItem {
+    fn into_raw(self, py: Python<'_>) -> RawItem {
+        match self {
+            Self::Copied(item) => RawItem::from_owned(py, item),
+            Self::InPlace(item) => item,
+        }
+    }
+}
+
+type Checked<'p> = CheckedOut<'p, PyReceiver>;
+
+impl BlockingClient {
+    pub fn new(
+        nodes: Vec<NodeAt>,
+        config: ClusterConfig,
+        on_change: Py<PyAny>,
+        allow_in_event_loop: bool,
+    ) -> Self {
+        Self { cores: CorePool::new(nodes, config), on_change, allow_in_event_loop }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.cores.is_closed()
+    }
+
+    /// Closes the client, after the replies to `noreply` requests.
+    pub fn close(&self, py: Python<'_>) -> PyResult<()> {
+        for mut core in self.cores.close() {
+            self.drain_core(py, &mut core)?;
+        }
+        Ok(())
+    }
+
+    pub fn set_nodes(&self, nodes: Vec<NodeAt>) {
+        self.cores.set_nodes(nodes);
+    }
+
+    pub fn limits(&self) -> (usize, usize) {
+        let pool = &self.cores.config().pool;
+        (pool.min_connections, pool.max_connections)
+    }
+
+    pub fn submit(
+        &self,
+        py: Python<'_>,
+        target: Target,
+        expect: Expect,
+        submission: Submission<'_>,
+        form: Form,
+    ) -> Answer {
+        self.call(py, form, move |to, deadline| {
+            to.client.submit(target, expect, submission, deadline, to.caller(0));
+        })
+    }
+
+    pub fn fetch_many(&self, py: Python<'_>, form: Arc<ItemsForm>, verb: RetrievalVerb) -> Answer {
+        let keys = convert::trusted(py, &form.keys);
+        let is_partial = form.is_partial;
+        self.call(py, Form::Items(form.clone()), |to, deadline| {
+            to.client.get_many(verb, &keys, is_partial, deadline, to.caller(0));
+        })
+    }
+
+    pub fn batch(
+        &self,
+        py: Python<'_>,
+        action: Action,
+        source: Arc<PyBatch>,
+        noreply: bool,
+    ) -> Answer {
+        self.call(py, Form::Batch(source.clone()), move |to, deadline| {
+            to.client.batch(action, source, noreply, deadline, to.caller(0));
+        })
+    }
+
+    /// Waits until the `noreply` requests of this thread are answered.
+    pub fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        if self.cores.noreply_unanswered() > 0 {
+            self.drain_core(py, &mut self.check_out(py)?)?;
+        }
+        Ok(())
+    }
+
+    pub fn noreply_unanswered(&self) -> usize {
+        self.cores.noreply_unanswered()
+    }
+
+    pub fn noreply_errors(&self) -> u64 {
+        self.cores.noreply_errors()
+    }
+
+    pub fn health(&self) -> PyResult<(Vec<usize>, Vec<usize>)> {
+        let busy = || PyRuntimeError::new_err("all connections of the client are in use");
+        self.cores.health().ok_or_else(busy)
+    }
+
+    pub fn all_metrics(&self, py: Python<'_>) -> Vec<NodeMetrics> {
+        py.detach(|| self.cores.metrics())
+    }
+
+    pub fn query<T>(&self, query: impl FnOnce(&dyn Nodes) -> T) -> PyResult<T> {
+        let core = self.cores.check_out().map_err(no_core)?;
+        Ok(query(core.nodes()))
+    }
+
+    fn check_out(&self, py: Python<'_>) -> PyResult<Checked<'_>> {
+        if !self.allow_in_event_loop && running_loop(py)?.is_some() {
+            return Err(PyRuntimeError::new_err(
+                "a call of a synchronous client would block the event loop that runs in this \
+                 thread; use emcache.create_client, or pass allow_in_event_loop=True",
+            ));
+        }
+        self.cores.check_out().map_err(no_core)
+    }
+
+    fn call(
+        &self,
+        py: Python<'_>,
+        form: Form,
+        submit: impl FnOnce(&Submitter<'_, PyReceiver>, Nanos) + Send,
+    ) -> Answer {
+        let mut core = self.check_out(py)?;
+        let deadline = |to: &Submitter<'_, PyReceiver>| to.client.deadline();
+        self.wait(py, &mut core, |to| submit(to, deadline(to)), Duration::MAX)?;
+        let outcome = core.take();
+        let changes = core.has_changes().then(|| core.take_changes());
+        drop(core);
+        for change in changes.into_iter().flatten() {
+            self.notify(py, &change)?;
+        }
+        match outcome {
+            Some(Outcome::Done | Outcome::Item(None)) => Ok(py.None()),
+            Some(outcome) => result::to_python(py, form, outcome.map(|item| item.into_raw(py))),
+            None => Err(errors::internal()),
+        }
+    }
+
+    /// Submits a call and waits for its outcome, for at most `limit`.
+    fn wait(
+        &self,
+        py: Python<'_>,
+        core: &mut Checked<'_>,
+        submit: impl FnOnce(&Submitter<'_, PyReceiver>) + Send,
+        limit: Duration,
+    ) -> PyResult<()> {
+        let mut submit = Some(submit);
+        let mut waited = Duration::ZERO;
+        loop {
+            let (_returning, has_outcome) = py.detach(|| {
+                if let Some(submit) = submit.take() {
+                    core.begin(submit);
+                }
+                let has_outcome = core.wait(1, SLICE);
+                (return_to_python(), has_outcome)
+            });
+            if has_outcome {
+                return Ok(());
+            }
+            // A handler may raise, close the client, or fork.
+            let checked = py.check_signals();
+            if core.is_forked() {
+                checked?;
+                return Err(errors::forked_in_call());
+            }
+            if checked.is_err() || self.is_closed() || waited >= limit {
+                core.give_up();
+                checked?;
+                return if self.is_closed() { Err(errors::closed()) } else { Ok(()) };
+            }
+            waited += SLICE;
+        }
+    }
+
+    fn drain_core(&self, py: Python<'_>, core: &mut Checked<'_>) -> PyResult<()> {
+        let limit = self.cores.config().pool.timeout.unwrap_or(Duration::from_secs(1));
+        let mut waited = Duration::ZERO;
+        let mut is_begun = false;
+        while core.nodes().noreply_unanswered() > 0 && waited < limit {
+            let _returning = py.detach(|| {
+                if !std::mem::replace(&mut is_begun, true) {
+                    core.begin(|to| to.client.drain(to.caller(0)));
+                }
+                core.wait(1, SLICE);
+                return_to_python()
+            });
+            py.check_signals()?;
+            if core.is_forked() {
+                return Err(errors::forked_in_call());
+            }
+            waited += SLICE;
+        }
+        Ok(())
+    }
+
+    fn notify(&self, py: Python<'_>, change: &crate::cluster::NodeChange) -> PyResult<()> {
+        let (what, cause) = super::registry::change_words(&change.change);
+        self.on_change.call1(py, (change.node, what, cause)).map(drop)
+    }
+}
+
+/// Called before a thread attaches to the interpreter again. If the interpreter is about to end,
+/// the thread must not: it waits for the end of the process.
+fn return_to_python() -> shutdown::Turn {
+    loop {
+        if let Some(turn) = shutdown::Turn::begin() {
+            return turn;
+        }
+        thread::park();
+    }
+}
+
+fn no_core(error: CheckOutError) -> PyErr {
+    match error {
+        CheckOutError::Closed => errors::closed(),
+        CheckOutError::Io(error) => match error.raw_os_error() {
+            Some(number) => PyOSError::new_err((number, error.to_string())),
+            None => error.into(),
+        },
+    }
+}

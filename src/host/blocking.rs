@@ -1,0 +1,357 @@
+//! A core that the calling thread drives while it waits for a reply: no loop, no other thread.
+//!
+//! One call at a time has it, on any thread. Between calls nothing drives it, so [`Core::begin`]
+//! first catches up on what became due.
+//!
+//! A reply is awaited in one of two ways. Most calls have nothing else to wait for: their requests
+//! are on connections, so `poll` on these sockets is enough, and the tasks of the connections read
+//! without asking Tokio. All else (connecting, timers, a full socket) waits in Tokio.
+#![allow(unsafe_code)]
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::coop::unconstrained;
+use tokio::time::Instant;
+
+use super::poll::{Polled, poll};
+use super::tasks::Tasks;
+use crate::client::{BatchSource, Caller, Client, FailureKind, Outcome};
+use crate::cluster::{ClusterConfig, NodeChange};
+use crate::pool::{Address, Context, Host, LocalFuture, Waiting};
+use crate::protocol::{ItemRef, ValueBuf};
+
+/// A core that was not used for this long may have lost connections, or missed timers.
+const IDLE_AFTER: Duration = Duration::from_millis(5);
+/// The longest wait outside of Tokio: it delays what only Tokio reports.
+const MAX_POLL: Duration = Duration::from_millis(5);
+
+/// How the caller stores items, and what it sends.
+pub trait Receiver: 'static {
+    type Item: Send + 'static;
+    type Value: ValueBuf + Send;
+    type Source: BatchSource + Send;
+
+    /// Copies an item. Short values may share a block of memory.
+    fn item(item: &ItemRef<'_>, shared: Option<&Self::Value>, block: &mut BytesMut) -> Self::Item;
+}
+
+type Spawned = Rc<RefCell<Vec<LocalFuture>>>;
+
+pub struct Core<R: Receiver> {
+    client: Client<BlockingCaller<R>>,
+    context: Rc<Context>,
+    slot: Rc<Slot<R>>,
+    changes: Rc<RefCell<Vec<NodeChange>>>,
+    spawned: Spawned,
+    wants_flush: Rc<Cell<bool>>,
+    tasks: Tasks,
+    waiting: Vec<Waiting>,
+    addresses: Vec<Address>,
+    used_at: Instant,
+    /// `None` once it was dropped.
+    runtime: Option<Runtime>,
+}
+
+// SAFETY: the parts that are not `Send` are `Rc`s, cells, and futures and closures that hold such.
+// All of them are created by methods of the core, and no method returns one or stores one outside
+// of it: nothing in `pool`, `cluster` and `client` keeps state of a thread (`layering.rs` checks
+// this), and the types that enter and leave (`R`, closures of `begin`) are `Send`. What other
+// threads may hold are wakers, which are `Arc`s. So whoever has the core has all references to its
+// parts, and moving it moves them together.
+unsafe impl<R: Receiver> Send for Core<R> {}
+
+/// The outcomes of one call.
+struct Slot<R: Receiver> {
+    call: Cell<u64>,
+    outcomes: RefCell<Vec<(usize, Outcome<R::Item>)>>,
+    block: RefCell<BytesMut>,
+}
+
+/// Waits for one of the outcomes of a call.
+pub struct BlockingCaller<R: Receiver> {
+    /// `None`: completed.
+    slot: Option<Rc<Slot<R>>>,
+    call: u64,
+    index: usize,
+}
+
+impl<R: Receiver> BlockingCaller<R> {
+    fn end(&mut self, outcome: Outcome<R::Item>) {
+        if let Some(slot) = self.slot.take()
+            && slot.call.get() == self.call
+        {
+            slot.outcomes.borrow_mut().push((self.index, outcome));
+        }
+    }
+}
+
+/// However an operation ends, its caller is told.
+impl<R: Receiver> Drop for BlockingCaller<R> {
+    fn drop(&mut self) {
+        if self.slot.is_some() {
+            self.end(Outcome::failed(None, FailureKind::Internal));
+        }
+    }
+}
+
+impl<R: Receiver> Caller for BlockingCaller<R> {
+    type Item = R::Item;
+    type Value = R::Value;
+    type Source = R::Source;
+
+    #[inline]
+    fn item(&self, item: &ItemRef<'_>, shared: Option<&R::Value>) -> Option<R::Item> {
+        let slot = self.slot.as_ref().filter(|slot| slot.call.get() == self.call)?;
+        Some(R::item(item, shared, &mut slot.block.borrow_mut()))
+    }
+
+    fn complete(mut self, outcome: Outcome<R::Item>) {
+        self.end(outcome);
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.slot.as_ref().is_none_or(|slot| slot.call.get() != self.call)
+    }
+}
+
+struct BlockingHost {
+    spawned: Spawned,
+    wants_flush: Rc<Cell<bool>>,
+}
+
+impl Host for BlockingHost {
+    fn spawn(&self, task: LocalFuture) {
+        self.spawned.borrow_mut().push(task);
+    }
+
+    fn wants_flush(&self) {
+        self.wants_flush.set(true);
+    }
+
+    fn wake_later(&self, waker: &Waker) {
+        waker.wake_by_ref();
+    }
+}
+
+impl<R: Receiver> Core<R> {
+    pub fn open(addresses: Vec<Address>, config: &ClusterConfig) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .thread_keep_alive(Duration::from_secs(1))
+            .build()?;
+        let (spawned, wants_flush) = (Spawned::default(), Rc::<Cell<bool>>::default());
+        let host = BlockingHost { spawned: spawned.clone(), wants_flush: wants_flush.clone() };
+        let context = Context::new(|_| Box::new(host));
+        let changes: Rc<RefCell<Vec<NodeChange>>> = Rc::default();
+        let noted = changes.clone();
+        let client = Client::new(&context, addresses.clone(), config, move |change| {
+            noted.borrow_mut().push(change)
+        });
+        let (call, outcomes, block) = (Cell::new(0), RefCell::default(), RefCell::default());
+        Ok(Self {
+            client,
+            context,
+            slot: Rc::new(Slot { call, outcomes, block }),
+            changes,
+            spawned,
+            wants_flush,
+            tasks: Tasks::default(),
+            waiting: Vec::new(),
+            addresses,
+            used_at: Instant::now(),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Questions about the nodes. The answer holds no part of the core.
+    pub fn nodes(&self) -> &impl crate::client::Nodes {
+        &self.client
+    }
+
+    /// The addresses of its nodes, by index.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// How long ago a call used it.
+    pub fn idle_for(&self) -> Duration {
+        self.used_at.elapsed()
+    }
+
+    /// Begins a call. `submit` passes each of its callers to the client.
+    pub fn begin(&mut self, submit: impl FnOnce(&Submitter<'_, R>)) {
+        self.give_up();
+        let now = Instant::now();
+        if now - self.used_at > IDLE_AFTER || self.is_due(now) {
+            self.turn();
+        }
+        submit(&Submitter { client: &self.client, slot: &self.slot });
+        if self.wants_flush.take() {
+            self.context.flush();
+        }
+    }
+
+    /// Waits until the call has `count` outcomes, or `limit` passes, or a signal arrives. Returns
+    /// whether it has them.
+    pub fn wait(&mut self, count: usize, limit: Duration) -> bool {
+        self.run_ready();
+        if self.has(count) {
+            return true;
+        }
+        match self.wait_for_replies(count, limit) {
+            Some(has_them) => has_them,
+            None => self.wait_for_anything(count, limit),
+        }
+    }
+
+    pub fn has(&self, count: usize) -> bool {
+        self.slot.outcomes.borrow().len() >= count
+    }
+
+    /// Ends the call. Returns its outcomes, each with the index of its caller; others are dropped
+    /// when they arrive.
+    pub fn end(&mut self) -> Vec<(usize, Outcome<R::Item>)> {
+        let outcomes = self.slot.outcomes.take();
+        self.give_up();
+        outcomes
+    }
+
+    /// Ends a call with one caller.
+    pub fn take(&mut self) -> Option<Outcome<R::Item>> {
+        let outcome = self.slot.outcomes.borrow_mut().pop().map(|(_, outcome)| outcome);
+        self.give_up();
+        outcome
+    }
+
+    /// The outcomes of the call are dropped when they arrive.
+    pub fn give_up(&mut self) {
+        self.slot.call.set(self.slot.call.get() + 1);
+        self.slot.outcomes.borrow_mut().clear();
+    }
+
+    /// The changes of nodes since the last call of this method.
+    pub fn take_changes(&mut self) -> Vec<NodeChange> {
+        self.changes.take()
+    }
+
+    /// Whether the core noticed changes of nodes.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.borrow().is_empty()
+    }
+
+    /// Remembers the time, from which the next call counts.
+    pub fn rest(&mut self) {
+        self.used_at = Instant::now();
+    }
+
+    /// Runs what is due, without waiting.
+    pub fn turn(&mut self) {
+        let Self { runtime, tasks, spawned, .. } = self;
+        if let Some(runtime) = runtime {
+            runtime.block_on(unconstrained(async {
+                // Polls epoll and timers once, without waiting.
+                tokio::task::yield_now().await;
+                tasks.run(|| spawned.take());
+            }));
+        }
+        if self.wants_flush.take() {
+            self.context.flush();
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.context.next_wakeup().is_some_and(|at| at <= now)
+    }
+
+    fn run_ready(&mut self) {
+        if !self.tasks.ready().any() && self.spawned.borrow().is_empty() {
+            return;
+        }
+        let Self { runtime: Some(runtime), tasks, spawned, .. } = self else { return };
+        let _entered = runtime.enter();
+        tasks.run(|| spawned.take());
+    }
+
+    /// Waits only for the sockets of unanswered requests. `None`: that is not enough.
+    fn wait_for_replies(&mut self, count: usize, limit: Duration) -> Option<bool> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let mut waiting = std::mem::take(&mut self.waiting);
+            waiting.clear();
+            if !self.context.list_waiting(&mut waiting) {
+                self.waiting = waiting;
+                return None;
+            }
+            let began = Instant::now();
+            let until_due =
+                self.context.next_wakeup().map(|at| at.saturating_duration_since(began));
+            let rest = MAX_POLL.min(limit).saturating_sub(waited).min(until_due.unwrap_or(limit));
+            let polled = if rest.is_zero() { Polled::Nothing } else { poll(&waiting, rest) };
+            self.waiting = waiting;
+            match polled {
+                Polled::Some => {}
+                Polled::Nothing => return None,
+                Polled::Interrupted => return Some(false),
+            }
+            self.run_ready();
+            if self.has(count) {
+                return Some(true);
+            }
+            waited += began.elapsed();
+        }
+    }
+
+    fn wait_for_anything(&mut self, count: usize, limit: Duration) -> bool {
+        let Self { runtime: Some(runtime), tasks, spawned, slot, .. } = self else { return false };
+        runtime.block_on(unconstrained(async {
+            let mut sleep = pin!(tokio::time::sleep(limit));
+            poll_fn(|cx| {
+                let parked = tasks.run_and_park(cx, || spawned.take());
+                if slot.outcomes.borrow().len() >= count {
+                    return Poll::Ready(true);
+                }
+                if sleep.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                parked.map(|()| false)
+            })
+            .await
+        }))
+    }
+}
+
+/// Passes the callers of one call to the client.
+pub struct Submitter<'a, R: Receiver> {
+    pub client: &'a Client<BlockingCaller<R>>,
+    slot: &'a Rc<Slot<R>>,
+}
+
+impl<R: Receiver> Submitter<'_, R> {
+    /// The caller of the outcome with this index.
+    pub fn caller(&self, index: usize) -> BlockingCaller<R> {
+        BlockingCaller { slot: Some(self.slot.clone()), call: self.slot.call.get(), index }
+    }
+}
+
+/// Closes all connections, and drops the tasks where Tokio expects it.
+impl<R: Receiver> Drop for Core<R> {
+    fn drop(&mut self) {
+        self.give_up();
+        self.client.close();
+        let Some(runtime) = self.runtime.take() else { return };
+        {
+            let _entered = runtime.enter();
+            drop(std::mem::take(&mut self.tasks));
+            drop(self.spawned.take());
+        }
+        // A plain drop could wait for a name resolution.
+        runtime.shutdown_background();
+    }
+}
