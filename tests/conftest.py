@@ -25,6 +25,12 @@ def pytest_asyncio_loop_factories(config, item):
     return {name: lambda make=make: make_eager(make()) for name, make in factories.items()}
 
 
+if os.environ.get("EMCACHE_TEST_CLIENT") == "sync":
+    from support.sync_adapter import install
+
+    install()
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Memcached]:
     """One server for many tests: use keys of your own.

@@ -240,13 +240,72 @@ def create(source: str) -> str:
     return head + moved(imports + "from ._create import _create_client\n") + own + moved(lazy) + function
 
 
+def django_store(source: str) -> str:
+    start, end = source.index("async def _each("), source.index("def log_unreadable")
+    helpers = """def _delete_each(client: Client, names: Iterable[bytes]) -> dict[bytes, Exception]:
+    return client.delete_many(names).errors
+
+
+def _set_each(
+    client: Client, values: Mapping[bytes, Stored], exptime: int
+) -> dict[bytes, Exception | None]:
+    failed: dict[bytes, Exception | None] = {}
+    by_flags: dict[int, dict[bytes, bytes]] = {}
+    for name, (value, flags) in values.items():
+        by_flags.setdefault(flags, {})[name] = value
+    for flags, items in by_flags.items():
+        failed |= client.set_many(items, flags=flags, exptime=exptime).errors
+    return failed
+
+
+"""
+    log = source.index("LOG = "), source.index("_PROGRAM_ERRORS")
+    source = source[: log[0]] + source[log[1] : start] + helpers
+    source = replaced(
+        source,
+        [
+            ("import asyncio\nimport logging\n", ""),
+            ("from .._memcached.rate_limits import RateLimitedLogger\n", ""),
+            ("from ._flush import flush_nodes\n", "from ._django_store import Stored, _log_failure\n"),
+            ("from .loops import ClientPerLoop\n", ""),
+            ("from .._client import Client\n", "from ..sync import Client\n"),
+            ("The commands of the Django backend", "The synchronous commands of the Django backend"),
+            ("class Store:", "class SyncStore:"),
+            ("    \"\"\"Commands of the running loop's client.", "    \"\"\"Commands of a client that all threads share."),
+            ("clients: the clients of all loops.", "client: returns the client."),
+            ("clients: ClientPerLoop", "client: Callable[[], Client]"),
+            ("self._clients = clients", "self._client = client"),
+            ("await self._clients.get()", "self._client()"),
+            ("_each(c.delete, names)", "_delete_each(c, names)"),
+            ("lambda c: self._get_partial", "lambda c: self._get_partial"),
+        ],
+    )
+    close = source.index("    async def close(self)")
+    source = source[:close] + source[source.index("    async def _call(", close) :]
+    source = replaced(source, [("self._call(flush_nodes, None)", "self._call(_flush_nodes, None)")])
+    source += """def _flush_nodes(client: Client) -> None:
+    failures: list[_errors.EmcacheError] = []
+    for node in client.cluster_managment().nodes():
+        try:
+            client.flush_all(node)
+        except _errors.EmcacheError as error:
+            failures.append(error)
+    for failure in failures:
+        raise failure
+
+
+"""
+    return without_awaits(source)
+
+
 FILES: list[tuple[str, str, Callable[[str], str]]] = [
-    ("_emcache.pyi", "_core.py", core),
-    ("_client.py", "_client.py", client),
-    ("_meta_commands.py", "_meta_commands.py", meta_commands),
-    ("_fallbacks.py", "_fallbacks.py", helpers),
-    ("_counters.py", "_counters.py", helpers),
-    ("_create.py", "_create.py", create),
+    ("_emcache.pyi", "sync/_core.py", core),
+    ("_client.py", "sync/_client.py", client),
+    ("_meta_commands.py", "sync/_meta_commands.py", meta_commands),
+    ("_fallbacks.py", "sync/_fallbacks.py", helpers),
+    ("_counters.py", "sync/_counters.py", helpers),
+    ("_create.py", "sync/_create.py", create),
+    ("contrib/_django_store.py", "contrib/_django_sync_store.py", django_store),
 ]
 
 
@@ -263,7 +322,7 @@ def main() -> None:
     outdated = []
     for source, target, make in FILES:
         text = header(f"emcache/{source}") + make((PACKAGE / source).read_text())
-        text, path = formatted(text), PACKAGE / "sync" / target
+        text, path = formatted(text), PACKAGE / target
         if not path.exists() or path.read_text() != text:
             outdated.append(target)
             if "--check" not in sys.argv:

@@ -2,7 +2,7 @@
 //! until the reply is there. Other threads run meanwhile.
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
@@ -21,10 +21,13 @@ use crate::client::{Action, Expect, Nodes, Outcome, Target};
 use crate::cluster::{ClusterConfig, NodeMetrics};
 use crate::host::{CheckOutError, CheckedOut, CorePool, NodeAt, OwnedItem, Receiver, Submitter};
 use crate::pool::{Submission, copy_into_block};
-use crate::protocol::{ItemRef, Nanos, RetrievalVerb};
+use crate::protocol::{ItemRef, Nanos, OwnedRequest, RetrievalVerb};
 
 /// The longest wait without a check for signals, and for the end of the client.
 const SLICE: Duration = Duration::from_millis(40);
+
+/// The limit for the replies to `noreply` requests of a client without a timeout.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct BlockingClient {
     cores: CorePool<PyReceiver>,
@@ -65,6 +68,9 @@ impl ReceivedItem {
         }
     }
 }
+
+/// How long a request took, and its outcome.
+pub type Ended = (Duration, Outcome<RawItem>);
 
 type Checked<'p> = CheckedOut<'p, PyReceiver>;
 
@@ -179,8 +185,8 @@ impl BlockingClient {
         submit: impl FnOnce(&Submitter<'_, PyReceiver>, Nanos) + Send,
     ) -> Answer {
         let mut core = self.check_out(py)?;
-        let deadline = |to: &Submitter<'_, PyReceiver>| to.client.deadline();
-        self.wait(py, &mut core, |to| submit(to, deadline(to)), Duration::MAX)?;
+        let mut submit = Some(|to: &Submitter<'_, PyReceiver>| submit(to, to.deadline()));
+        let _returning = self.wait(py, &mut core, &mut submit, 1, Duration::MAX)?;
         let outcome = core.take();
         let changes = core.has_changes().then(|| core.take_changes());
         drop(core);
@@ -194,26 +200,27 @@ impl BlockingClient {
         }
     }
 
-    /// Submits a call and waits for its outcome, for at most `limit`.
+    /// Waits until the call that `submit` begins has `count` outcomes, for at most `limit`. A later
+    /// call with the same `submit`, which is `None` then, goes on waiting.
     fn wait(
         &self,
         py: Python<'_>,
         core: &mut Checked<'_>,
-        submit: impl FnOnce(&Submitter<'_, PyReceiver>) + Send,
+        submit: &mut Option<impl FnOnce(&Submitter<'_, PyReceiver>) + Send>,
+        count: usize,
         limit: Duration,
-    ) -> PyResult<()> {
-        let mut submit = Some(submit);
-        let mut waited = Duration::ZERO;
+    ) -> PyResult<shutdown::Turn> {
+        let began = Instant::now();
         loop {
-            let (_returning, has_outcome) = py.detach(|| {
+            let (returning, has_outcomes) = py.detach(|| {
                 if let Some(submit) = submit.take() {
                     core.begin(submit);
                 }
-                let has_outcome = core.wait(1, SLICE);
-                (return_to_python(), has_outcome)
+                let has_outcomes = core.wait(count, SLICE.min(limit));
+                (return_to_python(), has_outcomes)
             });
-            if has_outcome {
-                return Ok(());
+            if has_outcomes {
+                return Ok(returning);
             }
             // A handler may raise, close the client, or fork.
             let checked = py.check_signals();
@@ -221,20 +228,22 @@ impl BlockingClient {
                 checked?;
                 return Err(errors::forked_in_call());
             }
-            if checked.is_err() || self.is_closed() || waited >= limit {
-                core.give_up();
-                checked?;
-                return if self.is_closed() { Err(errors::closed()) } else { Ok(()) };
+            checked?;
+            if self.is_closed() {
+                return Err(errors::closed());
             }
-            waited += SLICE;
+            if began.elapsed() >= limit {
+                return Ok(returning);
+            }
         }
     }
 
+    /// Waits for the replies to the `noreply` requests of this core, but not for long.
     fn drain_core(&self, py: Python<'_>, core: &mut Checked<'_>) -> PyResult<()> {
-        let limit = self.cores.config().pool.timeout.unwrap_or(Duration::from_secs(1));
-        let mut waited = Duration::ZERO;
+        let limit = self.cores.config().pool.timeout.unwrap_or(DRAIN_TIMEOUT);
+        let began = Instant::now();
         let mut is_begun = false;
-        while core.nodes().noreply_unanswered() > 0 && waited < limit {
+        while core.nodes().noreply_unanswered() > 0 && began.elapsed() < limit {
             let _returning = py.detach(|| {
                 if !std::mem::replace(&mut is_begun, true) {
                     core.begin(|to| to.client.drain(to.caller(0)));
@@ -246,9 +255,42 @@ impl BlockingClient {
             if core.is_forked() {
                 return Err(errors::forked_in_call());
             }
-            waited += SLICE;
         }
         Ok(())
+    }
+
+    /// Sends all requests at once. Returns the outcome of each, with its time. Ends when
+    /// `is_enough`, or after `limit`: outcomes that are missing then are `None`.
+    pub fn submit_each(
+        &self,
+        py: Python<'_>,
+        requests: Vec<(Target, Expect, OwnedRequest)>,
+        limit: Option<Duration>,
+        is_enough: impl Fn(&[Option<Ended>]) -> bool,
+    ) -> PyResult<Vec<Option<Ended>>> {
+        let mut core = self.check_out(py)?;
+        let began = Instant::now();
+        let mut ended: Vec<Option<Ended>> = requests.iter().map(|_| None).collect();
+        let (total, mut missing) = (requests.len(), requests.len());
+        let mut submit = Some(move |to: &Submitter<'_, PyReceiver>| {
+            for (index, (target, expect, request)) in requests.into_iter().enumerate() {
+                let (request, caller) = (Submission::Owned(request), to.caller(index));
+                to.client.submit(target, expect, request, to.deadline(), caller);
+            }
+        });
+        while missing > 0 && !is_enough(&ended) {
+            let rest = limit.map_or(Duration::MAX, |limit| limit.saturating_sub(began.elapsed()));
+            let count = total - missing + 1;
+            drop(self.wait(py, &mut core, &mut submit, count, rest)?);
+            for (index, outcome) in core.outcomes_from(total - missing) {
+                ended[index] = Some((began.elapsed(), outcome.map(|item| item.into_raw(py))));
+                missing -= 1;
+            }
+            if limit.is_some_and(|limit| began.elapsed() >= limit) {
+                break;
+            }
+        }
+        Ok(ended)
     }
 
     fn notify(&self, py: Python<'_>, change: &crate::cluster::NodeChange) -> PyResult<()> {

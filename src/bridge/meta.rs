@@ -1,14 +1,17 @@
 //! Meta commands: their arguments from Python, and their replies as tuples.
+use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::client::CoreClient;
 use super::convert;
+use super::errors;
 use super::expiry;
 use super::item::RawItem;
 use super::operations::{Answer, Operations};
-use crate::client::{MetaReply, Target};
+use super::result::{self, Form};
+use crate::client::{Expect, MetaReply, Target};
 use crate::pool::Submission;
 use crate::protocol::meta::{
     DebugInfo, MetaArithmetic, MetaDelete, MetaGet, MetaKey, MetaMode, MetaRaw, MetaSet, MetaVerb,
@@ -72,6 +75,55 @@ impl CoreMeta {
             new_cas: cas("new_cas", new_cas)?,
         };
         self.send(py, MetaVerb::Get, &key, &options.to_flags(), MetaForm::Item)
+    }
+
+    /// Only of a client whose callers wait: a reply or an exception for each key.
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
+    fn get_each<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Object<'py>,
+        value: &Object<'_>,
+        recache: &Object<'_>,
+        vivify: &Object<'_>,
+        touch: &Object<'_>,
+        no_bump: &Object<'_>,
+        size: &Object<'_>,
+        last_access: &Object<'_>,
+        hit_before: &Object<'_>,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        self.session(py)?;
+        let mut options = MetaGet {
+            is_base64: false,
+            value: convert::flag("value", value)?,
+            recache: convert::optional(recache, |object| convert::integer("recache", object))?,
+            vivify: expiry::future("vivify", vivify)?,
+            touch: expiry::optional("touch", touch)?,
+            no_bump: convert::flag("no_bump", no_bump)?,
+            size: convert::flag("size", size)?,
+            last_access: convert::flag("last_access", last_access)?,
+            hit_before: convert::flag("hit_before", hit_before)?,
+            known_cas: None,
+            new_cas: None,
+        };
+        let mut requests = Vec::new();
+        for key in convert::objects(keys)? {
+            let key = convert::meta_key(&key)?;
+            options.is_base64 = key.is_base64();
+            let flags = options.to_flags();
+            let request =
+                OwnedRequest::meta(MetaVerb::Get, key.as_key(), words(&flags)?, Bytes::new());
+            requests.push((Target::Key, Expect::Meta, request));
+        }
+        let ended = self.0.get().blocking()?.submit_each(py, requests, None, |_| false)?;
+        let reply = |outcome| result::to_python(py, Form::Meta(MetaForm::Item), outcome);
+        ended
+            .into_iter()
+            .map(|ended| {
+                let (_, outcome) = ended.ok_or_else(errors::internal)?;
+                reply(outcome).or_else(|error| errors::as_value(py, error))
+            })
+            .collect()
     }
 
     #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]

@@ -25,7 +25,7 @@ use super::tasks::Tasks;
 use crate::client::{BatchSource, Caller, Client, FailureKind, Outcome};
 use crate::cluster::{ClusterConfig, NodeChange};
 use crate::pool::{Address, Context, Host, LocalFuture, Waiting};
-use crate::protocol::{ItemRef, ValueBuf};
+use crate::protocol::{ItemRef, Nanos, ValueBuf};
 
 /// A core that was not used for this long may have lost connections, or missed timers.
 const IDLE_AFTER: Duration = Duration::from_millis(5);
@@ -54,6 +54,7 @@ pub struct Core<R: Receiver> {
     tasks: Tasks,
     waiting: Vec<Waiting>,
     addresses: Vec<Address>,
+    /// When the last call began.
     used_at: Instant,
     /// `None` once it was dropped.
     runtime: Option<Runtime>,
@@ -71,7 +72,15 @@ unsafe impl<R: Receiver> Send for Core<R> {}
 struct Slot<R: Receiver> {
     call: Cell<u64>,
     outcomes: RefCell<Vec<(usize, Outcome<R::Item>)>>,
+    /// How many were removed before the call has ended.
+    taken: Cell<usize>,
     block: RefCell<BytesMut>,
+}
+
+impl<R: Receiver> Slot<R> {
+    fn len(&self) -> usize {
+        self.taken.get() + self.outcomes.borrow().len()
+    }
 }
 
 /// Waits for one of the outcomes of a call.
@@ -154,11 +163,12 @@ impl<R: Receiver> Core<R> {
         let client = Client::new(&context, addresses.clone(), config, move |change| {
             noted.borrow_mut().push(change)
         });
-        let (call, outcomes, block) = (Cell::new(0), RefCell::default(), RefCell::default());
+        let (call, taken) = (Cell::new(0), Cell::new(0));
+        let (outcomes, block) = (RefCell::default(), RefCell::default());
         Ok(Self {
             client,
             context,
-            slot: Rc::new(Slot { call, outcomes, block }),
+            slot: Rc::new(Slot { call, outcomes, taken, block }),
             changes,
             spawned,
             wants_flush,
@@ -192,7 +202,8 @@ impl<R: Receiver> Core<R> {
         if now - self.used_at > IDLE_AFTER || self.is_due(now) {
             self.turn();
         }
-        submit(&Submitter { client: &self.client, slot: &self.slot });
+        self.used_at = now;
+        submit(&Submitter { client: &self.client, slot: &self.slot, now });
         if self.wants_flush.take() {
             self.context.flush();
         }
@@ -212,14 +223,14 @@ impl<R: Receiver> Core<R> {
     }
 
     pub fn has(&self, count: usize) -> bool {
-        self.slot.outcomes.borrow().len() >= count
+        self.slot.len() >= count
     }
 
-    /// Ends the call. Returns its outcomes, each with the index of its caller; others are dropped
-    /// when they arrive.
-    pub fn end(&mut self) -> Vec<(usize, Outcome<R::Item>)> {
+    /// Removes the outcomes that arrived, each with the index of its caller. `before`: the number
+    /// that was removed before; they still count for [`Self::wait`].
+    pub fn outcomes_from(&mut self, before: usize) -> Vec<(usize, Outcome<R::Item>)> {
         let outcomes = self.slot.outcomes.take();
-        self.give_up();
+        self.slot.taken.set(before + outcomes.len());
         outcomes
     }
 
@@ -233,6 +244,7 @@ impl<R: Receiver> Core<R> {
     /// The outcomes of the call are dropped when they arrive.
     pub fn give_up(&mut self) {
         self.slot.call.set(self.slot.call.get() + 1);
+        self.slot.taken.set(0);
         self.slot.outcomes.borrow_mut().clear();
     }
 
@@ -244,11 +256,6 @@ impl<R: Receiver> Core<R> {
     /// Whether the core noticed changes of nodes.
     pub fn has_changes(&self) -> bool {
         !self.changes.borrow().is_empty()
-    }
-
-    /// Remembers the time, from which the next call counts.
-    pub fn rest(&mut self) {
-        self.used_at = Instant::now();
     }
 
     /// Runs what is due, without waiting.
@@ -281,7 +288,8 @@ impl<R: Receiver> Core<R> {
 
     /// Waits only for the sockets of unanswered requests. `None`: that is not enough.
     fn wait_for_replies(&mut self, count: usize, limit: Duration) -> Option<bool> {
-        let mut waited = Duration::ZERO;
+        let mut now = self.used_at;
+        let end = now + MAX_POLL.min(limit);
         loop {
             let mut waiting = std::mem::take(&mut self.waiting);
             waiting.clear();
@@ -289,10 +297,8 @@ impl<R: Receiver> Core<R> {
                 self.waiting = waiting;
                 return None;
             }
-            let began = Instant::now();
-            let until_due =
-                self.context.next_wakeup().map(|at| at.saturating_duration_since(began));
-            let rest = MAX_POLL.min(limit).saturating_sub(waited).min(until_due.unwrap_or(limit));
+            let until = self.context.next_wakeup().map_or(end, |due| due.min(end));
+            let rest = until.saturating_duration_since(now);
             let polled = if rest.is_zero() { Polled::Nothing } else { poll(&waiting, rest) };
             self.waiting = waiting;
             match polled {
@@ -304,7 +310,7 @@ impl<R: Receiver> Core<R> {
             if self.has(count) {
                 return Some(true);
             }
-            waited += began.elapsed();
+            now = Instant::now();
         }
     }
 
@@ -314,7 +320,7 @@ impl<R: Receiver> Core<R> {
             let mut sleep = pin!(tokio::time::sleep(limit));
             poll_fn(|cx| {
                 let parked = tasks.run_and_park(cx, || spawned.take());
-                if slot.outcomes.borrow().len() >= count {
+                if slot.len() >= count {
                     return Poll::Ready(true);
                 }
                 if sleep.as_mut().poll(cx).is_ready() {
@@ -331,9 +337,16 @@ impl<R: Receiver> Core<R> {
 pub struct Submitter<'a, R: Receiver> {
     pub client: &'a Client<BlockingCaller<R>>,
     slot: &'a Rc<Slot<R>>,
+    now: Instant,
 }
 
 impl<R: Receiver> Submitter<'_, R> {
+    /// The deadline of the call.
+    pub fn deadline(&self) -> Nanos {
+        let at = self.client.timeout().and_then(|limit| self.now.checked_add(limit));
+        self.client.context().deadline_at(at)
+    }
+
     /// The caller of the outcome with this index.
     pub fn caller(&self, index: usize) -> BlockingCaller<R> {
         BlockingCaller { slot: Some(self.slot.clone()), call: self.slot.call.get(), index }

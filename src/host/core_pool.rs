@@ -5,7 +5,7 @@
 //!
 //! A core with unanswered `noreply` requests waits for the thread that sent them: its next call
 //! must not overtake them on another connection.
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::ops::{Deref, DerefMut};
@@ -41,9 +41,9 @@ struct State<R: Receiver> {
     /// The one that was used last is at the end.
     idle: Vec<Member<R>>,
     pinned: Vec<(ThreadId, Member<R>)>,
-    busy: HashSet<u64>,
+    busy: Vec<u64>,
     /// Busy cores whose counters are wanted.
-    uncounted: HashSet<u64>,
+    uncounted: Vec<u64>,
     /// The last known counters of cores that are open.
     counters: HashMap<u64, Vec<NodeMetrics>>,
     /// The counters of cores that were closed.
@@ -126,8 +126,8 @@ impl<R: Receiver> CorePool<R> {
             next_id: 0,
             idle: Vec::new(),
             pinned: Vec::new(),
-            busy: HashSet::new(),
-            uncounted: HashSet::new(),
+            busy: Vec::new(),
+            uncounted: Vec::new(),
             counters: HashMap::new(),
             closed: Totals::default(),
             noreply_errors: 0,
@@ -173,7 +173,7 @@ impl<R: Receiver> CorePool<R> {
             state = self.state();
             Member { core, id, generation }
         };
-        state.busy.insert(member.id);
+        state.busy.push(member.id);
         drop(state);
         self.retire(outdated);
         Ok(CheckedOut { pool: self, member: Some(member), forks })
@@ -191,14 +191,14 @@ impl<R: Receiver> CorePool<R> {
         Ok(core)
     }
 
-    fn check_in(&self, mut member: Member<R>) {
-        member.core.rest();
+    fn check_in(&self, member: Member<R>) {
         let is_pinned = member.core.nodes().noreply_unanswered() > 0;
         let unused_after = self.config.pool.purge_unused_after;
         let mut outdated = None;
         let mut state = self.state();
-        state.busy.remove(&member.id);
-        if state.uncounted.remove(&member.id) {
+        state.busy.retain(|id| *id != member.id);
+        if let Some(at) = state.uncounted.iter().position(|id| *id == member.id) {
+            state.uncounted.swap_remove(at);
             state.counters.insert(member.id, member.core.nodes().all_metrics());
             self.counted.notify_all();
         }

@@ -100,7 +100,7 @@ impl CoreClient {
         }
     }
 
-    pub(super) fn blocking(&self) -> PyResult<&BlockingClient> {
+    pub fn blocking(&self) -> PyResult<&BlockingClient> {
         match &self.home {
             Home::Blocking(client) => Ok(client),
             Home::Loop(_) => Err(errors::internal()),

@@ -11,19 +11,22 @@ use pyo3::types::PyDict;
 
 use self::lifecycle::seconds;
 pub use self::lifecycle::session_here;
-use super::blocking::BlockingClient;
+use super::blocking::{BlockingClient, Ended};
 use super::driver::running_loop;
 use super::operations::Answer;
 use super::registry;
+use super::result::{self, Form};
 use super::routing::PyRouting;
 use super::security::PySecurity;
 use super::session::Awaitable;
 use super::{convert, errors, snapshot};
-use crate::client::{Action, Target};
+use crate::client::{Action, Expect, Outcome, Target};
 use crate::cluster::ClusterConfig;
 use crate::host::{NodeAt, fork_count};
 use crate::pool::PoolConfig;
-use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb, Words};
+use crate::protocol::{
+    ArithmeticVerb, Command, OwnedRequest, Request, RetrievalVerb, StorageVerb, Words,
+};
 
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
@@ -391,6 +394,44 @@ impl CoreClient {
         let key = convert::key(key)?;
         let target = if isolated { Target::Isolated(node) } else { Target::Node(node) };
         self.session(py)?.probe(py, target, key)
+    }
+
+    /// Only of a client whose callers wait: as [`Self::probe`], for `(node, key, isolated)` of each
+    /// probe at once. Returns the seconds or the exception of each; `None` if `limit` passed first.
+    /// Without `all` it ends when each node has answered.
+    fn probe_each(
+        &self,
+        py: Python<'_>,
+        probes: Vec<(usize, Object<'_>, bool)>,
+        limit: Option<f64>,
+        all: bool,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        let limit = seconds("limit", limit)?;
+        let (mut requests, mut nodes) = (Vec::new(), Vec::new());
+        for (node, key, isolated) in &probes {
+            let keys = [convert::key(key)?];
+            let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
+            let target = if *isolated { Target::Isolated(*node) } else { Target::Node(*node) };
+            requests.push((target, Expect::Probe, OwnedRequest::copy_from(&request)));
+            nodes.push(*node);
+        }
+        self.open()?;
+        let answered = |ended: &Option<Ended>| matches!(ended, Some((_, Outcome::Done)));
+        let is_enough = |ended: &[Option<Ended>]| {
+            let of = |node| nodes.iter().zip(ended).filter(move |(other, _)| **other == node);
+            !all && nodes.iter().all(|node| of(*node).any(|(_, ended)| answered(ended)))
+        };
+        let ended = self.blocking()?.submit_each(py, requests, limit, is_enough)?;
+        ended
+            .into_iter()
+            .map(|ended| match ended {
+                None => Ok(py.None()),
+                Some((took, outcome)) => match result::to_python(py, Form::Plain, outcome) {
+                    Ok(_) => took.as_secs_f64().into_py_any(py),
+                    Err(error) => errors::as_value(py, error),
+                },
+            })
+            .collect()
     }
 
     fn flush_all(
