@@ -13,6 +13,7 @@ use super::convert;
 use super::driver::running_loop;
 use super::errors;
 use super::item::RawItem;
+use super::once::intern;
 use super::operations::Answer;
 use super::result::{self, Form, ItemsForm};
 use super::shutdown;
@@ -113,7 +114,8 @@ impl BlockingClient {
         submission: Submission<'_>,
         form: Form,
     ) -> Answer {
-        self.call(py, form, move |to, deadline| {
+        let is_noreply = matches!(expect, Expect::NoReply);
+        self.call(py, form, is_noreply, move |to, deadline| {
             to.client.submit(target, expect, submission, deadline, to.caller(0));
         })
     }
@@ -121,7 +123,7 @@ impl BlockingClient {
     pub fn fetch_many(&self, py: Python<'_>, form: Arc<ItemsForm>, verb: RetrievalVerb) -> Answer {
         let keys = convert::trusted(py, &form.keys);
         let is_partial = form.is_partial;
-        self.call(py, Form::Items(form.clone()), |to, deadline| {
+        self.call(py, Form::Items(form.clone()), false, |to, deadline| {
             to.client.get_many(verb, &keys, is_partial, deadline, to.caller(0));
         })
     }
@@ -133,7 +135,7 @@ impl BlockingClient {
         source: Arc<PyBatch>,
         noreply: bool,
     ) -> Answer {
-        self.call(py, Form::Batch(source.clone()), move |to, deadline| {
+        self.call(py, Form::Batch(source.clone()), noreply, move |to, deadline| {
             to.client.batch(action, source, noreply, deadline, to.caller(0));
         })
     }
@@ -169,7 +171,11 @@ impl BlockingClient {
     }
 
     fn check_out(&self, py: Python<'_>) -> PyResult<Checked<'_>> {
-        if !self.allow_in_event_loop && running_loop(py)?.is_some() {
+        if !self.allow_in_event_loop
+            && let Some(event_loop) = running_loop(py)?
+            // Loops of emcache.sync itself are meant to be blocked.
+            && event_loop.getattr_opt(intern!(py, "_emcache_blocking"))?.is_none()
+        {
             return Err(PyRuntimeError::new_err(
                 "a call of a synchronous client would block the event loop that runs in this \
                  thread; use emcache.create_client, or pass allow_in_event_loop=True",
@@ -182,11 +188,15 @@ impl BlockingClient {
         &self,
         py: Python<'_>,
         form: Form,
+        is_noreply: bool,
         submit: impl FnOnce(&Submitter<'_, PyReceiver>, Nanos) + Send,
     ) -> Answer {
         let mut core = self.check_out(py)?;
         let mut submit = Some(|to: &Submitter<'_, PyReceiver>| submit(to, to.deadline()));
         let _returning = self.wait(py, &mut core, &mut submit, 1, Duration::MAX)?;
+        if is_noreply {
+            self.finish_writing(py, &mut core)?;
+        }
         let outcome = core.take();
         let changes = core.has_changes().then(|| core.take_changes());
         drop(core);
@@ -230,10 +240,30 @@ impl BlockingClient {
             }
             checked?;
             if self.is_closed() {
-                return Err(errors::closed());
+                core.close();
+                return if core.has(count) { Ok(returning) } else { Err(errors::closed()) };
             }
             if began.elapsed() >= limit {
                 return Ok(returning);
+            }
+        }
+    }
+
+    /// Writes what the socket did not take at once: nothing drives the core after the call.
+    fn finish_writing(&self, py: Python<'_>, core: &mut Checked<'_>) -> PyResult<()> {
+        let limit = self.cores.config().pool.timeout.unwrap_or(Duration::MAX);
+        let began = Instant::now();
+        loop {
+            let (_returning, is_written) = py.detach(|| {
+                let is_written = core.wait_written(SLICE);
+                (return_to_python(), is_written)
+            });
+            if is_written || self.is_closed() || began.elapsed() >= limit {
+                return Ok(());
+            }
+            py.check_signals()?;
+            if core.is_forked() {
+                return Err(errors::forked_in_call());
             }
         }
     }

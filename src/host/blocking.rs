@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::poll::{Polled, poll};
 use super::tasks::Tasks;
-use crate::client::{BatchSource, Caller, Client, FailureKind, Outcome};
+use crate::client::{BatchSource, Caller, Client, FailureKind, Nodes, Outcome};
 use crate::cluster::{ClusterConfig, NodeChange};
 use crate::pool::{Address, Context, Host, LocalFuture, Waiting};
 use crate::protocol::{ItemRef, Nanos, ValueBuf};
@@ -42,15 +42,19 @@ pub trait Receiver: 'static {
     fn item(item: &ItemRef<'_>, shared: Option<&Self::Value>, block: &mut BytesMut) -> Self::Item;
 }
 
-type Spawned = Rc<RefCell<Vec<LocalFuture>>>;
+/// A node, and the IP address to try before its name is resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeAt {
+    pub address: Address,
+    pub ip: Option<String>,
+}
 
 pub struct Core<R: Receiver> {
     client: Client<BlockingCaller<R>>,
     context: Rc<Context>,
     slot: Rc<Slot<R>>,
     changes: Rc<RefCell<Vec<NodeChange>>>,
-    spawned: Spawned,
-    wants_flush: Rc<Cell<bool>>,
+    work: Work,
     tasks: Tasks,
     waiting: Vec<Waiting>,
     addresses: Vec<Address>,
@@ -130,12 +134,27 @@ impl<R: Receiver> Caller for BlockingCaller<R> {
     }
 }
 
-struct BlockingHost {
-    spawned: Spawned,
+/// What the core asked its host for.
+#[derive(Clone, Default)]
+struct Work {
+    spawned: Rc<RefCell<Vec<LocalFuture>>>,
     wants_flush: Rc<Cell<bool>>,
 }
 
-impl Host for BlockingHost {
+impl Work {
+    /// Runs the tasks that can go on, and writes what they submit together.
+    fn run(&self, tasks: &mut Tasks, context: &Context) {
+        loop {
+            tasks.run(|| self.spawned.take());
+            if !self.wants_flush.take() {
+                return;
+            }
+            context.flush();
+        }
+    }
+}
+
+impl Host for Work {
     fn spawn(&self, task: LocalFuture) {
         self.spawned.borrow_mut().push(task);
     }
@@ -150,19 +169,27 @@ impl Host for BlockingHost {
 }
 
 impl<R: Receiver> Core<R> {
-    pub fn open(addresses: Vec<Address>, config: &ClusterConfig) -> io::Result<Self> {
+    pub fn open(nodes: Vec<NodeAt>, config: &ClusterConfig) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .thread_keep_alive(Duration::from_secs(1))
             .build()?;
-        let (spawned, wants_flush) = (Spawned::default(), Rc::<Cell<bool>>::default());
-        let host = BlockingHost { spawned: spawned.clone(), wants_flush: wants_flush.clone() };
+        let work = Work::default();
+        let host = work.clone();
         let context = Context::new(|_| Box::new(host));
         let changes: Rc<RefCell<Vec<NodeChange>>> = Rc::default();
         let noted = changes.clone();
-        let client = Client::new(&context, addresses.clone(), config, move |change| {
-            noted.borrow_mut().push(change)
-        });
+        let has_ips = nodes.iter().any(|node| node.ip.is_some());
+        let addresses: Vec<_> = nodes.iter().map(|node| node.address.clone()).collect();
+        let at_once = if has_ips { Vec::new() } else { addresses.clone() };
+        let client =
+            Client::new(&context, at_once, config, move |change| noted.borrow_mut().push(change));
+        if has_ips {
+            // Some rules hash the addresses too.
+            let all: Vec<_> =
+                nodes.into_iter().map(|node| client.add_node(node.address, node.ip)).collect();
+            client.change(&all, &[], &all);
+        }
         let (call, taken) = (Cell::new(0), Cell::new(0));
         let (outcomes, block) = (RefCell::default(), RefCell::default());
         Ok(Self {
@@ -170,8 +197,7 @@ impl<R: Receiver> Core<R> {
             context,
             slot: Rc::new(Slot { call, outcomes, taken, block }),
             changes,
-            spawned,
-            wants_flush,
+            work,
             tasks: Tasks::default(),
             waiting: Vec::new(),
             addresses,
@@ -180,8 +206,13 @@ impl<R: Receiver> Core<R> {
         })
     }
 
+    /// Fails what is unanswered, and closes all connections.
+    pub fn close(&mut self) {
+        self.client.close();
+    }
+
     /// Questions about the nodes. The answer holds no part of the core.
-    pub fn nodes(&self) -> &impl crate::client::Nodes {
+    pub fn nodes(&self) -> &impl Nodes {
         &self.client
     }
 
@@ -204,7 +235,7 @@ impl<R: Receiver> Core<R> {
         }
         self.used_at = now;
         submit(&Submitter { client: &self.client, slot: &self.slot, now });
-        if self.wants_flush.take() {
+        if self.work.wants_flush.take() {
             self.context.flush();
         }
     }
@@ -260,16 +291,13 @@ impl<R: Receiver> Core<R> {
 
     /// Runs what is due, without waiting.
     pub fn turn(&mut self) {
-        let Self { runtime, tasks, spawned, .. } = self;
+        let Self { runtime, tasks, work, context, .. } = self;
         if let Some(runtime) = runtime {
             runtime.block_on(unconstrained(async {
                 // Polls epoll and timers once, without waiting.
                 tokio::task::yield_now().await;
-                tasks.run(|| spawned.take());
+                work.run(tasks, context);
             }));
-        }
-        if self.wants_flush.take() {
-            self.context.flush();
         }
     }
 
@@ -278,12 +306,12 @@ impl<R: Receiver> Core<R> {
     }
 
     fn run_ready(&mut self) {
-        if !self.tasks.ready().any() && self.spawned.borrow().is_empty() {
+        if !self.tasks.ready().any() && self.work.spawned.borrow().is_empty() {
             return;
         }
-        let Self { runtime: Some(runtime), tasks, spawned, .. } = self else { return };
+        let Self { runtime: Some(runtime), tasks, work, context, .. } = self else { return };
         let _entered = runtime.enter();
-        tasks.run(|| spawned.take());
+        work.run(tasks, context);
     }
 
     /// Waits only for the sockets of unanswered requests. `None`: that is not enough.
@@ -315,18 +343,32 @@ impl<R: Receiver> Core<R> {
     }
 
     fn wait_for_anything(&mut self, count: usize, limit: Duration) -> bool {
-        let Self { runtime: Some(runtime), tasks, spawned, slot, .. } = self else { return false };
+        let slot = self.slot.clone();
+        self.wait_until(|_| slot.len() >= count, limit)
+    }
+
+    /// Waits until all requests are written, or `limit` passes.
+    pub fn wait_written(&mut self, limit: Duration) -> bool {
+        !self.context.has_unwritten() || self.wait_until(|context| !context.has_unwritten(), limit)
+    }
+
+    fn wait_until(&mut self, is_over: impl Fn(&Context) -> bool, limit: Duration) -> bool {
+        let Self { runtime: Some(runtime), tasks, work, context, .. } = self else { return false };
         runtime.block_on(unconstrained(async {
             let mut sleep = pin!(tokio::time::sleep(limit));
             poll_fn(|cx| {
-                let parked = tasks.run_and_park(cx, || spawned.take());
-                if slot.len() >= count {
-                    return Poll::Ready(true);
+                loop {
+                    work.run(tasks, context);
+                    if is_over(context) {
+                        return Poll::Ready(true);
+                    }
+                    if sleep.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(false);
+                    }
+                    if tasks.ready().park(cx.waker()) {
+                        return Poll::Pending;
+                    }
                 }
-                if sleep.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(false);
-                }
-                parked.map(|()| false)
             })
             .await
         }))
@@ -362,7 +404,7 @@ impl<R: Receiver> Drop for Core<R> {
         {
             let _entered = runtime.enter();
             drop(std::mem::take(&mut self.tasks));
-            drop(self.spawned.take());
+            drop(self.work.spawned.take());
         }
         // A plain drop could wait for a name resolution.
         runtime.shutdown_background();

@@ -14,12 +14,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use super::blocking::{Core, Receiver};
+use super::blocking::{Core, NodeAt, Receiver};
 use super::forks::fork_count;
 use super::totals::Totals;
 use crate::client::Nodes;
 use crate::cluster::{ClusterConfig, NodeMetrics};
-use crate::pool::Address;
 
 /// How long [`CorePool::metrics`] waits for calls that are under way.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,13 +48,6 @@ struct State<R: Receiver> {
     /// The counters of cores that were closed.
     closed: Totals,
     noreply_errors: u64,
-}
-
-/// A node, and the IP address to try before its name is resolved.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeAt {
-    pub address: Address,
-    pub ip: Option<String>,
 }
 
 struct Member<R: Receiver> {
@@ -169,7 +161,7 @@ impl<R: Receiver> CorePool<R> {
             state.next_id += 1;
             let nodes = state.nodes.clone();
             drop(state);
-            let core = Box::new(self.open(nodes).map_err(CheckOutError::Io)?);
+            let core = Box::new(Core::open(nodes, &self.config).map_err(CheckOutError::Io)?);
             state = self.state();
             Member { core, id, generation }
         };
@@ -177,18 +169,6 @@ impl<R: Receiver> CorePool<R> {
         drop(state);
         self.retire(outdated);
         Ok(CheckedOut { pool: self, member: Some(member), forks })
-    }
-
-    fn open(&self, nodes: Vec<NodeAt>) -> io::Result<Core<R>> {
-        let (addresses, ips) = nodes.into_iter().map(|node| (node.address, node.ip)).unzip();
-        let ips: Vec<Option<String>> = ips;
-        let core = Core::open(addresses, &self.config)?;
-        for (index, ip) in ips.into_iter().enumerate() {
-            if ip.is_some() {
-                core.nodes().set_ip(index, ip);
-            }
-        }
-        Ok(core)
     }
 
     fn check_in(&self, member: Member<R>) {
@@ -271,7 +251,10 @@ impl<R: Receiver> CorePool<R> {
 
     /// How many requests with `noreply` failed, except on cores that are busy.
     pub fn noreply_errors(&self) -> u64 {
-        let state = self.state();
+        let mut state = self.state();
+        for (_, member) in &mut state.pinned {
+            member.core.turn();
+        }
         let open: u64 = state.members().map(|member| member.core.nodes().noreply_errors()).sum();
         state.noreply_errors + open
     }

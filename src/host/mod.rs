@@ -13,8 +13,8 @@ mod totals;
 #[cfg_attr(not(unix), path = "turn_unsupported.rs")]
 mod turn;
 
-pub use blocking::{BlockingCaller, Core, Receiver, Submitter};
-pub use core_pool::{CheckOutError, CheckedOut, CorePool, NodeAt};
+pub use blocking::{BlockingCaller, Core, NodeAt, Receiver, Submitter};
+pub use core_pool::{CheckOutError, CheckedOut, CorePool};
 pub use event_loop::LoopCore;
 pub use forks::{after_fork_in_child, fork_count};
 pub use outbox::{Message, Notify, Outbox};

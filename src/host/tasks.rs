@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::task::{Context as TaskContext, Wake, Waker};
 
 use slab::Slab;
 
@@ -74,7 +74,7 @@ impl Ready {
     }
 
     /// Has `waker` woken with the next task. Returns false if there is one already.
-    fn park(&self, waker: &Waker) -> bool {
+    pub fn park(&self, waker: &Waker) -> bool {
         *self.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
         self.is_parked.store(true, Ordering::SeqCst);
         !self.any()
@@ -119,20 +119,6 @@ impl Tasks {
         task_waker.is_queued.store(false, Ordering::SeqCst);
         if future.as_mut().poll(&mut TaskContext::from_waker(waker)).is_ready() {
             self.tasks.remove(key);
-        }
-    }
-
-    /// As [`Self::run`], and has `cx` woken with the next task.
-    pub fn run_and_park(
-        &mut self,
-        cx: &mut TaskContext<'_>,
-        mut spawned: impl FnMut() -> Vec<LocalFuture>,
-    ) -> Poll<()> {
-        loop {
-            self.run(&mut spawned);
-            if self.ready.park(cx.waker()) {
-                return Poll::Pending;
-            }
         }
     }
 }

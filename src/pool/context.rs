@@ -40,6 +40,8 @@ pub(super) trait Member {
     /// Lists the connections with unanswered requests. Returns false if a request waits for
     /// anything but the reply on one of them.
     fn list_waiting(&self, list: &mut Vec<Waiting>) -> bool;
+    /// Whether bytes wait to be written.
+    fn has_unwritten(&self) -> bool;
     /// Ends the requests whose deadline has passed and returns the next deadline.
     fn expire(self: Rc<Self>, now: Nanos) -> Nanos;
 }
@@ -188,6 +190,12 @@ impl Context {
         let members = self.members.borrow();
         let mut upgraded = members.iter().filter_map(Weak::upgrade);
         upgraded.all(|member| member.list_waiting(list)) && !list.is_empty()
+    }
+
+    /// Whether bytes wait to be written, on any connection.
+    pub fn has_unwritten(&self) -> bool {
+        let members = self.members.borrow();
+        members.iter().filter_map(Weak::upgrade).any(|member| member.has_unwritten())
     }
 
     pub(super) fn wake_later(&self, waker: &Waker) {

@@ -339,6 +339,10 @@ impl<W: Waiter> Member for Shared<W> {
         }
     }
 
+    fn has_unwritten(&self) -> bool {
+        self.state.borrow().connections.iter().any(|entry| entry.connection.unwritten() > 0)
+    }
+
     fn list_waiting(&self, list: &mut Vec<Waiting>) -> bool {
         let state = self.state.borrow();
         let is_elsewhere =

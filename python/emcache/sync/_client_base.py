@@ -61,7 +61,7 @@ class ClientBase(CoreOwner):
         self._addresses = addresses
         self._close_timeout = close_timeout
         self._watcher: Watcher | None = None
-        self._directory = NodeDirectory(addresses)
+        self._directory = SyncNodeDirectory(addresses)
         self._dispatcher = EventDispatcher(self._directory, cluster_events)
         # A strong reference from the core would keep an unclosed client alive for ever.
         reference = weakref.ref(self)
@@ -79,7 +79,8 @@ class ClientBase(CoreOwner):
     def _node_changed(self, index: int, change: str, reason: str | None) -> None:
         if change in ("healthy", "unhealthy"):
             self._directory.node_changed(index, change == "healthy")
-        self._dispatcher.node_changed(self._addresses[index], change, reason)
+        if index < len(self._addresses):
+            self._dispatcher.node_changed(self._addresses[index], change, reason)
         if change == "unhealthy" and self._watcher is not None:
             self._watcher.hurry()
 
@@ -166,13 +167,42 @@ class ClientBase(CoreOwner):
         *,
         is_listed: bool,
     ) -> None:
-        """Poll ``source`` for the nodes of the cluster from time to time."""
-        raise NotImplementedError
+        """Poll ``source`` for the nodes of the cluster until the client is closed or collected."""
+        from ._watcher import Watcher, endpoints
+
+        del connect_timeout  # new nodes are connected to by the calls that need them
+        if any(node.ip for node in current.nodes):
+            self._core.set_nodes(endpoints(current))
+        self._watcher = Watcher(self, source, current, interval, is_listed=is_listed)
+
+    def _apply(self, topology: "discovery.Topology") -> None:
+        """Replace the nodes with those of ``topology``; calls that are under way end as before."""
+        from ._watcher import endpoints
+
+        old = self._directory.nodes()
+        new = [node.address for node in topology.nodes]
+        self._core.set_nodes(endpoints(topology))
+        self._addresses[:] = new
+        self._directory.replaced()
+        if set(old) != set(new):
+            self._dispatcher.topology_changed(old, new, topology.version)
+
+
+class SyncNodeDirectory(NodeDirectory):
+    """The nodes of a synchronous client, which numbers them anew when they change."""
+
+    def replaced(self) -> None:
+        """Forget the health of the former nodes."""
+        self._last_health = list(range(len(self._addresses))), []
 
 
 def created(create: Coroutine[Any, Any, T]) -> T:
     """Run the creation of a client to its end."""
-    refuse_green_threads()
+    try:
+        refuse_green_threads()
+    except RuntimeError:
+        create.close()
+        raise
     return run(create)
 
 
