@@ -17,7 +17,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "emcache"
 
-OWN = {"_client_base", "_core", "_counters", "_fallbacks", "_meta_commands", "_meta_replies", "_node_queries"}
+OWN = {
+    "_client_base",
+    "_core",
+    "_counters",
+    "_fallbacks",
+    "_meta_commands",
+    "_meta_replies",
+    "_node_queries",
+}
 """Modules that the synchronous package has itself."""
 
 Pairs = list[tuple[str, str]]
@@ -66,7 +74,9 @@ def core(stub: str) -> str:
     )
     future = re.compile(r"_Future\[((?:.|\n)*?)\]: \.\.\.")
     classes = future.sub(lambda match: f"{match[1].strip()}: ...", classes)
-    classes = classes.replace("@final\n", "").replace("class CoreClient", "class SyncCore(Protocol)")
+    classes = classes.replace("@final\n", "").replace(
+        "class CoreClient", "class SyncCore(Protocol)"
+    )
     classes = classes.replace("class CoreMeta", "class SyncCoreMeta(Protocol)")
     # How a core is created, and what only a core of an event loop has.
     unused = r"__new__|add_node|is_connected|set_ip|change_nodes|check_out"
@@ -96,7 +106,10 @@ def client(source: str) -> str:
     imports = replaced(
         imports,
         [
-            ("from collections.abc import Callable, Iterable", "from collections.abc import Iterable"),
+            (
+                "from collections.abc import Callable, Iterable",
+                "from collections.abc import Iterable",
+            ),
             ("Literal, Self, overload", "Literal, overload"),
             ("    from . import discovery, metrics\n", ""),
             ("import discovery, metrics, results", "import results"),
@@ -172,7 +185,10 @@ def meta_commands(source: str) -> str:
                 "                    items[key] = item\n",
             ),
             ("from ._emcache import CoreMeta\n", "from ._core import CoreMeta\n"),
-            ("the first error; the other replies are lost, with any wins\n                among them.", "the first error; wins among the other\n                replies are lost."),
+            (
+                "the first error; the other replies are lost, with any wins\n                among them.",
+                "the first error; wins among the other\n                replies are lost.",
+            ),
         ],
     )
     return moved(without_awaits(source))
@@ -188,17 +204,30 @@ def create(source: str) -> str:
     imports = re.sub(r"from types import .*\n|from \._(checks|client|emcache).*\n", "", imports)
     imports = imports.replace("Callable, Coroutine, Generator, Iterable, ", "")
     imports = imports.replace("TYPE_CHECKING, Any, Literal", "TYPE_CHECKING, Literal")
-    imports = re.sub(r"from \._options import \((.|\n)*?\)\n", "from ._options import Pem, login_arguments, tls_arguments\n", imports)
+    imports = re.sub(
+        r"from \._options import \((.|\n)*?\)\n",
+        "from ._options import Pem, login_arguments, tls_arguments\n",
+        imports,
+    )
     imports = re.sub(r"from \._memcached.*\n|from \._cluster.*\n", "", imports)
     lazy = between(source, "if TYPE_CHECKING", "_TIMEOUTS")
     function = between(source, "def create_client(", "def _check_addresses")
     function = replaced(
         function,
         [
-            ("    names: NodeNames | None = None,\n", "    names: NodeNames | None = None,\n    allow_in_event_loop: bool = False,\n"),
+            (
+                "    names: NodeNames | None = None,\n",
+                "    names: NodeNames | None = None,\n    allow_in_event_loop: bool = False,\n",
+            ),
             ("-> _CreateClient:", "-> Client:"),
-            ("    return _CreateClient(\n        _create_client(", "    return created(\n        _create_client("),
-            ('"""Create a client in the running event loop.', '"""Create a synchronous client, which threads may share.'),
+            (
+                "    return _CreateClient(\n        _create_client(",
+                "    return created(\n        _create_client(",
+            ),
+            (
+                '"""Create a client in the running event loop.',
+                '"""Create a synchronous client, which threads may share.',
+            ),
             (
                 "    Use it as ``client = await create_client(...)`` with ``await client.close()`` at"
                 " the end, or as\n    ``async with create_client(...) as client``. It does not wait for"
@@ -223,26 +252,47 @@ def create(source: str) -> str:
                 "autobatching: accepted, so that both clients have the same options; each call waits\n"
                 "            for its reply, so there is nothing to merge.",
             ),
-            ("autobatching_max_keys: the most keys in a merged command, >= 1.", "autobatching_max_keys: see ``autobatching``; >= 1."),
+            (
+                "autobatching_max_keys: the most keys in a merged command, >= 1.",
+                "autobatching_max_keys: see ``autobatching``; >= 1.",
+            ),
             (
                 "            by address or by its text. Without one it is made from the node's address.\n",
                 "            by address or by its text. Without one it is made from the node's address.\n"
                 "        allow_in_event_loop: allow calls in a thread with a running event loop. They block\n"
                 "            the loop, so they raise ``RuntimeError`` by default.\n",
             ),
-            ("        TypeError: an argument has a wrong type.\n", "        TypeError: an argument has a wrong type.\n        RuntimeError: gevent or eventlet has replaced the modules of the standard library.\n"),
-            ("            client_class=Client,\n", "            client_class=Client,\n            blocking=bool(allow_in_event_loop),\n"),
-            ("{\"purge_unhealthy_nodes\": purge_unhealthy_nodes, \"autobatching\": autobatching}", "{\n\"purge_unhealthy_nodes\": purge_unhealthy_nodes, \"autobatching\": autobatching,\n\"allow_in_event_loop\": allow_in_event_loop,\n}"),
-            ("            cluster_events,\n", "            cluster_events,  # type: ignore[arg-type]\n"),
+            (
+                "        TypeError: an argument has a wrong type.\n",
+                "        TypeError: an argument has a wrong type.\n        RuntimeError: gevent or eventlet has replaced the modules of the standard library.\n",
+            ),
+            (
+                "            client_class=Client,\n",
+                "            client_class=Client,\n            blocking=bool(allow_in_event_loop),\n",
+            ),
+            (
+                '{"purge_unhealthy_nodes": purge_unhealthy_nodes, "autobatching": autobatching}',
+                '{\n"purge_unhealthy_nodes": purge_unhealthy_nodes, "autobatching": autobatching,\n"allow_in_event_loop": allow_in_event_loop,\n}',
+            ),
+            (
+                "            cluster_events,\n",
+                "            cluster_events,  # type: ignore[arg-type]\n",
+            ),
         ],
     )
     own = "from ._client import Client\nfrom ._client_base import created\nfrom ._events import ClusterEvents\n"
     head = '"""``create_client`` of the synchronous client."""\n\n'
-    return head + moved(imports + "from ._create import _create_client\n") + own + moved(lazy) + function
+    return (
+        head
+        + moved(imports + "from ._create import _create_client\n")
+        + own
+        + moved(lazy)
+        + function
+    )
 
 
 def django_store(source: str) -> str:
-    start, end = source.index("async def _each("), source.index("def log_unreadable")
+    start = source.index("async def _each(")
     helpers = """def _delete_each(client: Client, names: Iterable[bytes]) -> dict[bytes, Exception]:
     return client.delete_many(names).errors
 
@@ -267,12 +317,21 @@ def _set_each(
         [
             ("import asyncio\nimport logging\n", ""),
             ("from .._memcached.rate_limits import RateLimitedLogger\n", ""),
-            ("from ._flush import flush_nodes\n", "from ._django_store import Stored, _log_failure\n"),
+            (
+                "from ._flush import flush_nodes\n",
+                "from ._django_store import Stored, _log_failure\n",
+            ),
             ("from .loops import ClientPerLoop\n", ""),
             ("from .._client import Client\n", "from ..sync import Client\n"),
-            ("The commands of the Django backend", "The synchronous commands of the Django backend"),
+            (
+                "The commands of the Django backend",
+                "The synchronous commands of the Django backend",
+            ),
             ("class Store:", "class SyncStore:"),
-            ("    \"\"\"Commands of the running loop's client.", "    \"\"\"Commands of a client that all threads share."),
+            (
+                '    """Commands of the running loop\'s client.',
+                '    """Commands of a client that all threads share.',
+            ),
             ("clients: the clients of all loops.", "client: returns the client."),
             ("clients: ClientPerLoop", "client: Callable[[], Client]"),
             ("self._clients = clients", "self._client = client"),
@@ -342,7 +401,11 @@ def cache_method(source: str, node: ast.AsyncFunctionDef) -> str:
 def cache(source: str) -> str:
     folder = PACKAGE / "cache"
     methods = []
-    for name, kind in (("_cache", "Cache"), ("_commands", "Commands"), ("_coordination", "Coordination")):
+    for name, kind in (
+        ("_cache", "Cache"),
+        ("_commands", "Commands"),
+        ("_coordination", "Coordination"),
+    ):
         text = (folder / f"{name}.py").read_text()
         [owner] = [
             node
@@ -366,17 +429,25 @@ def cache(source: str) -> str:
                 " starts a\n    refresh ends with it. Factories are plain functions.\n\n"
                 "    Args:\n        client: the client to use.",
             ),
-            ("Each event loop decompresses at most two large values at once.", "Each thread decompresses at most two large values at once."),
+            (
+                "Each event loop decompresses at most two large values at once.",
+                "Each thread decompresses at most two large values at once.",
+            ),
         ],
     )
-    inits = between(source, "    @overload\n    def __init__", "        if not isinstance(client, Client)")
+    inits = between(
+        source, "    @overload\n    def __init__", "        if not isinstance(client, Client)"
+    )
     names = ["serializer", "compression", "prefix", "keys", "ttl", "max_size", "on_unreadable"]
     names += ["name", "lease_key", "tags"]
     arguments = ", ".join(f'"{name}": {name}' for name in names)
     coordination = (folder / "_coordination.py").read_text()
     lock = between(coordination, "    def lock(", "        return Lock(")
     limit = between(coordination, "    def rate_limit(", "        return RateLimit(")
-    lock = replaced(lock, [("async with cache.lock", "with cache.lock"), ("await write_report()", "write_report()")])
+    lock = replaced(
+        lock,
+        [("async with cache.lock", "with cache.lock"), ("await write_report()", "write_report()")],
+    )
     limit = replaced(limit, [("if not await cache", "if not cache")])
     return (
         '"""The synchronous cache: the methods of :class:`emcache.Cache`."""\n\n'
@@ -422,7 +493,9 @@ def formatted(text: str) -> str:
     python = [sys.executable, "-m", "ruff"]
     name = ["--stdin-filename", str(PACKAGE / "sync" / "any.py"), "-"]
     for command in (["check", "-q", "--fix", "--select", "I,F401"], ["format", "-q"]):
-        done = subprocess.run([*python, *command, *name], input=text, capture_output=True, text=True)
+        done = subprocess.run(
+            [*python, *command, *name], input=text, capture_output=True, text=True
+        )
         text = done.stdout or sys.exit(f"ruff refuses the result: {done.stderr}")
     return text
 

@@ -66,7 +66,9 @@ def main():
     results = []
     with Servers() as servers:
         workers = {
-            nodes: {name: Worker(python, name, servers.of(nodes)[0]) for name, python in clients.items()}
+            nodes: {
+                name: Worker(python, name, servers.of(nodes)[0]) for name, python in clients.items()
+            }
             for nodes in {nodes for _, _, nodes, _ in rows}
         }
         for work, threads, nodes, count in rows:
@@ -80,7 +82,9 @@ def main():
                     if round_:
                         runs[name].append(done)
             row = {
-                name: {key: statistics.median(run[key] for run in of) for key in ("p50", "cpu", "rate")}
+                name: {
+                    key: statistics.median(run[key] for run in of) for key in ("p50", "cpu", "rate")
+                }
                 for name, of in runs.items()
             }
             results.append({"work": work, "threads": threads, "nodes": nodes, "clients": row})

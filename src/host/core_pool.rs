@@ -266,7 +266,8 @@ impl<R: Receiver> CorePool<R> {
         let current: Vec<_> =
             state.members().map(|m| (m.id, m.core.nodes().all_metrics())).collect();
         state.counters.extend(current);
-        state.uncounted = state.busy.clone();
+        let State { uncounted, busy, .. } = &mut *state;
+        uncounted.clone_from(busy);
         let is_waiting = |state: &mut State<R>| !state.uncounted.is_empty();
         let state = self.counted.wait_timeout_while(state, METRICS_TIMEOUT, is_waiting);
         let (state, _) = state.unwrap_or_else(PoisonError::into_inner);

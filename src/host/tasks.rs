@@ -13,7 +13,7 @@ use crate::pool::LocalFuture;
 
 #[derive(Default)]
 pub struct Tasks {
-    tasks: Slab<Task>,
+    slab: Slab<Task>,
     ready: Arc<Ready>,
     /// Reused, so that no run allocates.
     running: VecDeque<usize>,
@@ -21,7 +21,7 @@ pub struct Tasks {
 
 struct Task {
     future: LocalFuture,
-    task_waker: Arc<TaskWaker>,
+    notifier: Arc<TaskWaker>,
     waker: Waker,
 }
 
@@ -87,12 +87,12 @@ impl Tasks {
     }
 
     pub fn spawn(&mut self, future: LocalFuture) {
-        let entry = self.tasks.vacant_entry();
+        let entry = self.slab.vacant_entry();
         let (key, ready) = (entry.key(), self.ready.clone());
-        let task_waker = Arc::new(TaskWaker { key, is_queued: false.into(), ready });
-        task_waker.wake_by_ref();
-        let waker = Waker::from(task_waker.clone());
-        entry.insert(Task { future, task_waker, waker });
+        let notifier = Arc::new(TaskWaker { key, is_queued: false.into(), ready });
+        notifier.wake_by_ref();
+        let waker = Waker::from(notifier.clone());
+        entry.insert(Task { future, notifier, waker });
     }
 
     /// Polls the tasks that were woken, until none is left. `spawned` takes the new tasks.
@@ -114,11 +114,11 @@ impl Tasks {
 
     /// A waker of a task that has ended may wake a later one, which is harmless.
     fn poll(&mut self, key: usize) {
-        let Some(Task { future, task_waker, waker }) = self.tasks.get_mut(key) else { return };
+        let Some(Task { future, notifier, waker }) = self.slab.get_mut(key) else { return };
         // Before the poll: what happens during it wakes the task again.
-        task_waker.is_queued.store(false, Ordering::SeqCst);
+        notifier.is_queued.store(false, Ordering::SeqCst);
         if future.as_mut().poll(&mut TaskContext::from_waker(waker)).is_ready() {
-            self.tasks.remove(key);
+            self.slab.remove(key);
         }
     }
 }

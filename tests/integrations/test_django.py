@@ -46,7 +46,6 @@ def use(cache, other):
     cache._store, cache._sync = other._store, other._sync
 
 
-
 def ttl_of(server, name):
     with server.connect() as sock:
         sock.sendall(b"mg " + name.encode() + b" t\r\n")
@@ -426,9 +425,9 @@ def test_errors_are_raised(call, cache):
 def test_errors_are_ignored(call, cache, caplog, monkeypatch):
     _django_store.LOG.reset()
     with memcached() as server:
-        use(cache, EmcacheCache(
-            server.address, {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
-        ))
+        use(
+            cache, EmcacheCache(server.address, {"OPTIONS": {"timeout": 30, "ignore_errors": True}})
+        )
         call("set", "k", 1)
         assert call("get", "k") == 1
         server.kill()

@@ -38,7 +38,7 @@ def run(port, program):
     text = PRELUDE + textwrap.dedent(program)
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", text, str(port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
-    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 
 

@@ -50,21 +50,27 @@ def test_it_has_the_methods_of_the_asynchronous_cache():
 def test_typed_values(cache):
     cache.set("a", {"x": [1, None]})
     assert cache.get("a") == {"x": [1, None]}
-    assert cache.get("b") is None and cache.get("b", 7) == 7
-    assert cache.add("a", 1) is False and cache.add("n", 5) is True
+    assert cache.get("b") is None
+    assert cache.get("b", 7) == 7
+    assert cache.add("a", 1) is False
+    assert cache.add("n", 5) is True
     assert cache.set_many({"c": 1, "d": "é"}) == {}
     assert cache.get_many(["c", "d", "e"]) == {"c": 1, "d": "é"}
     assert cache.increment("n") == 6
     value, cas = cache.get_with_cas("c")
-    assert value == 1 and cache.cas("c", 2, cas) and not cache.cas("c", 3, cas)
+    assert value == 1
+    assert cache.cas("c", 2, cas)
+    assert not cache.cas("c", 3, cas)
     assert 0 < cache.ttl("c") <= 60
-    assert cache.delete("c") and not cache.delete("c")
+    assert cache.delete("c")
+    assert not cache.delete("c")
 
 
 def test_get_or_set_calls_a_plain_function_once(cache):
     calls, info = [], CacheInfo()
     assert cache.get_or_set("k", lambda: calls.append(1) or 5, info=info) == 5
-    assert info.computed and cache.get_or_set("k", lambda: calls.append(1) or 6) == 5
+    assert info.computed
+    assert cache.get_or_set("k", lambda: calls.append(1) or 6) == 5
     assert len(calls) == 1
     found = cache.get_or_set_many(["k", "m"], lambda keys: {key: len(key) for key in keys})
     assert found == {"k": 5, "m": 1}
@@ -79,7 +85,9 @@ def test_threads_share_one_computation(cache):
         return "value"
 
     results, errors = in_threads(8, lambda _: cache.get_or_set("k", compute))
-    assert results == ["value"] * 8 and not errors and len(calls) == 1
+    assert results == ["value"] * 8
+    assert not errors
+    assert len(calls) == 1
 
 
 def test_threads_share_a_failure_and_the_next_call_computes(cache):
@@ -95,8 +103,10 @@ def test_threads_share_a_failure_and_the_next_call_computes(cache):
         return cache.get_or_set("k", fail)
 
     results, errors = in_threads(4, work)
-    assert not results and [type(error) for error in errors] == [LookupError] * 4
-    assert len({id(error) for error in errors}) == 4 and len(calls) == 1
+    assert not results
+    assert [type(error) for error in errors] == [LookupError] * 4
+    assert len({id(error) for error in errors}) == 4
+    assert len(calls) == 1
     assert cache.get_or_set("k", lambda: 1) == 1
 
 
@@ -116,7 +126,8 @@ def test_a_computation_that_began_before_a_change_is_not_shared_or_stored(cache)
     assert cache.get_or_set("k", lambda: "new") == "written"
     go_on.set()
     thread.join(5)
-    assert first == ["old"] and cache.get("k") == "written"
+    assert first == ["old"]
+    assert cache.get("k") == "written"
 
 
 def test_a_factory_may_use_the_cache_and_other_keys(cache, sync_client):
@@ -151,7 +162,8 @@ def test_stale_values_are_refreshed_by_one_call(cache):
     assert cache.get_or_set("k", compute, **options) == 1
     cache.invalidate("k", stale_for=30)
     assert cache.get_or_set("k", compute, **options) in (1, 2)
-    assert cache.get_or_set("k", compute, **options) == 2 and len(calls) == 2
+    assert cache.get_or_set("k", compute, **options) == 2
+    assert len(calls) == 2
 
 
 def test_tags_locks_and_limits(cache):
@@ -159,7 +171,8 @@ def test_tags_locks_and_limits(cache):
     cache.invalidate_tag("t")
     assert cache.get_or_set("k", lambda: 2, tags=["t"]) == 2
     with cache.lock("l", ttl=30) as lock:
-        assert lock.owned and not cache.lock("l", ttl=30, wait=0).acquire()
+        assert lock.owned
+        assert not cache.lock("l", ttl=30, wait=0).acquire()
     assert cache.lock("l", ttl=30, wait=0).acquire()
     limit = cache.rate_limit("r", 2, per=100)
     assert [bool(limit.hit()) for _ in range(3)] == [True, True, False]
@@ -173,9 +186,13 @@ def test_cached_functions(cache):
         calls.append(x)
         return x * x
 
-    assert [square(3), square(3), square(4)] == [9, 9, 16] and calls == [3, 4]
-    assert square.invalidate(3) and square(3) == 9 and calls == [3, 4, 3]
-    assert square.refresh(4) == 16 and square.key_for(5) == "square:5"
+    assert [square(3), square(3), square(4)] == [9, 9, 16]
+    assert calls == [3, 4]
+    assert square.invalidate(3)
+    assert square(3) == 9
+    assert calls == [3, 4, 3]
+    assert square.refresh(4) == 16
+    assert square.key_for(5) == "square:5"
     assert square.with_info(4)[1].fresh
     with pytest.raises(TypeError, match="plain function"):
 

@@ -5,12 +5,15 @@ import copy
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from .._errors import EmcacheError
 from .._failures import SharedFailure
 from ..cache import Cache as AsyncCache
-from ..cache import CacheInfo, Serializer
+from ..cache import CacheInfo, RateLimitResult, Serializer
+from ..cache import Lock as AsyncLock
+from ..cache import RateLimit as AsyncRateLimit
 from ..cache._keys import Key
 from ..cache._policy import check_function
 from ._call_loop import CallLoop, Facade, outside
@@ -113,8 +116,10 @@ class CacheBase(Generic[T]):
         keys: Iterable[Key] | None,
         start: Callable[[AsyncCache[T]], Coroutine[Any, Any, R]],
     ) -> R:
-        """Run a method that changes these keys (None: any). Later calls share no computation that
-        began before."""
+        """Run a method that changes these keys; None for any.
+
+        Later calls share no computation that began before.
+        """
         self._forget(keys)
         try:
             return self._run(start)
@@ -236,14 +241,14 @@ def _facade(client: Client) -> Facade:
 class Lock:
     """A lock that is shared with other processes; see :class:`emcache.cache.Lock`."""
 
-    def __init__(self, cache: CacheBase[Any], lock: Any) -> None:
+    def __init__(self, cache: CacheBase[Any], lock: AsyncLock) -> None:
         self._cache = cache
         self._lock = lock
 
     @property
     def owned(self) -> bool:
         """Whether this object holds the lock, as far as it knows."""
-        return bool(self._lock.owned)
+        return self._lock.owned
 
     def acquire(self) -> bool:
         """Take the lock; return False if ``wait`` passed first."""
@@ -253,7 +258,7 @@ class Lock:
         """Give the lock back; return False if it was lost before."""
         return self._cache._run(lambda _: self._lock.release())
 
-    def extend(self, ttl: Any = None) -> bool:
+    def extend(self, ttl: int | timedelta | None = None) -> bool:
         """Let the lock live for ``ttl`` from now on; return False if it was lost before."""
         return self._cache._run(lambda _: self._lock.extend(ttl))
 
@@ -268,10 +273,10 @@ class Lock:
 class RateLimit:
     """A rate limit that is shared with other processes; see :class:`emcache.cache.RateLimit`."""
 
-    def __init__(self, cache: CacheBase[Any], limit: Any) -> None:
+    def __init__(self, cache: CacheBase[Any], limit: AsyncRateLimit) -> None:
         self._cache = cache
         self._limit = limit
 
-    def hit(self, cost: int = 1) -> Any:
+    def hit(self, cost: int = 1) -> RateLimitResult:
         """Count a hit; see :meth:`emcache.cache.RateLimit.hit`."""
         return self._cache._run(lambda _: self._limit.hit(cost))

@@ -163,6 +163,8 @@ def cached(
     def decorate(function: Callable[P, R]) -> CachedFunction[P, R]:
         if not callable(function) or inspect.iscoroutinefunction(function):
             raise TypeError(f"emcache.sync.cached() needs a plain function, not {function!r}")
-        return CachedFunction(function, cache, key_of(function, key), tags_of(function, tags), options)
+        return CachedFunction(
+            function, cache, key_of(function, key), tags_of(function, tags), options
+        )
 
     return decorate

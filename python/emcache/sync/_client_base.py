@@ -74,7 +74,7 @@ class ClientBase(CoreOwner):
         self._core = cast(SyncCore, core)
         self._core_meta = cast(SyncCoreMeta, CoreMeta(core))
         self._snapshots = SyncSnapshots(core)
-        self._directory.attach(core, self._snapshots)
+        self._directory.attach(core, self._snapshots)  # type: ignore[arg-type]
 
     def _node_changed(self, index: int, change: str, reason: str | None) -> None:
         if change in ("healthy", "unhealthy"):
@@ -121,7 +121,7 @@ class ClientBase(CoreOwner):
         if self.closed:
             return
         for prepare in self._before_close:
-            prepare()  # type: ignore[unused-coroutine]
+            prepare()
         # Health and counters stay readable after the close.
         self._directory.refresh()
         self._snapshots.latest()

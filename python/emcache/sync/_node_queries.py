@@ -24,9 +24,7 @@ _OTHER_KEYS = 8
 """Keys that are requested if the first takes long."""
 
 
-def query_all(
-    nodes: Callable[[], Nodes], query: Callable[[int], T]
-) -> PartialResult[Address, T]:
+def query_all(nodes: Callable[[], Nodes], query: Callable[[int], T]) -> PartialResult[Address, T]:
     """Send the same query to all nodes, one after the other; separate answers from errors.
 
     Nodes that failed because they left the cluster in the meantime are left out.
@@ -126,9 +124,7 @@ def wait_ready(
             time.sleep(max(0.0, min(_RETRY_PAUSE, end - time.monotonic())))
 
 
-def _message(
-    nodes: Nodes, ready: set[int], causes: dict[int, EmcacheError], timeout: float
-) -> str:
+def _message(nodes: Nodes, ready: set[int], causes: dict[int, EmcacheError], timeout: float) -> str:
     """Return which nodes are missing, with the reasons."""
     missing = [
         str(causes.get(node, f"{format_address(address)} has not answered yet"))

@@ -39,7 +39,7 @@ pub struct CoreClient {
 enum Home {
     Loop(LoopHome),
     /// With the threads that call.
-    Blocking(BlockingClient),
+    Blocking(Box<BlockingClient>),
 }
 
 /// On the thread of an event loop.
@@ -105,7 +105,10 @@ impl CoreClient {
         if let Some(allow_in_event_loop) = blocking {
             let nodes = addresses.into_iter().map(|address| NodeAt { address, ip: None }).collect();
             let client = BlockingClient::new(nodes, config, on_change, allow_in_event_loop);
-            return Ok(Self { closed: AtomicBool::new(false), home: Home::Blocking(client) });
+            return Ok(Self {
+                closed: AtomicBool::new(false),
+                home: Home::Blocking(Box::new(client)),
+            });
         }
         let event_loop = running_loop(py)?.ok_or_else(errors::no_loop)?;
         Self::open_session(py, forks, event_loop, addresses, config, on_change)
@@ -398,13 +401,13 @@ impl CoreClient {
 
     /// Only of a client whose callers wait: as [`Self::probe`], for `(node, key, isolated)` of each
     /// probe at once. Returns the seconds or the exception of each; `None` if `limit` passed first.
-    /// Without `all` it ends when each node has answered.
+    /// Without `wait_for_all` it ends when each node has answered.
     fn probe_each(
         &self,
         py: Python<'_>,
         probes: Vec<(usize, Object<'_>, bool)>,
         limit: Option<f64>,
-        all: bool,
+        wait_for_all: bool,
     ) -> PyResult<Vec<Py<PyAny>>> {
         let limit = seconds("limit", limit)?;
         let (mut requests, mut nodes) = (Vec::new(), Vec::new());
@@ -419,7 +422,7 @@ impl CoreClient {
         let answered = |ended: &Option<Ended>| matches!(ended, Some((_, Outcome::Done)));
         let is_enough = |ended: &[Option<Ended>]| {
             let of = |node| nodes.iter().zip(ended).filter(move |(other, _)| **other == node);
-            !all && nodes.iter().all(|node| of(*node).any(|(_, ended)| answered(ended)))
+            !wait_for_all && nodes.iter().all(|node| of(*node).any(|(_, ended)| answered(ended)))
         };
         let ended = self.blocking()?.submit_each(py, requests, limit, is_enough)?;
         ended
