@@ -20,9 +20,24 @@ from support.memcached import Memcached, memcached
 def pytest_asyncio_loop_factories(config, item):
     """Run every asynchronous test under both loops; with EMCACHE_TEST_EAGER=1 with eager tasks."""
     factories = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+    if SYNC:
+        del factories["uvloop"]
     if os.environ.get("EMCACHE_TEST_EAGER") != "1":
         return factories
     return {name: lambda make=make: make_eager(make()) for name, make in factories.items()}
+
+
+SYNC = os.environ.get("EMCACHE_TEST_CLIENT") == "sync"
+if SYNC:
+    from support import sync_adapter
+
+    sync_adapter.install()
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what only the asynchronous client has."""
+    if SYNC:
+        items[:] = [item for item in items if not sync_adapter.is_asynchronous(item.name)]
 
 
 @pytest.fixture(scope="session")

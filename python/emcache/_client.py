@@ -100,7 +100,7 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
         make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
         routing: NodeRouting,
         gutter: Sequence[Address] = (),
-    ) -> "Client":
+    ) -> Self:
         """Create a client in the running loop. ``make_core`` receives the callback for changes."""
         client = cls.__new__(cls)
         client._routing = routing

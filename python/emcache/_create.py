@@ -1,8 +1,8 @@
 """``create_client``: checks the options, finds the nodes, and opens a client."""
 
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from ._address import Address, Node
 from ._checks import check_bools, check_range, check_seconds, check_timeouts
@@ -46,6 +46,34 @@ else:
     from ._lazy import discovery, migration, router
 
 _TIMEOUTS = ("timeout", "connection_timeout", "purge_unused_connections_after")
+
+
+class _Openable(Protocol):
+    """How a client of either kind is opened."""
+
+    @classmethod
+    def _open(
+        cls,
+        addresses: list[Address],
+        cluster_events: Any,
+        close_timeout: float,
+        make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+        routing: NodeRouting,
+        gutter: Sequence[Address] = (),
+    ) -> Self: ...
+
+    def _watch(
+        self,
+        source: "discovery.Discovery",
+        current: "discovery.Topology",
+        interval: float,
+        connect_timeout: float,
+        *,
+        is_listed: bool,
+    ) -> None: ...
+
+
+C = TypeVar("C", bound=_Openable)
 
 
 class _CreateClient(Coroutine[Any, Any, Client]):
@@ -215,6 +243,7 @@ def create_client(
             migrating_from=migrating_from,
             hot_keys=hot_keys,
             failover=failover,
+            client_class=Client,
         )
     )
 
@@ -248,8 +277,9 @@ async def _create_client(
     failover: object,
     tls: Callable[[list[Address]], TlsArguments | None],
     switches: dict[str, bool],
+    client_class: type[C],
     **options: Any,
-) -> Client:
+) -> C:
     addresses = parse_nodes(node_addresses, "node_addresses")
     _check_events(cluster_events)
     if migrating_from is not None:
@@ -299,7 +329,7 @@ async def _create_client(
     options["failover"] = for_core(fallback)
     options["routing"] = await routing.for_nodes(addresses, topology)
     former = None if migrating_from is None else await migrating_from._arguments()
-    client = Client._open(
+    client = client_class._open(
         addresses,
         cluster_events,
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
@@ -307,8 +337,7 @@ async def _create_client(
         routing,
         fallback.nodes if fallback else (),
     )
-    client._routing = routing
-    if former is not None and migrating_from is not None:
+    if isinstance(client, Client) and former is not None and migrating_from is not None:
         from ._migration import attach_migration
 
         attach_migration(client, migrating_from._addresses, former)

@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 
 use super::client::session_here;
 use super::once::intern;
+use super::operations::{Answer, Operations};
 use super::registry::{self, AbandonedHandle};
-use super::session::{Awaitable, Session};
+use super::session::Session;
 use super::{convert, errors};
 use crate::host::fork_count;
 use crate::pool::{CheckoutId, invalid_credentials_reason};
@@ -55,6 +56,10 @@ impl CoreCheckout {
         session_here(py, self.session, self.forks)
     }
 
+    fn operations(&self, py: Python<'_>) -> PyResult<Operations<'_>> {
+        self.session(py).map(Operations::Loop)
+    }
+
     fn return_to_pool(&self, py: Python<'_>) {
         let is_over = self.is_closed.load(Ordering::Acquire) || self.forks != fork_count();
         if self.released.swap(true, Ordering::AcqRel) || is_over {
@@ -72,21 +77,21 @@ impl CoreCheckout {
             self.event_loop.call_method1(py, intern!(py, "call_soon_threadsafe"), (&self.turn,));
     }
 
-    fn run(&self, py: Python<'_>, command: Command<'_>, noreply: &Object<'_>) -> Awaitable {
+    fn run(&self, py: Python<'_>, command: Command<'_>, noreply: &Object<'_>) -> Answer {
         let noreply = convert::flag("noreply", noreply)?;
-        self.session(py)?.raw_command(py, self.checkout, command, noreply)
+        self.operations(py)?.raw_command(py, self.checkout, command, noreply)
     }
 
-    fn run_with_reply(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
-        self.session(py)?.raw_command(py, self.checkout, command, false)
+    fn run_with_reply(&self, py: Python<'_>, command: Command<'_>) -> Answer {
+        self.operations(py)?.raw_command(py, self.checkout, command, false)
     }
 
-    fn run_retrieval(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Awaitable {
+    fn run_retrieval(&self, py: Python<'_>, verb: RetrievalVerb, keys: &Object<'_>) -> Answer {
         let keys = convert::keys(convert::objects(keys)?)?;
         if keys.is_empty() {
             return Err(PyValueError::new_err("keys must not be empty"));
         }
-        self.session(py)?.raw_fetch(py, self.checkout, keys, verb)
+        self.operations(py)?.raw_fetch(py, self.checkout, keys, verb)
     }
 }
 
@@ -124,7 +129,7 @@ impl CoreCheckout {
         self.return_to_pool(py);
     }
 
-    fn fetch(&self, py: Python<'_>, command: &Object<'_>, keys: &Object<'_>) -> Awaitable {
+    fn fetch(&self, py: Python<'_>, command: &Object<'_>, keys: &Object<'_>) -> Answer {
         let verb = match command.extract::<&[u8]>() {
             Ok(b"get") => RetrievalVerb::Get,
             Ok(b"gets") => RetrievalVerb::Gets,
@@ -139,7 +144,7 @@ impl CoreCheckout {
         command: &Object<'_>,
         exptime: &Object<'_>,
         keys: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = match command.extract::<&[u8]>() {
             Ok(b"gat") => RetrievalVerb::Gat { exptime: convert::exptime(exptime)? },
             Ok(b"gats") => RetrievalVerb::Gats { exptime: convert::exptime(exptime)? },
@@ -159,7 +164,7 @@ impl CoreCheckout {
         exptime: &Object<'_>,
         noreply: &Object<'_>,
         cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = match command.extract::<&[u8]>() {
             Ok(b"set") => StorageVerb::Set,
             Ok(b"add") => StorageVerb::Add,
@@ -190,7 +195,7 @@ impl CoreCheckout {
         key: &Object<'_>,
         value: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = match command.extract::<&[u8]>() {
             Ok(b"incr") => ArithmeticVerb::Incr,
             Ok(b"decr") => ArithmeticVerb::Decr,
@@ -207,53 +212,48 @@ impl CoreCheckout {
         key: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let key = convert::key(key)?;
         let exptime = convert::exptime(exptime)?;
         self.run(py, Command::Touch { key, exptime }, noreply)
     }
 
-    fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+    fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Answer {
         let key = convert::key(key)?;
         self.run(py, Command::Delete { key }, noreply)
     }
 
-    fn flush_all(&self, py: Python<'_>, delay: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+    fn flush_all(&self, py: Python<'_>, delay: &Object<'_>, noreply: &Object<'_>) -> Answer {
         let delay = convert::integer("delay", delay)?;
         self.run(py, Command::FlushAll { delay }, noreply)
     }
 
-    fn version(&self, py: Python<'_>) -> Awaitable {
+    fn version(&self, py: Python<'_>) -> Answer {
         self.run_with_reply(py, Command::Version)
     }
 
-    fn stats(&self, py: Python<'_>, args: &str) -> Awaitable {
+    fn stats(&self, py: Python<'_>, args: &str) -> Answer {
         let args = Words::parse(args).ok_or_else(errors::stats_args)?;
         self.run_with_reply(py, Command::Stats { args })
     }
 
-    fn verbosity(&self, py: Python<'_>, level: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+    fn verbosity(&self, py: Python<'_>, level: &Object<'_>, noreply: &Object<'_>) -> Answer {
         let level = convert::integer("level", level)?;
         self.run(py, Command::Verbosity { level }, noreply)
     }
 
-    fn cache_memlimit(
-        &self,
-        py: Python<'_>,
-        value: &Object<'_>,
-        noreply: &Object<'_>,
-    ) -> Awaitable {
+    fn cache_memlimit(&self, py: Python<'_>, value: &Object<'_>, noreply: &Object<'_>) -> Answer {
         let megabytes = convert::integer("value", value)?;
         self.run(py, Command::CacheMemlimit { megabytes }, noreply)
     }
 
     /// The payload, or the line that the server sent in its place.
-    fn config_get_cluster(&self, py: Python<'_>) -> Awaitable {
+    fn config_get_cluster(&self, py: Python<'_>) -> Answer {
         self.run_with_reply(py, Command::ConfigGetCluster)
     }
 
     /// Neither may contain a line end, and the name must not contain a space.
-    fn auth(&self, py: Python<'_>, username: &str, password: &str) -> Awaitable {
+    fn auth(&self, py: Python<'_>, username: &str, password: &str) -> Answer {
         if let Some(why) = invalid_credentials_reason(username, password) {
             return Err(PyValueError::new_err(why));
         }

@@ -1,5 +1,5 @@
 //! Failures of the core as exceptions of the package: one match.
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTypeInfo, import_exception};
@@ -65,6 +65,19 @@ pub fn wrong_loop() -> PyErr {
 
 pub fn forked() -> PyErr {
     PyRuntimeError::new_err("this client was made before a fork; create one in the child process")
+}
+
+pub fn forked_in_call() -> PyErr {
+    PyRuntimeError::new_err("the process forked during this call; its reply goes to the parent")
+}
+
+/// The exception as a value, if it is an ordinary one.
+pub fn as_value(py: Python<'_>, error: PyErr) -> PyResult<Py<PyAny>> {
+    if error.is_instance_of::<PyException>(py) {
+        Ok(error.into_value(py).into_any())
+    } else {
+        Err(error)
+    }
 }
 
 pub fn internal() -> PyErr {

@@ -1,16 +1,17 @@
 //! Meta commands: their arguments from Python, and their replies as tuples.
-use std::rc::Rc;
-
+use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::client::CoreClient;
 use super::convert;
+use super::errors;
 use super::expiry;
 use super::item::RawItem;
-use super::session::{Awaitable, Session};
-use crate::client::{MetaReply, Target};
+use super::operations::{Answer, Operations};
+use super::result::{self, Form};
+use crate::client::{Expect, MetaReply, Target};
 use crate::pool::Submission;
 use crate::protocol::meta::{
     DebugInfo, MetaArithmetic, MetaDelete, MetaGet, MetaKey, MetaMode, MetaRaw, MetaSet, MetaVerb,
@@ -57,7 +58,7 @@ impl CoreMeta {
         hit_before: &Object<'_>,
         known_cas: &Object<'_>,
         new_cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         let options = MetaGet {
@@ -76,6 +77,55 @@ impl CoreMeta {
         self.send(py, MetaVerb::Get, &key, &options.to_flags(), MetaForm::Item)
     }
 
+    /// Only of a client whose callers wait: a reply or an exception for each key.
+    #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
+    fn get_each<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Object<'py>,
+        value: &Object<'_>,
+        recache: &Object<'_>,
+        vivify: &Object<'_>,
+        touch: &Object<'_>,
+        no_bump: &Object<'_>,
+        size: &Object<'_>,
+        last_access: &Object<'_>,
+        hit_before: &Object<'_>,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        self.session(py)?;
+        let mut options = MetaGet {
+            is_base64: false,
+            value: convert::flag("value", value)?,
+            recache: convert::optional(recache, |object| convert::integer("recache", object))?,
+            vivify: expiry::future("vivify", vivify)?,
+            touch: expiry::optional("touch", touch)?,
+            no_bump: convert::flag("no_bump", no_bump)?,
+            size: convert::flag("size", size)?,
+            last_access: convert::flag("last_access", last_access)?,
+            hit_before: convert::flag("hit_before", hit_before)?,
+            known_cas: None,
+            new_cas: None,
+        };
+        let mut requests = Vec::new();
+        for key in convert::objects(keys)? {
+            let key = convert::meta_key(&key)?;
+            options.is_base64 = key.is_base64();
+            let flags = options.to_flags();
+            let request =
+                OwnedRequest::meta(MetaVerb::Get, key.as_key(), words(&flags)?, Bytes::new());
+            requests.push((Target::Key, Expect::Meta, request));
+        }
+        let ended = self.0.get().blocking()?.submit_each(py, requests, None, |_| false)?;
+        let reply = |outcome| result::to_python(py, Form::Meta(MetaForm::Item), outcome);
+        ended
+            .into_iter()
+            .map(|ended| {
+                let (_, outcome) = ended.ok_or_else(errors::internal)?;
+                reply(outcome).or_else(|error| errors::as_value(py, error))
+            })
+            .collect()
+    }
+
     #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
     fn set(
         &self,
@@ -90,7 +140,7 @@ impl CoreMeta {
         vivify: &Object<'_>,
         new_cas: &Object<'_>,
         return_cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         let value = convert::value(value)?;
@@ -124,7 +174,7 @@ impl CoreMeta {
         stale_for: &Object<'_>,
         clear: &Object<'_>,
         new_cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         let options = MetaDelete {
@@ -151,7 +201,7 @@ impl CoreMeta {
         touch: &Object<'_>,
         cas: &Object<'_>,
         new_cas: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         let exptime = convert::exptime(exptime)?;
@@ -168,13 +218,13 @@ impl CoreMeta {
         self.send(py, MetaVerb::Arithmetic, &key, &options.to_flags(), MetaForm::Item)
     }
 
-    fn debug(&self, py: Python<'_>, key: &Object<'_>) -> Awaitable {
+    fn debug(&self, py: Python<'_>, key: &Object<'_>) -> Answer {
         self.session(py)?;
         let key = convert::meta_key(key)?;
         self.send(py, MetaVerb::Debug, &key, debug_flags(key.is_base64()), MetaForm::Debug)
     }
 
-    fn noop(&self, py: Python<'_>, node: usize) -> Awaitable {
+    fn noop(&self, py: Python<'_>, node: usize) -> Answer {
         self.session(py)?.command(py, Target::Node(node), Command::MetaNoOp, false)
     }
 
@@ -186,7 +236,7 @@ impl CoreMeta {
         key: &Object<'_>,
         flags: &Object<'_>,
         value: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let command = convert::text("command", command)?;
         let verb = MetaVerb::from_name(&command)
@@ -221,7 +271,7 @@ impl CoreMeta {
 }
 
 impl CoreMeta {
-    fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+    fn session(&self, py: Python<'_>) -> PyResult<Operations<'_>> {
         self.0.get().session(py)
     }
 
@@ -232,7 +282,7 @@ impl CoreMeta {
         key: &MetaKey<'_>,
         flags: &str,
         form: MetaForm,
-    ) -> Awaitable {
+    ) -> Answer {
         let command = Command::Meta { verb, key: key.as_key(), flags: words(flags)?, value: b"" };
         let request = Request::Command(command);
         self.session(py)?.meta(py, Submission::Borrowed(&request), form)
@@ -246,7 +296,7 @@ impl CoreMeta {
         flags: &str,
         value: &Bound<'_, PyBytes>,
         form: MetaForm,
-    ) -> Awaitable {
+    ) -> Answer {
         let (key, flags) = (key.as_key(), words(flags)?);
         let session = self.session(py)?;
         if let Some(value) = convert::shared(value) {

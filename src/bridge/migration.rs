@@ -65,7 +65,7 @@ impl CoreMigration {
 
     /// The phase and the counters by name; `None` without a migration.
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let session = self.0.get().session_on_thread()?;
+        let session = self.0.get().operations_on_thread()?;
         let status = session.query(py, |nodes| nodes.migration_status())?;
         status.map(|status| to_dict(py, &status)).transpose()
     }
@@ -77,7 +77,7 @@ impl CoreMigration {
         py: Python<'_>,
         query: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
     ) -> PyResult<T> {
-        let session = self.0.get().session(py)?;
+        let session = self.0.get().loop_session(py)?;
         let result = session.query(py, query)?;
         session.driver.schedule_pending(py)?;
         Ok(result)

@@ -4,6 +4,7 @@
 //! ([`future::OpFuture`]). A turn of the [`driver`] then sets their results or exceptions.
 mod am_send;
 mod batch;
+mod blocking;
 mod caller;
 mod checkout;
 mod client;
@@ -19,6 +20,7 @@ mod loop_driver;
 mod meta;
 mod migration;
 mod once;
+mod operations;
 mod pieces;
 mod registry;
 mod result;

@@ -210,8 +210,21 @@ pub fn session(id: u64) -> Option<Rc<Session>> {
 /// An error comes from the user's callback.
 pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<()> {
     let Some(session) = session(id) else { return Ok(()) };
+    let (what, why) = change_words(&change.change);
+    let node = change.node;
+    if let (Some(router), NodeEvent::Pool(change)) = (&session.router, &change.change)
+        && let Some(is_healthy) = change.health()
+    {
+        router.set_health(node, is_healthy);
+    }
+    let args = (&session.on_change, node, what, why);
+    session.driver.call(py, &args.into_pyobject(py)?)
+}
+
+/// What became of a node, and why.
+pub fn change_words(change: &NodeEvent) -> (&'static str, Option<String>) {
     let redacted = |cause: &Cause| Some(cause.redacted());
-    let (what, why) = match &change.change {
+    match change {
         NodeEvent::Pool(Change::Healthy) => ("healthy", None),
         NodeEvent::Pool(Change::Unhealthy(cause)) => ("unhealthy", redacted(cause)),
         NodeEvent::Pool(Change::LoginFailing(cause)) => ("login_failing", redacted(cause)),
@@ -224,15 +237,7 @@ pub fn notify_change(py: Python<'_>, id: u64, change: &NodeChange) -> PyResult<(
         }
         NodeEvent::Failover(FailoverChange::KeptOut) => ("kept_out", None),
         NodeEvent::Failover(FailoverChange::Flushed) => ("flushed", None),
-    };
-    let node = change.node;
-    if let (Some(router), NodeEvent::Pool(change)) = (&session.router, &change.change)
-        && let Some(is_healthy) = change.health()
-    {
-        router.set_health(node, is_healthy);
     }
-    let args = (&session.on_change, node, what, why);
-    session.driver.call(py, &args.into_pyobject(py)?)
 }
 
 /// Closes a session of this thread to which no references are left, once its `noreply` commands are

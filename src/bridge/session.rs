@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -16,21 +15,19 @@ use super::convert;
 use super::driver::{Driver, Engine};
 use super::errors;
 use super::future::OpFuture;
-use super::meta::MetaForm;
 use super::result::{CheckoutForm, Form, ItemsForm};
 use super::router::{PyNodeUpdate, PyRouter, node_updates};
 use super::thread_driver::ThreadEngine;
-use crate::client::{Action, Client, Expect, HotKey, Nodes, Operation, Target};
-use crate::cluster::failover::FailoverMetrics;
-use crate::cluster::{ClusterConfig, NodeMetrics};
+use crate::client::{Action, Client, Expect, Nodes, Operation, Target};
+use crate::cluster::ClusterConfig;
 use crate::host::SharedSource;
-use crate::pool::{Address, CheckoutId, Metrics, Submission};
-use crate::protocol::meta::Version;
-use crate::protocol::{Command, Key, Request, RetrievalVerb, Words};
+use crate::pool::{Address, CheckoutId, Submission};
+use crate::protocol::RetrievalVerb;
 
 /// An abandoned session waits for replies at most this long.
 const CLOSE_AFTER: Duration = Duration::from_secs(1);
 
+/// A future that the caller awaits.
 pub type Awaitable = PyResult<Py<OpFuture>>;
 
 pub struct Session {
@@ -101,29 +98,14 @@ impl Session {
         }
     }
 
-    pub fn fetch(
-        &self,
-        py: Python<'_>,
-        key: Key<'_>,
-        verb: RetrievalVerb,
-        flags: bool,
-    ) -> Awaitable {
-        let request = Request::Retrieval { verb, keys: &[key] };
-        let submission = Submission::Borrowed(&request);
-        self.submit(py, Target::Key, Expect::Item, submission, Form::Item { flags })
-    }
-
-    /// `keys` have been checked.
     pub fn fetch_many(
         &self,
         py: Python<'_>,
-        keys: Vec<Py<PyBytes>>,
+        form: Arc<ItemsForm>,
         verb: RetrievalVerb,
-        flags: bool,
-        is_partial: bool,
     ) -> Awaitable {
-        let nodes = self.nodes_for(py, &keys)?;
-        let form = Arc::new(ItemsForm { keys, flags, is_partial });
+        let nodes = self.nodes_for(py, &form.keys)?;
+        let is_partial = form.is_partial;
         let future = self.driver.create_future(py, Form::Items(form.clone()))?;
         let keys = convert::trusted(py, &form.keys);
         match self.core()? {
@@ -142,18 +124,13 @@ impl Session {
         Ok(future)
     }
 
-    /// Sends one request per key. `values` belong to `Action::Store`. All arguments have been
-    /// checked.
     pub fn batch(
         &self,
         py: Python<'_>,
         action: Action,
-        keys: Vec<Py<PyBytes>>,
-        values: Vec<convert::Value>,
+        source: Arc<PyBatch>,
         noreply: bool,
     ) -> Awaitable {
-        let nodes = self.nodes_for(py, &keys)?;
-        let source = Arc::new(PyBatch::new(py, keys, values, nodes));
         let future = self.driver.create_future(py, Form::Batch(source.clone()))?;
         match self.core()? {
             Core::Local(client) => {
@@ -168,83 +145,6 @@ impl Session {
         }
         self.driver.schedule_pending(py)?;
         Ok(future)
-    }
-
-    /// A [`Command::Counter`]: its number, or one below 0 where the node does not know the command.
-    pub fn counter(&self, py: Python<'_>, command: Command<'_>) -> Awaitable {
-        let request = Request::Command(command);
-        let submission = Submission::Borrowed(&request);
-        self.submit(py, Target::Key, Expect::Counter, submission, Form::Plain)
-    }
-
-    /// A meta command with a key.
-    pub fn meta(&self, py: Python<'_>, submission: Submission<'_>, form: MetaForm) -> Awaitable {
-        self.submit(py, Target::Key, Expect::Meta, submission, Form::Meta(form))
-    }
-
-    /// Completes when a node has answered a `get` of this key, even with the error of a server
-    /// behind a proxy.
-    pub fn probe(&self, py: Python<'_>, target: Target, key: Key<'_>) -> Awaitable {
-        let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
-        self.submit(py, target, Expect::Probe, Submission::Borrowed(&request), Form::Plain)
-    }
-
-    pub fn command(
-        &self,
-        py: Python<'_>,
-        target: Target,
-        command: Command<'_>,
-        noreply: bool,
-    ) -> Awaitable {
-        let request = Request::Command(command);
-        self.request(py, target, Submission::Borrowed(&request), noreply)
-    }
-
-    /// Any command.
-    pub fn request(
-        &self,
-        py: Python<'_>,
-        target: Target,
-        submission: Submission<'_>,
-        noreply: bool,
-    ) -> Awaitable {
-        let expect = if noreply { Expect::NoReply } else { Expect::Command };
-        self.submit(py, target, expect, submission, Form::Plain)
-    }
-
-    pub fn stats(&self, py: Python<'_>, node: usize, args: Words<'_>) -> Awaitable {
-        let request = Request::Command(Command::Stats { args });
-        let submission = Submission::Borrowed(&request);
-        self.submit(py, Target::Node(node), Expect::Stats, submission, Form::Plain)
-    }
-
-    /// A command on a connection that is checked out, answered with the text of the reply.
-    pub fn raw_command(
-        &self,
-        py: Python<'_>,
-        checkout: CheckoutId,
-        command: Command<'_>,
-        noreply: bool,
-    ) -> Awaitable {
-        let expect = if noreply { Expect::NoReply } else { Expect::RawReply };
-        let request = Request::Command(command);
-        let submission = Submission::Borrowed(&request);
-        self.submit(py, Target::Checkout(checkout), expect, submission, Form::Plain)
-    }
-
-    /// A retrieval on a connection that is checked out.
-    pub fn raw_fetch(
-        &self,
-        py: Python<'_>,
-        checkout: CheckoutId,
-        keys: Vec<Py<PyBytes>>,
-        verb: RetrievalVerb,
-    ) -> Awaitable {
-        let keys = Arc::new(keys);
-        let request = Request::Retrieval { verb, keys: &convert::trusted(py, &keys) };
-        let submission = Submission::Borrowed(&request);
-        let form = Form::RawItems(keys.clone());
-        self.submit(py, Target::Checkout(checkout), Expect::RawItems, submission, form)
     }
 
     /// Checks out a connection of the first node.
@@ -305,44 +205,6 @@ impl Session {
         self.query(py, |nodes| nodes.noreply_unanswered())
     }
 
-    /// How many requests with `noreply` failed.
-    pub fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
-        self.query(py, |nodes| nodes.noreply_errors())
-    }
-
-    /// The index of the node that a key belongs to.
-    pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
-        if let Some(router) = &self.router {
-            return router.node_for(py, key.as_bytes());
-        }
-        let key = Bytes::copy_from_slice(key.as_bytes());
-        let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
-        index.map_err(|error| errors::no_nodes(py, error))
-    }
-
-    /// The indexes of the healthy and of the unhealthy nodes.
-    pub fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-        self.query(py, |nodes| nodes.health())
-    }
-
-    pub fn metrics(&self, py: Python<'_>, node: usize) -> PyResult<Metrics> {
-        self.query(py, move |nodes| nodes.metrics(node))
-    }
-
-    /// See [`crate::cluster::Cluster::metrics`].
-    pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
-        self.query(py, |nodes| nodes.all_metrics())
-    }
-
-    /// See [`Client::hot_keys`].
-    pub fn hot_keys(&self, py: Python<'_>) -> PyResult<Vec<(HotKey, Option<usize>)>> {
-        self.query(py, |nodes| nodes.hot_keys())
-    }
-
-    pub fn failover_metrics(&self, py: Python<'_>) -> PyResult<Option<FailoverMetrics>> {
-        self.query(py, |nodes| nodes.failover_metrics())
-    }
-
     /// See [`crate::cluster::Cluster::add_node`].
     pub fn add_node(
         &self,
@@ -357,18 +219,6 @@ impl Session {
 
     pub fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
         self.query(py, move |nodes| nodes.is_connected(node))
-    }
-
-    /// See [`crate::pool::Pool::meta_version`].
-    pub fn meta_version(&self, py: Python<'_>, node: usize) -> PyResult<Option<Version>> {
-        self.query(py, move |nodes| nodes.meta_version(node))
-    }
-
-    /// See [`Nodes::key_epoch`].
-    pub fn key_epoch(&self, py: Python<'_>, key: Key<'_>) -> PyResult<(usize, u64)> {
-        let key = Bytes::copy_from_slice(key.as_bytes());
-        let epoch = self.query(py, move |nodes| nodes.key_epoch(Key::trusted(&key)))?;
-        epoch.map_err(|error| errors::no_nodes(py, error))
     }
 
     /// See [`crate::pool::Pool::set_ip`].
@@ -413,7 +263,7 @@ impl Session {
         }
     }
 
-    fn submit(
+    pub fn submit(
         &self,
         py: Python<'_>,
         target: Target,
@@ -452,7 +302,7 @@ impl Session {
     }
 
     /// The nodes of keys, if a router in Python chooses them.
-    fn nodes_for(&self, py: Python<'_>, keys: &[Py<PyBytes>]) -> PyResult<Option<Vec<usize>>> {
+    pub fn nodes_for(&self, py: Python<'_>, keys: &[Py<PyBytes>]) -> PyResult<Option<Vec<usize>>> {
         let Some(router) = &self.router else { return Ok(None) };
         let keys = keys.iter().map(|key| key.as_bytes(py));
         self.still_open(router.nodes_for(py, keys).map(Some))

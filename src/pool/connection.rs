@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
+use super::context::Waiting;
 use super::error::Cause;
 use super::io::Io;
 use super::read_buffer::ReadBuffer;
@@ -158,6 +159,13 @@ impl<S: ReplyHandler> Connection<S> {
     /// Whether a poll is worthwhile before the socket is reported as readable.
     pub fn may_be_answered(&self) -> bool {
         self.reads_without_readiness && (1..=FEW_REQUESTS).contains(&self.pipeline.in_flight())
+    }
+
+    /// Where the next reply arrives. `None` if bytes wait to be written, or the socket is unknown.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let is_written = self.write_buf.is_empty() && self.is_flushed && self.broken.is_none();
+        let fd = self.stream.descriptor().filter(|_| is_written)?;
+        Some(Waiting { fd, waker: self.waker.clone() })
     }
 
     /// Wakes the connection's task.

@@ -37,8 +37,20 @@ pub(super) trait Member {
     fn waiting(&self) -> usize;
     /// Wakes the tasks of these connections.
     fn wake_waiting(&self);
+    /// Lists the connections with unanswered requests. Returns false if a request waits for
+    /// anything but the reply on one of them.
+    fn list_waiting(&self, list: &mut Vec<Waiting>) -> bool;
+    /// Whether bytes wait to be written.
+    fn has_unwritten(&self) -> bool;
     /// Ends the requests whose deadline has passed and returns the next deadline.
     fn expire(self: Rc<Self>, now: Nanos) -> Nanos;
+}
+
+/// A connection whose task waits for a reply.
+pub struct Waiting {
+    /// The descriptor of its socket.
+    pub fd: i32,
+    pub waker: Waker,
 }
 
 /// With more members it is cheaper to poll Tokio's drivers.
@@ -170,6 +182,20 @@ impl Context {
             upgraded().for_each(|member| member.wake_waiting());
         }
         are_few
+    }
+
+    /// For a host that waits for replies itself: lists the connections on which they will arrive.
+    /// Returns false if Tokio's drivers are needed for anything else.
+    pub fn list_waiting(&self, list: &mut Vec<Waiting>) -> bool {
+        let members = self.members.borrow();
+        let mut upgraded = members.iter().filter_map(Weak::upgrade);
+        upgraded.all(|member| member.list_waiting(list)) && !list.is_empty()
+    }
+
+    /// Whether bytes wait to be written, on any connection.
+    pub fn has_unwritten(&self) -> bool {
+        let members = self.members.borrow();
+        members.iter().filter_map(Weak::upgrade).any(|member| member.has_unwritten())
     }
 
     pub(super) fn wake_later(&self, waker: &Waker) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connections::Entry;
-use super::context::Member;
+use super::context::{Member, Waiting};
 use super::error::{Cause, ErrorKind};
 use super::health::{Change, nanos};
 use super::io::Io;
@@ -377,6 +377,26 @@ impl<W: Waiter> Member for Shared<W> {
                 entry.connection.waker().wake_by_ref();
             }
         }
+    }
+
+    fn has_unwritten(&self) -> bool {
+        self.state.borrow().connections.iter().any(|entry| entry.connection.unwritten() > 0)
+    }
+
+    fn list_waiting(&self, list: &mut Vec<Waiting>) -> bool {
+        let state = self.state.borrow();
+        let is_elsewhere =
+            !state.queue.is_empty() || !state.checkouts.is_empty() || state.isolation.len() > 0;
+        !is_elsewhere
+            && state.connections.iter().all(|Entry { connection, .. }| {
+                if connection.in_flight() == 0 {
+                    return true;
+                }
+                let waiting = connection.waiting();
+                let is_known = waiting.is_some();
+                list.extend(waiting);
+                is_known
+            })
     }
 
     fn expire(self: Rc<Self>, now: Nanos) -> Nanos {

@@ -15,6 +15,12 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin {
         None
     }
 
+    /// The descriptor that becomes readable when a poll can read, even if Tokio's driver has
+    /// reported no event.
+    fn descriptor(&self) -> Option<i32> {
+        None
+    }
+
     /// Makes the next poll read even if no event has been reported since the last one.
     fn force_read(&mut self) {}
 

@@ -70,7 +70,7 @@ pub use crate::protocol::copy_into_block;
 pub use address::Address;
 pub use config::PoolConfig;
 pub use connection::Connection;
-pub use context::{Context, Host, LocalFuture, LocalSetHost};
+pub use context::{Context, Host, LocalFuture, LocalSetHost, Waiting};
 pub use error::Phase;
 pub use error::{Cause, Error, ErrorKind};
 pub use health::Change;

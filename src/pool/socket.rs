@@ -206,6 +206,10 @@ where
         true
     }
 
+    fn descriptor(&self) -> Option<i32> {
+        self.inner.as_ref().map(|inner| inner.get_ref().as_raw_fd())
+    }
+
     fn force_read(&mut self) {
         self.is_drained = false;
     }

@@ -56,6 +56,10 @@ impl Io for TlsRecords {
         Some(RECORD_LEN)
     }
 
+    fn descriptor(&self) -> Option<i32> {
+        self.inner.get_ref().0.descriptor()
+    }
+
     fn force_read(&mut self) {
         self.inner.get_mut().0.force_read();
     }

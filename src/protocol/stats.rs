@@ -208,6 +208,17 @@ impl CommandStats {
         }
     }
 
+    /// Adds the counters of the same command elsewhere.
+    pub fn merge(&mut self, other: &Self) {
+        for (result, more) in self.results.iter_mut().zip(other.results) {
+            *result += more;
+        }
+        for (bucket, more) in self.latency.buckets.iter_mut().zip(other.latency.buckets) {
+            *bucket += more;
+        }
+        self.latency.sum = self.latency.sum.saturating_add(other.latency.sum);
+    }
+
     fn answers(&self) -> u64 {
         self.results[..=CallResult::Ok as usize].iter().sum()
     }

@@ -32,7 +32,8 @@ LAYERS = [
     # The import paths of 1.3.3.
     {"base", "client", "client_errors", "cluster", "autobatching", "node", "protocol", "timeout"}
     | {"version"},
-    {"cache", "contrib"},
+    {"cache", "sync"},
+    {"contrib"},
     {"testing", "cli"},
 ]
 # These read `__init__` as a program would.

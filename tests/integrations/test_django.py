@@ -41,6 +41,11 @@ def call(request, cache):
         )
 
 
+def use(cache, other):
+    """Let a cache of the tests call the servers of another one."""
+    cache._store, cache._sync = other._store, other._sync
+
+
 def ttl_of(server, name):
     with server.connect() as sock:
         sock.sendall(b"mg " + name.encode() + b" t\r\n")
@@ -406,7 +411,7 @@ def test_clear_on_all_nodes():
 
 def test_errors_are_raised(call, cache):
     with memcached() as server:
-        cache._store = EmcacheCache(server.address, {"OPTIONS": {"timeout": 30}})._store
+        use(cache, EmcacheCache(server.address, {"OPTIONS": {"timeout": 30}}))
         call("set", "k", 1)
         server.kill()
         for name, *args in [("get", "k"), ("set", "k", 2), ("delete", "k"), ("get_many", ["k"])]:
@@ -420,9 +425,9 @@ def test_errors_are_raised(call, cache):
 def test_errors_are_ignored(call, cache, caplog, monkeypatch):
     _django_store.LOG.reset()
     with memcached() as server:
-        cache._store = EmcacheCache(
-            server.address, {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
-        )._store
+        use(
+            cache, EmcacheCache(server.address, {"OPTIONS": {"timeout": 30, "ignore_errors": True}})
+        )
         call("set", "k", 1)
         assert call("get", "k") == 1
         server.kill()
@@ -446,7 +451,7 @@ def test_errors_are_ignored(call, cache, caplog, monkeypatch):
 def test_errors_of_one_node_are_ignored(call, cache):
     with memcached() as one, memcached() as two:
         params = {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
-        cache._store = EmcacheCache([one.address, two.address], params)._store
+        use(cache, EmcacheCache([one.address, two.address], params))
         many = {f"k{n}": n for n in range(100)}
         assert call("set_many", many) == []
         held = int(one.stats()["curr_items"])
@@ -505,7 +510,7 @@ def test_whatever_a_server_or_proxy_refuses_is_ignored(call, cache, refusing, an
     refusing.answer = answer
     options = {"timeout": 0.1 if answer == b"silent" else 30, "ignore_errors": True}
     location = "127.0.0.1:{1}".format(*refusing.server_address)
-    cache._store = EmcacheCache(location, {"OPTIONS": options})._store
+    use(cache, EmcacheCache(location, {"OPTIONS": options}))
     assert call("get", "k", "default") == "default"
     assert call("has_key", "k") is False
     assert call("get_many", ["a", "b"]) == {}
@@ -524,7 +529,7 @@ def test_whatever_a_server_or_proxy_refuses_is_ignored(call, cache, refusing, an
 
 def test_a_value_that_is_too_large_is_ignored(call, cache, caplog, monkeypatch):
     _django_store.LOG.reset()
-    cache._store._ignore_errors = True
+    cache._store._ignore_errors = cache._sync._ignore_errors = True
     call("set", "k", "small")
     assert call("set", "k", "x" * 2**21) is None
     # As without ignore_errors, the server has dropped the old value too.
@@ -538,7 +543,7 @@ def test_a_value_that_is_too_large_is_ignored(call, cache, caplog, monkeypatch):
 
 def test_mistakes_are_not_ignored(call, cache):
     params = {"OPTIONS": {"timeout": 30, "ignore_errors": True}}
-    cache._store = EmcacheCache(f"127.0.0.1:{free_port()}", params)._store
+    use(cache, EmcacheCache(f"127.0.0.1:{free_port()}", params))
     with pytest.raises((pickle.PicklingError, AttributeError)):
         call("set", "k", lambda: None)
     with pytest.raises(TypeError):
@@ -550,7 +555,7 @@ def test_mistakes_are_not_ignored(call, cache):
 
 
 def test_a_value_that_is_no_number_is_not_ignored(call, cache):
-    cache._store._ignore_errors = True
+    cache._store._ignore_errors = cache._sync._ignore_errors = True
     call("set", "k", "text")
     with pytest.raises(emcache.ArithmeticCommandError):
         call("incr", "k")
@@ -578,13 +583,21 @@ def test_a_session_that_cannot_be_stored_fails_at_once(refusing, answer):
         from django.core.cache import cache
         from emcache.contrib import _django_store
 
+        from emcache.contrib import _django_sync_store
+
         real, adds = _django_store.Store.add, []
+        real_sync = _django_sync_store.SyncStore.add
 
         async def counted(*arguments, **options):
             adds.append(arguments[1])
             return await real(*arguments, **options)
 
+        def counted_sync(*arguments, **options):
+            adds.append(arguments[1])
+            return real_sync(*arguments, **options)
+
         _django_store.Store.add = counted
+        _django_sync_store.SyncStore.add = counted_sync
         for create in (lambda: SessionStore().create(), lambda: run(SessionStore().acreate())):
             try:
                 create()

@@ -45,15 +45,19 @@ from .._memcached.addresses import parse_nodes
 from .._memcached.codecs import decode, encode, encode_pickle
 from .._memcached.keys import MAX_LENGTH
 from .._memcached.times import ttl_to_exptime
+from ..sync import Client as SyncClient
+from ..sync import create_client as create_sync_client
 from ._django_store import Store, Stored, log_unreadable
-from .loops import BackgroundLoop, ClientPerLoop
+from ._django_sync_store import SyncStore
+from .loops import ClientPerLoop
 
 _SESSIONS = "django.contrib.sessions.cache"
 """The prefix of the keys of Django's cache sessions."""
 
-_wait = BackgroundLoop().run
 _clients: list[tuple[list[Address], dict[str, Any], ClientPerLoop]] = []
 """The clients of all backends; Django creates a backend for each thread and each request."""
+_sync_clients: list[tuple[list[Address], dict[str, Any], SyncClient]] = []
+"""The clients of their sync methods, which all threads share."""
 
 
 class EmcacheCache(BaseCache):  # type: ignore[misc]
@@ -61,8 +65,8 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
 
     The async methods (``aget``, ...) use a client of the running loop. There is one client for each
     loop and each distinct ``LOCATION`` and ``OPTIONS``; it is created at its first use and closed
-    at the end of the loop. The sync methods use one loop in a background thread, which starts at
-    its first use, and again in the child of a fork.
+    at the end of the loop. The sync methods of all threads share one :class:`emcache.sync.Client`,
+    which also works in the children of a fork.
 
     Values are stored as Django's ``PyMemcacheCache`` and ``PyLibMCCache`` store them: integers as
     digits, ``bytes`` unchanged, ``str`` in UTF-8, other types pickled. A value that cannot be read
@@ -111,6 +115,13 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         if not self._servers and not options.get("autodiscovery"):
             raise ImproperlyConfigured("EmcacheCache needs a LOCATION, such as '127.0.0.1:11211'")
         self._store = Store(_clients_of(self._servers, options), bool(ignore_errors))
+        self._sync = SyncStore(lambda: self._sync_client(options), bool(ignore_errors))
+
+    def _sync_client(self, options: dict[str, Any]) -> SyncClient:
+        client = _sync_client_of(self._servers, options)
+        # From now on without the search.
+        self._sync._client = lambda: client
+        return client
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> int:
         """Convert a timeout, in seconds or as a ``timedelta``, to memcached's exptime.
@@ -134,7 +145,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
     ) -> bool:
         name, exptime = self._name(key, version), self.get_backend_timeout(timeout)
         ignorable = not _is_session(key)
-        return _wait(self._store.add(name, _dump(value), exptime, ignorable=ignorable))
+        return self._sync.add(name, _dump(value), exptime, ignorable=ignorable)
 
     async def aadd(
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -144,7 +155,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return await self._store.add(name, await _adump(value), exptime, ignorable=ignorable)
 
     def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
-        return self._value(key, _wait(self._store.get(self._name(key, version))), default)
+        return self._value(key, self._sync.get(self._name(key, version)), default)
 
     async def aget(self, key: str, default: Any = None, version: int | None = None) -> Any:
         return self._value(key, await self._store.get(self._name(key, version)), default)
@@ -153,7 +164,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> None:
         name, exptime = self._name(key, version), self.get_backend_timeout(timeout)
-        _wait(self._store.set(name, _dump(value), exptime))
+        self._sync.set(name, _dump(value), exptime)
 
     async def aset(
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -163,7 +174,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         name, exptime = self._name(key, version), self.get_backend_timeout(timeout)
-        return _wait(self._store.touch(name, exptime))
+        return self._sync.touch(name, exptime)
 
     async def atouch(
         self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -172,14 +183,14 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return await self._store.touch(name, exptime)
 
     def delete(self, key: str, version: int | None = None) -> bool:
-        return _wait(self._store.delete(self._name(key, version)))
+        return self._sync.delete(self._name(key, version))
 
     async def adelete(self, key: str, version: int | None = None) -> bool:
         return await self._store.delete(self._name(key, version))
 
     def get_many(self, keys: Iterable[str], version: int | None = None) -> dict[str, Any]:
         names = self._names(keys, version)
-        return self._values(names, _wait(self._store.get_many(names)))
+        return self._values(names, self._sync.get_many(names))
 
     async def aget_many(self, keys: Iterable[str], version: int | None = None) -> dict[str, Any]:
         names = self._names(keys, version)
@@ -191,7 +202,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         """Store many values; return the keys that were not stored, for any reason."""
         names, exptime = self._names(data, version), self.get_backend_timeout(timeout)
         values = {name: _dump(data[key]) for name, key in names.items()}
-        return [names[name] for name in _wait(self._store.set_many(values, exptime))]
+        return [names[name] for name in self._sync.set_many(values, exptime)]
 
     async def aset_many(
         self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -202,7 +213,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         return [names[name] for name in await self._store.set_many(values, exptime)]
 
     def delete_many(self, keys: Iterable[str], version: int | None = None) -> None:
-        _wait(self._store.delete_many(self._names(keys, version)))
+        self._sync.delete_many(self._names(keys, version))
 
     async def adelete_many(self, keys: Iterable[str], version: int | None = None) -> None:
         await self._store.delete_many(self._names(keys, version))
@@ -214,7 +225,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
             ValueError: the key does not exist.
             ArithmeticCommandError: the value is not an integer; it is a ``ValueError`` as well.
         """
-        return _counted(key, _wait(self._store.change(self._name(key, version), delta)))
+        return _counted(key, self._sync.change(self._name(key, version), delta))
 
     async def aincr(self, key: str, delta: int = 1, version: int | None = None) -> int:
         """See :meth:`incr`."""
@@ -236,7 +247,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
 
     def clear(self) -> None:
         """Invalidate all items of the servers, including those of other programs."""
-        _wait(self._store.flush())
+        self._sync.flush()
 
     async def aclear(self) -> None:
         """See :meth:`clear`."""
@@ -305,3 +316,14 @@ def _clients_of(servers: list[Address], options: dict[str, Any]) -> ClientPerLoo
     clients = ClientPerLoop(lambda: create_client(servers, **options))
     _clients.append((servers, options, clients))
     return clients
+
+
+def _sync_client_of(servers: list[Address], options: dict[str, Any]) -> SyncClient:
+    # Without a lock, as above.
+    for known_servers, known_options, client in _sync_clients:
+        if known_servers == servers and known_options == options and not client.closed:
+            return client
+    # Django's sync methods may be called where a loop runs, and block it.
+    client = create_sync_client(servers, **options, allow_in_event_loop=True)
+    _sync_clients.append((servers, options, client))
+    return client

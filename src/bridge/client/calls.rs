@@ -2,7 +2,7 @@
 use pyo3::prelude::*;
 
 use super::super::convert;
-use super::super::session::Awaitable;
+use super::super::operations::Answer;
 use super::{CoreClient, Object};
 use crate::client::{Action, Target};
 use crate::pool::Submission;
@@ -15,7 +15,7 @@ impl CoreClient {
         verb: impl FnOnce() -> PyResult<RetrievalVerb>,
         key: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.open()?;
         let flags = convert::flag("return_flags", return_flags)?;
         let key = convert::key(key)?;
@@ -30,7 +30,7 @@ impl CoreClient {
         keys: &Object<'_>,
         return_flags: &Object<'_>,
         is_partial: bool,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         // `None` counts as no keys, as any false value does in 1.3.
         let objects = if keys.is_truthy()? { convert::objects(keys)? } else { Vec::new() };
@@ -50,7 +50,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let (keys, values) = convert::mapping(items)?;
         let keys = convert::keys(keys)?;
@@ -69,7 +69,7 @@ impl CoreClient {
         action: impl FnOnce() -> PyResult<Action>,
         keys: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let objects = convert::objects(keys)?;
         let (action, noreply) = (action()?, convert::flag("noreply", noreply)?);
@@ -88,7 +88,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.open()?;
         let key = convert::key(key)?;
         let value = convert::value(value)?;
@@ -113,7 +113,7 @@ impl CoreClient {
         key: &Object<'_>,
         value: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.open()?;
         let key = convert::key(key)?;
         let delta = convert::integer("value", value)?;
@@ -131,7 +131,7 @@ impl CoreClient {
         value: &Object<'_>,
         initial: &Object<'_>,
         exptime: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let key = convert::key(key)?;
         let delta = convert::integer("value", value)?;
@@ -147,7 +147,7 @@ impl CoreClient {
         node: usize,
         command: Command<'_>,
         noreply: bool,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?.command(py, Target::Node(node), command, noreply)
     }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use super::super::blocking::BlockingClient;
 use super::super::errors;
+use super::super::operations::Operations;
 use super::super::registry::{self, AbandonedHandle};
 use super::super::router::PyRouter;
 use super::super::session::Session;
-use super::CoreClient;
+use super::{CoreClient, Home, LoopHome};
 use crate::cluster::ClusterConfig;
 use crate::host::fork_count;
 use crate::pool::Address;
@@ -37,42 +39,35 @@ impl CoreClient {
         let turn = session.driver.turn_callback(py);
         let closed = AtomicBool::new(false);
         let is_closed = session.is_closed.clone();
-        Ok(Self { id, forks, closed, is_closed, event_loop: event_loop.unbind(), turn })
+        let event_loop = event_loop.unbind();
+        let home = LoopHome { id, forks, is_closed, event_loop, turn };
+        Ok(Self { closed, home: Home::Loop(home) })
     }
 
     pub(super) fn close_session(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed() || self.forks != fork_count() {
+        if self.closed() {
             return Ok(());
         }
-        let is_in_loop = match registry::session(self.id) {
-            Some(session) => session.driver.is_running(py)?,
-            None => false,
-        };
-        // When its loop is closed, a client may be closed from any thread.
-        if !is_in_loop && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
-            return Err(errors::wrong_loop());
-        }
-        if !self.is_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
-            registry::abandon(self.to_abandoned_handle());
+        match &self.home {
+            Home::Loop(home) if home.forks != fork_count() => return Ok(()),
+            Home::Loop(home) => home.close(py)?,
+            Home::Blocking(client) => client.close(py)?,
         }
         self.closed.store(true, Ordering::Release);
         Ok(())
     }
 
     pub(super) fn abandon_session(&self, py: Python<'_>) {
-        if self.forks != fork_count() || self.is_closed.load(Ordering::Acquire) {
-            return;
+        match &self.home {
+            Home::Loop(home) => home.abandon(py, &self.closed),
+            Home::Blocking(client) => {
+                self.closed.store(true, Ordering::Release);
+                // An error comes from a signal handler.
+                if let Err(error) = client.close(py) {
+                    error.write_unraisable(py, None);
+                }
+            }
         }
-        if !self.closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
-            registry::abandon(self.to_abandoned_handle());
-            // A closed loop refuses the call. Its thread closes the session the next time it
-            // creates a client or runs a turn.
-            let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
-        }
-    }
-
-    fn to_abandoned_handle(&self) -> AbandonedHandle {
-        AbandonedHandle { session: self.id, checkout: None, is_closed: self.is_closed.clone() }
     }
 
     /// Checked first, so that a closed client raises before any argument error.
@@ -85,19 +80,75 @@ impl CoreClient {
 
     /// Called after all arguments are converted, because a conversion may run user code that closes
     /// the client.
-    pub fn session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+    pub fn session(&self, py: Python<'_>) -> PyResult<Operations<'_>> {
         self.open()?;
-        session_here(py, self.id, self.forks)
+        match &self.home {
+            Home::Loop(home) => session_here(py, home.id, home.forks).map(Operations::Loop),
+            Home::Blocking(client) => Ok(Operations::Blocking(client)),
+        }
     }
 
     /// For queries that send no request, so the loop need not be running.
-    pub fn session_on_thread(&self) -> PyResult<Rc<Session>> {
+    pub fn operations_on_thread(&self) -> PyResult<Operations<'_>> {
         self.open()?;
-        registry::session(self.id).ok_or_else(|| self.unusable())
+        match &self.home {
+            Home::Loop(home) => home.session_on_thread().map(Operations::Loop),
+            Home::Blocking(client) => Ok(Operations::Blocking(client)),
+        }
     }
 
-    fn unusable(&self) -> PyErr {
-        if self.forked() { errors::forked() } else { errors::wrong_loop() }
+    /// The session of a client that a loop drives.
+    pub fn loop_session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
+        match self.session(py)? {
+            Operations::Loop(session) => Ok(session),
+            Operations::Blocking(_) => Err(errors::internal()),
+        }
+    }
+
+    pub fn blocking(&self) -> PyResult<&BlockingClient> {
+        match &self.home {
+            Home::Blocking(client) => Ok(client),
+            Home::Loop(_) => Err(errors::internal()),
+        }
+    }
+}
+
+impl LoopHome {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let is_in_loop = match registry::session(self.id) {
+            Some(session) => session.driver.is_running(py)?,
+            None => false,
+        };
+        // When its loop is closed, a client may be closed from any thread.
+        if !is_in_loop && !self.event_loop.call_method0(py, "is_closed")?.is_truthy(py)? {
+            return Err(errors::wrong_loop());
+        }
+        if !self.is_closed.load(Ordering::Acquire) && !registry::close_session(py, self.id) {
+            registry::abandon(self.to_abandoned_handle());
+        }
+        Ok(())
+    }
+
+    fn abandon(&self, py: Python<'_>, closed: &AtomicBool) {
+        if self.forks != fork_count() || self.is_closed.load(Ordering::Acquire) {
+            return;
+        }
+        if !closed.swap(true, Ordering::AcqRel) && !registry::abandon_session(py, self.id) {
+            registry::abandon(self.to_abandoned_handle());
+            // A closed loop refuses the call. Its thread closes the session the next time it
+            // creates a client or runs a turn.
+            let _ = self.event_loop.call_method1(py, "call_soon_threadsafe", (&self.turn,));
+        }
+    }
+
+    fn to_abandoned_handle(&self) -> AbandonedHandle {
+        AbandonedHandle { session: self.id, checkout: None, is_closed: self.is_closed.clone() }
+    }
+
+    fn session_on_thread(&self) -> PyResult<Rc<Session>> {
+        registry::session(self.id).ok_or_else(|| {
+            if self.forks == fork_count() { errors::wrong_loop() } else { errors::forked() }
+        })
     }
 }
 

@@ -10,28 +10,45 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 pub use self::lifecycle::{seconds, session_here};
+use super::blocking::{BlockingClient, Ended};
 use super::driver::running_loop;
 use super::failover;
+use super::operations::Answer;
 use super::registry;
+use super::result::{self, Form};
 use super::router::PyNodeUpdate;
 use super::routing::PyRouting;
 use super::security::PySecurity;
 use super::session::Awaitable;
 use super::{convert, errors, snapshot};
-use crate::client::{Action, Target};
+use crate::client::{Action, Expect, Outcome, Target};
 use crate::cluster::ClusterConfig;
-use crate::host::fork_count;
+use crate::host::{NodeAt, fork_count};
 use crate::pool::PoolConfig;
-use crate::protocol::{ArithmeticVerb, Command, RetrievalVerb, StorageVerb, Words};
+use crate::protocol::{
+    ArithmeticVerb, Command, OwnedRequest, Request, RetrievalVerb, StorageVerb, Words,
+};
 
 #[pyclass(frozen, module = "emcache._emcache")]
 pub struct CoreClient {
+    /// Whether the user closed the client.
+    closed: AtomicBool,
+    home: Home,
+}
+
+/// Where the core of a client is.
+enum Home {
+    Loop(LoopHome),
+    /// With the threads that call.
+    Blocking(Box<BlockingClient>),
+}
+
+/// On the thread of an event loop.
+struct LoopHome {
     id: u64,
     /// The fork count when the client was created. If it has changed, the client belongs to the
     /// parent process.
     forks: u64,
-    /// Whether the user closed the client.
-    closed: AtomicBool,
     /// Whether the session is closed, either with the client, with its loop or with its thread.
     is_closed: Arc<AtomicBool>,
     event_loop: Py<PyAny>,
@@ -43,11 +60,13 @@ type Object<'py> = Bound<'py, PyAny>;
 
 #[pymethods]
 impl CoreClient {
+    /// `blocking`: callers wait, and whether they may do so where an event loop runs. With `None`
+    /// the running loop drives the core.
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
         purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
-        max_merged_keys, security, routing, failover, on_change, hot_keys = 0))]
+        max_merged_keys, security, routing, failover, on_change, hot_keys = 0, blocking = None))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -63,11 +82,11 @@ impl CoreClient {
         failover: Option<failover::Arguments<'_>>,
         on_change: Py<PyAny>,
         hot_keys: usize,
+        blocking: Option<bool>,
     ) -> PyResult<Self> {
         // Before any call of Python, which may fork.
         let forks = fork_count();
-        let event_loop = running_loop(py)?.ok_or_else(errors::no_loop)?;
-        let addresses = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
+        let addresses: Vec<_> = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
         let timeout = seconds("timeout", timeout)?;
         let config = ClusterConfig {
             pool: PoolConfig {
@@ -88,14 +107,23 @@ impl CoreClient {
             hot_keys,
             failover: failover.map(failover::config).transpose()?,
         };
+        if let Some(allow_in_event_loop) = blocking {
+            let nodes = addresses.into_iter().map(|address| NodeAt { address, ip: None }).collect();
+            let client = BlockingClient::new(nodes, config, on_change, allow_in_event_loop);
+            return Ok(Self {
+                closed: AtomicBool::new(false),
+                home: Home::Blocking(Box::new(client)),
+            });
+        }
+        let event_loop = running_loop(py)?.ok_or_else(errors::no_loop)?;
         let build = routing.build.as_ref().map(|build| build.clone_ref(py));
         Self::open_session(py, forks, event_loop, addresses, config, build, on_change)
     }
 
-    /// Whether the client was created in a parent of this process.
+    /// Whether the client was created in a parent of this process, and cannot be used here.
     #[getter]
     fn forked(&self) -> bool {
-        self.forks != fork_count()
+        matches!(&self.home, Home::Loop(home) if home.forks != fork_count())
     }
 
     #[getter]
@@ -115,21 +143,22 @@ impl CoreClient {
     }
 
     /// Completes when all `noreply` commands are answered.
-    fn drain(&self, py: Python<'_>) -> Awaitable {
+    fn drain(&self, py: Python<'_>) -> Answer {
         self.session(py)?.drain(py)
     }
 
     /// The number of unanswered `noreply` commands. It is 0 for a client of another thread.
     #[getter]
     fn noreply_unanswered(&self, py: Python<'_>) -> usize {
-        registry::session(self.id).map_or(0, |known| known.noreply_unanswered(py).unwrap_or(0))
+        let known = self.operations_on_thread();
+        known.map_or(0, |known| known.noreply_unanswered(py).unwrap_or(0))
     }
 
-    fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+    fn get(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Answer {
         self.fetch(py, || Ok(RetrievalVerb::Get), key, return_flags)
     }
 
-    fn gets(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+    fn gets(&self, py: Python<'_>, key: &Object<'_>, return_flags: &Object<'_>) -> Answer {
         self.fetch(py, || Ok(RetrievalVerb::Gets), key, return_flags)
     }
 
@@ -139,7 +168,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         key: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(RetrievalVerb::Gat { exptime: convert::exptime(exptime)? });
         self.fetch(py, verb, key, return_flags)
     }
@@ -150,16 +179,16 @@ impl CoreClient {
         exptime: &Object<'_>,
         key: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(RetrievalVerb::Gats { exptime: convert::exptime(exptime)? });
         self.fetch(py, verb, key, return_flags)
     }
 
-    fn get_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+    fn get_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Answer {
         self.fetch_many(py, || Ok(RetrievalVerb::Get), keys, return_flags, false)
     }
 
-    fn gets_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Awaitable {
+    fn gets_many(&self, py: Python<'_>, keys: &Object<'_>, return_flags: &Object<'_>) -> Answer {
         self.fetch_many(py, || Ok(RetrievalVerb::Gets), keys, return_flags, false)
     }
 
@@ -172,7 +201,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         keys: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || {
             Ok(match verb {
                 "gats" => RetrievalVerb::Gats { exptime: convert::exptime(exptime)? },
@@ -190,7 +219,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         keys: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(RetrievalVerb::Gat { exptime: convert::exptime(exptime)? });
         self.fetch_many(py, verb, keys, return_flags, false)
     }
@@ -201,7 +230,7 @@ impl CoreClient {
         exptime: &Object<'_>,
         keys: &Object<'_>,
         return_flags: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(RetrievalVerb::Gats { exptime: convert::exptime(exptime)? });
         self.fetch_many(py, verb, keys, return_flags, false)
     }
@@ -214,7 +243,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Set), key, value, flags, exptime, noreply)
     }
 
@@ -226,7 +255,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Add), key, value, flags, exptime, noreply)
     }
 
@@ -238,7 +267,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Replace), key, value, flags, exptime, noreply)
     }
 
@@ -250,7 +279,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Append), key, value, flags, exptime, noreply)
     }
 
@@ -262,7 +291,7 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.store(py, || Ok(StorageVerb::Prepend), key, value, flags, exptime, noreply)
     }
 
@@ -276,12 +305,12 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = || Ok(StorageVerb::Cas { token: convert::integer("cas", cas)? });
         self.store(py, verb, key, value, flags, exptime, noreply)
     }
 
-    fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+    fn delete(&self, py: Python<'_>, key: &Object<'_>, noreply: &Object<'_>) -> Answer {
         self.open()?;
         let key = convert::key(key)?;
         let noreply = convert::flag("noreply", noreply)?;
@@ -294,7 +323,7 @@ impl CoreClient {
         key: &Object<'_>,
         value: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.count(py, ArithmeticVerb::Incr, key, value, noreply)
     }
 
@@ -304,7 +333,7 @@ impl CoreClient {
         key: &Object<'_>,
         value: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.count(py, ArithmeticVerb::Decr, key, value, noreply)
     }
 
@@ -314,7 +343,7 @@ impl CoreClient {
         key: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.open()?;
         let key = convert::key(key)?;
         let exptime = convert::exptime(exptime)?;
@@ -333,12 +362,12 @@ impl CoreClient {
         flags: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = if verb == "add" { StorageVerb::Add } else { StorageVerb::Set };
         self.write_many(py, verb, items, flags, exptime, noreply)
     }
 
-    fn delete_many(&self, py: Python<'_>, keys: &Object<'_>, noreply: &Object<'_>) -> Awaitable {
+    fn delete_many(&self, py: Python<'_>, keys: &Object<'_>, noreply: &Object<'_>) -> Answer {
         self.change_many(py, || Ok(Action::Delete), keys, noreply)
     }
 
@@ -348,7 +377,7 @@ impl CoreClient {
         keys: &Object<'_>,
         exptime: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let action = || Ok(Action::Touch { exptime: convert::exptime(exptime)? });
         self.change_many(py, action, keys, noreply)
     }
@@ -363,17 +392,55 @@ impl CoreClient {
         value: &Object<'_>,
         initial: &Object<'_>,
         exptime: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         let verb = if verb == "decr" { ArithmeticVerb::Decr } else { ArithmeticVerb::Incr };
         self.counter(py, verb, key, value, initial, exptime)
     }
 
     /// Completes when the node has answered a `get` of this key with any reply. With `isolated` the
     /// request uses a separate connection.
-    fn probe(&self, py: Python<'_>, node: usize, key: &Object<'_>, isolated: bool) -> Awaitable {
+    fn probe(&self, py: Python<'_>, node: usize, key: &Object<'_>, isolated: bool) -> Answer {
         let key = convert::key(key)?;
         let target = if isolated { Target::Isolated(node) } else { Target::Node(node) };
         self.session(py)?.probe(py, target, key)
+    }
+
+    /// Only of a client whose callers wait: as [`Self::probe`], for `(node, key, isolated)` of each
+    /// probe at once. Returns the seconds or the exception of each; `None` if `limit` passed first.
+    /// Without `wait_for_all` it ends when each node has answered.
+    fn probe_each(
+        &self,
+        py: Python<'_>,
+        probes: Vec<(usize, Object<'_>, bool)>,
+        limit: Option<f64>,
+        wait_for_all: bool,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        let limit = seconds("limit", limit)?;
+        let (mut requests, mut nodes) = (Vec::new(), Vec::new());
+        for (node, key, isolated) in &probes {
+            let keys = [convert::key(key)?];
+            let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &keys };
+            let target = if *isolated { Target::Isolated(*node) } else { Target::Node(*node) };
+            requests.push((target, Expect::Probe, OwnedRequest::copy_from(&request)));
+            nodes.push(*node);
+        }
+        self.open()?;
+        let answered = |ended: &Option<Ended>| matches!(ended, Some((_, Outcome::Done)));
+        let is_enough = |ended: &[Option<Ended>]| {
+            let of = |node| nodes.iter().zip(ended).filter(move |(other, _)| **other == node);
+            !wait_for_all && nodes.iter().all(|node| of(*node).any(|(_, ended)| answered(ended)))
+        };
+        let ended = self.blocking()?.submit_each(py, requests, limit, is_enough)?;
+        ended
+            .into_iter()
+            .map(|ended| match ended {
+                None => Ok(py.None()),
+                Some((took, outcome)) => match result::to_python(py, Form::Plain, outcome) {
+                    Ok(_) => took.as_secs_f64().into_py_any(py),
+                    Err(error) => errors::as_value(py, error),
+                },
+            })
+            .collect()
     }
 
     fn flush_all(
@@ -382,13 +449,13 @@ impl CoreClient {
         node: usize,
         delay: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let delay = convert::integer("delay", delay)?;
         self.admin(py, node, Command::FlushAll { delay }, convert::flag("noreply", noreply)?)
     }
 
-    fn version(&self, py: Python<'_>, node: usize) -> Awaitable {
+    fn version(&self, py: Python<'_>, node: usize) -> Answer {
         self.admin(py, node, Command::Version, false)
     }
 
@@ -398,7 +465,7 @@ impl CoreClient {
         node: usize,
         level: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let level = convert::integer("level", level)?;
         self.admin(py, node, Command::Verbosity { level }, convert::flag("noreply", noreply)?)
@@ -410,14 +477,14 @@ impl CoreClient {
         node: usize,
         value: &Object<'_>,
         noreply: &Object<'_>,
-    ) -> Awaitable {
+    ) -> Answer {
         self.session(py)?;
         let megabytes = convert::integer("value", value)?;
         let noreply = convert::flag("noreply", noreply)?;
         self.admin(py, node, Command::CacheMemlimit { megabytes }, noreply)
     }
 
-    fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Awaitable {
+    fn stats(&self, py: Python<'_>, node: usize, args: &str) -> Answer {
         self.open()?;
         let args = Words::parse(args).ok_or_else(errors::stats_args)?;
         self.session(py)?.stats(py, node, args)
@@ -427,31 +494,31 @@ impl CoreClient {
     fn node_for(&self, py: Python<'_>, key: &Object<'_>) -> PyResult<usize> {
         self.open()?;
         let key = convert::key(key)?;
-        self.session_on_thread()?.node_for(py, key)
+        self.operations_on_thread()?.node_for(py, key)
     }
 
     /// The indexes of the healthy and of the unhealthy nodes.
     fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
-        self.session_on_thread()?.health(py)
+        self.operations_on_thread()?.health(py)
     }
 
     /// The counters of one node, by the names of `ConnectionPoolMetrics`.
     fn metrics<'py>(&self, py: Python<'py>, node: usize) -> PyResult<Bound<'py, PyDict>> {
-        snapshot::metrics_to_dict(py, &self.session_on_thread()?.metrics(py, node)?)
+        snapshot::metrics_to_dict(py, &self.operations_on_thread()?.metrics(py, node)?)
     }
 
     /// The counters of all nodes that can own keys: see [`super::snapshot`].
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let session = self.session_on_thread()?;
-        let (min_connections, max_connections) = session.limits;
-        let nodes = snapshot::nodes_to_list(py, session.all_metrics(py)?)?;
-        let hot_keys = snapshot::hot_keys_to_list(py, session.hot_keys(py)?)?;
+        let operations = self.operations_on_thread()?;
+        let (min_connections, max_connections) = operations.limits();
+        let nodes = snapshot::nodes_to_list(py, operations.all_metrics(py)?)?;
+        let hot_keys = snapshot::hot_keys_to_list(py, operations.hot_keys(py)?)?;
         (min_connections, max_connections, nodes, hot_keys).into_bound_py_any(py)
     }
 
     /// The counters of the client's failover; `None` without failover.
     fn failover_counters(&self, py: Python<'_>) -> PyResult<Option<failover::Counters>> {
-        let metrics = self.session_on_thread()?.failover_metrics(py)?;
+        let metrics = self.operations_on_thread()?.failover_metrics(py)?;
         Ok(metrics.map(failover::counters))
     }
 
@@ -464,16 +531,16 @@ impl CoreClient {
     ) -> PyResult<usize> {
         self.open()?;
         let address = convert::address(address)?;
-        self.session(py)?.add_node(py, address, ip)
+        self.loop_session(py)?.add_node(py, address, ip)
     }
 
     fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
-        self.session(py)?.is_connected(py, node)
+        self.loop_session(py)?.is_connected(py, node)
     }
 
     /// Sets the current IP address of a node.
     fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
-        self.session(py)?.set_ip(py, node, ip)
+        self.loop_session(py)?.set_ip(py, node, ip)
     }
 
     /// The `joining` nodes get keys from now on, and the `leaving` nodes get no more. `order` lists
@@ -487,18 +554,28 @@ impl CoreClient {
         order: Vec<usize>,
         updates: Vec<PyNodeUpdate>,
     ) -> PyResult<()> {
-        self.session(py)?.change(py, joining, leaving, order, updates)
+        self.loop_session(py)?.change(py, joining, leaving, order, updates)
     }
 
     /// Returns a [`super::checkout::CoreCheckout`].
     fn check_out(&self, py: Python<'_>) -> Awaitable {
-        self.session(py)?.check_out(py, registry::next_id())
+        self.loop_session(py)?.check_out(py, registry::next_id())
     }
 
-    /// The driver in use: `loop` or `thread`.
+    /// Replaces the nodes of a client whose callers wait: `(address, ip)` of each.
+    fn set_nodes(&self, nodes: Vec<(Object<'_>, Option<String>)>) -> PyResult<()> {
+        let nodes = nodes
+            .into_iter()
+            .map(|(address, ip)| Ok(NodeAt { address: convert::address(&address)?, ip }));
+        let nodes = nodes.collect::<PyResult<_>>()?;
+        self.blocking()?.set_nodes(nodes);
+        Ok(())
+    }
+
+    /// The driver in use: `loop`, `thread` or `blocking`.
     #[getter]
     fn driver(&self, py: Python<'_>) -> PyResult<&'static str> {
-        Ok(self.session(py)?.driver.name())
+        Ok(self.session(py)?.driver_name())
     }
 
     /// The number of error replies to `noreply` commands.

@@ -1,0 +1,26 @@
+"""Snapshots of a synchronous client's counters."""
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from .._emcache import CoreClient
+
+if TYPE_CHECKING:
+    from .._emcache import _RawSnapshot
+else:
+    _RawSnapshot = tuple
+
+
+class SyncSnapshots:
+    """Takes snapshots, and keeps the last for the time after a close."""
+
+    def __init__(self, core: CoreClient) -> None:
+        self._core = core
+        self._last: tuple[float, _RawSnapshot] | None = None
+
+    def latest(self, _timeout: float = 0.0) -> tuple[float, _RawSnapshot] | None:
+        """Return current counters, or those at the time of the close."""
+        with contextlib.suppress(RuntimeError):
+            self._last = time.time(), self._core.snapshot()
+        return self._last

@@ -1,0 +1,287 @@
+//! The operations of one client, passed to whatever runs its core.
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::batch::PyBatch;
+use super::blocking::BlockingClient;
+use super::convert;
+use super::errors;
+use super::meta::MetaForm;
+use super::result::{Form, ItemsForm};
+use super::session::{Awaitable, Session};
+use crate::client::{Action, Expect, HotKey, Nodes, Target};
+use crate::cluster::NodeMetrics;
+use crate::cluster::failover::FailoverMetrics;
+use crate::pool::{CheckoutId, Metrics, Submission};
+use crate::protocol::meta::Version;
+use crate::protocol::{Command, Key, Request, RetrievalVerb, Words};
+
+/// A future that the caller awaits, or the result itself if the caller waits.
+pub type Answer = PyResult<Py<PyAny>>;
+
+pub enum Operations<'c> {
+    /// Of an event loop, on whose thread this code runs.
+    Loop(Rc<Session>),
+    /// Of a client whose callers wait.
+    Blocking(&'c BlockingClient),
+}
+
+impl Operations<'_> {
+    pub fn fetch(&self, py: Python<'_>, key: Key<'_>, verb: RetrievalVerb, flags: bool) -> Answer {
+        let request = Request::Retrieval { verb, keys: &[key] };
+        let submission = Submission::Borrowed(&request);
+        self.submit(py, Target::Key, Expect::Item, submission, Form::Item { flags })
+    }
+
+    /// `keys` have been checked.
+    pub fn fetch_many(
+        &self,
+        py: Python<'_>,
+        keys: Vec<Py<PyBytes>>,
+        verb: RetrievalVerb,
+        flags: bool,
+        is_partial: bool,
+    ) -> Answer {
+        let form = Arc::new(ItemsForm { keys, flags, is_partial });
+        match self {
+            Self::Loop(session) => any(session.fetch_many(py, form, verb)),
+            Self::Blocking(client) => client.fetch_many(py, form, verb),
+        }
+    }
+
+    /// Sends one request per key. `values` belong to `Action::Store`. All arguments have been
+    /// checked.
+    pub fn batch(
+        &self,
+        py: Python<'_>,
+        action: Action,
+        keys: Vec<Py<PyBytes>>,
+        values: Vec<convert::Value>,
+        noreply: bool,
+    ) -> Answer {
+        let nodes = match self {
+            Self::Loop(session) => session.nodes_for(py, &keys)?,
+            Self::Blocking(_) => None,
+        };
+        let source = Arc::new(PyBatch::new(py, keys, values, nodes));
+        match self {
+            Self::Loop(session) => any(session.batch(py, action, source, noreply)),
+            Self::Blocking(client) => client.batch(py, action, source, noreply),
+        }
+    }
+
+    /// A [`Command::Counter`]: its number, or one below 0 where the node does not know the command.
+    pub fn counter(&self, py: Python<'_>, command: Command<'_>) -> Answer {
+        let request = Request::Command(command);
+        let submission = Submission::Borrowed(&request);
+        self.submit(py, Target::Key, Expect::Counter, submission, Form::Plain)
+    }
+
+    /// A meta command with a key.
+    pub fn meta(&self, py: Python<'_>, submission: Submission<'_>, form: MetaForm) -> Answer {
+        self.submit(py, Target::Key, Expect::Meta, submission, Form::Meta(form))
+    }
+
+    /// Completes when a node has answered a `get` of this key, even with the error of a server
+    /// behind a proxy.
+    pub fn probe(&self, py: Python<'_>, target: Target, key: Key<'_>) -> Answer {
+        let request = Request::Retrieval { verb: RetrievalVerb::Get, keys: &[key] };
+        self.submit(py, target, Expect::Probe, Submission::Borrowed(&request), Form::Plain)
+    }
+
+    pub fn command(
+        &self,
+        py: Python<'_>,
+        target: Target,
+        command: Command<'_>,
+        noreply: bool,
+    ) -> Answer {
+        let request = Request::Command(command);
+        self.request(py, target, Submission::Borrowed(&request), noreply)
+    }
+
+    /// Any command.
+    pub fn request(
+        &self,
+        py: Python<'_>,
+        target: Target,
+        submission: Submission<'_>,
+        noreply: bool,
+    ) -> Answer {
+        let expect = if noreply { Expect::NoReply } else { Expect::Command };
+        self.submit(py, target, expect, submission, Form::Plain)
+    }
+
+    pub fn stats(&self, py: Python<'_>, node: usize, args: Words<'_>) -> Answer {
+        let request = Request::Command(Command::Stats { args });
+        let submission = Submission::Borrowed(&request);
+        self.submit(py, Target::Node(node), Expect::Stats, submission, Form::Plain)
+    }
+
+    /// A command on a connection that is checked out, answered with the text of the reply.
+    pub fn raw_command(
+        &self,
+        py: Python<'_>,
+        checkout: CheckoutId,
+        command: Command<'_>,
+        noreply: bool,
+    ) -> Answer {
+        let expect = if noreply { Expect::NoReply } else { Expect::RawReply };
+        let request = Request::Command(command);
+        let submission = Submission::Borrowed(&request);
+        self.submit(py, Target::Checkout(checkout), expect, submission, Form::Plain)
+    }
+
+    /// A retrieval on a connection that is checked out.
+    pub fn raw_fetch(
+        &self,
+        py: Python<'_>,
+        checkout: CheckoutId,
+        keys: Vec<Py<PyBytes>>,
+        verb: RetrievalVerb,
+    ) -> Answer {
+        let keys = Arc::new(keys);
+        let request = Request::Retrieval { verb, keys: &convert::trusted(py, &keys) };
+        let submission = Submission::Borrowed(&request);
+        let form = Form::RawItems(keys.clone());
+        self.submit(py, Target::Checkout(checkout), Expect::RawItems, submission, form)
+    }
+
+    /// Done when no request with `noreply` is unanswered.
+    pub fn drain(&self, py: Python<'_>) -> Answer {
+        match self {
+            Self::Loop(session) => any(session.drain(py)),
+            Self::Blocking(client) => client.drain(py).map(|()| py.None()),
+        }
+    }
+
+    /// How many requests with `noreply` are unanswered.
+    pub fn noreply_unanswered(&self, py: Python<'_>) -> PyResult<usize> {
+        match self {
+            Self::Loop(session) => session.noreply_unanswered(py),
+            Self::Blocking(client) => Ok(client.noreply_unanswered()),
+        }
+    }
+
+    /// How many requests with `noreply` failed.
+    pub fn noreply_errors(&self, py: Python<'_>) -> PyResult<u64> {
+        match self {
+            Self::Loop(session) => session.query(py, |nodes| nodes.noreply_errors()),
+            Self::Blocking(client) => Ok(client.noreply_errors()),
+        }
+    }
+
+    /// The index of the node that a key belongs to.
+    pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
+        if let Self::Loop(session) = self
+            && let Some(router) = &session.router
+        {
+            return router.node_for(py, key.as_bytes());
+        }
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
+        index.map_err(|error| errors::no_nodes(py, error))
+    }
+
+    /// The indexes of the healthy and of the unhealthy nodes.
+    pub fn health(&self, py: Python<'_>) -> PyResult<(Vec<usize>, Vec<usize>)> {
+        match self {
+            Self::Loop(session) => session.query(py, |nodes| nodes.health()),
+            Self::Blocking(client) => client.health(),
+        }
+    }
+
+    pub fn metrics(&self, py: Python<'_>, node: usize) -> PyResult<Metrics> {
+        match self {
+            Self::Loop(session) => session.query(py, move |nodes| nodes.metrics(node)),
+            Self::Blocking(client) => {
+                let mut all = client.all_metrics(py);
+                Ok(all.swap_remove(node).pool)
+            }
+        }
+    }
+
+    /// See [`crate::cluster::Cluster::metrics`].
+    pub fn all_metrics(&self, py: Python<'_>) -> PyResult<Vec<NodeMetrics>> {
+        match self {
+            Self::Loop(session) => session.query(py, |nodes| nodes.all_metrics()),
+            Self::Blocking(client) => Ok(client.all_metrics(py)),
+        }
+    }
+
+    /// The minimum and maximum number of connections per node.
+    pub fn limits(&self) -> (usize, usize) {
+        match self {
+            Self::Loop(session) => session.limits,
+            Self::Blocking(client) => client.limits(),
+        }
+    }
+
+    /// See [`crate::pool::Pool::meta_version`].
+    pub fn meta_version(&self, py: Python<'_>, node: usize) -> PyResult<Option<Version>> {
+        self.query(py, move |nodes| nodes.meta_version(node))
+    }
+
+    /// See [`Nodes::key_epoch`].
+    pub fn key_epoch(&self, py: Python<'_>, key: Key<'_>) -> PyResult<(usize, u64)> {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let epoch = self.query(py, move |nodes| nodes.key_epoch(Key::trusted(&key)))?;
+        epoch.map_err(|error| errors::no_nodes(py, error))
+    }
+
+    /// See [`crate::client::Client::hot_keys`]. A client whose callers wait counts none.
+    pub fn hot_keys(&self, py: Python<'_>) -> PyResult<Vec<(HotKey, Option<usize>)>> {
+        match self {
+            Self::Loop(session) => session.query(py, |nodes| nodes.hot_keys()),
+            Self::Blocking(_) => Ok(Vec::new()),
+        }
+    }
+
+    pub fn failover_metrics(&self, py: Python<'_>) -> PyResult<Option<FailoverMetrics>> {
+        match self {
+            Self::Loop(session) => session.query(py, |nodes| nodes.failover_metrics()),
+            Self::Blocking(_) => Ok(None),
+        }
+    }
+
+    /// The driver in use: `loop`, `thread` or `blocking`.
+    pub fn driver_name(&self) -> &'static str {
+        match self {
+            Self::Loop(session) => session.driver.name(),
+            Self::Blocking(_) => "blocking",
+        }
+    }
+
+    pub fn query<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        query: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
+    ) -> PyResult<T> {
+        match self {
+            Self::Loop(session) => session.query(py, query),
+            Self::Blocking(client) => client.query(query),
+        }
+    }
+
+    fn submit(
+        &self,
+        py: Python<'_>,
+        target: Target,
+        expect: Expect,
+        submission: Submission<'_>,
+        form: Form,
+    ) -> Answer {
+        match self {
+            Self::Loop(session) => any(session.submit(py, target, expect, submission, form)),
+            Self::Blocking(client) => client.submit(py, target, expect, submission, form),
+        }
+    }
+}
+
+fn any(awaitable: Awaitable) -> Answer {
+    awaitable.map(Py::into_any)
+}
