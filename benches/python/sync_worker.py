@@ -37,6 +37,7 @@ def libmc(ports):
     servers = [f"127.0.0.1:{port}" for port in ports]
     pool = libmc.ClientPool(servers)
     pool.config(libmc.MC_MAX_CLIENTS, 64)
+    pool.config(libmc.MC_POLL_TIMEOUT, 5000)
 
 
     def pooled(name, *args):
