@@ -37,7 +37,17 @@ def libmc(ports):
     servers = [f"127.0.0.1:{port}" for port in ports]
     pool = libmc.ClientPool(servers)
     pool.config(libmc.MC_MAX_CLIENTS, 64)
-    return _mapping_calls(libmc.Client(servers)), _mapping_calls(pool)
+    pool.config(libmc.MC_POLL_TIMEOUT, 5000)
+
+
+    def pooled(name, *args):
+        with pool.client() as client:
+            return getattr(client, name)(*args)
+
+    return _mapping_calls(libmc.Client(servers)), {
+        "get": lambda: pooled("get", KEYS[0]),
+        "set": lambda: pooled("set", KEYS[0], VALUE),
+    }
 
 
 def pylibmc(ports):

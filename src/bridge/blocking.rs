@@ -25,7 +25,7 @@ use crate::pool::{Submission, copy_into_block};
 use crate::protocol::{ItemRef, Nanos, OwnedRequest, RetrievalVerb};
 
 /// The longest wait without a check for signals, and for the end of the client.
-const SLICE: Duration = Duration::from_millis(40);
+const SLICE: Duration = Duration::from_millis(30);
 
 /// The limit for the replies to `noreply` requests of a client without a timeout.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);

@@ -30,7 +30,9 @@ use crate::protocol::{ItemRef, Nanos, ValueBuf};
 /// A core that was not used for this long may have lost connections, or missed timers.
 const IDLE_AFTER: Duration = Duration::from_millis(5);
 /// The longest wait outside of Tokio: it delays what only Tokio reports.
-const MAX_POLL: Duration = Duration::from_millis(5);
+const MAX_POLL: Duration = Duration::from_millis(10);
+/// At most this long a read may block: see `pool/socket.rs`.
+const BLOCKED_READ: Duration = Duration::from_millis(5);
 
 /// How the caller stores items, and what it sends.
 pub trait Receiver: 'static {
@@ -316,7 +318,7 @@ impl<R: Receiver> Core<R> {
 
     /// Waits only for the sockets of unanswered requests. `None`: that is not enough.
     fn wait_for_replies(&mut self, count: usize, limit: Duration) -> Option<bool> {
-        let mut now = self.used_at;
+        let (mut now, mut has_blocked) = (self.used_at, false);
         let end = now + MAX_POLL.min(limit);
         loop {
             let mut waiting = std::mem::take(&mut self.waiting);
@@ -327,6 +329,21 @@ impl<R: Receiver> Core<R> {
             }
             let until = self.context.next_wakeup().map_or(end, |due| due.min(end));
             let rest = until.saturating_duration_since(now);
+            if let [only] = &waiting[..]
+                && rest >= BLOCKED_READ
+                && !std::mem::replace(&mut has_blocked, true)
+            {
+                // Two system calls for a request: the write, and this read.
+                self.context.block_next_read();
+                only.waker.wake_by_ref();
+                self.waiting = waiting;
+                self.run_ready();
+                if self.has(count) {
+                    return Some(true);
+                }
+                now = Instant::now();
+                continue;
+            }
             let polled = if rest.is_zero() { Polled::Nothing } else { poll(&waiting, rest) };
             self.waiting = waiting;
             match polled {

@@ -161,6 +161,11 @@ impl<S: ReplyHandler> Connection<S> {
         self.reads_without_readiness && (1..=FEW_REQUESTS).contains(&self.pipeline.in_flight())
     }
 
+    /// Lets the next poll wait for the next reply, for a few milliseconds.
+    pub fn block_next_read(&mut self) {
+        self.stream.block_next_read();
+    }
+
     /// Where the next reply arrives. `None` if bytes wait to be written, or the socket is unknown.
     pub fn waiting(&self) -> Option<Waiting> {
         let is_written = self.write_buf.is_empty() && self.is_flushed && self.broken.is_none();

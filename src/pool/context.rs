@@ -40,6 +40,8 @@ pub(super) trait Member {
     /// Lists the connections with unanswered requests. Returns false if a request waits for
     /// anything but the reply on one of them.
     fn list_waiting(&self, list: &mut Vec<Waiting>) -> bool;
+    /// Lets the next poll of the connections that wait for replies wait for bytes.
+    fn block_next_read(&self);
     /// Whether bytes wait to be written.
     fn has_unwritten(&self) -> bool;
     /// Ends the requests whose deadline has passed and returns the next deadline.
@@ -190,6 +192,12 @@ impl Context {
         let members = self.members.borrow();
         let mut upgraded = members.iter().filter_map(Weak::upgrade);
         upgraded.all(|member| member.list_waiting(list)) && !list.is_empty()
+    }
+
+    /// For a host that waits for the reply on the only connection of [`Self::list_waiting`]: the
+    /// next poll of its task waits for it, for a few milliseconds.
+    pub fn block_next_read(&self) {
+        self.members.borrow().iter().filter_map(Weak::upgrade).for_each(|m| m.block_next_read());
     }
 
     /// Whether bytes wait to be written, on any connection.

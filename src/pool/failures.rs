@@ -379,6 +379,14 @@ impl<W: Waiter> Member for Shared<W> {
         }
     }
 
+    fn block_next_read(&self) {
+        for entry in self.state.borrow_mut().connections.iter_mut() {
+            if entry.connection.in_flight() > 0 {
+                entry.connection.block_next_read();
+            }
+        }
+    }
+
     fn has_unwritten(&self) -> bool {
         self.state.borrow().connections.iter().any(|entry| entry.connection.unwritten() > 0)
     }

@@ -21,6 +21,9 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin {
         None
     }
 
+    /// Lets the next poll wait for bytes, for a few milliseconds, if the stream can.
+    fn block_next_read(&mut self) {}
+
     /// Makes the next poll read even if no event has been reported since the last one.
     fn force_read(&mut self) {}
 

@@ -5,7 +5,7 @@
 //! that call. Only readability is watched permanently, so a reply that was read this way leaves no
 //! event behind: epoll drops events that are no longer ready. Writability is watched only while a
 //! write is blocked.
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
@@ -29,7 +29,28 @@ pub struct Socket<T: AsRawFd> {
     is_drained: bool,
     /// Writes may start outside of the runtime.
     runtime: Handle,
+    mode: Mode,
 }
+
+/// Whether the next read may wait for bytes. Other reads and all writes pass a flag by which they
+/// never wait, so the mode of the descriptor does not matter to them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// The descriptor does not wait.
+    Nonblocking,
+    /// The descriptor waits, for at most [`MAX_BLOCKED`].
+    Blocking,
+    /// And so does the next read.
+    ReadBlocks,
+}
+
+/// The longest time that a read waits. Other sockets and timers wait with it.
+const MAX_BLOCKED: Duration = Duration::from_millis(5);
+/// A broken pipe is an error, and not a signal.
+#[cfg(target_os = "linux")]
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+#[cfg(not(target_os = "linux"))]
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
 
 pub fn tcp(stream: TcpStream) -> io::Result<Box<dyn Io>> {
     Ok(Box::new(Socket::new(stream.into_std()?)?))
@@ -50,9 +71,10 @@ fn watch<T: AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
 
 /// Receives into uninitialized memory, so that the buffer is not cleared first.
 #[allow(unsafe_code)]
-fn receive(socket: &impl AsFd, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+fn receive(socket: &impl AsFd, buf: &mut ReadBuf<'_>, flags: i32) -> io::Result<usize> {
     // SAFETY: `recv` only writes to the memory.
-    let received = SockRef::from(socket).recv(unsafe { buf.unfilled_mut() })?;
+    let memory = unsafe { buf.unfilled_mut() };
+    let received = SockRef::from(socket).recv_with_flags(memory, flags)?;
     // SAFETY: the system has initialized `received` bytes from the start of the unfilled part.
     unsafe { buf.assume_init(received) };
     buf.advance(received);
@@ -66,7 +88,8 @@ fn not_connected() -> io::Error {
 impl<T: AsRawFd> Socket<T> {
     fn new(socket: T) -> io::Result<Self> {
         let inner = Some(watch(socket, Interest::READABLE)?);
-        Ok(Self { inner, wants_room: false, is_drained: false, runtime: Handle::current() })
+        let (runtime, mode) = (Handle::current(), Mode::Nonblocking);
+        Ok(Self { inner, wants_room: false, is_drained: false, runtime, mode })
     }
 
     /// Watches the socket again, with or without writability. Current readiness is reported again.
@@ -139,7 +162,11 @@ impl<T: AsRawFd + AsFd + Unpin> AsyncRead for Socket<T> {
                 return Poll::Pending;
             }
             let len = buf.remaining();
-            match receive(inner.get_ref(), buf) {
+            let flags = if this.mode == Mode::ReadBlocks { 0 } else { libc::MSG_DONTWAIT };
+            if flags == 0 {
+                this.mode = Mode::Blocking;
+            }
+            match receive(inner.get_ref(), buf, flags) {
                 Ok(n) => {
                     this.is_drained = 0 < n && n < len;
                     if this.is_drained
@@ -163,16 +190,15 @@ impl<T: AsRawFd + AsFd + Unpin> AsyncRead for Socket<T> {
     }
 }
 
-impl<T: AsRawFd + AsFd + Unpin> AsyncWrite for Socket<T>
-where
-    for<'a> &'a T: Write,
-{
+impl<T: AsRawFd + AsFd + Unpin> AsyncWrite for Socket<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_with(cx, bytes.len(), |mut socket| socket.write(bytes))
+        self.poll_with(cx, bytes.len(), |socket| {
+            SockRef::from(socket).send_with_flags(bytes, SEND_FLAGS)
+        })
     }
 
     fn poll_write_vectored(
@@ -181,7 +207,9 @@ where
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let len = pieces.iter().map(|piece| piece.len()).sum();
-        self.poll_with(cx, len, |mut socket| socket.write_vectored(pieces))
+        self.poll_with(cx, len, |socket| {
+            SockRef::from(socket).send_vectored_with_flags(pieces, SEND_FLAGS)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -198,16 +226,27 @@ where
     }
 }
 
-impl<T: AsRawFd + AsFd + Unpin> Io for Socket<T>
-where
-    for<'a> &'a T: Write,
-{
+impl<T: AsRawFd + AsFd + Unpin> Io for Socket<T> {
     fn reads_without_readiness(&self) -> bool {
         true
     }
 
     fn descriptor(&self) -> Option<i32> {
         self.inner.as_ref().map(|inner| inner.get_ref().as_raw_fd())
+    }
+
+    fn block_next_read(&mut self) {
+        let Some(inner) = &self.inner else { return };
+        if self.mode == Mode::Nonblocking {
+            let socket = SockRef::from(inner.get_ref());
+            if socket.set_read_timeout(Some(MAX_BLOCKED)).is_err() {
+                return;
+            }
+            if socket.set_nonblocking(false).is_err() {
+                return;
+            }
+        }
+        (self.mode, self.is_drained) = (Mode::ReadBlocks, false);
     }
 
     fn force_read(&mut self) {

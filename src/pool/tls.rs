@@ -60,6 +60,10 @@ impl Io for TlsRecords {
         self.inner.get_ref().0.descriptor()
     }
 
+    fn block_next_read(&mut self) {
+        self.inner.get_mut().0.block_next_read();
+    }
+
     fn force_read(&mut self) {
         self.inner.get_mut().0.force_read();
     }

@@ -77,6 +77,14 @@ fn client_knows_neither_hosts_nor_python() {
     assert_free_of("client", &["pyo3", "crate::host", "crate::bridge", "Python", "tokio"]);
 }
 
+/// A core that callers drive moves between threads: see the safety argument in `host/blocking.rs`.
+#[test]
+fn cores_keep_no_state_of_a_thread() {
+    for folder in ["protocol", "pool", "cluster", "client"] {
+        assert_free_of(folder, &["thread_local", "thread::current", "ThreadId"]);
+    }
+}
+
 #[test]
 fn hosts_know_no_python() {
     assert_free_of("host", &["pyo3", "crate::bridge", "Python"]);

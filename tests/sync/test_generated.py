@@ -15,12 +15,30 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.driver_independent
 
 
+ASYNCHRONOUS = {"migrate", "migrating_from", "hot_keys", "failover"}
+"""The methods and options that need one core for all calls, which only an event loop has."""
+
+
 def public(kind):
     return {
         name: member
         for name, member in inspect.getmembers(kind, callable)
-        if not name.startswith("_")
+        if not name.startswith("_") and name not in ASYNCHRONOUS
     }
+
+
+def test_what_only_the_asynchronous_client_has():
+    options = inspect.signature(emcache.create_client).parameters
+    assert {*dir(emcache.Client), *options} >= ASYNCHRONOUS
+    options = inspect.signature(emcache.sync.create_client).parameters
+    assert not {*dir(emcache.sync.Client), *options} & ASYNCHRONOUS
+    with pytest.raises(ValueError, match="Router needs an event loop"):
+        emcache.sync.create_client("a", routing=SomeRouter())
+
+
+class SomeRouter:
+    def build(self, nodes):
+        return lambda key: 0
 
 
 def test_the_generated_files_are_up_to_date():
@@ -43,7 +61,9 @@ def test_both_clients_have_the_same_methods_and_parameters():
 
 def test_both_have_the_same_options():
     ours = dict(inspect.signature(emcache.sync.create_client).parameters)
-    theirs = inspect.signature(emcache.create_client).parameters
+    theirs = dict(inspect.signature(emcache.create_client).parameters)
+    for name in ASYNCHRONOUS - {"migrate"}:
+        del theirs[name]
     assert ours.pop("allow_in_event_loop").default is False
     assert [(p.name, p.kind, p.default) for p in ours.values()] == [
         (p.name, p.kind, p.default) for p in theirs.values()

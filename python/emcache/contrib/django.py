@@ -16,6 +16,7 @@
 
 import inspect
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -50,6 +51,9 @@ from ..sync import create_client as create_sync_client
 from ._django_store import Store, Stored, log_unreadable
 from ._django_sync_store import SyncStore
 from .loops import ClientPerLoop
+
+_is_plain = re.compile(r"[!-~]{1,250}").fullmatch
+"""A key that is certainly valid."""
 
 _SESSIONS = "django.contrib.sessions.cache"
 """The prefix of the keys of Django's cache sessions."""
@@ -132,6 +136,9 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
 
     def validate_key(self, key: str) -> None:
         """Refuse keys that memcached does not accept."""
+        if _is_plain(key):
+            # Django looks at each character in Python.
+            return
         for warning in memcache_key_warnings(key):
             raise InvalidCacheKey(warning)
         if (length := len(key.encode())) > MAX_LENGTH:

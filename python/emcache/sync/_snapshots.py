@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._emcache import CoreClient
 
@@ -18,6 +18,9 @@ class SyncSnapshots:
     def __init__(self, core: CoreClient) -> None:
         self._core = core
         self._last: tuple[float, _RawSnapshot] | None = None
+        # Only the asynchronous client has these.
+        self.failover: tuple[int, ...] | None = None
+        self.migration_status: dict[str, Any] | None = None
 
     def latest(self, _timeout: float = 0.0) -> tuple[float, _RawSnapshot] | None:
         """Return current counters, or those at the time of the close."""

@@ -5,15 +5,12 @@ import contextlib
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .._memcached.addresses import to_endpoint
 from ..discovery._sources import Discovery
 from ..discovery._topology import Topology
 from ..discovery._watcher import Watcher as AsyncWatcher
-
-if TYPE_CHECKING:
-    from ._client_base import ClientBase
 
 _CHECK = 0.2
 """Seconds between two checks whether the client is still used."""
@@ -21,12 +18,22 @@ _CHECK = 0.2
 _all: "weakref.WeakSet[Watcher]" = weakref.WeakSet()
 
 
+class Watched(Protocol):
+    """A client whose nodes are replaced."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+
+    def _apply(self, topology: Topology) -> None: ...
+
+
 class Watcher:
     """Polls in a daemon thread, until the client is closed or collected."""
 
     def __init__(
         self,
-        client: "ClientBase",
+        client: Watched,
         source: Discovery,
         current: Topology,
         interval: float,
