@@ -1,13 +1,12 @@
 //! The requests that a migration itself makes. All but the TTL is known to every server.
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::oneshot;
 
 use super::super::caller::Caller;
 use super::super::client::Client;
 use super::super::handler::Handler;
 use super::super::outcome::FailureKind;
 use super::ItemKey;
-use super::step::{Answer, End, OwnedItem, OwnedReply, Step};
+use super::step::{Asked, End, OwnedItem, OwnedReply, Step};
 use crate::pool::ErrorKind;
 use crate::protocol::meta::{
     MetaAttributes, MetaDelete, MetaGet, MetaMode, MetaSet, MetaStatus, MetaVerb,
@@ -63,23 +62,6 @@ pub enum Written {
     Failed(End),
 }
 
-/// A request on its way.
-pub struct Asked(oneshot::Receiver<Answer>);
-
-impl Asked {
-    /// # Cancel safety
-    /// The request is executed all the same.
-    pub async fn answer(self) -> Answer {
-        let none = || End::Failed(FailureKind::Internal);
-        self.0.await.unwrap_or_else(|_| Answer { items: Vec::new(), ends: vec![(None, none())] })
-    }
-
-    /// As [`Self::answer`], of a request for one key.
-    pub async fn end(self) -> (Option<OwnedItem>, End) {
-        self.answer().await.into_end()
-    }
-}
-
 pub fn is_stub(item: &OwnedItem) -> bool {
     item.value.starts_with(MAGIC)
 }
@@ -127,9 +109,9 @@ fn store(key: &ItemKey, cas: Option<u64>, item: &OwnedItem, exptime: i32) -> Own
 
 impl<C: Caller> Client<C> {
     pub(super) fn ask(&self, node: usize, request: OwnedRequest, deadline: Nanos) -> Asked {
-        let (step, receiver) = Step::new();
-        self.pool(node).submit_owned(request, Handler::Step(step), deadline);
-        Asked(receiver)
+        let (step, asked) = Step::new();
+        self.pool(node).submit_owned(request, Handler::Step(Box::new(step)), deadline);
+        asked
     }
 
     /// The second place gets half of the time that is left, so that the first one has some too.

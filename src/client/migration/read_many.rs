@@ -167,7 +167,7 @@ impl<C: Caller> Client<C> {
             }
         }
         for (node, asked, indexes) in asked {
-            let answer = asked.answer().await;
+            let answer = asked.await;
             if answer.ends.iter().any(|(_, end)| !is_end(end)) {
                 migration.pause(node, self.context().now());
             }
@@ -190,7 +190,7 @@ impl<C: Caller> Client<C> {
         keeps_failures: bool,
         deadline: Nanos,
     ) {
-        let answer = self.ask(node, line.request(indexes), deadline).answer().await;
+        let answer = self.ask(node, line.request(indexes), deadline).await;
         for (index, item) in answer.items {
             line.found[indexes[index]] = Some(item);
         }

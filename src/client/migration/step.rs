@@ -1,12 +1,12 @@
 //! A request of a migration: its reply as owned data, for the task that asked for it.
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::super::outcome::FailureKind;
-use crate::pool::Error;
 use crate::protocol::meta::MetaStatus;
 use crate::protocol::{ErrorLine, ErrorLineKind, ItemRef, Reply};
 
@@ -106,29 +106,37 @@ impl Answer {
     }
 }
 
-/// The recipient of the reply to one request, or to a part of it.
+/// The recipient of the reply to one request, or to a part of it. If it is dropped, the request has
+/// failed.
 pub struct Step {
     shared: Rc<Shared>,
     /// The index of the only key of a part.
     index: Option<usize>,
     items: Vec<(usize, OwnedItem)>,
+    has_ended: bool,
 }
 
+/// A request on its way.
+pub struct Asked(Rc<Shared>);
+
 struct Shared {
-    sender: Cell<Option<oneshot::Sender<Answer>>>,
     missing: Cell<usize>,
     answer: RefCell<Answer>,
+    waker: Cell<Option<Waker>>,
 }
 
 impl Step {
-    pub fn new() -> (Box<Self>, oneshot::Receiver<Answer>) {
-        let (sender, receiver) = oneshot::channel();
-        let shared = Shared {
-            sender: Cell::new(Some(sender)),
+    pub fn new() -> (Self, Asked) {
+        let shared = Rc::new(Shared {
             missing: Cell::new(1),
             answer: RefCell::new(Answer { items: Vec::new(), ends: Vec::new() }),
-        };
-        (Box::new(Self { shared: Rc::new(shared), index: None, items: Vec::new() }), receiver)
+            waker: Cell::new(None),
+        });
+        (Self::part(&shared, None), Asked(shared))
+    }
+
+    fn part(shared: &Rc<Shared>, index: Option<usize>) -> Self {
+        Self { shared: shared.clone(), index, items: Vec::new(), has_ended: false }
     }
 
     pub fn item(&mut self, index: usize, item: &ItemRef<'_>) {
@@ -141,50 +149,73 @@ impl Step {
         self.items.clear();
     }
 
-    pub fn reply(self, reply: &Reply<'_>, from: &str) {
+    pub fn reply(mut self, reply: &Reply<'_>, from: &str) {
         self.end(End::Replied { reply: reply.into(), from: from.into() });
     }
 
-    pub fn fail(self, error: &Error) {
-        self.end(End::Failed(FailureKind::Pool(error.clone())));
-    }
-
-    pub fn fail_with(self, kind: FailureKind) {
+    pub fn fail_with(mut self, kind: FailureKind) {
         self.end(End::Failed(kind));
     }
 
     /// A step for each of the keys that have no answer yet.
-    pub fn split(self, missing: &[usize]) -> Vec<Self> {
-        let Self { shared, index, items } = self;
-        shared.answer.borrow_mut().items.extend(items);
-        shared.missing.set(shared.missing.get() - 1 + missing.len());
-        let part = |at: &usize| {
-            let index = Some(index.unwrap_or(*at));
-            Self { shared: shared.clone(), index, items: Vec::new() }
-        };
-        let parts = missing.iter().map(part).collect();
-        shared.complete_if_ended();
+    pub fn split(mut self, missing: &[usize]) -> Vec<Self> {
+        let shared = self.shared.clone();
+        shared.answer.borrow_mut().items.append(&mut self.items);
+        self.has_ended = true;
+        shared.missing.set(shared.missing.get() + missing.len());
+        let index = |at: &usize| Some(self.index.unwrap_or(*at));
+        let parts = missing.iter().map(|at| Self::part(&shared, index(at))).collect();
+        shared.part_ended();
         parts
     }
 
-    fn end(self, end: End) {
-        let Self { shared, index, items } = self;
-        let mut answer = shared.answer.borrow_mut();
-        answer.items.extend(items);
-        answer.ends.push((index, end));
+    fn end(&mut self, end: End) {
+        self.has_ended = true;
+        let mut answer = self.shared.answer.borrow_mut();
+        answer.items.append(&mut self.items);
+        answer.ends.push((self.index, end));
         drop(answer);
-        shared.missing.set(shared.missing.get() - 1);
-        shared.complete_if_ended();
+        self.shared.part_ended();
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.end(End::Failed(FailureKind::Internal));
+        }
     }
 }
 
 impl Shared {
-    fn complete_if_ended(&self) {
+    fn part_ended(&self) {
+        self.missing.set(self.missing.get() - 1);
         if self.missing.get() == 0
-            && let Some(sender) = self.sender.take()
+            && let Some(waker) = self.waker.take()
         {
-            let empty = Answer { items: Vec::new(), ends: Vec::new() };
-            let _ = sender.send(self.answer.replace(empty));
+            waker.wake();
         }
+    }
+}
+
+/// # Cancel safety
+/// The request is executed all the same.
+impl Future for Asked {
+    type Output = Answer;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        if self.0.missing.get() > 0 {
+            self.0.waker.set(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        let empty = Answer { items: Vec::new(), ends: Vec::new() };
+        Poll::Ready(self.0.answer.replace(empty))
+    }
+}
+
+impl Asked {
+    /// The end of a request for one key.
+    pub async fn end(self) -> (Option<OwnedItem>, End) {
+        self.await.into_end()
     }
 }
