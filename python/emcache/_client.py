@@ -118,8 +118,10 @@ class Client(MetaCommands, CoreOwner, metaclass=HintedABC):
         # Imported here, because importing the package does not need it.
         from ._events import EventDispatcher
 
-        # In the order of the core's indexes. Nodes that join later follow.
-        self._addresses = addresses = [*addresses, *gutter]
+        # In the order of the core's indexes. Nodes that join later follow, also for a router, which
+        # has the same list.
+        addresses.extend(gutter)
+        self._addresses = addresses
         self._close_timeout = close_timeout
         self._routing: NodeRouting
         self._watcher: Watcher | None = None

@@ -22,6 +22,8 @@ PACKAGE = ROOT / "python" / "emcache"
 DATED = {
     # Certificates are valid by the calendar.
     PACKAGE / "testing" / "_tls.py",
+    # The clock of a server.
+    PACKAGE / "testing" / "_fake" / "_store.py",
     # A time of expiry is the server's Unix time.
     ROOT / "src" / "client" / "clock.rs",
     PACKAGE / "_memcached" / "times.py",

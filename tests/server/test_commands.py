@@ -299,7 +299,7 @@ EXPTIMES = {
     "never": (0, True),
     "soon": (100, True),
     "30 days": (2592000, True),
-    "a date": (NOW + 1000, True),
+    "a date": (NOW + 100_000, True),
     "the last date": (2**31 - 1, True),
     "minus one": (-1, False),
     "the lowest": (-(2**31), False),

@@ -241,7 +241,6 @@ class TestConstruction:
         "address",
         [
             None,
-            "127.0.0.1:11211",
             ("127.0.0.1", 11211),
             MemcachedHostAddress("", 11211),
             MemcachedHostAddress("a b", 11211),

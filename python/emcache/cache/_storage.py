@@ -206,6 +206,8 @@ class Storage(Generic[T]):
             self.local.keep(name, reading, read.value, read.envelope, read.data, read.flags)
         elif item is None or is_stub(item.value, item.flags):
             self.local.keep_absence(name, reading)
+        else:
+            self.local.drop(name)
 
     async def _read_pieces(
         self,
