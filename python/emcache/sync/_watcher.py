@@ -5,15 +5,22 @@ import contextlib
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .._memcached.addresses import to_endpoint
 from ..discovery._sources import Discovery
 from ..discovery._topology import Topology
 from ..discovery._watcher import Watcher as AsyncWatcher
 
-if TYPE_CHECKING:
-    from ._client_base import ClientBase
+
+class _Client(Protocol):
+    """The parts of a client that are used here."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    def _apply(self, topology: Topology) -> None: ...
+
 
 _CHECK = 0.2
 """Seconds between two checks whether the client is still used."""
@@ -26,7 +33,7 @@ class Watcher:
 
     def __init__(
         self,
-        client: "ClientBase",
+        client: _Client,
         source: Discovery,
         current: Topology,
         interval: float,
