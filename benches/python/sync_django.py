@@ -1,6 +1,6 @@
 """One Django cache backend in a process of its own: prints medians of `get`, `set` and `get_many`.
 
-    python sync_django.py BACKEND PORT ROUNDS
+python sync_django.py BACKEND PORT ROUNDS
 """
 
 import statistics
@@ -13,9 +13,7 @@ from django.core.cache import cache
 
 def main():
     backend, port, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    settings.configure(
-        CACHES={"default": {"BACKEND": backend, "LOCATION": [f"127.0.0.1:{port}"]}}
-    )
+    settings.configure(CACHES={"default": {"BACKEND": backend, "LOCATION": [f"127.0.0.1:{port}"]}})
     value, many = "v" * 100, {f"many:{n}": "v" * 100 for n in range(100)}
     cache.set("key", value)
     cache.set_many(many)

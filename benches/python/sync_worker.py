@@ -39,7 +39,6 @@ def libmc(ports):
     pool.config(libmc.MC_MAX_CLIENTS, 64)
     pool.config(libmc.MC_POLL_TIMEOUT, 5000)
 
-
     def pooled(name, *args):
         with pool.client() as client:
             return getattr(client, name)(*args)

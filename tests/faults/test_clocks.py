@@ -33,6 +33,7 @@ DATED = {
     PACKAGE / "cache" / "_rate_limits.py",
     # A snapshot says when it was made.
     PACKAGE / "_snapshots.py",
+    PACKAGE / "sync" / "_snapshots.py",
     PACKAGE / "metrics.py",
     PACKAGE / "contrib" / "prometheus.py",
     # What people read.

@@ -102,8 +102,16 @@ def create_client(*args, **kwargs):
     return _Creation(functools.partial(emcache.sync.create_client, *args, **kwargs))
 
 
-#: Parts of the names of tests that are about tasks, loops and coroutines themselves.
-ASYNCHRONOUS = ("test_mutated_after_the_call_was_made",)
+#: Tests that change arguments while a coroutine has them, or wait for a change of a node without a
+#: call that would notice it.
+ASYNCHRONOUS = (
+    "test_mutated_after_the_call_was_made",
+    "test_no_node_is_left",
+    "test_where_all_nodes_are_down",
+    "test_what_is_as_good_as_it",
+    "test_up_and_down",
+    "test_another_thread_sees_changes",
+)
 
 
 def is_asynchronous(name):

@@ -14,6 +14,7 @@
 # Django documents these methods and their arguments.
 # ruff: noqa: ASYNC109, D102
 
+import atexit
 import inspect
 import pickle
 import re
@@ -333,4 +334,5 @@ def _sync_client_of(servers: list[Address], options: dict[str, Any]) -> SyncClie
     # Django's sync methods may be called where a loop runs, and block it.
     client = create_sync_client(servers, **options, allow_in_event_loop=True)
     _sync_clients.append((servers, options, client))
+    atexit.register(client.close)
     return client
