@@ -34,7 +34,6 @@ from ._errors import (
     StorageCommandError,
     UnsupportedError,
 )
-from ._failover import Gutter, NextNode
 from ._item import Item
 from ._lazy import PUBLIC as _PUBLIC
 from ._lazy import SUBMODULES as _SUBMODULES
@@ -53,6 +52,7 @@ from .default_values import (
 )
 
 if typing.TYPE_CHECKING:
+    from ._failover import Gutter, NextNode
     from ._meta import MetaDebug, MetaDeleted, MetaItem, MetaNumber, MetaReply, MetaStored
     from ._migration import Cluster, Migration, MigrationMetrics
     from ._results import ManyResult, PartialResult

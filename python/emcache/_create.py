@@ -9,7 +9,6 @@ from ._checks import check_bools, check_range, check_seconds, check_timeouts
 from ._client import Client
 from ._cluster import ClusterEvents
 from ._emcache import CoreClient, Security
-from ._failover import NextNode, check_failover, check_gutter, for_core
 from ._hints import with_option_hints
 from ._memcached.addresses import parse_nodes, to_endpoint
 from ._options import (
@@ -39,11 +38,12 @@ from .default_values import (
 )
 
 if TYPE_CHECKING:
+    from . import _failover as failovers
     from . import _migration as migration
     from . import _router as router
     from . import discovery
 else:
-    from ._lazy import discovery, migration, router
+    from ._lazy import discovery, failovers, migration, router
 
 _TIMEOUTS = ("timeout", "connection_timeout", "purge_unused_connections_after")
 
@@ -140,7 +140,7 @@ def create_client(
     names: NodeNames | None = None,
     migrating_from: "migration.Cluster | None" = None,
     hot_keys: int = 0,
-    failover: Literal["next"] | NextNode | None = None,
+    failover: "Literal['next'] | failovers.NextNode | None" = None,
 ) -> _CreateClient:
     """Create a client in the running event loop.
 
@@ -296,10 +296,15 @@ async def _create_client(
     check_limits(options["min_connections"], options["max_connections"])
     check_range("autobatching_max_keys", options["max_merged_keys"], 1, 2**32 - 1)
     check_range("hot_keys", options["hot_keys"], 0, 100)
-    fallback = check_failover(failover, options["purge_unhealthy_nodes"])
-    check_gutter(fallback, addresses)
-    if fallback is not None and (migrating_from is not None or not routing.is_named):
-        raise ValueError("failover needs a routing rule with a name, and no migrating_from")
+    fallback, options["failover"] = None, None
+    if failover is not None:
+        from ._failover import check_failover, check_gutter, for_core
+
+        fallback = check_failover(failover, options["purge_unhealthy_nodes"])
+        check_gutter(fallback, addresses)
+        if migrating_from is not None or not routing.is_named:
+            raise ValueError("failover needs a routing rule with a name, and no migrating_from")
+        options["failover"] = for_core(fallback)
     routing.check(None if autodiscovery is True or is_source else addresses)
     options["security"] = Security(
         tls([*addresses, *(fallback.nodes if fallback else ())]), login()
@@ -325,8 +330,8 @@ async def _create_client(
             source, topology = DiscoveryWithIps(source), await with_ips(topology)
         addresses = [node.address for node in topology.nodes]
         endpoints = [to_endpoint(address) for address in addresses]
-        check_gutter(fallback, addresses)
-    options["failover"] = for_core(fallback)
+        if fallback is not None:
+            check_gutter(fallback, addresses)
     options["routing"] = await routing.for_nodes(addresses, topology)
     former = None if migrating_from is None else await migrating_from._arguments()
     client = client_class._open(

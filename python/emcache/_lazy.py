@@ -15,6 +15,7 @@ PUBLIC = {
     "DnsDiscovery": "discovery",
     "HotKey": "metrics",
     "FailoverMetrics": "metrics",
+    "Gutter": "_failover",
     "LatencyHistogram": "metrics",
     "ManyResult": "_results",
     "MetaDebug": "_meta",
@@ -25,6 +26,7 @@ PUBLIC = {
     "MetaStored": "_meta",
     "Migration": "_migration",
     "MigrationMetrics": "_migration",
+    "NextNode": "_failover",
     "NodeMetrics": "metrics",
     "PartialResult": "_results",
     "Router": "_router",
@@ -69,6 +71,7 @@ class LazyModule:
 
 
 discovery = LazyModule("discovery")
+failovers = LazyModule("_failover")
 meta = LazyModule("_meta")
 metrics = LazyModule("metrics")
 migration = LazyModule("_migration")

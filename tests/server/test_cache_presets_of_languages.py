@@ -256,6 +256,6 @@ def test_a_large_value_of_fastlz_is_decompressed_in_a_thread(monkeypatch):
         length = b"\xe0" + b"\xff" * ((rest - 9) // 255)
         packed = b"\x20a" + length + bytes([(rest - 9) % 255, 0])
         data = struct.pack("<I", size) + packed
-        value, _ = asyncio.run(reader.unpack(b"key", data, 0x50))
+        value, *_ = asyncio.run(reader.unpack(b"key", data, 0x50))
         assert value == "a" * size
         assert len(threads) == in_threads

@@ -242,7 +242,7 @@ def test_a_fault_that_there_is_not():
     [
         (None, "upstream must be a MemcachedServer or an address of emcache, not NoneType"),
         (5, "not int"),
-        ("host:1", "not str"),
+        (b"host:1", "not bytes"),
         (MemcachedServer, "not ABCMeta"),
         (emcache.MemcachedHostAddress("host", 0), "port must be between"),
         (emcache.MemcachedHostAddress("host:1", 1), "pass the port as the second argument"),
