@@ -236,7 +236,15 @@ impl Operations<'_> {
     /// See [`crate::client::Client::hot_keys`]. A client whose callers wait counts none.
     pub fn hot_keys(&self, py: Python<'_>) -> PyResult<Vec<(HotKey, Option<usize>)>> {
         match self {
-            Self::Loop(session) => session.query(py, |nodes| nodes.hot_keys()),
+            Self::Loop(session) => {
+                let mut hot_keys = session.query(py, |nodes| nodes.hot_keys())?;
+                if let Some(router) = &session.router {
+                    for (hot, node) in &mut hot_keys {
+                        *node = router.node_for(py, &hot.key).ok();
+                    }
+                }
+                Ok(hot_keys)
+            }
             Self::Blocking(_) => Ok(Vec::new()),
         }
     }

@@ -74,3 +74,15 @@ async def test_a_skewed_load(server):
 async def test_arguments_out_of_range(server, given):
     with pytest.raises((TypeError, ValueError), match="hot_keys"):
         await emcache.create_client([server.address], hot_keys=given)
+
+
+class LastNode:
+    def build(self, nodes):
+        return lambda key: len(nodes) - 1
+
+
+async def test_the_node_is_that_of_a_router(cluster, key):
+    async with client_of(*cluster, hot_keys=5, routing=LastNode()) as client:
+        keys = [key + b"%d" % number for number in range(5)]
+        await client.get_many(keys)
+        assert {hot.node for hot in client.metrics().hot_keys} == {cluster[-1].address}
