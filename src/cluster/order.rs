@@ -38,6 +38,7 @@ impl RoutingOrder {
     }
 
     /// The order of these nodes by another rule.
+    #[must_use]
     pub fn successor(&self, nodes: Vec<usize>, unhealthy: Vec<usize>, routing: Routing) -> Self {
         Self {
             healthy: nodes.iter().copied().filter(|node| !unhealthy.contains(node)).collect(),
@@ -50,6 +51,7 @@ impl RoutingOrder {
     }
 
     /// The same rule among other nodes, all healthy. Their order is the one that the rule needs.
+    #[must_use]
     pub fn among(&self, nodes: Vec<usize>) -> Self {
         Self {
             healthy: nodes.clone(),
