@@ -27,6 +27,10 @@ use crate::protocol::{ItemRef, Nanos, OwnedRequest, RetrievalVerb};
 /// The longest wait without a check for signals, and for the end of the client.
 const SLICE: Duration = Duration::from_millis(30);
 
+/// The longest wait for the counters of calls that are under way.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
+const METRICS_POLL: Duration = Duration::from_millis(2);
+
 /// The limit for the replies to `noreply` requests of a client without a timeout.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -162,7 +166,13 @@ impl BlockingClient {
     }
 
     pub fn all_metrics(&self, py: Python<'_>) -> Vec<NodeMetrics> {
-        py.detach(|| self.cores.metrics())
+        self.cores.request_counters();
+        let until = Instant::now() + METRICS_TIMEOUT;
+        // The pool is never locked while this thread is detached, so that a fork finds it free.
+        while !self.cores.has_counters() && Instant::now() < until {
+            py.detach(|| thread::sleep(METRICS_POLL));
+        }
+        self.cores.metrics()
     }
 
     pub fn query<T>(&self, query: impl FnOnce(&dyn Nodes) -> T) -> PyResult<T> {

@@ -10,9 +10,8 @@ use std::io;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
 
 use super::blocking::{Core, NodeAt, Receiver};
 use super::forks::fork_count;
@@ -20,14 +19,10 @@ use super::totals::Totals;
 use crate::client::Nodes;
 use crate::cluster::{ClusterConfig, NodeMetrics};
 
-/// How long [`CorePool::metrics`] waits for calls that are under way.
-const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
-
 pub struct CorePool<R: Receiver> {
     config: ClusterConfig,
     is_closed: AtomicBool,
     state: Mutex<State<R>>,
-    counted: Condvar,
 }
 
 struct State<R: Receiver> {
@@ -125,7 +120,7 @@ impl<R: Receiver> CorePool<R> {
             noreply_errors: 0,
         };
         let is_closed = AtomicBool::new(false);
-        Self { config, is_closed, state: Mutex::new(state), counted: Condvar::new() }
+        Self { config, is_closed, state: Mutex::new(state) }
     }
 
     pub fn config(&self) -> &ClusterConfig {
@@ -180,7 +175,6 @@ impl<R: Receiver> CorePool<R> {
         if let Some(at) = state.uncounted.iter().position(|id| *id == member.id) {
             state.uncounted.swap_remove(at);
             state.counters.insert(member.id, member.core.nodes().all_metrics());
-            self.counted.notify_all();
         }
         if self.is_closed() || member.generation != state.generation || thread::panicking() {
             outdated = Some(member);
@@ -259,18 +253,24 @@ impl<R: Receiver> CorePool<R> {
         state.noreply_errors + open
     }
 
-    /// The counters of all cores together, by the index of the node. It waits for the ends of calls
-    /// that are under way, but not for long.
-    pub fn metrics(&self) -> Vec<NodeMetrics> {
+    /// Asks for the counters of the calls that are under way.
+    pub fn request_counters(&self) {
         let mut state = self.state();
         let current: Vec<_> =
             state.members().map(|m| (m.id, m.core.nodes().all_metrics())).collect();
         state.counters.extend(current);
         let State { uncounted, busy, .. } = &mut *state;
         uncounted.clone_from(busy);
-        let is_waiting = |state: &mut State<R>| !state.uncounted.is_empty();
-        let state = self.counted.wait_timeout_while(state, METRICS_TIMEOUT, is_waiting);
-        let (state, _) = state.unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// Whether the calls for whose counters was asked have ended.
+    pub fn has_counters(&self) -> bool {
+        self.state().uncounted.is_empty()
+    }
+
+    /// The counters of all cores together, by the index of the node, as far as they are known.
+    pub fn metrics(&self) -> Vec<NodeMetrics> {
+        let state = self.state();
         let mut totals = state.closed.clone();
         let addresses: Vec<_> = state.nodes.iter().map(|node| node.address.clone()).collect();
         for counters in state.counters.values() {

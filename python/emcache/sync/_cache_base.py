@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
@@ -62,9 +63,14 @@ class CacheBase(Generic[T]):
         self._client = client
         self._arguments = arguments
         self._here = _Here()
+        self._start()
+        _all.add(self)
+        self._top()
+
+    def _start(self) -> None:
+        """Forget the computations of other threads; the child of a fork has none of them."""
         self._lock = threading.Lock()
         self._flights: dict[bytes, _Flight] = {}
-        self._top()
 
     def __repr__(self) -> str:
         return repr(self._top()).replace("emcache.Cache", "emcache.sync.Cache", 1)
@@ -218,6 +224,17 @@ class CacheBase(Generic[T]):
                     del self._flights[name]
             mine.done.set()
 
+
+_all: "weakref.WeakSet[CacheBase[Any]]" = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    for cache in list(_all):
+        cache._start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)
 
 _FACADES: "weakref.WeakKeyDictionary[Client, _Facades]" = weakref.WeakKeyDictionary()
 

@@ -94,7 +94,8 @@ impl<C: Caller> Client<C> {
         deadline: crate::protocol::Nanos,
     ) -> bool {
         let second = places.second();
-        if places.phase == Phase::Finish || !guard.migration.may_read(second, self.context().now())
+        if places.phase == Phase::Finish
+            || !guard.migration.may_read(second, key, self.context().now())
         {
             return false;
         }

@@ -44,7 +44,7 @@ impl<C: Caller> Client<C> {
         deadline: Nanos,
     ) -> Option<OwnedItem> {
         let (node, migration) = (places.second(), &guard.migration);
-        if places.phase == Phase::Finish || !migration.may_read(node, self.context().now()) {
+        if places.phase == Phase::Finish || !migration.may_read(node, key, self.context().now()) {
             return None;
         }
         let request = get(RetrievalVerb::Get, key);

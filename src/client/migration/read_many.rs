@@ -145,7 +145,7 @@ impl<C: Caller> Client<C> {
             line.found[*at].is_none()
                 && line.failures[*at].is_none()
                 && places.phase != Phase::Finish
-                && migration.may_read(places.second(), now)
+                && migration.may_read(places.second(), &line.keys[*at], now)
         };
         let mut wanted: Vec<_> = (0..line.keys.len()).filter(is_wanted).collect();
         wanted.sort_by_key(|at| line.places[*at].second());

@@ -92,7 +92,7 @@ impl<C: Caller> Client<C> {
     ) -> Removed {
         let migration = &guard.migration;
         let deadline = self.second_deadline(deadline);
-        let removed = if migration.may_write(node) {
+        let removed = if migration.is_current(node, key) {
             match self.look(node, key, deadline).await {
                 Look::Item(item) => self.remove_item(node, key, &item, deadline).await,
                 Look::Miss => Removed::NotFound,
@@ -104,7 +104,7 @@ impl<C: Caller> Client<C> {
             return Removed::NotFound;
         };
         if matches!(removed, Removed::Failed(_)) {
-            migration.give_up(node);
+            migration.give_up(node, key);
             migration.count(|counters| counters.unreached += 1);
             return Removed::NotFound;
         }

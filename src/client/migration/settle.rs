@@ -94,7 +94,7 @@ impl<C: Caller> Client<C> {
             Found::Settled(Settled::Missing) => {}
             found => return found,
         }
-        if !guard.migration.may_read(second, self.context().now()) {
+        if !guard.migration.may_read(second, key, self.context().now()) {
             return Found::Settled(Settled::Missing);
         }
         match self.look(second, key, self.second_deadline(deadline)).await {
@@ -111,7 +111,7 @@ impl<C: Caller> Client<C> {
             Look::Miss => {}
             Look::Failed(_) => {
                 // A command that would change the item cannot know what there is.
-                guard.migration.give_up(second);
+                guard.migration.give_up(second, key);
                 guard.migration.count(|counters| counters.unreached += 1);
                 return Found::Settled(Settled::Missing);
             }
@@ -145,7 +145,8 @@ impl<C: Caller> Client<C> {
     }
 
     /// Deletes the item at the second place, before or after a write at the first. Returns whether
-    /// there was one. If the node cannot be reached, this client does not read it any more.
+    /// there was one. If the node cannot be reached, this client does not read the key there
+    /// any more.
     pub(super) async fn delete_second(
         &self,
         guard: &InFlight,
@@ -154,11 +155,13 @@ impl<C: Caller> Client<C> {
         deadline: Nanos,
     ) -> bool {
         let (node, migration) = (places.second(), &guard.migration);
-        if migration.may_write(node) {
+        if migration.is_in_use(node) {
             match self.delete(node, key, self.second_deadline(deadline)).await {
-                Written::Done => return true,
-                Written::NotDone { .. } => return false,
-                Written::Failed(_) => migration.give_up(node),
+                Written::Failed(_) => migration.give_up(node, key),
+                written => {
+                    migration.reached(node, key);
+                    return matches!(written, Written::Done);
+                }
             }
         }
         migration.count(|counters| counters.unreached += 1);

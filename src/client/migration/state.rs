@@ -7,6 +7,10 @@ use std::time::Duration;
 use super::ItemKey;
 use crate::protocol::Nanos;
 
+/// How many keys of a node that writes could not reach are remembered. With more, the node is not
+/// asked any more.
+const MAX_UNREACHED: usize = 100_000;
+
 /// How far a migration is. Processes in neighbouring phases agree on every item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -84,8 +88,10 @@ pub struct Migration {
     pub(super) drain: Option<Duration>,
     /// The exptime of items whose own is unknown.
     pub(super) unknown_ttl: i32,
-    /// Nodes that a write could not reach: what they have may be outdated.
-    unreachable: RefCell<HashSet<usize>>,
+    /// Keys that a write could not reach, by node: what the node has may be outdated.
+    unreached: RefCell<HashMap<usize, HashSet<ItemKey>>>,
+    /// Nodes with too many of them.
+    given_up: RefCell<HashSet<usize>>,
     paused: RefCell<HashMap<usize, Nanos>>,
     in_flight: [Cell<usize>; 3],
     pub(super) counters: RefCell<Counters>,
@@ -102,7 +108,8 @@ impl Migration {
             plan: Cell::new(0),
             drain,
             unknown_ttl,
-            unreachable: RefCell::default(),
+            unreached: RefCell::default(),
+            given_up: RefCell::default(),
             paused: RefCell::default(),
             in_flight: Default::default(),
             counters: RefCell::default(),
@@ -124,13 +131,20 @@ impl Migration {
         self.in_flight[phase as usize].get()
     }
 
-    /// Whether a node may be asked as the second place.
-    pub fn may_read(&self, node: usize, now: Nanos) -> bool {
-        self.may_write(node) && self.paused.borrow().get(&node).is_none_or(|until| *until <= now)
+    /// Whether a node may be asked for a key as the second place.
+    pub(super) fn may_read(&self, node: usize, key: &ItemKey, now: Nanos) -> bool {
+        self.is_current(node, key)
+            && self.paused.borrow().get(&node).is_none_or(|until| *until <= now)
     }
 
-    pub fn may_write(&self, node: usize) -> bool {
-        !self.unreachable.borrow().contains(&node)
+    /// Whether all writes of a key have reached a node.
+    pub(super) fn is_current(&self, node: usize, key: &ItemKey) -> bool {
+        self.is_in_use(node)
+            && !self.unreached.borrow().get(&node).is_some_and(|keys| keys.contains(key))
+    }
+
+    pub fn is_in_use(&self, node: usize) -> bool {
+        !self.given_up.borrow().contains(&node)
     }
 
     /// A read failed.
@@ -139,13 +153,31 @@ impl Migration {
         self.paused.borrow_mut().insert(node, now.saturating_add(pause));
     }
 
-    /// A write failed.
-    pub fn give_up(&self, node: usize) {
-        self.unreachable.borrow_mut().insert(node);
+    /// A write of a key has not reached a node.
+    pub(super) fn give_up(&self, node: usize, key: &ItemKey) {
+        let mut unreached = self.unreached.borrow_mut();
+        let keys = unreached.entry(node).or_default();
+        keys.insert(key.clone());
+        if keys.len() > MAX_UNREACHED {
+            unreached.remove(&node);
+            self.given_up.borrow_mut().insert(node);
+        }
+    }
+
+    /// A write of a key has reached a node.
+    pub(super) fn reached(&self, node: usize, key: &ItemKey) {
+        let mut unreached = self.unreached.borrow_mut();
+        if let Some(keys) = unreached.get_mut(&node)
+            && keys.remove(key)
+            && keys.is_empty()
+        {
+            unreached.remove(&node);
+        }
     }
 
     pub fn unreachable(&self) -> Vec<usize> {
-        let mut nodes: Vec<_> = self.unreachable.borrow().iter().copied().collect();
+        let (unreached, given_up) = (self.unreached.borrow(), self.given_up.borrow());
+        let mut nodes: Vec<_> = unreached.keys().chain(given_up.iter()).copied().collect();
         nodes.sort_unstable();
         nodes
     }
