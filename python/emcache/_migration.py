@@ -101,7 +101,7 @@ class MigrationMetrics:
     queued: int = 0
     """Moves that are running or waiting at present."""
     unreachable: tuple[Address, ...] = ()
-    """Nodes that a write could not reach: this client no longer reads them as the other place."""
+    """Nodes that a write could not reach: this client does not read the key of the write there."""
 
 
 class _Client(Protocol):

@@ -13,6 +13,7 @@ pub trait Nodes {
     fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError>;
     /// Indexes of the healthy and of the unhealthy nodes.
     fn health(&self) -> (Vec<usize>, Vec<usize>);
+    fn all_healthy(&self) -> bool;
     fn metrics(&self, node: usize) -> Metrics;
     fn all_metrics(&self) -> Vec<NodeMetrics>;
     /// See [`Client::hot_keys`].
@@ -57,6 +58,10 @@ impl<C: Caller> Nodes for Client<C> {
 
     fn health(&self) -> (Vec<usize>, Vec<usize>) {
         self.cluster().health()
+    }
+
+    fn all_healthy(&self) -> bool {
+        self.cluster().all_healthy()
     }
 
     fn metrics(&self, node: usize) -> Metrics {

@@ -290,6 +290,11 @@ impl<W: Waiter> Cluster<W> {
         }
     }
 
+    /// Whether all nodes of the present list are healthy.
+    pub fn all_healthy(&self) -> bool {
+        self.0.order.borrow().all_healthy()
+    }
+
     /// Indexes of the healthy and of the unhealthy nodes, each in routing order.
     pub fn health(&self) -> (Vec<usize>, Vec<usize>) {
         let mut health = self.0.order.borrow().health();

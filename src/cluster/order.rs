@@ -142,6 +142,10 @@ impl RoutingOrder {
         routed.nodes.get(routed.router.pick(key)?).copied()
     }
 
+    pub fn all_healthy(&self) -> bool {
+        self.unhealthy.is_empty()
+    }
+
     /// The healthy and the unhealthy nodes, each in the order of emcache 1.3.
     pub fn health(&self) -> (Vec<usize>, Vec<usize>) {
         (self.healthy.clone(), self.unhealthy.clone())

@@ -12,12 +12,16 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use super::blocking::{Core, NodeAt, Receiver};
 use super::forks::fork_count;
 use super::totals::Totals;
 use crate::client::Nodes;
 use crate::cluster::{ClusterConfig, NodeMetrics};
+
+/// How long a core that was not used may know that a node is down. A new core asks the node.
+const OUTAGE_KNOWN_FOR: Duration = Duration::from_secs(1);
 
 pub struct CorePool<R: Receiver> {
     config: ClusterConfig,
@@ -293,11 +297,22 @@ impl<R: Receiver> State<R> {
                 return Some(self.pinned.swap_remove(at).1);
             }
         }
+        let mut known_outage = None;
         while let Some(member) = self.idle.pop() {
-            if member.generation == self.generation {
+            if member.generation != self.generation {
+                outdated.push(member);
+            } else if member.core.nodes().all_healthy() {
+                self.idle.extend(known_outage);
                 return Some(member);
+            } else if known_outage.is_none() && member.core.idle_for() < OUTAGE_KNOWN_FOR {
+                known_outage = Some(member);
+            } else {
+                // Another call may have found since that the node is back.
+                outdated.push(member);
             }
-            outdated.push(member);
+        }
+        if known_outage.is_some() {
+            return known_outage;
         }
         // A thread that ended leaves its core behind.
         let at = self.pinned.iter_mut().position(|(_, member)| {

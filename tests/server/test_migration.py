@@ -6,6 +6,7 @@ import contextlib
 import pytest
 
 import emcache
+from support.calls import client_of
 from support.memcached import Memcached, memcached
 from support.without_meta import without_meta
 
@@ -424,3 +425,28 @@ async def test_weights_and_rule_are_kept(servers):
         migration = await client.migrate(nodes)
         await reach(migration, "move")
         assert [client.node_for(key) for key in KEYS] == [plain.node_for(key) for key in KEYS]
+
+
+async def test_a_short_pause_of_an_old_node_concerns_only_the_keys_written_meanwhile(key):
+    with memcached() as old, memcached() as new:
+        async with (
+            client_of(old) as before,
+            client_of(new, timeout=1.0, migrating_from=emcache.Cluster([old.address])) as client,
+        ):
+            names = [key + b"%d" % number for number in range(3)]
+            for name in names:
+                await before.set(name, b"1")
+            old.pause()
+            try:
+                await client.set(names[0], b"2")
+            finally:
+                old.resume()
+            assert client.metrics().migration.unreachable == (old.address,)
+            async with asyncio.timeout(10):
+                while await client.get(names[1]) is None:
+                    await asyncio.sleep(0.05)
+            assert await client.increment(names[2], 1) == 2
+            assert (await client.get(names[0])).value == b"2"
+            # This write reaches both nodes.
+            await client.set(names[0], b"3")
+            assert client.metrics().migration.unreachable == ()

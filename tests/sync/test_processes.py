@@ -265,3 +265,30 @@ def test_a_process_ends_while_a_daemon_thread_waits(paused):
         """,
     )
     assert output == "end\n"
+
+
+def test_a_cache_forgets_the_computations_of_the_parent(server):
+    output = run(
+        server.address.port,
+        """
+        client = create()
+        cache = emcache.sync.Cache(client, prefix=b"forgets:")
+        computing, finish = threading.Event(), threading.Event()
+        def slow():
+            computing.set()
+            finish.wait(20)
+            return 1
+        thread = threading.Thread(target=cache.get_or_set, args=("k", slow), kwargs={"lease": None})
+        thread.start()
+        computing.wait(20)
+        def child():
+            signal.alarm(20)
+            print(cache.get_or_set("k", lambda: 2, lease=None), flush=True)
+        print(in_child(child))
+        finish.set()
+        thread.join()
+        cache.delete("k")
+        client.close()
+        """,
+    )
+    assert output.split() == ["2", "0"]
