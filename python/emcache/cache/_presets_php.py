@@ -33,7 +33,7 @@ class PhpMemcached(Preset):
 
     def __init__(self, *, binary: bool = False, compress_from: int | None = None) -> None:
         super().__init__(PhpZlib(min_size(compress_from)), PhpFastLz(), compress_from=compress_from)
-        self.bits |= 0x80  # zstd, since 3.3
+        self.bits: int = self.bits | 0x80  # zstd, since 3.3
         self._strings = Strings(self, binary)
         self._json: Json[Any] = Json(flags=_JSON)
 
