@@ -341,6 +341,10 @@ def test_locations(location):
         ("a", {"ignore_errors": "no"}, "ignore_errors must be a bool, not str"),
         ("a", None, "OPTIONS .* must be a dict, not NoneType"),
         ("a", ["timeout"], "OPTIONS .* must be a dict, not list"),
+        # Only the asynchronous client has these: the sync methods would fail.
+        ("a", {"failover": "next"}, "failover"),
+        ("a", {"hot_keys": 3}, "hot_keys"),
+        ("a", {"migrating_from": None}, "migrating_from"),
         (5, {}, "LOCATION .* nodes must be a text .*, not int"),
         (["a", 5], {}, "LOCATION .* a node must be a text .*, not int"),
         ("a:0", {}, "LOCATION .* port must be between"),

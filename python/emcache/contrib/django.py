@@ -56,6 +56,9 @@ from .loops import ClientPerLoop
 _is_plain = re.compile(r"[!-~]{1,250}").fullmatch
 """A key that is certainly valid."""
 
+_ASYNCHRONOUS = {"failover", "hot_keys", "migrating_from"}
+"""Options that the synchronous client does not have."""
+
 _SESSIONS = "django.contrib.sessions.cache"
 """The prefix of the keys of Django's cache sessions."""
 
@@ -110,7 +113,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
             raise ImproperlyConfigured(
                 f"OPTIONS of EmcacheCache: ignore_errors must be a bool, not {kind}"
             )
-        if unknown := options.keys() - CLIENT_OPTIONS.keys():
+        if unknown := options.keys() - (CLIENT_OPTIONS.keys() - _ASYNCHRONOUS):
             names = ", ".join(sorted(map(str, unknown)))
             raise ImproperlyConfigured(
                 f"unknown OPTIONS of EmcacheCache: {names}; use those of emcache.create_client, "
