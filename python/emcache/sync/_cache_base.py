@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from .._errors import EmcacheError
 from .._failures import SharedFailure
@@ -19,21 +19,39 @@ from ..cache._keys import Key
 from ..cache._policy import check_function
 from ._call_loop import CallLoop, Facade, outside
 from ._client import Client
+from ._gate import Gate
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _MISS: Any = object()
 
+_LOOK = 1.0
+"""Seconds after which a waiting thread looks whether the computation was interrupted."""
+
+
+class _Result:
+    """What the threads get that wait for a computation."""
+
+    def __init__(self) -> None:
+        self.ended = Gate()
+        self.value: Any = _MISS
+        self.failure: SharedFailure | None = None
+
 
 class _Flight:
-    """A computation of one thread, for which others wait."""
+    """A computation of one thread, for which others wait.
+
+    Only the call that computes refers to it. So it ends with that call, wherever a signal handler
+    raises.
+    """
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
-        self.done = threading.Event()
-        self.value: Any = _MISS
-        self.failure: SharedFailure | None = None
+        self.result = _Result()
+
+    def __del__(self) -> None:
+        self.result.ended.open()
 
 
 class _Here(threading.local):
@@ -70,7 +88,7 @@ class CacheBase(Generic[T]):
     def _start(self) -> None:
         """Forget the computations of other threads; the child of a fork has none of them."""
         self._lock = threading.Lock()
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: weakref.WeakValueDictionary[bytes, _Flight] = weakref.WeakValueDictionary()
 
     def __repr__(self) -> str:
         return repr(self._top()).replace("emcache.Cache", "emcache.sync.Cache", 1)
@@ -97,6 +115,8 @@ class CacheBase(Generic[T]):
         return self._at(self._here)[1]
 
     def _at(self, here: _Here) -> tuple[CallLoop, AsyncCache[T]]:
+        if len(here.caches) > here.depth and not _is_usable(*here.caches[here.depth]):
+            del here.caches[here.depth :]
         if len(here.caches) <= here.depth:
             cache = AsyncCache(_facade(self._client), **self._arguments)
             here.caches.append((CallLoop(), cache))
@@ -104,18 +124,29 @@ class CacheBase(Generic[T]):
 
     def _run(self, start: Callable[[AsyncCache[T]], Coroutine[Any, Any, R]]) -> R:
         here = self._here
+        depth, outer = here.depth, asyncio._get_running_loop()
+        # A signal handler may raise in one of the two clauses.
+        try:
+            try:
+                return self._call(here, start)
+            finally:
+                here.depth = depth
+                asyncio._set_running_loop(outer)
+        finally:
+            here.depth = depth
+            asyncio._set_running_loop(outer)
+
+    def _call(self, here: _Here, start: Callable[[AsyncCache[T]], Coroutine[Any, Any, R]]) -> R:
         loop, cache = self._at(here)
-        outer = asyncio._get_running_loop()
-        if isinstance(outer, CallLoop):
+        if isinstance(asyncio._get_running_loop(), CallLoop):
             # This is called by a serializer, for example.
             asyncio._set_running_loop(None)
         here.depth += 1
         try:
             return loop.call(start(cache))
         finally:
-            here.depth -= 1
-            if isinstance(outer, CallLoop):
-                asyncio._set_running_loop(outer)
+            if not loop.is_usable:
+                _discard(cache)
 
     def _change(
         self,
@@ -187,34 +218,39 @@ class CacheBase(Generic[T]):
     def _share(self, name: bytes, compute: Callable[[], R], info: CacheInfo | None) -> R:
         """Call ``compute``, or wait for another thread that does."""
         while True:
+            mine = _Flight()
             with self._lock:
-                flight = self._flights.get(name)
-                if flight is None:
-                    mine = self._flights[name] = _Flight()
-            if flight is None:
+                flight = self._flights.setdefault(name, mine)
+            if flight is mine:
+                del flight
                 return self._lead(name, mine, compute)
             if flight.thread == threading.get_ident():
                 raise RuntimeError(
                     f"deadlock: the factory for {name!r} requests the key that it computes"
                 )
-            flight.done.wait()
-            if flight.failure is not None:
+            result, computing = flight.result, weakref.ref(flight)
+            del flight
+            while not result.ended.pass_through(_LOOK) and computing() is not None:
+                pass
+            result.ended.open()
+            if result.failure is not None:
                 with self._lock:
-                    error = flight.failure.take()
+                    error = result.failure.take()
                 raise error
-            if flight.value is not _MISS:
+            if result.value is not _MISS:
                 if info is not None:
                     info.waited = True
-                return flight.value  # type: ignore[no-any-return]
+                return result.value  # type: ignore[no-any-return]
             # The other thread was interrupted.
 
     def _lead(self, name: bytes, mine: _Flight, compute: Callable[[], R]) -> R:
+        result = mine.result
         try:
-            mine.value = value = compute()
+            result.value = value = compute()
         except Exception as error:
-            mine.failure = SharedFailure(error)
+            result.failure = SharedFailure(error)
             # This thread has the original; the others get copies.
-            mine.failure.take()
+            result.failure.take()
             raise
         else:
             return value
@@ -222,7 +258,7 @@ class CacheBase(Generic[T]):
             with self._lock:
                 if self._flights.get(name) is mine:
                     del self._flights[name]
-            mine.done.set()
+            result.ended.open()
 
 
 _all: "weakref.WeakSet[CacheBase[Any]]" = weakref.WeakSet()
@@ -253,6 +289,19 @@ def _facade(client: Client) -> Facade:
     if facades.mine is None:
         facades.mine = Facade(weakref.proxy(client))
     return facades.mine
+
+
+def _is_usable(loop: CallLoop, cache: AsyncCache[Any]) -> bool:
+    return loop.is_usable and cast(Facade, cache.client).is_usable
+
+
+def _discard(cache: AsyncCache[Any]) -> None:
+    """Forget the state of all caches of this thread with the same client."""
+    facade = cast(Facade, cache.client)
+    facade.is_usable = False
+    for facades in list(_FACADES.values()):
+        if facades.mine is facade:
+            facades.mine = None
 
 
 class Lock:

@@ -44,7 +44,7 @@ class Watcher:
         self._args = source, interval
         self._current = current
         self._is_listed = is_listed
-        self._hurried = threading.Event()
+        self._is_hurried = False
         _all.add(self)
         self.start()
 
@@ -56,7 +56,7 @@ class Watcher:
 
     def hurry(self) -> None:
         """Poll soon, because a node has changed."""
-        self._hurried.set()
+        self._is_hurried = True
 
     def _run(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -73,8 +73,8 @@ class Watcher:
             if (client := self._client()) is None or client.closed:
                 polling.cancel()
             del client
-            if self._hurried.is_set():
-                self._hurried.clear()
+            if self._is_hurried:
+                self._is_hurried = False
                 watcher.hurry()
         await polling
 
