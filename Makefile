@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-sync test-churn test-aiocache test-django test-limits interop coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-sync test-churn test-aiocache test-django test-limits interop soak coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -94,6 +94,9 @@ test-limits:  ## The own tests of limits' memcached storage, with this client
 
 interop: build memcached  ## Clients of PHP, Ruby, Perl, Java, Go and Python against ours, on three servers
 	$(BIN)/python tools/interop --install $(ARGS)
+
+soak: build memcached  ## Random calls with faults, checked by an oracle (MINUTES=10 SEED=1 SOAK="--faults kills")
+	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 lint: $(VENV)/.tools  ## Formatting and lints
 	cargo fmt --check
