@@ -17,7 +17,7 @@ from ._commands import Command, runs
 from ._load import EXPTIME, Load, Run, unwrapped
 from ._output import Output, plain_table
 from ._settings import Settings
-from ._top_table import milliseconds, size
+from ._units import milliseconds, size
 
 _REFRESH = 0.1
 

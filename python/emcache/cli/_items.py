@@ -10,7 +10,7 @@ from .._errors import NotFoundCommandError
 from ._commands import Command, interruptible, runs
 from ._exit_codes import NEGATIVE
 from ._output import Output, bytes_fields, bytes_text
-from ._prefix import delete_prefix
+from ._prefix import Plan, delete_prefix
 from ._settings import Settings
 from ._values import EXPTIME, KEY
 
@@ -109,23 +109,40 @@ def _done(output: Output, key: bytes, what: dict[str, Any]) -> None:
 @click.command("delete", cls=Command)
 @click.argument("keys", metavar="[KEY...]", type=KEY, nargs=-1)
 @click.option("--prefix", type=KEY, help="All items whose keys begin so.")
+@click.option("--yes", "-y", is_flag=True, help="With --prefix: do not ask for confirmation.")
+@click.option("--dry-run", is_flag=True, help="With --prefix: only count the keys.")
+@click.option(
+    "--rate",
+    type=click.IntRange(0, 10_000_000),
+    default=10_000,
+    show_default=True,
+    help="With --prefix: the most deletes a second; 0 for no limit.",
+)
 @runs
 async def delete(
-    settings: Settings, output: Output, keys: tuple[bytes, ...], prefix: bytes | None
+    settings: Settings,
+    output: Output,
+    keys: tuple[bytes, ...],
+    prefix: bytes | None,
+    yes: bool,
+    dry_run: bool,
+    rate: int,
 ) -> int:
     """Delete items by KEY, or by a prefix of their keys.
 
-    The exit code is 1 if a KEY does not exist. With --prefix the number of deleted items is
-    printed; the servers list all their keys for this, as for the command keys.
+    The exit code is 1 if a KEY does not exist. With --prefix, the servers list all their keys, as
+    for the command keys; the keys are counted, and you are asked before they are deleted.
     """
     if bool(keys) == (prefix is not None):
         raise click.UsageError("pass one KEY or more, or --prefix")
+    if prefix is None and (yes or dry_run):
+        raise click.UsageError("--yes and --dry-run need --prefix")
     if prefix is not None:
         if not prefix:
             raise click.UsageError(
                 "--prefix must not be empty; use 'emcache flush' to delete all items"
             )
-        return await delete_prefix(settings, output, prefix)
+        return await delete_prefix(settings, output, prefix, Plan(yes, dry_run, rate))
     async with await settings.client() as client:
         deleted = [await _delete(client, key) for key in keys]
     if output.as_json:

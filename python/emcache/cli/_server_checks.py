@@ -3,7 +3,7 @@
 from ._finding import Finding, fail, ok, warn
 from ._output import printable
 from ._settings import Settings
-from ._top_table import duration, number, size
+from ._units import duration, number, size
 
 Stats = dict[str, str]
 
