@@ -3,6 +3,11 @@
 UNKNOWN = "-"
 
 
+def plural(number: int, noun: str) -> str:
+    """Format a number with its noun: 1 node, 2 nodes."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def number(value: float | None) -> str:
     """Format a number in at most six characters: 9500, 12.3k, 4.56M."""
     if value is not None and value == int(value) < 10_000:
