@@ -69,7 +69,7 @@ def test_stats(server):
 
 @pytest.mark.parametrize(
     ("what", "columns", "dropped"),
-    [("items", 60, None), ("slabs", 60, None), ("conns", 60, "server"), ("settings", 60, None)],
+    [("items", 60, None), ("slabs", 60, None), ("conns", 60, "server")],
 )
 def test_tables_fit_the_terminal(server, what, columns, dropped):
     server.command(b"set tables 0 0 1\r\nx\r\n")

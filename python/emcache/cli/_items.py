@@ -9,6 +9,7 @@ from .._client import Client
 from .._errors import NotFoundCommandError
 from ._commands import Command, interruptible, runs
 from ._exit_codes import NEGATIVE
+from ._failover_notes import item_client
 from ._output import Output, bytes_fields, bytes_text
 from ._prefix import Plan, delete_prefix
 from ._settings import Settings
@@ -25,7 +26,7 @@ async def get(settings: Settings, output: Output, key: bytes) -> int:
 
     On a terminal, a binary value is only described.
     """
-    async with await settings.client() as client:
+    async with item_client(settings) as client:
         item = await client.gets(key, return_flags=True)
     if output.as_json:
         output.document(
@@ -79,7 +80,7 @@ async def set_(
     """Store VALUE under KEY; - reads it from stdin."""
     with interruptible():
         data = _value(value, file)
-    async with await settings.client() as client:
+    async with item_client(settings) as client:
         store = getattr(client, verb or "set")
         await store(key, data, flags=flags, exptime=exptime)
     _done(output, key, {"stored": True, "size": len(data)})
@@ -143,7 +144,7 @@ async def delete(
                 "--prefix must not be empty; use 'emcache flush' to delete all items"
             )
         return await delete_prefix(settings, output, prefix, Plan(yes, dry_run, rate))
-    async with await settings.client() as client:
+    async with item_client(settings) as client:
         deleted = [await _delete(client, key) for key in keys]
     if output.as_json:
         results = zip(keys, deleted, strict=True)
@@ -170,7 +171,7 @@ async def _delete(client: Client, key: bytes) -> bool:
 @runs
 async def touch(settings: Settings, output: Output, key: bytes, exptime: int) -> None:
     """Set when KEY expires: 90, 10m, 2h, 7d; 0 never, -1 at once."""
-    async with await settings.client() as client:
+    async with item_client(settings) as client:
         await client.touch(key, exptime)
     _done(output, key, {"touched": True})
 
@@ -179,11 +180,11 @@ async def touch(settings: Settings, output: Output, key: bytes, exptime: int) ->
 @click.argument("key", type=KEY)
 @runs
 async def ttl(settings: Settings, output: Output, key: bytes) -> int:
-    """Print the seconds until KEY expires, or "never"; needs memcached 1.6.
+    """Print the seconds until KEY expires, or "never".
 
-    The exit code is 1 if KEY does not exist.
+    It needs memcached 1.6 or later. The exit code is 1 if KEY does not exist.
     """
-    async with await settings.client() as client:
+    async with item_client(settings) as client:
         seconds = await client.ttl(key)
     if output.as_json:
         expires = seconds is not None and seconds >= 0
@@ -203,7 +204,7 @@ async def ttl(settings: Settings, output: Output, key: bytes) -> int:
 
 def _counting(verb: str, method: str, help_text: str) -> click.Command:
     async def count(settings: Settings, output: Output, key: bytes, delta: int) -> None:
-        async with await settings.client() as client:
+        async with item_client(settings) as client:
             number = await getattr(client, method)(key, delta)
         if output.as_json:
             output.document({**bytes_fields("key", key), "number": number})
