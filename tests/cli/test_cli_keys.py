@@ -110,6 +110,8 @@ def test_after_a_login():
         login += ["--auth", "sasl"]
         result = invoke("keys", *named(binary), *login, EMCACHE_PASSWORD=PASSWORD)
         assert (result.exit_code, "text protocol, which SASL" in result.stderr) == (4, True)
+        result = invoke("ttl", "k", *named(binary), *login, EMCACHE_PASSWORD=PASSWORD)
+        assert (result.exit_code, "SASL" in result.stderr) == (4, True)
 
 
 @pytest.mark.parametrize(

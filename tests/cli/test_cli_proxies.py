@@ -81,6 +81,16 @@ def test_stats_says_what_the_node_is(proxy, command):
     assert "TLS" not in node["error"]
 
 
+def test_commands_that_it_does_not_support(proxy):
+    """Where memcached's own commands are needed, it says so."""
+    result = invoke("ttl", "k", *named(proxy))
+    assert (result.exit_code, "does not support meta commands" in result.stderr) == (4, True)
+    for command in (("keys",), ("delete", "--prefix", "k", "--yes"), ("watch",), ("hot",)):
+        result = invoke(*command, *named(proxy))
+        assert result.exit_code == 3
+        assert "closed, as proxies do for unsupported commands" in result.stderr
+
+
 def test_flush_is_refused_by_a_node_that_is_up(proxy):
     result = invoke("flush", "--yes", *named(proxy))
     assert result.exit_code == 4

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from .._client import Client
-from .._errors import NotFoundCommandError
+from .._errors import NotFoundCommandError, UnsupportedError
+from ._capabilities import answers
 from ._commands import Command, interruptible, runs
 from ._exit_codes import NEGATIVE
 from ._failover_notes import item_client
@@ -185,7 +186,7 @@ async def ttl(settings: Settings, output: Output, key: bytes) -> int:
     It needs memcached 1.6 or later. The exit code is 1 if KEY does not exist.
     """
     async with item_client(settings) as client:
-        seconds = await client.ttl(key)
+        seconds = await _ttl(client, key)
     if output.as_json:
         expires = seconds is not None and seconds >= 0
         output.document(
@@ -200,6 +201,15 @@ async def ttl(settings: Settings, output: Output, key: bytes) -> int:
     else:
         output.line("never" if seconds < 0 else str(seconds))
     return 0 if seconds is not None else NEGATIVE
+
+
+async def _ttl(client: Client, key: bytes) -> int | None:
+    try:
+        return await client.ttl(key)
+    except UnsupportedError:
+        # A node that is silent supports nothing either; then this raises what is wrong with it.
+        await answers(client, client.node_for(key))
+        raise
 
 
 def _counting(verb: str, method: str, help_text: str) -> click.Command:
