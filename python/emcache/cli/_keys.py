@@ -57,11 +57,11 @@ class FirstItems:
     def add(self, item: Listed, node: str) -> None:
         """Take an item, if it belongs to the first ones."""
         self.count += 1
-        ranked = Ranked(-self._sign * self._rank(item), -self.count, item, node)
+        rank = -self._sign * self._rank(item)
         if len(self._heap) < self._limit:
-            heapq.heappush(self._heap, ranked)
-        elif ranked > self._heap[0]:
-            heapq.heapreplace(self._heap, ranked)
+            heapq.heappush(self._heap, Ranked(rank, -self.count, item, node))
+        elif rank > self._heap[0].rank:
+            heapq.heapreplace(self._heap, Ranked(rank, -self.count, item, node))
 
     def in_order(self) -> list[Ranked]:
         """Return the items in order."""

@@ -44,7 +44,7 @@ def parse(line: bytes) -> Listed:
         raise ValueError("a line of a list of keys must begin with key=")
     key, expires, last_access, size = match.groups()
     return Listed(
-        unquote_to_bytes(key),
+        unquote_to_bytes(key) if b"%" in key else key,
         None if expires is None or expires.startswith(b"-") else int(expires),
         None if last_access is None else int(last_access),
         None if size is None else int(size),
@@ -113,12 +113,12 @@ async def _until_end(connection: RawConnection) -> AsyncGenerator[list[bytes], N
 
 
 def _item(line: bytes, node: Address) -> Listed:
-    where = node_name(node)
     if line.startswith(b"key="):
         try:
             return parse(line)
         except ValueError:
-            raise ProtocolError(f"{where} sent an invalid list of keys") from None
+            raise ProtocolError(f"{node_name(node)} sent an invalid list of keys") from None
+    where = node_name(node)
     if b"disabled" in line:
         raise ServerLacksError(
             f"{where} cannot list keys: its LRU crawler is disabled; use 'lru_crawler enable', or "
