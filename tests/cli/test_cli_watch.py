@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import select
 import threading
 
 import pytest
@@ -129,6 +130,22 @@ def test_dead_nodes(busy):
         assert process.stdout.readline()  # of the other node
         process.kill()
         process.communicate()
+
+
+def test_a_server_that_hangs():
+    """Without a word about it, no lines would look like no fetches."""
+    with memcached() as hanging:
+        process = start("watch", *named(hanging), "--timeout", "0.3")
+        try:
+            hanging.command(b"get k\r\n")
+            while not select.select([process.stdout], (), (), 0.1)[0]:
+                hanging.command(b"get k\r\n")
+            hanging.pause()
+            assert f"no reply from 127.0.0.1:{hanging.port}" in process.stderr.readline()
+            hanging.resume()
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def test_lines_that_a_server_drops():

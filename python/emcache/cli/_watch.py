@@ -197,21 +197,29 @@ async def _watch_node(settings: Settings, watch: Watch, node: Address) -> None:
 
 
 class DroppedLines:
-    """Reports the lines that servers have dropped, for all who watch them."""
+    """Reports the lines that servers have dropped, for all who watch them, and silent servers."""
 
     def __init__(self, client: Client, nodes: list[Address]) -> None:
         self._client = client
-        self._nodes = nodes
+        self._nodes = list(nodes)
         self._before: dict[Address, int] = {}
+        self._silent: set[Address] = set()
+
+    def forget(self, node: Address) -> None:
+        """Check a node no longer."""
+        self._nodes.remove(node)
 
     async def check(self) -> None:
         """Report what was dropped since the last time."""
-        for node in self._nodes:
+        for node in list(self._nodes):
             try:
                 now = await dropped_lines(self._client, node)
-            except EmcacheError:
-                # The connection that watches reports it.
+            except EmcacheError as error:
+                if node not in self._silent:
+                    self._silent.add(node)
+                    _report([error])
                 continue
+            self._silent.discard(node)
             before = self._before.get(node, now)
             self._before[node] = now
             if now > before:
@@ -295,17 +303,18 @@ async def watch(
         )
     _report(failures.values())
 
-    async def one(node: Address) -> None:
-        try:
-            await _watch_node(settings, what, node)
-        except EmcacheError as error:
-            failures[node] = error
-            _report([error])
-
     async with await settings.client() as client:
-        await _until_full(
-            what.is_full, [one(node) for node in watched], DroppedLines(client, watched)
-        )
+        dropped = DroppedLines(client, watched)
+
+        async def one(node: Address) -> None:
+            try:
+                await _watch_node(settings, what, node)
+            except EmcacheError as error:
+                failures[node] = error
+                dropped.forget(node)
+                _report([error])
+
+        await _until_full(what.is_full, [one(node) for node in watched], dropped)
     return worst_code(failures.values())
 
 
