@@ -5,14 +5,22 @@ import time
 
 import pytest
 
+from emcache.cli._differences import NodeReport, check_differences
 from emcache.cli._doctor import _any_of
 from emcache.cli._finding import fail, ok
+from emcache.cli._load_checks import (
+    Samples,
+    check_balance,
+    check_cpu,
+    check_hit_ratio,
+    check_latency,
+    check_memory,
+)
 from emcache.cli._server_checks import (
     check_clock,
     check_connections,
     check_features,
     check_login,
-    check_memory,
     check_refused,
 )
 from emcache.cli._settings import Settings
@@ -23,6 +31,8 @@ from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
 from support.scripted import hold, scripted
 from support.tls import certificates, tls_memcached
 
+NOW = ("--seconds", "0")
+
 
 @pytest.fixture(scope="module")
 def made():
@@ -32,7 +42,7 @@ def made():
 
 def findings(*arguments, code, **variables):
     """By check: the states, and all that is said."""
-    answer = document("doctor", *arguments, code=code, **variables)
+    answer = document("doctor", *NOW, *arguments, code=code, **variables)
     counts = dict.fromkeys(("ok", "warn", "fail"), 0)
     by_check = {}
     for finding in answer["findings"]:
@@ -56,7 +66,7 @@ def test_a_healthy_server(server):
 
 
 def test_lines(server):
-    result = invoke("doctor", *named(server), "-s", "127.0.0.1:1")
+    result = invoke("doctor", *NOW, *named(server), "-s", "127.0.0.1:1")
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert {len(line) for line in lines} == {4}
     assert lines[-1][:3] == ["fail", "127.0.0.1:1", "connects"]
@@ -65,7 +75,7 @@ def test_lines(server):
 
 @pytest.mark.parametrize("columns", [60, 160])
 def test_on_a_terminal(server, columns):
-    arguments = ("doctor", *named(server), "-s", "127.0.0.1:1")
+    arguments = ("doctor", *NOW, *named(server), "-s", "127.0.0.1:1")
     with Terminal(*arguments, columns=columns) as terminal:
         assert terminal.end() == 1
         lines = terminal.text.splitlines()
@@ -92,10 +102,10 @@ def test_every_address_of_a_name(server):
 async def test_who_accepts_and_says_nothing():
     async with scripted(hold) as silent:
         where = ["-s", f"127.0.0.1:{silent.port}", "--timeout", "0.4"]
-        result = await invoke_beside("doctor", *where)
+        result = await invoke_beside("doctor", *NOW, *where)
         assert (result.exit_code, "fail\t" in result.stdout) == (1, True)
         assert "no reply" in result.stdout
-        result = await invoke_beside("doctor", *where, "--tls")
+        result = await invoke_beside("doctor", *NOW, *where, "--tls")
         assert "no answer to the handshake -> does it use TLS" in result.stdout
 
 
@@ -113,7 +123,7 @@ async def test_what_is_no_memcached():
         await connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with scripted(script) as server:
-        result = await invoke_beside("doctor", "-s", f"127.0.0.1:{server.port}")
+        result = await invoke_beside("doctor", *NOW, "-s", f"127.0.0.1:{server.port}")
         assert (result.exit_code, "Is it memcached?" in result.stdout) == (1, True)
 
 
@@ -174,7 +184,7 @@ def test_logins(kind):
         states, text = findings(*here, code=1, EMCACHE_PASSWORD="wrong.one")["login"]
         assert (states, "wrong.one" in text) == (["fail"], False)
     with kind() as server:
-        answer = invoke("doctor", *named(server), "--timeout", "0.5")
+        answer = invoke("doctor", *NOW, *named(server), "--timeout", "0.5")
         assert (answer.exit_code, "--username" in answer.stdout) == (1, True)
 
 
@@ -182,7 +192,8 @@ def test_nodes_that_differ(server):
     with memcached("-I", "2m") as other:
         states, text = findings(*named(server, other), code=0)["item limit"]
         assert states == ["ok", "ok", "warn"]
-        assert "nodes differ: 1.00M with key and header (-I), 2.00M" in text
+        assert f"nodes differ in item_size_max: 1.00M on 127.0.0.1:{server.port}; 2.00M" in text
+        assert "the same -I" in text
 
 
 def test_a_server_that_is_full_of_connections():
@@ -204,7 +215,7 @@ async def test_a_hosted_service_that_tells_little():
             await connection.send(known.get(line, b"ERROR\r\n"))
 
     async with scripted(script) as server:
-        result = await invoke_beside("doctor", "-s", f"127.0.0.1:{server.port}")
+        result = await invoke_beside("doctor", *NOW, "-s", f"127.0.0.1:{server.port}")
         assert result.exit_code == 0
         assert "warn\t" in result.stdout
         assert "does not answer stats settings," in result.stdout
@@ -247,14 +258,118 @@ def test_connections():
 @pytest.mark.driver_independent
 def test_memory():
     stats = {"bytes": "900", "limit_maxbytes": "1000", "total_items": "1000", "uptime": "9"}
-    assert states_of(check_memory(stats)) == ["ok"]
-    assert states_of(check_memory(stats | {"evictions": "5"})) == ["ok"]
-    (finding,) = check_memory(stats | {"evictions": "500", "evicted_unfetched": "100"})
+    assert states_of(check_memory(Samples(stats, stats, 0), {})) == ["ok"]
+    few = stats | {"evictions": "5"}
+    assert states_of(check_memory(Samples(few, few, 0), {})) == ["ok"]
+    many = stats | {"evictions": "500", "evicted_unfetched": "100"}
+    items = {"items:1:evicted": "3", "items:1:evicted_time": "40", "items:2:evicted_time": "0"}
+    (finding,) = check_memory(Samples(stats, many, 10.0), items)
     assert finding.state == "warn"
     assert "90%" in finding.text
     assert "500 evicted of 1000 stored in 9s, 20% of them never read" in finding.text
+    assert "50 per second at present; the last ones were unused for 40s" in finding.text
+    assert "use more memory (-m)" in finding.advice
+    (finding,) = check_memory(Samples(many, many | {"bytes": "100"}, 1.0), {})
+    assert (finding.state, "items of other sizes" in finding.advice) == ("warn", True)
     refused = {"store_too_large": "1", "store_no_memory": "2"}
     assert states_of(check_refused(refused)) == ["warn", "warn"]
+
+
+@pytest.mark.driver_independent
+def test_latency():
+    assert check_latency([]) == []
+    assert states_of(check_latency([0.2, 0.3, 50.0])) == ["ok"]
+    assert states_of(check_latency([0.2, 0.3, 500.0])) == ["warn"]
+    (finding,) = check_latency([7.0, 8.0, 9.0])
+    assert (finding.state, "zone" in finding.advice) == ("warn", True)
+    assert "8.00 ms, at most 9.00 ms (3 pings)" in finding.text
+
+
+def gets(hits, misses, uptime=10_000):
+    return {"get_hits": str(hits), "get_misses": str(misses), "uptime": str(uptime)}
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize(
+    ("before", "after", "state", "says"),
+    [
+        (gets(0, 0), gets(0, 0), "ok", "no gets yet"),
+        (gets(0, 9), gets(0, 9), "ok", "0.0% of 9 gets"),
+        (gets(90, 10), gets(980, 20), "ok", "98.0% of 1000 gets, 98.9% at present"),
+        (gets(100, 900), gets(110, 990), "warn", "emcache watch --misses"),
+        (gets(9000, 100), gets(9010, 300), "warn", "it has fallen"),
+        (gets(100, 900, 30), gets(110, 990, 31), "warn", "started 31s ago, so it is still filling"),
+    ],
+)
+def test_hit_ratios(before, after, state, says):
+    (finding,) = check_hit_ratio(Samples(before, after, 1.0))
+    assert finding.state == state
+    assert says in f"{finding.text} {finding.advice}"
+
+
+@pytest.mark.driver_independent
+def test_cpu():
+    idle = {"rusage_user": "1.0", "rusage_system": "1.0"}
+    busy = {"rusage_user": "8.0", "rusage_system": "3.0"}
+    threads = {"num_threads": "4"}
+    assert states_of(check_cpu(Samples(idle, idle, 2.5), threads)) == ["ok"]
+    (finding,) = check_cpu(Samples(idle, busy, 2.5), threads)
+    assert (finding.state, finding.text) == ("warn", "90% of 4 threads")
+    # Without a measurement, or from a server that does not report it.
+    assert check_cpu(Samples(idle, busy, 0.0), threads) == []
+    assert (
+        check_cpu(Samples(idle, {}, 2.5), threads) == check_cpu(Samples(idle, busy, 2.5), {}) == []
+    )
+
+
+@pytest.mark.driver_independent
+def test_a_node_with_most_of_the_gets():
+    assert check_balance({"a": 100_000.0}) == []
+    assert check_balance({"a": 900.0, "b": 800.0, "c": 700.0}) == []
+    assert check_balance({"a": 90.0, "b": 0.0, "c": 0.0}) == []
+    (finding,) = check_balance({"a": 9000.0, "b": 500.0, "c": 500.0})
+    assert (finding.state, "emcache hot -s a" in finding.advice) == ("warn", True)
+
+
+@pytest.mark.driver_independent
+def test_options_that_differ():
+    def report(name, version="1.6.18", **settings):
+        return NodeReport(
+            name, [], version, {"maxbytes": "67108864", "num_threads": "4"} | settings
+        )
+
+    assert check_differences([report("a"), report("b"), NodeReport("dead", [])]) == []
+    found = check_differences([report("a"), report("b", maxbytes="1048576"), report("c", "1.6.9")])
+    assert [(each.state, each.check) for each in found] == [
+        ("warn", "version"),
+        ("warn", "options"),
+    ]
+    assert found[0].text == "nodes differ: 1.6.18 on a, b; 1.6.9 on c"
+    assert found[1].text == "nodes differ in maxbytes: 64.0M on a, c; 1.00M on b"
+    assert "-m, or give clients weights" in found[1].advice
+
+
+def test_the_exit_code_of_warnings(server):
+    with memcached("-I", "2m") as other:
+        both = named(server, other)
+        assert invoke("doctor", *NOW, *both).exit_code == 0
+        assert invoke("doctor", *NOW, "--strict", *both).exit_code == 5
+        assert invoke("doctor", *NOW, "--strict", *both, "-s", "127.0.0.1:1").exit_code == 1
+        lines = invoke("doctor", *NOW, "--problems", *both).stdout.splitlines()
+        assert lines
+        assert all(line.startswith("warn\t") for line in lines)
+        answer = document("doctor", *NOW, "--problems", *both)
+        assert len(answer["findings"]) == len(lines) < answer["counts"]["ok"]
+
+
+def test_it_measures_for_some_seconds(server):
+    found = findings(*named(server), code=0)
+    assert "cpu" not in found
+    assert "20 pings" in found["latency"][1]
+    checks = {
+        f["check"] for f in document("doctor", "--seconds", "0.2", *named(server))["findings"]
+    }
+    assert checks >= {"latency", "hit ratio", "memory", "cpu"}
 
 
 @pytest.mark.driver_independent

@@ -12,6 +12,7 @@ import pytest
 from emcache.cli._output import bytes_text, printable
 from emcache.cli._values import EXPTIME
 from support.cli import Terminal, document, environment, invoke, named, run
+from support.memcached import memcached
 
 BINARY = bytes(range(256)) * 4
 
@@ -43,6 +44,15 @@ def test_the_time_that_is_left(server, name):
     invoke("touch", name, "2h", *here)
     assert 7100 < int(invoke("ttl", name, *here).output) <= 7200
     assert 7100 < document("ttl", name, *here)["ttl"] <= 7200
+
+
+def test_the_time_that_is_left_at_a_silent_server():
+    """It does not say that the server lacks the command."""
+    with memcached() as silent:
+        silent.pause()
+        failed = invoke("ttl", "k", *named(silent), "--timeout", "0.3")
+        silent.resume()
+    assert (failed.exit_code, "0.3 s" in failed.stderr) == (3, True), failed.stderr
 
 
 def test_a_value_there_and_back(server, name):

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from emcache.cli._keys import parse
-from support.cli import document, invoke, invoke_beside, named, one_loop, run, start
-from support.memcached import free_port, memcached
+from emcache.cli._keys import FirstItems
+from emcache.cli._metadump import Listed, parse
+from support.cli import Terminal, document, invoke, invoke_beside, named, one_loop, run, start
+from support.memcached import memcached
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
 from support.scripted import scripted
 from support.tls import certificates, tls_memcached
@@ -57,9 +58,10 @@ def test_json(filled):
 
 def test_long(filled):
     (line,) = invoke("keys", "-l", "--prefix", "50", *named(filled)).stdout.splitlines()
-    left, size, key = line.split()
-    assert 0 < int(left.removesuffix("s")) <= 101
-    assert (int(size) > 50, key) == (True, "50%25")
+    left, unused, size, node, key = line.split("\t")
+    assert 0 < int(left) <= 101
+    assert int(unused) >= 0
+    assert (int(size) > 50, node, key) == (True, f"127.0.0.1:{filled.port}", "50%25")
 
 
 def test_a_pipe_that_is_closed(filled):
@@ -108,6 +110,8 @@ def test_after_a_login():
         login += ["--auth", "sasl"]
         result = invoke("keys", *named(binary), *login, EMCACHE_PASSWORD=PASSWORD)
         assert (result.exit_code, "text protocol, which SASL" in result.stderr) == (4, True)
+        result = invoke("ttl", "k", *named(binary), *login, EMCACHE_PASSWORD=PASSWORD)
+        assert (result.exit_code, "SASL" in result.stderr) == (4, True)
 
 
 @pytest.mark.parametrize(
@@ -216,53 +220,50 @@ def test_each_key_is_one_word_of_one_line():
             "a\\x20b",
         ]
         lines = invoke("keys", "--long", *named(server)).stdout.splitlines()
-        assert [len(line.split()) for line in lines] == [3, 3]
+        assert [len(line.split()) for line in lines] == [5, 5]
 
 
-def test_delete_by_prefix():
-    with memcached() as a, memcached() as b, memcached() as c:
-        servers = [a, b, c]
-        for server in servers:
-            # On all nodes, wherever this client would look for it.
-            for key in (b"user:1", b"user:2", b"other"):
-                server.command(b"set %b 0 0 1\r\nx\r\n" % key)
-        done = invoke("delete", "--prefix", "user:", *named(*servers))
-        assert (done.exit_code, done.stdout) == (0, "deleted 6\n")
-        assert invoke("keys", *named(*servers)).stdout == "other\n" * 3
-        answer = document("delete", "--prefix", "other", *named(*servers))
-        assert [each["key"] for each in answer["keys"]] == ["other"] * 3
-        assert all(each["deleted"] for each in answer["keys"])
-        assert len(answer["nodes"]) == 3
-        assert document("delete", "--prefix", "other", *named(*servers))["keys"] == []
+def test_the_first_ones_of_an_order():
+    with memcached() as a, memcached() as b:
+        a.command(b"set k:1 0 500 1\r\nx\r\nset k:300 0 0 300\r\n%b\r\n" % (b"x" * 300))
+        b.command(b"set k:200 0 100 200\r\n%b\r\nset other 0 0 1\r\nx\r\n" % (b"x" * 200))
+        here = ("--prefix", "k:", *named(a, b))
+
+        def sorted_keys(*options):
+            lines = invoke("keys", *options, *here).stdout.splitlines()
+            return [line.split("\t")[-1] for line in lines]
+
+        assert sorted_keys("--sort", "size") == ["k:300", "k:200", "k:1"]
+        assert sorted_keys("--sort", "size", "--reverse") == ["k:1", "k:200", "k:300"]
+        assert sorted_keys("--sort", "ttl") == ["k:200", "k:1", "k:300"]
+        assert sorted_keys("--sort", "ttl", "--limit", "1") == ["k:200"]
+        assert len(sorted_keys("--sort", "age")) == 3
+        answer = document("keys", "--sort", "size", "--limit", "2", *here)
+        assert [item["key"] for item in answer["keys"]] == ["k:300", "k:200"]
+        assert answer["limited"] is True
+        assert document("keys", "--sort", "size", *here)["limited"] is False
+        refused = invoke("keys", "--reverse", *here)
+        assert (refused.exit_code, "--reverse needs --sort" in refused.stderr) == (2, True)
+        with Terminal("keys", "--sort", "size", "--limit", "2", *here, columns=80) as terminal:
+            assert terminal.end() == 0
+            header, first, _, rest = terminal.text.splitlines()
+        assert header.split() == ["expires", "unused", "size", "node", "key"]
+        assert first.split()[0] == "never"
+        assert rest == "2 of 3 keys; see --limit"
 
 
-def test_delete_by_prefix_of_many_and_odd_keys():
-    with memcached() as server:
-        sets = [b"set k:%d 0 0 1 noreply\r\nx\r\n" % number for number in range(5000)]
-        # "k: \n", in base64.
-        odd = b"ms azogCg== 1 b\r\nx\r\n"
-        server.command(b"".join(sets) + odd + b"set kept 0 0 1\r\nx\r\n")
-        assert invoke("delete", "--prefix", "k:", *named(server)).stdout == "deleted 5001\n"
-        assert invoke("keys", *named(server)).stdout == "kept\n"
-
-
-def test_delete_by_prefix_where_a_node_is_dead(cluster):
-    cluster[0].command(b"set user:1 0 0 1\r\nx\r\n")
-    dead = f"127.0.0.1:{free_port()}"
-    done = invoke("delete", "--prefix", "user:", *named(cluster[0]), "-s", dead)
-    assert (done.exit_code, done.stdout) == (3, "deleted 1\n")
-    assert dead in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--prefix", ""], "must not be empty"),
-        (["key", "--prefix", "k"], "or --prefix"),
-        ([], "or --prefix"),
-    ],
-)
-def test_delete_wants_keys_or_a_prefix(server, arguments, says):
-    done = invoke("delete", *arguments, *named(server))
-    assert done.exit_code == 2
-    assert says in done.stderr
+@pytest.mark.driver_independent
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize("order", ["size", "age", "ttl"])
+def test_an_order_keeps_no_more_than_its_limit(order, is_reversed):
+    first = FirstItems(order, is_reversed, 3)
+    for number in range(1000):
+        mixed = number * 7919 % 1000
+        first.add(Listed(b"%d" % mixed, mixed or None, mixed or None, mixed), "node")
+        assert len(first._heap) <= 3
+    got = [int(ranked.item.key) for ranked in first.in_order()]
+    # A time that is missing is the last one.
+    expected = {"size": [999, 998, 997], "age": [1, 2, 3], "ttl": [1, 2, 3]}
+    backwards = {"size": [0, 1, 2], "age": [0, 999, 998], "ttl": [0, 999, 998]}
+    assert got == (backwards if is_reversed else expected)[order]
+    assert first.count == 1000

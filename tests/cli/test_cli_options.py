@@ -1,5 +1,6 @@
 """How servers, TLS and logins are named, and what is said of a mistake."""
 
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 
 import emcache
 from emcache._memcached.addresses import format_address, parse_address
+from emcache.cli._app import app
+from emcache.cli._commands import SECTIONS
 from emcache.cli._settings import node_name, parse_servers
 from support.cli import document, environment, invoke, invoke_beside, named, one_loop, run
 from support.sasl import PASSWORD, USER, file_memcached, sasl_memcached
@@ -25,6 +28,8 @@ COMMANDS = [
     "incr",
     "decr",
     "keys",
+    "hot",
+    "watch",
     "node-for",
     "top",
     "bench",
@@ -163,7 +168,22 @@ def test_help_names_everything():
     for command in COMMANDS:
         text = invoke(command, "-h").stdout
         assert "--servers" in text
-        assert "--password " not in text  # everybody reads the arguments of processes
+        assert "--help-connection" in text
+        assert "--ca " not in text
+        assert len(text.splitlines()) < 45
+        connection = invoke(command, "--help-connection").stdout
+        assert max(map(len, connection.splitlines())) <= 80
+        assert {"--servers", "--ca", "--failover", "--timeout", "EMCACHE_PASSWORD"} <= set(
+            re.findall(r"--[a-z]+|EMCACHE_PASSWORD", connection)
+        )
+        assert "--password " not in connection  # everybody reads the arguments of processes
+
+
+@pytest.mark.driver_independent
+def test_the_help_has_every_command():
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(app.commands)
+    assert invoke("--help-connection").exit_code == 0
 
 
 @pytest.mark.driver_independent

@@ -7,6 +7,8 @@ from support.memcached import memcached
 from support.memcached_proxy import WHY_NOT, has_proxy, memcached_proxy
 from support.nutcracker import nutcracker
 
+NOW = ("--seconds", "0")
+
 
 @pytest.fixture(scope="module")
 def proxy():
@@ -20,7 +22,7 @@ def proxy_finding(told):
 
 
 def test_doctor_names_a_healthy_proxy_and_what_it_lacks(proxy):
-    told = document("doctor", *named(proxy))
+    told = document("doctor", *NOW, *named(proxy))
     assert told["counts"]["fail"] == 0
     finding = proxy_finding(told)
     assert finding["state"] == "warn"
@@ -31,7 +33,7 @@ def test_doctor_names_a_healthy_proxy_and_what_it_lacks(proxy):
 def test_doctor_at_a_proxy_with_a_dead_server():
     with nutcracker() as proxy:
         proxy.servers[0].kill()
-        told = document("doctor", *named(proxy))
+        told = document("doctor", *NOW, *named(proxy))
         assert proxy_finding(told)["text"].startswith("a proxy: ")
 
 
@@ -39,14 +41,14 @@ def test_doctor_at_a_proxy_whose_server_for_version_hangs():
     with nutcracker() as proxy:
         for server in proxy.servers:
             server.pause()
-            told = document("doctor", *named(proxy), "--timeout", "3")
+            told = document("doctor", *NOW, *named(proxy), "--timeout", "3")
             assert proxy_finding(told)["text"].startswith("a proxy: it answers get, but not")
             server.resume()
 
 
 def test_doctor_at_a_server_that_is_no_proxy():
     with memcached() as server:
-        checks = {found["check"] for found in document("doctor", *named(server))["findings"]}
+        checks = {found["check"] for found in document("doctor", *NOW, *named(server))["findings"]}
         assert "version" in checks
         assert "proxy" not in checks
 
@@ -54,7 +56,7 @@ def test_doctor_at_a_server_that_is_no_proxy():
 @pytest.mark.skipif(not has_proxy(), reason=WHY_NOT)
 def test_doctor_names_memcached_s_own_proxy():
     with memcached_proxy() as proxy:
-        told = document("doctor", *named(proxy))
+        told = document("doctor", *NOW, *named(proxy))
         assert told["counts"]["fail"] == 0
         assert proxy_finding(told)["text"].startswith("memcached's own proxy: ")
 
@@ -77,6 +79,16 @@ def test_stats_says_what_the_node_is(proxy, command):
     (node,) = document(*command, *named(proxy), code=4)["nodes"]
     assert "is a proxy" in node["error"]
     assert "TLS" not in node["error"]
+
+
+def test_commands_that_it_does_not_support(proxy):
+    """Where memcached's own commands are needed, it says so."""
+    result = invoke("ttl", "k", *named(proxy))
+    assert (result.exit_code, "does not support meta commands" in result.stderr) == (4, True)
+    for command in (("keys",), ("delete", "--prefix", "k", "--yes"), ("watch",), ("hot",)):
+        result = invoke(*command, *named(proxy))
+        assert result.exit_code == 3
+        assert "closed, as proxies do for unsupported commands" in result.stderr
 
 
 def test_flush_is_refused_by_a_node_that_is_up(proxy):

@@ -1,6 +1,7 @@
 """top: on a terminal, in a pipe, as JSON."""
 
 import json
+import re
 import signal
 import termios
 import time
@@ -9,7 +10,10 @@ import pytest
 from rich.console import Console
 
 from emcache.cli._sampling import ALL, Counters, Row, total
-from emcache.cli._top_table import duration, middle_cut, number, percent, plain_line, size, table_of
+from emcache.cli._sparkline import ASCII, sparkline
+from emcache.cli._top_order import ORDERS, Order
+from emcache.cli._top_table import History, middle_cut, plain_line, table_of
+from emcache.cli._units import duration, number, percent, plural, size
 from support.cli import Terminal, document, invoke, named, start
 from support.memcached import memcached
 
@@ -69,9 +73,9 @@ def test_on_a_terminal(columns):
         arguments = ("top", *QUICK, *named(dying, other))
         with Terminal(*arguments, columns=columns) as terminal:
             terminal.until(lambda text: "2 of 2 up" in text and "q quits" in text)
-            lines = terminal.text.splitlines()
+            lines = last_screen(terminal)
             assert max(map(len, lines)) <= columns
-            assert ("version" in terminal.text) == (columns == 160)
+            assert ("version" in lines[1]) == (columns == 160)
             load(other)
             terminal.until(lambda text: "66.7%" in text)
             dying.kill()
@@ -120,6 +124,17 @@ def test_a_terminal_that_cannot_draw(server):
         assert terminal.end() == 0
 
 
+def last_screen(terminal):
+    """The lines of the last whole screen, which ends with the line about the keys."""
+
+    def screen(text):
+        lines = ("emcache top" + text.rpartition("emcache top")[2]).rstrip().splitlines()
+        is_whole = " up" in lines[0] and lines[-1].startswith("q quits") and len(lines[-1]) > 50
+        return lines if is_whole else None
+
+    return screen(terminal.until(screen))
+
+
 def row(**fields):
     return Row(**{"node": "cache1.internal:11211", "up": True} | fields)
 
@@ -158,9 +173,111 @@ def test_a_table_fits(width):
     assert "state" in lines[0]
     assert "DOWN" in lines[2]
     assert "123k" in lines[1]
-    assert ("10.0M" in lines[1]) == (width >= 120)
+    assert ("10.0M" in lines[1]) == (width == 200)
     assert (long in lines[1]) == (width == 200)
     assert lines[1].split()[0].endswith("11211")
+
+
+@pytest.mark.driver_independent
+def test_what_is_outside_its_threshold_is_coloured():
+    fine = {"hit_ratio": 0.9, "ping_ms_p50": 1.0, "connections": 5, "connections_limit": 100}
+    bad = {"hit_ratio": 0.3, "ping_ms_p50": 7.0, "connections": 99, "evictions_per_second": 3.0}
+    console = Console(width=200, force_terminal=True, color_system="standard")
+    with console.capture() as captured:
+        console.print(table_of([row(**fine), row(**fine | bad)], 200))
+    _, first, second = captured.get().replace("\x1b[36m", "").splitlines()
+    assert "\x1b[3" not in first
+    for cell in ("\x1b[31m30.0%", "\x1b[33m3\x1b", "\x1b[31m99\x1b", "\x1b[33m7.00"):
+        assert cell in re.sub(r"(m) +", r"\1", second)
+
+
+@pytest.mark.driver_independent
+def test_a_sparkline():
+    assert sparkline([0.0, 1.0, 8.0], 3, 3, 8.0) == "▁▂█"
+    assert sparkline([None, 8.0], 4, 4, 8.0, ASCII) == "   @"
+    assert sparkline([1.0, 3.0, 8.0, 8.0], 4, 2, 8.0) == "▃█"
+    assert sparkline(range(600), 60, 60, 599.0)[-1] == "█"
+    assert sparkline([], 60, 10, 0.0) == " " * 10
+    assert sparkline([0.0] * 60, 60, 10, 0.0) == "▁" * 10
+    assert len(sparkline([1.0] * 60, 60, 17, 1.0)) == 17
+    assert len(sparkline([1.0] * 9, 10, 60, 1.0)) == 10
+
+
+@pytest.mark.driver_independent
+def test_nodes_share_the_scale_of_their_history():
+    rows = [row(history=(1.0, 8.0)), row(history=(4.0,)), row(node=ALL, history=(5.0, 12.0))]
+    assert History(2).draw(rows, 2) == ["▂█", " ▅", "▄█"]
+    assert total(rows[:2]).history == (1.0, 12.0)
+
+
+@pytest.mark.driver_independent
+def test_orders():
+    def named_row(name, **fields):
+        return row(node=name, **fields)
+
+    rows = [
+        named_row("a", ops_per_second=1.0, hit_ratio=0.9, ping_ms_p99=1.0),
+        named_row("b", ops_per_second=5.0, hit_ratio=0.5),
+        named_row("c", up=False),
+        named_row("d", hit_ratio=None, ping_ms_p99=9.0, ops_per_second=3.0),
+    ]
+
+    def names(*keys, order="node"):
+        by = Order(order)
+        assert all(map(by.press, keys))
+        return "".join(each.node for each in by.sorted(rows))
+
+    assert names() == "abcd"
+    assert names("r") == "dcba"
+    assert names("o") == names(order="ops") == "cbda"
+    assert names("o", "r") == "adbc"
+    assert names("h") == "cbad"
+    assert names("p") == "cdab"
+    assert names("p", "n") == "abcd"
+    assert not Order("node").press("x")
+    assert len({order.key for order in ORDERS} | {"q", "r"}) == len(ORDERS) + 2
+
+
+def test_nodes_are_in_the_order_given(cluster):
+    for servers in (cluster, cluster[::-1]):
+        answer = document("top", "--once", *QUICK, *named(*servers))
+        assert [node["node"] for node in answer["nodes"]] == [
+            f"127.0.0.1:{server.port}" for server in servers
+        ]
+
+
+def test_keys_change_the_order(cluster):
+    a, b, *_ = cluster
+    dead = "127.0.0.1:1"
+    with Terminal("top", *QUICK, *named(a, b), "-s", dead, columns=80) as terminal:
+        terminal.until(lambda text: "2 of 3 up" in text)
+        for key, first in ((b"h", dead), (b"N", f"127.0.0.1:{a.port}"), (b"\x1b[B", "")):
+            terminal.forget()
+            terminal.press(key)
+            if first:
+                terminal.until(lambda text, first=first: re.search(rf"minute\s+{first} ", text))
+        terminal.press(b"q")
+        assert terminal.end() == 0
+
+
+def test_more_nodes_than_lines():
+    nodes = ",".join(f"127.0.0.1:{port}" for port in range(1, 61))
+    with Terminal("top", *QUICK, "-s", nodes, columns=80) as terminal:
+        lines = last_screen(terminal)
+        assert len(lines) <= 40
+        assert lines[-2].rstrip() == "31 more nodes do not fit"
+        assert sum(line.startswith("all ") for line in lines) == 1
+        terminal.press(b"q")
+        assert terminal.end() == 0
+
+
+def test_a_terminal_without_unicode(server):
+    variables = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    with Terminal("top", *QUICK, *named(server), **variables) as terminal:
+        terminal.until(lambda text: re.search(r"[_@] *\r\n", text))
+        assert terminal.raw.isascii()
+        terminal.press(b"q")
+        assert terminal.end() == 0
 
 
 @pytest.mark.driver_independent
@@ -181,6 +298,7 @@ def test_numbers():
     assert [duration(s) for s in (None, 0, 119, 120, 7200, 200000)] == [
         *("-", "0s", "119s", "2m", "2h", "2d"),
     ]
+    assert [plural(1, "node"), plural(2000, "node")] == ["1 node", "2,000 nodes"]
     assert middle_cut("cache1.internal:11211", 12) == "cache1…11211"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ..version import __version__
-from . import _bench, _doctor, _hot, _items, _keys, _node_for, _nodes, _stats, _top
+from . import _bench, _doctor, _hot, _items, _keys, _node_for, _nodes, _stats, _top, _watch
 from ._commands import CONTEXT, Group
 
 EPILOG = """Exit codes: 0 success; 1 a miss or another negative reply; 2 a usage error; 3 a node was
@@ -24,7 +24,7 @@ def app() -> None:
     """
 
 
-for module in (_nodes, _node_for, _stats, _items, _keys, _top, _hot, _bench, _doctor):
+for module in (_nodes, _node_for, _stats, _items, _keys, _top, _hot, _watch, _bench, _doctor):
     for command in module.COMMANDS:
         app.add_command(command)
 

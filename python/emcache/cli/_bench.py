@@ -17,7 +17,7 @@ from ._commands import Command, runs
 from ._load import EXPTIME, Load, Run, unwrapped
 from ._output import Output, plain_table
 from ._settings import Settings
-from ._top_table import milliseconds, size
+from ._units import milliseconds, size
 
 _REFRESH = 0.1
 
@@ -56,7 +56,7 @@ async def bench(
     connections: int,
     force: bool,
 ) -> int:
-    """Generate a load on the nodes, and measure throughput and latency.
+    """Measure throughput and latency under a load of gets and sets.
 
     It stores its own keys (emcache-bench:...) and deletes them at the end. The result includes the
     speed of this program, which uses one core.

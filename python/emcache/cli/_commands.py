@@ -24,6 +24,13 @@ _NEGATIVE_NUMBER = re.compile("-[0-9]+")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+SECTIONS = {
+    "Servers": ("ping", "doctor", "top", "stats", "hot", "watch", "version", "flush", "bench"),
+    "Items": ("get", "set", "delete", "touch", "ttl", "incr", "decr", "keys", "node-for"),
+}
+"""The commands in the help."""
+
+
 class Options(dict[str, Any]):
     """The connection options, collected before and after the command."""
 
@@ -50,9 +57,23 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Non
 
 
 class Shared(click.Option):
-    """A connection option, which the group and each command have."""
+    """An option for all commands, which the group and each command have.
 
-    def __init__(self, *declarations: str, variable: str | None = None, **options: Any) -> None:
+    Args:
+        declarations: as for click.
+        variable: the environment variable.
+        is_folded: whether only ``--help-connection`` shows it.
+        options: as for click.
+    """
+
+    def __init__(
+        self,
+        *declarations: str,
+        variable: str | None = None,
+        is_folded: bool = True,
+        **options: Any,
+    ) -> None:
+        self.is_folded = is_folded
         super().__init__(
             declarations,
             callback=_remember,
@@ -62,7 +83,7 @@ class Shared(click.Option):
         )
 
 
-def shared_options() -> list[Shared]:
+def shared_options() -> list[click.Option]:
     """Return the options that all commands share."""
     file = click.Path(exists=True, dir_okay=False)
     return [
@@ -71,6 +92,7 @@ def shared_options() -> list[Shared]:
             multiple=True,
             metavar="ADDRESS[,...]",
             variable="EMCACHE_SERVERS",
+            is_folded=False,
             help="host:port, [ipv6]:port or unix:/path; may be repeated. "
             f"[default: {DEFAULT_SERVER}]",
         ),
@@ -91,6 +113,12 @@ def shared_options() -> list[Shared]:
             metavar="ADDRESS=N[,...]",
             variable="EMCACHE_WEIGHTS",
             help="Weights of nodes, for rules that have weights.",
+        ),
+        Shared(
+            "--failover",
+            metavar="next|gutter:ADDRESS[,...]",
+            variable="EMCACHE_FAILOVER",
+            help="Where keys go whose node is down: as in your program. [default: nowhere]",
         ),
         Shared("--tls/--no-tls", default=None, variable="EMCACHE_TLS", help="Connect with TLS."),
         Shared("--ca", type=file, variable="EMCACHE_CA", help="Trust these CAs, too."),
@@ -129,26 +157,46 @@ def shared_options() -> list[Shared]:
             variable="EMCACHE_TIMEOUT",
             help="For each answer, with its connection. [default: 2]",
         ),
-        Shared("--json", is_flag=True, help="Print one JSON document."),
+        Shared("--json", is_flag=True, is_folded=False, help="Print one JSON document."),
+        click.Option(
+            ["--help-connection"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_connection_options,
+            help="Show the options for discovery, routing, TLS, login and timeouts.",
+        ),
     ]
 
 
-def _write_options(
-    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
-) -> None:
-    own: list[tuple[str, str]] = []
-    shared: list[tuple[str, str]] = []
-    for parameter in command.get_params(ctx):
-        record = parameter.get_help_record(ctx)
-        if record is not None and not isinstance(parameter, click.Argument):
-            (shared if isinstance(parameter, Shared) else own).append(record)
-    for title, records in (("Options", own), ("Connection and output", shared)):
-        if records:
-            with formatter.section(title):
-                formatter.write_dl(records)
-    with formatter.indentation():
-        formatter.write_paragraph()
-        formatter.write_text(_ENVIRONMENT)
+def _print_connection_options(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    formatter = ctx.make_formatter()
+    with formatter.section("Connection options, before or after the command"):
+        formatter.write_dl(_records(ctx, lambda parameter: isinstance(parameter, Shared)))
+    formatter.write_paragraph()
+    formatter.write_text(_ENVIRONMENT)
+    click.echo(formatter.getvalue().rstrip("\n"))
+    ctx.exit()
+
+
+def _records(
+    ctx: click.Context, wanted: Callable[[click.Parameter], bool]
+) -> list[tuple[str, str]]:
+    records = [
+        parameter.get_help_record(ctx)
+        for parameter in ctx.command.get_params(ctx)
+        if not isinstance(parameter, click.Argument) and wanted(parameter)
+    ]
+    return [record for record in records if record is not None]
+
+
+def _write_options(ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    with formatter.section("Options"):
+        formatter.write_dl(
+            _records(ctx, lambda parameter: not getattr(parameter, "is_folded", False))
+        )
 
 
 class Command(click.Command):
@@ -165,7 +213,7 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options first."""
-        _write_options(self, ctx, formatter)
+        _write_options(ctx, formatter)
 
 
 class Group(click.Group):
@@ -178,9 +226,14 @@ class Group(click.Group):
         self.params += shared_options()
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands before the options."""
-        self.format_commands(ctx, formatter)
-        _write_options(self, ctx, formatter)
+        """Write the commands, by topic, before the options."""
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                commands = [self.commands[name] for name in names]
+                formatter.write_dl(
+                    [(each.name or "", each.get_short_help_str(60)) for each in commands]
+                )
+        _write_options(ctx, formatter)
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command, and exit with its code."""

@@ -14,26 +14,40 @@ from .._errors import AuthenticationError, EmcacheError
 from ..connection_pool import ConnectionPool
 from ..discovery._config_endpoint import ConfigDiscovery, NoDiscoveryError
 from ..discovery._dns import resolve
-from ._capabilities import answers, if_supported, supports_gat
 from ._commands import Command, runs
+from ._differences import NodeReport, check_differences
+from ._doctor_queries import ask
 from ._exit_codes import NEGATIVE, WANTS_LOGIN, text_of
 from ._finding import Finding, fail, ok, warn
 from ._output import Output, printable
-from ._server_checks import MORE_CONNECTIONS, check_all
+from ._server_checks import MORE_CONNECTIONS, check_all, check_load
 from ._settings import Settings, node_name
 from ._tls_check import check_tls
 from ._versions import parse, version_findings
 
+WARNED = 5
+"""The exit code of ``--strict`` if there are warnings, but no failures."""
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 @click.command("doctor", cls=Command)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 3600),
+    default=1.0,
+    show_default=True,
+    help="How long to measure latency, hit ratio, evictions and CPU.",
+)
+@click.option("--problems", is_flag=True, help="Print only warnings and failures.")
+@click.option("--strict", is_flag=True, help=f"Exit with {WARNED} if there are warnings only.")
 @runs
-async def doctor(settings: Settings, output: Output) -> int:
+async def doctor(
+    settings: Settings, output: Output, seconds: float, problems: bool, strict: bool
+) -> int:
     """Find problems, and suggest what to do.
 
-    Checks names, connections, TLS, login, limits, memory, clock and version of every node. Each
-    line is ok, warn or fail. The exit code is 1 if one failed.
+    Checks names, connections, TLS, login, limits, latency, hit ratio, memory, CPU, clock, version
+    and options of every node. Each line is ok, warn or fail. The exit code is 1 if one failed.
     """
     addresses = settings.addresses()
     # A client refuses invalid options and files before anything is sent.
@@ -43,18 +57,21 @@ async def doctor(settings: Settings, output: Output) -> int:
     if settings.discovery is not None:
         about, addresses = await _discovered(settings, addresses)
         findings.append(about)
-    results = await asyncio.gather(*(_node(settings, address) for address in addresses))
-    for address, of_node in zip(addresses, results, strict=True):
-        name = node_name(address)
-        findings += [dataclasses.replace(finding, node=name) for finding in of_node]
-    findings += _differences(findings)
+    reports = await asyncio.gather(*(_node(settings, node, seconds) for node in addresses))
+    for report in reports:
+        findings += [dataclasses.replace(each, node=report.name) for each in report.findings]
+    findings += check_differences(list(reports))
+    counts = _count(findings)
+    shown = [finding for finding in findings if finding.state != "ok" or not problems]
     if output.as_json:
-        _document(output, findings)
+        output.document({"findings": [each.fields() for each in shown], "counts": counts})
     elif output.is_terminal:
-        _for_people(output, findings)
+        _for_people(output, shown, counts)
     else:
-        _for_pipes(findings)
-    return NEGATIVE if _count(findings)["fail"] else 0
+        _for_pipes(shown)
+    if counts["fail"]:
+        return NEGATIVE
+    return WARNED if strict and counts["warn"] else 0
 
 
 async def _discovered(
@@ -85,16 +102,14 @@ async def _discovered(
     return ok("discovery", f"version {topology.version}, {len(nodes)} nodes: {names}"), nodes
 
 
-async def _node(settings: Settings, address: Address) -> list[Finding]:
+async def _node(settings: Settings, address: Address, seconds: float) -> NodeReport:
     """Run the checks of one node, up to one that makes the others useless."""
-    findings = await _reachable(settings, address)
-    if any(finding.state == "fail" for finding in findings):
-        return findings
-    if settings.uses_tls:
-        findings += await check_tls(settings, address)
-        if any(finding.state == "fail" for finding in findings):
-            return findings
-    return findings + await _queried(settings, address)
+    report = NodeReport(node_name(address), await _reachable(settings, address))
+    if settings.uses_tls and not report.has_failed:
+        report.findings += await check_tls(settings, address)
+    if not report.has_failed:
+        await _query(settings, address, seconds, report)
+    return report
 
 
 async def _reachable(settings: Settings, address: Address) -> list[Finding]:
@@ -150,27 +165,28 @@ def _os_text(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-async def _queried(settings: Settings, address: Address) -> list[Finding]:
-    """Check version, statistics and settings, with the client itself."""
+async def _query(settings: Settings, address: Address, seconds: float, report: NodeReport) -> None:
+    """Check version, statistics and settings."""
     async with await settings.client_of([address]) as client:
         try:
-            await answers(client, address)
-            version = await if_supported(client.version(address), patient=True)
-            stats, here = await if_supported(client.stats(address)) or {}, time.time()
-            server = await if_supported(client.stats(address, "settings")) or {}
-            has_gat = await supports_gat(client)
+            found = await ask(client, address, seconds)
         except AuthenticationError as error:
-            text = text_of(error)
-            return [fail("login", text, "username, password, --auth, the server's users?")]
+            advice = "username, password, --auth, the server's users?"
+            report.findings.append(fail("login", text_of(error), advice))
+            return
         except EmcacheError as error:
-            return [_no_answer(settings, error)]
-    is_proxy, of_proxy = _proxy(version, stats, has_gat)
-    of_version = version_findings(version, server) if stats or not is_proxy else []
-    return [
+            report.findings.append(_no_answer(settings, error))
+            return
+    is_proxy, of_proxy = _proxy(found.version, found.stats, found.has_gat)
+    if not is_proxy:
+        report.version, report.settings = found.version, found.settings
+    report.samples = found.samples
+    report.findings += [
         *of_proxy,
-        *of_version,
-        *check_all(stats, server, settings, here),
-        *([] if is_proxy and not stats else _unchecked(stats, server)),
+        *(version_findings(found.version, found.settings) if found.stats or not is_proxy else []),
+        *check_all(found.stats, found.settings, settings, found.asked_at),
+        *check_load(found),
+        *([] if is_proxy and not found.stats else _unchecked(found.stats, found.settings)),
     ]
 
 
@@ -215,24 +231,8 @@ def _no_answer(settings: Settings, error: EmcacheError) -> Finding:
     return fail("answers", text, advice)
 
 
-def _differences(findings: list[Finding]) -> list[Finding]:
-    """Return warnings about differences between the nodes of a cluster."""
-    different = []
-    for check in ("version", "item limit"):
-        texts = {finding.text.split(" lacks ")[0] for finding in findings if finding.check == check}
-        if len(texts) > 1:
-            text = f"nodes differ: {', '.join(sorted(texts))}"
-            different.append(warn(check, text, "use the same on all nodes"))
-    return different
-
-
 def _count(findings: list[Finding]) -> dict[str, int]:
     return {state: sum(f.state == state for f in findings) for state in ("ok", "warn", "fail")}
-
-
-def _document(output: Output, findings: list[Finding]) -> None:
-    listed = [finding.fields() for finding in findings]
-    output.document({"findings": listed, "counts": _count(findings)})
 
 
 def _for_pipes(findings: list[Finding]) -> None:
@@ -241,7 +241,7 @@ def _for_pipes(findings: list[Finding]) -> None:
         click.echo("\t".join((finding.state, finding.node or "all", finding.check, text)))
 
 
-def _for_people(output: Output, findings: list[Finding]) -> None:
+def _for_people(output: Output, findings: list[Finding], counts: dict[str, int]) -> None:
     for node in dict.fromkeys(finding.node for finding in findings):
         output.line(node or "all nodes", "bold")
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -257,7 +257,6 @@ def _for_people(output: Output, findings: list[Finding]) -> None:
                 table.add_row(state, finding.check, text)
         output.table(table)
         output.line("")
-    counts = _count(findings)
     output.line(", ".join(f"{number} {state}" for state, number in counts.items()))
 
 

@@ -8,6 +8,7 @@ from .._errors import (
     InvalidKeyError,
     NotFoundCommandError,
     NotStoredStorageCommandError,
+    UnsupportedError,
 )
 from ._output import printable
 from ._streams import OutputError, code_of_output_error
@@ -35,7 +36,7 @@ def code_of(error: BaseException) -> int | None:
             return INTERRUPTED
         case NotFoundCommandError() | NotStoredStorageCommandError() | click.Abort():
             return NEGATIVE
-        case CommandError():
+        case CommandError() | UnsupportedError():
             return SERVER
         case InvalidKeyError() | click.ClickException():
             return USAGE

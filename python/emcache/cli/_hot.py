@@ -11,15 +11,16 @@ import click
 
 from .._address import Address
 from .._client import Client
-from .._errors import CommandError, EmcacheError
-from ._capabilities import if_supported
+from .._errors import EmcacheError
 from ._commands import Command, runs
-from ._exit_codes import ServerLacksError, text_of
+from ._exit_codes import text_of
 from ._keys import nodes_that_answer, outcome_fields
 from ._nodes import worst_code
 from ._output import Output, bytes_fields, bytes_text, plain_table
-from ._raw import RawConnection, raw_connection
+from ._raw import raw_connection
+from ._server_log import dropped_lines, start_watching
 from ._settings import Settings, node_name
+from ._units import plural
 
 _FETCH = re.compile(rb" type=item_get key=(\S+) status=(\w+)")
 _MOST_KEYS = 200_000
@@ -83,8 +84,7 @@ async def watch(settings: Settings, node: Address, seconds: float, prefixes: Pre
     """
     fetches = Fetches()
     async with raw_connection(settings, node) as connection:
-        connection.send(b"watch fetchers\r\n")
-        _check(connection, await connection.line())
+        await start_watching(connection, "fetchers")
         begin = time.monotonic()
         async for chunk in connection.chunks_for(seconds):
             found = _FETCH.findall(chunk)
@@ -96,20 +96,6 @@ async def watch(settings: Settings, node: Address, seconds: float, prefixes: Pre
     return fetches
 
 
-def _check(connection: RawConnection, reply: bytes) -> None:
-    if reply == b"OK":
-        return
-    where = node_name(connection.address)
-    if b"not allowed" in reply:
-        raise ServerLacksError(f"{where} cannot be watched: it was started with -W")
-    if reply.startswith((b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR")):
-        raise ServerLacksError(
-            f"{where} cannot be watched: 'watch fetchers' is not supported (memcached before "
-            "1.4.26, a proxy, or a hosted service)"
-        )
-    raise CommandError(f"{where} answered {bytes_text(reply[:100])!r} to 'watch fetchers'")
-
-
 def _forget_rare_keys(fetches: Fetches, prefixes: Prefixes) -> None:
     ordered = fetches.counts.most_common()
     for (key, status), count in ordered[_MOST_KEYS // 2 :]:
@@ -119,19 +105,13 @@ def _forget_rare_keys(fetches: Fetches, prefixes: Prefixes) -> None:
     fetches.counts = Counter(dict(ordered[: _MOST_KEYS // 2]))
 
 
-async def _dropped(client: Client, node: Address) -> int:
-    """Return how many lines of logs a server has dropped, for all who watch it."""
-    stats = await if_supported(client.stats(node)) or {}
-    return sum(int(stats.get(name, 0)) for name in ("log_worker_dropped", "log_watcher_skipped"))
-
-
 async def _watch_counted(
     settings: Settings, client: Client, node: Address, seconds: float, prefixes: Prefixes
 ) -> Fetches | EmcacheError:
     try:
-        before = await _dropped(client, node)
+        before = await dropped_lines(client, node)
         fetches = await watch(settings, node, seconds, prefixes)
-        fetches.dropped = max(await _dropped(client, node) - before, 0)
+        fetches.dropped = max(await dropped_lines(client, node) - before, 0)
     except EmcacheError as error:
         return error
     return fetches
@@ -234,7 +214,7 @@ async def hot(
     nodes, failures = await nodes_that_answer(settings)
     watched = [node for node in nodes if node not in failures]
     if watched and output.is_terminal:
-        click.echo(f"watching {len(watched)} nodes for {seconds:g} s", err=True)
+        click.echo(f"watching {plural(len(watched), 'node')} for {seconds:g} s", err=True)
     async with await settings.client() as client:
         outcomes = await asyncio.gather(
             *(_watch_counted(settings, client, node, seconds, prefixes) for node in watched)

@@ -6,11 +6,13 @@ from typing import Any
 import click
 
 from .._client import Client
-from .._errors import NotFoundCommandError
+from .._errors import NotFoundCommandError, UnsupportedError
+from ._capabilities import answers
 from ._commands import Command, interruptible, runs
 from ._exit_codes import NEGATIVE
+from ._failover_notes import item_client
 from ._output import Output, bytes_fields, bytes_text
-from ._prefix import delete_prefix
+from ._prefix import Plan, delete_prefix
 from ._settings import Settings
 from ._values import EXPTIME, KEY
 
@@ -25,7 +27,7 @@ async def get(settings: Settings, output: Output, key: bytes) -> int:
 
     On a terminal, a binary value is only described.
     """
-    async with await settings.client() as client:
+    async with item_client(settings) as client:
         item = await client.gets(key, return_flags=True)
     if output.as_json:
         output.document(
@@ -79,7 +81,7 @@ async def set_(
     """Store VALUE under KEY; - reads it from stdin."""
     with interruptible():
         data = _value(value, file)
-    async with await settings.client() as client:
+    async with item_client(settings) as client:
         store = getattr(client, verb or "set")
         await store(key, data, flags=flags, exptime=exptime)
     _done(output, key, {"stored": True, "size": len(data)})
@@ -109,24 +111,41 @@ def _done(output: Output, key: bytes, what: dict[str, Any]) -> None:
 @click.command("delete", cls=Command)
 @click.argument("keys", metavar="[KEY...]", type=KEY, nargs=-1)
 @click.option("--prefix", type=KEY, help="All items whose keys begin so.")
+@click.option("--yes", "-y", is_flag=True, help="With --prefix: do not ask for confirmation.")
+@click.option("--dry-run", is_flag=True, help="With --prefix: only count the keys.")
+@click.option(
+    "--rate",
+    type=click.IntRange(0, 10_000_000),
+    default=10_000,
+    show_default=True,
+    help="With --prefix: the most deletes a second; 0 for no limit.",
+)
 @runs
 async def delete(
-    settings: Settings, output: Output, keys: tuple[bytes, ...], prefix: bytes | None
+    settings: Settings,
+    output: Output,
+    keys: tuple[bytes, ...],
+    prefix: bytes | None,
+    yes: bool,
+    dry_run: bool,
+    rate: int,
 ) -> int:
     """Delete items by KEY, or by a prefix of their keys.
 
-    The exit code is 1 if a KEY does not exist. With --prefix the number of deleted items is
-    printed; the servers list all their keys for this, as for the command keys.
+    The exit code is 1 if a KEY does not exist. With --prefix, the servers list all their keys, as
+    for the command keys; the keys are counted, and you are asked before they are deleted.
     """
     if bool(keys) == (prefix is not None):
         raise click.UsageError("pass one KEY or more, or --prefix")
+    if prefix is None and (yes or dry_run):
+        raise click.UsageError("--yes and --dry-run need --prefix")
     if prefix is not None:
         if not prefix:
             raise click.UsageError(
                 "--prefix must not be empty; use 'emcache flush' to delete all items"
             )
-        return await delete_prefix(settings, output, prefix)
-    async with await settings.client() as client:
+        return await delete_prefix(settings, output, prefix, Plan(yes, dry_run, rate))
+    async with item_client(settings) as client:
         deleted = [await _delete(client, key) for key in keys]
     if output.as_json:
         results = zip(keys, deleted, strict=True)
@@ -153,7 +172,7 @@ async def _delete(client: Client, key: bytes) -> bool:
 @runs
 async def touch(settings: Settings, output: Output, key: bytes, exptime: int) -> None:
     """Set when KEY expires: 90, 10m, 2h, 7d; 0 never, -1 at once."""
-    async with await settings.client() as client:
+    async with item_client(settings) as client:
         await client.touch(key, exptime)
     _done(output, key, {"touched": True})
 
@@ -162,12 +181,12 @@ async def touch(settings: Settings, output: Output, key: bytes, exptime: int) ->
 @click.argument("key", type=KEY)
 @runs
 async def ttl(settings: Settings, output: Output, key: bytes) -> int:
-    """Print the seconds until KEY expires, or "never"; needs memcached 1.6.
+    """Print the seconds until KEY expires, or "never".
 
-    The exit code is 1 if KEY does not exist.
+    It needs memcached 1.6 or later. The exit code is 1 if KEY does not exist.
     """
-    async with await settings.client() as client:
-        seconds = await client.ttl(key)
+    async with item_client(settings) as client:
+        seconds = await _ttl(client, key)
     if output.as_json:
         expires = seconds is not None and seconds >= 0
         output.document(
@@ -184,9 +203,18 @@ async def ttl(settings: Settings, output: Output, key: bytes) -> int:
     return 0 if seconds is not None else NEGATIVE
 
 
+async def _ttl(client: Client, key: bytes) -> int | None:
+    try:
+        return await client.ttl(key)
+    except UnsupportedError:
+        # A node that is silent supports nothing either; then this raises what is wrong with it.
+        await answers(client, client.node_for(key))
+        raise
+
+
 def _counting(verb: str, method: str, help_text: str) -> click.Command:
     async def count(settings: Settings, output: Output, key: bytes, delta: int) -> None:
-        async with await settings.client() as client:
+        async with item_client(settings) as client:
             number = await getattr(client, method)(key, delta)
         if output.as_json:
             output.document({**bytes_fields("key", key), "number": number})

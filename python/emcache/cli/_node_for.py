@@ -9,6 +9,7 @@ import click
 from .._address import Address
 from ..default_values import DEFAULT_ROUTING
 from ._commands import Command, runs
+from ._failover_notes import wait_for_health
 from ._output import Output, bytes_fields, bytes_text, plain_table
 from ._settings import Settings, node_name
 from ._values import KEY
@@ -34,17 +35,22 @@ async def node_for(
 ) -> None:
     """Print the node that each KEY is routed to.
 
-    Nothing is sent. For several KEYs, each line has a key and its node, separated by a tab. With
-    --compare, each line also has the key's node by the other rule; without a KEY, 10,000 random
-    keys show the share of the keys that would move.
+    Nothing is sent, except with --failover: then the nodes are asked whether they are up, and the
+    substitute of a node that is down is printed too. For several KEYs, each line has a key and its
+    node, separated by a tab. With --compare, each line also has the key's node by the other rule;
+    without a KEY, 10,000 random keys show the share of the keys that would move.
     """
     if compare is None:
         if not keys:
             raise click.UsageError("Missing argument 'KEY...'; only --compare works without one.")
         if compare_weights is not None:
             raise click.UsageError("--compare-weights needs --compare")
-        _print_nodes(output, keys, await _nodes(settings, keys))
+        nodes = await _nodes(settings, keys)
+        serving = await _serving(settings, keys) if settings.failover is not None else nodes
+        _print_nodes(output, keys, nodes, serving)
         return
+    if settings.failover is not None:
+        raise click.UsageError("use --compare or --failover, not both")
     other = dataclasses.replace(
         settings, routing=compare, weights=compare_weights or settings.weights
     )
@@ -65,26 +71,39 @@ async def _nodes(settings: Settings, keys: tuple[bytes, ...]) -> list[str]:
         return [names[client.node_for(key)] for key in keys]
 
 
+async def _serving(settings: Settings, keys: tuple[bytes, ...]) -> list[str]:
+    """Return the nodes that serve keys at present: their own ones, or substitutes."""
+    async with await settings.item_client() as client:
+        await wait_for_health(client, settings.timeout)
+        return [node_name(client.node_for(key)) for key in keys]
+
+
 def _sample() -> tuple[bytes, ...]:
     """Return random keys, the same ones each time."""
     generator = random.Random(0)
     return tuple(b"%016x" % generator.getrandbits(64) for _ in range(SAMPLE_SIZE))
 
 
-def _print_nodes(output: Output, keys: tuple[bytes, ...], nodes: list[str]) -> None:
-    pairs = list(zip(keys, nodes, strict=True))
+def _print_nodes(
+    output: Output, keys: tuple[bytes, ...], nodes: list[str], serving: list[str]
+) -> None:
+    rows = list(zip(keys, nodes, serving, strict=True))
     if output.as_json:
-        found = [{**bytes_fields("key", key), "node": node} for key, node in pairs]
+        found = [
+            {**bytes_fields("key", key), "node": node, "serving": now} for key, node, now in rows
+        ]
         output.document({"keys": found})
-    elif len(pairs) == 1:
-        output.line(nodes[0])
+        return
+    texts = [node if node == now else f"{node} is down, {now} serves" for _, node, now in rows]
+    if len(rows) == 1:
+        output.line(texts[0])
     elif not output.is_terminal:
-        for key, node in pairs:
-            click.echo(f"{bytes_text(key)}\t{node}")
+        for key, text in zip(keys, texts, strict=True):
+            click.echo(f"{bytes_text(key)}\t{text}")
     else:
         table = plain_table("key", "node")
-        for key, node in pairs:
-            table.add_row(bytes_text(key), node)
+        for key, text in zip(keys, texts, strict=True):
+            table.add_row(bytes_text(key), text)
         output.table(table)
 
 

@@ -44,7 +44,7 @@ class Answer(Generic[T]):
 
 
 async def ask_all(client: Client, ask: Callable[[Address], Awaitable[T]]) -> list[Answer[T]]:
-    """Query all nodes at once, and return the answer or the error of each node."""
+    """Query all nodes at once; return the answer or the error of each, in the order given."""
 
     async def one(node: Address) -> Answer[T]:
         try:
@@ -52,9 +52,7 @@ async def ask_all(client: Client, ask: Callable[[Address], Awaitable[T]]) -> lis
         except EmcacheError as error:
             return Answer(node, None, await explained(client, node, error))
 
-    nodes = client.cluster_managment().nodes()
-    answers = await asyncio.gather(*map(one, nodes))
-    return sorted(answers, key=lambda answer: answer.node)
+    return await asyncio.gather(*map(one, client.cluster_managment().nodes()))
 
 
 def worst_code(errors: Iterable[EmcacheError | None]) -> int:
@@ -136,7 +134,7 @@ async def version(settings: Settings, output: Output) -> int:
 async def flush(settings: Settings, output: Output, yes: bool, delay: int) -> int:
     """Invalidate ALL items of all nodes."""
     async with await settings.client() as client:
-        nodes = sorted(map(node_name, client.cluster_managment().nodes()))
+        nodes = list(map(node_name, client.cluster_managment().nodes()))
         if not yes:
             _confirm(nodes)
         answers = await ask_all(client, lambda node: client.flush_all(node, delay))

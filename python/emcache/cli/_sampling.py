@@ -31,10 +31,15 @@ class Row:
     error: str | None = None
     ops_per_second: float | None = None
     hit_ratio: float | None = None
+    gets_per_second: float | None = None
+    sets_per_second: float | None = None
     evictions_per_second: float | None = None
+    bytes_in_per_second: float | None = None
+    bytes_out_per_second: float | None = None
     bytes_used: int | None = None
     bytes_limit: int | None = None
     connections: int | None = None
+    connections_limit: int | None = None
     items: int | None = None
     ping_ms_p50: float | None = None
     ping_ms_p99: float | None = None
@@ -42,13 +47,15 @@ class Row:
     version: str | None = None
     hits: float = 0
     misses: float = 0
+    history: tuple[float | None, ...] = ()
+    """Operations per second, the newest last."""
 
     def fields(self) -> dict[str, object]:
         """Return the JSON of the row."""
         return {
             name: round(value, 3) if isinstance(value, float) else value
             for name, value in asdict(self).items()
-            if name not in ("hits", "misses")
+            if name not in ("hits", "misses", "history")
         }
 
 
@@ -145,20 +152,24 @@ class Sampler:
 def _row(name: str, now: Counters, before: Counters | None, pings: list[float]) -> Row:
     seconds = now.at - before.at if before is not None else 0.0
 
-    def rate(value: int, earlier: int) -> float:
-        return max(value - earlier, 0) / seconds
+    def rate(name: str) -> float | None:
+        return None if before is None else max(now[name] - before[name], 0) / seconds
 
-    hits = rate(now["get_hits"], before["get_hits"]) if before else 0.0
-    misses = rate(now["get_misses"], before["get_misses"]) if before else 0.0
+    hits, misses = rate("get_hits") or 0.0, rate("get_misses") or 0.0
     row = Row(
         node=name,
         up=True,
-        ops_per_second=rate(now.operations, before.operations) if before else None,
+        ops_per_second=None if before is None else (now.operations - before.operations) / seconds,
         hit_ratio=hits / (hits + misses) if hits + misses else None,
-        evictions_per_second=rate(now["evictions"], before["evictions"]) if before else None,
+        gets_per_second=rate("cmd_get"),
+        sets_per_second=rate("cmd_set"),
+        evictions_per_second=rate("evictions"),
+        bytes_in_per_second=rate("bytes_read"),
+        bytes_out_per_second=rate("bytes_written"),
         bytes_used=now.get("bytes"),
         bytes_limit=now.get("limit_maxbytes"),
         connections=now.get("curr_connections"),
+        connections_limit=now.get("max_connections"),
         items=now.get("curr_items"),
         uptime=now.get("uptime"),
         version=now.text("version"),
@@ -184,19 +195,32 @@ def total(rows: list[Row]) -> Row:
         up=len(up) == len(rows),
         ops_per_second=_sum([row.ops_per_second for row in up]),
         hit_ratio=hits / (hits + misses) if hits + misses else None,
+        gets_per_second=_sum([row.gets_per_second for row in up]),
+        sets_per_second=_sum([row.sets_per_second for row in up]),
         evictions_per_second=_sum([row.evictions_per_second for row in up]),
+        bytes_in_per_second=_sum([row.bytes_in_per_second for row in up]),
+        bytes_out_per_second=_sum([row.bytes_out_per_second for row in up]),
         bytes_used=_whole([row.bytes_used for row in up]),
         bytes_limit=_whole([row.bytes_limit for row in up]),
         connections=_whole([row.connections for row in up]),
+        connections_limit=_whole([row.connections_limit for row in up]),
         items=_whole([row.items for row in up]),
         ping_ms_p50=max((row.ping_ms_p50 for row in up if row.ping_ms_p50), default=None),
         ping_ms_p99=max((row.ping_ms_p99 for row in up if row.ping_ms_p99), default=None),
+        history=_sums([row.history for row in rows]),
     )
 
 
 def _sum(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
+
+
+def _sums(histories: list[tuple[float | None, ...]]) -> tuple[float | None, ...]:
+    """Add histories that end at the same time."""
+    longest = max(map(len, histories), default=0)
+    padded = [(None,) * (longest - len(history)) + history for history in histories]
+    return tuple(_sum(list(at_a_time)) for at_a_time in zip(*padded, strict=True))
 
 
 def _whole(values: list[int | None]) -> int | None:

@@ -1,20 +1,22 @@
 """Checks of `doctor` based on a node's statistics and settings."""
 
+from ._doctor_queries import NodeAnswers
 from ._finding import Finding, fail, ok, warn
+from ._load_checks import (
+    Stats,
+    check_cpu,
+    check_hit_ratio,
+    check_latency,
+    check_memory,
+    whole,
+)
 from ._output import printable
 from ._settings import Settings
-from ._top_table import duration, number, size
-
-Stats = dict[str, str]
+from ._units import duration, number, size
 
 CLOCK_DOUBT = 3.0
 CLOCK_FAULT = 60.0
 MORE_CONNECTIONS = "look for programs that create a client for each request, or raise -c"
-
-
-def _int(stats: Stats, name: str) -> int | None:
-    text = stats.get(name, "")
-    return int(text) if text.isdigit() else None
 
 
 def check_login(server: Stats, settings: Settings) -> list[Finding]:
@@ -59,7 +61,7 @@ def _wants_certificate(server: Stats) -> bool:
 
 def check_item_limit(server: Stats) -> list[Finding]:
     """Report the item limit."""
-    limit = _int(server, "item_size_max")
+    limit = whole(server, "item_size_max")
     if limit is None:
         return [ok("item limit", "the server does not report it")]
     return [ok("item limit", f"{size(limit)} with key and header (-I)")]
@@ -68,15 +70,16 @@ def check_item_limit(server: Stats) -> list[Finding]:
 def check_refused(stats: Stats) -> list[Finding]:
     """Report refused values."""
     findings = []
-    if large := _int(stats, "store_too_large"):
+    if large := whole(stats, "store_too_large"):
         findings.append(
             warn(
                 "refused",
                 f"{number(large)} values were too large, and deleted the old value of their key",
-                "store less under one key, or start the server with a larger -I",
+                "store less under one key, compress, or start the server with a larger -I; "
+                "'emcache watch mutations' shows the keys (too_large)",
             )
         )
-    if memory := _int(stats, "store_no_memory"):
+    if memory := whole(stats, "store_no_memory"):
         findings.append(
             warn("refused", f"{number(memory)} values did not fit into memory", "raise -m")
         )
@@ -85,7 +88,7 @@ def check_refused(stats: Stats) -> list[Finding]:
 
 def check_connections(stats: Stats) -> list[Finding]:
     """Compare the connections with their limit."""
-    used, limit = _int(stats, "curr_connections"), _int(stats, "max_connections")
+    used, limit = whole(stats, "curr_connections"), whole(stats, "max_connections")
     if used is None or limit is None:
         return [ok("connections", "the server does not report it")]
     text = f"{used} of {limit} are used"
@@ -96,21 +99,17 @@ def check_connections(stats: Stats) -> list[Finding]:
         findings.append(warn("connections", text, MORE_CONNECTIONS))
     else:
         findings.append(ok("connections", text))
-    times = (_int(stats, "listen_disabled_num") or 0) + (_int(stats, "rejected_connections") or 0)
+    times = (whole(stats, "listen_disabled_num") or 0) + (whole(stats, "rejected_connections") or 0)
     if times:
-        findings.append(
-            warn(
-                "connections",
-                f"the limit was reached {number(times)} times in {duration(_int(stats, 'uptime'))}",
-                MORE_CONNECTIONS,
-            )
-        )
+        uptime = duration(whole(stats, "uptime"))
+        text = f"the limit was reached {number(times)} times in {uptime}"
+        findings.append(warn("connections", text, MORE_CONNECTIONS))
     return findings
 
 
 def check_clock(stats: Stats, local_time: float) -> list[Finding]:
     """Compare the server's clock, which counts whole seconds, with the local clock."""
-    server_time = _int(stats, "time")
+    server_time = whole(stats, "time")
     if server_time is None:
         return []
     apart = server_time + 0.5 - local_time
@@ -123,28 +122,10 @@ def check_clock(stats: Stats, local_time: float) -> list[Finding]:
     return [ok("clock", "agrees with the local clock")]
 
 
-def check_memory(stats: Stats) -> list[Finding]:
-    """Report memory use and evictions."""
-    used, limit = _int(stats, "bytes"), _int(stats, "limit_maxbytes")
-    if used is None or not limit:
-        return []
-    text = f"{size(used)} of {size(limit)} ({used * 100 // limit}%)"
-    evicted, stored = _int(stats, "evictions") or 0, _int(stats, "total_items") or 0
-    if not evicted:
-        return [ok("memory", f"{text}, no evictions")]
-    share = evicted / max(stored, evicted)
-    unread = _int(stats, "evicted_unfetched") or 0
-    text += f"; {number(evicted)} evicted of {number(stored)} stored in "
-    text += f"{duration(_int(stats, 'uptime'))}, {unread * 100 // evicted}% of them never read"
-    if share < 0.01:
-        return [ok("memory", text)]
-    return [warn("memory", text, "use more memory (-m), shorter expiry times, or fewer values")]
-
-
 def check_features(server: Stats) -> list[Finding]:
     """Report features that are switched off."""
     findings = []
-    if (_int(server, "udpport") or 0) > 0:
+    if (whole(server, "udpport") or 0) > 0:
         findings.append(
             warn("udp", "UDP is enabled, which is abused for floods", "disable it: -U 0")
         )
@@ -168,7 +149,18 @@ def check_all(stats: Stats, server: Stats, settings: Settings, local_time: float
         *check_item_limit(server),
         *check_refused(stats),
         *check_connections(stats),
-        *check_memory(stats),
         *check_clock(stats, local_time),
         *check_features(server),
+    ]
+
+
+def check_load(found: NodeAnswers) -> list[Finding]:
+    """Run all checks of what was measured at one node."""
+    if found.samples is None:
+        return []
+    return [
+        *check_latency(found.pings),
+        *check_hit_ratio(found.samples),
+        *check_memory(found.samples, found.items),
+        *check_cpu(found.samples, found.settings),
     ]

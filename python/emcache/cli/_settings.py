@@ -11,6 +11,7 @@ import click
 from .._address import Address, MemcachedUnixSocketPath
 from .._client import Client
 from .._create import create_client
+from .._failover import Gutter, NextNode
 from .._memcached.addresses import DEFAULT_PORT, format_address, parse_nodes
 from .._routing import parse_weights
 from ..default_values import DEFAULT_ROUTING
@@ -28,6 +29,7 @@ class Settings:
     discovery: str | None = None
     routing: str | None = None
     weights: str | None = None
+    failover: str | None = None
     tls: bool | None = None
     ca: str | None = None
     cert: str | None = None
@@ -108,6 +110,19 @@ class Settings:
             click.echo("the endpoint has no list of nodes; using it as the only node", err=True)
         return client
 
+    async def item_client(self) -> Client:
+        """Create a client for commands about keys, with the failover of ``--failover``."""
+        return await self.client(failover=self.parsed_failover())
+
+    def parsed_failover(self) -> NextNode | None:
+        """Return the failover of ``--failover``."""
+        if self.failover in (None, "next"):
+            return None if self.failover is None else NextNode()
+        kind, _, nodes = self.failover.partition(":")
+        if kind != "gutter":
+            raise click.UsageError("--failover must be next, or gutter:ADDRESS[,...]")
+        return Gutter(parse_servers([nodes], "--failover"))
+
     async def client_of(self, addresses: list[Address], **options: Any) -> Client:
         """Create a client of these nodes; the caller closes it."""
         is_verified = self.uses_tls and not self.no_verify and not self.server_name
@@ -122,7 +137,7 @@ def node_name(address: Address) -> str:
     return printable(format_address(address))
 
 
-def parse_servers(texts: Iterable[str]) -> list[Address]:
+def parse_servers(texts: Iterable[str], option: str = "--servers") -> list[Address]:
     """Parse addresses that are separated by commas; see :func:`parse_nodes`.
 
     Raises:
@@ -133,7 +148,7 @@ def parse_servers(texts: Iterable[str]) -> list[Address]:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if not addresses:
-        raise click.UsageError("--servers names no server")
+        raise click.UsageError(f"{option} names no server")
     if len(set(addresses)) < len(addresses):
-        raise click.UsageError("--servers names a server twice")
+        raise click.UsageError(f"{option} names a server twice")
     return addresses

@@ -10,6 +10,7 @@ from ._commands import Command, runs
 from ._nodes import Answer, ask_all, worst_code
 from ._output import Output, plain_table, printable
 from ._settings import Settings
+from ._stats_table import SUMMARY, tables_of, value_text
 
 Stats = dict[str, str]
 
@@ -18,9 +19,9 @@ _COLUMNS = {
     "items": {
         "number": "items",
         "mem_requested": "bytes",
-        "age": "age s",
+        "age": "age",
         "evicted": "evicted",
-        "evicted_time": "evicted age s",
+        "evicted_time": "evicted age",
         "outofmemory": "no memory",
     },
     "slabs": {
@@ -33,7 +34,7 @@ _COLUMNS = {
     },
     "conns": {
         "addr": "client",
-        "secs_since_last_cmd": "idle s",
+        "secs_since_last_cmd": "idle",
         "state": "state",
         "listen_addr": "server",
     },
@@ -46,15 +47,17 @@ _GAP = 2
 @click.command("stats", cls=Command)
 @click.argument("what", nargs=-1)
 @click.option("--match", metavar="GLOB", help="Only names that match, such as 'cmd_*'.")
+@click.option("--all", "-a", "show_all", is_flag=True, help="On a terminal: not only a summary.")
 @runs
 async def stats(
-    settings: Settings, output: Output, what: tuple[str, ...], match: str | None
+    settings: Settings, output: Output, what: tuple[str, ...], match: str | None, show_all: bool
 ) -> int:
     """Print statistics of every node.
 
     WHAT is items, slabs, settings, conns or sizes; without it the general statistics are printed.
+    On a terminal, numbers have units, and the nodes are columns.
 
-    Piped, each line has node, name and value, separated by tabs.
+    Piped, each line has node, name and value as the server sends it, separated by tabs.
     """
     if what[:1] == ("reset",):
         raise click.UsageError("stats only reads; it cannot reset counters")
@@ -65,7 +68,13 @@ async def stats(
     if output.as_json:
         output.document({"nodes": [{**a.fields(), "stats": a.value} for a in answers]})
     elif output.is_terminal:
-        _for_people(output, answers, what[0] if what else "")
+        kind = what[0] if what else ""
+        if kind in _COLUMNS:
+            _by_class(output, answers, kind)
+        else:
+            is_summary = not (kind or match or show_all)
+            names = list(SUMMARY) if is_summary else None
+            _by_node(output, answers, names, marks_differences=kind == "settings")
     else:
         _for_pipes(answers)
     return worst_code([answer.error for answer in answers])
@@ -85,7 +94,32 @@ def _for_pipes(answers: list[Answer[Stats]]) -> None:
             click.echo(f"{answer.node}\t{printable(name)}\t{printable(value)}")
 
 
-def _for_people(output: Output, answers: list[Answer[Stats]], what: str) -> None:
+def _by_node(
+    output: Output,
+    answers: list[Answer[Stats]],
+    names: list[str] | None,
+    *,
+    marks_differences: bool,
+) -> None:
+    found = {answer.node: answer.value for answer in answers if answer.value}
+    if found:
+        width = output.console.width
+        tables = tables_of(found, width, names, marks_differences=marks_differences)
+        for number, table in enumerate(tables):
+            if number:
+                output.line("")
+            output.table(table)
+    for answer in answers:
+        if answer.error is not None:
+            output.line(answer.failure(), "red")
+        elif not answer.value:
+            output.line(f"{answer.node}: no statistics", "dim")
+    if names and found:
+        more = len(set().union(*found.values()) - set(names))
+        output.line(f"{more} more with --all", "dim")
+
+
+def _by_class(output: Output, answers: list[Answer[Stats]], what: str) -> None:
     for number, answer in enumerate(answers):
         if number:
             output.line("")
@@ -106,6 +140,8 @@ def _table(found: Stats, what: str, room: int) -> Table:
             table.add_row(printable(name), printable(value))
         return table
     first = "fd" if what == "conns" else "class"
+    for row in rows.values():
+        row |= {name: value_text(name, value) for name, value in row.items()}
     names = _fitting(_COLUMNS[what], rows, room - len(first))
     headers = [_COLUMNS[what][name] for name in names]
     table = plain_table(f">{first}", *(_as_numbers(header, what) for header in headers))
@@ -115,7 +151,7 @@ def _table(found: Stats, what: str, room: int) -> Table:
 
 
 def _as_numbers(header: str, what: str) -> str:
-    return header if what == "conns" and header != "idle s" else f">{header}"
+    return header if what == "conns" and header != "idle" else f">{header}"
 
 
 def _fitting(columns: dict[str, str], rows: dict[str, Stats], room: int) -> list[str]:

@@ -1,15 +1,13 @@
 """top: shows the load of the nodes, refreshed periodically."""
 
 import asyncio
-import contextlib
 import datetime
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from dataclasses import replace
 
 import click
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -17,10 +15,17 @@ from .._address import Address
 from .._client import Client
 from ._commands import Command, runs
 from ._exit_codes import NODE
+from ._live import end_on_signals, keys_pressed, on_resize
 from ._output import Output, json_text, printable
 from ._sampling import Row, Sampler, total
 from ._settings import Settings
-from ._top_table import plain_line, table_of
+from ._sparkline import ASCII, BLOCKS
+from ._top_order import ORDERS, Order
+from ._top_table import History, plain_line, table_of
+
+_MINUTE = 60.0
+_MOST_SAMPLES = 600
+_MOST_TROUBLES = 5
 
 
 @click.command("top", cls=Command)
@@ -33,24 +38,32 @@ from ._top_table import plain_line, table_of
     metavar="SECONDS",
     help="Between two samples.",
 )
+@click.option(
+    "--sort",
+    type=click.Choice([order.name for order in ORDERS]),
+    default="node",
+    show_default=True,
+    help="The worst first; node is the order of --servers.",
+)
 @click.option("--once", is_flag=True, help="Measure one interval, print, and exit.")
 @runs
-async def top(settings: Settings, output: Output, interval: float, once: bool) -> int:
+async def top(settings: Settings, output: Output, interval: float, sort: str, once: bool) -> int:
     """Show the load of the nodes, live; q quits.
 
     Operations, evictions and hits are those of the last interval; this program measures the pings.
-    If the output is not a terminal, it prints a line for each node and interval, or a document with
-    --json.
+    Keys change the order of the nodes: n, o, h, e, m, c or p, and r for the reverse. If the output
+    is not a terminal, it prints a line for each node and interval, or a document with --json.
     """
+    order = Order(sort)
     async with await settings.client() as client:
-        nodes = Nodes(client, pause=min(max(interval / 10, 0.02), 1.0))
+        nodes = Nodes(client, interval)
         try:
             if once:
-                return await _once(nodes, output, interval)
+                return await _once(nodes, output, interval, order)
             if _is_live(output):
-                await _live(nodes, output, interval)
+                await _live(nodes, output, interval, order)
             else:
-                await _lines(nodes, output, interval)
+                await _lines(nodes, output, interval, order)
         finally:
             await nodes.close()
     return 0
@@ -59,10 +72,12 @@ async def top(settings: Settings, output: Output, interval: float, once: bool) -
 class Nodes:
     """The samplers of all nodes of a client, also of nodes that join and leave."""
 
-    def __init__(self, client: Client, pause: float) -> None:
+    def __init__(self, client: Client, interval: float) -> None:
         self._client = client
-        self._pause = pause
+        self._pause = min(max(interval / 10, 0.02), 1.0)
+        self.samples = min(max(round(_MINUTE / interval), 10), _MOST_SAMPLES)
         self._samplers: dict[Address, Sampler] = {}
+        self._history: dict[str, deque[float | None]] = {}
 
     async def rows(self) -> list[Row]:
         """Sample all nodes at once."""
@@ -73,7 +88,12 @@ class Nodes:
             if node not in self._samplers:
                 self._samplers[node] = Sampler(self._client, node, self._pause)
         rows = await asyncio.gather(*(self._samplers[node].sample() for node in nodes))
-        return sorted(rows, key=lambda row: row.node)
+        return [self._with_history(row) for row in rows]
+
+    def _with_history(self, row: Row) -> Row:
+        history = self._history.setdefault(row.node, deque(maxlen=self.samples))
+        history.append(row.ops_per_second)
+        return replace(row, history=tuple(history))
 
     async def close(self) -> None:
         """Stop all samplers."""
@@ -94,27 +114,27 @@ def _document(rows: list[Row], interval: float) -> dict[str, object]:
     }
 
 
-async def _once(nodes: Nodes, output: Output, interval: float) -> int:
+async def _once(nodes: Nodes, output: Output, interval: float, order: Order) -> int:
     await nodes.rows()
     await asyncio.sleep(interval)
-    rows = await nodes.rows()
+    rows = order.sorted(await nodes.rows())
     if output.as_json:
         output.document(_document(rows, interval))
     elif output.is_terminal:
-        output.console.print(_screen(rows, output.console.width, ""))
+        output.console.print(Screen(output.console, nodes.samples, order).draw(rows, ""))
     else:
         _print_lines(rows)
     return 0 if all(row.up for row in rows) else NODE
 
 
-async def _lines(nodes: Nodes, output: Output, interval: float) -> None:
-    with _end_on_signals() as ended:
+async def _lines(nodes: Nodes, output: Output, interval: float, order: Order) -> None:
+    with end_on_signals() as ended:
         await _next(nodes, ended, 0)
         while (rows := await _next(nodes, ended, interval)) is not None:
             if output.as_json:
-                click.echo(json_text(_document(rows, interval)))
+                click.echo(json_text(_document(order.sorted(rows), interval)))
             else:
-                _print_lines(rows)
+                _print_lines(order.sorted(rows))
 
 
 def _print_lines(rows: list[Row]) -> None:
@@ -124,42 +144,72 @@ def _print_lines(rows: list[Row]) -> None:
     sys.stdout.flush()
 
 
-async def _live(nodes: Nodes, output: Output, interval: float) -> None:
+async def _live(nodes: Nodes, output: Output, interval: float, order: Order) -> None:
     console = output.console
+    screen = Screen(console, nodes.samples, order)
     rows: list[Row] = []
-    footer = f"every {interval:g} s; p50, p99: ping in ms; q quits"
 
-    with (
-        _end_on_signals() as ended,
-        _quit_key(ended),
-        Live(console=console, screen=True, auto_refresh=False) as live,
-    ):
+    def draw() -> None:
+        live.update(screen.draw(rows, f"every {interval:g} s; "), refresh=True)
 
-        def draw() -> None:
-            live.update(_screen(rows, console.width, footer), refresh=True)
+    def pressed(key: str) -> None:
+        if order.press(key):
+            draw()
 
-        with _on_resize(draw):
-            pause = 0.0
-            while (found := await _next(nodes, ended, pause)) is not None:
-                rows, pause = found, interval
-                draw()
-
-
-def _screen(rows: list[Row], width: int, footer: str) -> Group:
-    up = sum(row.up for row in rows)
-    clock = datetime.datetime.now().strftime("%H:%M:%S")
-    title = Text(f"emcache top  {clock}  {up} of {len(rows)} up", "bold", no_wrap=True)
-    if up < len(rows):
-        title.stylize("red")
-    shown = [*rows, total(rows)] if len(rows) > 1 else rows
-    parts: list[RenderableType] = [title, table_of(shown, width), *_troubles(rows)]
-    if footer:
-        parts.append(Text(footer, "dim"))
-    return Group(*parts)
+    live = Live(console=console, screen=True, auto_refresh=False)
+    with end_on_signals() as ended, keys_pressed(ended, pressed), live, on_resize(draw):
+        draw()
+        pause = 0.0
+        while (found := await _next(nodes, ended, pause)) is not None:
+            rows, pause = found, interval
+            draw()
 
 
-def _troubles(rows: list[Row]) -> list[Text]:
-    return [
+class Screen:
+    """What is drawn.
+
+    Args:
+        console: the terminal.
+        samples: the number of samples in a minute.
+        order: the order of the nodes.
+    """
+
+    def __init__(self, console: Console, samples: int, order: Order) -> None:
+        self._console = console
+        self._order = order
+        is_utf8 = console.encoding.lower().startswith("utf")
+        self._history = History(samples, BLOCKS if is_utf8 else ASCII)
+
+    def draw(self, rows: list[Row], footer: str) -> Group:
+        """Draw the rows; an empty footer is left out, and with it the limit to one screen."""
+        up = sum(row.up for row in rows)
+        clock = datetime.datetime.now().strftime("%H:%M:%S")
+        state = f"{up} of {len(rows)} up" if rows else "connecting"
+        title = Text(f"emcache top  {clock}  {state}", "bold", no_wrap=True)
+        if up < len(rows):
+            title.stylize("red")
+        troubles = _troubles(rows, _MOST_TROUBLES if footer else len(rows))
+        shown = self._order.sorted(rows)
+        if footer:
+            # Title, header, total, the line about others, footer.
+            shown = shown[: max(self._console.height - len(troubles) - 6, 3)]
+        hidden = len(rows) - len(shown)
+        with_total = [*shown, total(rows)] if len(rows) > 1 else shown
+        width, column = self._console.width, self._order.column
+        parts: list[RenderableType] = [title]
+        if rows:
+            parts += [table_of(with_total, width, self._history, column), *troubles]
+        if hidden:
+            parts.append(Text(f"{hidden} more nodes do not fit", "dim"))
+        if footer:
+            keys = " ".join(order.key for order in ORDERS)
+            text = f"q quits; {footer}sort: {keys}, r reverses; p50, p99: ping in ms"
+            parts.append(Text(text, "dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*parts)
+
+
+def _troubles(rows: list[Row], most: int) -> list[Text]:
+    found = [
         Text(
             f"{printable(row.node)}: {printable(row.error)}",
             "yellow" if row.up else "red",
@@ -168,6 +218,7 @@ def _troubles(rows: list[Row]) -> list[Text]:
         for row in rows
         if row.error is not None
     ]
+    return found[:most]
 
 
 async def _next(nodes: Nodes, ended: asyncio.Event, pause: float) -> list[Row] | None:
@@ -185,75 +236,6 @@ async def _next(nodes: Nodes, ended: asyncio.Event, pause: float) -> list[Row] |
         for task in (sampling, quitting):
             task.cancel()
         await asyncio.gather(sampling, quitting, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _end_on_signals() -> Iterator[asyncio.Event]:
-    """Yield an event that signals set, so that Ctrl-C quits without an error."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    try:
-        for number in signals:
-            loop.add_signal_handler(number, ended.set)
-    except (NotImplementedError, RuntimeError, ValueError):
-        # Windows, or not the main thread.
-        yield ended
-        return
-    try:
-        yield ended
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-
-
-@contextlib.contextmanager
-def _quit_key(ended: asyncio.Event) -> Iterator[None]:
-    """Let the key q quit."""
-    if not sys.stdin.isatty():
-        yield
-        return
-    try:
-        import termios
-        import tty
-    except ImportError:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-
-    def pressed() -> None:
-        data = os.read(descriptor, 64)
-        if not data or b"q" in data or b"Q" in data or b"\x04" in data:
-            loop.remove_reader(descriptor)
-            ended.set()
-
-    tty.setcbreak(descriptor)
-    loop.add_reader(descriptor, pressed)
-    try:
-        yield
-    finally:
-        loop.remove_reader(descriptor)
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-@contextlib.contextmanager
-def _on_resize(draw: Callable[[], None]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    number = getattr(signal, "SIGWINCH", None)
-    if number is None:
-        yield
-        return
-    try:
-        loop.add_signal_handler(number, draw)
-    except (NotImplementedError, RuntimeError, ValueError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(number)
 
 
 COMMANDS = [top]

@@ -6,54 +6,18 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from ._load_checks import LATE_MS, LOW_HIT_RATIO, SLOW_MS
 from ._output import printable
 from ._sampling import ALL, Row
+from ._sparkline import BLOCKS, sparkline
+from ._units import UNKNOWN, duration, milliseconds, number, percent, size
 
-_UNKNOWN = "-"
 _GAP = 2
 _NODE_MIN = 12
-
-
-def number(value: float | None) -> str:
-    """Format a number in at most six characters: 9500, 12.3k, 4.56M."""
-    if value is not None and value == int(value) < 10_000:
-        return str(int(value))
-    return _scaled(value, 1000.0, ("", "k", "M", "G", "T", "P"))
-
-
-def size(value: float | None) -> str:
-    """Format a number of bytes in powers of 1024: 950B, 12.3K, 4.56M."""
-    return _scaled(value, 1024.0, ("B", "K", "M", "G", "T", "P"))
-
-
-def _scaled(value: float | None, step: float, units: tuple[str, ...]) -> str:
-    if value is None:
-        return _UNKNOWN
-    scaled, unit = value, 0
-    while scaled >= 999.5 and unit < len(units) - 1:
-        scaled, unit = scaled / step, unit + 1
-    digits = 0 if scaled >= 100 or value == int(value) < 999.5 else 1 if scaled >= 10 else 2
-    return f"{scaled:.{digits}f}{units[unit]}"
-
-
-def percent(value: float | None) -> str:
-    """Format a ratio as a percentage."""
-    return _UNKNOWN if value is None else f"{value * 100:.1f}%"
-
-
-def milliseconds(value: float | None) -> str:
-    """Format milliseconds."""
-    return _UNKNOWN if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
-
-
-def duration(seconds: int | None) -> str:
-    """Format a duration in its largest unit: 42s, 7m, 3h, 12d."""
-    if seconds is None:
-        return _UNKNOWN
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
+_HISTORY_MIN = 8
+_HISTORY_MIN_WIDE = 20
+_WIDE = 100
+_HISTORY_RANK = 5
 
 
 def use(row: Row) -> float | None:
@@ -63,6 +27,28 @@ def use(row: Row) -> float | None:
     return row.bytes_used / row.bytes_limit
 
 
+def _above(value: float | None, doubt: float, trouble: float) -> str:
+    if value is None or value <= doubt:
+        return ""
+    return "red" if value > trouble else "yellow"
+
+
+def _hits_style(row: Row) -> str:
+    if row.hit_ratio is None or row.hit_ratio >= 0.8:
+        return ""
+    return "red" if row.hit_ratio < LOW_HIT_RATIO else "yellow"
+
+
+def _connections_style(row: Row) -> str:
+    if row.connections is None or not row.connections_limit:
+        return ""
+    return _above(row.connections / row.connections_limit, 0.8, 0.95)
+
+
+def _no_style(_: Row) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column; columns with a high rank are dropped first."""
@@ -70,37 +56,97 @@ class Column:
     header: str
     rank: int
     cell: Callable[[Row], str]
+    style: Callable[[Row], str] = _no_style
 
 
 COLUMNS = (
     Column("state", 0, lambda row: "" if row.node == ALL else "up" if row.up else "DOWN"),
     Column("ops/s", 1, lambda row: number(row.ops_per_second)),
-    Column("hits", 2, lambda row: percent(row.hit_ratio)),
-    Column("evict/s", 5, lambda row: number(row.evictions_per_second)),
-    Column("memory", 3, lambda row: percent(use(row))),
-    Column("used", 7, lambda row: size(row.bytes_used)),
-    Column("limit", 8, lambda row: size(row.bytes_limit)),
+    Column("hits", 2, lambda row: percent(row.hit_ratio), _hits_style),
+    Column(
+        "evict/s",
+        4,
+        lambda row: number(row.evictions_per_second),
+        lambda row: _above(row.evictions_per_second, 0, 100),
+    ),
+    Column("memory", 3, lambda row: percent(use(row)), lambda row: _above(use(row), 0.9, 2)),
+    Column("used", 10, lambda row: size(row.bytes_used)),
+    Column("limit", 11, lambda row: size(row.bytes_limit)),
     Column("items", 9, lambda row: number(row.items)),
-    Column("conns", 6, lambda row: number(row.connections)),
-    Column("p50", 4, lambda row: milliseconds(row.ping_ms_p50)),
-    Column("p99", 4, lambda row: milliseconds(row.ping_ms_p99)),
-    Column("uptime", 10, lambda row: duration(row.uptime)),
-    Column("version", 11, lambda row: printable(row.version or _UNKNOWN)),
+    Column("conns", 6, lambda row: number(row.connections), _connections_style),
+    Column(
+        "p50",
+        4,
+        lambda row: milliseconds(row.ping_ms_p50),
+        lambda row: _above(row.ping_ms_p50, SLOW_MS, LATE_MS),
+    ),
+    Column(
+        "p99",
+        4,
+        lambda row: milliseconds(row.ping_ms_p99),
+        lambda row: _above(row.ping_ms_p99, LATE_MS, 10 * LATE_MS),
+    ),
+    Column("get/s", 7, lambda row: number(row.gets_per_second)),
+    Column("set/s", 7, lambda row: number(row.sets_per_second)),
+    Column("in/s", 8, lambda row: size(row.bytes_in_per_second)),
+    Column("out/s", 8, lambda row: size(row.bytes_out_per_second)),
+    Column("uptime", 12, lambda row: duration(row.uptime)),
+    Column("version", 13, lambda row: printable(row.version or UNKNOWN)),
 )
 
 
-def _chosen(rows: list[Row], room: int) -> list[Column]:
-    widths = {
+@dataclass(frozen=True)
+class History:
+    """How to draw the operations of the last minute.
+
+    Args:
+        samples: how many there are in a minute.
+        levels: the characters of a sparkline.
+    """
+
+    samples: int = 60
+    levels: str = BLOCKS
+
+    def draw(self, rows: list[Row], width: int) -> list[str]:
+        """Draw all rows: nodes on a common scale, the total on its own."""
+        largest = max((max_of(row) for row in rows if row.node != ALL), default=0.0)
+        return [
+            sparkline(
+                row.history,
+                self.samples,
+                width,
+                max_of(row) if row.node == ALL else largest,
+                self.levels,
+            )
+            for row in rows
+        ]
+
+
+def max_of(row: Row) -> float:
+    """Return the largest number of the history."""
+    return max((value for value in row.history if value is not None), default=0.0)
+
+
+def _widths(rows: list[Row]) -> dict[str, int]:
+    return {
         column.header: max(len(column.header), *(len(column.cell(row)) for row in rows))
         for column in COLUMNS
     }
-    chosen = list(COLUMNS)
-    while sum(_GAP + widths[column.header] for column in chosen) > room:
+
+
+def _chosen(rows: list[Row], room: int, history: int) -> tuple[list[Column], int]:
+    """Return the columns that fit, and the width that is left for the history."""
+    widths = _widths(rows)
+    chosen, history = list(COLUMNS), history + _GAP
+    while True:
+        left = room - sum(_GAP + widths[column.header] for column in chosen)
         least = max(column.rank for column in chosen)
-        if least == 0:
-            break
-        chosen = [column for column in chosen if column.rank < least]
-    return chosen
+        if left >= history or least == 0:
+            return chosen, left - _GAP if history and left >= history else 0
+        if least < _HISTORY_RANK and history:
+            history = 0
+        else:
+            chosen = [column for column in chosen if column.rank < least]
 
 
 def middle_cut(text: str, width: int) -> str:
@@ -111,23 +157,34 @@ def middle_cut(text: str, width: int) -> str:
     return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def table_of(rows: list[Row], width: int) -> Table:
+def table_of(
+    rows: list[Row], width: int, history: History | None = None, sorted_by: str = ""
+) -> Table:
     """Return the table for a terminal of this width."""
+    history = history or History()
     names = max(len("node"), *(len(printable(row.node)) for row in rows))
-    columns = _chosen(rows, width - min(names, max(_NODE_MIN, width // 3)))
-    taken = sum(
-        _GAP + max(len(column.header), *(len(column.cell(row)) for row in rows))
-        for column in columns
-    )
+    least = _HISTORY_MIN if width < _WIDE else _HISTORY_MIN_WIDE
+    columns, room = _chosen(rows, width - min(names, max(_NODE_MIN, width // 3)), least)
+    widths = _widths(rows)
+    taken = sum(_GAP + widths[column.header] for column in columns)
+    # Names come before a longer history.
+    room = min(room, max(width - taken - names - _GAP, least), history.samples) if room else 0
+    taken += room + _GAP if room else 0
     names = min(names, max(width - taken, 4))
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     table.add_column("node", no_wrap=True, width=names)
     for column in columns:
         left = column.header in ("state", "version")
-        table.add_column(column.header, justify="left" if left else "right", no_wrap=True)
-    for row in rows:
+        header = Text(column.header, "underline" if column.header == sorted_by else "")
+        table.add_column(header, justify="left" if left else "right", no_wrap=True)
+    drawn = history.draw(rows, room) if room else [""] * len(rows)
+    if room:
+        table.add_column("last minute"[:room], no_wrap=True, width=room)
+    for row, line in zip(rows, drawn, strict=True):
         style = "bold" if row.node == ALL else "" if row.up else "red"
-        cells = [Text(column.cell(row)) for column in columns]
+        cells = [Text(column.cell(row), column.style(row)) for column in columns]
+        if room:
+            cells.append(Text(line, "cyan"))
         table.add_row(Text(middle_cut(printable(row.node), names)), *cells, style=style)
     return table
 
