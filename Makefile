@@ -17,7 +17,7 @@ $(VENV)/.tools: pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
 		|| { echo "Python's venv module is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -U 'pip>=25.1'
-	$(BIN)/python -m pip install -q --group build --group demo --group test --group integrations --group lint
+	$(BIN)/python -m pip install -q --group build --group demo --group test --group integrations --group cookbook --group lint
 	touch $@
 
 setup: $(VENV)/.tools  ## A virtual environment with the tools

@@ -1,0 +1,16 @@
+"""What the Flask application and the Celery workers share: one client, one cache, one function."""
+
+import os
+import time
+
+from emcache import sync
+
+# At import time: Flask under gunicorn and Celery fork later, and the client works in each child.
+client = sync.create_client(os.environ.get("EMCACHE_SERVERS", "127.0.0.1:11211"), timeout=0.5)
+cache = sync.Cache(client, prefix="reports:")
+
+
+@sync.cached(cache, key="month:{month}", ttl=3600, stale_for=86400)
+def report(month: str) -> dict[str, object]:
+    time.sleep(0.1)  # an aggregation over all orders of the month
+    return {"month": month, "orders": 1234, "computed_by": os.getpid()}
