@@ -146,6 +146,7 @@ bench-data: build memcached $(PEERS_VENV)/.installed  ## What the figures of doc
 
 bench-report: $(VENV)/.bench-tools  ## Remakes the figures of docs/performance.md from the results
 	$(BIN)/python benches/python/report.py docs/performance
+	$(BIN)/python benches/python/bars.py docs/performance/gets.svg
 
 $(VENV)/.bench-tools: $(VENV)/.tools
 	$(BIN)/python -m pip install -q --group bench
