@@ -131,7 +131,11 @@ def _members(name: str, found: Any) -> list[tuple[str, str, Any]]:
             if plain.__doc__ and member not in {known for known, *_ in members}:
                 role = "attr" if isinstance(value, property) else "meth"
                 members.append((member, role, plain))
-    return [(role, f"{member} <{name}.{member}>", plain) for member, role, plain in members]
+    rows = [("class", f"{name.removeprefix('emcache.')} <{name}>", found)]
+    for member, role, plain in members:
+        shown = member if role == "attr" else f"{member}()"
+        rows.append((role, f"{shown} <{name}.{member}>", plain))
+    return rows
 
 
 def _summary(documented: Any) -> str:

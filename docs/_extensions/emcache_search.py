@@ -127,7 +127,7 @@ def add_words(_app: Sphinx, docname: str, source: list[str]) -> None:
     for anchor, words in wanted.items():
         places.setdefault(headings.get(anchor, title.end()), []).extend(words)
     for place, words in sorted(places.items(), reverse=True):
-        entries = "\n".join(f"   single: ! {word}" for word in words)
+        entries = "\n".join(f"   ! single: {word}" for word in words)
         block = f"\n\n```{{eval-rst}}\n.. index::\n{entries}\n```\n"
         source[0] = source[0][:place] + block + source[0][place:]
 
@@ -136,7 +136,8 @@ def add_description(
     app: Sphinx, _page: str, _template: str, context: dict[str, Any], tree: nodes.document | None
 ) -> None:
     """Describe a page by its first paragraph, and how it looks where it is shared."""
-    paragraph = None if tree is None else next(iter(tree.findall(nodes.paragraph)), None)
+    found = () if tree is None else tree.findall(nodes.paragraph)
+    paragraph = next((each for each in found if isinstance(each.parent, nodes.section)), None)
     words = "" if paragraph is None else " ".join(paragraph.astext().split())
     if len(words) > 200:
         words = words[:200].rpartition(" ")[0] + " ..."
