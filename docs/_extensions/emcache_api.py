@@ -3,10 +3,11 @@
 import inspect
 import re
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.nodes import Element
+from docutils.parsers.rst import directives
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -101,9 +102,13 @@ def add_parameters(
 
 
 class Members(SphinxDirective):
-    """`.. members:: emcache.Client`: a table of the methods and what each of them does."""
+    """`.. members:: emcache.Client`: a table of the methods and what each of them does.
+
+    With `:names:`, a table of the classes and functions themselves.
+    """
 
     required_arguments = 1
+    option_spec: ClassVar = {"names": directives.flag}
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
@@ -112,7 +117,8 @@ class Members(SphinxDirective):
         for name in self.arguments[0].split():
             module, _, attribute = name.rpartition(".")
             found = getattr(import_module(module), attribute)
-            for role, target, documented in _members(name, found):
+            members = _members(name, found)
+            for role, target, documented in members[:1] if "names" in self.options else members:
                 lines += [f"   * - :{role}:`{target}`", f"     - {_summary(documented)}"]
         return self.parse_text_to_nodes("\n".join(lines))
 
