@@ -31,6 +31,7 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self.queries = 0
+        self._lock = asyncio.Lock()  # one connection: one query at a time
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.execute(
             "CREATE TABLE IF NOT EXISTS products"
@@ -39,7 +40,10 @@ class Database:
 
     async def execute(self, query: str, *values: object) -> list[Any]:
         self.queries += 1
-        return await asyncio.to_thread(lambda: self._connection.execute(query, values).fetchall())
+        async with self._lock:
+            return await asyncio.to_thread(
+                lambda: self._connection.execute(query, values).fetchall()
+            )
 
     def close(self) -> None:
         self._connection.close()
