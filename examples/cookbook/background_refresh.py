@@ -1,7 +1,7 @@
 """Keep expensive values fresh, so that no request ever waits for them.
 
 Two ways, in one worker: `refresh=` for values that requests ask for, and a loop with a lock for
-values that must be there before anybody asks.
+values that must be there before the first request.
 
 Run it, in several terminals: EMCACHE_SERVERS=127.0.0.1:11211 python background_refresh.py
 """

@@ -68,7 +68,7 @@ def test_memcachio():
     assert hasattr(memcachio.types, "AWSAutoDiscoveryEndpoint")
     assert cell("discovery", "memcachio") == "AWS"
     assert hasattr(memcachio.pool, "PoolMetrics")
-    assert cell("metrics", "memcachio") == "of its pool"
+    assert cell("metrics", "memcachio") == "pool only"
 
 
 def test_pymemcache():

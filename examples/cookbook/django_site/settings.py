@@ -26,7 +26,7 @@ CACHES = {
         "OPTIONS": {"timeout": 0.5, "ignore_errors": True},
     }
 }
-# Sessions are read from the cache, and written to both: an eviction logs nobody out.
+# Sessions are read from the cache, and written to both: users stay logged in after an eviction.
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
 LOGGING = {
     "version": 1,

@@ -1,4 +1,4 @@
-"""What the Flask application and the Celery workers share: one client, one cache, one function."""
+"""One client, cache and function, shared by the Flask application and the Celery workers."""
 
 import os
 import time
