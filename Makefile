@@ -163,7 +163,7 @@ counts-update:  ## Takes what is counted now for benches/counts.txt
 # -a: Sphinx forgets the index entries of pages that it does not write again (findings/sphinx_search_index_entries.sh).
 docs: build $(VENV)/.docs-tools  ## The documentation site, in target/docs; a warning is an error
 	$(BIN)/sphinx-build -q -a -W --keep-going -n -d target/doctrees docs target/docs
-	$(BIN)/python -m pytest -q tests/docs/test_site.py
+	EMCACHE_TEST_SITE=1 $(BIN)/python -m pytest -q tests/docs/test_site.py
 	@echo target/docs/index.html
 
 $(VENV)/.docs-tools: $(VENV)/.tools

@@ -82,6 +82,16 @@ async def test_a_changed_product_is_seen_at_once(environment, monkeypatch):
         assert list((await http.get("/products?category=food")).json()) == ["1"]
 
 
+async def test_categories_may_be_any_text(environment, monkeypatch):
+    module = load("fastapi_products", monkeypatch)
+    async with serving(module.app) as http:
+        for category in ("hot drinks", "x" * 300, "Getränke\n"):
+            stored = await http.put("/products/1", json=TEA | {"category": category})
+            assert stored.status_code == 200
+            found = await http.get("/products", params={"category": category})
+            assert list(found.json()) == ["1"]
+
+
 async def test_products_without_a_cache(environment, monkeypatch):
     module = load("fastapi_products", monkeypatch)
     async with serving(module.app) as http:
@@ -276,6 +286,8 @@ def test_flask_and_celery_share_the_cache(environment, tmp_path):
         ordered = ask(port, "/reports/2026-11/rebuild", "POST")
         assert ordered.status_code == 202, ordered.text
         assert ask(port, "/reports/2026-11/rebuild", "POST").status_code == 429
+        assert ask(port, "/reports/any text").json()["month"] == "any text"
+        assert ask(port, "/reports/any text/rebuild", "POST").status_code == 202
         wait_until(lambda: ask(port, "/reports/2026-11").json() != first)
         rebuilt = ask(port, "/reports/2026-11").json()
         # A child of the worker computed it, with the client that its parent had made.

@@ -1,11 +1,12 @@
 """The site that `make docs` builds: its search, asked as its page asks it, and its API pages.
 
-These tests read target/docs, and `make docs` runs them; without a site they are skipped.
+These tests read target/docs. `make docs` runs them; elsewhere that site may be an old one.
 """
 
 import importlib.util
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,9 +21,8 @@ from support.pages import ROOT
 pytestmark = pytest.mark.driver_independent
 
 SITE = ROOT / "target/docs"
-if not (SITE / "searchindex.js").exists():
-    pytest.skip("there is no site: make docs", allow_module_level=True)
-pytest.importorskip("sphinx")
+if os.environ.get("EMCACHE_TEST_SITE") != "1":
+    pytest.skip("make docs runs these tests", allow_module_level=True)
 sys.path.insert(0, str(ROOT / "docs/_extensions"))
 
 import emcache_api  # noqa: E402
