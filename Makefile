@@ -17,7 +17,7 @@ $(VENV)/.tools: pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
 		|| { echo "Python's venv module is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -U 'pip>=25.1'
-	$(BIN)/python -m pip install -q --group build --group demo --group test --group integrations --group lint
+	$(BIN)/python -m pip install -q --group build --group demo --group test --group integrations --group cookbook --group lint
 	touch $@
 
 setup: $(VENV)/.tools  ## A virtual environment with the tools
@@ -149,6 +149,7 @@ bench-data: build memcached $(PEERS_VENV)/.installed  ## What the figures of doc
 
 bench-report: $(VENV)/.bench-tools  ## Remakes the figures of docs/performance.md from the results
 	$(BIN)/python benches/python/report.py docs/performance
+	$(BIN)/python benches/python/bars.py docs/performance/gets.svg
 
 $(VENV)/.bench-tools: $(VENV)/.tools
 	$(BIN)/python -m pip install -q --group bench
@@ -162,8 +163,10 @@ counts-update:  ## Takes what is counted now for benches/counts.txt
 	@tools/install-memcached valgrind
 	$(PYTHON) benches/counts.py --update
 
+# -a: Sphinx forgets the index entries of pages that it does not write again (findings/sphinx_search_index_entries.sh).
 docs: build $(VENV)/.docs-tools  ## The documentation site, in target/docs; a warning is an error
-	$(BIN)/sphinx-build -q -W --keep-going -n -d target/doctrees docs target/docs
+	$(BIN)/sphinx-build -q -a -W --keep-going -n -d target/doctrees docs target/docs
+	EMCACHE_TEST_SITE=1 $(BIN)/python -m pytest -q tests/docs/test_site.py
 	@echo target/docs/index.html
 
 $(VENV)/.docs-tools: $(VENV)/.tools

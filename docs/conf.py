@@ -16,12 +16,17 @@ release = version = emcache.__version__
 repository = ""
 """Where a forge shows the files of this repository, once there is one: links lead there then."""
 
+site = ""
+"""Where this site is published, once it is, with a slash at the end: for social cards."""
+
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "emcache_api",
     "emcache_docs",
+    "emcache_search",
 ]
 exclude_patterns = ["_extensions"]
 
@@ -51,8 +56,11 @@ html_theme = "furo"
 html_title = f"emcache {release}"
 html_static_path = ["_static"]
 html_css_files = ["emcache.css"]
-html_js_files = ["tables.js"]
+html_js_files = ["tables.js", "figures.js"]
+html_favicon = "_static/favicon.svg"
+html_search_scorer = str(HERE / "_static/scorer.js")
 html_copy_source = False
+html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
 copybutton_selector = "div:not(.highlight-text) > div.highlight pre"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

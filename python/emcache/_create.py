@@ -83,6 +83,19 @@ class _CreateClient(Coroutine[Any, Any, Client]):
         self._create = create
         self._client: Client | None = None
 
+    def __repr__(self) -> str:
+        return "<emcache.create_client(...), not awaited: await it, or use it in async with>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            if name.startswith("_") or not hasattr(Client, name):
+                raise AttributeError(f"create_client() has no attribute {name!r}")
+            raise AttributeError(
+                f"create_client() was not awaited; use (await create_client(...)).{name}, or "
+                f"async with create_client(...) as client"
+            )
+
     def __await__(self) -> Generator[Any, Any, Client]:
         return self._create.__await__()
 

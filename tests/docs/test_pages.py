@@ -1,6 +1,8 @@
 """Every example of the documentation runs as it stands, on real servers."""
 
+import ast
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -109,6 +111,21 @@ def test_the_start_may_be_pasted_into_a_prompt(nodes):
     assert len(printed) > 5
     for line in printed:
         assert here(line, where) in done.stdout
+
+
+@pytest.mark.parametrize("name", ["start", "caching-patterns"])
+def test_a_blank_line_ends_what_is_indented(name):
+    """So that the examples of pages that name the prompt may be pasted there."""
+    for block in runnable(ROOT / f"docs/{name}.md"):
+        if block.language != "python" or block.code.startswith("# "):
+            continue
+        lines = block.code.splitlines()
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
+        body = compile(block.code, name, "exec", flags).body
+        for statement, following in itertools.pairwise(body):
+            if hasattr(statement, "body"):
+                between = lines[statement.end_lineno : following.lineno - 1]
+                assert "" in between, (name, block.line + statement.end_lineno)
 
 
 @pytest.mark.parametrize(

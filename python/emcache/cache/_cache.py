@@ -9,6 +9,7 @@ from .._checks import check_range
 from .._client import Client
 from .._errors import EmcacheError
 from .._hints import CACHE_METHODS, Hinted, with_hints
+from .._kinds import hint_for_client, kind_of
 from ._chunks import Chunks, chunks_of
 from ._commands import Commands
 from ._compression import LARGEST, Compression
@@ -153,8 +154,7 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
     ) -> None:
         if not isinstance(client, Client):
             raise TypeError(
-                f"client must be an emcache.Client, not {type(client).__name__}; await "
-                "create_client(...) first"
+                f"client must be an emcache.Client, not {kind_of(client)}{hint_for_client(client)}"
             )
         if on_unreadable not in ("raise", "miss"):
             raise ValueError("on_unreadable must be 'raise' or 'miss'")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from .._errors import EmcacheError
+from .._kinds import hint_for, kind_of
 from ._cache import Cache
 from ._call_keys import KeyOf, key_of
 from ._counts import Counts, counts_of
@@ -246,7 +247,7 @@ def checked_cache(cache: object) -> Cache[Any] | None:
     if cache is not None and not isinstance(cache, Cache):
         raise TypeError(
             f"the function passed to cached() must return an emcache.Cache or None, not "
-            f"{type(cache).__name__}"
+            f"{kind_of(cache)}{hint_for(cache)}"
         )
     return cache
 
@@ -281,9 +282,9 @@ def check_source(cache: object) -> None:
             f"{cache!r}; write @cached(cache) above the function"
         )
     if isinstance(cache, type) or not callable(cache):
-        what = f"the class {cache.__name__}" if isinstance(cache, type) else type(cache).__name__
         raise TypeError(
-            f"cache must be an emcache.Cache or a function that returns one, not {what}"
+            f"cache must be an emcache.Cache or a function that returns one, not "
+            f"{kind_of(cache)}{hint_for(cache)}"
         )
 
 

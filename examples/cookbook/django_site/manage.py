@@ -1,0 +1,14 @@
+"""Run it:
+    python manage.py migrate --run-syncdb
+    python manage.py runserver
+In production: gunicorn --preload wsgi:application
+"""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+    execute_from_command_line(sys.argv)
