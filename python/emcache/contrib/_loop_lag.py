@@ -4,7 +4,8 @@ import asyncio
 import weakref
 
 from .._client import Client
-from ..metrics import LATENCY_BOUNDS, LatencyHistogram
+from .._emcache import LATENCY_BOUNDS
+from ..metrics import LatencyHistogram
 
 INTERVAL = 0.1
 """Seconds between two samples."""
@@ -24,6 +25,7 @@ class LoopLag:
         self._client = weakref.ref(client)
         self._counts = [0] * (len(LATENCY_BOUNDS) + 1)
         self._sum = 0.0
+        self._is_stopped = False
         self._handle: asyncio.TimerHandle | None = None
         self._schedule()
 
@@ -33,7 +35,7 @@ class LoopLag:
 
     def stop(self) -> None:
         """Take no more samples; on any thread."""
-        self._client = _gone
+        self._is_stopped = True
 
     def _schedule(self) -> None:
         self._due = self._loop.time() + INTERVAL
@@ -41,7 +43,7 @@ class LoopLag:
 
     def _sample(self) -> None:
         client = self._client()
-        if client is None or client.closed:
+        if self._is_stopped or client is None or client.closed:
             return
         lag = max(0.0, self._loop.time() - self._due)
         for missed in range(min(int(lag / INTERVAL) + 1, _MAX_SAMPLES)):
@@ -52,7 +54,3 @@ class LoopLag:
         bucket = sum(bound < lag for bound in LATENCY_BOUNDS)
         self._counts[bucket] += 1
         self._sum += lag
-
-
-def _gone() -> None:
-    return None
