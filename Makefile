@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-sync test-churn test-aiocache test-django test-limits interop coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-sync test-churn test-aiocache test-django test-limits interop coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -170,6 +170,11 @@ $(VENV)/.docs-tools: $(VENV)/.tools
 $(VENV)/.dist-tools: $(VENV)/.tools
 	$(BIN)/python -m pip install -q --group dist
 	touch $@
+
+alerts:  ## Check the Prometheus rules with promtool, and run their tests
+	@tools/install-memcached prometheus
+	promtool check rules deploy/prometheus/emcache.rules.yml
+	promtool test rules deploy/prometheus/emcache.rules.test.yml
 
 prose:  ## Sentences without a subject, in docs, comments and docstrings, per 1,000 (ARGS=paths)
 	@$(PYTHON) tools/prose $(ARGS)
