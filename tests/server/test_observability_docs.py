@@ -37,7 +37,11 @@ def test_example(server, tmp_path, example, says):
 @pytest.mark.driver_independent
 @pytest.mark.parametrize(
     ("module", "library", "extra"),
-    [("prometheus", "prometheus_client", "prometheus"), ("opentelemetry", "opentelemetry", "otel")],
+    [
+        ("prometheus", "prometheus_client", "prometheus"),
+        ("opentelemetry", "opentelemetry", "otel"),
+        ("fastapi", "starlette", "fastapi"),
+    ],
 )
 def test_a_library_that_is_missing_is_named(module, library, extra):
     program = f"import sys; sys.modules[{library!r}] = None; import emcache.contrib.{module}"
