@@ -255,6 +255,30 @@ class TestNotStored:
                 assert "etag" not in answer.headers
         assert shop.ran() == 2
 
+    async def test_files_that_the_server_sends(self, shop, tmp_path):
+        (tmp_path / "file").write_bytes(b"contents")
+
+        @shop.app.get("/file")
+        @shop.memcached.cached_response(ttl=60)
+        async def file():
+            return FileResponse(tmp_path / "file")
+
+        sent = []
+
+        async def app(scope, receive, send):
+            async def sending(message):
+                sent.append(message["type"])
+                if message["type"] == "http.response.pathsend":
+                    message = {"type": "http.response.body", "body": b"by the server"}
+                await send(message)
+
+            scope["extensions"] = {"http.response.pathsend": {}}
+            await shop.app(scope, receive, sending)
+
+        async with shop.open(app) as http:
+            assert (await http.get("/file")).content == b"by the server"
+        assert sent == ["http.response.start", "http.response.pathsend"]
+
     async def test_streams_that_fit(self, shop):
         @shop.app.get("/stream")
         @shop.memcached.cached_response(ttl=60)
