@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-sync test-churn test-aiocache test-django test-limits interop soak coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,11 @@ test-thread: build memcached nutcracker
 	EMCACHE_DRIVER=thread $(BIN)/python -m pytest -q $(WORKERS) -m 'not driver_independent'
 
 SYNC_TESTS := $(addprefix tests/server/test_,commands.py many.py many_results.py meta.py counters.py errors.py)
+# Qt alone is 250 MB, so these are not among the tools.
+test-event-loops: build memcached  ## Event loops of other projects, such as rloop, qasync and trio-asyncio
+	$(BIN)/python -m pip install -q --group event-loops
+	$(BIN)/python -m pytest -q -rs tests/integrations/test_other_loops.py
+
 test-sync: build memcached  ## Tests of the commands, with the synchronous client behind them
 	EMCACHE_TEST_CLIENT=sync $(BIN)/python -m pytest -q $(WORKERS) $(SYNC_TESTS)
 
@@ -176,6 +181,11 @@ $(VENV)/.docs-tools: $(VENV)/.tools
 $(VENV)/.dist-tools: $(VENV)/.tools
 	$(BIN)/python -m pip install -q --group dist
 	touch $@
+
+alerts:  ## Check the Prometheus rules with promtool, and run their tests
+	@tools/install-memcached prometheus
+	promtool check rules deploy/prometheus/emcache.rules.yml
+	promtool test rules deploy/prometheus/emcache.rules.test.yml
 
 prose:  ## Sentences without a subject, in docs, comments and docstrings, per 1,000 (ARGS=paths)
 	@$(PYTHON) tools/prose $(ARGS)

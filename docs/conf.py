@@ -37,7 +37,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(asyncio|collections|datetime|logging|os|pathlib|random|ssl|socket|subprocess|types|typing)\..*",
     ),
-    ("py:.*", r"(aiocache|django|opentelemetry|prometheus_client)\..*"),
+    ("py:.*", r"(aiocache|django|opentelemetry|prometheus_client|starlette)\..*"),
     ("py:class", r"emcache\.testing\._wire\.Reachable"),
     ("py:.*", r"timedelta|datetime|(emcache\..*\.)?([A-Z]|_\w+)"),  # type variables, private
 ]

@@ -1,5 +1,6 @@
 """``create_client``: checks the options, finds the nodes, and opens a client."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
@@ -233,6 +234,7 @@ def create_client(
             cluster_events,
             (autodiscovery, autodiscovery_poll_interval, autodiscovery_timeout),
             needs_names=bool(ssl and ssl_verify and not ssl_server_hostname),
+            reads_files=bool(ssl),
             login=lambda: login_arguments(username, password, auth),
             tls=lambda addresses: tls_arguments(
                 ssl,
@@ -284,6 +286,7 @@ async def _create_client(
     autodiscovery_options: "tuple[bool | discovery.Discovery | None, float, float]",
     *,
     needs_names: bool,
+    reads_files: bool = False,
     login: Callable[[], LoginArguments | None],
     routing: NodeRouting,
     migrating_from: "migration.Cluster | None",
@@ -319,9 +322,13 @@ async def _create_client(
             raise ValueError("failover needs a routing rule with a name, and no migrating_from")
         options["failover"] = for_core(fallback)
     routing.check(None if autodiscovery is True or is_source else addresses)
-    options["security"] = Security(
-        tls([*addresses, *(fallback.nodes if fallback else ())]), login()
-    )
+    protected = [*addresses, *(fallback.nodes if fallback else ())]
+
+    def security() -> Security:
+        return Security(tls(protected), login())
+
+    # With TLS, these are files of the options, and those with the CAs of the system.
+    options["security"] = await asyncio.to_thread(security) if reads_files else security()
     source, topology, is_listed = None, None, False
     if autodiscovery is True or is_source:
         from .discovery._autodiscovery import first_topology

@@ -82,4 +82,6 @@ class NodeLog:
 
 def _write(name: str, change: str, reason: str | None, suffix: str = "") -> None:
     level, text = _TEXTS[change]
-    logger.log(level, text + suffix, *([name] if reason is None else [name, reason]))
+    arguments = [name] if reason is None else [name, reason]
+    # For structured logs, whose readers look for fields.
+    logger.log(level, text + suffix, *arguments, extra={"node": name, "reason": reason})

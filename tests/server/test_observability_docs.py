@@ -15,7 +15,10 @@ SAYS = [
     "__main__.square 1 hits, 1 computed",
     'result="miss"} 1.0',
     '"db.operation.batch.size": 2',
+    "cache.get * False\ncache.put * None\n",
     "",
+    '"node": "127.0.0.1:1", "reason": "Connection refused (os error 111)"}',
+    '"level": "warning", "logger": "emcache", "node": "127.0.0.1:1", "reason": "Connection refused',
 ]
 
 
@@ -37,7 +40,12 @@ def test_example(server, tmp_path, example, says):
 @pytest.mark.driver_independent
 @pytest.mark.parametrize(
     ("module", "library", "extra"),
-    [("prometheus", "prometheus_client", "prometheus"), ("opentelemetry", "opentelemetry", "otel")],
+    [
+        ("prometheus", "prometheus_client", "prometheus"),
+        ("opentelemetry", "opentelemetry", "otel"),
+        ("fastapi", "starlette", "fastapi"),
+        ("sentry", "sentry_sdk", "sentry"),
+    ],
 )
 def test_a_library_that_is_missing_is_named(module, library, extra):
     program = f"import sys; sys.modules[{library!r}] = None; import emcache.contrib.{module}"

@@ -411,3 +411,57 @@ class TestOnAndOff:
             plain = repr(client)
             EmcacheInstrumentor.instrument_client(client, **telemetry.providers)
             assert repr(client) == plain
+
+
+class TestConventions:
+    """Names as the installed package of semantic conventions has them."""
+
+    @staticmethod
+    def names(*modules):
+        return {
+            value
+            for module in modules
+            for name, value in vars(module).items()
+            if name.isupper() and isinstance(value, str)
+        }
+
+    async def test_spans_and_their_histogram_use_stable_names(self, instrumented, server, key):
+        from opentelemetry.semconv import schemas
+        from opentelemetry.semconv.attributes import (
+            db_attributes,
+            error_attributes,
+            server_attributes,
+        )
+        from opentelemetry.semconv.metrics import db_metrics
+
+        known = self.names(db_attributes, error_attributes, server_attributes)
+        async with client_of(server) as client:
+            await client.get_many([key, key + b"2"])
+            await client.set_many({key: b"x", key + b"2": b"x"})
+            await outcomes(client.increment(key, 1), client.delete(key + b"none"))
+            spans = instrumented.spans()
+            assert len(spans) == 4
+            for span in spans:
+                assert span.attributes.keys() <= known
+                schema = span.instrumentation_scope.schema_url
+                assert schema in {each.value for each in schemas.Schemas}
+            points = instrumented.points()
+            assert db_metrics.DB_CLIENT_OPERATION_DURATION in points
+            for point in points[db_metrics.DB_CLIENT_OPERATION_DURATION]:
+                assert point.attributes.keys() <= known
+
+    async def test_connections_use_names_in_development(self, instrumented, server, key):
+        from opentelemetry.semconv._incubating.attributes import db_attributes
+        from opentelemetry.semconv._incubating.metrics import db_metrics
+
+        attributes, metrics = self.names(db_attributes), self.names(db_metrics)
+        async with client_of(server) as client:
+            await client.get(key)
+            points = instrumented.points()
+        pools = {name for name in points if name.startswith("db.client.connection.")}
+        assert len(pools) == 4
+        assert pools <= metrics
+        for name in pools:
+            for point in points[name]:
+                assert point.attributes.keys() <= attributes
+        assert db_attributes.DbSystemNameValues.MEMCACHED.value == "memcached"

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import math
+import time
 import urllib.request
 import weakref
 
@@ -167,3 +169,81 @@ async def test_ipv6_nodes_are_named_as_elsewhere():
         registry = CollectorRegistry()
         registry.register(EmcacheCollector(client))
         assert b'node="[::1]:11211"' in generate_latest(registry)
+
+
+def lag_of(collector, client="c0"):
+    registry = CollectorRegistry()
+    registry.register(collector)
+    _, samples = parsed(generate_latest(registry).decode())
+    name = "emcache_event_loop_lag_seconds"
+    buckets = {
+        float(dict(labels)["le"]): value
+        for (sample, *labels), value in samples.items()
+        if sample == f"{name}_bucket" and ("client", client) in labels
+    }
+    return buckets, samples.get((f"{name}_sum", ("client", client)))
+
+
+async def until_sampled(collector, samples):
+    async with asyncio.timeout(20):
+        while lag_of(collector)[0].get(math.inf, 0) < samples:
+            await asyncio.sleep(0.01)
+
+
+class TestLoopLag:
+    async def test_a_loop_that_was_blocked(self, server):
+        async with client_of(server) as client:
+            collector = EmcacheCollector(loop_lag=True)
+            collector.add(client, "c0")
+            collector.add(client, "c0")  # has no second effect
+            await until_sampled(collector, 1)
+            before, _ = lag_of(collector)
+            time.sleep(0.75)
+            await until_sampled(collector, before[math.inf] + 6)
+            after, total = lag_of(collector)
+            # Samples were due each 0.1 s meanwhile; the first waited for at least 0.65 s.
+            slow = after[math.inf] - after[0.25] - (before[math.inf] - before[0.25])
+            assert slow >= 4
+            assert after[math.inf] - after[0.5] > before[math.inf] - before[0.5]
+            assert total > 2
+
+    async def test_it_ends_with_the_client_and_the_collector(self, server):
+        loop = asyncio.get_running_loop()
+        collector = EmcacheCollector(loop_lag=True)
+        async with client_of(server) as client:
+            collector.add(client, "c0")
+            lag = collector._lags["c0"]
+            await until_sampled(collector, 1)
+        lag._handle.cancel()
+        lag._sample()
+        assert lag._handle.cancelled(), "a closed client is sampled"
+        async with client_of(server) as other:
+            collector.add(other, "c0")
+            assert collector._lags["c0"] is not lag
+            lag = collector._lags["c0"]
+            collector.remove("c0")
+            lag._handle.cancel()
+            lag._sample()
+            assert lag._handle.cancelled(), "a client is sampled that was removed"
+            assert loop is lag._loop
+
+    async def test_a_client_is_not_kept(self, server):
+        client = await client_of(server)
+        collector = EmcacheCollector(loop_lag=True)
+        collector.add(client, "c0")
+        await client.close()
+        alive = weakref.ref(client)
+        del client
+        gc.collect()
+        assert alive() is None
+
+    async def test_it_needs_the_loop(self, server):
+        async with client_of(server) as client:
+            collector = EmcacheCollector(loop_lag=True)
+            with pytest.raises(RuntimeError, match="running event loop"):
+                await asyncio.to_thread(collector.add, client, "c0")
+            assert lag_of(collector) == ({}, None)
+            with pytest.raises(TypeError, match="loop_lag"):
+                EmcacheCollector(loop_lag="yes")
+            collector.add(client, "c0")
+            await until_sampled(collector, 1)

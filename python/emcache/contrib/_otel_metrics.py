@@ -15,6 +15,9 @@ from ..version import __version__
 BOUNDS = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0]
 """Seconds: the conventions' buckets from 1 ms on, and finer ones below, as caches are fast."""
 
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.33.0"
+"""The semantic conventions whose names are used: those of databases are stable since then."""
+
 _FRESH = 0.2
 """Seconds for which all gauges of one collection share a snapshot."""
 
@@ -30,7 +33,7 @@ class Meters:
     """The instruments of one meter provider, with weak references to the clients."""
 
     def __init__(self, provider: MeterProvider) -> None:
-        meter = provider.get_meter("emcache", __version__)
+        meter = provider.get_meter("emcache", __version__, SCHEMA_URL)
         self.duration = meter.create_histogram(
             "db.client.operation.duration",
             unit="s",

@@ -27,7 +27,7 @@ except ImportError as _missing:
 from .._client import Client
 from ..version import __version__
 from ._otel_calls import ORIGINALS, wrappers
-from ._otel_metrics import Meters, meters_for
+from ._otel_metrics import SCHEMA_URL, Meters, meters_for
 from ._real_client import check_real_client
 
 __all__ = ["EmcacheInstrumentor"]
@@ -95,4 +95,5 @@ def _parts(
 ) -> tuple[Tracer, Meters]:
     tracers = get_tracer_provider() if tracer_provider is None else tracer_provider
     meters = get_meter_provider() if meter_provider is None else meter_provider
-    return tracers.get_tracer("emcache", __version__), meters_for(meters)
+    tracer = tracers.get_tracer("emcache", __version__, SCHEMA_URL)
+    return tracer, meters_for(meters)

@@ -7,9 +7,9 @@
 
     REGISTRY.register(EmcacheCollector(client))
 
-There is no work between scrapes. A scrape may run on any thread. On a thread other than that of the
-client's loop it waits for the loop, at most 1 s, and then reports the last snapshot;
-``emcache_snapshot_age_seconds`` is its age.
+There is no work between scrapes, except with ``loop_lag``. A scrape may run on any thread. On a
+thread other than that of the client's loop it waits for the loop, at most 1 s, and then reports the
+last snapshot; ``emcache_snapshot_age_seconds`` is its age.
 """
 
 import functools
@@ -34,6 +34,7 @@ except ImportError as _missing:
         "emcache.contrib.prometheus needs prometheus_client: pip install 'emcache[prometheus]'"
     ) from _missing
 
+from .._checks import check_bools
 from .._client import Client
 from .._memcached.addresses import format_address
 from .._snapshots import LOOP_TIMEOUT
@@ -49,6 +50,7 @@ from ..metrics import (
     sum_commands,
     sum_pools,
 )
+from ._loop_lag import LoopLag
 from ._real_client import check_real_client
 
 __all__ = ["EmcacheCollector"]
@@ -65,13 +67,21 @@ class EmcacheCollector(Collector):
         client: the first client; None to add clients later.
         name: the label ``client`` of the first client.
         namespace: the prefix of all metric names.
+        loop_lag: also measure ten times a second how late the event loop of each client runs its
+            callbacks. This tells a busy program from a slow server.
 
     Raises:
         ValueError: ``namespace`` is not a valid prefix.
+        RuntimeError: ``loop_lag`` with a client outside of a running event loop.
     """
 
     def __init__(
-        self, client: Client | None = None, name: str = "default", namespace: str = "emcache"
+        self,
+        client: Client | None = None,
+        name: str = "default",
+        namespace: str = "emcache",
+        *,
+        loop_lag: bool = False,
     ) -> None:
         if not isinstance(namespace, str):
             raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
@@ -79,8 +89,11 @@ class EmcacheCollector(Collector):
             raise ValueError(
                 f"namespace must be letters, digits and underscores, not {namespace!r}"
             )
+        check_bools(loop_lag=loop_lag)
         self._namespace = namespace
+        self._loop_lag = loop_lag
         self._clients: dict[str, weakref.ref[Client]] = {}
+        self._lags: dict[str, LoopLag] = {}
         self._lock = threading.Lock()
         if client is not None:
             self.add(client, name)
@@ -88,9 +101,12 @@ class EmcacheCollector(Collector):
     def add(self, client: Client, name: str) -> None:
         """Collect the metrics of another client.
 
+        With ``loop_lag``, call this in the event loop of the client.
+
         Raises:
             ValueError: an open client has this name already.
             TypeError: not a client of :func:`emcache.create_client`.
+            RuntimeError: ``loop_lag``, and no event loop is running.
         """
         check_real_client(client)
         if not isinstance(name, str):
@@ -99,27 +115,43 @@ class EmcacheCollector(Collector):
             known = self._clients[name]() if name in self._clients else None
             if known is not None and known is not client and not known.closed:
                 raise ValueError(f"a client with the name {name!r} exists already")
+            if self._loop_lag and (known is not client or name not in self._lags):
+                lag = _loop_lag(client)
+                self._forget_lag(name)
+                self._lags[name] = lag
             self._clients[name] = weakref.ref(client)
 
     def remove(self, name: str) -> None:
         """Stop collecting a client; does nothing if the name is unknown."""
         with self._lock:
             self._clients.pop(name, None)
+            self._forget_lag(name)
 
     def describe(self) -> list[Metric]:
         """Return all metrics without values."""
-        return _Families(self._namespace).all()
+        return self._families().all()
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics of all clients."""
-        families = _Families(self._namespace)
+        families = self._families()
         # All clients share one time limit, because most of them belong to the same loop.
         deadline = time.monotonic() + LOOP_TIMEOUT
         for name, client in self._open():
             loop_timeout = max(0.0, deadline - time.monotonic())
             metrics = read_metrics(client, loop_timeout)
             families.add_client(name, metrics)
+            lag = self._lags.get(name)
+            if lag is not None:
+                families.add_lag(name, lag.read())
         yield from families.all()
+
+    def _families(self) -> "_Families":
+        return _Families(self._namespace, self._loop_lag)
+
+    def _forget_lag(self, name: str) -> None:
+        lag = self._lags.pop(name, None)
+        if lag is not None:
+            lag.stop()
 
     def _open(self) -> list[tuple[str, Client]]:
         with self._lock:
@@ -127,10 +159,17 @@ class EmcacheCollector(Collector):
         return [(name, client) for name, client in alive if client and not client.closed]
 
 
+def _loop_lag(client: Client) -> LoopLag:
+    try:
+        return LoopLag(client)
+    except RuntimeError:
+        raise RuntimeError("with loop_lag, add a client in its running event loop") from None
+
+
 class _Families:
     """The metrics of one scrape."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, loop_lag: bool) -> None:
         def counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
             labels = ("client", "node", *labels)
             return CounterMetricFamily(f"{namespace}_{name}", text, labels=labels)
@@ -191,6 +230,12 @@ class _Families:
             "snapshot_age_seconds",
             "Age of the metrics; above 0: the loop did not answer.",
         )
+        if loop_lag:
+            self.lag = HistogramMetricFamily(
+                f"{namespace}_event_loop_lag_seconds",
+                "How late the event loop runs its callbacks.",
+                labels=("client",),
+            )
 
     def all(self) -> list[Metric]:
         return list(vars(self).values())
@@ -208,6 +253,9 @@ class _Families:
             self._add_cache([client, cache], counts)
         if metrics.failover is not None:
             self._add_failover(client, metrics.failover)
+
+    def add_lag(self, client: str, lag: LatencyHistogram) -> None:
+        self.lag.add_metric([client], _cumulative(lag), lag.sum)
 
     def _add_failover(self, client: str, counts: FailoverMetrics) -> None:
         self.failover_requests.add_metric([client, "read"], counts.reads)
