@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from clients import CLIENTS
+from clients import CLIENTS, MODULES, OF_REDIS
 
 HERE = Path(__file__).parent
 STARTS = 9
@@ -53,13 +53,14 @@ class Runner:
     def has(self, client):
         """Whether the client is installed."""
         python = self.pythons[CLIENTS[client][0]]
-        module = "asyncio" if client == "floor" else client.split()[0]
+        module = MODULES.get(client, client.split()[0])
         command = [python, "-c", f"import {module}"]
         return bool(python) and not subprocess.run(command, capture_output=True).returncode
 
     def command(self, run, **more):
         """The command of a run, and its environment."""
-        ports, ca = self.servers.of(run.nodes, run.tls)
+        of = self.servers
+        ports, ca = (of.redis(), "") if run.client in OF_REDIS else of.of(run.nodes, run.tls)
         spec = asdict(run) | {"seconds": run.seconds * self.seconds, "ports": ports, "ca": ca}
         environment, _ = CLIENTS[run.client]
         command = [self.pythons[environment], str(HERE / "worker.py"), json.dumps(spec | more)]
@@ -149,6 +150,7 @@ def about(rounds, seconds, server_threads):
         "server_threads": server_threads,
         "rounds": rounds,
         "seconds": seconds,
+        "load": round(os.getloadavg()[0], 1),
         "when": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
     }
 
