@@ -146,8 +146,9 @@ def show(row, made):
     print(f"\n{row.title} (load {made['load']:.1f})")
     for name, result in made["results"].items():
         low, high = result["p50_of_middle"]
+        middle = f"({result['p50_of']:.2f} [{low:.2f}-{high:.2f}])"
         print(
-            f"  {name:17} p50 {result['p50']:8.2f} us ({result['p50_of']:.2f} [{low:.2f}-{high:.2f}])"
+            f"  {name:17} p50 {result['p50']:8.2f} us {middle}"
             f"  cpu {result['cpu']:8.2f} us ({result['cpu_of']:.2f})"
             f"  {result['rate']:9.0f}/s ({result['rate_of']:.2f})",
             flush=True,

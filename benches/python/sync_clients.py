@@ -1,6 +1,6 @@
 """One shape for every synchronous client: functions that take the number of a key.
 
-``get`` and ``get_many`` return values; ``set`` and ``set_many`` return True if everything was stored.
+``get`` and ``get_many`` return values, ``set`` and ``set_many`` True if everything was stored.
 Each entry of ``CLIENTS`` returns two sets of them: for one thread, and for threads that share them.
 """
 
