@@ -132,12 +132,17 @@ class Pymemcache(Synchronous):
 
 
 class RedisPy:
-    """redis-py's asyncio client; it uses hiredis if that is installed."""
+    """redis-py's asyncio client; it uses hiredis if that is installed.
+
+    By default it fails with more than 100 tasks. With this pool they wait for a connection.
+    """
 
     async def connect(self, ports):
-        import redis.asyncio
+        from redis.asyncio import BlockingConnectionPool, Redis
 
-        self.client = redis.asyncio.Redis(port=ports[0])
+        self.client = Redis.from_pool(
+            BlockingConnectionPool(port=ports[0], max_connections=32, timeout=None)
+        )
 
     async def get(self, key):
         return await self.client.get(key)

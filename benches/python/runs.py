@@ -93,7 +93,8 @@ def finish(process):
         return {"error": "did not end"}
     if process.returncode:
         return {"error": (errors.strip().splitlines() or ["no message"])[-1]}
-    return json.loads(out)
+    # A library may have written something before it.
+    return json.loads(out.splitlines()[-1]) if out else {"error": "printed nothing"}
 
 
 def is_good(result):
