@@ -186,3 +186,12 @@ def test_a_result_is_stored_after_an_outage():
         server.restart()
         app.backend.store_result("after", 2, "SUCCESS")
         assert app.AsyncResult("after").result == 2
+
+
+def test_celerys_own_backend_finds_the_same_results(server, app):
+    theirs = Celery("theirs", backend=f"cache+memcached://127.0.0.1:{server.port}/")
+    theirs.backend.store_result("shared-1", {"a": 1}, "SUCCESS")
+    assert app.AsyncResult("shared-1").result == {"a": 1}
+    app.backend.store_result("shared-2", [2], "SUCCESS")
+    assert theirs.AsyncResult("shared-2").result == [2]
+    theirs.backend.client.close()

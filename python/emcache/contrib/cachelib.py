@@ -30,6 +30,7 @@ from .._memcached.codecs import decode, encode, encode_pickle
 from .._memcached.keys import safe_key
 from .._memcached.rate_limits import RateLimitedLogger
 from .._memcached.times import ttl_to_exptime
+from ..sync import Client
 from ._sync_nodes import Servers, client_of
 
 if TYPE_CHECKING:
@@ -75,11 +76,11 @@ class EmcacheCache(BaseCache):
         ignore_delete_many_errors: bool = True,
         **options: Any,
     ) -> None:
-        BaseCache.__init__(self, default_timeout)  # type: ignore[arg-type]
+        BaseCache.__init__(self, default_timeout)
         self.ignore_delete_many_errors = ignore_delete_many_errors
-        self.key_prefix = key_prefix or ""
+        self.key_prefix: str = key_prefix or ""
         self.ignore_errors = ignore_errors
-        self.client = client_of(self, servers, options, of="options of EmcacheCache")
+        self.client: Client = client_of(self, servers, options, of="options of EmcacheCache")
 
     def get(self, key: str) -> Any:
         """Return a value, or None if it is missing or cannot be read."""

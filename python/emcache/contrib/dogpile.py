@@ -32,6 +32,7 @@ except ImportError as error:
 from .. import _errors
 from .._memcached.keys import safe_key
 from .._memcached.times import ttl_to_exptime
+from ..sync import Client
 from ._sync_nodes import client_of
 
 _LOCK_TIMEOUT = 60
@@ -63,7 +64,7 @@ class EmcacheBackend(BytesBackend):
         self._exptime = ttl_to_exptime(options.pop("memcached_expire_time", None) or None)
         self._has_locks = bool(options.pop("distributed_lock", False))
         self._lock_timeout = options.pop("lock_timeout", _LOCK_TIMEOUT)
-        self.client = client_of(self, servers, options, of="arguments of EmcacheBackend")
+        self.client: Client = client_of(self, servers, options, of="arguments of EmcacheBackend")
 
     def has_lock_timeout(self) -> bool:
         """Return whether a lock ends although its owner has not released it."""
