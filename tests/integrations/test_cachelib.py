@@ -181,10 +181,10 @@ def test_clear_reaches_all_nodes(pair):
 
 
 def test_pylibmc_reads_the_same_values(server):
-    pytest.importorskip("pylibmc")
+    pylibmc = pytest.importorskip("pylibmc")
     from cachelib import MemcachedCache
 
-    theirs = MemcachedCache([f"127.0.0.1:{server.port}"], memcache_client_lib="pylibmc")
+    theirs = MemcachedCache(pylibmc.Client([f"127.0.0.1:{server.port}"]))
     with EmcacheCacheOf(server.address) as ours:
         values = {"p1": {"x": 1}, "p2": "é", "p3": 5, "p4": b"raw"}
         ours.set_many(values)

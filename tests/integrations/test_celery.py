@@ -194,4 +194,4 @@ def test_celerys_own_backend_finds_the_same_results(server, app):
     assert app.AsyncResult("shared-1").result == {"a": 1}
     app.backend.store_result("shared-2", [2], "SUCCESS")
     assert theirs.AsyncResult("shared-2").result == [2]
-    theirs.backend.client.close()
+    getattr(theirs.backend.client, "close", lambda: None)()

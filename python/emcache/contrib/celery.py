@@ -119,7 +119,9 @@ class EmcacheBackend(KeyValueStoreBackend):  # type: ignore[misc]
         self.client.set(safe_key(key), raw, exptime=_exptime(expires))
 
     def _apply_chord_incr(self, header_result_args: Any, body: Any, **kwargs: Any) -> Any:
-        self._set(self.get_key_for_chord(header_result_args[0]), b"0", self.chord_expires)
+        # Older versions of Celery have no lifetime of its own for a chord.
+        expires = getattr(self, "chord_expires", self.expires)
+        self._set(self.get_key_for_chord(header_result_args[0]), b"0", expires)
         return super()._apply_chord_incr(header_result_args, body, **kwargs)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:

@@ -24,7 +24,7 @@ from .cachelib import EmcacheCache as CachelibCache
 
 
 class EmcacheCache(CachelibCache, BaseCache):
-    """The cache of :mod:`emcache.contrib.cachelib`, with the settings of Flask-Caching.
+    """:class:`emcache.contrib.cachelib.EmcacheCache` with the settings of Flask-Caching.
 
     ``CACHE_MEMCACHED_SERVERS`` has the nodes, and ``CACHE_MEMCACHED_USERNAME`` and
     ``CACHE_MEMCACHED_PASSWORD`` the login. ``CACHE_OPTIONS`` accepts ``ignore_errors`` and the
