@@ -155,6 +155,19 @@ def pair():
         yield two, cache
 
 
+def test_a_closed_cache_is_no_outage(down):
+    down.close()
+    with pytest.raises(emcache.ClientClosedError):
+        down.get("a")
+
+
+def test_counting_gives_up_on_a_server_that_contradicts_itself(cache, monkeypatch):
+    cache.set("n", 1)
+    monkeypatch.setattr(cache.client, "gets", lambda *_, **__: None)
+    with pytest.raises(emcache.NotStoredStorageCommandError):
+        cache.inc("n")
+
+
 def test_the_rest_of_a_cluster_answers(pair):
     two, cache = pair
     keys = [f"key{n}" for n in range(20)]

@@ -1,6 +1,7 @@
 """`emcache.contrib.celery` with a real Celery: a prefork worker, groups and chords."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -173,6 +174,20 @@ def test_wrong_settings():
         app.backend  # noqa: B018
     with pytest.raises(ImproperlyConfigured, match="at least one node"):
         Celery("wrong", backend="emcache://").backend  # noqa: B018
+
+
+def test_a_password_in_the_url_is_not_logged():
+    with pytest.raises(ImproperlyConfigured, match="cache_backend_options") as caught:
+        Celery("wrong", backend="emcache://user:secret@127.0.0.1").backend  # noqa: B018
+    assert "secret" not in str(caught.value)
+
+
+def test_a_backend_survives_pickle(app):
+    app.set_current()
+    app.backend.store_result("pickled", 1, "SUCCESS")
+    again = pickle.loads(pickle.dumps(app.backend))
+    assert again.get_task_meta("pickled")["result"] == 1
+    assert again.client is app.backend.client
 
 
 def test_a_result_is_stored_after_an_outage():

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOG = RateLimitedLogger(logging.getLogger("emcache.contrib.cachelib"), 10.0)
+_PROGRAM_ERRORS = (_errors.ClientClosedError, _errors.InvalidKeyError)
+"""Errors of the program, which ``ignore_errors`` does not ignore."""
+_TRIES = 1000
+"""More than other clients can ever be in the way of a change."""
 _RACES = ("EXISTS", "NOT_FOUND", "NOT_STORED")
 """The replies to a write that came after a write of another client."""
 
@@ -160,20 +164,21 @@ class EmcacheCache(BaseCache):
 
     def _change(self, name: bytes, delta: int) -> int:
         exptime = self._exptime(None)
-        while True:
+        for tries in range(_TRIES):
             item = self.client.gets(name, return_flags=True)
             number = int(self._value(name, item) or 0) + delta
             raw, flags = _dump(number)
             try:
-                if item is None or item.cas is None:
+                if item is None:
                     self.client.add(name, raw, flags=flags, exptime=exptime)
                 else:
-                    self.client.cas(name, raw, item.cas, flags=flags, exptime=exptime)
+                    self.client.cas(name, raw, item.cas or 0, flags=flags, exptime=exptime)
             except _errors.StorageCommandError as error:
-                if error.status not in _RACES:
+                if error.status not in _RACES or tries == _TRIES - 1:
                     raise
             else:
-                return number
+                break
+        return number
 
     def _flush(self) -> bool:
         failures: list[_errors.EmcacheError] = []
@@ -248,7 +253,7 @@ class EmcacheCache(BaseCache):
             return otherwise
 
     def _ignore(self, error: Exception, ignored: bool) -> None:
-        if not ignored or isinstance(error, _errors.InvalidKeyError):
+        if not ignored or isinstance(error, _PROGRAM_ERRORS):
             raise error
         _LOG.warning("failure", "memcached failed or refused: %s: %s", type(error).__name__, error)
 

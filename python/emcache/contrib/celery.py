@@ -136,6 +136,11 @@ def _exptime(expires: float | None) -> int:
 
 def _nodes(url: str) -> str:
     _, _, rest = url.partition("://")
+    if "@" in rest:
+        # Without the URL in the text, because Celery logs it.
+        raise ImproperlyConfigured(
+            "pass username and password in cache_backend_options, not in the URL of the backend"
+        )
     if rest.startswith("/"):
         return f"unix:{rest}"
     return rest.rstrip("/").replace(";", ",")
