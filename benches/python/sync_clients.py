@@ -46,6 +46,7 @@ def libmc(ports):
             return client.get(KEYS[at])
 
     single = libmc.Client(servers)
+    single.config(libmc.MC_POLL_TIMEOUT, 5000)
     return _mapping_calls(single) | {"set_many": lambda _: single.set_multi(PAIRS)}, {"get": get}
 
 
