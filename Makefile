@@ -144,7 +144,8 @@ bench-table: build $(PEERS_VENV)/.installed  ## The table of what is to be reach
 bench-parts: build memcached  ## What the optional parts cost a get, off and on, 2 minutes (ARGS=... see --help)
 	$(BIN)/python benches/python/parts.py $(ARGS)
 
-CURVES := --cases get --tasks 1,8,32,128,256,1024 --quantiles --rounds 5 --seconds 0.5
+CURVED := emcache,emcache 1.3.3,emcache 1.3.3 autobatching,aiomcache,memcachio,libmc,pylibmc,pymemcache,floor
+CURVES := --clients '$(CURVED)' --cases get --tasks 1,8,32,128,256,1024 --quantiles --rounds 5 --seconds 0.5
 bench-data: build memcached $(PEERS_VENV)/.installed  ## What the figures of docs/performance.md are made of, 10 minutes
 	$(BIN)/python benches/python/compare.py --peers $(PEERS_VENV)/bin/python $(CURVES) --json benches/python/results/curves.json $(ARGS)
 	$(BIN)/python benches/python/breakdown.py --json benches/python/results/breakdown.json

@@ -11,7 +11,7 @@ import plots
 
 RESULTS = Path(__file__).parent / "results"
 LOOPS = ("asyncio", "uvloop")
-LEFT_OUT = {"emcache one command per call", "redis-py", "valkey-glide"}
+LEFT_OUT = {"emcache one command per call"}
 PIECES = list(plots.PIECES)
 
 
