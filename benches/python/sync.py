@@ -77,10 +77,7 @@ class Worker:
 
     def run(self, row):
         print(row.work, row.threads, row.calls // row.threads, file=self.process.stdin, flush=True)
-        done = self._answer()
-        if done.pop("wrong"):
-            sys.exit(f"{self.client}: wrong replies ({row.title})")
-        return done
+        return self._answer()
 
     def close(self):
         self.process.stdin.close()
@@ -121,25 +118,34 @@ class Workers:
 
 
 def measure(row, workers, rounds):
-    """The figures of each client, and the load of the machine meanwhile."""
-    runs, loads = {name: [] for name in workers}, []
+    """The figures of each client, and the load of the machine meanwhile.
+
+    A wrong reply, or none within 5 s, makes a round of the client a failed one, without a figure.
+    """
+    runs, loads = {name: {} for name in workers}, []
     for number in range(rounds + 1):
         for name in random.sample(list(workers), len(workers)):
             done = workers[name].run(row)
             # The first round warms up.
-            if number:
-                runs[name].append(done)
+            if number and not done.pop("wrong"):
+                runs[name][number] = done
         loads.append(os.getloadavg()[0])
     ours = runs[row.clients[0]]
-    results = {}
-    for name, made in runs.items():
-        result = {key: statistics.median(run[key] for run in made) for key in made[0]}
-        for key in made[0]:
-            ratios = sorted(own[key] / run[key] for own, run in zip(ours, made, strict=True))
-            result[f"{key}_of"] = statistics.median(ratios)
-            result[f"{key}_of_middle"] = [ratios[len(ratios) // 4], ratios[len(ratios) * 3 // 4]]
-        results[name] = result
-    return {"load": statistics.median(loads), "results": results}
+    results = {name: figures(ours, made) | {"runs": len(made)} for name, made in runs.items()}
+    return {"load": statistics.median(loads), "rounds": rounds, "results": results}
+
+
+def figures(ours, made):
+    both = [number for number in made if number in ours]
+    if not both:
+        sys.exit("all rounds of a client failed")
+    result = {}
+    for metric in ("p50", "cpu", "rate"):
+        ratios = sorted(ours[number][metric] / made[number][metric] for number in both)
+        result[metric] = statistics.median(run[metric] for run in made.values())
+        result[f"{metric}_of"] = statistics.median(ratios)
+        result[f"{metric}_of_middle"] = [ratios[len(ratios) // 4], ratios[len(ratios) * 3 // 4]]
+    return result
 
 
 def show(row, made):
@@ -150,7 +156,7 @@ def show(row, made):
         print(
             f"  {name:17} p50 {result['p50']:8.2f} us {middle}"
             f"  cpu {result['cpu']:8.2f} us ({result['cpu_of']:.2f})"
-            f"  {result['rate']:9.0f}/s ({result['rate_of']:.2f})",
+            f"  {result['rate']:9.0f}/s ({result['rate_of']:.2f})  {result['runs']} runs",
             flush=True,
         )
 

@@ -83,7 +83,8 @@ def pymemcache(ports, ca=""):
 def python_memcached(ports):
     import memcache
 
-    calls = _mapping_calls(memcache.Client([f"127.0.0.1:{port}" for port in ports]))
+    servers = [f"127.0.0.1:{port}" for port in ports]
+    calls = _mapping_calls(memcache.Client(servers, socket_timeout=5, dead_retry=1))
     # Its connections are thread-local.
     return calls, calls
 

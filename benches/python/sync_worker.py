@@ -33,7 +33,10 @@ def measure(call, work, threads, count):
         for number in range(count):
             at = number % keys
             began = clock()
-            reply = call(at)
+            try:
+                reply = call(at)
+            except Exception as error:
+                reply = error
             into.append(clock() - began)
             if not is_right(work, at, reply):
                 wrong.append(reply)

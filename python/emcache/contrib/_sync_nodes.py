@@ -1,4 +1,4 @@
-"""What the integrations of synchronous libraries share."""
+"""The client of the integrations of synchronous libraries."""
 
 import weakref
 from collections.abc import Iterable, Mapping
