@@ -1,7 +1,7 @@
 """Prints results as Markdown tables for docs/performance.md.
 
 Usage: tables.py results/table-*.json [--rows TEXT]   runs of `make bench-table`, beside each other
-       tables.py results/sync.json                    a run of `make bench-sync`
+       tables.py results/sync-*.json                    a run of `make bench-sync`
        tables.py results/redis.json                   a run of `make bench-compare`
 """
 
@@ -63,9 +63,9 @@ METRICS = {"p50 in us": "p50", "CPU in us": "cpu"}
 
 
 def cell(result, metric):
-    ratio = result[f"{metric}_of"]
+    ratio = round(result[f"{metric}_of"], 2)
     slower = ratio < 1 if metric == "rate" else ratio > 1
-    if ratio == 1:
+    if result[f"{metric}_of_middle"] == [1, 1]:
         return f"{number(result[metric])} |"
     text = f"**{ratio:.2f}**" if slower else f"{ratio:.2f}"
     return f"{number(result[metric])} ({text}) |"
