@@ -24,8 +24,10 @@ from celery import Celery
 port, folder = os.environ["TASKS_PORT"], os.environ["TASKS_FOLDER"]
 app = Celery("tasks", broker="filesystem://", backend=f"emcache://127.0.0.1:{port}")
 app.conf.update(
-    broker_transport_options={"data_folder_in": folder, "data_folder_out": folder},
-    cache_backend_options={"timeout": 5.0},
+    broker_transport_options={
+        "data_folder_in": folder, "data_folder_out": folder, "control_folder": folder
+    },
+    cache_backend_options={"timeout": 30.0},
     result_expires=300,
     worker_hijack_root_logger=False,
 )
