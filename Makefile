@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak coverage lint msrv fmt types bench bench-rust bench-compare bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -137,8 +137,13 @@ bench-rust:  ## The core's hot functions (criterion), against what SAVE=1 kept
 	cargo bench -q --no-default-features --bench codec --bench pipeline --bench connection --bench routing -- --noplot \
 		$(if $(SAVE),--save-baseline kept,--baseline-lenient kept) $(ARGS)
 
-bench-compare: build memcached $(PEERS_VENV)/.installed  ## Against other clients, interleaved (ARGS=... see --help)
+bench-compare: build $(PEERS_VENV)/.installed  ## Against other clients, interleaved (ARGS=... see --help)
+	@tools/install-memcached redis-server
 	$(BIN)/python benches/python/compare.py --peers $(PEERS_VENV)/bin/python $(ARGS)
+
+bench-sync: build $(PEERS_VENV)/.installed  ## The synchronous client and Django's backends against others (ARGS=... see --help)
+	@tools/install-memcached redis-server
+	$(BIN)/python benches/python/sync.py --peers $(PEERS_VENV)/bin/python $(ARGS)
 
 bench-table: build $(PEERS_VENV)/.installed  ## The table of what is to be reached, 12 minutes (ARGS=... see --help)
 	@tools/install-memcached valgrind
@@ -147,7 +152,8 @@ bench-table: build $(PEERS_VENV)/.installed  ## The table of what is to be reach
 bench-parts: build memcached  ## What the optional parts cost a get, off and on, 2 minutes (ARGS=... see --help)
 	$(BIN)/python benches/python/parts.py $(ARGS)
 
-CURVES := --cases get --tasks 1,8,32,128,256,1024 --quantiles --rounds 5 --seconds 0.5
+CURVED := emcache,emcache 1.3.3,emcache 1.3.3 autobatching,aiomcache,memcachio,libmc,pylibmc,pymemcache,floor
+CURVES := --clients '$(CURVED)' --cases get --tasks 1,8,32,128,256,1024 --quantiles --rounds 5 --seconds 0.5
 bench-data: build memcached $(PEERS_VENV)/.installed  ## What the figures of docs/performance.md are made of, 10 minutes
 	$(BIN)/python benches/python/compare.py --peers $(PEERS_VENV)/bin/python $(CURVES) --json benches/python/results/curves.json $(ARGS)
 	$(BIN)/python benches/python/breakdown.py --json benches/python/results/breakdown.json

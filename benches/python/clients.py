@@ -131,6 +131,43 @@ class Pymemcache(Synchronous):
         self.client.set(key, value, noreply=False)
 
 
+class RedisPy:
+    """redis-py's asyncio client; it uses hiredis if that is installed.
+
+    By default it fails with more than 100 tasks. With this pool they wait for a connection.
+    """
+
+    async def connect(self, ports):
+        from redis.asyncio import BlockingConnectionPool, Redis
+
+        self.client = Redis.from_pool(
+            BlockingConnectionPool(port=ports[0], max_connections=32, timeout=None)
+        )
+
+    async def get(self, key):
+        return await self.client.get(key)
+
+    async def set(self, key, value):
+        await self.client.set(key, value)
+
+    async def get_many(self, keys):
+        return dict(zip(keys, await self.client.mget(keys), strict=True))
+
+    async def close(self):
+        await self.client.aclose()
+
+
+class ValkeyGlide(RedisPy):
+    async def connect(self, ports):
+        import glide
+
+        options = glide.GlideClientConfiguration([glide.NodeAddress("127.0.0.1", ports[0])])
+        self.client = await glide.GlideClient.create(options)
+
+    async def close(self):
+        await self.client.close()
+
+
 class Floor:
     """No client: a future that `call_soon` resolves, awaited."""
 
@@ -167,6 +204,11 @@ CLIENTS = {
     "libmc": ("peers", Libmc),
     "pylibmc": ("peers", Pylibmc),
     "pymemcache": ("peers", Pymemcache),
+    "redis-py": ("peers", RedisPy),
+    "valkey-glide": ("peers", ValkeyGlide),
     "floor": ("own", Floor),
 }
 SYNCHRONOUS = {"libmc", "pylibmc", "pymemcache"}
+MODULES = {"floor": "asyncio", "redis-py": "redis", "valkey-glide": "glide"}
+"""What to import, where it is not named like the client."""
+OF_REDIS = {"redis-py", "valkey-glide"}

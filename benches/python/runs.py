@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from clients import CLIENTS
+from clients import CLIENTS, MODULES, OF_REDIS
 
 HERE = Path(__file__).parent
 STARTS = 9
@@ -53,13 +53,14 @@ class Runner:
     def has(self, client):
         """Whether the client is installed."""
         python = self.pythons[CLIENTS[client][0]]
-        module = "asyncio" if client == "floor" else client.split()[0]
+        module = MODULES.get(client, client.split()[0])
         command = [python, "-c", f"import {module}"]
         return bool(python) and not subprocess.run(command, capture_output=True).returncode
 
     def command(self, run, **more):
         """The command of a run, and its environment."""
-        ports, ca = self.servers.of(run.nodes, run.tls)
+        of = self.servers
+        ports, ca = (of.redis(), "") if run.client in OF_REDIS else of.of(run.nodes, run.tls)
         spec = asdict(run) | {"seconds": run.seconds * self.seconds, "ports": ports, "ca": ca}
         environment, _ = CLIENTS[run.client]
         command = [self.pythons[environment], str(HERE / "worker.py"), json.dumps(spec | more)]
@@ -92,7 +93,8 @@ def finish(process):
         return {"error": "did not end"}
     if process.returncode:
         return {"error": (errors.strip().splitlines() or ["no message"])[-1]}
-    return json.loads(out)
+    # A library may have written something before it.
+    return json.loads(out.splitlines()[-1]) if out else {"error": "printed nothing"}
 
 
 def is_good(result):
@@ -149,6 +151,7 @@ def about(rounds, seconds, server_threads):
         "server_threads": server_threads,
         "rounds": rounds,
         "seconds": seconds,
+        "load": round(os.getloadavg()[0], 1),
         "when": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
     }
 

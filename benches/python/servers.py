@@ -1,4 +1,4 @@
-"""The memcached servers that the runs need: each kind is started when it is first asked for."""
+"""The servers that the runs need: each kind is started when it is first asked for."""
 
 import contextlib
 import os
@@ -23,15 +23,26 @@ def start_memcached(*options):
     command = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-c", "4096", "-I", "2m", *options]
     if os.geteuid() == 0:
         command += ["-u", "nobody"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    return start(command, port), port
+
+
+def start_redis():
+    """A redis-server as its package configures it, without saving to disk."""
+    port = free_port()
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+    return start(["redis-server", *options], port), port
+
+
+def start(command, port):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(100):
         try:
             socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
             time.sleep(0.05)
         else:
-            return process, port
-    raise RuntimeError("memcached did not start")
+            return process
+    raise RuntimeError(f"{command[0]} did not start")
 
 
 class Servers:
@@ -64,6 +75,16 @@ class Servers:
                 options += self._tls_options()
             self.ports[kind] = [self._start(*options) for _ in range(nodes)]
         return self.ports[kind], self.ca if tls else ""
+
+    def redis(self):
+        """The port of a redis-server, in a list."""
+        if "redis" not in self.ports:
+            if shutil.which("redis-server") is None:
+                sys.exit("redis-server is not installed (Debian: apt-get install redis-server)")
+            process, port = start_redis()
+            self.processes.append(process)
+            self.ports["redis"] = [port]
+        return self.ports["redis"]
 
     def pids(self):
         return [process.pid for process in self.processes]

@@ -26,6 +26,9 @@ PAGES = pages()
 RUNNER = ROOT / "tests/support/run_page.py"
 SHIMS = ROOT / "tests/support/bin"
 
+NEEDS = {"from-pylibmc.md": "pylibmc"}
+"""Libraries that have no wheel for each Python."""
+
 MAY_NOT_RUN = 6
 """Examples that cannot run by their nature. It is meant to be hard to raise."""
 
@@ -52,6 +55,8 @@ def places(found, nodes):
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_runs(page, nodes, tmp_path):
+    if page.name in NEEDS:
+        pytest.importorskip(NEEDS[page.name])
     found = [block for block in runnable(page) if block.reason is None]
     where = places(found, nodes)
     for block in found:
