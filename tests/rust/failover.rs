@@ -340,6 +340,41 @@ fn a_flush_that_a_dead_node_missed_is_made_up_for() {
 }
 
 #[test]
+fn a_node_that_can_be_reached_but_is_out_serves_no_outdated_copy() {
+    run(async {
+        let cluster = Cluster::start(false, failover()).await;
+        let names = cluster.keys(2);
+        for name in &names {
+            cluster.stored(name, "old").await;
+        }
+        for count in 1..=3 {
+            if let Ok(node) = cluster.client.node_for(key(&names[0])) {
+                cluster.servers[node].kill(true).await;
+            }
+            until(|| async {
+                let _ = get(&cluster.client, &names[0]).outcome().await;
+                cluster.client.health().1.len() == count
+            })
+            .await;
+            if count < 3 {
+                cluster.stored(&names[0], &format!("new {count}")).await;
+            }
+        }
+        cluster.servers[0].restart();
+        until(|| async {
+            if let Outcome::Item(found) = get(&cluster.client, &names[0]).outcome().await {
+                assert_eq!(found, None);
+            }
+            cluster.client.health().0.len() == 1
+        })
+        .await;
+        until(|| async { cluster.servers[0].item(&names[0]).is_none() }).await;
+        assert_eq!(cluster.value(&names[0]).await, None);
+        assert_eq!(cluster.value(&names[1]).await.as_deref(), Some("old"));
+    });
+}
+
+#[test]
 fn without_any_substitute_calls_fail_as_before() {
     run(async {
         let cluster = Cluster::start(false, failover()).await;

@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--faults", choices=FAULTS, help="only these")
     parser.add_argument("--mode", choices=("async", "sync"), help="only this")
+    parser.add_argument("--failover", action="store_true", help="in each asynchronous process")
     arguments = parser.parse_args()
     print(f"SEED={arguments.seed}", flush=True)
     rng = random.Random(arguments.seed)
@@ -82,7 +83,7 @@ class Episode:
         }
         if mode == "async":
             options["autobatching"] = rng.random() < 0.5
-            if rng.random() < 0.3:
+            if rng.random() < 0.3 or arguments.failover:
                 options["failover"] = "next"
         workers = rng.choice((2, 4, 8)) if mode == "sync" else rng.choice((4, 32, 128))
         return {

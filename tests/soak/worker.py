@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,18 @@ def in_tasks(plan, programs, shares, wrong, memory):
     async def work(client, share):
         program = programs.program(share)
         request = next(program)
+        history = deque(maxlen=400)
         while time.monotonic() < end:
+            began = time.monotonic()
             try:
                 result = await call(client, *request)
             except Exception as error:
                 result = result_of(plan, programs, error)
-            request = program.send(result)
+            history.append((began, time.monotonic(), request, result))
+            try:
+                request = program.send(result)
+            except WrongError as error:
+                raise WrongError(f"{error}\n{story(history, error)}") from None
 
     async def watch():
         await asyncio.sleep(plan["seconds"] * 0.4)
@@ -170,6 +177,18 @@ def in_threads(plan, programs, shares, wrong, memory):
     for each in counts:
         for name, number in as_dict(each).items():
             setattr(programs.counts, name, getattr(programs.counts, name) + number)
+
+
+def story(history: Iterable[tuple[float, float, Any, object]], error: WrongError) -> str:
+    """Return the calls with the key that an error names."""
+    key = str(error).split("'")[1]
+    lines = []
+    for began, ended, (name, args, kwargs), result in history:
+        text = f"{args!r} {kwargs or ''}"
+        if f"'{key}'" in text:
+            shown = result.get(key.encode()) if isinstance(result, dict) else result
+            lines.append(f"  {began:.3f} {ended - began:.3f} {name} {text:.70} -> {shown!r:.90}")
+    return "\n".join(lines)
 
 
 def told(error: BaseException) -> str:

@@ -119,8 +119,12 @@ impl State {
         let substitute = placement.and_then(|placement| placement.pick(key, node));
         substitute
             .filter(|substitute| self.serves(*substitute, key))
-            // Requests to a node that is out fail, as they do without failover.
-            .or_else(|| self.nodes[home].is_out.then_some(home))
+            // Requests to a node that is out fail, as they do without failover. Some do not: those
+            // that reach it before its outdated copies may be deleted.
+            .or_else(|| {
+                let home_node = &self.nodes[home];
+                (home_node.is_out && !home_node.journal.contains(key)).then_some(home)
+            })
     }
 
     /// Forgets the placements whose copies have expired.
