@@ -302,8 +302,11 @@ async def _create_client(
 
         fallback = check_failover(failover, options["purge_unhealthy_nodes"])
         check_gutter(fallback, addresses)
-        if migrating_from is not None or not routing.is_named:
-            raise ValueError("failover needs a routing rule with a name, and no migrating_from")
+        if migrating_from is not None:
+            raise ValueError(
+                "a client with failover cannot migrate: pass only one of failover "
+                "and migrating_from"
+            )
         options["failover"] = for_core(fallback)
     routing.check(None if autodiscovery is True or is_source else addresses)
     options["security"] = Security(
@@ -345,7 +348,7 @@ async def _create_client(
     if isinstance(client, Client) and former is not None and migrating_from is not None:
         from ._migration import attach_migration
 
-        attach_migration(client, migrating_from._addresses, former)
+        attach_migration(client, migrating_from, former)
     if source is not None and topology is not None:
         # A new node that cannot be reached must not delay the others for ever.
         connect_timeout = options["connection_timeout"]

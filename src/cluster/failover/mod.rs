@@ -40,6 +40,9 @@ pub struct FailoverConfig {
     /// The number of outdated keys that are remembered for each node.
     pub max_keys: usize,
     pub on_overflow: OnOverflow,
+    /// Whether the caller chooses the home of each key, and not the routing rule. Substitutes are
+    /// chosen by the rule in any case.
+    pub homes_are_given: bool,
 }
 
 /// The treatment of a node with more outdated copies than are remembered.
