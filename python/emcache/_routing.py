@@ -13,7 +13,6 @@ from ._memcached.addresses import (
     split_addresses,
     to_endpoint,
 )
-from .default_values import DEFAULT_ROUTING
 
 if TYPE_CHECKING:
     from ._router import Router, RouterNode

@@ -29,9 +29,11 @@ WORDS = 2 * KEYS + COUNTERS + 1
 class Oracle:
     """The versions of keys that all processes share. Only its writer writes a word."""
 
+    words = WORDS
+
     def __init__(self, path: str) -> None:
         with Path(path).open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), WORDS * 8)
+            self._memory = mmap.mmap(file.fileno(), self.words * 8)
 
     def _get(self, at: int) -> int:
         return struct.unpack_from("<Q", self._memory, at * 8)[0]
