@@ -10,7 +10,7 @@ from ._client import Client
 from ._cluster import ClusterEvents
 from ._emcache import CoreClient, Security
 from ._hints import with_option_hints
-from ._memcached.addresses import parse_nodes, to_endpoint
+from ._memcached.addresses import parse_nodes, to_endpoint, warn_of_duplicates
 from ._options import (
     LoginArguments,
     Pem,
@@ -281,11 +281,12 @@ async def _create_client(
     **options: Any,
 ) -> C:
     addresses = parse_nodes(node_addresses, "node_addresses")
+    warn_of_duplicates(addresses)
     _check_events(cluster_events)
     if migrating_from is not None:
         from ._migration import check_cluster
 
-        check_cluster(migrating_from, routing)
+        check_cluster(migrating_from, routing, addresses)
     check_bools(**switches)
     check_timeouts(**{name: options[name] for name in _TIMEOUTS})
     autodiscovery, interval, query_timeout = autodiscovery_options

@@ -9,7 +9,7 @@ from ._address import Address, Node
 from ._checks import check_range, check_seconds
 from ._cluster import NodeDirectory
 from ._emcache import CoreClient, CoreMigration, Routing
-from ._memcached.addresses import format_address, parse_nodes, to_endpoint
+from ._memcached.addresses import format_address, parse_nodes, refuse_duplicates, to_endpoint
 from ._memcached.times import THIRTY_DAYS
 from ._routing import NodeNames, NodeRouting, NodeWeights
 from ._snapshots import Snapshots
@@ -53,6 +53,7 @@ class Cluster:
         self._addresses = parse_nodes(node_addresses, "node_addresses")
         if not self._addresses:
             raise ValueError("a cluster needs at least one node")
+        refuse_duplicates(self._addresses, "the list")
         self._endpoints = [to_endpoint(address) for address in self._addresses]
         self._routing = NodeRouting(routing, weights, names)
         self._routing.check(self._addresses)
@@ -246,8 +247,9 @@ class Migration:
             raise RuntimeError("the migration has ended")
 
 
-def check_cluster(cluster: object, routing: NodeRouting) -> None:
-    """Refuse anything but a :class:`Cluster`, and a rule that cannot be followed."""
+def check_cluster(cluster: object, routing: NodeRouting, nodes: list[Address]) -> None:
+    """Refuse anything but a :class:`Cluster`, and a rule or nodes that cannot be followed."""
+    refuse_duplicates(nodes, "the list")
     _ = routing.rule
     if not isinstance(cluster, Cluster):
         kind = type(cluster).__name__
@@ -278,6 +280,7 @@ async def start_migration(
     if client._core.failover_counters() is not None:
         raise ValueError("a client with failover cannot migrate")
     addresses = parse_nodes(node_addresses, "node_addresses")
+    refuse_duplicates(client._directory.nodes(), "the list of the client, which cannot migrate")
     before = client._migration
     kept = client._routing if before is None else before._routing
     rule = kept.rule

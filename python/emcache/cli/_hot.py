@@ -234,7 +234,8 @@ async def hot(
     nodes, failures = await nodes_that_answer(settings)
     watched = [node for node in nodes if node not in failures]
     if watched and output.is_terminal:
-        click.echo(f"watching {len(watched)} nodes for {seconds:g} s", err=True)
+        count = "1 node" if len(watched) == 1 else f"{len(watched)} nodes"
+        click.echo(f"watching {count} for {seconds:g} s", err=True)
     async with await settings.client() as client:
         outcomes = await asyncio.gather(
             *(_watch_counted(settings, client, node, seconds, prefixes) for node in watched)
