@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 import emcache
+from support import migration_worker
 from support.calls import client_of, until, within
 from support.memcached import memcached
 
@@ -129,3 +130,36 @@ async def test_discovery_finds_a_node_of_the_former_list(servers, nodes):
             await client.migration.roll_back()
         source.found = nodes
         await until(lambda: client.node_for(KEYS[0]) and nodes[0] in map(client.node_for, KEYS))
+
+
+@within(30)
+async def test_any_order_of_changes_under_load(servers, nodes, tmp_path):
+    """Also those that interrupt another; an oracle knows the newest values."""
+    path = tmp_path / "oracle"
+    path.write_bytes(bytes(8 * migration_worker.WORDS))
+    oracle = migration_worker.Oracle(str(path))
+    async with client_of(*servers[:2], timeout=0.3) as client:
+        worker = migration_worker.Worker(0, oracle, client)
+        tasks = [asyncio.create_task(worker.run(number)) for number in range(5)]
+        migration = await client.migrate(nodes, routing="rendezvous")
+        await migration.roll_back()
+        interrupted = asyncio.create_task(migration.roll_back())
+        await asyncio.sleep(0.1)
+        await migration.set_phase("finish")
+        with pytest.raises(RuntimeError):
+            await interrupted
+        await migration.roll_back()
+        await migration.roll_back()
+        interrupted = asyncio.create_task(migration.finish())
+        await asyncio.sleep(0.4)
+        await migration.roll_back()
+        with pytest.raises(RuntimeError):
+            await interrupted
+        await migration.finish()
+        migration = await client.migrate(nodes, routing="rendezvous")
+        await migration.finish()
+        worker.stop.set()
+        await asyncio.gather(*tasks)
+    assert worker.wrong == []
+    assert worker.counts["hits"] / worker.counts["reads"] > 0.9, worker.counts
+    assert worker.counts["increments"] > 10
