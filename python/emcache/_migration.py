@@ -130,13 +130,12 @@ class Migration:
     cancelled.
     """
 
-    def __init__(
-        self, client: _Client, core: CoreMigration, old: NodeRouting, new: NodeRouting
-    ) -> None:
+    _rules: tuple[NodeRouting, NodeRouting]
+    """Those of the old and of the new nodes."""
+
+    def __init__(self, client: _Client, core: CoreMigration) -> None:
         self._client = client
         self._core = core
-        self._old = old
-        self._new = new
         self._swaps = core.swaps()
 
     def __repr__(self) -> str:
@@ -239,7 +238,7 @@ class Migration:
     @property
     def _routing(self) -> NodeRouting:
         """The rule of the nodes that are in charge, or were when the migration ended."""
-        return self._new if (self._core.swaps() - self._swaps) % 2 == 0 else self._old
+        return self._rules[(self._core.swaps() - self._swaps + 1) % 2]
 
     @staticmethod
     def _check(is_under_way: bool) -> None:
@@ -315,8 +314,10 @@ def _begin(
     client._addresses.extend(nodes[position] for position in added)
     client._directory.refresh()
     client._snapshots.core_migration = core
-    client._migration = Migration(client, core, old, new)
-    return client._migration
+    migration = Migration(client, core)
+    migration._rules = old, new
+    client._migration = migration
+    return migration
 
 
 def read_status(

@@ -59,6 +59,7 @@ impl CoreMigration {
         self.query(py, |nodes| nodes.finish_migration())
     }
 
+    #[pyo3(signature = (drain = None))]
     fn roll_back(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<bool> {
         let drain = super::client::seconds("drain", drain)?;
         self.query(py, move |nodes| nodes.roll_back(drain))

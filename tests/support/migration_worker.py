@@ -2,7 +2,8 @@
 
 Arguments: the number of the process, the file of the oracle, the old and the new ports, the rule of
 the new nodes, and the phase: old, prepare, move, finish or new. With --plain it only reads, writes
-and deletes, and with --back items move to the old nodes. Prints a line when it is ready, and its counts as JSON when its input ends.
+and deletes, and with --back items move to the old nodes. Prints a line when it is ready, and its
+counts as JSON when its input ends.
 """
 
 import asyncio
