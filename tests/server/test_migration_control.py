@@ -163,3 +163,24 @@ async def test_any_order_of_changes_under_load(servers, nodes, tmp_path):
     assert worker.wrong == []
     assert worker.counts["hits"] / worker.counts["reads"] > 0.9, worker.counts
     assert worker.counts["increments"] > 10
+
+
+@within(20)
+async def test_a_hit_costs_nothing_more_and_a_miss_one_request(servers, nodes):
+    """As docs/migration.md says; `set` is two requests."""
+    a, b = servers[:2]
+    async with client_of(b, migrating_from=emcache.Cluster([a.address])) as client:
+        await client.set(b"key", b"v")
+
+        async def gets_of(call) -> tuple[int, int]:
+            before = [int(server.stats()["cmd_get"]) for server in (a, b)]
+            await call
+            after = [int(server.stats()["cmd_get"]) for server in (a, b)]
+            return after[0] - before[0], after[1] - before[1]
+
+        assert await gets_of(client.get(b"key")) == (0, 1)
+        assert await gets_of(client.get(b"missing")) == (1, 1)
+        assert await gets_of(client.get_many([b"key", b"missing"])) == (1, 2)
+        deletes = int(a.stats()["delete_misses"])
+        await client.set(b"key", b"w")
+        assert int(a.stats()["delete_misses"]) == deletes + 1
