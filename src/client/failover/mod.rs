@@ -10,7 +10,7 @@ use super::client::Client;
 use super::gather::{Gather, Line};
 use super::handler::Handler;
 use super::outcome::{Failure, FailureKind};
-use crate::cluster::failover::{Failover, Spelling};
+use crate::cluster::failover::{Failover, Home, Spelling};
 use crate::pool::Submission;
 use crate::protocol::{Key, Nanos, OwnedRequest, Request, RetrievalVerb};
 
@@ -159,7 +159,7 @@ impl<C: Caller> Client<C> {
             let line = Line::new(positions, some.len());
             let handler = Handler::Line { gather: gather.clone(), line };
             let handler = match substitute_for {
-                Some(Some(home)) => Guarded::read(handler, failover, home),
+                Some(Home::Given(home)) => Guarded::read(handler, failover, home),
                 _ => handler,
             };
             let request = Request::Retrieval { verb, keys: &some };

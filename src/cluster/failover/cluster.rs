@@ -12,8 +12,17 @@ use super::{EXPTIME_MARGIN, Failover, FailoverChange, NodeState, Spelling};
 use crate::pool::{Change, Waiter};
 use crate::protocol::{Key, MAX_LINE_LEN, Nanos, OwnedRequest, RetrievalVerb};
 
-/// A line. If its node is the substitute for its keys, also their home, if it was given.
-type LineOrSubstitute = (NodeLine, Option<Option<usize>>);
+/// A line. If its node is the substitute for its keys, also their home.
+type LineOrSubstitute = (NodeLine, Option<Home>);
+
+/// The home of keys whose node is a substitute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// The routing rule chooses it.
+    Routed,
+    /// The caller chose it.
+    Given(usize),
+}
 
 impl Failover {
     /// Records a node.
@@ -110,12 +119,12 @@ impl<W: Waiter> Cluster<W> {
             let node = at % count;
             match homes {
                 _ if at < count => all.push(((node, positions), None)),
-                None => all.push(((node, positions), Some(None))),
+                None => all.push(((node, positions), Some(Home::Routed))),
                 // Keys of one line may have different homes.
                 Some(homes) => {
                     all.extend(positions.into_iter().flatten().map(|position| {
-                        ((node, Some(vec![position])), Some(Some(homes[position])))
-                    }))
+                        ((node, Some(vec![position])), Some(Home::Given(homes[position])))
+                    }));
                 }
             }
         }

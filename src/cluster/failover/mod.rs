@@ -20,6 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use self::cluster::Home;
 use self::journal::Journal;
 pub use self::journal::{OutdatedKey, Spelling};
 use self::placement::Placement;
