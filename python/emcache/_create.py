@@ -11,7 +11,7 @@ from ._client import Client
 from ._cluster import ClusterEvents
 from ._emcache import CoreClient, Security
 from ._hints import with_option_hints
-from ._memcached.addresses import parse_nodes, to_endpoint
+from ._memcached.addresses import parse_nodes, to_endpoint, warn_of_duplicates
 from ._options import (
     LoginArguments,
     Pem,
@@ -297,11 +297,12 @@ async def _create_client(
     **options: Any,
 ) -> C:
     addresses = parse_nodes(node_addresses, "node_addresses")
+    warn_of_duplicates(addresses)
     _check_events(cluster_events)
     if migrating_from is not None:
         from ._migration import check_cluster
 
-        check_cluster(migrating_from, routing)
+        check_cluster(migrating_from, routing, addresses)
     check_bools(**switches)
     check_timeouts(**{name: options[name] for name in _TIMEOUTS})
     autodiscovery, interval, query_timeout = autodiscovery_options
@@ -318,8 +319,11 @@ async def _create_client(
 
         fallback = check_failover(failover, options["purge_unhealthy_nodes"])
         check_gutter(fallback, addresses)
-        if migrating_from is not None or not routing.is_named:
-            raise ValueError("failover needs a routing rule with a name, and no migrating_from")
+        if migrating_from is not None:
+            raise ValueError(
+                "a client with failover cannot migrate: pass only one of failover "
+                "and migrating_from"
+            )
         options["failover"] = for_core(fallback)
     routing.check(None if autodiscovery is True or is_source else addresses)
     protected = [*addresses, *(fallback.nodes if fallback else ())]
@@ -365,7 +369,7 @@ async def _create_client(
     if isinstance(client, Client) and former is not None and migrating_from is not None:
         from ._migration import attach_migration
 
-        attach_migration(client, migrating_from._addresses, former)
+        attach_migration(client, migrating_from, former)
     if source is not None and topology is not None:
         # A new node that cannot be reached must not delay the others for ever.
         connect_timeout = options["connection_timeout"]

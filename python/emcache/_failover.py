@@ -3,9 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from ._address import Address
+from ._address import Address, Node
 from ._checks import check_range
-from ._memcached.addresses import format_address, to_endpoint
+from ._memcached.addresses import (
+    format_address,
+    parse_nodes,
+    refuse_duplicates,
+    to_endpoint,
+)
 
 CoreFailover = tuple[list[tuple[str, int] | str], int, int, bool]
 """What the core takes: gutter nodes, ``ttl``, ``max_keys``, whether a node is kept out."""
@@ -61,7 +66,8 @@ class Gutter(NextNode):
     """While a node is down, spare nodes take its keys: the gutter.
 
     Args:
-        nodes: the addresses of the gutter nodes. They get no other keys.
+        nodes: the gutter nodes, as a text or a list; see :func:`emcache.parse_nodes`. They get no
+            other keys.
         ttl: see :class:`NextNode`.
         max_keys: see :class:`NextNode`.
         on_overflow: see :class:`NextNode`. A gutter node is always flushed.
@@ -69,22 +75,17 @@ class Gutter(NextNode):
 
     def __init__(
         self,
-        nodes: Sequence[Address],
+        nodes: Node | Iterable[Node],
         *,
         ttl: int = 60,
         max_keys: int = 100_000,
         on_overflow: OnOverflow = "flush",
     ) -> None:
         super().__init__(ttl=ttl, max_keys=max_keys, on_overflow=on_overflow)
-        if isinstance(nodes, str | bytes | Address) or not isinstance(nodes, Iterable):
-            raise TypeError(f"nodes must be a list of addresses, not {type(nodes).__name__}")
-        self._nodes = tuple(nodes)
+        self._nodes = tuple(parse_nodes(nodes))
         if not self._nodes:
             raise ValueError("a gutter needs at least one node")
-        for node in self._nodes:
-            to_endpoint(node)
-        if len(set(self._nodes)) < len(self._nodes):
-            raise ValueError("a node is in the gutter twice")
+        refuse_duplicates(self._nodes, "the gutter")
 
     @property
     def nodes(self) -> tuple[Address, ...]:
@@ -110,8 +111,10 @@ def check_failover(failover: object, purge_unhealthy_nodes: bool) -> NextNode | 
     return failover
 
 
-def check_gutter(failover: NextNode | None, addresses: Iterable[Address]) -> None:
-    """Refuse a gutter node that is a node of the cluster too."""
+def check_gutter(failover: NextNode | None, addresses: Sequence[Address]) -> None:
+    """Refuse a node twice, and a gutter node that is a node of the cluster too."""
+    if failover is not None:
+        refuse_duplicates(addresses, "the cluster, which failover does not support")
     for node in set(addresses).intersection(() if failover is None else failover.nodes):
         raise ValueError(f"{format_address(node)} is a node of the cluster and of the gutter")
 

@@ -1,6 +1,7 @@
 """The migration of a client's items to other nodes, or to another routing rule."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
@@ -8,7 +9,7 @@ from ._address import Address, Node
 from ._checks import check_range, check_seconds
 from ._cluster import NodeDirectory
 from ._emcache import CoreClient, CoreMigration, Routing
-from ._memcached.addresses import format_address, parse_nodes, to_endpoint
+from ._memcached.addresses import format_address, parse_nodes, refuse_duplicates, to_endpoint
 from ._memcached.times import THIRTY_DAYS
 from ._routing import NodeNames, NodeRouting, NodeWeights
 from ._snapshots import Snapshots
@@ -19,6 +20,7 @@ Phase = Literal["prepare", "move", "finish"]
 _Arguments = tuple[list[tuple[str, int] | str], Routing, Phase, float | None, int]
 
 DEFAULT_UNKNOWN_TTL = 60
+_POLL = 0.02
 
 
 class Cluster:
@@ -31,8 +33,8 @@ class Cluster:
         names: their names.
         phase: ``"prepare"``, ``"move"`` or ``"finish"``. With several processes, each phase has
             to be rolled out to all of them before the next one begins.
-        drain: seconds until the migration ends by itself: that long in the phase ``"move"``, and
-            again in ``"finish"``. None: it lasts until :meth:`Migration.finish` is called.
+        drain: seconds to stay in the phase ``"move"``, and the same time again in ``"finish"``.
+            Then the migration ends by itself. None: it lasts until :meth:`Migration.finish`.
         unknown_ttl: the seconds that an item lives after its move if its server does not tell how
             many it has left: before memcached 1.6, with SASL, and behind most proxies.
     """
@@ -51,6 +53,7 @@ class Cluster:
         self._addresses = parse_nodes(node_addresses, "node_addresses")
         if not self._addresses:
             raise ValueError("a cluster needs at least one node")
+        refuse_duplicates(self._addresses, "the list")
         self._endpoints = [to_endpoint(address) for address in self._addresses]
         self._routing = NodeRouting(routing, weights, names)
         self._routing.check(self._addresses)
@@ -102,6 +105,10 @@ class MigrationMetrics:
     """Moves that are running or waiting at present."""
     unreachable: tuple[Address, ...] = ()
     """Nodes that a write could not reach: this client does not read the key of the write there."""
+    is_rolled_back: bool = False
+    """Whether the old nodes are the client's again, and items move to them."""
+    ends_in: float | None = None
+    """The least number of seconds until the migration ends by itself; None: it does not."""
 
 
 class _Client(Protocol):
@@ -117,11 +124,30 @@ class _Client(Protocol):
 
 
 class Migration:
-    """A migration of a client that is under way; see ``Client.migration``."""
+    """A migration of a client that is under way; see ``Client.migration``.
+
+    The methods return when the change has taken place. A change goes on if a call of them is
+    cancelled.
+    """
+
+    _rules: tuple[NodeRouting, NodeRouting]
+    """Those of the old and of the new nodes."""
 
     def __init__(self, client: _Client, core: CoreMigration) -> None:
         self._client = client
         self._core = core
+        self._swaps = core.swaps()
+
+    def __repr__(self) -> str:
+        try:
+            metrics = self.metrics()
+        except RuntimeError:
+            return "<emcache.Migration>"
+        if metrics is None:
+            return "<emcache.Migration ended>"
+        where = f"phase={metrics.phase}" + (" rolled back" if metrics.is_rolled_back else "")
+        end = "" if metrics.ends_in is None else f" ends_in={metrics.ends_in:.0f}s"
+        return f"<emcache.Migration {where} moved={metrics.moved}{end}>"
 
     @property
     def phase(self) -> Phase | None:
@@ -131,43 +157,88 @@ class Migration:
 
     def metrics(self) -> MigrationMetrics | None:
         """Return the counters, or None if the migration has ended."""
-        return read_status(self._core.status(), self._client._addresses)
+        return read_status(self._status(), self._client._addresses)
 
     async def set_phase(self, phase: Phase) -> None:
-        """Continue until a phase, or go back to it.
+        """Continue until a phase, or go back to it, and wait until it is reached.
 
-        The phases in between are taken too, and each lasts at least the client's ``timeout``, so
-        that calls which began before can end. The method returns at once; :attr:`phase` tells how
-        far the client is.
+        The phases in between are taken too. Each lasts at least the client's ``timeout`` (10 s
+        without one), so that calls which began before can end.
 
         Raises:
-            RuntimeError: the migration has ended.
+            RuntimeError: the migration has ended, or another call has changed it meanwhile.
         """
         self._check(self._core.set_phase(check_phase(phase)))
+        await self._until(lambda status: status is None or status["phase"] == phase)
 
     async def finish(self) -> None:
-        """End the migration: items that were not moved are misses from then on.
+        """End the migration, and wait for it: items that were not moved are misses from then on.
 
-        The method returns at once. The migration ends after the phase ``"finish"`` has lasted for
-        the client's ``timeout``. With several processes, use ``set_phase("finish")`` in all of them
-        before you call this in any.
+        The phases that are left last the client's ``timeout`` each (10 s without one), from
+        ``"move"`` twice that time. With several processes, use ``set_phase("finish")`` in all of
+        them before you call this in any.
 
         Raises:
-            RuntimeError: the migration has ended.
+            RuntimeError: the migration has ended, or another call has changed it meanwhile.
         """
         self._check(self._core.finish())
+        await self._until(lambda status: status is None)
 
-    async def roll_back(self) -> None:
-        """Take the migration back: the old nodes are the client's again, and items move to them.
+    async def roll_back(self, *, drain: float | None = None) -> None:
+        """Take the migration back, and wait until the old nodes are the client's again.
 
-        The method returns at once. The client goes back to the phase ``"prepare"`` and then begins
-        a migration in the other direction. With several processes, use ``set_phase("prepare")`` in
-        all of them before you call this in any.
+        The client goes back to the phase ``"prepare"`` and then begins a migration in the other
+        direction, in the phase ``"move"``: items that are used move to the old nodes. Then
+        :meth:`finish` ends it, or ``drain`` does. With several processes, use
+        ``set_phase("prepare")`` in all of them before you call this in any.
+
+        Args:
+            drain: as in :class:`Cluster`; None for that of the migration.
 
         Raises:
-            RuntimeError: the migration has ended.
+            RuntimeError: the migration has ended, or another call has changed it meanwhile.
+            ValueError: ``drain`` is not a number of seconds, or the client has ``autodiscovery``.
         """
-        self._check(self._core.roll_back())
+        if drain is not None:
+            check_seconds("drain", drain)
+        if self._client._watcher is not None:
+            raise ValueError(
+                "a client with autodiscovery cannot be rolled back; create one with both lists "
+                "exchanged"
+            )
+        status = self._status()
+        direction = status is not None and status["is_rolled_back"]
+        self._check(self._core.roll_back(drain))
+        await self._until(
+            lambda status: status is None or status["is_rolled_back"] is not direction
+        )
+
+    async def wait(self) -> None:
+        """Wait until the migration has ended, whoever ends it.
+
+        Raises:
+            ClientClosedError: the client was closed.
+        """
+        while self._status() is not None:  # noqa: ASYNC110 - the core has no event for it
+            await asyncio.sleep(_POLL)
+
+    async def _until(self, is_reached: Callable[[dict[str, Any] | None], bool]) -> None:
+        """Wait until the decision of the last call has taken effect."""
+        status = self._status()
+        plan = None if status is None else status["plan"]
+        while not is_reached(status):
+            await asyncio.sleep(_POLL)
+            status = self._status()
+            if status is not None and status["plan"] != plan:
+                raise RuntimeError("another call has changed the migration meanwhile")
+
+    def _status(self) -> dict[str, Any] | None:
+        return self._core.status()
+
+    @property
+    def _routing(self) -> NodeRouting:
+        """The rule of the nodes that are in charge, or were when the migration ended."""
+        return self._rules[(self._core.swaps() - self._swaps + 1) % 2]
 
     @staticmethod
     def _check(is_under_way: bool) -> None:
@@ -175,18 +246,21 @@ class Migration:
             raise RuntimeError("the migration has ended")
 
 
-def check_cluster(cluster: object, routing: NodeRouting) -> None:
-    """Refuse anything but a :class:`Cluster`, and a rule that cannot be followed."""
+def check_cluster(cluster: object, routing: NodeRouting, nodes: list[Address]) -> None:
+    """Refuse anything but a :class:`Cluster`, and a rule or nodes that cannot be followed."""
+    refuse_duplicates(nodes, "the list")
     _ = routing.rule
     if not isinstance(cluster, Cluster):
         kind = type(cluster).__name__
         raise TypeError(f"migrating_from must be an emcache.Cluster, not {kind}")
 
 
-def attach_migration(client: _Client, nodes: list[Address], arguments: _Arguments) -> None:
-    """Begin a migration from ``nodes`` to those of a client that has just been created."""
+def attach_migration(client: _Client, cluster: Cluster, arguments: _Arguments) -> None:
+    """Begin a migration from ``cluster`` to the nodes of a client that has just been created."""
+    nodes = cluster._addresses
     core = CoreMigration(client._core)
-    _begin(client, core, nodes, core.migrate_from(*arguments))
+    added = core.migrate_from(*arguments)
+    _begin(client, core, nodes, added, cluster._routing, client._routing)
 
 
 async def start_migration(
@@ -205,7 +279,9 @@ async def start_migration(
     if client._core.failover_counters() is not None:
         raise ValueError("a client with failover cannot migrate")
     addresses = parse_nodes(node_addresses, "node_addresses")
-    kept = client._routing
+    refuse_duplicates(client._directory.nodes(), "the list of the client, which cannot migrate")
+    before = client._migration
+    kept = client._routing if before is None else before._routing
     rule = kept.rule
     if routing is None:
         weights = kept.weights_of(addresses) if weights is None else weights
@@ -221,20 +297,27 @@ async def start_migration(
     )
     arguments = await cluster._arguments()
     core = CoreMigration(client._core)
-    migration = _begin(client, core, addresses, core.migrate_to(*arguments))
+    added = core.migrate_to(*arguments)
     client._routing = cluster._routing
-    return migration
+    return _begin(client, core, addresses, added, kept, cluster._routing)
 
 
 def _begin(
-    client: _Client, core: CoreMigration, nodes: Sequence[Address], added: list[int]
+    client: _Client,
+    core: CoreMigration,
+    nodes: Sequence[Address],
+    added: list[int],
+    old: NodeRouting,
+    new: NodeRouting,
 ) -> Migration:
     # The core gave the nodes that it did not know the next indexes, in order.
     client._addresses.extend(nodes[position] for position in added)
     client._directory.refresh()
     client._snapshots.core_migration = core
-    client._migration = Migration(client, core)
-    return client._migration
+    migration = Migration(client, core)
+    migration._rules = old, new
+    client._migration = migration
+    return migration
 
 
 def read_status(

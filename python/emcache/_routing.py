@@ -13,7 +13,6 @@ from ._memcached.addresses import (
     split_addresses,
     to_endpoint,
 )
-from .default_values import DEFAULT_ROUTING
 
 if TYPE_CHECKING:
     from ._router import Router, RouterNode
@@ -23,6 +22,8 @@ NodeWeights = Mapping[Address, int] | Mapping[str, int]
 NodeNames = Mapping[Address, str] | Mapping[str, str]
 
 MAX_WEIGHT = 65_535
+SUBSTITUTES_ROUTING = "rendezvous"
+"""The rule that chooses substitutes for the nodes of a router; see the page on failover."""
 
 
 class NodeSpec(NamedTuple):
@@ -113,7 +114,7 @@ class NodeRouting:
         if topology is not None:
             self._specs = self._specs_of(topology)
         if not isinstance(self._rule, str):
-            return Routing(DEFAULT_ROUTING, [], self._builder(self._rule, addresses))
+            return Routing(SUBSTITUTES_ROUTING, [], self._builder(self._rule, addresses))
         if not self.hashes_ips:
             return self._routing(self._specs)
         from .discovery._ips import names_with_ips
@@ -156,7 +157,7 @@ class NodeRouting:
                 raise TypeError(f"the name of {format_address(node)} must be a text")
         if isinstance(self._rule, str):
             return self._routing(specs)
-        return Routing(DEFAULT_ROUTING, [], self._rule.build)
+        return Routing(SUBSTITUTES_ROUTING, [], self._rule.build)
 
     def _routing(self, specs: dict[Address, NodeSpec]) -> Routing:
         nodes = [(to_endpoint(node), *spec) for node, spec in specs.items()]

@@ -14,7 +14,7 @@ pub type Counters = (u64, u64, usize, u64, u64);
 pub fn config((gutter, ttl, max_keys, keeps_out): Arguments<'_>) -> PyResult<FailoverConfig> {
     let gutter = gutter.iter().map(convert::address).collect::<PyResult<_>>()?;
     let on_overflow = if keeps_out { OnOverflow::KeepOut } else { OnOverflow::Flush };
-    Ok(FailoverConfig { gutter, ttl, max_keys, on_overflow })
+    Ok(FailoverConfig { gutter, ttl, max_keys, on_overflow, homes_are_given: false })
 }
 
 pub fn counters(metrics: FailoverMetrics) -> Counters {

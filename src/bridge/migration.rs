@@ -59,8 +59,15 @@ impl CoreMigration {
         self.query(py, |nodes| nodes.finish_migration())
     }
 
-    fn roll_back(&self, py: Python<'_>) -> PyResult<bool> {
-        self.query(py, |nodes| nodes.roll_back())
+    #[pyo3(signature = (drain = None))]
+    fn roll_back(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<bool> {
+        let drain = super::client::seconds("drain", drain)?;
+        self.query(py, move |nodes| nodes.roll_back(drain))
+    }
+
+    /// How often the two lists of nodes have changed their places, in all migrations.
+    fn swaps(&self, py: Python<'_>) -> PyResult<u32> {
+        self.query(py, |nodes| nodes.swaps())
     }
 
     /// The phase and the counters by name; `None` without a migration.
@@ -104,7 +111,7 @@ fn phase(name: &str) -> PyResult<Phase> {
 
 #[cold]
 fn under_way() -> PyErr {
-    PyRuntimeError::new_err("a migration is under way; finish it or roll it back first")
+    PyRuntimeError::new_err("a migration is under way; `await client.migration.finish()` ends it")
 }
 
 fn to_dict<'py>(py: Python<'py>, status: &MigrationStatus) -> PyResult<Bound<'py, PyDict>> {
@@ -125,5 +132,8 @@ fn to_dict<'py>(py: Python<'py>, status: &MigrationStatus) -> PyResult<Bound<'py
     }
     dict.set_item("queued", status.queued)?;
     dict.set_item("unreachable", &status.unreachable)?;
+    dict.set_item("plan", status.plan)?;
+    dict.set_item("is_rolled_back", status.is_rolled_back)?;
+    dict.set_item("ends_in", status.ends_in.map(|time| time.as_secs_f64()))?;
     Ok(dict)
 }

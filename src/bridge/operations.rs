@@ -177,14 +177,20 @@ impl Operations<'_> {
 
     /// The index of the node that a key belongs to.
     pub fn node_for(&self, py: Python<'_>, key: Key<'_>) -> PyResult<usize> {
-        if let Self::Loop(session) = self
-            && let Some(router) = &session.router
-        {
-            return router.node_for(py, key.as_bytes());
-        }
+        let home = self.home_of(py, key)?;
         let key = Bytes::copy_from_slice(key.as_bytes());
-        let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
+        let index = self.query(py, move |nodes| match home {
+            Some(home) => nodes.serving(Key::trusted(&key), home),
+            None => nodes.node_for(Key::trusted(&key)),
+        })?;
         index.map_err(|error| errors::no_nodes(py, error))
+    }
+
+    /// The node to which a router in Python assigns a key; `None` without such a router.
+    fn home_of(&self, py: Python<'_>, key: Key<'_>) -> PyResult<Option<usize>> {
+        let Self::Loop(session) = self else { return Ok(None) };
+        let router = session.router.as_ref();
+        router.map(|router| router.node_for(py, key.as_bytes())).transpose()
     }
 
     /// The indexes of the healthy and of the unhealthy nodes.
@@ -228,8 +234,9 @@ impl Operations<'_> {
 
     /// See [`Nodes::key_epoch`].
     pub fn key_epoch(&self, py: Python<'_>, key: Key<'_>) -> PyResult<(usize, u64)> {
+        let home = self.home_of(py, key)?;
         let key = Bytes::copy_from_slice(key.as_bytes());
-        let epoch = self.query(py, move |nodes| nodes.key_epoch(Key::trusted(&key)))?;
+        let epoch = self.query(py, move |nodes| nodes.key_epoch(Key::trusted(&key), home))?;
         epoch.map_err(|error| errors::no_nodes(py, error))
     }
 

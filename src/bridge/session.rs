@@ -298,7 +298,7 @@ impl Session {
     ) -> PyResult<Target> {
         let (Some(router), Target::Key) = (&self.router, target) else { return Ok(target) };
         let Some(key) = submission.key() else { return Ok(target) };
-        self.still_open(router.node_for(py, key.as_bytes()).map(Target::Node))
+        self.still_open(router.node_for(py, key.as_bytes()).map(Target::KeyAt))
     }
 
     /// The nodes of keys, if a router in Python chooses them.

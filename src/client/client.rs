@@ -126,7 +126,14 @@ impl<C: Caller> Client<C> {
         match target {
             Target::Key if cluster.failover().is_some() => {
                 let handler = self.handler(expect, submission.verb(), caller);
-                self.submit_keyed(submission, handler, deadline);
+                self.submit_keyed(None, submission, handler, deadline);
+            }
+            Target::KeyAt(node) => {
+                let handler = self.handler(expect, submission.verb(), caller);
+                if cluster.failover().is_some() {
+                    return self.submit_keyed(Some(node), submission, handler, deadline);
+                }
+                cluster.pool(node).submit_any(submission, handler, deadline);
             }
             Target::Key => match self.node_of(&submission) {
                 Ok(node) => {
@@ -183,7 +190,7 @@ impl<C: Caller> Client<C> {
             return sent.unwrap_or_else(|error| Self::no_nodes(&gather, verb, error));
         }
         if let Some(failover) = cluster.failover().filter(|failover| !failover.is_calm()) {
-            return self.get_many_by_failover(failover, verb, keys, &gather, deadline);
+            return self.get_many_by_failover(failover, verb, keys, nodes, &gather, deadline);
         }
         let lines = match cluster.lines_for(verb, keys, nodes) {
             Ok(lines) => lines,
@@ -280,7 +287,7 @@ impl<C: Caller> Client<C> {
         }
         let cluster = &self.0.cluster;
         if let Some(failover) = cluster.failover() {
-            return self.submit_by_failover(failover, key, submission, handler, deadline);
+            return self.submit_by_failover(failover, key, node, submission, handler, deadline);
         }
         match node.map_or_else(|| cluster.index_for(key), Ok) {
             Ok(node) => cluster.pool(node).submit_any(submission, handler, deadline),

@@ -1,4 +1,6 @@
 //! Questions about the nodes of a client, whatever type its callers have.
+use std::time::Duration;
+
 use super::caller::Caller;
 use super::client::Client;
 use super::hot_keys::HotKey;
@@ -11,6 +13,8 @@ use crate::protocol::meta::Version;
 
 pub trait Nodes {
     fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError>;
+    /// The node that serves a key whose home the caller chooses.
+    fn serving(&self, key: Key<'_>, home: usize) -> Result<usize, ClusterError>;
     /// Indexes of the healthy and of the unhealthy nodes.
     fn health(&self) -> (Vec<usize>, Vec<usize>);
     fn all_healthy(&self) -> bool;
@@ -36,8 +40,9 @@ pub trait Nodes {
     fn noreply_unanswered(&self) -> usize;
     /// How many of them failed so far.
     fn noreply_errors(&self) -> u64;
-    /// The key's node, and a number that changes when another server may answer for the key.
-    fn key_epoch(&self, key: Key<'_>) -> Result<(usize, u64), ClusterError>;
+    /// The key's node, and a number that changes when another server may answer for the key. `home`
+    /// is the key's home, if the caller chooses it.
+    fn key_epoch(&self, key: Key<'_>, home: Option<usize>) -> Result<(usize, u64), ClusterError>;
     /// Moves items from these nodes to the client's: see docs/design/migration.md. Returns the
     /// positions of nodes that are new, or `None` if there is a migration already.
     fn migrate_from(&self, nodes: &NodeList, options: &MigrationOptions) -> Option<Vec<usize>>;
@@ -46,14 +51,23 @@ pub trait Nodes {
     /// This and the next two return whether there is a migration.
     fn set_phase(&self, phase: Phase) -> bool;
     fn finish_migration(&self) -> bool;
-    fn roll_back(&self) -> bool;
+    fn roll_back(&self, drain: Option<Duration>) -> bool;
     fn migration_status(&self) -> Option<MigrationStatus>;
+    /// See [`crate::cluster::Cluster::swaps`].
+    fn swaps(&self) -> u32;
 }
 
 impl<C: Caller> Nodes for Client<C> {
     fn node_for(&self, key: Key<'_>) -> Result<usize, ClusterError> {
         let places = self.migration().and_then(|migration| self.places(&migration, key));
         places.map_or_else(|| self.cluster().index_for(key), |places| Ok(places.first()))
+    }
+
+    fn serving(&self, key: Key<'_>, home: usize) -> Result<usize, ClusterError> {
+        match self.cluster().failover() {
+            Some(failover) if !failover.is_calm() => self.cluster().serving(failover, key, home),
+            _ => Ok(home),
+        }
     }
 
     fn health(&self) -> (Vec<usize>, Vec<usize>) {
@@ -126,8 +140,11 @@ impl<C: Caller> Nodes for Client<C> {
         self.noreplies().errors()
     }
 
-    fn key_epoch(&self, key: Key<'_>) -> Result<(usize, u64), ClusterError> {
+    fn key_epoch(&self, key: Key<'_>, home: Option<usize>) -> Result<(usize, u64), ClusterError> {
         let epoch = |node: usize| self.cluster().pool(node).server_epoch();
+        if let Some(home) = home {
+            return self.serving(key, home).map(|node| (node, epoch(node)));
+        }
         let places = self.migration().and_then(|migration| self.places(&migration, key));
         match places {
             // The item may be at either.
@@ -152,8 +169,12 @@ impl<C: Caller> Nodes for Client<C> {
         Client::finish_migration(self)
     }
 
-    fn roll_back(&self) -> bool {
-        Client::roll_back(self)
+    fn swaps(&self) -> u32 {
+        self.cluster().swaps()
+    }
+
+    fn roll_back(&self, drain: Option<Duration>) -> bool {
+        Client::roll_back(self, drain)
     }
 
     fn migration_status(&self) -> Option<MigrationStatus> {

@@ -10,6 +10,8 @@ use crate::protocol::{OwnedRequest, RetrievalVerb};
 pub enum Target {
     /// To the node of its key.
     Key,
+    /// To the node of its key, which the caller chooses.
+    KeyAt(usize),
     Node(usize),
     /// To a node, on a connection of its own.
     Isolated(usize),

@@ -21,7 +21,7 @@ pub struct ClusterConfig {
     pub specs: Arc<NodeSpecs>,
     /// How many hot keys the client reports; 0 for none.
     pub hot_keys: usize,
-    /// Never together with `purge_unhealthy_nodes`, a migration or a router in Python.
+    /// Never together with `purge_unhealthy_nodes` or a migration.
     pub failover: Option<FailoverConfig>,
 }
 
@@ -81,7 +81,7 @@ impl<W: Waiter> Clone for Cluster<W> {
     }
 }
 
-type StrandedListener<W> = Box<dyn Fn(OwnedRequest, W, Nanos)>;
+type StrandedListener<W> = Box<dyn Fn(usize, OwnedRequest, W, Nanos)>;
 
 pub(super) struct Shared<W: Waiter> {
     pub(super) context: Rc<Context>,
@@ -94,6 +94,7 @@ pub(super) struct Shared<W: Waiter> {
     pub(super) order: RefCell<RoutingOrder>,
     /// The order of the other cluster during a migration: see [`super::former`].
     pub(super) former: RefCell<Option<RoutingOrder>>,
+    pub(super) swaps: Cell<u32>,
     pub(super) failover: Option<Rc<Failover>>,
     pub(super) on_stranded: RefCell<Option<StrandedListener<W>>>,
     pub(super) on_change: Box<dyn Fn(NodeChange)>,
@@ -136,6 +137,7 @@ impl<W: Waiter> Cluster<W> {
             order: RefCell::new(order),
             last_lines: RefCell::default(),
             former: RefCell::default(),
+            swaps: Cell::new(0),
             failover: config
                 .failover
                 .clone()
@@ -176,7 +178,7 @@ impl<W: Waiter> Cluster<W> {
             pool.on_stranded(move |request, waiter, deadline| {
                 let Some(cluster) = cluster.upgrade() else { return };
                 if let Some(listener) = &*cluster.on_stranded.borrow() {
-                    listener(request, waiter, deadline);
+                    listener(index, request, waiter, deadline);
                 }
             });
         }
@@ -203,7 +205,10 @@ impl<W: Waiter> Cluster<W> {
         let nodes = self.0.nodes.borrow();
         let mut routing_order = self.0.order.borrow_mut();
         routing_order.remove(leaving);
-        for &node in joining {
+        // During a migration, a node that joins may be one of the former list already.
+        let known = order.iter().filter(|node| !joining.contains(node));
+        let known: Vec<_> = known.filter(|node| !routing_order.contains(**node)).collect();
+        for &node in joining.iter().chain(known) {
             let Some(pool) = &nodes[node].pool else { continue };
             nodes[node].is_member.set(true);
             routing_order.append(node, pool.is_healthy());

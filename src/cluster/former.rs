@@ -52,6 +52,7 @@ impl<W: Waiter> Cluster<W> {
         let Some(former) = former.as_mut() else { return };
         let mut order = self.0.order.borrow_mut();
         std::mem::swap(former, &mut *order);
+        self.0.swaps.set(self.0.swaps.get() + 1);
         for (index, node) in self.0.nodes.borrow_mut().iter_mut().enumerate() {
             let new = node.former.take();
             let is_former = former.contains(index);
@@ -60,6 +61,11 @@ impl<W: Waiter> Cluster<W> {
             node.former = is_former.then_some(old);
             node.is_member.set(order.contains(index));
         }
+    }
+
+    /// How often the two lists have changed their places.
+    pub fn swaps(&self) -> u32 {
+        self.0.swaps.get()
     }
 
     /// Forgets the former list. Nodes that only it has are closed once their requests are answered.

@@ -273,7 +273,7 @@ async def test_a_client_that_closes_during_the_deletes():
         (lambda: emcache.NextNode(max_keys=0), ValueError, "max_keys must be"),
         (lambda: emcache.NextNode(on_overflow="drop"), ValueError, "on_overflow must be"),
         (lambda: emcache.Gutter([]), ValueError, "at least one node"),
-        (lambda: emcache.Gutter("10.0.0.1"), TypeError, "list of addresses"),
+        (lambda: emcache.Gutter(1), TypeError, "or a list of nodes"),
         (lambda: emcache.Gutter([1]), TypeError, None),
         (lambda: check_failover("gutter", False), TypeError, "failover must be"),
         (lambda: check_failover(True, False), TypeError, "failover must be"),

@@ -79,6 +79,51 @@ def test_a_rollout_under_load(servers, oracle):
     assert min(total[name] for name in ("moved", "increments", "locks", "deletes")) > 10, total
 
 
+@pytest.mark.driver_independent
+def test_a_migration_is_taken_back_under_load(servers, oracle):
+    """All processes return to `prepare`, and then move items the other way."""
+    nodes = (servers[:2], servers)
+    steps = [("old",), ("prepare",), ("move",), ("prepare",)]
+    steps += [("move", "--back"), ("finish", "--back"), ("old",)]
+    running, total = [], Counter()
+    for step, (phase, *back) in enumerate(steps):
+        for number in range(3):
+            if step and number == 2:
+                running[number].kill()
+            elif step:
+                total += running[number].end()
+            plain = ["--plain"] if number == 2 else []
+            process = Process(number, oracle, *nodes, phase, *plain, *back)
+            running[number : number + 1] = [process]
+        time.sleep(1 if phase == "move" else 0.2)
+    for process in running:
+        total += process.end()
+    assert total["hits"] / total["reads"] > 0.99, total
+    assert total["lost_counters"] == total["errors"] == 0, total
+    assert min(total[name] for name in ("moved", "increments", "locks", "deletes")) > 10, total
+
+
+@pytest.mark.driver_independent
+@pytest.mark.parametrize("which", [0, 2], ids=["old", "new"])
+def test_a_node_restarts_empty_in_each_phase(servers, oracle, which):
+    """Tokens of the server before mean nothing; what it had is missing, and nothing is old."""
+    nodes = (servers[:2], servers)
+    running = [Process(number, oracle, *nodes, "old", "--plain") for number in range(2)]
+    total = Counter()
+    for phase in ("prepare", "move", "finish"):
+        for number, process in enumerate(running):
+            total += process.end()
+            running[number] = Process(number, oracle, *nodes, phase, "--plain")
+        time.sleep(0.3)
+        servers[which].kill()
+        servers[which].start()
+        time.sleep(0.7)
+    for process in running:
+        total += process.end()
+    assert total["writes"] > 10, total
+    assert total["moved"] > 0, total
+
+
 def test_an_old_node_dies(servers, oracle):
     a, b, c = servers
     worker = Process(0, oracle, [a, b], [a, b], "old", "--plain")

@@ -24,7 +24,8 @@ struct Cluster {
 
 fn failover() -> FailoverConfig {
     let on_overflow = OnOverflow::Flush;
-    FailoverConfig { gutter: Vec::new(), ttl: 60, max_keys: 1000, on_overflow }
+    let homes_are_given = false;
+    FailoverConfig { gutter: Vec::new(), ttl: 60, max_keys: 1000, on_overflow, homes_are_given }
 }
 
 impl Cluster {

@@ -234,7 +234,7 @@ fn it_ends_by_itself_and_the_old_node_is_closed() {
         };
         tokio::time::timeout(limit, ended).await.unwrap();
         assert_eq!(two.old.rest().await, 0);
-        assert!(!two.client.roll_back());
+        assert!(!two.client.roll_back(None));
         assert_eq!(two.client.health(), (vec![0], vec![]));
     });
 }

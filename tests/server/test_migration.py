@@ -239,9 +239,7 @@ async def test_it_ends_by_itself(servers):
         assert client.migration.phase == "move"
         assert nodes[0] in client.cluster_managment().nodes()
         assert (await client.get(key)).value == b"v"
-        async with asyncio.timeout(10):
-            while client.migration is not None:
-                await asyncio.sleep(0.02)
+        await client.migration.wait()
         assert client.metrics().migration is None
         assert (await client.get(key)).value == b"v"
         assert set(client.cluster_managment().nodes()) == set(nodes[1:])
@@ -261,18 +259,16 @@ async def test_a_client_changes_its_nodes_and_takes_it_back(servers):
         assert len(await client.get_many(KEYS)) == len(KEYS)
         await moves_done(client)
         await client.set(KEYS[0], b"changed")
-        await migration.roll_back()
+        rolling_back = asyncio.create_task(migration.roll_back())
         await reach(migration, "prepare")
         assert (await client.get(KEYS[0])).value == b"changed"
-        await reach(migration, "move")
+        await rolling_back
         items = await client.get_many(KEYS)
         assert len(items) == len(KEYS)
         assert items[KEYS[0]].value == b"changed"
         await moves_done(client)
         await migration.finish()
-        async with asyncio.timeout(10):
-            while client.migration is not None:
-                await asyncio.sleep(0.02)
+        assert client.migration is None
         assert set(client.cluster_managment().nodes()) == set(nodes[:2])
         assert len(await client.get_many(KEYS)) == len(KEYS)
         # Once more: the third node is a new one again.

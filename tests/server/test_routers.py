@@ -1,6 +1,7 @@
 """Rules written in Python: ``create_client(..., routing=router)``."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import weakref
@@ -344,3 +345,26 @@ async def test_discovery_rebuilds_the_router(cluster, key):
             await client.set(key + b"1", b"x")
             assert (await client.get(key + b"1")).value == b"x"
         assert len(router.lists) == 5
+
+
+async def test_a_restart_is_noticed_at_the_node_that_the_router_chose():
+    """A cache then drops what it has computed meanwhile."""
+    with memcached() as a, memcached() as b, memcached() as c:
+        async with on((a, b, c), ByDigit()) as client:
+            keys = [b"key:%d" % n for n in range(3)]
+
+            def epochs():
+                return [client._core_meta.server_epoch(key) for key in keys]
+
+            await client.get_many(keys)
+            before = epochs()
+            assert [node for node, _ in before] == [0, 1, 2]
+            b.kill()
+            b.start()
+            async with asyncio.timeout(10):
+                while epochs()[1] == before[1]:
+                    with contextlib.suppress(emcache.ConnectionFailedError):
+                        await client.get(keys[1])
+                    await asyncio.sleep(0.01)
+            assert epochs()[0] == before[0]
+            assert epochs()[2] == before[2]

@@ -2,7 +2,8 @@
 
 Arguments: the number of the process, the file of the oracle, the old and the new ports, the rule of
 the new nodes, and the phase: old, prepare, move, finish or new. With --plain it only reads, writes
-and deletes. Prints a line when it is ready, and its counts as JSON when its input ends.
+and deletes, and with --back items move to the old nodes. Prints a line when it is ready, and its
+counts as JSON when its input ends.
 """
 
 import asyncio
@@ -29,9 +30,11 @@ WORDS = 2 * KEYS + COUNTERS + 1
 class Oracle:
     """The versions of keys that all processes share. Only its writer writes a word."""
 
+    words = WORDS
+
     def __init__(self, path: str) -> None:
         with Path(path).open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), WORDS * 8)
+            self._memory = mmap.mmap(file.fileno(), self.words * 8)
 
     def _get(self, at: int) -> int:
         return struct.unpack_from("<Q", self._memory, at * 8)[0]
@@ -172,6 +175,9 @@ async def main() -> None:
     if phase not in ("old", "new"):
         options["migrating_from"] = emcache.Cluster(nodes(old), phase=phase)
     addresses = nodes(old if phase == "old" else new)
+    if "--back" in sys.argv:
+        options = {"migrating_from": emcache.Cluster(addresses, routing=rule, phase=phase)}
+        addresses = nodes(old)
     async with emcache.create_client(addresses, **options) as client:
         worker = Worker(int(process), Oracle(path), client)
         tasks = [asyncio.create_task(worker.run(number)) for number in range(5)]

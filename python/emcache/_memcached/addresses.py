@@ -153,6 +153,32 @@ def parse_nodes(nodes: Node | Iterable[Node], argument: str = "nodes") -> list[A
     return [parse_node(node) for node in nodes]
 
 
+def duplicates(nodes: Iterable[Address]) -> list[str]:
+    """Return the nodes that are listed more than once."""
+    seen, found = set(), {}
+    for node in nodes:
+        if node in seen:
+            found[node] = format_address(node)
+        seen.add(node)
+    return list(found.values())
+
+
+def refuse_duplicates(nodes: Iterable[Address], where: str) -> None:
+    """Refuse a list with a node twice."""
+    for node in duplicates(nodes):
+        raise ValueError(f"{node} is twice in {where}")
+
+
+def warn_of_duplicates(nodes: Iterable[Address]) -> None:
+    """Log nodes that are listed twice: as in 1.3, each entry gets keys of its own."""
+    for node in duplicates(nodes):
+        import logging
+
+        logging.getLogger("emcache").warning(
+            "node %s is listed twice, so it gets twice the keys and connections", node
+        )
+
+
 def parse_node(node: Node) -> Address:
     """Return the address of one node; a text is parsed.
 

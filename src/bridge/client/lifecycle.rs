@@ -23,13 +23,16 @@ impl CoreClient {
         forks: u64,
         event_loop: Bound<'_, PyAny>,
         addresses: Vec<Address>,
-        config: ClusterConfig,
+        mut config: ClusterConfig,
         build: Option<Py<PyAny>>,
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
         let driver = registry::driver_for(&event_loop)?;
         let id = registry::next_id();
         let purge_unhealthy_nodes = config.purge_unhealthy_nodes;
+        if let Some(failover) = &mut config.failover {
+            failover.homes_are_given = build.is_some();
+        }
         let router =
             build.map(|build| PyRouter::new(build, addresses.len(), purge_unhealthy_nodes));
         let session = Session::open(id, driver, addresses, config, router, on_change);

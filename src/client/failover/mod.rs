@@ -10,7 +10,7 @@ use super::client::Client;
 use super::gather::{Gather, Line};
 use super::handler::Handler;
 use super::outcome::{Failure, FailureKind};
-use crate::cluster::failover::{Failover, Spelling};
+use crate::cluster::failover::{Failover, Home, Spelling};
 use crate::pool::Submission;
 use crate::protocol::{Key, Nanos, OwnedRequest, Request, RetrievalVerb};
 
@@ -29,17 +29,18 @@ impl<C: Caller> Client<C> {
             }
         });
         let client = self.downgrade();
-        self.cluster().on_stranded(move |request, handler, deadline| {
+        self.cluster().on_stranded(move |node, request, handler, deadline| {
             match Self::upgrade(&client).filter(|client| !client.is_closed()) {
-                Some(client) => client.submit_again(request, handler, deadline),
+                Some(client) => client.submit_again(node, request, handler, deadline),
                 None => handler.fail_with(FailureKind::Closed),
             }
         });
     }
 
-    /// A request for its first key.
+    /// A request for its first key. `home` is the key's home, if the caller chooses it.
     pub(super) fn submit_keyed(
         &self,
+        home: Option<usize>,
         submission: Submission<'_>,
         handler: Handler<C>,
         deadline: Nanos,
@@ -59,23 +60,24 @@ impl<C: Caller> Client<C> {
         let cluster = self.cluster();
         match (key, cluster.failover()) {
             (Some(key), Some(failover)) => {
-                self.submit_by_failover(failover, key, submission, handler, deadline);
+                self.submit_by_failover(failover, key, home, submission, handler, deadline);
             }
             _ => cluster.pool(0).submit_any(submission, handler, deadline),
         }
     }
 
-    /// A request for one key.
+    /// A request for one key. `home`: as in [`Self::submit_keyed`].
     pub(super) fn submit_by_failover(
         &self,
         failover: &Rc<Failover>,
         key: Key<'_>,
+        home: Option<usize>,
         submission: Submission<'_>,
         handler: Handler<C>,
         deadline: Nanos,
     ) {
         let cluster = self.cluster();
-        let home = match cluster.home_of(key) {
+        let home = match home.map_or_else(|| cluster.home_of(key), Ok) {
             Ok(home) => home,
             Err(error) => return handler.fail_with(FailureKind::NoNodes(error)),
         };
@@ -93,8 +95,13 @@ impl<C: Caller> Client<C> {
             Ok(node) => node,
             Err(error) => return handler.fail_with(FailureKind::NoNodes(error)),
         };
-        let handler =
-            if writes { Guarded::wrap(handler, failover, node, key, spelling) } else { handler };
+        let handler = if writes {
+            Guarded::write(handler, failover, (home, node), key, spelling)
+        } else if node != home {
+            Guarded::read(handler, failover, home)
+        } else {
+            handler
+        };
         let pool = cluster.pool(node);
         if node == home {
             return pool.submit_any(submission, handler, deadline);
@@ -117,19 +124,20 @@ impl<C: Caller> Client<C> {
         failover: &Rc<Failover>,
         verb: RetrievalVerb,
         keys: &[Key<'_>],
+        homes: Option<&[usize]>,
         gather: &Rc<Gather<C>>,
         deadline: Nanos,
     ) {
         let cluster = self.cluster();
         if exptime::removes(verb) {
-            for key in keys {
-                let home = cluster.home_of(*key);
+            for (at, key) in keys.iter().enumerate() {
+                let home = homes.map_or_else(|| cluster.home_of(*key), |homes| Ok(homes[at]));
                 // A key without a node fails below.
                 let _ = home
                     .and_then(|home| cluster.route_write(failover, *key, Spelling::Plain, home));
             }
         }
-        let lines = match cluster.lines_by_failover(failover, verb, keys) {
+        let lines = match cluster.lines_by_failover(failover, verb, keys, homes) {
             Ok(lines) => lines,
             Err(error) => {
                 let kind = FailureKind::NoNodes(error);
@@ -137,12 +145,12 @@ impl<C: Caller> Client<C> {
             }
         };
         gather.expect_lines(lines.len());
-        for ((node, positions), is_substitute) in lines {
+        for ((node, positions), substitute_for) in lines {
             let some: Vec<_> = match &positions {
                 None => keys.to_vec(),
                 Some(positions) => positions.iter().map(|at| keys[*at]).collect(),
             };
-            let verb = if is_substitute {
+            let verb = if substitute_for.is_some() {
                 failover.count(|counters| counters.reads += some.len() as u64);
                 exptime::capped_retrieval(verb, failover.config().ttl)
             } else {
@@ -150,6 +158,10 @@ impl<C: Caller> Client<C> {
             };
             let line = Line::new(positions, some.len());
             let handler = Handler::Line { gather: gather.clone(), line };
+            let handler = match substitute_for {
+                Some(Home::Given(home)) => Guarded::read(handler, failover, home),
+                _ => handler,
+            };
             let request = Request::Retrieval { verb, keys: &some };
             cluster.pool(node).submit(&request, handler, deadline);
         }
@@ -166,17 +178,25 @@ impl<C: Caller> Client<C> {
     ) {
         if let Some(failover) = self.cluster().failover() {
             self.cluster().outdate_gutter(failover, node);
-            handler = Guarded::wrap_flush(handler, failover, node);
+            handler = Guarded::flush(handler, failover, node);
         }
         self.cluster().pool(node).submit_any(submission, handler, deadline);
     }
 
     /// Submits again what a node that is down has not received.
-    fn submit_again(&self, request: OwnedRequest, handler: Handler<C>, deadline: Nanos) {
-        let handler = match handler {
-            Handler::Guarded(guarded) => guarded.handler,
-            other => other,
+    fn submit_again(
+        &self,
+        node: usize,
+        request: OwnedRequest,
+        handler: Handler<C>,
+        deadline: Nanos,
+    ) {
+        let (home, handler) = match handler {
+            Handler::Guarded(guarded) => (guarded.home, guarded.handler),
+            other => (node, other),
         };
-        self.submit_keyed(Submission::Owned(request), handler, deadline);
+        let failover = self.cluster().failover();
+        let are_given = failover.is_some_and(|failover| failover.config().homes_are_given);
+        self.submit_keyed(are_given.then_some(home), Submission::Owned(request), handler, deadline);
     }
 }

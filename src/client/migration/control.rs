@@ -27,6 +27,12 @@ pub struct MigrationStatus {
     pub queued: usize,
     /// Nodes that a write could not reach, so that this client does not look there for items.
     pub unreachable: Vec<usize>,
+    /// Changes with every decision about the phase.
+    pub plan: u64,
+    /// Whether the old nodes are the client's again, and items move to them.
+    pub is_rolled_back: bool,
+    /// The time until the migration ends by itself; `None`: it does not.
+    pub ends_in: Option<Duration>,
 }
 
 /// In place of a client's timeout, if it has none.
@@ -84,7 +90,7 @@ impl<C: Caller> Client<C> {
     pub(in crate::client) fn set_phase(&self, phase: Phase) -> bool {
         let Some(migration) = self.migration() else { return false };
         let mut changes = Self::path(migration.phase(), phase);
-        changes.extend(self.after(phase, migration.drain));
+        changes.extend(self.after(phase, migration.drain.get()));
         self.plan(changes);
         true
     }
@@ -98,13 +104,14 @@ impl<C: Caller> Client<C> {
         true
     }
 
-    /// Moves the items back: the old nodes are the new ones from now on. Returns whether there is a
-    /// migration.
-    pub(in crate::client) fn roll_back(&self) -> bool {
+    /// Moves the items back: the old nodes are the new ones from now on. `drain` replaces that of
+    /// the options. Returns whether there is a migration.
+    pub(in crate::client) fn roll_back(&self, drain: Option<Duration>) -> bool {
         let Some(migration) = self.migration() else { return false };
+        migration.drain.set(drain.or(migration.drain.get()));
         let mut changes = Self::path(migration.phase(), Phase::Prepare);
         changes.extend([Change::Grace, Change::NoMoves, Change::Swap, Change::Phase(Phase::Move)]);
-        changes.extend(self.after(Phase::Move, migration.drain));
+        changes.extend(self.after(Phase::Move, migration.drain.get()));
         self.plan(changes);
         true
     }
@@ -113,7 +120,16 @@ impl<C: Caller> Client<C> {
         let migration = self.migration()?;
         let counters = migration.counters.borrow().clone();
         let (phase, queued) = (migration.phase(), migration.moving.borrow().len());
-        Some(MigrationStatus { phase, counters, queued, unreachable: migration.unreachable() })
+        let now = self.context().now();
+        Some(MigrationStatus {
+            phase,
+            counters,
+            queued,
+            unreachable: migration.unreachable(),
+            plan: migration.plan.get(),
+            is_rolled_back: migration.is_rolled_back.get(),
+            ends_in: migration.ends_at.get().map(|at| Duration::from_nanos(at.saturating_sub(now))),
+        })
     }
 
     fn begin(&self, options: &MigrationOptions, phase: Phase) {
@@ -156,6 +172,13 @@ impl<C: Caller> Client<C> {
         migration.plan.set(migration.plan.get() + 1);
         let (plan, grace) = (migration.plan.get(), self.grace());
         let (client, context) = (self.downgrade(), self.context().clone());
+        let time = changes.iter().fold(Duration::ZERO, |sum, change| match change {
+            Change::Grace => sum.saturating_add(grace),
+            Change::Wait(time) => sum.saturating_add(*time),
+            _ => sum,
+        });
+        let ends = changes.iter().any(|change| matches!(change, Change::End));
+        migration.ends_at.set(ends.then(|| context.deadline_after(Some(time))));
         self.context().spawn(async move {
             for change in changes {
                 match change {
@@ -187,6 +210,7 @@ impl<C: Caller> Client<C> {
             Change::Swap => {
                 self.cluster().swap_orders();
                 migration.restart();
+                migration.is_rolled_back.set(!migration.is_rolled_back.get());
             }
             Change::End => {
                 self.set_migration(None);

@@ -85,7 +85,11 @@ pub struct Migration {
     phase: Cell<Phase>,
     /// Changes with every decision about the phase, so that former plans end.
     pub(super) plan: Cell<u64>,
-    pub(super) drain: Option<Duration>,
+    pub(super) drain: Cell<Option<Duration>>,
+    /// When the migration ends by itself.
+    pub(super) ends_at: Cell<Option<Nanos>>,
+    /// Whether the two lists of nodes have changed their places.
+    pub(super) is_rolled_back: Cell<bool>,
     /// The exptime of items whose own is unknown.
     pub(super) unknown_ttl: i32,
     /// Keys that a write could not reach, by node: what the node has may be outdated.
@@ -106,7 +110,9 @@ impl Migration {
         Self {
             phase: Cell::new(phase),
             plan: Cell::new(0),
-            drain,
+            drain: Cell::new(drain),
+            ends_at: Cell::new(None),
+            is_rolled_back: Cell::new(false),
             unknown_ttl,
             unreached: RefCell::default(),
             given_up: RefCell::default(),

@@ -12,8 +12,17 @@ use super::{EXPTIME_MARGIN, Failover, FailoverChange, NodeState, Spelling};
 use crate::pool::{Change, Waiter};
 use crate::protocol::{Key, MAX_LINE_LEN, Nanos, OwnedRequest, RetrievalVerb};
 
-/// A line, and whether its node is the substitute for its keys.
-type LineOrSubstitute = (NodeLine, bool);
+/// A line. If its node is the substitute for its keys, also their home.
+type LineOrSubstitute = (NodeLine, Option<Home>);
+
+/// The home of keys whose node is a substitute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// The routing rule chooses it.
+    Routed,
+    /// The caller chose it.
+    Given(usize),
+}
 
 impl Failover {
     /// Records a node.
@@ -85,26 +94,41 @@ impl<W: Waiter> Cluster<W> {
         target.ok_or(ClusterError::NoAvailableNodes)
     }
 
-    /// Like [`Self::lines_for`], while keys may have substitutes.
+    /// Like [`Self::lines_for`], while keys may have substitutes. `homes` are the homes of the keys,
+    /// if the caller chooses them.
     pub fn lines_by_failover(
         &self,
         failover: &Failover,
         verb: RetrievalVerb,
         keys: &[Key<'_>],
+        homes: Option<&[usize]>,
     ) -> Result<Vec<LineOrSubstitute>, ClusterError> {
         let count = self.0.nodes.borrow().len();
         let fits = |len: usize, at: usize| {
             len <= MAX_LINE_LEN || len <= self.pool(at % count).max_line_len(verb)
         };
-        let node_for = |_, key: Key<'_>| {
-            let home = self.home_of(key)?;
+        let node_for = |at: usize, key: Key<'_>| {
+            let home = homes.map_or_else(|| self.home_of(key), |homes| Ok(homes[at]))?;
             let node = self.serving(failover, key, home)?;
             Ok(if node == home { node } else { node + count })
         };
         let last = &mut self.0.last_lines.borrow_mut();
         let lines = lines::split(keys, last, node_for, fits)?;
-        let line = |(at, positions): NodeLine| ((at % count, positions), at >= count);
-        Ok(lines.into_iter().map(line).collect())
+        let mut all = Vec::new();
+        for (at, positions) in lines {
+            let node = at % count;
+            match homes {
+                _ if at < count => all.push(((node, positions), None)),
+                None => all.push(((node, positions), Some(Home::Routed))),
+                // Keys of one line may have different homes.
+                Some(homes) => {
+                    all.extend(positions.into_iter().flatten().map(|position| {
+                        ((node, Some(vec![position])), Some(Home::Given(homes[position])))
+                    }));
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// A node that was out gets keys again.
@@ -119,9 +143,9 @@ impl<W: Waiter> Cluster<W> {
         (self.0.on_change)(NodeChange { node, change: NodeEvent::Pool(Change::Healthy) });
     }
 
-    /// Calls `listener` with each request that a node had not received when it went down, and with
-    /// its waiter and deadline.
-    pub fn on_stranded(&self, listener: impl Fn(OwnedRequest, W, Nanos) + 'static) {
+    /// Calls `listener` with each request that a node had not received when it went down: the node,
+    /// the request, its waiter and its deadline.
+    pub fn on_stranded(&self, listener: impl Fn(usize, OwnedRequest, W, Nanos) + 'static) {
         *self.0.on_stranded.borrow_mut() = Some(Box::new(listener));
     }
 

@@ -20,6 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use self::cluster::Home;
 use self::journal::Journal;
 pub use self::journal::{OutdatedKey, Spelling};
 use self::placement::Placement;
@@ -40,6 +41,9 @@ pub struct FailoverConfig {
     /// The number of outdated keys that are remembered for each node.
     pub max_keys: usize,
     pub on_overflow: OnOverflow,
+    /// Whether the caller chooses the home of each key, and not the routing rule. Substitutes are
+    /// chosen by the rule in any case.
+    pub homes_are_given: bool,
 }
 
 /// The treatment of a node with more outdated copies than are remembered.
