@@ -87,8 +87,8 @@ def core(stub: str) -> str:
         "from typing import TYPE_CHECKING, Literal, Protocol\n\n"
         "from .._errors import EmcacheError\nfrom .._item import Item\n"
         "from .._types import Exptime, ManyOutcome, Value\n\n"
-        "if TYPE_CHECKING:\n    from .._emcache import _MetaReply, _RawSnapshot\n"
-        "else:\n    _MetaReply = _RawSnapshot = tuple\n\n\n" + classes
+        "if TYPE_CHECKING:\n    from .._emcache import _MetaFields, _MetaReply, _RawSnapshot\n"
+        "else:\n    _MetaFields = _MetaReply = _RawSnapshot = tuple\n\n\n" + classes
     )
 
 
@@ -172,28 +172,6 @@ def meta_commands(source: str) -> str:
         source,
         [
             ("import asyncio\n", ""),
-            (
-                "            replies = [self._core_meta.get(key, *options, None, None) for key in"
-                " window]\n",
-                "            replies = self._core_meta.get_each(window, *options)\n",
-            ),
-            (
-                "                try:\n"
-                "                    item = _to_item(await reply)\n"
-                "                except EmcacheError as error:\n"
-                '                    if on_error == "raise":\n'
-                "                        raise\n"
-                "                    errors[key] = error\n"
-                "                else:\n"
-                "                    if item is not None:\n"
-                "                        items[key] = item\n",
-                "                if isinstance(reply, EmcacheError):\n"
-                '                    if on_error == "raise":\n'
-                "                        raise reply\n"
-                "                    errors[key] = reply\n"
-                "                elif (item := _to_item(reply)) is not None:\n"
-                "                    items[key] = item\n",
-            ),
             ("from ._emcache import CoreMeta\n", "from ._core import CoreMeta\n"),
             (
                 "the first error; the other replies are lost, with any wins\n                among them.",

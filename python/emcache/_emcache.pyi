@@ -233,6 +233,11 @@ _MetaReply = tuple[
     tuple[bool, bool, bool],
 ]
 
+# Of a MetaItem.
+_MetaFields = tuple[
+    bytes | None, int, int, int, int | None, int | None, bool | None, bool, bool, bool
+]
+
 @final
 class CoreMeta:
     def __new__(cls, client: CoreClient) -> Self: ...
@@ -283,7 +288,7 @@ class CoreMeta:
         cas: int | None,
         new_cas: int | None,
     ) -> _Future[_MetaReply]: ...
-    def get_each(
+    def get_many(
         self,
         keys: Iterable[bytes],
         value: bool,
@@ -294,7 +299,8 @@ class CoreMeta:
         size: bool,
         last_access: bool,
         hit_before: bool,
-    ) -> list[_MetaReply | EmcacheError]: ...
+        new_cas: int | None,
+    ) -> _Future[tuple[dict[bytes, _MetaFields], dict[bytes, Exception]]]: ...
     def debug(
         self, key: bytes
     ) -> _Future[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, overload
 from ._address import ALL_NODES, Address, AllNodes, Node
 from ._checks import check_range
 from ._emcache import CoreMeta
-from ._errors import CommandError, EmcacheError
+from ._errors import CommandError
 from ._types import Exptime, OnError, Value
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ else:
     from ._lazy import meta, results
 
 _MAX_RECACHE = 30 * 24 * 60 * 60
-_WINDOW = 4096
-"""The number of keys that wait for replies at a time, well below what a node accepts."""
 _GIVE_BACK_SINCE = (1, 6, 13)
 """The first version that can take a win back."""
 _PLUS_SINCE = (1, 6, 24)
@@ -86,8 +84,7 @@ class MetaCommands:
         Wire: ``mg <key> [C R T N] [v] f c t [s l h u E]`` Source: "Meta Get".
         """
         _check_times(recache, vivify, touch)
-        if new_cas is not None and vivify is None:
-            raise ValueError("new_cas applies only to an item that is created; pass vivify as well")
+        _check_new_cas(vivify, new_cas)
         if known_cas is not None and not value:
             raise ValueError("known_cas decides whether the value is sent, so value must be True")
         reply = await self._core_meta.get(
@@ -120,6 +117,7 @@ class MetaCommands:
         size: bool = ...,
         last_access: bool = ...,
         hit_before: bool = ...,
+        new_cas: int | None = ...,
         on_error: Literal["raise"] = ...,
     ) -> "dict[bytes, meta.MetaItem]": ...
     @overload
@@ -135,6 +133,7 @@ class MetaCommands:
         size: bool = ...,
         last_access: bool = ...,
         hit_before: bool = ...,
+        new_cas: int | None = ...,
         on_error: Literal["partial"],
     ) -> "results.PartialResult[bytes, meta.MetaItem]": ...
     async def meta_get_many(
@@ -149,6 +148,7 @@ class MetaCommands:
         size: bool = False,
         last_access: bool = False,
         hit_before: bool = False,
+        new_cas: int | None = None,
         on_error: OnError = "raise",
     ) -> "dict[bytes, meta.MetaItem]":
         """Read many items as :meth:`meta_get` does, each with a command of its own.
@@ -166,6 +166,7 @@ class MetaCommands:
             size: see :meth:`meta_get`.
             last_access: see :meth:`meta_get`.
             hit_before: see :meth:`meta_get`.
+            new_cas: see :meth:`meta_get`; all items that are created have this CAS.
             on_error: ``"raise"`` raises the first error; the other replies are lost, with any wins
                 among them. ``"partial"`` returns a :class:`emcache.PartialResult` with what
                 arrived, and errors by key.
@@ -179,25 +180,25 @@ class MetaCommands:
         Wire: ``mg <key> ...``, one for each key Source: "Meta Get".
         """
         _check_times(recache, vivify, touch)
+        _check_new_cas(vivify, new_cas)
         if on_error not in ("raise", "partial"):
             raise ValueError("on_error must be 'raise' or 'partial'")
-        items: dict[bytes, meta.MetaItem] = {}
-        errors: dict[bytes, Exception] = {}
-        unique = list(dict.fromkeys(keys))
-        options = (value, recache, vivify, touch, no_bump, size, last_access, hit_before)
-        for start in range(0, len(unique), _WINDOW):
-            window = unique[start : start + _WINDOW]
-            replies = [self._core_meta.get(key, *options, None, None) for key in window]
-            for key, reply in zip(window, replies, strict=True):
-                try:
-                    item = _to_item(await reply)
-                except EmcacheError as error:
-                    if on_error == "raise":
-                        raise
-                    errors[key] = error
-                else:
-                    if item is not None:
-                        items[key] = item
+        found, errors = await self._core_meta.get_many(
+            keys,
+            value,
+            recache,
+            vivify,
+            touch,
+            no_bump,
+            size,
+            last_access,
+            hit_before,
+            new_cas,
+        )
+        if errors and on_error == "raise":
+            raise next(iter(errors.values()))
+        make = meta.MetaItem
+        items = {key: make(*fields) for key, fields in found.items()}
         if on_error == "raise":
             return items
         from ._results import PartialResult
@@ -473,6 +474,11 @@ def _unmet(status: str) -> Literal["exists", "not_found"]:
     if status != "NF":
         raise CommandError(f"the server answered '{status}' without the requested value")
     return "not_found"
+
+
+def _check_new_cas(vivify: Exptime | None, new_cas: int | None) -> None:
+    if new_cas is not None and vivify is None:
+        raise ValueError("new_cas applies only to an item that is created; pass vivify as well")
 
 
 def _to_item(reply: "_MetaReply") -> "meta.MetaItem | None":

@@ -15,6 +15,8 @@ pub struct PyBatch {
     values: Vec<PyValue>,
     /// One for each key, if a router in Python chose them.
     nodes: Option<Vec<usize>>,
+    /// The positions of keys in base64, in order.
+    base64: Vec<usize>,
 }
 
 enum PyValue {
@@ -48,7 +50,18 @@ impl PyBatch {
             keys: keys.into_iter().map(|key| key.into_bound(py).into()).collect(),
             values: values.into_iter().map(value).collect(),
             nodes,
+            base64: Vec::new(),
         }
+    }
+
+    /// Keys of meta commands; `base64` has the positions of those that were encoded, in order.
+    pub fn of_meta(
+        py: Python<'_>,
+        keys: Vec<Py<PyBytes>>,
+        base64: Vec<usize>,
+        nodes: Option<Vec<usize>>,
+    ) -> Self {
+        Self { base64, ..Self::new(py, keys, Vec::new(), nodes) }
     }
 
     pub fn keys(&self) -> &[PyBackedBytes] {
@@ -74,5 +87,9 @@ impl BatchSource for PyBatch {
 
     fn node(&self, at: usize) -> Option<usize> {
         self.nodes.as_ref().map(|nodes| nodes[at])
+    }
+
+    fn is_base64(&self, at: usize) -> bool {
+        !self.base64.is_empty() && self.base64.binary_search(&at).is_ok()
     }
 }

@@ -138,8 +138,9 @@ impl BlockingClient {
         action: Action,
         source: Arc<PyBatch>,
         noreply: bool,
+        form: Form,
     ) -> Answer {
-        self.call(py, Form::Batch(source.clone()), noreply, move |to, deadline| {
+        self.call(py, form, noreply, move |to, deadline| {
             to.client.batch(action, source, noreply, deadline, to.caller(0));
         })
     }

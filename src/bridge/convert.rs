@@ -47,17 +47,25 @@ pub fn objects<'py>(iterable: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyA
 
 /// The keys as the dict of the result will hold them.
 pub fn keys(objects: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<Py<PyBytes>>> {
-    objects
-        .into_iter()
-        .map(|object| match object.cast_into_exact::<PyBytes>() {
-            Ok(bytes) => checked(bytes.as_bytes()).map(drop).map(|()| bytes.unbind()),
-            // A subclass may define its own `__hash__`, but the server stores plain bytes.
-            Err(other) => {
-                let other = other.into_inner();
-                key(&other).map(|key| PyBytes::new(other.py(), key.as_bytes()).unbind())
-            }
-        })
-        .collect()
+    let checked = |object| {
+        let bytes = plain_bytes(object)?;
+        checked(bytes.as_bytes())?;
+        Ok(bytes.unbind())
+    };
+    objects.into_iter().map(checked).collect()
+}
+
+/// A key as the dict of the result will hold it, not yet checked.
+pub fn plain_bytes(object: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyBytes>> {
+    match object.cast_into_exact::<PyBytes>() {
+        Ok(bytes) => Ok(bytes),
+        // A subclass may define its own `__hash__`, but the server stores plain bytes.
+        Err(other) => {
+            let other = other.into_inner();
+            let bytes = other.cast::<PyBytes>().map_err(|_| wrong_type("key", "bytes", &other))?;
+            Ok(PyBytes::new(other.py(), bytes.as_bytes()))
+        }
+    }
 }
 
 /// Removes repeated keys and keeps the first of each.

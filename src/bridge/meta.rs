@@ -1,8 +1,7 @@
 //! Meta commands: their arguments from Python, and their replies as tuples.
-use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 
 use super::client::CoreClient;
 use super::convert;
@@ -10,12 +9,12 @@ use super::errors;
 use super::expiry;
 use super::item::RawItem;
 use super::operations::{Answer, Operations};
-use super::result::{self, Form};
-use crate::client::{Expect, MetaReply, Target};
+use super::result::Form;
+use crate::client::{BatchResult, MetaReply, Target};
 use crate::pool::Submission;
 use crate::protocol::meta::{
-    DebugInfo, MetaArithmetic, MetaDelete, MetaGet, MetaKey, MetaMode, MetaRaw, MetaSet, MetaVerb,
-    Version, debug_flags,
+    DebugInfo, MetaArithmetic, MetaDelete, MetaGet, MetaGetMany, MetaKey, MetaMode, MetaRaw,
+    MetaSet, MetaVerb, Version, debug_flags,
 };
 use crate::protocol::{ArithmeticVerb, Command, OwnedRequest, Request, Words};
 
@@ -77,12 +76,12 @@ impl CoreMeta {
         self.send(py, MetaVerb::Get, &key, &options.to_flags(), MetaForm::Item)
     }
 
-    /// Only of a client whose callers wait: a reply or an exception for each key.
+    /// Returns the fields of each item by key, and errors by key.
     #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
-    fn get_each<'py>(
+    fn get_many(
         &self,
-        py: Python<'py>,
-        keys: &Object<'py>,
+        py: Python<'_>,
+        keys: &Object<'_>,
         value: &Object<'_>,
         recache: &Object<'_>,
         vivify: &Object<'_>,
@@ -91,9 +90,11 @@ impl CoreMeta {
         size: &Object<'_>,
         last_access: &Object<'_>,
         hit_before: &Object<'_>,
-    ) -> PyResult<Vec<Py<PyAny>>> {
+        new_cas: &Object<'_>,
+    ) -> Answer {
         self.session(py)?;
-        let mut options = MetaGet {
+        let objects = convert::objects(keys)?;
+        let options = MetaGet {
             is_base64: false,
             value: convert::flag("value", value)?,
             recache: convert::optional(recache, |object| convert::integer("recache", object))?,
@@ -104,26 +105,24 @@ impl CoreMeta {
             last_access: convert::flag("last_access", last_access)?,
             hit_before: convert::flag("hit_before", hit_before)?,
             known_cas: None,
-            new_cas: None,
+            new_cas: cas("new_cas", new_cas)?,
         };
-        let mut requests = Vec::new();
-        for key in convert::objects(keys)? {
-            let key = convert::meta_key(&key)?;
-            options.is_base64 = key.is_base64();
-            let flags = options.to_flags();
-            let request =
-                OwnedRequest::meta(MetaVerb::Get, key.as_key(), words(&flags)?, Bytes::new());
-            requests.push((Target::Key, Expect::Meta, request));
+        let plain = |object| convert::plain_bytes(object).map(Bound::unbind);
+        let keys = objects.into_iter().map(plain).collect::<PyResult<_>>()?;
+        let keys = convert::unique(py, keys);
+        let (mut written, mut base64) = (Vec::with_capacity(keys.len()), Vec::new());
+        for (at, bytes) in keys.iter().enumerate() {
+            let key = convert::meta_key(bytes.bind(py))?;
+            if key.is_base64() {
+                base64.push(at);
+                written.push(PyBytes::new(py, key.as_key().as_bytes()).unbind());
+            } else {
+                written.push(bytes.clone_ref(py));
+            }
         }
-        let ended = self.0.get().blocking()?.submit_each(py, requests, None, |_| false)?;
-        let reply = |outcome| result::to_python(py, Form::Meta(MetaForm::Item), outcome);
-        ended
-            .into_iter()
-            .map(|ended| {
-                let (_, outcome) = ended.ok_or_else(errors::internal)?;
-                reply(outcome).or_else(|error| errors::as_value(py, error))
-            })
-            .collect()
+        let (options, form) = (MetaGetMany::new(options), Form::MetaMany(keys));
+        // Checked again, because the conversions above may have run user code.
+        self.session(py)?.meta_get_many(py, options, written, base64, form)
     }
 
     #[allow(clippy::too_many_arguments, reason = "these are the arguments of the command")]
@@ -324,6 +323,31 @@ fn refused(letter: char) -> PyErr {
 
 fn cas(name: &str, object: &Object<'_>) -> PyResult<Option<u64>> {
     convert::optional(object, |object| convert::integer(name, object))
+}
+
+/// The fields of each `MetaItem` by key, and errors by key; each in the order of the call.
+pub fn many_to_tuple(
+    py: Python<'_>,
+    mut result: BatchResult<RawItem>,
+    keys: &[Py<PyBytes>],
+) -> PyResult<Py<PyAny>> {
+    let (items, errors) = (PyDict::new(py), PyDict::new(py));
+    // Replies of several nodes arrive in any order.
+    result.replies.sort_unstable_by_key(|(at, _)| *at);
+    for (at, reply) in &result.replies {
+        let is = reply.attributes();
+        let value = reply.item.as_ref().map(RawItem::value);
+        let len = value.as_ref().and_then(|value| value.as_bytes(py).len().try_into().ok());
+        let (flags, cas) = (is.flags.unwrap_or_default(), is.cas.unwrap_or_default());
+        let (ttl, size) = (is.ttl.unwrap_or(-1), len.or(is.size));
+        let (access, marks) = ((is.last_access, is.hit_before), (is.won, is.stale, is.lost));
+        let fields = (value, flags, cas, ttl, size, access.0, access.1, marks.0, marks.1, marks.2);
+        items.set_item(&keys[*at], fields)?;
+    }
+    for (at, failure) in &result.failed {
+        errors.set_item(&keys[*at], errors::from_failure(py, failure))?;
+    }
+    Ok((items, errors).into_pyobject(py)?.into_any().unbind())
 }
 
 /// The status, and what the form says.

@@ -17,7 +17,7 @@ use crate::client::{Action, Expect, HotKey, Nodes, Target};
 use crate::cluster::NodeMetrics;
 use crate::cluster::failover::FailoverMetrics;
 use crate::pool::{CheckoutId, Metrics, Submission};
-use crate::protocol::meta::Version;
+use crate::protocol::meta::{MetaGetMany, Version};
 use crate::protocol::{Command, Key, Request, RetrievalVerb, Words};
 
 /// A future that the caller awaits, or the result itself if the caller waits.
@@ -68,9 +68,39 @@ impl Operations<'_> {
             Self::Blocking(_) => None,
         };
         let source = Arc::new(PyBatch::new(py, keys, values, nodes));
+        let form = Form::Batch(source.clone());
+        self.submit_batch(py, action, source, noreply, form)
+    }
+
+    /// Reads many keys with meta commands. `keys` have been checked; those at the positions
+    /// `base64` are encoded.
+    pub fn meta_get_many(
+        &self,
+        py: Python<'_>,
+        options: MetaGetMany,
+        keys: Vec<Py<PyBytes>>,
+        base64: Vec<usize>,
+        form: Form,
+    ) -> Answer {
+        let nodes = match self {
+            Self::Loop(session) => session.nodes_for(py, &keys)?,
+            Self::Blocking(_) => None,
+        };
+        let source = Arc::new(PyBatch::of_meta(py, keys, base64, nodes));
+        self.submit_batch(py, Action::MetaGet(options), source, false, form)
+    }
+
+    fn submit_batch(
+        &self,
+        py: Python<'_>,
+        action: Action,
+        source: Arc<PyBatch>,
+        noreply: bool,
+        form: Form,
+    ) -> Answer {
         match self {
-            Self::Loop(session) => any(session.batch(py, action, source, noreply)),
-            Self::Blocking(client) => client.batch(py, action, source, noreply),
+            Self::Loop(session) => any(session.batch(py, action, source, noreply, form)),
+            Self::Blocking(client) => client.batch(py, action, source, noreply, form),
         }
     }
 

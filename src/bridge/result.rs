@@ -24,6 +24,8 @@ pub enum Form {
     Batch(Arc<PyBatch>),
     RawItems(Arc<Vec<Py<PyBytes>>>),
     Meta(MetaForm),
+    /// The keys of the result.
+    MetaMany(Vec<Py<PyBytes>>),
     Checkout(Box<CheckoutForm>),
 }
 
@@ -55,6 +57,7 @@ pub fn to_python(py: Python<'_>, form: Form, outcome: Outcome<RawItem>) -> PyRes
         }
         (Outcome::Items(gathered), Form::Items(form)) => items_to_dict(py, *gathered, &form)?,
         (Outcome::Batch(result), Form::Batch(batch)) => batch_to_tuple(py, *result, &batch)?,
+        (Outcome::Batch(result), Form::MetaMany(keys)) => meta::many_to_tuple(py, *result, &keys)?,
         (Outcome::Stats(stats), _) => stats.into_py_dict(py)?.into_any().unbind(),
         (Outcome::CheckedOut, Form::Checkout(form)) => {
             CoreCheckout::new_object(py, form.session, form.checkout)?
@@ -97,7 +100,11 @@ fn items_to_dict(
 }
 
 /// `(done, missed, errors by key)`, each in the order of the call.
-fn batch_to_tuple(py: Python<'_>, result: BatchResult, batch: &PyBatch) -> PyResult<Py<PyAny>> {
+fn batch_to_tuple(
+    py: Python<'_>,
+    result: BatchResult<RawItem>,
+    batch: &PyBatch,
+) -> PyResult<Py<PyAny>> {
     let keys = batch.keys();
     let done: Vec<_> =
         keys.iter().enumerate().filter_map(|(at, key)| result.is_done(at).then_some(key)).collect();

@@ -130,8 +130,9 @@ impl Session {
         action: Action,
         source: Arc<PyBatch>,
         noreply: bool,
+        form: Form,
     ) -> Awaitable {
-        let future = self.driver.create_future(py, Form::Batch(source.clone()))?;
+        let future = self.driver.create_future(py, form)?;
         match self.core()? {
             Core::Local(client) => {
                 let caller = PyCaller::new(future.clone_ref(py));

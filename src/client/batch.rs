@@ -1,4 +1,5 @@
-//! A call that stores, deletes or touches many keys: a request for each, and one outcome.
+//! A call that stores, deletes or touches many keys, or reads them with meta commands: a request
+//! for each, and one outcome.
 //!
 //! The requests are sent in windows, so that no call overflows the queues. A window is sent once
 //! the previous one is answered. Most calls are one window.
@@ -11,21 +12,26 @@ use bytes::Bytes;
 use super::caller::Caller;
 use super::client::{Client, Shared};
 use super::handler::Handler;
+use super::meta::MetaReply;
 use super::noreply::{MAX_UNANSWERED, NoReplyCaller};
 use super::outcome::{Failure, FailureKind, Outcome};
 use crate::pool::Submission;
-use crate::protocol::{Command, Key, Nanos, OwnedRequest, Request, StorageVerb, Verb};
+use crate::protocol::meta::{MetaGetMany, MetaStatus, MetaVerb};
+use crate::protocol::{
+    Command, ItemRef, Key, Nanos, OwnedRequest, Reply, Request, StorageVerb, Verb,
+};
 
 /// Well below what may wait for one node.
 pub const WINDOW_KEYS: usize = 16 * 1024;
 const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 
 /// The operation on each key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Action {
     Store { verb: StorageVerb, flags: u32, exptime: i32 },
     Delete,
     Touch { exptime: i32 },
+    MetaGet(MetaGetMany),
 }
 
 /// The keys of a batch and, if they are stored, their values.
@@ -39,6 +45,10 @@ pub trait BatchSource: 'static {
     /// The node of a key, if the caller chooses it.
     fn node(&self, _at: usize) -> Option<usize> {
         None
+    }
+    /// Whether the key is in base64.
+    fn is_base64(&self, _at: usize) -> bool {
+        false
     }
 }
 
@@ -65,18 +75,36 @@ impl<S: BatchSource + ?Sized> BatchSource for Arc<S> {
     fn node(&self, at: usize) -> Option<usize> {
         (**self).node(at)
     }
+
+    fn is_base64(&self, at: usize) -> bool {
+        (**self).is_base64(at)
+    }
 }
 
 /// The result for each key, by its position in the call. All others are done.
-#[derive(Debug, Default)]
-pub struct BatchResult {
+#[derive(Debug)]
+pub struct BatchResult<I> {
     /// Keys that did not meet the command's condition, in order.
     pub missed: Vec<usize>,
     /// In order.
     pub failed: Vec<(usize, Failure)>,
+    /// The replies of reads, without misses, in no order.
+    pub replies: Vec<(usize, MetaReply<I>)>,
 }
 
-impl BatchResult {
+impl<I> Default for BatchResult<I> {
+    fn default() -> Self {
+        Self { missed: Vec::new(), failed: Vec::new(), replies: Vec::new() }
+    }
+}
+
+impl<I> BatchResult<I> {
+    pub(super) fn map<J>(self, mut convert: impl FnMut(I) -> J) -> BatchResult<J> {
+        let Self { missed, failed, replies } = self;
+        let replies = replies.into_iter().map(|(at, reply)| (at, reply.map(&mut convert)));
+        BatchResult { missed, failed, replies: replies.collect() }
+    }
+
     pub fn is_done(&self, at: usize) -> bool {
         self.missed.binary_search(&at).is_err()
             && self.failed.binary_search_by_key(&at, |(failed, _)| *failed).is_err()
@@ -97,15 +125,16 @@ pub struct Batch<C: Caller> {
     is_answered: bool,
     sent: Cell<usize>,
     missing: Cell<usize>,
-    result: RefCell<BatchResult>,
+    result: RefCell<BatchResult<C::Item>>,
 }
 
 impl Action {
-    pub fn verb(self) -> Verb {
+    pub fn verb(&self) -> Verb {
         match self {
             Self::Store { verb, .. } => verb.verb(),
             Self::Delete => Verb::Delete,
             Self::Touch { .. } => Verb::Touch,
+            Self::MetaGet(_) => Verb::MetaGet,
         }
     }
 }
@@ -177,7 +206,9 @@ impl<C: Caller> Batch<C> {
             client.noreplies().begin(end - start);
         }
         for at in start..end {
-            let handler = if self.is_answered {
+            let handler = if matches!(self.action, Action::MetaGet(_)) {
+                Handler::MetaPart { batch: self.clone(), at, item: None }
+            } else if self.is_answered {
                 Handler::Part { batch: self.clone(), at }
             } else {
                 let caller = NoReplyCaller::UntilPartAccepted { batch: self.clone(), at };
@@ -193,8 +224,8 @@ impl<C: Caller> Batch<C> {
 
     fn with_request(&self, at: usize, send: impl FnOnce(Key<'_>, Submission<'_>)) {
         let key = self.source.key(at);
-        let command = match self.action {
-            Action::Store { verb, flags, exptime } => match self.source.value(at) {
+        let command = match &self.action {
+            &Action::Store { verb, flags, exptime } => match self.source.value(at) {
                 BatchValue::Copied(value) => Command::Storage { verb, key, flags, exptime, value },
                 BatchValue::Shared(value) => {
                     let request = OwnedRequest::storage(verb, key, flags, exptime, value.clone());
@@ -202,20 +233,47 @@ impl<C: Caller> Batch<C> {
                 }
             },
             Action::Delete => Command::Delete { key },
-            Action::Touch { exptime } => Command::Touch { key, exptime },
+            &Action::Touch { exptime } => Command::Touch { key, exptime },
+            Action::MetaGet(options) => {
+                let flags = options.flags(self.source.is_base64(at));
+                Command::Meta { verb: MetaVerb::Get, key, flags, value: b"" }
+            }
         };
         send(key, Submission::Borrowed(&Request::Command(command)));
     }
 
-    pub fn part_ended(self: Rc<Self>, at: usize, outcome: Outcome<C::Item>) {
-        if let Outcome::Failed(failure) = outcome {
-            let mut result = self.result.borrow_mut();
-            if failure.is_miss() {
-                result.missed.push(at);
-            } else {
-                result.failed.push((at, *failure));
+    pub fn item(&self, item: &ItemRef<'_>, shared: Option<&C::Value>) -> Option<C::Item> {
+        self.caller.borrow().as_ref()?.item(item, shared)
+    }
+
+    /// The outcome of the reply to a read.
+    pub fn meta_outcome(
+        &self,
+        reply: &Reply<'_>,
+        item: Option<C::Item>,
+        from: &str,
+    ) -> Outcome<C::Item> {
+        let Reply::Meta { status, flags } = *reply else {
+            return Outcome::from_reply(self.verb(), reply, from);
+        };
+        match (status, &self.action) {
+            (MetaStatus::Miss, _) => Outcome::Done,
+            (MetaStatus::Done, Action::MetaGet(options)) if options.needs_value() => {
+                Outcome::unexpected(Verb::MetaGet, "HD", from)
             }
+            _ => Outcome::Meta(Box::new(MetaReply { status, flags: flags.into(), item })),
         }
+    }
+
+    pub fn part_ended(self: Rc<Self>, at: usize, outcome: Outcome<C::Item>) {
+        let mut result = self.result.borrow_mut();
+        match outcome {
+            Outcome::Failed(failure) if failure.is_miss() => result.missed.push(at),
+            Outcome::Failed(failure) => result.failed.push((at, *failure)),
+            Outcome::Meta(reply) => result.replies.push((at, *reply)),
+            _ => {}
+        }
+        drop(result);
         self.missing.set(self.missing.get() - 1);
         if self.missing.get() > 0 {
             return;

@@ -30,6 +30,12 @@ pub enum Handler<C: Caller> {
         batch: Rc<Batch<C>>,
         at: usize,
     },
+    /// One key of a batch that reads.
+    MetaPart {
+        batch: Rc<Batch<C>>,
+        at: usize,
+        item: Option<C::Item>,
+    },
     /// A counter that is created if it is missing.
     Counter {
         caller: C,
@@ -121,6 +127,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             Self::Item { caller, item: place, .. } | Self::Meta { caller, item: place, .. } => {
                 *place = caller.item(item, shared);
             }
+            Self::MetaPart { batch, item: place, .. } => *place = batch.item(item, shared),
             Self::Counter { number, .. } => {
                 *number = std::str::from_utf8(item.value).ok().and_then(|text| text.parse().ok());
             }
@@ -154,7 +161,9 @@ impl<C: Caller> ReplyHandler for Handler<C> {
 
     fn restart(&mut self) {
         match self {
-            Self::Item { item, .. } | Self::Meta { item, .. } => *item = None,
+            Self::Item { item, .. } | Self::Meta { item, .. } | Self::MetaPart { item, .. } => {
+                *item = None;
+            }
             Self::Line { line, .. } => line.restart(),
             Self::Stats { stats, .. } => stats.clear(),
             Self::RawItems { items, .. } => items.items.clear(),
@@ -185,6 +194,10 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             }
             Self::Part { batch, at } => {
                 let outcome = Outcome::from_reply(batch.verb(), reply, from);
+                batch.part_ended(at, outcome);
+            }
+            Self::MetaPart { batch, at, item } => {
+                let outcome = batch.meta_outcome(reply, item, from);
                 batch.part_ended(at, outcome);
             }
             Self::Counter { caller, number } => caller.complete(counted(reply, number, from)),
@@ -239,7 +252,7 @@ impl<C: Caller> ReplyHandler for Handler<C> {
             | Self::RawReply { caller, .. }
             | Self::RawItems { caller, .. } => caller.is_abandoned(),
             Self::Line { gather, .. } => gather.is_abandoned(),
-            Self::Part { batch, .. } => batch.is_abandoned(),
+            Self::Part { batch, .. } | Self::MetaPart { batch, .. } => batch.is_abandoned(),
             Self::NoReply { caller, .. } => caller.is_abandoned(),
             Self::Guarded(guarded) => guarded.handler.is_abandoned(),
             Self::Step(_) | Self::Delete(_) => false,
@@ -312,7 +325,7 @@ impl<C: Caller> Handler<C> {
                 let failure = Failure::new(Some(gather.verb()), kind);
                 gather.line_failed(line, failure);
             }
-            Self::Part { batch, at } => {
+            Self::Part { batch, at } | Self::MetaPart { batch, at, .. } => {
                 let outcome = Outcome::failed(Some(batch.verb()), kind);
                 batch.part_ended(at, outcome);
             }

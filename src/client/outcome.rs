@@ -19,7 +19,7 @@ pub enum Outcome<I> {
     Version(Vec<u8>),
     Item(Option<I>),
     Items(Box<Gathered<I>>),
-    Batch(Box<BatchResult>),
+    Batch(Box<BatchResult<I>>),
     /// Names and values.
     Stats(Vec<(String, String)>),
     /// The connection is the caller's until it is released.
@@ -122,7 +122,7 @@ impl<I> Outcome<I> {
             Self::Done => Outcome::Done,
             Self::Number(number) => Outcome::Number(number),
             Self::Version(text) => Outcome::Version(text),
-            Self::Batch(result) => Outcome::Batch(result),
+            Self::Batch(result) => Outcome::Batch(Box::new(result.map(convert))),
             Self::Stats(stats) => Outcome::Stats(stats),
             Self::CheckedOut => Outcome::CheckedOut,
             Self::RawReply(text) => Outcome::RawReply(text),

@@ -129,7 +129,8 @@ NEW = {
     "new_cas=None)",
     "meta_debug": "(self, key)",
     "meta_get_many": "(self, keys, *, value=True, recache=None, vivify=None, touch=None, "
-    "no_bump=False, size=False, last_access=False, hit_before=False, on_error='raise')",
+    "no_bump=False, size=False, last_access=False, hit_before=False, new_cas=None, "
+    "on_error='raise')",
     "meta_noop": "(self, memcached_host_address)",
     "meta_raw": "(self, command, key, flags='', value=None)",
     "ttl": "(self, key)",

@@ -57,7 +57,7 @@ impl Pending {
         }
     }
 
-    async fn batch(self) -> BatchResult {
+    async fn batch(self) -> BatchResult<String> {
         match self.outcome().await {
             Outcome::Batch(result) => *result,
             other => panic!("{other:?}"),

@@ -140,6 +140,7 @@ class Iterations:
 @within(60)
 async def test_many_keys_do_not_hold_up_their_own_requests(client, key, monkeypatch):
     """If all were sent after the last one was made, the first ones would be too late."""
+    monkeypatch.setattr(_many, "BATCH_FROM", 10_000)
     cache, load = Cache(client, prefix=key), Load()
     keys = [f"{at}" for at in range(3 * _many.AT_ONCE + 1)]
     leases = Iterations(monkeypatch, client, "meta_get")
@@ -153,7 +154,8 @@ async def test_many_keys_do_not_hold_up_their_own_requests(client, key, monkeypa
 
 
 @within(20)
-async def test_a_cancel_before_all_keys_have_begun(client, key):
+async def test_a_cancel_before_all_keys_have_begun(client, key, monkeypatch):
+    monkeypatch.setattr(_many, "BATCH_FROM", 10_000)
     cache, load = Cache(client, prefix=key), Load()
     keys = [f"{at}" for at in range(4 * _many.AT_ONCE)]
     before = asyncio.all_tasks()

@@ -183,6 +183,22 @@ def test_no_value_from_before_an_invalidation(loop, servers, cache):
     assert old_values(found) == [], seed
 
 
+def test_many_keys_have_no_value_from_before_an_invalidation(loop):
+    """The same, with calls for many keys whose misses share a task; one process is killed."""
+    seed = int(os.environ.get("EMCACHE_TEST_SEED", time.time_ns() % 1_000_000))
+    cache = {"ttl": 60, "lease": 2}
+    work = {"key": f"m{seed}", "tasks": 8, "steps": 40, "seed": seed, "cache": cache}
+    with direct() as servers:
+        everything = servers.client, work | {"many": True}
+        with running(4, oracle, barrier(4), *everything) as processes:
+            for process in processes:
+                assert process.result() == "begun"
+            processes[0].kill()
+            found = [process.result() for process in processes[1:]]
+    assert sum(event[0] == "read" for events in found for event in events) > 300
+    assert old_values(found) == [], seed
+
+
 def test_the_oracle_notices_an_old_value(loop):
     """Without leases processes do not know of each other, and the oracle must see it."""
     with direct() as servers:

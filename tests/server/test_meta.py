@@ -1,5 +1,7 @@
 """The meta commands against a real server, with every option that it knows."""
 
+import asyncio
+import dataclasses
 import re
 
 import pytest
@@ -327,7 +329,50 @@ class TestMany:
                 with pytest.raises(emcache.ConnectionFailedError):
                     await client.meta_get_many(keys)
 
+    async def test_the_same_items_as_one_by_one(self, client, key):
+        keys = [b"%b %d" % (key, number) for number in range(5)] + [key]
+        for name in keys[:4]:
+            await client.meta_set(name, b"v" * len(name), flags=7, exptime=100)
+        await client.meta_delete(keys[1], invalidate=True)
+        await client.meta_set(keys[2], b"", exptime=0)
+        options = {"size": True, "last_access": True, "hit_before": True, "no_bump": True}
+        for value in (True, False):
+            # Before the single reads, so that this one wins.
+            many = await client.meta_get_many(keys, value=value, **options)
+            assert list(many) == keys[:4]
+            assert (many[keys[1]].stale, many[keys[1]].won) == (True, value)
+            for name in keys:
+                alone = await client.meta_get(name, value=value, **options)
+                found = many.get(name)
+                if name == keys[1]:
+                    alone = dataclasses.replace(alone, won=found.won, recache=found.recache)
+                if alone is not None:
+                    alone = dataclasses.replace(alone, hit_before=found.hit_before)
+                assert alone == found
+
+    async def test_one_call_for_more_keys_than_a_node_takes_at_once(self, client, key):
+        keys = [b"%b%d" % (key, number) for number in range(20_000)]
+        before = client.metrics().nodes[0].commands
+        assert await client.meta_get_many(keys) == {}
+        assert client.metrics().nodes[0].commands["mg"].results["miss"] == 20_000
+        assert before.get("mg") is None
+
+    async def test_a_cancelled_call_ends_and_the_next_is_right(self, client, key):
+        keys = [b"%b%d" % (key, number) for number in range(300)]
+        await client.set_many({name: name for name in keys})
+        for steps in range(4):
+            task = asyncio.create_task(client.meta_get_many(keys))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            found = await client.meta_get_many(keys)
+            assert {name: item.value for name, item in found.items()} == {n: n for n in keys}
+
     async def test_arguments(self, client, key):
+        with pytest.raises(ValueError, match="vivify"):
+            await client.meta_get_many([key], new_cas=1)
         with pytest.raises(ValueError, match="on_error"):
             await client.meta_get_many([key], on_error="ignore")
         with pytest.raises(ValueError, match="exclude"):

@@ -29,7 +29,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in ("_storage", "_ttl"):
+    for module in ("_quick_hits", "_storage", "_ttl"):
         monkeypatch.setattr(f"emcache.cache.{module}.now_ms", clock)
     return clock
 

@@ -178,8 +178,24 @@ async def oracle(send: Any, start: Any, client: dict[str, Any], work: dict[str, 
         if value is not None:
             events.append(("read", key, began, value, info.stale))
 
+    async def load(keys: list[str]) -> dict[str, int]:
+        began = await factory()
+        return dict.fromkeys(keys, began)
+
+    async def read_many(cache: Cache[Any]) -> None:
+        keys = [f"{work['key']}{number}" for number in range(3) if chance.random() < 0.8]
+        began = time.monotonic_ns()
+        try:
+            call = cache.get_or_set_many(keys, load)
+            found = await (asyncio.wait_for(call, 0.005) if chance.random() < 0.1 else call)
+        except (LookupError, TimeoutError):
+            return
+        events.extend(("read", key, began, value, False) for key, value in found.items())
+
     async def write(cache: Cache[Any], key: str) -> None:
         how = chance.choice(["delete", "invalidate", "set", "renew", "soft"])
+        if how == "soft" and work.get("many"):
+            how = "delete"  # reads of many keys do not tell stale values
         began = time.monotonic_ns()
         if how == "delete":
             await cache.delete(key)
@@ -196,12 +212,20 @@ async def oracle(send: Any, start: Any, client: dict[str, Any], work: dict[str, 
     async def task(cache: Cache[Any]) -> None:
         for _ in range(work["steps"]):
             key = f"{work['key']}{chance.randrange(3)}"
-            await (write if chance.random() < 0.15 else read)(cache, key)
+            if work.get("many") and chance.random() < 0.5:
+                await read_many(cache)
+            else:
+                await (write if chance.random() < 0.15 else read)(cache, key)
             if chance.random() < 0.3:
                 await asyncio.sleep(chance.random() * 0.003)
 
     async with emcache.create_client(**client) as running:
         cache: Cache[Any] = Cache(running, **work["cache"])
         await asyncio.to_thread(start.wait, LONGEST)
+        if work.get("many"):
+            from emcache.cache import _many
+
+            _many.BATCH_FROM = 1
+            send("begun")
         await asyncio.gather(*(task(cache) for _ in range(work["tasks"])))
     return events

@@ -216,6 +216,64 @@ async def test_cancelled_after_it_was_sent(command):
 
 
 @within(20)
+async def test_many_cancelled_after_they_were_sent():
+    gate = Gate()
+    async with scripted(gate) as server, client_of(server) as client:
+        task = asyncio.create_task(client.meta_get_many([b"k", b"l", b"third"]))
+        await until(lambda: len(gate.asked) == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        following = asyncio.create_task(client.meta_get_many([b"third", b"second"]))
+        await asyncio.sleep(0.01)
+        gate.opened.set()
+        items = await following
+        assert {name: item.value for name, item in items.items()} == {
+            b"third": b"third",
+            b"second": b"second",
+        }
+        assert list(items) == [b"third", b"second"]
+        assert server.accepted == 2
+
+
+@within(20)
+async def test_each_reply_belongs_to_its_key():
+    """An error, a refused option and a reply without its value fail their own keys only."""
+    replies = {
+        b"value": b"VA 1 f0 c1 t-1\r\nv\r\n",
+        b"error": b"SERVER_ERROR out of memory\r\n",
+        b"miss": b"EN\r\n",
+        b"hd": b"HD f0 c1 t-1\r\n",
+        b"last": b"VA 0 f7 c2 t9 W X\r\n\r\n",
+    }
+
+    async def answer(words, _):
+        return replies.get(words[1]) if words[0] == b"mg" else REPLIES[words[0]]
+
+    async with scripted(MetaPeer(answer)) as server, client_of(server) as client:
+        found = await client.meta_get_many(replies, on_error="partial")
+        assert list(found) == [b"value", b"last"]
+        assert (found[b"value"].value, found[b"value"].size) == (b"v", 1)
+        last = found[b"last"]
+        assert (last.flags, last.ttl, last.won, last.stale, last.recache) == (
+            7,
+            9,
+            True,
+            True,
+            False,
+        )
+        assert {name: type(error) for name, error in found.errors.items()} == {
+            b"error": emcache.CommandError,
+            b"hd": emcache.CommandError,
+        }
+        assert "'HD'" in str(found.errors[b"hd"])
+        with pytest.raises(emcache.CommandError, match="out of memory"):
+            await client.meta_get_many(replies)
+        without = await client.meta_get_many([b"hd"], value=False)
+        assert without[b"hd"].value is None
+
+
+@within(20)
 async def test_timed_out_after_it_was_sent():
     gate = Gate()
     async with scripted(gate) as server, client_of(server, timeout=0.3) as client:

@@ -247,15 +247,17 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
         check_function("factory", factory)
         policy = self._policy_of(options) if options else self._policy
         name = self._keys.wire(key)
-        if tags is not None or self._has_tags or self._local is not None:
+        if self._local is not None:
             with_tags = self._tag_names(tags)
-            if self._local is not None:
-                found = self._find_locally(name, with_tags, self._counts, info)
-                if not isinstance(found, Missing):
-                    return found
+            found = self._find_locally(name, with_tags, self._counts, info)
+            if not isinstance(found, Missing):
+                return found
             return await self._call(policy, name, factory, info, tags=with_tags).fetch()
+        with_tags = self._tag_names(tags) if tags is not None or self._has_tags else ()
         if name in self._flights.table or self._late.all_outdated:
-            return await self._call(policy, name, factory, info).fetch()
+            return await self._call(policy, name, factory, info, tags=with_tags).fetch()
+        if with_tags:
+            return await self._get_or_set_tagged(policy, name, factory, info, with_tags)
         began = self._flights.clock
         try:
             item = await self._client.get(name, True)
@@ -273,7 +275,31 @@ class Cache(Coordination, Commands[T], metaclass=Hinted):
                     if info is not None:
                         info.fresh = True
                     return value
+            else:
+                hit = self._fresh(item, (), {}, self._counts, info)
+                if not isinstance(hit, Missing):
+                    return hit
         return await self._call(policy, name, factory, info).after(item, began)
+
+    async def _get_or_set_tagged(
+        self,
+        policy: Policy,
+        name: bytes,
+        factory: Callable[[], Awaitable[T]],
+        info: CacheInfo | None,
+        tags: TagNames,
+    ) -> T:
+        began = self._flights.clock
+        try:
+            items = await self._storage.look_partial(name, tags)
+        except EmcacheError as error:
+            return await self._call(policy, name, factory, info, tags=tags).after_error(
+                error, began
+            )
+        hit = self._fresh(items.get(name), tags, items, self._counts, info)
+        if not isinstance(hit, Missing):
+            return hit
+        return await self._call(policy, name, factory, info, tags=tags).after_look(items, began)
 
     async def renew(
         self,

@@ -20,6 +20,7 @@ from ._keys import Key
 from ._policy import Options, Policy
 from ._return_types import ReturnType
 from ._tag_templates import TagsOf, TagsOption, tags_of
+from ._tags import TagNames
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -150,8 +151,10 @@ class CachedFunction(Generic[P, R]):
             if not isinstance(found, Missing):
                 return found
             return await self._miss(plan, name, bound, kwargs).fetch()
-        if plan.has_tags or name in flights.table or flights.late.all_outdated:
+        if name in flights.table or flights.late.all_outdated:
             return await self._miss(plan, name, bound, kwargs).fetch()
+        if plan.has_tags:
+            return await self._get_tagged(plan, name, bound, kwargs)
         began = flights.clock
         try:
             item = await cache._client.get(name, True)
@@ -167,7 +170,26 @@ class CachedFunction(Generic[P, R]):
                 else:
                     plan.counts.hits += 1
                     return value
+            else:
+                hit: R | Missing = cache._fresh(item, (), {}, plan.counts)
+                if not isinstance(hit, Missing):
+                    return hit
         return await self._miss(plan, name, bound, kwargs).after(item, began)
+
+    async def _get_tagged(
+        self, plan: _Plan, name: bytes, bound: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> R:
+        cache = plan.cache
+        tags = cache._tag_names(None if self._tags is None else self._tags(bound, kwargs))
+        began = cache._flights.clock
+        try:
+            items = await cache._storage.look_partial(name, tags)
+        except EmcacheError as error:
+            return await self._miss(plan, name, bound, kwargs, None, tags).after_error(error, began)
+        hit: R | Missing = cache._fresh(items.get(name), tags, items, plan.counts)
+        if not isinstance(hit, Missing):
+            return hit
+        return await self._miss(plan, name, bound, kwargs, None, tags).after_look(items, began)
 
     def _miss(
         self,
@@ -176,9 +198,11 @@ class CachedFunction(Generic[P, R]):
         bound: tuple[Any, ...],
         kwargs: dict[str, Any],
         info: CacheInfo | None = None,
+        tags: TagNames | None = None,
     ) -> GetOrSet[R]:
         call: Any = functools.partial(self.__wrapped__, *bound, **kwargs)
-        tags = plan.cache._tag_names(None if self._tags is None else self._tags(bound, kwargs))
+        if tags is None:
+            tags = plan.cache._tag_names(None if self._tags is None else self._tags(bound, kwargs))
         return plan.cache._call(plan.policy, name, call, info, plan.counts, tags)
 
     async def with_info(self, *args: P.args, **kwargs: P.kwargs) -> tuple[R, CacheInfo]:

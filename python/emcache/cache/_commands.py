@@ -21,7 +21,7 @@ from ._keys import Key
 from ._late_stores import NONE_OUTDATED, Outdated
 from ._local_reads import LocalReads
 from ._local_values import Reading
-from ._storage import NOTHING
+from ._storage import NOTHING, looked
 from ._tags import (
     Found,
     Generations,
@@ -50,8 +50,6 @@ class Commands(LocalReads[T]):
     _values: Values[T]
     _ttl: Ttl
     _has_tags: bool
-    _marks: int
-    _loads: Callable[[bytes, int], T]
 
     @property
     def client(self) -> Client:
@@ -89,7 +87,12 @@ class Commands(LocalReads[T]):
         outdated = self._late.outdated((name,)) if self._late.all_outdated else NONE_OUTDATED
         if tags is not None or self._has_tags:
             names = self._tag_names(tags)
-            item, found = await self._storage.look(name, names)
+            items = await self._storage.look_partial(name, names)
+            if not outdated:
+                value = self._fresh(items.get(name), names, items, self._counts)
+                if not isinstance(value, Missing):
+                    return value
+            item, found = looked(items, name, names)
             read = await self._storage.read_fresh(name, item, outdated, names, found)
             return self._counted(read, default)
         item = await self._client.get(name, True)
@@ -104,6 +107,8 @@ class Commands(LocalReads[T]):
                 else:
                     self._counts.hits += 1
                     return value
+            elif not isinstance(value := self._fresh(item, (), {}, self._counts), Missing):
+                return value
         return self._counted(await self._storage.read_fresh(name, item, outdated), default)
 
     async def get_with_cas(self, key: Key) -> tuple[T, int] | None:

@@ -24,7 +24,7 @@ STALE = 0
 GENERATION_SIZE = 8
 MOST_TAGS = 255
 
-_HEADER = struct.Struct(">BQQB")
+HEADER = struct.Struct(">BQQB")
 
 
 def now_ms() -> int:
@@ -52,7 +52,7 @@ def encode_envelope(envelope: Envelope, data: bytes) -> bytes:
     refresh_from, fresh_until, tags = envelope
     if len(tags) > MOST_TAGS:
         raise ValueError(f"a value can have at most {MOST_TAGS} tags, not {len(tags)}")
-    parts = [_HEADER.pack(VERSION, refresh_from, fresh_until, len(tags))]
+    parts = [HEADER.pack(VERSION, refresh_from, fresh_until, len(tags))]
     for key, generation in tags:
         if len(generation) != GENERATION_SIZE:
             raise ValueError(f"a generation has {GENERATION_SIZE} bytes, not {len(generation)}")
@@ -67,12 +67,12 @@ def decode_envelope(stored: bytes) -> tuple[Envelope, bytes]:
     Raises:
         ValueError: another program or a later version wrote it.
     """
-    if len(stored) < _HEADER.size:
-        raise ValueError(f"an envelope has at least {_HEADER.size} bytes, not {len(stored)}")
-    version, refresh_from, fresh_until, count = _HEADER.unpack_from(stored)
+    if len(stored) < HEADER.size:
+        raise ValueError(f"an envelope has at least {HEADER.size} bytes, not {len(stored)}")
+    version, refresh_from, fresh_until, count = HEADER.unpack_from(stored)
     if version != VERSION:
         raise ValueError(f"the envelope has version {version}, not {VERSION}")
-    position = _HEADER.size
+    position = HEADER.size
     tags = []
     for _ in range(count):
         length = stored[position] if position < len(stored) else 0

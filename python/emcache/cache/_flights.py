@@ -112,8 +112,8 @@ class Flight:
         self.loop = loop
         self.kind = kind
         self.run = Run()
-        self.task: asyncio.Task[Outcome[Any]] | None = None
-        """None while an eager task runs its first step."""
+        self.task: asyncio.Future[Outcome[Any]] | None = None
+        """None while an eager task runs its first step; not a task if one computes many keys."""
         self.waiting = 0
         self.has_owner = True
         """Whether the caller of this factory is still waiting."""
@@ -132,6 +132,29 @@ class Flight:
         self.stale = stale
         """Whether the key was written or deleted since; then the result must not be stored."""
         self._failure: SharedFailure | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is no outcome yet."""
+        return self.task is not None and not self.task.done()
+
+    def end(self, outcome: Outcome[Any] | Exception | None) -> None:
+        """Set the outcome of a flight without a task of its own; None cancels it."""
+        assert self.task is not None
+        if self.task.done():
+            return
+        if outcome is None:
+            self.task.cancel()
+        elif isinstance(outcome, Exception):
+            self.task.set_exception(outcome)
+            self.task.exception()  # all callers may have left
+        else:
+            self.task.set_result(outcome)
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have a function called when the flight has an outcome."""
+        assert self.task is not None
+        self.task.add_done_callback(lambda _: call())
 
     def outcome(self, is_owner: bool) -> Outcome[Any] | None:
         """Return the result; None if this caller must compute the value with its own factory.
@@ -338,17 +361,29 @@ class Flights:
         flight.waiting -= 1
         return True
 
-    def leave(self, key: bytes, flight: Flight) -> bool:
-        """End the wait of a caller; return whether that cancels the computation."""
+    def leave(self, key: bytes, flight: Flight, *, is_batched: bool = False) -> bool:
+        """End the wait of a caller; return whether that cancels the computation.
+
+        With ``is_batched`` the caller ends its lease.
+        """
         flight.waiting -= 1
         assert flight.task is not None
         if flight.waiting or flight.task.done() or flight.is_storing:
             return False
         self.detach(key, flight)
-        _give_back(flight)
+        if not is_batched:
+            _give_back(flight)
         with contextlib.suppress(RuntimeError):  # the loop is closed
             flight.task.cancel()
         return True
+
+    def begin(self, key: bytes, kind: Hashable, run: Run) -> Flight:
+        """Begin a flight without a task of its own, for a caller who waits."""
+        loop = asyncio.get_running_loop()
+        flight = Flight(loop, kind, stale=key in self.writes)
+        flight.run, flight.task, flight.waiting = run, loop.create_future(), 1
+        self.table.setdefault(key, {})[kind] = flight
+        return flight
 
     def _start(self, key: bytes, kind: Hashable, compute: Compute[R]) -> Flight:
         loop = asyncio.get_running_loop()
@@ -362,7 +397,7 @@ class Flights:
                 self.tick()
 
         self.table.setdefault(key, {})[kind] = flight
-        flight.task = loop.create_task(computing(), name=f"emcache computes {key!r}")
+        task = flight.task = loop.create_task(computing(), name=f"emcache computes {key!r}")
 
         def has_ended(task: asyncio.Task[Outcome[R]]) -> None:
             self.detach(key, flight)
@@ -370,7 +405,7 @@ class Flights:
             if not task.cancelled():
                 task.exception()
 
-        flight.task.add_done_callback(has_ended)
+        task.add_done_callback(has_ended)
         return flight
 
 

@@ -8,8 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from .._errors import EmcacheError, InvalidKeyError, LeaseLostError, SerializationError
 from .._item import Item
+from .._results import PartialResult
 from ._computing import Batch, Computing
 from ._counts import Counts
+from ._deadlock import Run
 from ._flights import Flight, Missing, Outcome
 from ._info import CacheInfo
 from ._keys import shown
@@ -18,7 +20,7 @@ from ._miss import LONGEST_PAUSE, Miss
 from ._policy import Policy
 from ._refresh import Refresh
 from ._renewal import Renewal
-from ._storage import NOTHING, Read, Storage
+from ._storage import NOTHING, Read, Storage, looked
 from ._tags import Found, TagNames, find_generations
 from ._warnings import warn
 
@@ -74,6 +76,15 @@ class GetOrSet(Generic[T]):
             return await self.after_error(error, began)
         return await self.finish(read, began)
 
+    async def after_look(self, items: PartialResult[bytes, Item], began: int) -> T:
+        """Do the same after a first read together with the tags."""
+        try:
+            item, found = looked(items, self._name, self._tags)
+            read = await self.read(item, NONE_OUTDATED, found)
+        except EmcacheError as error:
+            return await self.after_error(error, began)
+        return await self.finish(read, began)
+
     async def after_many(self, read: Read[T] | None, began: int) -> T:
         """Go on after a read of many keys; see :meth:`finish`."""
         if read is None and self._flights.current(self._name, self._kind) is not None:
@@ -108,6 +119,28 @@ class GetOrSet(Generic[T]):
                     return self._result(outcome, is_owner)
             read = await self._look(began) if self._is_reachable else None
         return await self.serve(read)
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether a batch may compute the value: no flight or write of this process has it."""
+        has_flight = self._flights.current(self._name, self._kind) is not None
+        return self._policy.lease is not None and not has_flight and not self._is_written
+
+    @property
+    def _is_written(self) -> bool:
+        return self._name in self._flights.writes
+
+    def begin(self, run: Run) -> Miss[T]:
+        """Begin the flight of a cold key."""
+        return Miss(self._computing, self._flights.begin(self._name, self._kind, run), math.inf)
+
+    def end(self, flight: Flight) -> T:
+        """Return the value of that flight, or raise its error."""
+        flight.waiting -= 1
+        self._counts.misses += 1
+        outcome = flight.outcome(is_owner=True)
+        assert outcome is not None
+        return self._result(outcome, is_owner=True)
 
     async def renew(self) -> T:
         """Compute the value and replace the cached one, whatever is there."""

@@ -1,9 +1,10 @@
-"""The reads of a cache that has a local cache."""
+"""The quick reads of a cache: from its local cache, and of fresh values in envelopes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 from .._client import Client
+from .._item import Item
 from .._results import PartialResult
 from ._counts import Counts
 from ._flights import Flights, Missing
@@ -11,6 +12,7 @@ from ._info import CacheInfo
 from ._keys import Key, Keys
 from ._late_stores import LateStores
 from ._local_values import ABSENT, LocalValues, Reading
+from ._quick_hits import fresh_value
 from ._storage import Storage
 from ._tags import TagNames, Tags, tag_names
 
@@ -19,7 +21,7 @@ K = TypeVar("K", bound=Key)
 
 
 class LocalReads(Generic[T]):
-    """The methods of :class:`Cache` that look into its local cache."""
+    """The methods of :class:`Cache` that look into its local cache, and read quickly."""
 
     _client: Client
     _keys: Keys
@@ -27,6 +29,8 @@ class LocalReads(Generic[T]):
     _flights: Flights
     _late: LateStores
     _counts: Counts
+    _marks: int
+    _loads: Callable[[bytes, int], T]
     _local: LocalValues[T] | None
 
     def _tag_names(self, tags: Tags | None) -> TagNames:
@@ -91,6 +95,22 @@ class LocalReads(Generic[T]):
             elif key in values:
                 everything[key] = values[key]
         return everything if on_error == "raise" else PartialResult(everything, errors)
+
+    def _fresh(
+        self,
+        item: Item | None,
+        tags: TagNames,
+        items: Mapping[bytes, Item],
+        counts: Counts,
+        info: CacheInfo | None = None,
+    ) -> T | Missing:
+        """Return the value of an item as :func:`fresh_value` does, and count it as a hit."""
+        value = fresh_value(item, tags, items, self._marks, self._loads)
+        if not isinstance(value, Missing):
+            counts.hits += 1
+            if info is not None:
+                info.fresh = True
+        return value
 
     def _counted(self, found: T | Missing, default: Any) -> Any:
         if isinstance(found, Missing):

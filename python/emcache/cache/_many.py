@@ -1,19 +1,30 @@
 """Many values with one look and one computation: ``get_or_set_many``."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Generic, TypeVar
 
 from .._errors import EmcacheError
 from .._failures import SharedFailure, copy_exception
+from ._cold_keys import ColdKeys
 from ._computing import UnusableError
 from ._counts import Counts
 from ._deadlock import Run, waiting_for
 from ._flights import Missing
 from ._get_or_set import GetOrSet
+from ._meta_leases import MetaLeases
 from ._policy import Policy
 from ._storage import Storage
 from ._tags import TagNames, generations_in
@@ -27,6 +38,9 @@ AT_ONCE = 250
 
 Ten thousand would keep it busy for longer than the timeout of their requests.
 """
+
+BATCH_FROM = 16
+"""How many missing keys share a task; fewer have one each, and need no command for all."""
 
 Load = Callable[[list[K]], Awaitable[Mapping[K, T]]]
 
@@ -69,6 +83,16 @@ class Loader(Generic[K, T]):
 
         return value
 
+    def expect(self, names: Collection[bytes]) -> "_Expected[K, T]":
+        """Add keys to the next call of ``load``."""
+        if self._next is None:
+            self._next = _Call(self._load, self._counts)
+        call = self._next
+        futures = {name: call.expect(self._keys[name]) for name in names}
+        for name in names:
+            self.decide(name)
+        return _Expected(call, [self._keys[name] for name in names], futures)
+
     def _start(self) -> None:
         call, self._next = self._next, None
         if call is not None:
@@ -97,11 +121,21 @@ class _Call(Generic[K, T]):
             with waiting_for(self._run):
                 return await future
         except asyncio.CancelledError:
-            self._futures.pop(key, None)
-            if not self._futures and self._task is not None and not self._task.done():
-                self._task.cancel()
-                await asyncio.wait([self._task])
+            await self.give_up([key])
             raise
+
+    async def wait(self, futures: Collection["asyncio.Future[T]"]) -> None:
+        """Wait for the values of many keys."""
+        with waiting_for(self._run):
+            await asyncio.wait(futures)
+
+    async def give_up(self, keys: Iterable[K]) -> None:
+        """Forget keys; without any, cancel the call and wait for its end."""
+        for key in keys:
+            self._futures.pop(key, None)
+        if not self._futures and self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     def start(self) -> None:
         """Call ``load`` in a task of its own."""
@@ -143,6 +177,28 @@ class _Call(Generic[K, T]):
             else:
                 # Each flight raises its own, since they would add their frames to the same one.
                 future.set_exception(failure.take())
+
+
+class _Expected(Generic[K, T]):
+    """The keys of one call that a batch waits for."""
+
+    def __init__(
+        self, call: _Call[K, T], keys: list[K], futures: dict[bytes, "asyncio.Future[T]"]
+    ) -> None:
+        self._call = call
+        self._keys = keys
+        self.futures = futures
+
+    async def wait(self) -> None:
+        """Wait until all futures are done; a cancelled wait gives up these keys."""
+        try:
+            await self._call.wait(self.futures.values())
+        except asyncio.CancelledError:
+            await self._call.give_up(self._keys)
+            for future in self.futures.values():
+                if future.done() and not future.cancelled():
+                    future.exception()  # nobody else retrieves it
+            raise
 
 
 async def _load_values(load: Load[K, T], keys: list[K]) -> Mapping[K, T]:
@@ -196,7 +252,8 @@ async def get_or_set_many(
     all_tags = {tag: None for name in calls for tag in tags[keys[name]]}
     items = await storage.client.get_many((*calls, *all_tags), True, on_error="partial")
     generations = generations_in(items, all_tags)
-    reading = []
+    reading: list[tuple[bytes, Callable[[], Coroutine[Any, Any, T]]]] = []
+    missing: dict[bytes, GetOrSet[T]] = {}
     for name, call in calls.items():
         error: Exception | None = items.errors.get(name)
         read = None
@@ -214,10 +271,37 @@ async def get_or_set_many(
             counts.hits += 1
             call.keep(read)
             loader.decide(name)
+        elif read is None and error is None:
+            missing[name] = call
         else:
             reading.append((name, functools.partial(call.after_many, read, began)))
-    results = await _results_of([_decided(loader, name, finish) for name, finish in reading])
-    for (name, _), result in zip(reading, results, strict=True):
+    batch: ColdKeys[T] | None = None
+    cold = {name: call for name, call in missing.items() if call.is_cold}
+    if len(cold) < BATCH_FROM or not isinstance(storage.leases, MetaLeases):
+        cold = {}
+    for name, call in missing.items():
+        if name not in cold:
+            reading.append((name, functools.partial(call.after_many, None, began)))
+    if cold and isinstance(storage.leases, MetaLeases):
+        batch = ColdKeys(storage, storage.leases, cold)
+        for name, error in (await batch.take()).items():
+            after = functools.partial(calls[name].after_many, None, began)
+            if error is not None:
+                after = functools.partial(calls[name].after_error, error, began)
+            reading.append((name, after))
+        batch.start(loader)
+    try:
+        with contextlib.nullcontext() if batch is None else waiting_for(batch.run):
+            results = await _results_of([_decided(loader, name, end) for name, end in reading])
+            if batch is not None:
+                await batch.wait()
+    except BaseException:
+        if batch is not None:
+            await batch.leave()
+        raise
+    everything: dict[bytes, T | BaseException] = {} if batch is None else {**batch.results()}
+    everything.update(zip((name for name, _ in reading), results, strict=True))
+    for name, result in everything.items():
         if isinstance(result, AbsentError):
             continue
         if isinstance(result, BaseException):

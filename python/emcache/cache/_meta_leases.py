@@ -3,8 +3,9 @@
 import contextlib
 import secrets
 
-from .._errors import UnsupportedError
+from .._errors import EmcacheError, UnsupportedError
 from .._item import Item
+from .._meta import MetaItem
 from ._leases import ClassicLeases, Found, Lost, Taken, Won
 from ._values import is_stub
 
@@ -12,6 +13,12 @@ from ._values import is_stub
 def random_cas() -> int:
     """Return a token that no server issues by itself."""
     return 2**62 + secrets.randbits(62)
+
+
+def _taken(item: MetaItem) -> Won | Lost | Found:
+    if not is_stub(item.value or b"", item.flags):
+        return Found(Item(item.value or b"", item.flags, item.cas))
+    return Won(item.cas) if item.won else Lost(item.cas)
 
 
 class MetaLeases(ClassicLeases):
@@ -32,11 +39,36 @@ class MetaLeases(ClassicLeases):
                 break
         else:
             return await super().take(name, seconds, again=again)
-        if item is None:
-            return None
-        if not is_stub(item.value or b"", item.flags):
-            return Found(Item(item.value or b"", item.flags, item.cas))
-        return Won(item.cas) if item.won else Lost(item.cas)
+        return None if item is None else _taken(item)
+
+    async def take_many(
+        self, names: list[bytes], seconds: int
+    ) -> tuple[dict[bytes, Won | Lost | Found], dict[bytes, EmcacheError | None]]:
+        """Take the leases of many missing keys, with one command for each.
+
+        Returns:
+            What is under the keys now, and the errors of the others; None for keys whose nodes have
+            no meta commands.
+        """
+        taken: dict[bytes, Won | Lost | Found] = {}
+        errors: dict[bytes, EmcacheError | None] = {}
+        for new_cas in (random_cas(), None):
+            items = await self._client.meta_get_many(
+                names, vivify=seconds, new_cas=new_cas, on_error="partial"
+            )
+            taken.update((name, _taken(item)) for name, item in items.items())
+            names = []
+            for name, error in items.errors.items():
+                if isinstance(error, UnsupportedError):
+                    errors[name] = None
+                    names.append(name)
+                elif isinstance(error, EmcacheError):
+                    errors[name] = error
+                else:
+                    raise error
+            if not names:
+                break
+        return taken, {name: error for name, error in errors.items() if name not in taken}
 
     async def seize(self, name: bytes, cas: int, seconds: int) -> Taken:
         """See :class:`Leases`."""

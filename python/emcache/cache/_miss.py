@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from .._errors import CommandError, EmcacheError, SerializationError
@@ -31,16 +31,18 @@ class Miss(Generic[T]):
     """Computes the value of a key that is not in the cache."""
 
     def __init__(self, computing: Computing[T], flight: Flight, deadline: float) -> None:
-        self._computing = computing
-        self._flight = flight
+        self.computing = computing
+        self.flight = flight
         self._deadline = deadline
         """The ``time.monotonic()`` until which it waits for another process."""
         self._storage = computing.storage
         self._leases = computing.storage.leases
-        self._policy = computing.policy
+        self.policy = computing.policy
         self._counts = computing.counts
-        self._name = computing.name
+        self.name = computing.name
         self._has_unguarded_stub = False
+        self.is_unfinished = True
+        """Whether a batch has still to store the value, or to give its lease back."""
         self._epoch: Epoch = ()
         """The servers before the lease was taken."""
 
@@ -50,11 +52,11 @@ class Miss(Generic[T]):
             value = await self._call(is_stored=False)
         except UnusableError as error:
             return Outcome(MISSING, own_error=error.error)
-        return Outcome(value, clock=self._flight.clock, not_stored=reason)
+        return Outcome(value, clock=self.flight.clock, not_stored=reason)
 
     async def compute_without_lease(self) -> Outcome[T]:
         """Compute and store the value; only writes of this client prevent that."""
-        self._flight.uses_lease = False
+        self.flight.uses_lease = False
         return await self._compute(None)
 
     async def compute_with_lease(self) -> Outcome[T]:
@@ -70,19 +72,40 @@ class Miss(Generic[T]):
             self._has_unguarded_stub = True
             return await self.compute_without_lease()
         began = time.monotonic()
-        outcome = await self._compute(LeaseGuard(self._leases, self._name, taken.cas, self._epoch))
-        is_late = time.monotonic() - began >= self._policy.lease_seconds
+        outcome = await self._compute(LeaseGuard(self._leases, self.name, taken.cas, self._epoch))
+        return self._in_time(outcome, began)
+
+    def note_epoch(self) -> None:
+        """Remember the servers, before a batch takes the lease."""
+        self._epoch = self._leases.epoch(self.name)
+
+    async def begin_in_batch(self, cas: int) -> None:
+        """Begin to compute with a lease that a batch has taken, with the tags that it has read."""
+        self.flight.guard = LeaseGuard(self._leases, self.name, cas, self._epoch)
+        await self._begin()
+
+    async def end_in_batch(self, value: Awaitable[T], began: float) -> Outcome[T]:
+        """Store the value that a batch has computed since ``began``."""
+        self.is_unfinished = False
+        return self._in_time(await self._finish(value, self.flight.guard), began)
+
+    def _in_time(self, outcome: Outcome[T], began: float) -> Outcome[T]:
+        """Tell a computation that took longer than its lease from one that was invalidated."""
+        is_late = time.monotonic() - began >= self.policy.lease_seconds
         if is_late and outcome.not_stored == "invalidated":
             outcome.not_stored = "expired"
-            limit = TimeoutError(f"more than {self._policy.lease_seconds} s")
+            limit = TimeoutError(f"more than {self.policy.lease_seconds} s")
             warn("a computation took longer than its lease, and its value is not stored", limit)
         return outcome
 
     async def _compute(self, guard: Guard | None) -> Outcome[T]:
         if guard is not None:
-            self._flight.guard = guard
+            self.flight.guard = guard
+        return await self._finish(self._call(), guard)
+
+    async def _finish(self, computing: Awaitable[T], guard: Guard | None) -> Outcome[T]:
         try:
-            value = await self._call()
+            value = await computing
             outcome = await self._store(value, guard)
         except UnusableError as error:
             await self._give_back(guard)
@@ -91,7 +114,7 @@ class Miss(Generic[T]):
             await self._give_back(guard)
             raise
         if guard is not None:
-            outcome.clock = self._flight.clock
+            outcome.clock = self.flight.clock
             if outcome.cache_error is not None and not outcome.is_refused:
                 # The server may be slow or dead, so nobody waits for it.
                 in_task(guard.give_back())
@@ -102,30 +125,33 @@ class Miss(Generic[T]):
         return outcome
 
     async def _call(self, *, is_stored: bool = True) -> T:
+        await self._begin(is_stored=is_stored)
+        return await self.computing.call()
+
+    async def _begin(self, *, is_stored: bool = True) -> None:
         if is_stored:
-            await self._computing.read_tags()
-            self._flight.generations = self._computing.generations
-        self._flight.clock = self._storage.flights.tick()
-        self._flight.is_computing = True
-        return await self._computing.call()
+            await self.computing.read_tags()
+            self.flight.generations = self.computing.generations
+        self.flight.clock = self._storage.flights.tick()
+        self.flight.is_computing = True
 
     async def _store(self, value: T, guard: Guard | None) -> Outcome[T]:
         try:
-            expires = self._computing.exptime(value)
+            expires = self.computing.exptime(value)
         except Exception as error:
             return Outcome(value, own_error=error, not_stored="refused")
         if expires is None:
             return Outcome(value, not_stored="refused")
-        data, flags = self._computing.dump(value)
-        if self._flight.stale:
+        data, flags = self.computing.dump(value)
+        if self.flight.stale:
             return Outcome(value, not_stored="invalidated")
         try:
-            sealed = await self._computing.seal(data, flags, expires)
+            sealed = await self.computing.seal(data, flags, expires)
             reason = await self._put(guard, *sealed)
             if reason is not None:
-                self._storage.discard(self._name, *sealed[:2])
+                self._storage.discard(self.name, *sealed[:2])
         except EmcacheError as error:
-            if self._policy.ignores_errors:
+            if self.policy.ignores_errors:
                 warn("storing a computed value failed", error)
             outcome = Outcome(value, cache_error=error, not_stored="failed")
             outcome.is_refused = isinstance(error, CommandError | SerializationError)
@@ -138,12 +164,12 @@ class Miss(Generic[T]):
         try:
             return await self._put_now(guard, data, flags, expires)
         finally:
-            self._storage.flights.local.forget(self._name)
+            self._storage.flights.local.forget(self.name)
 
     async def _put_now(
         self, guard: Guard | None, data: bytes, flags: int, expires: int
     ) -> Reason | None:
-        flight, name = self._flight, self._name
+        flight, name = self.flight, self.name
         if flight.stale:
             return "invalidated"
         if guard is not None:
@@ -161,13 +187,13 @@ class Miss(Generic[T]):
 
     async def _take(self) -> Won | Outcome[T]:
         """Return the lease, or what is known without it: a value, or that there is none."""
-        policy, flights = self._policy, self._storage.flights
+        policy, flights = self.policy, self._storage.flights
         pause, again = FIRST_PAUSE, False
         holder, held_since = 0, time.monotonic()
         while True:
             clock = flights.tick()
-            self._epoch = self._leases.epoch(self._name)
-            taking = self._leases.take(self._name, policy.lease_exptime, again=again)
+            self._epoch = self._leases.epoch(self.name)
+            taking = self._leases.take(self.name, policy.lease_exptime, again=again)
             taken = await self._winning(taking)
             if isinstance(taken, Found):
                 found = await self._use(taken, clock, "waited" if again else "found")
@@ -179,14 +205,14 @@ class Miss(Generic[T]):
             now = time.monotonic()
             if now >= self._deadline or not isinstance(taken, Lost):
                 return Outcome.lost(clock)
-            self._computing.wait_for_others()
+            self.computing.wait_for_others()
             if taken.cas != holder:
                 holder, held_since = taken.cas, now
             elif now - held_since > policy.lease_seconds + LEASE_SLACK:
                 # `touch` or `gat` has prolonged the lease of a process that is dead.
-                await self._leases.give_back(self._name, holder)
+                await self._leases.give_back(self.name, holder)
             again = True
-            self._computing.found = NOTHING  # too old by then
+            self.computing.found = NOTHING  # too old by then
             wait = min(pause * random.uniform(0.75, 1.25), max(self._deadline - now, 0.0))
             await asyncio.sleep(wait)
             pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE)
@@ -195,17 +221,17 @@ class Miss(Generic[T]):
         """Return a value that is there by now, or replace one that may not be served."""
         item = found.item
         try:
-            tags = self._computing.tags
-            read = await self._storage.read(self._name, item, NONE_OUTDATED, tags)
+            tags = self.computing.tags
+            read = await self._storage.read(self.name, item, NONE_OUTDATED, tags)
         except SerializationError as error:
-            if not self._policy.ignores_errors:
+            if not self.policy.ignores_errors:
                 return Outcome(MISSING, cache_error=error)
             warn("reading the cache failed and counts as a miss", error)
             read = None
-        if read is not None and read.is_within(self._policy.stale_for):
+        if read is not None and read.is_within(self.policy.stale_for):
             return self._outcome(read, clock, origin)
         return await self._winning(
-            self._leases.seize(self._name, item.cas or 0, self._policy.lease_exptime)
+            self._leases.seize(self.name, item.cas or 0, self.policy.lease_exptime)
         )
 
     def _outcome(self, read: Read[T], clock: int, origin: Origin) -> Outcome[T]:
@@ -223,7 +249,7 @@ class Miss(Generic[T]):
                 async with asyncio.timeout(LAST_TRY):
                     taken = await task
                     if isinstance(taken, Won):
-                        await self._leases.give_back(self._name, taken.cas)
+                        await self._leases.give_back(self.name, taken.cas)
             raise
 
     async def _give_back(self, guard: Guard | None) -> None:
@@ -231,7 +257,7 @@ class Miss(Generic[T]):
         if guard is not None:
             giving = guard.give_back()
         elif self._has_unguarded_stub:
-            giving = self._leases.give_back(self._name, 0)
+            giving = self._leases.give_back(self.name, 0)
         else:
             return
         with contextlib.suppress(EmcacheError, TimeoutError):

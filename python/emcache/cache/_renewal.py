@@ -33,21 +33,21 @@ class Renewal(Miss[T], Generic[T]):
         if outcome.not_stored == "replaced":
             # The other value may be older than this call.
             with contextlib.suppress(EmcacheError, NotFoundCommandError):
-                await self._storage.client.delete(self._name)
-            self._storage.flights.local.forget(self._name)
+                await self._storage.client.delete(self.name)
+            self._storage.flights.local.forget(self.name)
         return outcome
 
     async def _guard(self) -> Guard | None:
         """Return what the value is stored with; None if another process has just begun."""
-        epoch = self._leases.epoch(self._name)
-        item = await self._leases.look(self._name)
+        epoch = self._leases.epoch(self.name)
+        item = await self._leases.look(self.name)
         if item is not None and not is_stub(item.value, item.flags):
-            return ValueGuard(self._leases, self._name, item.cas or 0, epoch)
+            return ValueGuard(self._leases, self.name, item.cas or 0, epoch)
         if item is not None:
-            await self._leases.give_back(self._name, item.cas or 0)
-        taken = await self._winning(self._leases.take(self._name, self._policy.lease_exptime))
+            await self._leases.give_back(self.name, item.cas or 0)
+        taken = await self._winning(self._leases.take(self.name, self.policy.lease_exptime))
         return (
-            LeaseGuard(self._leases, self._name, taken.cas, epoch)
+            LeaseGuard(self._leases, self.name, taken.cas, epoch)
             if isinstance(taken, Won)
             else None
         )

@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 from .._client import Client
 from .._errors import EmcacheError, NotFoundCommandError, SerializationError, UnsupportedError
 from .._item import Item
+from .._results import PartialResult
 from ._chunks import Chunks, Head, Pieces, decode_head, is_head
 from ._envelope import STALE, Envelope, now_ms
 from ._flags import FLAGS_HEAD
@@ -129,10 +130,11 @@ class Storage(Generic[T]):
         """
         if not tags:
             return await self.client.get(name, return_flags=True), NOTHING
-        items = await self.client.get_many((name, *tags), True, on_error="partial")
-        if (error := items.errors.get(name)) is not None:
-            raise error
-        return items.get(name), generations_in(items, tags)
+        return looked(await self.look_partial(name, tags), name, tags)
+
+    async def look_partial(self, name: bytes, tags: TagNames) -> PartialResult[bytes, Item]:
+        """Do the same; the result has the items and generations, and their errors."""
+        return await self.client.get_many((name, *tags), True, on_error="partial")
 
     async def read(
         self,
@@ -322,6 +324,15 @@ class Storage(Generic[T]):
             failed = (await self.client.delete_many(leases)).errors
             errors = {leases[lease]: error for lease, error in failed.items()}
         return errors | (await self.client.delete_many(names)).errors
+
+
+def looked(
+    items: PartialResult[bytes, Item], name: bytes, tags: TagNames
+) -> tuple[Item | None, Found]:
+    """Return the item and the generations that :meth:`Storage.look_partial` has read."""
+    if (error := items.errors.get(name)) is not None:
+        raise error
+    return items.get(name), generations_in(items, tags)
 
 
 async def _deletes(client: Client, name: bytes) -> bool:

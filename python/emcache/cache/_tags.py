@@ -50,9 +50,11 @@ def tag_names(keys: Keys, tags: Tags, more: TagNames = ()) -> TagNames:
         TypeError: ``tags`` is a single tag.
         ValueError: there are more than 255.
     """
-    if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
+    if type(tags) is not list and (isinstance(tags, str | bytes) or not isinstance(tags, Iterable)):
         raise TypeError(f"tags must be a list of tags, not one {type(tags).__name__}")
-    names = tuple(dict.fromkeys((*more, *(tag_name(keys, tag) for tag in tags))))
+    names = (*more, *[tag_name(keys, tag) for tag in tags])
+    if len(names) > 1:
+        names = tuple(dict.fromkeys(names))
     if len(names) > MOST_TAGS:
         raise ValueError(f"a value can have at most {MOST_TAGS} tags, not {len(names)}")
     return names
@@ -60,10 +62,10 @@ def tag_names(keys: Keys, tags: Tags, more: TagNames = ()) -> TagNames:
 
 def tag_name(keys: Keys, tag: Key) -> bytes:
     """Return the key of a tag."""
+    if tag and type(tag) is str:
+        return keys.wire("#tag:" + tag)
     if not tag and isinstance(tag, str | bytes):
         raise InvalidKeyError("a tag must not be empty")
-    if type(tag) is str:
-        return keys.wire("#tag:" + tag)
     return keys.wire(b"#tag:" + encode("tag", tag))
 
 

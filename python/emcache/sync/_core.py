@@ -9,9 +9,9 @@ from .._item import Item
 from .._types import Exptime, ManyOutcome, Value
 
 if TYPE_CHECKING:
-    from .._emcache import _MetaReply, _RawSnapshot
+    from .._emcache import _MetaFields, _MetaReply, _RawSnapshot
 else:
-    _MetaReply = _RawSnapshot = tuple
+    _MetaFields = _MetaReply = _RawSnapshot = tuple
 
 
 class SyncCore(Protocol):
@@ -185,7 +185,7 @@ class SyncCoreMeta(Protocol):
         cas: int | None,
         new_cas: int | None,
     ) -> _MetaReply: ...
-    def get_each(
+    def get_many(
         self,
         keys: Iterable[bytes],
         value: bool,
@@ -196,7 +196,8 @@ class SyncCoreMeta(Protocol):
         size: bool,
         last_access: bool,
         hit_before: bool,
-    ) -> list[_MetaReply | EmcacheError]: ...
+        new_cas: int | None,
+    ) -> tuple[dict[bytes, _MetaFields], dict[bytes, Exception]]: ...
     def debug(
         self, key: bytes
     ) -> tuple[str, int | None, int | None, int | None, bool | None, int | None, int | None]: ...

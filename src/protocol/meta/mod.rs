@@ -20,7 +20,9 @@ mod versions;
 
 pub use key::{MAX_BINARY_KEY_LEN, MetaKey};
 pub(super) use options::counter_flags;
-pub use options::{MetaArithmetic, MetaDelete, MetaGet, MetaMode, MetaRaw, MetaSet, debug_flags};
+pub use options::{
+    MetaArithmetic, MetaDelete, MetaGet, MetaGetMany, MetaMode, MetaRaw, MetaSet, debug_flags,
+};
 pub(super) use reply::line_reply;
 pub use reply::{DebugInfo, MetaAttributes, MetaStatus};
 pub use versions::{Lack, META_SINCE, Version};

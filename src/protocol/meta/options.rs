@@ -2,9 +2,11 @@
 //!
 //! Servers execute flags from left to right. `R` must see the time before `T` changes it, and `t`
 //! must report it after `T` and `N` have set it.
+use std::sync::Arc;
+
 use bytes::BufMut;
 
-use crate::protocol::command::ArithmeticVerb;
+use crate::protocol::command::{ArithmeticVerb, Words};
 
 /// `mg`. Flags, CAS and TTL of the item are always requested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,14 @@ pub struct MetaGet {
     pub known_cas: Option<u64>,
     /// The CAS of an item that is created.
     pub new_cas: Option<u64>,
+}
+
+/// The options of many `mg`, with their flags written once.
+#[derive(Clone, Debug)]
+pub struct MetaGetMany {
+    plain: Arc<str>,
+    base64: Arc<str>,
+    needs_value: bool,
 }
 
 /// The condition of `ms`.
@@ -107,6 +117,24 @@ impl MetaGet {
         flags.letter("u", self.no_bump);
         flags.number("E", self.new_cas);
         flags.into_text()
+    }
+}
+
+impl MetaGetMany {
+    pub fn new(options: MetaGet) -> Self {
+        let flags = |is_base64| MetaGet { is_base64, ..options }.to_flags().into();
+        let needs_value = options.value && options.known_cas.is_none();
+        Self { plain: flags(false), base64: flags(true), needs_value }
+    }
+
+    /// The flags for a key.
+    pub fn flags(&self, is_base64: bool) -> Words<'_> {
+        Words::trusted(if is_base64 { &self.base64 } else { &self.plain })
+    }
+
+    /// Whether an item without its value is not what was requested.
+    pub fn needs_value(&self) -> bool {
+        self.needs_value
     }
 }
 
@@ -263,6 +291,17 @@ mod tests {
         let flags = all.to_flags();
         assert_eq!(flags, "b C1 R30 T90 N60 v f c t s l h u E18446744073709551615");
         assert!(Words::parse(&flags).is_some());
+    }
+
+    #[test]
+    fn many_keys_share_their_flags() {
+        let options = MetaGet { value: true, vivify: Some(9), ..MetaGet::default() };
+        let many = MetaGetMany::new(options);
+        assert_eq!(many.flags(false).as_str(), "N9 v f c t");
+        assert_eq!(many.flags(true).as_str(), "b N9 v f c t");
+        assert!(many.needs_value());
+        assert!(!MetaGetMany::new(MetaGet { known_cas: Some(1), ..options }).needs_value());
+        assert!(!MetaGetMany::new(MetaGet { value: false, ..options }).needs_value());
     }
 
     #[test]
