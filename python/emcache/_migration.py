@@ -220,6 +220,9 @@ async def start_migration(
         unknown_ttl=unknown_ttl,
     )
     arguments = await cluster._arguments()
+    if (share := getattr(client, "_share", None)) is not None:
+        # Of a synchronous client: all of its calls must know how far the migration is.
+        share()
     core = CoreMigration(client._core)
     migration = _begin(client, core, addresses, core.migrate_to(*arguments))
     client._routing = cluster._routing
@@ -233,8 +236,10 @@ def _begin(
     client._addresses.extend(nodes[position] for position in added)
     client._directory.refresh()
     client._snapshots.core_migration = core
-    client._migration = Migration(client, core)
-    return client._migration
+    make = getattr(client, "_make_migration", Migration)
+    migration: Migration = make(client, core)
+    client._migration = migration
+    return migration
 
 
 def read_status(

@@ -115,7 +115,7 @@ impl CoreMeta {
                 OwnedRequest::meta(MetaVerb::Get, key.as_key(), words(&flags)?, Bytes::new());
             requests.push((Target::Key, Expect::Meta, request));
         }
-        let ended = self.0.get().blocking()?.submit_each(py, requests, None, |_| false)?;
+        let ended = self.0.get().session(py)?.submit_each(py, requests, None, |_| false)?;
         let reply = |outcome| result::to_python(py, Form::Meta(MetaForm::Item), outcome);
         ended
             .into_iter()

@@ -1,24 +1,26 @@
 //! The operations of one client, passed to whatever runs its core.
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::batch::PyBatch;
-use super::blocking::BlockingClient;
+use super::blocking::{BlockingClient, Ended};
 use super::convert;
 use super::errors;
 use super::meta::MetaForm;
 use super::result::{Form, ItemsForm};
 use super::session::{Awaitable, Session};
+use super::shared_client::SharedClient;
 use crate::client::{Action, Expect, HotKey, Nodes, Target};
 use crate::cluster::NodeMetrics;
 use crate::cluster::failover::FailoverMetrics;
 use crate::pool::{CheckoutId, Metrics, Submission};
 use crate::protocol::meta::Version;
-use crate::protocol::{Command, Key, Request, RetrievalVerb, Words};
+use crate::protocol::{Command, Key, OwnedRequest, Request, RetrievalVerb, Words};
 
 /// A future that the caller awaits, or the result itself if the caller waits.
 pub type Answer = PyResult<Py<PyAny>>;
@@ -28,6 +30,8 @@ pub enum Operations<'c> {
     Loop(Rc<Session>),
     /// Of a client whose callers wait.
     Blocking(&'c BlockingClient),
+    /// Of a client whose callers wait for one core.
+    Shared(&'c SharedClient),
 }
 
 impl Operations<'_> {
@@ -50,6 +54,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => any(session.fetch_many(py, form, verb)),
             Self::Blocking(client) => client.fetch_many(py, form, verb),
+            Self::Shared(client) => client.fetch_many(py, form, verb),
         }
     }
 
@@ -66,11 +71,16 @@ impl Operations<'_> {
         let nodes = match self {
             Self::Loop(session) => session.nodes_for(py, &keys)?,
             Self::Blocking(_) => None,
+            Self::Shared(client) => {
+                client.begin_call(py)?;
+                client.nodes_for(py, &keys)?
+            }
         };
         let source = Arc::new(PyBatch::new(py, keys, values, nodes));
         match self {
             Self::Loop(session) => any(session.batch(py, action, source, noreply)),
             Self::Blocking(client) => client.batch(py, action, source, noreply),
+            Self::Shared(client) => client.batch(py, action, source, noreply),
         }
     }
 
@@ -156,6 +166,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => any(session.drain(py)),
             Self::Blocking(client) => client.drain(py).map(|()| py.None()),
+            Self::Shared(client) => client.drain(py),
         }
     }
 
@@ -164,6 +175,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.noreply_unanswered(py),
             Self::Blocking(client) => Ok(client.noreply_unanswered()),
+            Self::Shared(client) => client.noreply_unanswered(py),
         }
     }
 
@@ -172,6 +184,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.query(py, |nodes| nodes.noreply_errors()),
             Self::Blocking(client) => Ok(client.noreply_errors()),
+            Self::Shared(client) => client.query(py, |nodes| nodes.noreply_errors()),
         }
     }
 
@@ -181,6 +194,11 @@ impl Operations<'_> {
             && let Some(router) = &session.router
         {
             return router.node_for(py, key.as_bytes());
+        }
+        if let Self::Shared(client) = self
+            && let Some(node) = client.node_for(py, key.as_bytes())
+        {
+            return node;
         }
         let key = Bytes::copy_from_slice(key.as_bytes());
         let index = self.query(py, move |nodes| nodes.node_for(Key::trusted(&key)))?;
@@ -192,6 +210,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.query(py, |nodes| nodes.health()),
             Self::Blocking(client) => client.health(),
+            Self::Shared(client) => client.query(py, |nodes| nodes.health()),
         }
     }
 
@@ -202,6 +221,7 @@ impl Operations<'_> {
                 let mut all = client.all_metrics(py);
                 Ok(all.swap_remove(node).pool)
             }
+            Self::Shared(client) => client.query(py, move |nodes| nodes.metrics(node)),
         }
     }
 
@@ -210,6 +230,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.query(py, |nodes| nodes.all_metrics()),
             Self::Blocking(client) => Ok(client.all_metrics(py)),
+            Self::Shared(client) => client.query(py, |nodes| nodes.all_metrics()),
         }
     }
 
@@ -218,6 +239,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.limits,
             Self::Blocking(client) => client.limits(),
+            Self::Shared(client) => client.limits(),
         }
     }
 
@@ -233,34 +255,37 @@ impl Operations<'_> {
         epoch.map_err(|error| errors::no_nodes(py, error))
     }
 
-    /// See [`crate::client::Client::hot_keys`]. A client whose callers wait counts none.
+    /// See [`crate::client::Client::hot_keys`].
     pub fn hot_keys(&self, py: Python<'_>) -> PyResult<Vec<(HotKey, Option<usize>)>> {
-        match self {
+        let (mut hot_keys, router) = match self {
             Self::Loop(session) => {
-                let mut hot_keys = session.query(py, |nodes| nodes.hot_keys())?;
-                if let Some(router) = &session.router {
-                    for (hot, node) in &mut hot_keys {
-                        *node = router.node_for(py, &hot.key).ok();
-                    }
-                }
-                Ok(hot_keys)
+                (session.query(py, |nodes| nodes.hot_keys())?, session.router.as_ref())
             }
-            Self::Blocking(_) => Ok(Vec::new()),
+            Self::Blocking(client) => (client.hot_keys(), None),
+            Self::Shared(client) => (client.query(py, |nodes| nodes.hot_keys())?, client.router()),
+        };
+        if let Some(router) = router {
+            for (hot, node) in &mut hot_keys {
+                *node = router.node_for(py, &hot.key).ok();
+            }
         }
+        Ok(hot_keys)
     }
 
     pub fn failover_metrics(&self, py: Python<'_>) -> PyResult<Option<FailoverMetrics>> {
         match self {
             Self::Loop(session) => session.query(py, |nodes| nodes.failover_metrics()),
             Self::Blocking(_) => Ok(None),
+            Self::Shared(client) => client.query(py, |nodes| nodes.failover_metrics()),
         }
     }
 
-    /// The driver in use: `loop`, `thread` or `blocking`.
+    /// The driver in use: `loop`, `thread`, `blocking` or `shared`.
     pub fn driver_name(&self) -> &'static str {
         match self {
             Self::Loop(session) => session.driver.name(),
             Self::Blocking(_) => "blocking",
+            Self::Shared(_) => "shared",
         }
     }
 
@@ -272,6 +297,22 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.query(py, query),
             Self::Blocking(client) => client.query(query),
+            Self::Shared(client) => client.query(py, query),
+        }
+    }
+
+    /// See [`BlockingClient::submit_each`]. Only of a client whose callers wait.
+    pub fn submit_each(
+        &self,
+        py: Python<'_>,
+        requests: Vec<(Target, Expect, OwnedRequest)>,
+        limit: Option<Duration>,
+        is_enough: impl Fn(&[Option<Ended>]) -> bool,
+    ) -> PyResult<Vec<Option<Ended>>> {
+        match self {
+            Self::Loop(_) => Err(errors::internal()),
+            Self::Blocking(client) => client.submit_each(py, requests, limit, is_enough),
+            Self::Shared(client) => client.submit_each(py, requests, limit, is_enough),
         }
     }
 
@@ -286,6 +327,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => any(session.submit(py, target, expect, submission, form)),
             Self::Blocking(client) => client.submit(py, target, expect, submission, form),
+            Self::Shared(client) => client.submit(py, target, expect, submission, form),
         }
     }
 }

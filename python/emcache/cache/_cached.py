@@ -282,6 +282,8 @@ def check_source(cache: object) -> None:
         )
     if isinstance(cache, type) or not callable(cache):
         what = f"the class {cache.__name__}" if isinstance(cache, type) else type(cache).__name__
+        if type(cache).__module__.startswith("emcache.sync."):
+            what = f"an emcache.sync.{what}; use emcache.sync.cached"
         raise TypeError(
             f"cache must be an emcache.Cache or a function that returns one, not {what}"
         )
