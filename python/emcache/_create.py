@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast
 
 from ._address import Address, Node
 from ._checks import check_bools, check_range, check_seconds, check_timeouts
@@ -362,14 +362,14 @@ async def _create_client(
         addresses,
         cluster_events,
         DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"],
-        lambda on_change: CoreClient(endpoints, on_change=on_change, **options),
+        lambda on_change, **more: CoreClient(endpoints, on_change=on_change, **options | more),
         routing,
         fallback.nodes if fallback else (),
     )
-    if isinstance(client, Client) and former is not None and migrating_from is not None:
+    if former is not None and migrating_from is not None:
         from ._migration import attach_migration
 
-        attach_migration(client, migrating_from, former)
+        attach_migration(cast(Any, client), migrating_from, former)
     if source is not None and topology is not None:
         # A new node that cannot be reached must not delay the others for ever.
         connect_timeout = options["connection_timeout"]

@@ -296,6 +296,9 @@ async def start_migration(
         unknown_ttl=unknown_ttl,
     )
     arguments = await cluster._arguments()
+    if (share := getattr(client, "_share", None)) is not None:
+        # Of a synchronous client: all of its calls must know how far the migration is.
+        share()
     core = CoreMigration(client._core)
     added = core.migrate_to(*arguments)
     client._routing = cluster._routing
@@ -314,7 +317,8 @@ def _begin(
     client._addresses.extend(nodes[position] for position in added)
     client._directory.refresh()
     client._snapshots.core_migration = core
-    migration = Migration(client, core)
+    make = getattr(client, "_make_migration", Migration)
+    migration: Migration = make(client, core)
     migration._rules = old, new
     client._migration = migration
     return migration

@@ -18,14 +18,15 @@ use super::operations::Answer;
 use super::result::{self, Form, ItemsForm};
 use super::shutdown;
 use super::value_buf::PyValueBuf;
-use crate::client::{Action, Expect, Nodes, Outcome, Target};
+use crate::client::{Action, Expect, HotKey, Nodes, Outcome, Target};
+use crate::cluster::routing::NodeSpecs;
 use crate::cluster::{ClusterConfig, NodeMetrics};
 use crate::host::{CheckOutError, CheckedOut, CorePool, NodeAt, OwnedItem, Receiver, Submitter};
 use crate::pool::{Submission, copy_into_block};
 use crate::protocol::{ItemRef, Nanos, OwnedRequest, RetrievalVerb};
 
 /// The longest wait without a check for signals, and for the end of the client.
-const SLICE: Duration = Duration::from_millis(30);
+pub const SLICE: Duration = Duration::from_millis(30);
 
 /// The longest wait for the counters of calls that are under way.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -101,8 +102,8 @@ impl BlockingClient {
         Ok(())
     }
 
-    pub fn set_nodes(&self, nodes: Vec<NodeAt>) {
-        self.cores.set_nodes(nodes);
+    pub fn set_nodes(&self, nodes: Vec<NodeAt>, specs: Option<Arc<NodeSpecs>>) {
+        self.cores.set_nodes(nodes, specs);
     }
 
     pub fn limits(&self) -> (usize, usize) {
@@ -176,22 +177,17 @@ impl BlockingClient {
         self.cores.metrics()
     }
 
+    pub fn hot_keys(&self) -> Vec<(HotKey, Option<usize>)> {
+        self.cores.hot_keys()
+    }
+
     pub fn query<T>(&self, query: impl FnOnce(&dyn Nodes) -> T) -> PyResult<T> {
         let core = self.cores.check_out().map_err(no_core)?;
         Ok(query(core.nodes()))
     }
 
     fn check_out(&self, py: Python<'_>) -> PyResult<Checked<'_>> {
-        if !self.allow_in_event_loop
-            && let Some(event_loop) = running_loop(py)?
-            // Loops of emcache.sync itself are meant to be blocked.
-            && event_loop.getattr_opt(intern!(py, "_emcache_blocking"))?.is_none()
-        {
-            return Err(PyRuntimeError::new_err(
-                "a call of a synchronous client would block the event loop that runs in this \
-                 thread; use emcache.create_client, or pass allow_in_event_loop=True",
-            ));
-        }
+        refuse_loop(py, self.allow_in_event_loop)?;
         self.cores.check_out().map_err(no_core)
     }
 
@@ -340,9 +336,24 @@ impl BlockingClient {
     }
 }
 
+/// A call in a thread with a running event loop is an error, unless it is allowed.
+pub fn refuse_loop(py: Python<'_>, is_allowed: bool) -> PyResult<()> {
+    if !is_allowed
+        && let Some(event_loop) = running_loop(py)?
+        // Loops of emcache.sync itself are meant to be blocked.
+        && event_loop.getattr_opt(intern!(py, "_emcache_blocking"))?.is_none()
+    {
+        return Err(PyRuntimeError::new_err(
+            "a call of a synchronous client would block the event loop that runs in this \
+             thread; use emcache.create_client, or pass allow_in_event_loop=True",
+        ));
+    }
+    Ok(())
+}
+
 /// Called before a thread attaches to the interpreter again. If the interpreter is about to end,
 /// the thread must not: it waits for the end of the process.
-fn return_to_python() -> shutdown::Turn {
+pub fn return_to_python() -> shutdown::Turn {
     loop {
         if let Some(turn) = shutdown::Turn::begin() {
             return turn;
@@ -351,9 +362,13 @@ fn return_to_python() -> shutdown::Turn {
     }
 }
 
-fn no_core(error: CheckOutError) -> PyErr {
+pub fn no_core(error: CheckOutError) -> PyErr {
     match error {
         CheckOutError::Closed => errors::closed(),
+        CheckOutError::Childless => PyRuntimeError::new_err(
+            "this client has begun a migration in the parent of this process; create one after \
+             the fork",
+        ),
         CheckOutError::Io(error) => match error.raw_os_error() {
             Some(number) => PyOSError::new_err((number, error.to_string())),
             None => error.into(),

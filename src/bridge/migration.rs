@@ -32,6 +32,10 @@ impl CoreMigration {
         unknown_ttl: i32,
     ) -> PyResult<Vec<usize>> {
         let (list, options) = arguments(&addresses, routing, phase, drain, unknown_ttl)?;
+        if let Some(client) = self.0.get().shared() {
+            let added = client.migrate_from(py, list, options)?;
+            return added.ok_or_else(under_way);
+        }
         self.query(py, move |nodes| nodes.migrate_from(&list, &options))?.ok_or_else(under_way)
     }
 
@@ -84,6 +88,11 @@ impl CoreMigration {
         py: Python<'_>,
         query: impl FnOnce(&dyn Nodes) -> T + Send + 'static,
     ) -> PyResult<T> {
+        if let Some(client) = self.0.get().shared() {
+            // A child process could not know how far the migration is.
+            client.leave_no_child();
+            return client.query(py, query);
+        }
         let session = self.0.get().loop_session(py)?;
         let result = session.query(py, query)?;
         session.driver.schedule_pending(py)?;

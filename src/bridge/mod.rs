@@ -28,6 +28,7 @@ mod router;
 mod routing;
 mod security;
 mod session;
+mod shared_client;
 mod shutdown;
 mod snapshot;
 mod stepping;

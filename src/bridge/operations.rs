@@ -1,24 +1,26 @@
 //! The operations of one client, passed to whatever runs its core.
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::batch::PyBatch;
-use super::blocking::BlockingClient;
+use super::blocking::{BlockingClient, Ended};
 use super::convert;
 use super::errors;
 use super::meta::MetaForm;
 use super::result::{Form, ItemsForm};
 use super::session::{Awaitable, Session};
+use super::shared_client::SharedClient;
 use crate::client::{Action, Expect, HotKey, Nodes, Target};
 use crate::cluster::NodeMetrics;
 use crate::cluster::failover::FailoverMetrics;
 use crate::pool::{CheckoutId, Metrics, Submission};
 use crate::protocol::meta::{MetaGetMany, Version};
-use crate::protocol::{Command, Key, Request, RetrievalVerb, Words};
+use crate::protocol::{Command, Key, OwnedRequest, Request, RetrievalVerb, Words};
 
 /// A future that the caller awaits, or the result itself if the caller waits.
 pub type Answer = PyResult<Py<PyAny>>;
@@ -28,6 +30,8 @@ pub enum Operations<'c> {
     Loop(Rc<Session>),
     /// Of a client whose callers wait.
     Blocking(&'c BlockingClient),
+    /// Of a client whose callers wait for one core.
+    Shared(&'c SharedClient),
 }
 
 impl Operations<'_> {
@@ -50,6 +54,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => any(session.fetch_many(py, form, verb)),
             Self::Blocking(client) => client.fetch_many(py, form, verb),
+            Self::Shared(client) => client.fetch_many(py, form, verb),
         }
     }
 
@@ -63,10 +68,7 @@ impl Operations<'_> {
         values: Vec<convert::Value>,
         noreply: bool,
     ) -> Answer {
-        let nodes = match self {
-            Self::Loop(session) => session.nodes_for(py, &keys)?,
-            Self::Blocking(_) => None,
-        };
+        let nodes = self.begin_many(py, &keys)?;
         let source = Arc::new(PyBatch::new(py, keys, values, nodes));
         let form = Form::Batch(source.clone());
         self.submit_batch(py, action, source, noreply, form)
@@ -82,12 +84,21 @@ impl Operations<'_> {
         base64: Vec<usize>,
         form: Form,
     ) -> Answer {
-        let nodes = match self {
-            Self::Loop(session) => session.nodes_for(py, &keys)?,
-            Self::Blocking(_) => None,
-        };
+        let nodes = self.begin_many(py, &keys)?;
         let source = Arc::new(PyBatch::of_meta(py, keys, base64, nodes));
         self.submit_batch(py, Action::MetaGet(options), source, false, form)
+    }
+
+    /// The nodes of keys, if a router in Python chooses them.
+    fn begin_many(&self, py: Python<'_>, keys: &[Py<PyBytes>]) -> PyResult<Option<Vec<usize>>> {
+        match self {
+            Self::Loop(session) => session.nodes_for(py, keys),
+            Self::Blocking(_) => Ok(None),
+            Self::Shared(client) => {
+                client.begin_call(py)?;
+                client.nodes_for(py, keys)
+            }
+        }
     }
 
     fn submit_batch(
@@ -101,6 +112,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => any(session.batch(py, action, source, noreply, form)),
             Self::Blocking(client) => client.batch(py, action, source, noreply, form),
+            Self::Shared(client) => client.batch(py, action, source, noreply, form),
         }
     }
 
@@ -186,6 +198,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => any(session.drain(py)),
             Self::Blocking(client) => client.drain(py).map(|()| py.None()),
+            Self::Shared(client) => client.drain(py),
         }
     }
 
@@ -194,6 +207,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.noreply_unanswered(py),
             Self::Blocking(client) => Ok(client.noreply_unanswered()),
+            Self::Shared(client) => client.noreply_unanswered(py),
         }
     }
 
@@ -202,6 +216,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.query(py, |nodes| nodes.noreply_errors()),
             Self::Blocking(client) => Ok(client.noreply_errors()),
+            Self::Shared(client) => client.query(py, |nodes| nodes.noreply_errors()),
         }
     }
 
@@ -218,9 +233,14 @@ impl Operations<'_> {
 
     /// The node to which a router in Python assigns a key; `None` without such a router.
     fn home_of(&self, py: Python<'_>, key: Key<'_>) -> PyResult<Option<usize>> {
-        let Self::Loop(session) = self else { return Ok(None) };
-        let router = session.router.as_ref();
-        router.map(|router| router.node_for(py, key.as_bytes())).transpose()
+        match self {
+            Self::Loop(session) => {
+                let router = session.router.as_ref();
+                router.map(|router| router.node_for(py, key.as_bytes())).transpose()
+            }
+            Self::Blocking(_) => Ok(None),
+            Self::Shared(client) => client.node_for(py, key.as_bytes()).transpose(),
+        }
     }
 
     /// The indexes of the healthy and of the unhealthy nodes.
@@ -228,6 +248,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.query(py, |nodes| nodes.health()),
             Self::Blocking(client) => client.health(),
+            Self::Shared(client) => client.query(py, |nodes| nodes.health()),
         }
     }
 
@@ -238,6 +259,7 @@ impl Operations<'_> {
                 let mut all = client.all_metrics(py);
                 Ok(all.swap_remove(node).pool)
             }
+            Self::Shared(client) => client.query(py, move |nodes| nodes.metrics(node)),
         }
     }
 
@@ -246,6 +268,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.query(py, |nodes| nodes.all_metrics()),
             Self::Blocking(client) => Ok(client.all_metrics(py)),
+            Self::Shared(client) => client.query(py, |nodes| nodes.all_metrics()),
         }
     }
 
@@ -254,6 +277,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.limits,
             Self::Blocking(client) => client.limits(),
+            Self::Shared(client) => client.limits(),
         }
     }
 
@@ -270,34 +294,37 @@ impl Operations<'_> {
         epoch.map_err(|error| errors::no_nodes(py, error))
     }
 
-    /// See [`crate::client::Client::hot_keys`]. A client whose callers wait counts none.
+    /// See [`crate::client::Client::hot_keys`].
     pub fn hot_keys(&self, py: Python<'_>) -> PyResult<Vec<(HotKey, Option<usize>)>> {
-        match self {
+        let (mut hot_keys, router) = match self {
             Self::Loop(session) => {
-                let mut hot_keys = session.query(py, |nodes| nodes.hot_keys())?;
-                if let Some(router) = &session.router {
-                    for (hot, node) in &mut hot_keys {
-                        *node = router.node_for(py, &hot.key).ok();
-                    }
-                }
-                Ok(hot_keys)
+                (session.query(py, |nodes| nodes.hot_keys())?, session.router.as_ref())
             }
-            Self::Blocking(_) => Ok(Vec::new()),
+            Self::Blocking(client) => (client.hot_keys(), None),
+            Self::Shared(client) => (client.query(py, |nodes| nodes.hot_keys())?, client.router()),
+        };
+        if let Some(router) = router {
+            for (hot, node) in &mut hot_keys {
+                *node = router.node_for(py, &hot.key).ok();
+            }
         }
+        Ok(hot_keys)
     }
 
     pub fn failover_metrics(&self, py: Python<'_>) -> PyResult<Option<FailoverMetrics>> {
         match self {
             Self::Loop(session) => session.query(py, |nodes| nodes.failover_metrics()),
             Self::Blocking(_) => Ok(None),
+            Self::Shared(client) => client.query(py, |nodes| nodes.failover_metrics()),
         }
     }
 
-    /// The driver in use: `loop`, `thread` or `blocking`.
+    /// The driver in use: `loop`, `thread`, `blocking` or `shared`.
     pub fn driver_name(&self) -> &'static str {
         match self {
             Self::Loop(session) => session.driver.name(),
             Self::Blocking(_) => "blocking",
+            Self::Shared(_) => "shared",
         }
     }
 
@@ -309,6 +336,22 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => session.query(py, query),
             Self::Blocking(client) => client.query(query),
+            Self::Shared(client) => client.query(py, query),
+        }
+    }
+
+    /// See [`BlockingClient::submit_each`]. Only of a client whose callers wait.
+    pub fn submit_each(
+        &self,
+        py: Python<'_>,
+        requests: Vec<(Target, Expect, OwnedRequest)>,
+        limit: Option<Duration>,
+        is_enough: impl Fn(&[Option<Ended>]) -> bool,
+    ) -> PyResult<Vec<Option<Ended>>> {
+        match self {
+            Self::Loop(_) => Err(errors::internal()),
+            Self::Blocking(client) => client.submit_each(py, requests, limit, is_enough),
+            Self::Shared(client) => client.submit_each(py, requests, limit, is_enough),
         }
     }
 
@@ -323,6 +366,7 @@ impl Operations<'_> {
         match self {
             Self::Loop(session) => any(session.submit(py, target, expect, submission, form)),
             Self::Blocking(client) => client.submit(py, target, expect, submission, form),
+            Self::Shared(client) => client.submit(py, target, expect, submission, form),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A rule written in Python. It chooses the node of a key before the request is submitted, because
 //! no Python code runs while the core is borrowed, and the thread driver's core is elsewhere.
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -14,15 +14,15 @@ use crate::cluster::{ClusterError, NodeUpdate, RoutingOrder};
 /// Knows which nodes get keys, as the cluster does. It learns a node's health from the
 /// notifications that the program gets.
 ///
-/// User code may run in each call of Python, and change the nodes: nothing is borrowed meanwhile.
+/// User code may run in each call of Python, and change the nodes: nothing is locked meanwhile.
 pub struct PyRouter {
     /// Receives the indexes of nodes, and returns the function that chooses one of them.
     build: Py<PyAny>,
-    order: RefCell<RoutingOrder>,
+    order: Mutex<RoutingOrder>,
     /// Counts the changes of `order`.
-    version: Cell<u64>,
+    version: AtomicU64,
     /// Built for the first key after a change.
-    built: RefCell<Option<Rc<Built>>>,
+    built: Mutex<Option<Arc<Built>>>,
 }
 
 struct Built {
@@ -31,11 +31,20 @@ struct Built {
     choose: Option<Py<PyAny>>,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl PyRouter {
     pub fn new(build: Py<PyAny>, node_count: usize, purge_unhealthy_nodes: bool) -> Self {
         // Any rule that lists the nodes in the order given.
         let order = RoutingOrder::new(node_count, Routing::Rendezvous, purge_unhealthy_nodes);
-        Self { build, order: RefCell::new(order), version: Cell::new(0), built: RefCell::default() }
+        Self {
+            build,
+            order: Mutex::new(order),
+            version: AtomicU64::new(0),
+            built: Mutex::default(),
+        }
     }
 
     /// The index of a key's node.
@@ -61,7 +70,7 @@ impl PyRouter {
 
     /// See [`crate::cluster::Cluster::change`].
     pub fn change(&self, joining: &[usize], leaving: &[usize], order: &[usize]) {
-        let mut nodes = self.order.borrow_mut();
+        let mut nodes = lock(&self.order);
         nodes.remove(leaving);
         for &node in joining {
             // If it is not, a notification follows.
@@ -73,27 +82,35 @@ impl PyRouter {
     }
 
     pub fn set_health(&self, node: usize, is_healthy: bool) {
-        if self.order.borrow_mut().set_member_health(node, is_healthy) {
+        let changed = lock(&self.order).set_member_health(node, is_healthy);
+        if changed {
             self.rebuild();
         }
     }
 
     fn rebuild(&self) {
-        self.version.set(self.version.get() + 1);
-        // Dropped after the borrow, because that may run Python code.
-        drop(self.built.take());
+        self.version.fetch_add(1, Ordering::AcqRel);
+        // Dropped without the lock, because that may run Python code.
+        let outdated = lock(&self.built).take();
+        drop(outdated);
     }
 
-    fn built(&self, py: Python<'_>) -> PyResult<Rc<Built>> {
-        if let Some(built) = &*self.built.borrow() {
+    fn built(&self, py: Python<'_>) -> PyResult<Arc<Built>> {
+        if let Some(built) = &*lock(&self.built) {
             return Ok(built.clone());
         }
-        let (nodes, version) = (self.order.borrow().routed_nodes(), self.version.get());
+        let version = self.version.load(Ordering::Acquire);
+        let nodes = lock(&self.order).routed_nodes();
         let choose = if nodes.len() > 1 { Some(self.build(py, &nodes)?) } else { None };
-        let built = Rc::new(Built { nodes, choose });
-        if self.version.get() == version {
-            drop(self.built.replace(Some(built.clone())));
-        }
+        let built = Arc::new(Built { nodes, choose });
+        let mut current = lock(&self.built);
+        let outdated = if self.version.load(Ordering::Acquire) == version {
+            current.replace(built.clone())
+        } else {
+            None
+        };
+        drop(current);
+        drop(outdated);
         Ok(built)
     }
 

@@ -341,7 +341,7 @@ impl<W: Waiter> Cluster<W> {
 fn forget<W: Waiter>(cluster: &Weak<Shared<W>>, node: usize) {
     let Some(cluster) = cluster.upgrade() else { return };
     let forgotten = cluster.nodes.borrow_mut().get_mut(node).map(|node| {
-        node.routed.id = Rc::default();
+        node.routed.id = Arc::default();
         node.pool.take()
     });
     drop(forgotten);

@@ -4,21 +4,47 @@
 //! threads use at most `n`. Cores that stay idle are closed, except one.
 //!
 //! A core with unanswered `noreply` requests waits for the thread that sent them: its next call
-//! must not overtake them on another connection.
+//! must not overtake them on another connection. If the thread ends, the core is idle once they are
+//! answered.
 use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use super::blocking::{Core, NodeAt, Receiver};
 use super::forks::fork_count;
-use super::totals::Totals;
-use crate::client::Nodes;
+use super::totals::{Totals, add_hot_keys};
+use crate::client::{HotKey, Nodes};
+use crate::cluster::routing::NodeSpecs;
 use crate::cluster::{ClusterConfig, NodeMetrics};
+
+thread_local! {
+    /// Lives as long as its thread.
+    static THREAD: Arc<()> = Arc::new(());
+}
+
+/// A thread, which may have ended since.
+struct Owner(Weak<()>);
+
+impl Owner {
+    /// The calling thread.
+    fn current() -> Self {
+        // Without a value the thread is about to end.
+        Self(THREAD.try_with(Arc::downgrade).unwrap_or_default())
+    }
+
+    fn is_current(&self) -> bool {
+        THREAD.try_with(|thread| Arc::as_ptr(thread) == self.0.as_ptr()).unwrap_or(false)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
 
 /// How long a core that was not used may know that a node is down. A new core asks the node.
 const OUTAGE_KNOWN_FOR: Duration = Duration::from_secs(1);
@@ -33,12 +59,13 @@ struct State<R: Receiver> {
     /// The fork count of the process to which the cores belong.
     forks: u64,
     nodes: Vec<NodeAt>,
+    specs: Arc<NodeSpecs>,
     /// Cores of another number have other nodes.
     generation: u64,
     next_id: u64,
     /// The one that was used last is at the end.
     idle: Vec<Member<R>>,
-    pinned: Vec<(ThreadId, Member<R>)>,
+    pinned: Vec<(Owner, Member<R>)>,
     busy: Vec<u64>,
     /// Busy cores whose counters are wanted.
     uncounted: Vec<u64>,
@@ -55,9 +82,19 @@ struct Member<R: Receiver> {
     generation: u64,
 }
 
+impl<R: Receiver> Member<R> {
+    /// Whether all requests with `noreply` are answered.
+    fn is_drained(&mut self) -> bool {
+        self.core.turn();
+        self.core.nodes().noreply_unanswered() == 0
+    }
+}
+
 #[derive(Debug)]
 pub enum CheckOutError {
     Closed,
+    /// It cannot be used in the child of a fork.
+    Childless,
     Io(io::Error),
 }
 
@@ -113,6 +150,7 @@ impl<R: Receiver> CorePool<R> {
         let state = State {
             forks: fork_count(),
             nodes,
+            specs: config.specs.clone(),
             generation: 0,
             next_id: 0,
             idle: Vec::new(),
@@ -158,9 +196,10 @@ impl<R: Receiver> CorePool<R> {
         } else {
             let (id, generation) = (state.next_id, state.generation);
             state.next_id += 1;
-            let nodes = state.nodes.clone();
+            let (nodes, specs) = (state.nodes.clone(), state.specs.clone());
             drop(state);
-            let core = Box::new(Core::open(nodes, &self.config).map_err(CheckOutError::Io)?);
+            let config = ClusterConfig { specs, ..self.config.clone() };
+            let core = Box::new(Core::open(nodes, &config).map_err(CheckOutError::Io)?);
             state = self.state();
             Member { core, id, generation }
         };
@@ -173,7 +212,7 @@ impl<R: Receiver> CorePool<R> {
     fn check_in(&self, member: Member<R>) {
         let is_pinned = member.core.nodes().noreply_unanswered() > 0;
         let unused_after = self.config.pool.purge_unused_after;
-        let mut outdated = None;
+        let mut outdated = Vec::new();
         let mut state = self.state();
         state.busy.retain(|id| *id != member.id);
         if let Some(at) = state.uncounted.iter().position(|id| *id == member.id) {
@@ -181,16 +220,17 @@ impl<R: Receiver> CorePool<R> {
             state.counters.insert(member.id, member.core.nodes().all_metrics());
         }
         if self.is_closed() || member.generation != state.generation || thread::panicking() {
-            outdated = Some(member);
+            outdated.push(member);
         } else if is_pinned {
-            state.pinned.push((thread::current().id(), member));
+            state.pinned.push((Owner::current(), member));
         } else {
             state.idle.push(member);
-            if state.idle.len() > 1
-                && unused_after.is_some_and(|after| state.idle[0].core.idle_for() > after)
-            {
-                outdated = Some(state.idle.remove(0));
-            }
+        }
+        state.collect_pinned(&mut outdated);
+        if state.idle.len() > 1
+            && unused_after.is_some_and(|after| state.idle[0].core.idle_for() > after)
+        {
+            outdated.push(state.idle.remove(0));
         }
         drop(state);
         self.retire(outdated);
@@ -210,10 +250,14 @@ impl<R: Receiver> CorePool<R> {
         }
     }
 
-    /// Replaces the nodes. Calls that are under way end with the former ones.
-    pub fn set_nodes(&self, nodes: Vec<NodeAt>) {
+    /// Replaces the nodes, and their weights and names unless these are `None`. Calls that are
+    /// under way end with the former ones.
+    pub fn set_nodes(&self, nodes: Vec<NodeAt>, specs: Option<Arc<NodeSpecs>>) {
         let mut state = self.state();
         state.nodes = nodes;
+        if let Some(specs) = specs {
+            state.specs = specs;
+        }
         state.generation += 1;
         let outdated = mem::take(&mut state.idle);
         drop(state);
@@ -272,6 +316,14 @@ impl<R: Receiver> CorePool<R> {
         self.state().uncounted.is_empty()
     }
 
+    /// The keys that calls requested most often, except on cores that are busy.
+    pub fn hot_keys(&self) -> Vec<(HotKey, Option<usize>)> {
+        let state = self.state();
+        let found: Vec<_> = state.members().map(|member| member.core.nodes().hot_keys()).collect();
+        drop(state);
+        add_hot_keys(found, self.config.hot_keys)
+    }
+
     /// The counters of all cores together, by the index of the node, as far as they are known.
     pub fn metrics(&self) -> Vec<NodeMetrics> {
         let state = self.state();
@@ -292,10 +344,10 @@ impl<R: Receiver> State<R> {
     /// The best core for a call of this thread.
     fn take(&mut self, outdated: &mut Vec<Member<R>>) -> Option<Member<R>> {
         if !self.pinned.is_empty() {
-            let here = thread::current().id();
-            if let Some(at) = self.pinned.iter().position(|(thread, _)| *thread == here) {
+            if let Some(at) = self.pinned.iter().position(|(owner, _)| owner.is_current()) {
                 return Some(self.pinned.swap_remove(at).1);
             }
+            self.collect_pinned(outdated);
         }
         let mut known_outage = None;
         while let Some(member) = self.idle.pop() {
@@ -314,12 +366,27 @@ impl<R: Receiver> State<R> {
         if known_outage.is_some() {
             return known_outage;
         }
-        // A thread that ended leaves its core behind.
-        let at = self.pinned.iter_mut().position(|(_, member)| {
-            member.core.turn();
-            member.core.nodes().noreply_unanswered() == 0
-        })?;
+        let at = self.pinned.iter_mut().position(|(_, member)| member.is_drained())?;
         Some(self.pinned.swap_remove(at).1)
+    }
+
+    /// The cores of threads that have ended are idle, once their requests are answered.
+    fn collect_pinned(&mut self, outdated: &mut Vec<Member<R>>) {
+        let mut at = 0;
+        while at < self.pinned.len() {
+            let (owner, member) = &mut self.pinned[at];
+            if !owner.has_ended() || !member.is_drained() {
+                at += 1;
+                continue;
+            }
+            let (_, member) = self.pinned.swap_remove(at);
+            if member.generation == self.generation {
+                // Others were used later, as far as is known.
+                self.idle.insert(0, member);
+            } else {
+                outdated.push(member);
+            }
+        }
     }
 
     /// Forgets the cores of the parent process without dropping them: see [`CorePool::drop`].

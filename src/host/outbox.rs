@@ -1,4 +1,5 @@
-//! The messages of the core's thread for one event loop. The loop's thread fetches them.
+//! The messages of the core's thread for one event loop, whose thread fetches them, or for callers
+//! that wait, who receive them at once.
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -38,13 +39,25 @@ pub struct Outbox {
     is_notified: AtomicBool,
     runtime: &'static Runtime,
     notifier: Mutex<Option<Arc<dyn Notify>>>,
+    receiver: Option<Receiver>,
 }
+
+/// Takes messages on the core's thread, and must not wait.
+pub type Receiver = Box<dyn Fn(Message) + Send + Sync>;
 
 impl Outbox {
     /// `runtime`: that of the core's thread.
     pub fn new(runtime: &'static Runtime, notifier: Arc<dyn Notify>) -> Arc<Self> {
         let (messages, is_notified) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { messages, is_notified, runtime, notifier: Mutex::new(Some(notifier)) })
+        let notifier = Mutex::new(Some(notifier));
+        Arc::new(Self { messages, is_notified, runtime, notifier, receiver: None })
+    }
+
+    /// Passes all messages to `receiver`.
+    pub fn for_receiver(runtime: &'static Runtime, receiver: Receiver) -> Arc<Self> {
+        let (messages, is_notified) = (Mutex::default(), AtomicBool::new(false));
+        let (notifier, receiver) = (Mutex::default(), Some(receiver));
+        Arc::new(Self { messages, is_notified, runtime, notifier, receiver })
     }
 
     pub fn take(&self) -> Vec<Message> {
@@ -60,6 +73,9 @@ impl Outbox {
     }
 
     fn append(self: &Arc<Self>, messages: &mut Vec<Message>) {
+        if let Some(receiver) = &self.receiver {
+            return messages.drain(..).for_each(receiver);
+        }
         self.messages.lock().unwrap_or_else(PoisonError::into_inner).append(messages);
         if !self.is_notified.swap(true, Ordering::AcqRel) {
             let outbox = self.clone();

@@ -1,6 +1,9 @@
 //! The counters of several cores of one client, added up.
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
+use crate::client::HotKey;
 use crate::cluster::NodeMetrics;
 use crate::pool::{Address, ConnectLatency, Metrics};
 use crate::protocol::{CommandStats, Verb};
@@ -104,4 +107,47 @@ fn add_latency((known, count): Connects, (more, more_count): Connects) -> Option
         p99_secs: one.p99_secs.max(other.p99_secs),
         upper_secs: one.upper_secs.max(other.upper_secs),
     })
+}
+
+type Found = Vec<(HotKey, Option<usize>)>;
+
+/// The hot keys of several cores, as those of one: their rates add up, and the share of each core
+/// counts as much as its requests.
+pub fn add_hot_keys(cores: Vec<Found>, limit: usize) -> Found {
+    let mut total = 0.0;
+    let mut rates: HashMap<Bytes, (f64, Option<usize>)> = HashMap::new();
+    for found in cores {
+        total += found.iter().map(|(hot, _)| hot.rate / hot.share.max(1e-9)).fold(0.0, f64::max);
+        for (hot, node) in found {
+            rates.entry(hot.key).or_insert((0.0, node)).0 += hot.rate;
+        }
+    }
+    let with_share =
+        |(key, (rate, node)): (Bytes, (f64, _))| (HotKey { key, share: rate / total, rate }, node);
+    let mut all: Found = rates.into_iter().map(with_share).collect();
+    all.sort_by(|(one, _), (other, _)| other.rate.total_cmp(&one.rate));
+    all.truncate(limit);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hot_keys_of_cores_count_as_much_as_their_requests() {
+        let hot = |key: &'static str, share: f64, rate: f64| {
+            (HotKey { key: Bytes::from(key), share, rate }, Some(0))
+        };
+        let busy = vec![hot("a", 0.5, 450.0), hot("b", 0.1, 90.0)];
+        let idle = vec![hot("c", 0.9, 90.0), hot("a", 0.1, 10.0)];
+        let all = add_hot_keys(vec![busy, idle, Vec::new()], 2);
+        let found: Vec<_> = all.iter().map(|(hot, _)| (hot.rate, hot.share)).collect();
+        assert_eq!(all[0].0.key, "a");
+        for ((rate, share), (wanted_rate, wanted_share)) in
+            found.into_iter().zip([(460.0, 0.46), (90.0, 0.09)])
+        {
+            assert!((rate - wanted_rate).abs() < 1e-9 && (share - wanted_share).abs() < 1e-9);
+        }
+    }
 }

@@ -15,30 +15,12 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.driver_independent
 
 
-ASYNCHRONOUS = {"migrate", "migrating_from", "hot_keys", "failover"}
-"""The methods and options that need one core for all calls, which only an event loop has."""
-
-
 def public(kind):
     return {
         name: member
         for name, member in inspect.getmembers(kind, callable)
-        if not name.startswith("_") and name not in ASYNCHRONOUS
+        if not name.startswith("_")
     }
-
-
-def test_what_only_the_asynchronous_client_has():
-    options = inspect.signature(emcache.create_client).parameters
-    assert {*dir(emcache.Client), *options} >= ASYNCHRONOUS
-    options = inspect.signature(emcache.sync.create_client).parameters
-    assert not {*dir(emcache.sync.Client), *options} & ASYNCHRONOUS
-    with pytest.raises(ValueError, match="Router needs an event loop"):
-        emcache.sync.create_client("a", routing=SomeRouter())
-
-
-class SomeRouter:
-    def build(self, nodes):
-        return lambda key: 0
 
 
 def test_the_generated_files_are_up_to_date():
@@ -62,12 +44,37 @@ def test_both_clients_have_the_same_methods_and_parameters():
 def test_both_have_the_same_options():
     ours = dict(inspect.signature(emcache.sync.create_client).parameters)
     theirs = dict(inspect.signature(emcache.create_client).parameters)
-    for name in ASYNCHRONOUS - {"migrate"}:
-        del theirs[name]
     assert ours.pop("allow_in_event_loop").default is False
     assert [(p.name, p.kind, p.default) for p in ours.values()] == [
         (p.name, p.kind, p.default) for p in theirs.values()
     ]
+
+
+def test_both_caches_and_urls_have_the_same_options():
+    for ours, theirs in [
+        (emcache.sync.Cache, emcache.Cache),
+        (emcache.sync.from_url, emcache.from_url),
+        (emcache.sync.cached, emcache.cached),
+        (emcache.sync.Client.migrate, emcache.Client.migrate),
+    ]:
+        mine, other = (inspect.signature(each).parameters.values() for each in (ours, theirs))
+        assert [(p.name, p.kind, p.default) for p in mine] == [
+            (p.name, p.kind, p.default) for p in other
+        ]
+
+
+def test_both_migrations_have_the_same_methods():
+    ours, theirs = public(emcache.sync.Migration), public(emcache.Migration)
+    assert ours.keys() == theirs.keys()
+    for name, method in theirs.items():
+        assert inspect.signature(ours[name]).parameters == inspect.signature(method).parameters
+        assert ours[name].__doc__ == method.__doc__
+
+
+def test_the_package_has_the_same_names():
+    own = {"ClusterEvents", "Client", "Cache", "Migration", "cached", "create_client", "from_url"}
+    assert set(emcache.sync.__all__) == own
+    assert own <= set(emcache.__all__)
 
 
 def test_the_documentation_is_the_same_and_does_not_await():

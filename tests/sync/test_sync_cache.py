@@ -201,6 +201,20 @@ def test_cached_functions(cache):
             pass
 
 
+def test_the_wrong_decorator_names_the_right_one(cache):
+    with pytest.raises(TypeError, match=r"an emcache\.sync\.Cache; use emcache\.sync\.cached"):
+        emcache.cached(cache)
+
+    async def function():
+        pass
+
+    with pytest.raises(TypeError, match=r"function is async; use emcache\.cached"):
+        emcache.sync.cached(cache)(function)
+    asynchronous = cache._top()
+    with pytest.raises(TypeError, match=r"not emcache\.Cache; use emcache\.cached"):
+        emcache.sync.cached(asynchronous)
+
+
 def test_cached_methods_and_no_cache():
     class Thing:
         @emcache.sync.cached(lambda: None, key="{self}:{x}")

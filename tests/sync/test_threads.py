@@ -10,32 +10,13 @@ import pytest
 import emcache
 import emcache.sync
 from support.memcached import memcached
+from support.threads import in_threads, until
 
 pytestmark = pytest.mark.driver_independent
 
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def in_threads(count, work):
-    """Run ``work(number)`` in threads, and raise what one of them raised."""
-    errors = []
-
-    def run(number):
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
-    for error in errors:
-        raise error
 
 
 def test_each_thread_gets_its_own_replies(sync_client, key):
@@ -80,6 +61,57 @@ def test_threads_that_come_and_go_leave_no_descriptors(sync_client, key):
         counts.append(descriptors())
     # At most two cores, of which one waits for the replies of a thread that ended.
     assert max(counts[10:]) <= max(counts[:10]) + 4
+
+
+def test_cores_of_threads_that_ended_are_closed(key):
+    with (
+        memcached() as server,
+        emcache.sync.create_client(
+            [server.address], timeout=10.0, purge_unused_connections_after=0.05
+        ) as client,
+    ):
+        client.get(key)
+        before = descriptors()
+        # Each thread sends on a core of its own, because no core gets a reply.
+        server.pause()
+        in_threads(8, lambda _: client.set(key, b"v", noreply=True))
+        most = descriptors()
+        assert most >= before + 8
+        server.resume()
+
+        def are_closed():
+            client.get(key)
+            # One call uses the core that was there before, or one of those.
+            return descriptors() <= before
+
+        until(are_closed)
+        assert client.get(key).value == b"v"
+
+
+def test_counters_at_the_close_contain_the_calls_that_it_ended(key):
+    with memcached() as server:
+        client = emcache.sync.create_client([server.address], timeout=30.0)
+        client.get(key)
+        server.pause()
+        try:
+            begun = threading.Barrier(4)
+
+            def call(_):
+                begun.wait()
+                with pytest.raises(emcache.ClientClosedError):
+                    client.get(key)
+
+            closing = threading.Thread(
+                target=lambda: (begun.wait(), time.sleep(0.3), client.close())
+            )
+            closing.start()
+            in_threads(3, call)
+            closing.join()
+        finally:
+            server.resume()
+        pool = client.metrics().nodes[0].pool
+        assert pool.cur_connections == 0
+        assert pool.connections_closed == pool.connections_created >= 3
 
 
 def test_close_reaches_the_connections_of_all_threads(server, key):

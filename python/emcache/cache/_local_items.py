@@ -8,7 +8,7 @@ fixed size. Two keys that share a place in it cost a read that is not kept, and 
 
 import contextlib
 import weakref
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, get_running_loop
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -101,6 +101,15 @@ class LocalItems:
         """The loop of the client; items are not returned in others, as the client is not."""
         self.size = 0
 
+    def offer(self, name: bytes, item: LocalItem, length: int) -> None:
+        """Add an item that was read, unless its key or a tag has changed since."""
+        if self.changes.are_unchanged((name, *item.tags), item.clock):
+            self.loop = get_running_loop()
+            self.keep(name, item, length)
+        else:
+            # The item that is there, if any, may be older than what was read.
+            self.drop(name)
+
     def keep(self, name: bytes, item: LocalItem, length: int) -> None:
         """Add an item, unless one is there that was read later."""
         known = self.table.get(name)
@@ -146,11 +155,14 @@ class LocalChanges:
         known = self._by_options.get(options)
         items = None if known is None else known()
         if items is None:
-            items = LocalItems(options, self)
+            items = self._new_items(options)
             reference = weakref.ref(items, self._all.remove)
             self._all.append(reference)
             self._by_options[options] = reference
         return items
+
+    def _new_items(self, options: LocalCache) -> LocalItems:
+        return LocalItems(options, self)
 
     def forget(self, name: bytes) -> None:
         """Drop the items of a key; reads that have begun are not kept."""
@@ -182,6 +194,10 @@ class LocalChanges:
 
     async def close(self) -> None:
         """Drop all items: a closed client raises, whatever the key."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all items, and keep no others."""
         self._is_closed = True
         for reference in self._all:
             if (items := reference()) is not None:

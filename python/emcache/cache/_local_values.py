@@ -1,6 +1,5 @@
 """The values of one cache in its local cache."""
 
-import asyncio
 from asyncio import _get_running_loop as running_loop
 from time import monotonic
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -111,7 +110,7 @@ class LocalValues(Generic[T]):
             item = LocalItem(began, clock, deadline, self._kind, value, tags=tags)
         else:
             item = LocalItem(began, clock, deadline, self._kind, None, data, flags, tags)
-        self._keep(name, item, len(data))
+        self._items.offer(name, item, len(data))
 
     def keep_absence(self, name: bytes, reading: Reading) -> None:
         """Remember that a key does not exist, if that was asked for."""
@@ -119,16 +118,9 @@ class LocalValues(Generic[T]):
             self._items.drop(name)
             return
         began, clock = reading
-        self._keep(name, LocalItem(began, clock, began + seconds, self._kind, ABSENT), 0)
+        item = LocalItem(began, clock, began + seconds, self._kind, ABSENT)
+        self._items.offer(name, item, 0)
 
     def drop(self, name: bytes) -> None:
         """Remove what is kept of a key, because a read has found something else."""
         self._items.drop(name)
-
-    def _keep(self, name: bytes, item: LocalItem, length: int) -> None:
-        if self._items.changes.are_unchanged((name, *item.tags), item.clock):
-            self._items.loop = asyncio.get_running_loop()
-            self._items.keep(name, item, length)
-        else:
-            # The item that is there, if any, may be older than what was read.
-            self._items.drop(name)

@@ -15,10 +15,11 @@
 # ruff: noqa: ASYNC109, D102
 
 import atexit
+import contextlib
 import inspect
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -55,9 +56,6 @@ from .loops import ClientPerLoop
 
 _is_plain = re.compile(r"[!-~]{1,250}").fullmatch
 """A key that is certainly valid."""
-
-_ASYNCHRONOUS = {"failover", "hot_keys", "migrating_from"}
-"""Options that the synchronous client does not have."""
 
 _SESSIONS = "django.contrib.sessions.cache"
 """The prefix of the keys of Django's cache sessions."""
@@ -113,7 +111,7 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
             raise ImproperlyConfigured(
                 f"OPTIONS of EmcacheCache: ignore_errors must be a bool, not {kind}"
             )
-        if unknown := options.keys() - (CLIENT_OPTIONS.keys() - _ASYNCHRONOUS):
+        if unknown := options.keys() - CLIENT_OPTIONS.keys():
             names = ", ".join(sorted(map(str, unknown)))
             raise ImproperlyConfigured(
                 f"unknown OPTIONS of EmcacheCache: {names}; use those of emcache.create_client, "
@@ -122,6 +120,10 @@ class EmcacheCache(BaseCache):  # type: ignore[misc]
         self._servers = _servers(location)
         if not self._servers and not options.get("autodiscovery"):
             raise ImproperlyConfigured("EmcacheCache needs a LOCATION, such as '127.0.0.1:11211'")
+        if not options.get("autodiscovery"):
+            # It does not connect, and its options are checked.
+            with contextlib.suppress(RuntimeError):  # gevent: its async methods may be used
+                _sync_client_of(self._servers, options)
         self._store = Store(_clients_of(self._servers, options), bool(ignore_errors))
         self._sync = SyncStore(lambda: self._sync_client(options), bool(ignore_errors))
 
@@ -319,6 +321,17 @@ def _servers(location: str | Iterable[str | Address]) -> list[Address]:
         raise ImproperlyConfigured(f"LOCATION of EmcacheCache: {error}") from error
 
 
+@contextlib.contextmanager
+def _checked_options() -> Iterator[None]:
+    """Report a wrong option, or a file that cannot be read, as Django does."""
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except (TypeError, ValueError, OSError) as error:
+        raise ImproperlyConfigured(f"OPTIONS of EmcacheCache: {error}") from error
+
+
 def _clients_of(servers: list[Address], options: dict[str, Any]) -> ClientPerLoop:
     # Without a lock, which a fork could leave locked. At worst some clients are created twice.
     for known_servers, known_options, clients in _clients:
@@ -335,7 +348,8 @@ def _sync_client_of(servers: list[Address], options: dict[str, Any]) -> SyncClie
         if known_servers == servers and known_options == options and not client.closed:
             return client
     # Django's sync methods may be called where a loop runs, and block it.
-    client = create_sync_client(servers, **options, allow_in_event_loop=True)
+    with _checked_options():
+        client = create_sync_client(servers, **options, allow_in_event_loop=True)
     _sync_clients.append((servers, options, client))
     atexit.register(client.close)
     return client

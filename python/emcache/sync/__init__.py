@@ -9,14 +9,16 @@ from ._events import ClusterEvents
 if TYPE_CHECKING:
     from ._cache import Cache
     from ._cached import cached
+    from ._migration import Migration
+    from ._url import from_url
 
-__all__ = ["Cache", "Client", "ClusterEvents", "cached", "create_client"]
+__all__ = ["Cache", "Client", "ClusterEvents", "Migration", "cached", "create_client", "from_url"]
 
-_LAZY = {"Cache": "_cache", "cached": "_cached"}
+_LAZY = {"Cache": "_cache", "Migration": "_migration", "cached": "_cached", "from_url": "_url"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the cache when it is first used."""
+    """Import a lazy name when it is first used."""
     if name in _LAZY:
         from importlib import import_module
 

@@ -8,8 +8,10 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 from .._results import PartialResult
 from ..cache import (
     CacheInfo,
+    Chunks,
     Compression,
     KeyPolicy,
+    LocalCache,
     Options,
     Serializer,
     SharingOptions,
@@ -73,6 +75,11 @@ class Cache(CacheBase[T]):
         tags: tags of all values of the cache; see :meth:`invalidate_tag`. Values without them, such
             as those that were stored before you added a tag, count as misses. A cache with tags has
             no counters.
+        chunked: True stores values that do not fit into an item of 1 MiB in pieces, under keys of
+            their own; a :class:`emcache.cache.Chunks` sets other limits. Only caches with this
+            option read such values.
+        local: keep values that were read in the memory of this process for a short time; see
+            :class:`emcache.cache.LocalCache`.
         options: the defaults for :meth:`get_or_set` and :func:`emcache.cached`; see
             :class:`emcache.cache.SharingOptions`.
     """
@@ -92,6 +99,8 @@ class Cache(CacheBase[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        chunked: bool | Chunks = False,
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None: ...
     @overload
@@ -109,6 +118,8 @@ class Cache(CacheBase[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        chunked: bool | Chunks = False,
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None: ...
     def __init__(
@@ -125,6 +136,8 @@ class Cache(CacheBase[T]):
         name: str | None = None,
         lease_key: LeaseKey = "same",
         tags: Tags = (),
+        chunked: bool | Chunks = False,
+        local: LocalCache | None = None,
         **options: Unpack[SharingOptions],
     ) -> None:
         self._set_up(
@@ -140,6 +153,8 @@ class Cache(CacheBase[T]):
                 "name": name,
                 "lease_key": lease_key,
                 "tags": tags,
+                "chunked": chunked,
+                "local": local,
                 **options,
             },
         )

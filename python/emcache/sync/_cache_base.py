@@ -15,11 +15,13 @@ from ..cache import Cache as AsyncCache
 from ..cache import CacheInfo, RateLimitResult, Serializer
 from ..cache import Lock as AsyncLock
 from ..cache import RateLimit as AsyncRateLimit
+from ..cache._flights import Missing, flights_of
 from ..cache._keys import Key
 from ..cache._policy import check_function
 from ._call_loop import CallLoop, Facade, outside
 from ._client import Client
 from ._gate import Gate
+from ._local import after_fork, changes_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -184,7 +186,11 @@ class CacheBase(Generic[T]):
         check_function("factory", factory)
         cache = self._top()
         name = cache.wire_key(key)
-        if tags is None and not cache._has_tags:
+        if cache._local is not None:
+            local = cache._find_locally(name, cache._tag_names(tags), cache._counts, info)
+            if not isinstance(local, Missing):
+                return local
+        elif tags is None and not cache._has_tags:
             value = self._hit(cache, name)
             if value is not _MISS:
                 if info is not None:
@@ -265,6 +271,7 @@ _all: "weakref.WeakSet[CacheBase[Any]]" = weakref.WeakSet()
 
 
 def _forget_parent() -> None:
+    after_fork()
     for cache in list(_all):
         cache._start()
 
@@ -287,7 +294,9 @@ def _facade(client: Client) -> Facade:
     if facades is None:
         facades = _FACADES[client] = _Facades()
     if facades.mine is None:
-        facades.mine = Facade(weakref.proxy(client))
+        facade = Facade(weakref.proxy(client))
+        flights_of(facade).local = changes_of(client)
+        facades.mine = facade
     return facades.mine
 
 

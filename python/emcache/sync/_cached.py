@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
+from ..cache import Cache as AsyncCache
 from ..cache import CacheInfo, Options
 from ..cache._call_keys import KeyOf, key_of
 from ..cache._keys import Key
@@ -64,7 +65,7 @@ class CachedFunction(Generic[P, R]):
         if not isinstance(cache, Cache):
             raise TypeError(
                 "the function passed to cached() must return an emcache.sync.Cache or None, not "
-                f"{type(cache).__name__}"
+                f"{type(cache).__module__.partition('.')[0]}.{type(cache).__name__}"
             )
         last = self._last
         if last is None or last[0] is not cache:
@@ -151,9 +152,10 @@ def cached(
         TypeError: the function is async, or an argument is not valid.
     """
     if not isinstance(cache, Cache) and (isinstance(cache, type) or not callable(cache)):
-        kind = type(cache).__name__
+        kind = f"{type(cache).__module__.partition('.')[0]}.{type(cache).__name__}"
+        hint = "; use emcache.cached" if isinstance(cache, AsyncCache) else ""
         raise TypeError(
-            f"cache must be an emcache.sync.Cache or a function that returns one, not {kind}"
+            f"cache must be an emcache.sync.Cache or a function that returns one, not {kind}{hint}"
         )
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a str or a function, not {type(key).__name__}")
@@ -161,8 +163,14 @@ def cached(
         cache._top()._policy_of(options)
 
     def decorate(function: Callable[P, R]) -> CachedFunction[P, R]:
-        if not callable(function) or inspect.iscoroutinefunction(function):
-            raise TypeError(f"emcache.sync.cached() needs a plain function, not {function!r}")
+        if inspect.iscoroutinefunction(function):
+            name = getattr(function, "__qualname__", repr(function))
+            raise TypeError(
+                f"emcache.sync.cached() is for plain functions, and {name} is async; use "
+                "emcache.cached with an emcache.Cache"
+            )
+        if not callable(function):
+            raise TypeError(f"emcache.sync.cached() needs a function, not {function!r}")
         return CachedFunction(
             function, cache, key_of(function, key), tags_of(function, tags), options
         )

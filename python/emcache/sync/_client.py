@@ -9,14 +9,16 @@ from .._checks import check_bools
 from .._errors import ConnectionFailedError
 from .._item import Item
 from .._options import stats_arguments
+from .._routing import NodeNames, NodeWeights
 from .._types import Exptime, ManyOutcome, OnError, Value
 from ._meta_commands import MetaCommands
 
 if TYPE_CHECKING:
     from .. import _results as results
+    from . import _migration as migration
 else:
     # Annotations name these modules. Only programs that use or resolve them pay for the import.
-    from .._lazy import results
+    from .._lazy import migration, results
 
 from ._client_base import ClientBase
 
@@ -69,6 +71,51 @@ class Client(MetaCommands, ClientBase):
 
     Each method names its section of memcached's doc/protocol.txt as its source.
     """
+
+    def migrate(
+        self,
+        node_addresses: Node | Iterable[Node],
+        *,
+        routing: str | None = None,
+        weights: NodeWeights | None = None,
+        names: NodeNames | None = None,
+        phase: Literal["prepare", "move", "finish"] = "move",
+        drain: float | None = None,
+        unknown_ttl: int = 60,
+    ) -> "migration.Migration":
+        """Change the nodes, their weights or the routing rule without losing the items.
+
+        Reads that miss at an item's new node find it at its old one, and it is moved in the
+        background. The page on migration describes what holds meanwhile, and the phases that
+        several processes need.
+
+        Args:
+            node_addresses: the new nodes.
+            routing: their rule; None for that of the client.
+            weights: their weights. None: without ``routing``, each node keeps its own.
+            names: their names; None as for ``weights``.
+            phase: the phase to continue to; see :class:`emcache.Cluster`. The client takes the
+                phase ``"prepare"`` first, for ``timeout`` seconds.
+            drain: see :class:`emcache.Cluster`.
+            unknown_ttl: see :class:`emcache.Cluster`.
+
+        Raises:
+            RuntimeError: a migration is under way.
+            ValueError, TypeError: an argument is not valid, or the client has ``autodiscovery``.
+
+        Wire: ``gets``, ``add``, ``cas``, ``delete``, and ``mg`` where the node knows it
+        """
+        from ._migration import start_migration
+
+        return start_migration(
+            self, node_addresses, routing, weights, names, phase, drain, unknown_ttl
+        )
+
+    @property
+    def migration(self) -> "migration.Migration | None":
+        """The migration that is under way, or None."""
+        found = self._migration
+        return None if found is None or self.closed or found.phase is None else found
 
     def get(self, key: bytes, return_flags: bool = False) -> Item | None:
         """Get one item.
@@ -636,6 +683,9 @@ class Client(MetaCommands, ClientBase):
             return
         from ._node_queries import query_all
 
+        if self.migration is not None:
+            # An item may be on its way to a node that is flushed before it arrives.
+            query_all(self._nodes_by_index, lambda node: self._core.flush_all(node, delay, noreply))
         answers = query_all(
             self._nodes_by_index, lambda node: self._core.flush_all(node, delay, noreply)
         )

@@ -1,17 +1,16 @@
 """The life of a synchronous client: created, used by threads, closed."""
 
-import asyncio
-import contextlib
-import sys
-import threading
+import functools
+import time
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from .._address import Address
+from .._client import Client as AsyncClient
 from .._cluster import ClusterManagment, NodeDirectory
-from .._emcache import CoreClient, CoreMeta
+from .._emcache import CoreClient, CoreMeta, CoreMigration
 from .._errors import ClientClosedError
 from .._lifecycle import CoreOwner
 from .._memcached.addresses import format_address
@@ -22,9 +21,10 @@ from ._snapshots import SyncSnapshots
 
 if TYPE_CHECKING:
     from .. import discovery, metrics
+    from . import _migration as migration
     from ._watcher import Watcher
 else:
-    from .._lazy import discovery, metrics
+    from .._lazy import discovery, metrics, migration
 
 T = TypeVar("T")
 
@@ -34,6 +34,12 @@ class ClientBase(CoreOwner):
 
     _core: SyncCore  # type: ignore[assignment]
     _core_meta: SyncCoreMeta
+    _routing: NodeRouting
+    _is_shared: bool
+    """Whether all calls use one core: its nodes keep their indexes."""
+    _former: SyncCore | None = None
+    """The cores that calls used before a migration."""
+    _migration: "migration.Migration | None" = None
 
     def __init__(self) -> None:
         if type(self).__module__.startswith("emcache.sync"):
@@ -45,15 +51,14 @@ class ClientBase(CoreOwner):
         addresses: list[Address],
         cluster_events: ClusterEvents | None,
         close_timeout: float,
-        make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+        make_core: Callable[..., CoreClient],
         routing: NodeRouting,
-        gutter: Sequence[Address] = (),  # noqa: ARG003 - without failover there is none
+        gutter: Sequence[Address] = (),
     ) -> Self:
         """Create a client. ``make_core`` receives the callback for changes of nodes."""
-        if not routing.is_named:
-            raise ValueError("routing must be the name of a rule; a Router needs an event loop")
         client = cls.__new__(cls)
-        client._set_up(addresses, cluster_events, close_timeout, make_core)
+        client._routing = routing
+        client._set_up(addresses, cluster_events, close_timeout, make_core, gutter)
         return client
 
     def _set_up(
@@ -61,12 +66,14 @@ class ClientBase(CoreOwner):
         addresses: list[Address],
         cluster_events: ClusterEvents | None,
         close_timeout: float,
-        make_core: Callable[[Callable[[int, str, str | None], object]], CoreClient],
+        make_core: Callable[..., CoreClient],
+        gutter: Sequence[Address],
     ) -> None:
+        addresses.extend(gutter)
         self._addresses = addresses
         self._close_timeout = close_timeout
         self._watcher: Watcher | None = None
-        self._directory = SyncNodeDirectory(addresses, 0)
+        self._directory = SyncNodeDirectory(addresses, len(gutter))
         self._dispatcher = EventDispatcher(self._directory, cluster_events)
         # A strong reference from the core would keep an unclosed client alive for ever.
         reference = weakref.ref(self)
@@ -75,11 +82,33 @@ class ClientBase(CoreOwner):
             if (alive := reference()) is not None:
                 alive._node_changed(index, change, reason)
 
-        core = make_core(on_change)
+        self._make_core = functools.partial(make_core, on_change)
+        self._use(self._make_core())
+
+    def _use(self, core: CoreClient) -> None:
         self._core = cast(SyncCore, core)
         self._core_meta = cast(SyncCoreMeta, CoreMeta(core))
+        self._is_shared = core.driver == "shared"
         self._snapshots = SyncSnapshots(core)
         self._directory.attach(core, self._snapshots)  # type: ignore[arg-type]
+
+    def _share(self) -> None:
+        """Let all calls use one core from now on; those that are under way end as before."""
+        if self._is_shared:
+            return
+        former = self._core
+        self._use(self._make_core(shared=True))
+        self._former = former
+        # The replies to commands with ``noreply`` arrive before other threads read what they wrote.
+        end = time.monotonic() + self._close_timeout
+        while former.noreply_unanswered and time.monotonic() < end:
+            _ = former.noreply_errors
+            time.sleep(0.001)
+
+    def _make_migration(self, client: Any, core: CoreMigration) -> "migration.Migration":
+        from ._migration import Migration
+
+        return Migration(client, core)
 
     def _node_changed(self, index: int, change: str, reason: str | None) -> None:
         if change in ("healthy", "unhealthy"):
@@ -129,8 +158,12 @@ class ClientBase(CoreOwner):
             prepare()
         # Health and counters stay readable after the close.
         self._directory.refresh()
-        self._snapshots.latest()
+        if self._is_shared:
+            self._snapshots.latest()
         self._core.close()
+        if self._former is not None:
+            self._former.close()
+        self._snapshots.latest()
         self._dispatcher.close()
 
     def cluster_managment(self) -> ClusterManagment:
@@ -175,22 +208,33 @@ class ClientBase(CoreOwner):
         """Poll ``source`` for the nodes of the cluster until the client is closed or collected."""
         from ._watcher import Watcher, endpoints
 
-        del connect_timeout  # new nodes are connected to by the calls that need them
-        if any(node.ip for node in current.nodes):
+        self._connect_timeout = connect_timeout
+        if self._is_shared:
+            for index, node in enumerate(current.nodes):
+                self._core.set_ip(index, node.ip)
+        elif any(node.ip for node in current.nodes):
             self._core.set_nodes(endpoints(current))
         self._watcher = Watcher(self, source, current, interval, is_listed=is_listed)
 
-    def _apply(self, topology: "discovery.Topology") -> None:
+    async def _apply(self, topology: "discovery.Topology") -> None:
         """Replace the nodes with those of ``topology``; calls that are under way end as before."""
+        if self._is_shared:
+            await AsyncClient._apply(cast(AsyncClient, self), topology, self._connect_timeout)
+            return
         from ._watcher import endpoints
 
         old = self._directory.nodes()
         new = [node.address for node in topology.nodes]
-        self._core.set_nodes(endpoints(topology))
+        changed = self._routing.update(topology)
+        # New nodes are connected to by the calls that need them.
+        self._core.set_nodes(endpoints(topology), await self._routing.for_nodes(new, topology))
         self._addresses[:] = new
         self._directory.replaced()
         if set(old) != set(new):
             self._dispatcher.topology_changed(old, new, topology.version)
+        weighted = [node.address for node in changed if node.address in old]
+        if weighted:
+            self._dispatcher.specs_changed(weighted)
 
 
 class SyncNodeDirectory(NodeDirectory):
@@ -199,56 +243,3 @@ class SyncNodeDirectory(NodeDirectory):
     def replaced(self) -> None:
         """Forget the health of the former nodes."""
         self._last_health = list(range(len(self._addresses))), []
-
-
-def created(create: Coroutine[Any, Any, T]) -> T:
-    """Run the creation of a client to its end."""
-    try:
-        refuse_green_threads()
-    except RuntimeError:
-        create.close()
-        raise
-    return run(create)
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in an event loop of its own, in another thread if a loop runs in this one."""
-    if asyncio._get_running_loop() is None:
-        loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(coroutine)
-        finally:
-            loop.close()
-    outcome: list[T | BaseException] = []
-
-    def in_thread() -> None:
-        try:
-            outcome.append(asyncio.run(coroutine))
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=in_thread, name="emcache-create", daemon=True)
-    thread.start()
-    thread.join()
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
-
-
-def refuse_green_threads() -> None:
-    """Refuse to work where a call would block all green threads of the program.
-
-    Raises:
-        RuntimeError: gevent or eventlet has replaced the modules of the standard library.
-    """
-    for library in ("gevent", "eventlet"):
-        patcher = sys.modules.get(f"{library}.{'monkey' if library == 'gevent' else 'patcher'}")
-        is_patched = None
-        with contextlib.suppress(AttributeError):
-            name = "is_module_patched" if library == "gevent" else "is_monkey_patched"
-            is_patched = getattr(patcher, name)("socket")
-        if is_patched:
-            raise RuntimeError(
-                f"{library} has patched this process, and emcache's calls would block all of its "
-                "green threads; use a thread worker, or a client in pure Python such as pymemcache"
-            )

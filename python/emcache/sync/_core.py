@@ -9,8 +9,10 @@ from .._item import Item
 from .._types import Exptime, ManyOutcome, Value
 
 if TYPE_CHECKING:
-    from .._emcache import _MetaFields, _MetaReply, _RawSnapshot
+    from .._emcache import Routing, _MetaFields, _MetaReply, _RawSnapshot
 else:
+    from .._emcache import Routing
+
     _MetaFields = _MetaReply = _RawSnapshot = tuple
 
 
@@ -20,8 +22,13 @@ class SyncCore(Protocol):
     @property
     def forked(self) -> bool: ...
     @property
-    def driver(self) -> Literal["loop", "thread", "blocking"]: ...
-    def set_nodes(self, nodes: list[tuple[tuple[str, int] | str, str | None]]) -> None: ...
+    def driver(self) -> Literal["loop", "thread", "blocking", "shared"]: ...
+    def set_ip(self, node: int, ip: str | None) -> None: ...
+    def set_nodes(
+        self,
+        nodes: list[tuple[tuple[str, int] | str, str | None]],
+        routing: Routing | None = None,
+    ) -> None: ...
     @property
     def noreply_errors(self) -> int: ...
     @property

@@ -24,13 +24,16 @@ from ..default_values import (
     DEFAULT_TIMEOUT,
 )
 from ._client import Client
-from ._client_base import created
+from ._creation import created
 from ._events import ClusterEvents
 
 if TYPE_CHECKING:
+    from .. import _failover as failovers
+    from .. import _migration as migration
+    from .. import _router as router
     from .. import discovery
 else:
-    from .._lazy import discovery
+    from .._lazy import discovery, failovers, migration, router
 
 
 def create_client(
@@ -58,10 +61,13 @@ def create_client(
     ssl_server_hostname: str | None = None,
     ssl_min_version: Literal["TLSv1.2", "TLSv1.3"] | None = None,
     auth: Literal["ascii", "sasl"] | None = None,
-    routing: str = DEFAULT_ROUTING,
+    routing: "str | router.Router" = DEFAULT_ROUTING,
     weights: NodeWeights | None = None,
     names: NodeNames | None = None,
     allow_in_event_loop: bool = False,
+    migrating_from: "migration.Cluster | None" = None,
+    hot_keys: int = 0,
+    failover: "Literal['next'] | failovers.NextNode | None" = None,
 ) -> Client:
     """Create a synchronous client, which threads may share.
 
@@ -114,7 +120,7 @@ def create_client(
         routing: the rule that decides which node gets which key. All clients of a cluster must use
             the same rule. ``"emcache"`` is the rule of emcache 1.3, ``"rendezvous"`` is the best
             choice for a new cluster, and the others are those of other clients: see the page on
-            routing. A :class:`Router` is a rule of your own.
+            routing. A :class:`emcache.Router` is a rule of your own.
         weights: the share of the keys that a node gets, relative to the other nodes: whole numbers
             from 1 to 65,535, by address or by its text (``"10.0.0.1:11211"``). Nodes that are not
             listed have the weight 1. Only some rules have weights.
@@ -122,6 +128,14 @@ def create_client(
             by address or by its text. Without one it is made from the node's address.
         allow_in_event_loop: allow calls in a thread with a running event loop. They block
             the loop, so they raise ``RuntimeError`` by default.
+        migrating_from: the nodes and the rule that the items were stored with before, as an
+            :class:`emcache.Cluster`. Items that are read are moved to ``node_addresses``.
+        hot_keys: report this many of the most requested keys in :meth:`Client.metrics`, up to 100;
+            0 to count none. Each request then costs a little more.
+        failover: where the keys of a node go while it is down. With None, their calls fail. With
+            ``"next"`` or a :class:`emcache.NextNode` the other nodes take them, and with a
+            :class:`emcache.Gutter`, spare nodes do. See the page on failover. All calls
+            then use one core, in a thread of its own.
 
     Raises:
         ValueError: an argument is out of range.
@@ -138,6 +152,7 @@ def create_client(
             cluster_events,  # type: ignore[arg-type]
             (autodiscovery, autodiscovery_poll_interval, autodiscovery_timeout),
             needs_names=bool(ssl and ssl_verify and not ssl_server_hostname),
+            reads_files=bool(ssl),
             login=lambda: login_arguments(username, password, auth),
             tls=lambda addresses: tls_arguments(
                 ssl,
@@ -162,10 +177,11 @@ def create_client(
             purge_unhealthy_nodes=bool(purge_unhealthy_nodes),
             max_merged_keys=autobatching_max_keys if autobatching else 1,
             routing=NodeRouting(routing, weights, names),
-            migrating_from=None,
-            hot_keys=0,
-            failover=None,
+            migrating_from=migrating_from,
+            hot_keys=hot_keys,
+            failover=failover,
             client_class=Client,
             blocking=bool(allow_in_event_loop),
+            shared=migrating_from is not None,
         )
     )

@@ -85,6 +85,10 @@ class EventDispatcher:
         with self._lock:
             self._call(lambda events: events.on_topology_change(management, old, new, version))
 
+    def specs_changed(self, nodes: list[Address]) -> None:
+        """Log nodes whose weight or name has changed; they get other keys now."""
+        logger.info("weights or names changed: %s", [format_address(node) for node in nodes])
+
     def _call(self, event: Callable[[ClusterEvents], None]) -> None:
         if self._events is None:
             return

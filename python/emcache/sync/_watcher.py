@@ -25,7 +25,7 @@ class Watched(Protocol):
     def closed(self) -> bool:
         """Whether it is closed."""
 
-    def _apply(self, topology: Topology) -> None: ...
+    async def _apply(self, topology: Topology) -> None: ...
 
 
 class Watcher:
@@ -81,7 +81,7 @@ class Watcher:
     async def _apply(self, topology: Topology) -> None:
         self._current, self._is_listed = topology, True
         if (client := self._client()) is not None:
-            client._apply(topology)
+            await client._apply(topology)
 
 
 def endpoints(topology: Topology) -> list[tuple[tuple[str, int] | str, str | None]]:

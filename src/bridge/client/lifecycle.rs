@@ -12,6 +12,7 @@ use super::super::operations::Operations;
 use super::super::registry::{self, AbandonedHandle};
 use super::super::router::PyRouter;
 use super::super::session::Session;
+use super::super::shared_client::SharedClient;
 use super::{CoreClient, Home, LoopHome};
 use crate::cluster::ClusterConfig;
 use crate::host::fork_count;
@@ -23,16 +24,13 @@ impl CoreClient {
         forks: u64,
         event_loop: Bound<'_, PyAny>,
         addresses: Vec<Address>,
-        mut config: ClusterConfig,
+        config: ClusterConfig,
         build: Option<Py<PyAny>>,
         on_change: Py<PyAny>,
     ) -> PyResult<Self> {
         let driver = registry::driver_for(&event_loop)?;
         let id = registry::next_id();
         let purge_unhealthy_nodes = config.purge_unhealthy_nodes;
-        if let Some(failover) = &mut config.failover {
-            failover.homes_are_given = build.is_some();
-        }
         let router =
             build.map(|build| PyRouter::new(build, addresses.len(), purge_unhealthy_nodes));
         let session = Session::open(id, driver, addresses, config, router, on_change);
@@ -55,6 +53,7 @@ impl CoreClient {
             Home::Loop(home) if home.forks != fork_count() => return Ok(()),
             Home::Loop(home) => home.close(py)?,
             Home::Blocking(client) => client.close(py)?,
+            Home::Shared(client) => client.close(py)?,
         }
         self.closed.store(true, Ordering::Release);
         Ok(())
@@ -63,13 +62,16 @@ impl CoreClient {
     pub(super) fn abandon_session(&self, py: Python<'_>) {
         match &self.home {
             Home::Loop(home) => home.abandon(py, &self.closed),
-            Home::Blocking(client) => {
-                self.closed.store(true, Ordering::Release);
-                // An error comes from a signal handler.
-                if let Err(error) = client.close(py) {
-                    error.write_unraisable(py, None);
-                }
-            }
+            Home::Blocking(client) => self.closed_quietly(py, client.close(py)),
+            Home::Shared(client) => self.closed_quietly(py, client.close(py)),
+        }
+    }
+
+    /// An error comes from a signal handler.
+    fn closed_quietly(&self, py: Python<'_>, closed: PyResult<()>) {
+        self.closed.store(true, Ordering::Release);
+        if let Err(error) = closed {
+            error.write_unraisable(py, None);
         }
     }
 
@@ -88,6 +90,7 @@ impl CoreClient {
         match &self.home {
             Home::Loop(home) => session_here(py, home.id, home.forks).map(Operations::Loop),
             Home::Blocking(client) => Ok(Operations::Blocking(client)),
+            Home::Shared(client) => Ok(Operations::Shared(client)),
         }
     }
 
@@ -97,6 +100,7 @@ impl CoreClient {
         match &self.home {
             Home::Loop(home) => home.session_on_thread().map(Operations::Loop),
             Home::Blocking(client) => Ok(Operations::Blocking(client)),
+            Home::Shared(client) => Ok(Operations::Shared(client)),
         }
     }
 
@@ -104,14 +108,22 @@ impl CoreClient {
     pub fn loop_session(&self, py: Python<'_>) -> PyResult<Rc<Session>> {
         match self.session(py)? {
             Operations::Loop(session) => Ok(session),
-            Operations::Blocking(_) => Err(errors::internal()),
+            Operations::Blocking(_) | Operations::Shared(_) => Err(errors::internal()),
+        }
+    }
+
+    /// Only of a client whose callers share a core.
+    pub fn shared(&self) -> Option<&SharedClient> {
+        match &self.home {
+            Home::Shared(client) => Some(client),
+            Home::Loop(_) | Home::Blocking(_) => None,
         }
     }
 
     pub fn blocking(&self) -> PyResult<&BlockingClient> {
         match &self.home {
             Home::Blocking(client) => Ok(client),
-            Home::Loop(_) => Err(errors::internal()),
+            Home::Loop(_) | Home::Shared(_) => Err(errors::internal()),
         }
     }
 }

@@ -13,17 +13,18 @@ pub use self::lifecycle::{seconds, session_here};
 use super::blocking::{BlockingClient, Ended};
 use super::driver::running_loop;
 use super::failover;
-use super::operations::Answer;
+use super::operations::{Answer, Operations};
 use super::registry;
 use super::result::{self, Form};
-use super::router::PyNodeUpdate;
+use super::router::{PyNodeUpdate, PyRouter};
 use super::routing::PyRouting;
 use super::security::PySecurity;
 use super::session::Awaitable;
+use super::shared_client::SharedClient;
 use super::{convert, errors, snapshot};
 use crate::client::{Action, Expect, Outcome, Target};
 use crate::cluster::ClusterConfig;
-use crate::host::{NodeAt, fork_count};
+use crate::host::{NodeAt, SharedCore, fork_count};
 use crate::pool::PoolConfig;
 use crate::protocol::{
     ArithmeticVerb, Command, OwnedRequest, Request, RetrievalVerb, StorageVerb, Words,
@@ -41,6 +42,8 @@ enum Home {
     Loop(LoopHome),
     /// With the threads that call.
     Blocking(Box<BlockingClient>),
+    /// On the core's thread, for calls of all threads.
+    Shared(Box<SharedClient>),
 }
 
 /// On the thread of an event loop.
@@ -61,12 +64,14 @@ type Object<'py> = Bound<'py, PyAny>;
 #[pymethods]
 impl CoreClient {
     /// `blocking`: callers wait, and whether they may do so where an event loop runs. With `None`
-    /// the running loop drives the core.
+    /// the running loop drives the core. `shared`: all callers wait for one core, as they always do
+    /// with failover and with a router in Python.
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called from one place, by keyword")]
     #[pyo3(signature = (addresses, *, timeout, min_connections, max_connections,
         purge_unused_connections_after, connection_timeout, purge_unhealthy_nodes,
-        max_merged_keys, security, routing, failover, on_change, hot_keys = 0, blocking = None))]
+        max_merged_keys, security, routing, failover, on_change, hot_keys = 0, blocking = None,
+        shared = false))]
     fn new(
         py: Python<'_>,
         addresses: Vec<Object<'_>>,
@@ -83,12 +88,13 @@ impl CoreClient {
         on_change: Py<PyAny>,
         hot_keys: usize,
         blocking: Option<bool>,
+        shared: bool,
     ) -> PyResult<Self> {
         // Before any call of Python, which may fork.
         let forks = fork_count();
         let addresses: Vec<_> = addresses.iter().map(convert::address).collect::<PyResult<_>>()?;
         let timeout = seconds("timeout", timeout)?;
-        let config = ClusterConfig {
+        let mut config = ClusterConfig {
             pool: PoolConfig {
                 min_connections,
                 max_connections,
@@ -107,6 +113,19 @@ impl CoreClient {
             hot_keys,
             failover: failover.map(failover::config).transpose()?,
         };
+        let build = routing.build.as_ref().map(|build| build.clone_ref(py));
+        if let Some(failover) = &mut config.failover {
+            failover.homes_are_given = build.is_some();
+        }
+        if let Some(allow_in_event_loop) = blocking
+            && (shared || config.failover.is_some() || build.is_some())
+        {
+            let router = build.map(|it| PyRouter::new(it, addresses.len(), purge_unhealthy_nodes));
+            let core = SharedCore::new(registry::next_id(), addresses, config);
+            let client = SharedClient::new(core, router, on_change, allow_in_event_loop);
+            let closed = AtomicBool::new(false);
+            return Ok(Self { closed, home: Home::Shared(Box::new(client)) });
+        }
         if let Some(allow_in_event_loop) = blocking {
             let nodes = addresses.into_iter().map(|address| NodeAt { address, ip: None }).collect();
             let client = BlockingClient::new(nodes, config, on_change, allow_in_event_loop);
@@ -116,7 +135,6 @@ impl CoreClient {
             });
         }
         let event_loop = running_loop(py)?.ok_or_else(errors::no_loop)?;
-        let build = routing.build.as_ref().map(|build| build.clone_ref(py));
         Self::open_session(py, forks, event_loop, addresses, config, build, on_change)
     }
 
@@ -430,7 +448,7 @@ impl CoreClient {
             let of = |node| nodes.iter().zip(ended).filter(move |(other, _)| **other == node);
             !wait_for_all && nodes.iter().all(|node| of(*node).any(|(_, ended)| answered(ended)))
         };
-        let ended = self.blocking()?.submit_each(py, requests, limit, is_enough)?;
+        let ended = self.session(py)?.submit_each(py, requests, limit, is_enough)?;
         ended
             .into_iter()
             .map(|ended| match ended {
@@ -509,7 +527,11 @@ impl CoreClient {
 
     /// The counters of all nodes that can own keys: see [`super::snapshot`].
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let operations = self.operations_on_thread()?;
+        // Those that were counted at the close of a client whose callers wait stay readable.
+        let operations = match &self.home {
+            Home::Blocking(client) => Operations::Blocking(client),
+            _ => self.operations_on_thread()?,
+        };
         let (min_connections, max_connections) = operations.limits();
         let nodes = snapshot::nodes_to_list(py, operations.all_metrics(py)?)?;
         let hot_keys = snapshot::hot_keys_to_list(py, operations.hot_keys(py)?)?;
@@ -531,16 +553,25 @@ impl CoreClient {
     ) -> PyResult<usize> {
         self.open()?;
         let address = convert::address(address)?;
-        self.loop_session(py)?.add_node(py, address, ip)
+        match &self.home {
+            Home::Shared(client) => client.add_node(py, address, ip),
+            _ => self.loop_session(py)?.add_node(py, address, ip),
+        }
     }
 
     fn is_connected(&self, py: Python<'_>, node: usize) -> PyResult<bool> {
-        self.loop_session(py)?.is_connected(py, node)
+        match &self.home {
+            Home::Shared(client) => client.query(py, move |nodes| nodes.is_connected(node)),
+            _ => self.loop_session(py)?.is_connected(py, node),
+        }
     }
 
     /// Sets the current IP address of a node.
     fn set_ip(&self, py: Python<'_>, node: usize, ip: Option<String>) -> PyResult<()> {
-        self.loop_session(py)?.set_ip(py, node, ip)
+        match &self.home {
+            Home::Shared(client) => client.set_ip(py, node, ip),
+            _ => self.loop_session(py)?.set_ip(py, node, ip),
+        }
     }
 
     /// The `joining` nodes get keys from now on, and the `leaving` nodes get no more. `order` lists
@@ -554,7 +585,10 @@ impl CoreClient {
         order: Vec<usize>,
         updates: Vec<PyNodeUpdate>,
     ) -> PyResult<()> {
-        self.loop_session(py)?.change(py, joining, leaving, order, updates)
+        match &self.home {
+            Home::Shared(client) => client.change(py, joining, leaving, order, updates),
+            _ => self.loop_session(py)?.change(py, joining, leaving, order, updates),
+        }
     }
 
     /// Returns a [`super::checkout::CoreCheckout`].
@@ -562,17 +596,23 @@ impl CoreClient {
         self.loop_session(py)?.check_out(py, registry::next_id())
     }
 
-    /// Replaces the nodes of a client whose callers wait: `(address, ip)` of each.
-    fn set_nodes(&self, nodes: Vec<(Object<'_>, Option<String>)>) -> PyResult<()> {
+    /// Replaces the nodes of a client whose callers wait: `(address, ip)` of each. `routing` has
+    /// their weights and names; `None` if these stay.
+    #[pyo3(signature = (nodes, routing = None))]
+    fn set_nodes(
+        &self,
+        nodes: Vec<(Object<'_>, Option<String>)>,
+        routing: Option<&PyRouting>,
+    ) -> PyResult<()> {
         let nodes = nodes
             .into_iter()
             .map(|(address, ip)| Ok(NodeAt { address: convert::address(&address)?, ip }));
         let nodes = nodes.collect::<PyResult<_>>()?;
-        self.blocking()?.set_nodes(nodes);
+        self.blocking()?.set_nodes(nodes, routing.map(|routing| routing.specs.clone()));
         Ok(())
     }
 
-    /// The driver in use: `loop`, `thread` or `blocking`.
+    /// The driver in use: `loop`, `thread`, `blocking` or `shared`.
     #[getter]
     fn driver(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.session(py)?.driver_name())

@@ -2,7 +2,7 @@
 //! existing caches were filled by it. See docs/design/routing.md.
 use std::cell::OnceCell;
 use std::cmp::Reverse;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::murmur3::{BLOCK_LEN, Murmur, mixed, padded, scaled, words};
 use crate::pool::Address;
@@ -19,13 +19,13 @@ pub struct EmcacheRouter {
 
 #[derive(Debug)]
 struct RankedNode {
-    id: Rc<[u8]>,
+    id: Arc<[u8]>,
     /// The position in the list.
     position: usize,
 }
 
 /// The bytes that are hashed for a node.
-pub fn node_id(address: &Address) -> Rc<[u8]> {
+pub fn node_id(address: &Address) -> Arc<[u8]> {
     match address {
         Address::Tcp { host, port } => format!("{host}{port}").into_bytes().into(),
         Address::Unix { path } => path.as_bytes().into(),
@@ -33,7 +33,7 @@ pub fn node_id(address: &Address) -> Rc<[u8]> {
 }
 
 impl EmcacheRouter {
-    pub fn new(ids: impl IntoIterator<Item = Rc<[u8]>>) -> Self {
+    pub fn new(ids: impl IntoIterator<Item = Arc<[u8]>>) -> Self {
         let numbered = ids.into_iter().enumerate();
         let mut nodes: Vec<_> =
             numbered.map(|(position, id)| RankedNode { id, position }).collect();

@@ -1,6 +1,6 @@
 //! The rules `ketama` (libmemcached, twemproxy) and `spymemcached`: each node has 40 names, whose
 //! MD5 gives four points each.
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::RoutedNode;
 use super::hash::KeyHash;
@@ -32,7 +32,7 @@ fn name_count(weight: u32, total: u32, node_count: usize) -> u32 {
 pub fn names_of(
     nodes: &[RoutedNode],
     count: impl Fn(&RoutedNode) -> u32,
-) -> impl Iterator<Item = (u32, &Rc<[u8]>, u32)> {
+) -> impl Iterator<Item = (u32, &Arc<[u8]>, u32)> {
     (0..).zip(nodes).flat_map(move |(position, node)| {
         (0..count(node)).map(move |number| (position, &node.id, number))
     })

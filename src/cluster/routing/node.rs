@@ -1,7 +1,7 @@
 //! Nodes as the rules see them.
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{Routing, emcache};
 use crate::pool::Address;
@@ -10,7 +10,7 @@ use crate::pool::Address;
 #[derive(Clone, Debug)]
 pub struct RoutedNode {
     /// The bytes that the rule hashes for the node.
-    pub id: Rc<[u8]>,
+    pub id: Arc<[u8]>,
     /// The node's share of the keys, relative to the other nodes. A rule without weights ignores
     /// it.
     pub weight: u32,

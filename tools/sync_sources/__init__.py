@@ -1,0 +1,1 @@
+"""How each file of the synchronous client is written from its source."""
