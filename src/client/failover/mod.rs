@@ -172,11 +172,11 @@ impl<C: Caller> Client<C> {
     }
 
     /// Submits again what a node that is down has not received.
-    fn submit_again(&self, request: OwnedRequest, handler: Handler<C>, deadline: Nanos) {
+    fn submit_again(&self, mut request: OwnedRequest, handler: Handler<C>, deadline: Nanos) {
         let handler = match handler {
             Handler::Guarded(guarded) => guarded.handler,
             other => other,
         };
-        self.submit_keyed(Submission::Owned(request), handler, deadline);
+        self.submit_keyed(Submission::Owned(&mut request), handler, deadline);
     }
 }
