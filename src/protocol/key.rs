@@ -131,10 +131,8 @@ mod tests {
             assert!(Key::parse(&key).is_ok(), "{len} {around:#x}");
             for (at, byte) in (0..len).flat_map(|at| (0..=255).map(move |byte| (at, byte))) {
                 key[at] = byte;
-                let expected = match forbidden(byte) {
-                    true => Err(InvalidKey::Forbidden { byte, at }),
-                    false => Ok(Key(&key)),
-                };
+                let error = InvalidKey::Forbidden { byte, at };
+                let expected = if forbidden(byte) { Err(error) } else { Ok(Key(&key)) };
                 assert_eq!(Key::parse(&key), expected, "{len} {around:#x}");
                 key[at] = around;
             }

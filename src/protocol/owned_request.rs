@@ -31,6 +31,7 @@ impl OwnedCommand {
 
 impl OwnedRequest {
     /// Moves the request out, and leaves one without data.
+    #[must_use]
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::Command(GenericCommand::Version))
     }
