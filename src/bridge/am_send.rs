@@ -1,7 +1,8 @@
 //! Slots of [`OpFuture`] that `PyO3` does not offer.
 //!
-//! `am_send` is what `CPython` 3.11 uses to resume an awaitable. `PyO3` offers only `__next__`, which
-//! must create an exception to return a value. Later versions of `CPython` always call `__next__`.
+//! `am_send` is what `CPython` 3.11 uses to resume an awaitable. `PyO3` offers only `__next__`,
+//! which must create an exception to return a value. Later versions of `CPython` always call
+//! `__next__`.
 //! `am_await` returns the object itself, as `__await__` does, without the code around a method.
 #![allow(unsafe_code)]
 use std::panic::{AssertUnwindSafe, catch_unwind};

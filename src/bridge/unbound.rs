@@ -6,12 +6,13 @@ use pyo3::types::{PyString, PyType};
 pub struct UnboundMethod {
     class: Py<PyType>,
     name: Py<PyString>,
-    method: Py<PyAny>,
+    /// `None` if only the objects have it.
+    method: Option<Py<PyAny>>,
 }
 
 impl UnboundMethod {
     pub fn new(class: &Bound<'_, PyType>, name: &Bound<'_, PyString>) -> PyResult<Self> {
-        let method = class.getattr(name)?.unbind();
+        let method = class.getattr_opt(name)?.map(Bound::unbind);
         Ok(Self { class: class.clone().unbind(), name: name.clone().unbind(), method })
     }
 
@@ -25,10 +26,11 @@ impl UnboundMethod {
         rest: impl PyCallArgs<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = object.py();
-        if object.get_type_ptr() == self.class.bind(py).as_type_ptr() {
-            self.method.bind(py).call1(args)
-        } else {
-            object.call_method1(self.name.bind(py), rest)
+        match &self.method {
+            Some(method) if object.get_type_ptr() == self.class.bind(py).as_type_ptr() => {
+                method.bind(py).call1(args)
+            }
+            _ => object.call_method1(self.name.bind(py), rest),
         }
     }
 }
