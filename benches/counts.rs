@@ -19,7 +19,7 @@ use _emcache::protocol::{
     Decoder, Dialect, Key, NEVER, NodeStats, Outgoing, Pipeline, Request, Shape,
 };
 
-use support::{Counting, Wire, answer, keys, pool::Fixture, set, with_get};
+use support::{Counting, Wire, answer, blocking, keys, pool::Fixture, set, with_get};
 
 struct CountingAllocator;
 
@@ -51,7 +51,7 @@ static VALUE: [u8; 100] = [b'v'; 100];
 type Case = (usize, Box<dyn FnMut()>);
 type Make = fn() -> Case;
 
-const CASES: [(&str, Make); 14] = [
+const CASES: [(&str, Make); 15] = [
     ("key", key),
     ("decode an item of 100", decode),
     ("get, pipeline, merged by 32", || pipeline_gets(32)),
@@ -62,6 +62,7 @@ const CASES: [(&str, Make); 14] = [
     ("set of 100, connection, burst of 32", connection_sets),
     ("get, pool, alone", || pool_gets(1)),
     ("get, pool, burst of 32", || pool_gets(BURST)),
+    ("get, synchronous, alone", synchronous_get),
     ("hot key, one of 1,000", hot_keys),
     ("route among 5 nodes", || route(5)),
     ("route among 64 nodes", || route(64)),
@@ -143,6 +144,11 @@ fn pool_gets(count: usize) -> Case {
     let keys = keys(count);
     let fixture = Fixture::new(&VALUE);
     (count, Box::new(move || fixture.gets(&keys)))
+}
+
+fn synchronous_get() -> Case {
+    let mut fixture = blocking::Fixture::new("bench:000001:key".into(), VALUE.len());
+    (1, Box::new(move || fixture.get()))
 }
 
 fn hot_keys() -> Case {

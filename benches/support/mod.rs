@@ -1,5 +1,6 @@
 //! Shared by the benches: keys, replies, and a handler that only counts.
 #![allow(dead_code, reason = "each bench uses a part of it")]
+pub mod blocking;
 pub mod pool;
 
 use std::fmt::Write;

@@ -113,7 +113,7 @@ impl Fixture {
     }
 }
 
-fn config() -> PoolConfig {
+pub fn config() -> PoolConfig {
     PoolConfig {
         min_connections: 1,
         max_connections: 1,

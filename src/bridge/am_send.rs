@@ -1,13 +1,16 @@
-//! `am_send` for [`OpFuture`], which `CPython` 3.11 uses to resume an awaitable. `PyO3` offers only
-//! `__next__`, which must create an exception to return a value. Later versions of `CPython` always
-//! call `__next__`.
+//! Slots of [`OpFuture`] that `PyO3` does not offer.
+//!
+//! `am_send` is what `CPython` 3.11 uses to resume an awaitable. `PyO3` offers only `__next__`,
+//! which must create an exception to return a value. Later versions of `CPython` always call
+//! `__next__`.
+//! `am_await` returns the object itself, as `__await__` does, without the code around a method.
 #![allow(unsafe_code)]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PySystemError;
-use pyo3::ffi::{PyObject, PySendResult};
+use pyo3::ffi::{PyObject, PyObject_SelfIter, PySendResult};
 use pyo3::prelude::*;
 
 use super::future::{OpFuture, Step};
@@ -21,6 +24,7 @@ pub fn install(py: Python<'_>) {
     unsafe {
         if let Some(slots) = (*class).tp_as_async.as_mut() {
             slots.am_send = Some(send);
+            slots.am_await = Some(PyObject_SelfIter);
         }
     }
 }

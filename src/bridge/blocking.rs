@@ -310,8 +310,8 @@ impl BlockingClient {
         let mut ended: Vec<Option<Ended>> = requests.iter().map(|_| None).collect();
         let (total, mut missing) = (requests.len(), requests.len());
         let mut submit = Some(move |to: &Submitter<'_, PyReceiver>| {
-            for (index, (target, expect, request)) in requests.into_iter().enumerate() {
-                let (request, caller) = (Submission::Owned(request), to.caller(index));
+            for (index, (target, expect, mut request)) in requests.into_iter().enumerate() {
+                let (request, caller) = (Submission::Owned(&mut request), to.caller(index));
                 to.client.submit(target, expect, request, to.deadline(), caller);
             }
         });

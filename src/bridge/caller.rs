@@ -1,4 +1,5 @@
 //! The caller of the loop driver: the future that a task waits on.
+#![allow(unsafe_code)]
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -42,13 +43,14 @@ impl Caller for PyCaller {
     #[inline]
     fn item(&self, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Option<RawItem> {
         let future = self.future.as_ref()?;
-        Python::attach(|py| is_waiting(py, future).then(|| RawItem::new(py, item, shared)))
+        let py = attached();
+        is_waiting(py, future).then(|| RawItem::new(py, item, shared))
     }
 
     /// Without a look at the future, which costs as much as the rest of a short item.
     #[inline]
     fn next_item(&self, item: &ItemRef<'_>, shared: Option<&PyValueBuf>) -> Option<RawItem> {
-        Some(Python::attach(|py| RawItem::new(py, item, shared)))
+        Some(RawItem::new(attached(), item, shared))
     }
 
     fn complete(mut self, outcome: Outcome<RawItem>) {
@@ -60,14 +62,24 @@ impl Caller for PyCaller {
     /// The task may not wait yet: then it need not wait at all.
     fn accept(mut self) {
         let Some(future) = self.future.take() else { return };
-        if !Python::attach(|py| OpFuture::resolve_unawaited(future.bind(py))) {
+        if !OpFuture::resolve_unawaited(future.bind(attached())) {
             completion::complete(future, Outcome::Done);
         }
     }
 
     fn is_abandoned(&self) -> bool {
-        self.future.as_ref().is_none_or(|future| Python::attach(|py| !is_waiting(py, future)))
+        self.future.as_ref().is_none_or(|future| !is_waiting(attached(), future))
     }
+}
+
+/// The token of this thread. `Python::attach` costs as much as a short item.
+#[inline]
+fn attached<'py>() -> Python<'py> {
+    debug_assert!(Python::try_attach(|_| ()).is_some());
+    // SAFETY: a core with these callers is not `Send`, and all code that enters it holds a `Python`
+    // token: the calls of `Session`, and the turns and flushes of `Driver`. While a thread is
+    // detached it runs closures that are `Send`, so none of them has the core.
+    unsafe { Python::assume_attached() }
 }
 
 #[inline]

@@ -123,9 +123,12 @@ fn resolve(
     outcome: Outcome<RawItem>,
     wake: Wake<'_>,
 ) -> PyResult<()> {
-    if matches!(outcome, Outcome::Done | Outcome::Item(None)) {
-        return OpFuture::resolve(future, Ok(future.py().None()), wake);
-    }
+    let outcome = match outcome {
+        Outcome::Done | Outcome::Item(None) => {
+            return OpFuture::resolve(future, Ok(future.py().None()), wake);
+        }
+        other => other,
+    };
     // The result of a cancelled call is not built. The exception is a checked-out connection: it is
     // built and dropped, which releases it.
     let is_wanted = matches!(outcome, Outcome::CheckedOut);

@@ -217,6 +217,12 @@ pub fn named_exptime(name: &str, object: &Bound<'_, PyAny>) -> PyResult<i32> {
 }
 
 fn in_range<T: Range>(name: &str, object: &Bound<'_, PyAny>) -> PyResult<T> {
+    // Most numbers are short, and `i128` takes several times as long.
+    if let Ok(number) = object.extract::<i64>()
+        && let Ok(number) = T::try_from(i128::from(number))
+    {
+        return Ok(number);
+    }
     object.extract::<i128>().ok().and_then(|n| T::try_from(n).ok()).ok_or_else(|| {
         let (low, high) = T::LIMITS;
         PyValueError::new_err(format!("{name} must be between {low} and {high}"))

@@ -20,6 +20,7 @@ use pyo3::types::{PyList, PyTuple, PyType};
 
 use super::once::{AttachedOnce, intern};
 use super::result::Form;
+use super::unbound::UnboundMethod;
 
 #[pyclass(module = "emcache._emcache", freelist = 1024)]
 pub struct OpFuture {
@@ -67,6 +68,9 @@ pub struct FuturePool {
     /// A finished future that is passed to wake-ups. Tasks only check whether it finished with an
     /// error.
     answered: Py<PyAny>,
+    /// Looking up a method for each wake-up would cost more than calling it.
+    remove_done_callback: UnboundMethod,
+    run: UnboundMethod,
     /// `future_discard_from_awaited_by` of Python 3.14 and later, where a future records its
     /// waiting tasks.
     discard_awaited_by: Option<Py<PyAny>>,
@@ -84,12 +88,21 @@ impl FuturePool {
         answered.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
         let discard_awaited_by =
             py.import("asyncio")?.getattr_opt("future_discard_from_awaited_by")?;
-        let discard_awaited_by = discard_awaited_by.map(Bound::unbind);
-        let (idle, steps_tasks) = (Mutex::default(), AtomicBool::new(true));
-        Py::new(
-            py,
-            Self { event_loop, create_future, idle, steps_tasks, answered, discard_awaited_by },
-        )
+        let context = py.import("contextvars")?.getattr("Context")?.cast_into::<PyType>()?;
+        let future_pool = Self {
+            event_loop,
+            create_future,
+            idle: Mutex::default(),
+            steps_tasks: AtomicBool::new(true),
+            remove_done_callback: UnboundMethod::new(
+                &answered.bind(py).get_type(),
+                intern!(py, "remove_done_callback"),
+            )?,
+            run: UnboundMethod::new(&context, intern!(py, "run"))?,
+            answered,
+            discard_awaited_by: discard_awaited_by.map(Bound::unbind),
+        };
+        Py::new(py, future_pool)
     }
 
     pub fn steps_tasks(&self) -> bool {
@@ -110,7 +123,7 @@ impl FuturePool {
         let Wait { task, wake_up, context } = wait;
         let py = task.py();
         if let Err(error) =
-            future.call_method1(py, intern!(py, "remove_done_callback"), (&wake_up,))
+            self.remove_done_callback.call(future.bind(py), (&future, &wake_up), (&wake_up,))
         {
             finish(py, &future)?;
             return Err(error);
@@ -118,7 +131,11 @@ impl FuturePool {
         // The task is woken even if this fails, because there is no other wake-up.
         let discard = self.discard_awaited_by.as_ref();
         let discarded = discard.map(|discard| discard.call1(py, (&future, task))).transpose();
-        let stepped = context.call_method1(intern!(py, "run"), (wake_up, &self.answered));
+        let stepped = self.run.call(
+            &context,
+            (&context, &wake_up, &self.answered),
+            (&wake_up, &self.answered),
+        );
         self.return_future(py, future)?;
         stepped.map(drop).and(discarded.map(drop))
     }
@@ -144,13 +161,15 @@ impl OpFuture {
     pub fn prepare(py: Python<'_>) -> PyResult<()> {
         let none = || py.None();
         let (event_loop, create_future, answered) = (none(), none(), none());
-        let (idle, steps_tasks) = (Mutex::default(), AtomicBool::default());
+        let unused = || UnboundMethod::new(&py.get_type::<PyType>(), intern!(py, "mro"));
         let future_pool = FuturePool {
             event_loop,
             create_future,
-            idle,
-            steps_tasks,
+            idle: Mutex::default(),
+            steps_tasks: AtomicBool::default(),
             answered,
+            remove_done_callback: unused()?,
+            run: unused()?,
             discard_awaited_by: None,
         };
         Self::new(py, &Py::new(py, future_pool)?, Form::Plain).map(drop)

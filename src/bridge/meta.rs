@@ -299,8 +299,8 @@ impl CoreMeta {
         let (key, flags) = (key.as_key(), words(flags)?);
         let session = self.session(py)?;
         if let Some(value) = convert::shared(value) {
-            let request = OwnedRequest::meta(verb, key, flags, value);
-            return session.meta(py, Submission::Owned(request), form);
+            let mut request = OwnedRequest::meta(verb, key, flags, value);
+            return session.meta(py, Submission::Owned(&mut request), form);
         }
         let command = Command::Meta { verb, key, flags, value: value.as_bytes() };
         session.meta(py, Submission::Borrowed(&Request::Command(command)), form)

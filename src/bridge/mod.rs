@@ -33,6 +33,7 @@ mod shutdown;
 mod snapshot;
 mod stepping;
 mod thread_driver;
+mod unbound;
 mod value_buf;
 
 use pyo3::exceptions::PyImportError;

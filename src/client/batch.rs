@@ -228,8 +228,9 @@ impl<C: Caller> Batch<C> {
             &Action::Store { verb, flags, exptime } => match self.source.value(at) {
                 BatchValue::Copied(value) => Command::Storage { verb, key, flags, exptime, value },
                 BatchValue::Shared(value) => {
-                    let request = OwnedRequest::storage(verb, key, flags, exptime, value.clone());
-                    return send(key, Submission::Owned(request));
+                    let value = value.clone();
+                    let mut request = OwnedRequest::storage(verb, key, flags, exptime, value);
+                    return send(key, Submission::Owned(&mut request));
                 }
             },
             Action::Delete => Command::Delete { key },

@@ -233,8 +233,8 @@ impl<C: Caller> Client<C> {
 
     pub fn run(&self, operation: Operation<C::Source>, deadline: Nanos, caller: C) {
         match operation {
-            Operation::Submit { target, expect, request } => {
-                self.submit(target, expect, Submission::Owned(request), deadline, caller);
+            Operation::Submit { target, expect, mut request } => {
+                self.submit(target, expect, Submission::Owned(&mut request), deadline, caller);
             }
             Operation::GetMany { verb, keys, nodes, is_partial } => {
                 let keys: Vec<Key<'_>> = keys.iter().map(|key| Key::trusted(key)).collect();

@@ -122,24 +122,12 @@ impl<I> RawItems<I> {
 impl<C: Caller> ReplyHandler for Handler<C> {
     type Value = C::Value;
 
+    #[inline]
     fn item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&C::Value>) {
         match self {
-            Self::Item { caller, item: place, .. } | Self::Meta { caller, item: place, .. } => {
-                *place = caller.item(item, shared);
-            }
-            Self::MetaPart { batch, item: place, .. } => *place = batch.item(item, shared),
-            Self::Counter { number, .. } => {
-                *number = std::str::from_utf8(item.value).ok().and_then(|text| text.parse().ok());
-            }
+            Self::Item { caller, item: place, .. } => *place = caller.item(item, shared),
             Self::Line { gather, line } => gather.item(line, index, item, shared),
-            Self::Guarded(guarded) => guarded.handler.item(index, item, shared),
-            Self::RawItems { caller, items, .. } => {
-                items.items.extend(caller.item(item, shared).map(|item| (index, item)));
-            }
-            Self::Step(step) => step.item(index, item),
-            // The only other command with an item is `config get cluster`.
-            Self::RawReply { text, .. } => text.extend_from_slice(item.value),
-            _ => {}
+            _ => self.rare_item(index, item, shared),
         }
     }
 
@@ -196,47 +184,10 @@ impl<C: Caller> ReplyHandler for Handler<C> {
                 let outcome = Outcome::from_reply(batch.verb(), reply, from);
                 batch.part_ended(at, outcome);
             }
-            Self::MetaPart { batch, at, item } => {
-                let outcome = batch.meta_outcome(reply, item, from);
-                batch.part_ended(at, outcome);
-            }
-            Self::Counter { caller, number } => caller.complete(counted(reply, number, from)),
-            Self::Meta { caller, verb, item } => caller.complete(match *reply {
-                Reply::Meta { status, flags } => {
-                    Outcome::Meta(Box::new(MetaReply { status, flags: flags.into(), item }))
-                }
-                ref other => Outcome::from_reply(verb, other, from),
-            }),
-            Self::Probe { caller } => caller.complete(probed(reply, from)),
             Self::Command { caller, verb } => {
                 caller.complete(Outcome::from_reply(verb, reply, from));
             }
-            Self::Stats { caller, stats } => caller.complete(match reply {
-                Reply::End => Outcome::Stats(stats),
-                other => Outcome::from_reply(Verb::Stats, other, from),
-            }),
-            Self::Checkout { caller } => caller.complete(match reply {
-                Reply::Ok => Outcome::CheckedOut,
-                // The caller has given up.
-                _ => Outcome::Done,
-            }),
-            Self::RawReply { caller, verb, mut text } => {
-                if verb != Verb::ConfigGetCluster || text.is_empty() {
-                    append_reply(reply, &mut text);
-                }
-                caller.complete(Outcome::RawReply(text));
-            }
-            Self::RawItems { caller, mut items, .. } => {
-                items.note_error(reply);
-                caller.complete(Outcome::RawItems(items));
-            }
-            Self::NoReply { noreplies, caller, .. } => {
-                noreplies.end(matches!(reply, Reply::Error(_)));
-                caller.complete(Outcome::Done);
-            }
-            Self::Step(step) => step.reply(reply, from),
-            Self::Guarded(guarded) => guarded.reply(reply, from),
-            Self::Delete(handler) => handler.reply(reply),
+            rare => rare.rare_reply(reply, from),
         }
     }
 
@@ -303,6 +254,70 @@ impl<C: Caller> Waiter for Handler<C> {
 }
 
 impl<C: Caller> Handler<C> {
+    #[inline(never)]
+    fn rare_item(&mut self, index: usize, item: &ItemRef<'_>, shared: Option<&C::Value>) {
+        match self {
+            Self::Meta { caller, item: place, .. } => *place = caller.item(item, shared),
+            Self::MetaPart { batch, item: place, .. } => *place = batch.item(item, shared),
+            Self::Counter { number, .. } => {
+                *number = std::str::from_utf8(item.value).ok().and_then(|text| text.parse().ok());
+            }
+            Self::Guarded(guarded) => guarded.handler.item(index, item, shared),
+            Self::RawItems { caller, items, .. } => {
+                items.items.extend(caller.item(item, shared).map(|item| (index, item)));
+            }
+            Self::Step(step) => step.item(index, item),
+            // The only other command with an item is `config get cluster`.
+            Self::RawReply { text, .. } => text.extend_from_slice(item.value),
+            _ => {}
+        }
+    }
+
+    #[inline(never)]
+    fn rare_reply(self, reply: &Reply<'_>, from: &str) {
+        match self {
+            Self::MetaPart { batch, at, item } => {
+                let outcome = batch.meta_outcome(reply, item, from);
+                batch.part_ended(at, outcome);
+            }
+            Self::Counter { caller, number } => caller.complete(counted(reply, number, from)),
+            Self::Meta { caller, verb, item } => caller.complete(match *reply {
+                Reply::Meta { status, flags } => {
+                    Outcome::Meta(Box::new(MetaReply { status, flags: flags.into(), item }))
+                }
+                ref other => Outcome::from_reply(verb, other, from),
+            }),
+            Self::Probe { caller } => caller.complete(probed(reply, from)),
+            Self::Stats { caller, stats } => caller.complete(match reply {
+                Reply::End => Outcome::Stats(stats),
+                other => Outcome::from_reply(Verb::Stats, other, from),
+            }),
+            Self::Checkout { caller } => caller.complete(match reply {
+                Reply::Ok => Outcome::CheckedOut,
+                // The caller has given up.
+                _ => Outcome::Done,
+            }),
+            Self::RawReply { caller, verb, mut text } => {
+                if verb != Verb::ConfigGetCluster || text.is_empty() {
+                    append_reply(reply, &mut text);
+                }
+                caller.complete(Outcome::RawReply(text));
+            }
+            Self::RawItems { caller, mut items, .. } => {
+                items.note_error(reply);
+                caller.complete(Outcome::RawItems(items));
+            }
+            Self::NoReply { noreplies, caller, .. } => {
+                noreplies.end(matches!(reply, Reply::Error(_)));
+                caller.complete(Outcome::Done);
+            }
+            Self::Step(step) => step.reply(reply, from),
+            Self::Guarded(guarded) => guarded.reply(reply, from),
+            Self::Delete(handler) => handler.reply(reply),
+            Self::Item { .. } | Self::Line { .. } | Self::Part { .. } | Self::Command { .. } => {}
+        }
+    }
+
     #[cold]
     pub fn fail_with(self, kind: FailureKind) {
         match self {

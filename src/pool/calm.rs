@@ -38,7 +38,9 @@ impl<W: Waiter> State<W> {
             && !self.large.is_large(outgoing);
         let first = self.connections.first()?;
         let takes_it = is_calm
-            && first.takes_more(self.precautions.window())
+            && first.is_free()
+            && !first.is_silent()
+            // So its backlog allows for more; and while keys share lines, no window is limited.
             && !first.is_held_up(timing.deadline)
             && !first.is_stalled(timing.issued_at, &self.health)
             && self.in_flight() < MAX_REQUESTS;

@@ -36,7 +36,7 @@ impl<W: Waiter> Pool<W> {
     pub fn submit_checked_out(
         &self,
         checkout: CheckoutId,
-        request: OwnedRequest,
+        mut request: OwnedRequest,
         waiter: W,
         deadline: Nanos,
     ) {
@@ -58,7 +58,7 @@ impl<W: Waiter> Pool<W> {
                 let pin = waiter.is_noreply().then(|| pin_hash(&request));
                 let (entry, health) = (&mut state.connections[at], &mut state.health);
                 let timing = shared.timing(deadline);
-                shared.send(entry, health, Submission::Owned(request), waiter, timing);
+                shared.send(entry, health, Submission::Owned(&mut request), waiter, timing);
                 if let Some(pin) = pin {
                     state.pin(at, pin);
                 }
@@ -66,7 +66,7 @@ impl<W: Waiter> Pool<W> {
                 shared.context.arm(deadline);
             }
             Err(error) => {
-                let info = Submission::Owned(request).info();
+                let info = Submission::Owned(&mut request).info();
                 state.counters.failed(info, error.kind().call_result());
                 drop(guard);
                 waiter.fail(&error);

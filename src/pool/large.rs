@@ -19,8 +19,10 @@ impl LargeTraffic {
     /// Whether a request sends a large value, or probably receives one.
     #[inline]
     pub fn is_large(&self, outgoing: &Submission<'_>) -> bool {
+        if outgoing.is_retrieval() {
+            return self.keys.has_any() && outgoing.asks_for(|key| self.keys.contains(key));
+        }
         outgoing.payload_len() >= LARGE_VALUE_LEN
-            || outgoing.asks_for(|key| self.keys.contains(key))
     }
 
     /// Remembers a key whose value was large.
@@ -55,6 +57,11 @@ impl LargeKeys {
     fn insert(&mut self, key: &[u8]) {
         let hash = hash(key);
         self.0.get_or_insert_with(|| Box::new([0; BUCKETS]))[bucket(hash)] = hash;
+    }
+
+    #[inline]
+    fn has_any(&self) -> bool {
+        self.0.is_some()
     }
 
     fn contains(&self, key: &[u8]) -> bool {

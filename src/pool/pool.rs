@@ -159,8 +159,8 @@ impl<W: Waiter> Pool<W> {
     }
 
     /// Like [`Self::submit`].
-    pub fn submit_owned(&self, request: OwnedRequest, waiter: W, deadline: Nanos) {
-        self.submit_any(Submission::Owned(request), waiter, deadline);
+    pub fn submit_owned(&self, mut request: OwnedRequest, waiter: W, deadline: Nanos) {
+        self.submit_any(Submission::Owned(&mut request), waiter, deadline);
     }
 
     /// Like [`Self::submit`].
@@ -210,8 +210,8 @@ impl<W: Waiter> Pool<W> {
         if state.precautions.is_unmerged() && outgoing.info().keys > 1 {
             let request = outgoing.into_owned();
             let whole = QueuedRequest { request, waiter, timing, retried: false };
-            for QueuedRequest { request, waiter, .. } in whole.split_all() {
-                shared.dispatch(state, Submission::Owned(request), waiter, timing);
+            for QueuedRequest { mut request, waiter, .. } in whole.split_all() {
+                shared.dispatch(state, Submission::Owned(&mut request), waiter, timing);
             }
         } else {
             shared.dispatch(state, outgoing, waiter, timing);

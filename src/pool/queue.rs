@@ -19,7 +19,7 @@ pub(super) struct QueuedRequest<W> {
 impl<W> QueuedRequest<W> {
     pub fn new(outgoing: Submission<'_>, waiter: W, timing: Timing) -> Self {
         let request = match outgoing {
-            Submission::Owned(request) => request.unshared(),
+            Submission::Owned(request) => request.take().unshared(),
             borrowed @ Submission::Borrowed(_) => borrowed.into_owned(),
         };
         Self { request, waiter, timing, retried: false }

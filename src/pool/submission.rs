@@ -8,13 +8,15 @@ use crate::protocol::{
     Command, GenericCommand, Key, OwnedRequest, ReplyHandler, Request, RequestInfo, Timing, Verb,
 };
 
-/// A request that is submitted to the pool.
+/// A request that is submitted to the pool. Only a pointer, because it passes many functions.
 pub enum Submission<'a> {
     Borrowed(&'a Request<'a>),
-    Owned(OwnedRequest),
+    /// Taken from here if the request has to wait.
+    Owned(&'a mut OwnedRequest),
 }
 
 impl Submission<'_> {
+    #[inline]
     pub fn verb(&self) -> Verb {
         match self {
             Self::Borrowed(request) => request.verb(),
@@ -23,6 +25,7 @@ impl Submission<'_> {
     }
 
     /// The key that decides which node gets the request; `None` without keys.
+    #[inline]
     pub fn key(&self) -> Option<Key<'_>> {
         match self {
             Self::Borrowed(Request::Retrieval { keys, .. }) => keys.first().copied(),
@@ -43,6 +46,16 @@ impl Submission<'_> {
         RequestInfo { verb: self.verb(), keys, issued_at: 0 }
     }
 
+    /// Whether it asks for items. Such a request fits one line, so it is short.
+    #[inline]
+    pub fn is_retrieval(&self) -> bool {
+        matches!(
+            self,
+            Self::Borrowed(Request::Retrieval { .. }) | Self::Owned(OwnedRequest::Retrieval { .. })
+        )
+    }
+
+    #[inline]
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Borrowed(request) => request.payload_len(),
@@ -77,14 +90,14 @@ impl Submission<'_> {
     pub fn push<W: ReplyHandler>(self, to: &mut Connection<W>, waiter: W, timing: Timing) {
         match self {
             Self::Borrowed(request) => to.push(request, waiter, timing),
-            Self::Owned(request) => to.push_owned(&request, waiter, timing, false),
+            Self::Owned(request) => to.push_owned(request, waiter, timing, false),
         }
     }
 
     pub fn into_owned(self) -> OwnedRequest {
         match self {
             Self::Borrowed(request) => OwnedRequest::copy_from(request),
-            Self::Owned(request) => request,
+            Self::Owned(request) => request.take(),
         }
     }
 
@@ -92,7 +105,7 @@ impl Submission<'_> {
     pub fn into_owned_in_block(self, block: &mut BytesMut) -> OwnedRequest {
         match self {
             Self::Borrowed(request) => OwnedRequest::copy_into_block(request, block),
-            Self::Owned(request) => request,
+            Self::Owned(request) => request.take(),
         }
     }
 }

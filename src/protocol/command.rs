@@ -252,6 +252,7 @@ impl Request<'_> {
     }
 
     /// The number of bytes that count toward the limits of the queues.
+    #[inline]
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Retrieval { keys, .. } => keys.iter().map(|k| k.as_bytes().len() + 1).sum(),

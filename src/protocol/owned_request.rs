@@ -30,6 +30,12 @@ impl OwnedCommand {
 }
 
 impl OwnedRequest {
+    /// Moves the request out, and leaves one without data.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Command(GenericCommand::Version))
+    }
+
     /// A storage command whose value is not copied.
     pub fn storage(
         verb: StorageVerb,

@@ -6,7 +6,7 @@ use super::super::operations::Answer;
 use super::{CoreClient, Object};
 use crate::client::{Action, Target};
 use crate::pool::Submission;
-use crate::protocol::{ArithmeticVerb, Command, OwnedRequest, RetrievalVerb, StorageVerb};
+use crate::protocol::{ArithmeticVerb, Command, OwnedRequest, Request, RetrievalVerb, StorageVerb};
 
 impl CoreClient {
     pub(super) fn fetch(
@@ -98,12 +98,12 @@ impl CoreClient {
         let noreply = convert::flag("noreply", noreply)?;
         let session = self.session(py)?;
         if let Some(value) = convert::shared(&value) {
-            let request = OwnedRequest::storage(verb, key, flags, exptime, value);
-            return session.request(py, Target::Key, Submission::Owned(request), noreply);
+            let mut request = OwnedRequest::storage(verb, key, flags, exptime, value);
+            return session.request(py, Target::Key, Submission::Owned(&mut request), noreply);
         }
         let value = value.as_bytes();
-        let command = Command::Storage { verb, key, flags, exptime, value };
-        session.command(py, Target::Key, command, noreply)
+        let request = Request::Command(Command::Storage { verb, key, flags, exptime, value });
+        session.request(py, Target::Key, Submission::Borrowed(&request), noreply)
     }
 
     pub(super) fn count(

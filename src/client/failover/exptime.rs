@@ -87,8 +87,8 @@ pub fn with_capped(submission: Submission<'_>, ttl: i32, send: impl FnOnce(Submi
             cap_command(&mut command, ttl);
             send(Submission::Borrowed(&Request::Command(command)));
         }
-        Submission::Owned(mut request) => {
-            match &mut request {
+        Submission::Owned(request) => {
+            match request {
                 OwnedRequest::Retrieval { verb, .. } => *verb = retrieval(*verb, ttl),
                 OwnedRequest::Command(GenericCommand::Meta { verb, flags: words, .. }) => {
                     *words = flags(*verb, words, ttl).into();

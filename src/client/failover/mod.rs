@@ -187,7 +187,7 @@ impl<C: Caller> Client<C> {
     fn submit_again(
         &self,
         node: usize,
-        request: OwnedRequest,
+        mut request: OwnedRequest,
         handler: Handler<C>,
         deadline: Nanos,
     ) {
@@ -197,6 +197,11 @@ impl<C: Caller> Client<C> {
         };
         let failover = self.cluster().failover();
         let are_given = failover.is_some_and(|failover| failover.config().homes_are_given);
-        self.submit_keyed(are_given.then_some(home), Submission::Owned(request), handler, deadline);
+        self.submit_keyed(
+            are_given.then_some(home),
+            Submission::Owned(&mut request),
+            handler,
+            deadline,
+        );
     }
 }

@@ -87,7 +87,7 @@ impl<C: Caller> Client<C> {
         deadline: Nanos,
     ) {
         let request = match submission {
-            Submission::Owned(request) => request.unshared(),
+            Submission::Owned(request) => request.take().unshared(),
             borrowed @ Submission::Borrowed(_) => borrowed.into_owned(),
         };
         let text = Bytes::copy_from_slice(request.key());

@@ -89,6 +89,8 @@ impl<S: ReplyHandler> Pipeline<S> {
         });
     }
 
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a handler is large to move, and this is for each get")]
     fn push_key(
         &mut self,
         verb: RetrievalVerb,
