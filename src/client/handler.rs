@@ -239,6 +239,10 @@ impl<C: Caller> Waiter for Handler<C> {
         self.reply(&Reply::End, "");
     }
 
+    fn is_bound(&self) -> bool {
+        matches!(self, Self::Delete(_))
+    }
+
     fn split(self, missing: &[usize]) -> Vec<Self> {
         let (gather, line) = match self {
             Self::Line { gather, line } => (gather, line),

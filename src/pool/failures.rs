@@ -168,8 +168,8 @@ impl<W: Waiter> Shared<W> {
         if is_wanted { state.queue.take_all() } else { Vec::new() }
     }
 
-    /// Hands over requests that other nodes take. They must not be submitted within the current
-    /// call, because its caller may be in the middle of a change.
+    /// Hands over the requests that other nodes may take, and fails the others. They must not be
+    /// submitted within the current call, because its caller may be in the middle of a change.
     fn strand(self: &Rc<Self>, stranded: Vec<QueuedRequest<W>>) {
         if stranded.is_empty() {
             return;
@@ -180,6 +180,9 @@ impl<W: Waiter> Shared<W> {
                 let QueuedRequest { request, waiter, timing, .. } = queued;
                 match &*pool.on_stranded.borrow() {
                     _ if waiter.is_abandoned() => waiter.dismiss(),
+                    _ if waiter.is_bound() || !request.has_key() => {
+                        waiter.fail(&pool.error(ErrorKind::Unavailable, None));
+                    }
                     Some(listener) => listener(request, waiter, timing.deadline),
                     None => waiter.fail(&pool.error(ErrorKind::Closed, None)),
                 }

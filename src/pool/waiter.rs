@@ -11,6 +11,11 @@ pub trait Waiter: ReplyHandler + Sized + 'static {
         self.reply(&Reply::End, "");
     }
 
+    /// Whether the request concerns this node, so that no other node may take it.
+    fn is_bound(&self) -> bool {
+        false
+    }
+
     /// Splits a request for several keys: returns a waiter for each key with an index in `missing`,
     /// in that order. Items that arrived for other keys are kept.
     fn split(self, missing: &[usize]) -> Vec<Self>;

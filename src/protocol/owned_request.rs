@@ -30,6 +30,13 @@ impl OwnedCommand {
 }
 
 impl OwnedRequest {
+    pub fn has_key(&self) -> bool {
+        match self {
+            Self::Retrieval { keys, .. } => !keys.is_empty(),
+            Self::Command(command) => command.key().is_some(),
+        }
+    }
+
     /// Moves the request out, and leaves one without data.
     #[must_use]
     pub fn take(&mut self) -> Self {

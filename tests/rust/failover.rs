@@ -341,6 +341,47 @@ fn a_flush_that_a_dead_node_missed_is_made_up_for() {
 }
 
 #[test]
+fn what_concerns_a_dead_node_goes_to_no_other() {
+    run(async {
+        let cluster = Cluster::start(false, failover()).await;
+        let names = cluster.keys(1);
+        cluster.stored(&names[0], "kept").await;
+        cluster.servers[1].kill(true).await;
+        let flushed = cluster.flush(1).await;
+        assert!(matches!(flushed, Outcome::Failed(f) if matches!(f.kind, FailureKind::Pool(_))));
+        assert_eq!(cluster.client.health().1, [1]);
+        assert_eq!(cluster.value(&names[0]).await.as_deref(), Some("kept"));
+    });
+}
+
+#[test]
+fn an_old_copy_is_deleted_at_its_own_node() {
+    run(async {
+        let cluster = Cluster::start(false, failover()).await;
+        let names = cluster.keys(20);
+        cluster.servers[0].kill(true).await;
+        cluster.down(&names[0]).await;
+        let at = |name: &str| cluster.client.node_for(key(name)).unwrap();
+        let name = names.iter().find(|name| at(name) == 1).unwrap();
+        cluster.stored(name, "first").await;
+        cluster.servers[0].restart();
+        cluster.up().await;
+        until(|| async { at(name) == 0 }).await;
+        cluster.servers[1].kill(true).await;
+        // The delete of the copy finds out that its node is down.
+        cluster.stored(name, "second").await;
+        until(|| async { cluster.client.health().1 == [1] }).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(cluster.value(name).await.as_deref(), Some("second"));
+        cluster.servers[1].restart();
+        cluster.up().await;
+        cluster.calm().await;
+        assert_eq!(cluster.servers[1].item(name), None);
+        assert_eq!(cluster.value(name).await.as_deref(), Some("second"));
+    });
+}
+
+#[test]
 fn a_node_that_can_be_reached_but_is_out_serves_no_outdated_copy() {
     run(async {
         let cluster = Cluster::start(false, failover()).await;

@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--faults", choices=FAULTS, help="only these")
     parser.add_argument("--mode", choices=("async", "sync"), help="only this")
-    parser.add_argument("--failover", action="store_true", help="in each asynchronous process")
+    parser.add_argument("--failover", action="store_true", help="in each process")
     arguments = parser.parse_args()
     print(f"SEED={arguments.seed}", flush=True)
     rng = random.Random(arguments.seed)
@@ -83,8 +83,8 @@ class Episode:
         }
         if mode == "async":
             options["autobatching"] = rng.random() < 0.5
-            if rng.random() < 0.3 or arguments.failover:
-                options["failover"] = "next"
+        if rng.random() < 0.3 or arguments.failover:
+            options["failover"] = "next"
         workers = rng.choice((2, 4, 8)) if mode == "sync" else rng.choice((4, 32, 128))
         return {
             "mode": mode,
@@ -109,6 +109,9 @@ class Episode:
             nodes = servers if self.faults == "none" else proxies
             for plan in self.plans:
                 others = [other for other in self.plans if other is not plan]
+                plan["only_newer"] = self.strict or not any(
+                    "failover" in other["options"] for other in others
+                )
                 plan["peers"] = [name for other in others for name in other["names"]]
                 plan["nodes"] = [f"{each.address.address}:{each.address.port}" for each in nodes]
             processes = [self._start(plan) for plan in self.plans]

@@ -90,11 +90,14 @@ class Programs:
     Args:
         lossy: items may vanish, because servers are killed.
         peers: the names of the keys of other processes.
+        only_newer: values of other processes never become older. With failover they may, until the
+            writer has deleted them at the node that returns.
     """
 
     rng: random.Random
     lossy: bool
     peers: list[bytes]
+    only_newer: bool = True
     counts: Counts = field(default_factory=Counts)
     seen: dict[bytes, int] = field(default_factory=dict)
     lives: dict[bytes, int] = field(default_factory=dict)
@@ -305,7 +308,7 @@ class Programs:
             self.counts.keys += 1
             number = number_in(key, bytes(item.value))
             # Another task may have seen a newer one while this one waited.
-            if number < before[key]:
+            if number < before[key] and self.only_newer:
                 raise WrongError(f"{key!r} went back from {before[key]} to {number}")
             self.seen[key] = max(number, self.seen.get(key, 0))
             name, life = keys[key], int(key.rsplit(b":", 1)[1])

@@ -26,9 +26,8 @@ def main(plan: dict[str, Any]) -> None:
     """Run programs for some seconds."""
     logging.getLogger("emcache").addHandler(logging.NullHandler())
     run = in_threads if plan["mode"] == "sync" else in_tasks
-    programs = Programs(
-        random.Random(plan["seed"]), plan["lossy"], [name.encode() for name in plan["peers"]]
-    )
+    peers = [name.encode() for name in plan["peers"]]
+    programs = Programs(random.Random(plan["seed"]), plan["lossy"], peers, plan["only_newer"])
     names = [name.encode() for name in plan["names"]]
     shares = [names[number :: plan["workers"]] for number in range(plan["workers"])]
     wrong: list[str] = []
@@ -143,7 +142,7 @@ def in_threads(plan, programs, shares, wrong, memory):
 
     def work(share, rng):
         # Each has its own source of randomness and counts, so that nothing else needs a lock.
-        mine = Programs(rng, programs.lossy, programs.peers)
+        mine = Programs(rng, programs.lossy, programs.peers, programs.only_newer)
         program = mine.program(share)
         try:
             request = next(program)
