@@ -71,7 +71,7 @@ impl CoreMigration {
 
     /// How often the two lists of nodes have changed their places, in all migrations.
     fn swaps(&self, py: Python<'_>) -> PyResult<u32> {
-        self.query(py, |nodes| nodes.swaps())
+        self.0.get().operations_on_thread()?.query(py, |nodes| nodes.swaps())
     }
 
     /// The phase and the counters by name; `None` without a migration.

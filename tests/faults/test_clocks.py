@@ -31,6 +31,7 @@ DATED = {
     # Hosts that share values and limits agree on their times.
     PACKAGE / "cache" / "_envelope.py",
     PACKAGE / "cache" / "_rate_limits.py",
+    PACKAGE / "contrib" / "_fastapi_responses.py",
     # A snapshot says when it was made.
     PACKAGE / "_snapshots.py",
     PACKAGE / "sync" / "_snapshots.py",

@@ -670,3 +670,76 @@ async def test_a_mounted_application(shop):
         await http.post("/drop")
         await http.get("/api/products/7")
         assert shop.ran() == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("/at/a?sort=x&sort=y", "/at/a?sort=y&sort=x"),
+        ("/at/a%3Fb", "/at/a?b"),
+        ("/at/a%253Fb", "/at/a%3Fb"),
+        ("/at/a%23b", "/at/a"),
+    ],
+)
+async def test_urls_that_only_look_alike(shop, one, other):
+    @shop.app.get("/at/{name}")
+    @shop.memcached.cached_response(60)
+    async def show(request: Request, name: str):
+        return [name, request.scope["query_string"].decode()]
+
+    async with shop.open() as http:
+        first, second = (await http.get(one)).json(), (await http.get(other)).json()
+        assert first != second
+        assert [(await http.get(one)).json(), (await http.get(other)).json()] == [first, second]
+
+
+async def test_a_cookie_that_a_dependency_sets_on_a_hit_is_sent(shop):
+    async def visitor(request: Request, response: Response):
+        if name := request.headers.get("x-visitor"):
+            response.set_cookie("visitor", name)
+
+    @shop.app.middleware("http")
+    async def inner(request: Request, call_next):
+        response = await call_next(request)
+        if "x-visitor" in request.headers:
+            response.set_cookie("inner", "yes")
+        return response
+
+    # What is added last is the outermost.
+    shop.app.add_middleware(EmcacheMiddleware)
+
+    @shop.app.get("/start", dependencies=[Depends(visitor)])
+    @shop.memcached.cached_response(60, public=True)
+    async def start():
+        shop.calls += 1
+        return "start"
+
+    async with shop.open() as http:
+        assert "set-cookie" not in (await http.get("/start")).headers
+        again = await http.get("/start", headers={"x-visitor": "ada"})
+        assert again.headers.get_list("set-cookie")
+        assert shop.ran() == 1
+
+
+async def test_invalidations_refuse_what_they_cannot_do(shop):
+    refused = []
+
+    @shop.app.put("/products")
+    async def change(changes: Annotated[Invalidations, Depends(shop.memcached.invalidations)]):
+        for call, argument in (
+            (changes.tags, ["product:1"]),
+            (changes.keys, 5),
+            (changes.cache_tags, b"tag"),
+            (changes.path, "products/1"),
+            (changes.path, "http://shop/products/1"),
+            (changes.path, "/products/1?page=2"),
+            (changes.call, 5),
+        ):
+            try:
+                call(argument)
+            except (TypeError, ValueError) as error:
+                refused.append(type(error).__name__)
+
+    async with shop.open() as http:
+        assert (await http.put("/products")).status_code == 200
+    assert refused == ["TypeError"] * 3 + ["ValueError"] * 3 + ["TypeError"]

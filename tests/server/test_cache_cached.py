@@ -470,7 +470,7 @@ def test_wrong_decorations():
 async def test_a_source_that_gives_no_cache(client):
     function, calls = counting(lambda: client)
     for call in (function, function.refresh, function.invalidate):
-        with pytest.raises(TypeError, match=r"must return an emcache\.Cache or None, not Client"):
+        with pytest.raises(TypeError, match=r"an emcache\.Cache or None, not emcache\.Client"):
             await call(1)
     assert calls == []
 

@@ -239,7 +239,7 @@ async def test_every_look_is_awaited_when_one_value_is_unreadable(pair):
 
 
 @pytest.mark.filterwarnings("error")
-@within(20)
+@within(50)
 async def test_every_look_is_awaited_when_the_call_is_cancelled(pair):
     """At any of its steps, with all the tasks that it has started by then."""
     one, _ = pair
@@ -411,3 +411,23 @@ async def test_keys_of_cached_many_have_one_field(key):
 async def test_what_cached_many_does_not_decorate():
     with pytest.raises(TypeError, match="async function"):
         cached_many(lambda: None, key="{id}")(lambda ids: {})
+
+
+@pytest.mark.parametrize("count", [3, 40])
+@within(20)
+async def test_a_mapping_that_raises_fails_all_callers(pair, count):
+    class Lazy(dict):
+        def __getitem__(self, key):
+            raise LookupError(key)
+
+    async def load(keys):
+        await asyncio.sleep(0.05)
+        return Lazy.fromkeys(keys, 1)
+
+    one, _ = pair
+    keys = [f"lazy {number}" for number in range(count)]
+    calling = asyncio.create_task(one.get_or_set_many(keys, load))
+    await asyncio.sleep(0.02)
+    joined = asyncio.create_task(one.get_or_set(keys[-1], Load()))
+    for result in await outcomes(calling, joined):
+        assert isinstance(result, LookupError)

@@ -202,7 +202,7 @@ def test_cached_functions(cache):
 
 
 def test_the_wrong_decorator_names_the_right_one(cache):
-    with pytest.raises(TypeError, match=r"an emcache\.sync\.Cache; use emcache\.sync\.cached"):
+    with pytest.raises(TypeError, match=r"not emcache\.sync\.Cache; use emcache\.sync\.cached"):
         emcache.cached(cache)
 
     async def function():

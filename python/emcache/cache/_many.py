@@ -148,21 +148,23 @@ class _Call(Generic[K, T]):
         self._counts.computed += len(keys)
         began = time.perf_counter()
         try:
-            values = await _load_values(self._load, keys)
+            try:
+                values = await _load_values(self._load, keys)
+            finally:
+                self._counts.seconds += time.perf_counter() - began
+            for at, (key, future) in enumerate(list(self._futures.items())):
+                if at and at % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                if future.done():
+                    continue
+                if key in values:
+                    future.set_result(values[key])
+                else:
+                    future.set_exception(UnusableError(AbsentError(key)))
         except BaseException as error:
+            # Also one of a mapping, or of a signal handler: nobody may wait for ever.
             self._fail(error)
             raise
-        finally:
-            self._counts.seconds += time.perf_counter() - began
-        for at, (key, future) in enumerate(list(self._futures.items())):
-            if at and at % AT_ONCE == 0:
-                await asyncio.sleep(0)
-            if future.done():
-                continue
-            if key in values:
-                future.set_result(values[key])
-            else:
-                future.set_exception(UnusableError(AbsentError(key)))
 
     def _fail(self, error: BaseException) -> None:
         own_error = error.error if isinstance(error, UnusableError) else None

@@ -52,7 +52,7 @@ class Lookup:
         responses = self._responses()
         known = {**request.path_params, **arguments}
         names = [_fill(tag, known) for tag in self.tags]
-        names.append(path_tag(request.url.path))
+        names.append(path_tag(request.scope["path"]))
         key = self._key_of(request, user)
         try:
             data = await responses.get(key, tags=names)
@@ -185,8 +185,15 @@ def path_tag(path: str) -> str:
 
 
 def _url_key(request: Request) -> str:
-    query = "&".join(sorted(request.url.query.split("&")))
-    return str(request.url.replace(query=query, fragment=""))
+    """Return the URL, with the query sorted by name.
+
+    Values of the same name keep their order. The parts come from the scope, because the text of a
+    URL does not always say where the path ends.
+    """
+    query = request.scope.get("query_string", b"").decode("latin-1").split("&")
+    query.sort(key=lambda pair: pair.partition("=")[0])
+    parts = (request.url.scheme, request.url.netloc, request.scope["path"], "&".join(query))
+    return "".join(f"{len(part)}:{part}" for part in parts)
 
 
 def exchange_of(request: Request) -> Exchange:

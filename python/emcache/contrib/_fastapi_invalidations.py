@@ -9,7 +9,7 @@ from typing import Any
 from .._client import Client
 from ..cache import Cache
 from ..cache._warnings import warn
-from ._fastapi_endpoints import path_tag
+from ._fastapi_endpoints import path_tag, texts
 
 
 class Running:
@@ -38,19 +38,32 @@ class Invalidations:
 
     def tags(self, *tags: str) -> None:
         """Drop the cached responses with these tags."""
-        self._tags += tags
+        self._tags += texts("tags", tags)
 
     def path(self, path: str) -> None:
-        """Drop the cached responses to a path, whatever their query and user."""
+        """Drop the cached responses to a path, whatever their query and user.
+
+        Args:
+            path: as the application sees it, decoded, with the slash at its end if there is one:
+                ``"/products/1"``.
+
+        Raises:
+            ValueError: it does not begin with ``/``, or has a query.
+        """
+        (path,) = texts("path", [path])
+        if not path.startswith("/") or "?" in path:
+            raise ValueError(
+                f"path must be like '/products/1', without host and query, not {path!r}"
+            )
         self._tags.append(path_tag(path))
 
     def keys(self, *keys: str) -> None:
         """Invalidate keys of :meth:`Memcached.cache`."""
-        self._keys += keys
+        self._keys += texts("keys", keys)
 
     def cache_tags(self, *tags: str) -> None:
         """Invalidate tags of :meth:`Memcached.cache`, as those of :func:`emcache.cached`."""
-        self._cache_tags += tags
+        self._cache_tags += texts("tags", tags)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Call and await a function, such as ``load_user.invalidate`` of a cached function."""

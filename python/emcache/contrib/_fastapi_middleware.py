@@ -157,7 +157,11 @@ class _Responder:
             # The answer to HEAD may lack the body.
             if self._scope["method"] == "GET":
                 await plan.store(cached)
-        await self._respond(plan.rules.with_cache_headers(cached), cached.body)
+        # Cookies are of this request: dependencies and inner middleware run for a hit too.
+        cookies = (
+            [] if plan.cached is None else [h for h in headers if h[0].lower() == b"set-cookie"]
+        )
+        await self._respond([*plan.rules.with_cache_headers(cached), *cookies], cached.body)
 
     async def _respond(self, headers: Headers, body: bytes) -> None:
         self._start = None

@@ -9,9 +9,6 @@ from .._client_options import CLIENT_OPTIONS
 from .._memcached.addresses import parse_nodes
 from ..sync import Client, create_client
 
-_ASYNCHRONOUS = {"failover", "hot_keys", "migrating_from"}
-"""Options that the synchronous client does not have."""
-
 Servers = str | Iterable[str | Address] | Client
 
 
@@ -29,11 +26,7 @@ def client_of(owner: object, servers: Servers, options: Mapping[str, Any], *, of
             names = ", ".join(sorted(options))
             raise TypeError(f"{of}: {names} must be passed to create_client, with the client")
         return servers
-    if (
-        unknown := options.keys()
-        - (CLIENT_OPTIONS.keys() - _ASYNCHRONOUS)
-        - {"allow_in_event_loop"}
-    ):
+    if unknown := options.keys() - CLIENT_OPTIONS.keys() - {"allow_in_event_loop"}:
         names = ", ".join(sorted(unknown))
         raise TypeError(f"unknown {of}: {names}; use those of emcache.sync.create_client")
     nodes = parse_nodes(servers)
