@@ -347,9 +347,14 @@ fn what_concerns_a_dead_node_goes_to_no_other() {
         let names = cluster.keys(1);
         cluster.stored(&names[0], "kept").await;
         cluster.servers[1].kill(true).await;
-        let flushed = cluster.flush(1).await;
-        assert!(matches!(flushed, Outcome::Failed(f) if matches!(f.kind, FailureKind::Pool(_))));
-        assert_eq!(cluster.client.health().1, [1]);
+        until(|| async {
+            let flushed = cluster.flush(1).await;
+            let is_failed = matches!(&flushed, Outcome::Failed(failure)
+                if matches!(failure.kind, FailureKind::Pool(_)));
+            assert!(is_failed, "{flushed:?}");
+            cluster.client.health().1 == [1]
+        })
+        .await;
         assert_eq!(cluster.value(&names[0]).await.as_deref(), Some("kept"));
     });
 }
