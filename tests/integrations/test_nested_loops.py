@@ -70,6 +70,7 @@ def test_calls_within_calls(server, applied, debug):
 CALLBACK = """
 import nest_asyncio
 nest_asyncio.apply()
+asyncio.get_event_loop().close()  # apply() made it, and leaves it open
 told = []
 
 async def main():

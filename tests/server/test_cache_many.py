@@ -425,7 +425,7 @@ async def test_a_mapping_that_raises_fails_all_callers(pair, count):
         return Lazy.fromkeys(keys, 1)
 
     one, _ = pair
-    keys = [f"lazy {number}" for number in range(count)]
+    keys = [f"lazy-{number}" for number in range(count)]
     calling = asyncio.create_task(one.get_or_set_many(keys, load))
     await asyncio.sleep(0.02)
     joined = asyncio.create_task(one.get_or_set(keys[-1], Load()))

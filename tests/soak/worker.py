@@ -101,7 +101,7 @@ def in_tasks(plan, programs, shares, wrong, memory):
     async def work(client, share):
         program = programs.program(share)
         request = next(program)
-        history = deque(maxlen=400)
+        history = deque(maxlen=30)
         while time.monotonic() < end:
             began = time.monotonic()
             try:
