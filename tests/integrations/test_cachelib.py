@@ -207,8 +207,14 @@ def test_pylibmc_reads_the_same_values(server):
 
 
 def test_wrong_options():
-    with pytest.raises(TypeError, match="unknown options of EmcacheCache: failover"):
-        EmcacheCache("127.0.0.1", failover=1)
+    with pytest.raises(TypeError, match="unknown options of EmcacheCache: fail_over"):
+        EmcacheCache("127.0.0.1", fail_over="next")
+
+
+def test_options_of_the_client_are_passed_on(server):
+    cache = EmcacheCache(f"127.0.0.1:{server.port}", failover="next", hot_keys=8)
+    assert cache.set("passed on", 1)
+    assert cache.get("passed on") == 1
 
 
 def make_app(server, **config):
