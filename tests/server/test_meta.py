@@ -364,9 +364,10 @@ class TestMany:
             task = asyncio.create_task(client.meta_get_many(keys))
             for _ in range(steps):
                 await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            # A fast server may have answered within these turns.
+            if task.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await task
             found = await client.meta_get_many(keys)
             assert {name: item.value for name, item in found.items()} == {n: n for n in keys}
 

@@ -22,6 +22,8 @@ from click.testing import CliRunner, Result
 from emcache.cli._app import app
 
 COMMAND = [sys.executable, "-W", "error", "-m", "emcache"]
+LINES = 40
+"""The height of each terminal: what is said outside, in a variable, would win otherwise."""
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -98,10 +100,11 @@ class Terminal:
 
     def __init__(self, *arguments: str, columns: int = 120, **variables: str) -> None:
         self._ours, theirs = pty.openpty()
-        ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
         self.theirs = theirs
         self.before = termios.tcgetattr(theirs)
-        variables = {"TERM": "xterm", "COLUMNS": str(columns)} | variables
+        size = {"LINES": str(LINES), "COLUMNS": str(columns)}
+        variables = {"TERM": "xterm"} | size | variables
         self.process = subprocess.Popen(
             [*COMMAND, *arguments],
             stdin=theirs,
