@@ -56,9 +56,12 @@ test: test-rust test-python  ## All tests
 test-rust: $(VENV)/.tools  ## The core without Python
 	cargo test -q --no-default-features
 
-# Side by side: both mostly wait.
+# Side by side: both mostly wait. A few tests that fail get a second attempt, alone, and are named.
+FAILED := target/failed
 test-python: build memcached nutcracker  ## The package on real servers: both drivers, asyncio and uvloop
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-loop test-thread
+	@rm -rf $(FAILED)
+	@EMCACHE_TEST_FAILED=$(abspath $(FAILED)) $(MAKE) --no-print-directory -k -j2 --output-sync=target test-loop test-thread \
+		|| $(BIN)/python tools/second-attempt $(FAILED)
 
 WORKERS := -n 2 --dist worksteal
 test-loop: build memcached nutcracker

@@ -40,6 +40,25 @@ def pytest_collection_modifyitems(items):
         items[:] = [item for item in items if not sync_adapter.is_asynchronous(item.name)]
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Write down for tools/second-attempt what failed, if it asks for that."""
+    if folder := os.environ.get("EMCACHE_TEST_FAILED"):
+        reports = [
+            report
+            for outcome in ("failed", "error")
+            for report in terminalreporter.getreports(outcome)
+        ]
+        lines = {
+            f"crash {report.nodeid}"
+            if "crashed while running" in str(report.longrepr)
+            else report.nodeid
+            for report in reports
+        }
+        path = Path(folder) / os.environ.get("EMCACHE_DRIVER", "loop")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in sorted(lines)))
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Memcached]:
     """One server for many tests: use keys of your own.

@@ -512,6 +512,10 @@ async def proxied(*servers, **options):
             yield client, proxies
 
 
+NAMES = tuple(map(str, range(40)))
+"""Enough that each of two nodes has one of them, wherever their ports place them."""
+
+
 def spread(client, cache, *names):
     """A name of each kind on each node, so that all nodes are used."""
     nodes = {}
@@ -524,10 +528,10 @@ def spread(client, cache, *names):
 async def test_a_read_that_names_its_tags_is_one_round_trip(cluster, key):
     async with proxied(*cluster[:2]) as (client, proxies):
         cache = Cache(client, prefix=key)
-        value = next(iter(spread(client, cache, *"abcdef").values()))
+        value = next(iter(spread(client, cache, *NAMES).values()))
         tags = [
             name.removeprefix("#tag:")
-            for name in spread(client, cache, *(f"#tag:{n}" for n in range(20))).values()
+            for name in spread(client, cache, *(f"#tag:{n}" for n in NAMES)).values()
         ]
         assert len(tags) == 2
 
@@ -619,9 +623,9 @@ async def test_the_node_of_a_tag_is_lost(key):
         nodes = [first.address, second.address]
         async with emcache.create_client(nodes, timeout=0.5) as client:
             cache = Cache(client, prefix=key)
-            by_node = spread(client, cache, *"abcdef")
+            by_node = spread(client, cache, *NAMES)
             value = by_node[first.address]
-            tag = spread(client, cache, *(f"#tag:{n}" for n in range(20)))[second.address]
+            tag = spread(client, cache, *(f"#tag:{n}" for n in NAMES))[second.address]
             tag = tag.removeprefix("#tag:")
             source = Source()
             await cache.get_or_set(value, source, tags=[tag])
@@ -658,8 +662,8 @@ async def test_callers_share_a_computation_while_a_tag_is_down(key):
         nodes = [first.address, second.address]
         async with emcache.create_client(nodes, timeout=0.5) as client:
             cache = Cache(client, prefix=key)
-            value = spread(client, cache, *"abcdef")[first.address]
-            tag = spread(client, cache, *(f"#tag:{n}" for n in range(20)))[second.address]
+            value = spread(client, cache, *NAMES)[first.address]
+            tag = spread(client, cache, *(f"#tag:{n}" for n in NAMES))[second.address]
             tag = tag.removeprefix("#tag:")
             second.kill()
             source, all_have_begun = Source(), asyncio.Event()
