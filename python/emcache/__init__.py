@@ -38,7 +38,6 @@ from ._item import Item
 from ._lazy import PUBLIC as _PUBLIC
 from ._lazy import SUBMODULES as _SUBMODULES
 from ._memcached.addresses import parse_nodes
-from .connection_pool import ConnectionPool, ConnectionPoolMetrics
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,
     DEFAULT_AUTOBATCHING_MAX_KEYS,
@@ -59,6 +58,7 @@ if typing.TYPE_CHECKING:
     from ._router import Router, RouterNode
     from ._url import from_url
     from .cache import Cache, cached
+    from .connection_pool import ConnectionPool, ConnectionPoolMetrics
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
     from .metrics import (
         CacheMetrics,

@@ -1,11 +1,12 @@
 """Addresses of nodes."""
 
 import enum
-from dataclasses import dataclass
+
+from ._values import Value, dataclass
 
 
 @dataclass(frozen=True)
-class MemcachedHostAddress:
+class MemcachedHostAddress(Value):
     """A node on TCP.
 
     Args:
@@ -17,6 +18,10 @@ class MemcachedHostAddress:
     address: str
     port: int
 
+    def __init__(self, address: str, port: int) -> None:
+        self.__dict__["address"] = address
+        self.__dict__["port"] = port
+
     def __str__(self) -> str:
         """Return ``host:port`` or ``[ipv6]:port``, which :func:`emcache.parse_nodes` reads."""
         host = f"[{self.address}]" if ":" in self.address else self.address
@@ -24,10 +29,13 @@ class MemcachedHostAddress:
 
 
 @dataclass(frozen=True)
-class MemcachedUnixSocketPath:
+class MemcachedUnixSocketPath(Value):
     """A node on a unix socket; the spelling of the path decides which keys the node gets."""
 
     path: str
+
+    def __init__(self, path: str) -> None:
+        self.__dict__["path"] = path
 
     def __str__(self) -> str:
         """Return the path, which :func:`emcache.parse_nodes` reads."""

@@ -10,6 +10,8 @@ PUBLIC = {
     "ClientMetrics": "metrics",
     "Cluster": "_migration",
     "CommandMetrics": "metrics",
+    "ConnectionPool": "connection_pool",
+    "ConnectionPoolMetrics": "connection_pool",
     "DiscoveredNode": "discovery",
     "Discovery": "discovery",
     "DnsDiscovery": "discovery",
@@ -43,6 +45,7 @@ SUBMODULES = {
     "client",
     "client_errors",
     "cluster",
+    "connection_pool",
     "discovery",
     "metrics",
     "node",
@@ -70,6 +73,7 @@ class LazyModule:
         return getattr(load(self._name), attribute)
 
 
+connection_pool = LazyModule("connection_pool")
 discovery = LazyModule("discovery")
 failovers = LazyModule("_failover")
 meta = LazyModule("_meta")

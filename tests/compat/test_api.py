@@ -374,6 +374,50 @@ class TestAddress:
         assert [field.name for field in dataclasses.fields(HOST)] == ["address", "port"]
         assert [field.name for field in dataclasses.fields(PATH)] == ["path"]
 
+    def test_a_subclass_that_is_a_dataclass(self):
+        @dataclasses.dataclass(frozen=True)
+        class Weighted(emcache.MemcachedHostAddress):
+            weight: int = 1
+
+        assert repr(Weighted("a", 1)).endswith("Weighted(address='a', port=1, weight=1)")
+        assert Weighted("a", 1, 2) != Weighted("a", 1)
+        assert Weighted("a", 1) != HOST("a", 1) != Weighted("a", 1)
+        assert dataclasses.asdict(Weighted("a", 1)) == {"address": "a", "port": 1, "weight": 1}
+
+    def test_a_subclass_with_another_attribute(self):
+        class Named(emcache.MemcachedHostAddress):
+            pass
+
+        named = Named("a", 1)
+        named.name = "one"
+        assert named.name == "one"
+        del named.name
+        assert dataclasses.replace(named, port=2) == Named("a", 2)
+        assert hash(named) == hash(HOST("a", 1)) == hash(("a", 1))
+        with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'port'"):
+            named.port = 2
+        with pytest.raises(dataclasses.FrozenInstanceError, match="cannot delete field 'port'"):
+            del named.port
+
+    def test_patterns(self):
+        match HOST("a", 1):
+            case emcache.MemcachedHostAddress("b", _) | emcache.MemcachedHostAddress(_, 2):
+                pytest.fail("the fields differ")
+            case emcache.MemcachedHostAddress(host, port):
+                assert (host, port) == ("a", 1)
+
+    def test_types_of_fields(self):
+        assert [field.type for field in dataclasses.fields(HOST)] == [str, int]
+        assert [field.type for field in dataclasses.fields(emcache.Item)] == [
+            bytes,
+            int | None,
+            int | None,
+        ]
+
+    @pytest.mark.skipif(not hasattr(copy, "replace"), reason="Python 3.13")
+    def test_copy_replace(self):
+        assert copy.replace(HOST("a", 1), port=2) == HOST("a", 2)
+
     @pytest.mark.parametrize(
         "other", [HOST("a", 2), HOST("b", 1), PATH("a")], ids=["port", "host", "kind"]
     )

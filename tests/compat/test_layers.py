@@ -13,7 +13,7 @@ pytestmark = pytest.mark.driver_independent
 # The layers from the bottom up: a module imports only modules of its own layer and of lower ones.
 LAYERS = [
     {"_emcache", "_errors", "_address", "_checks", "_types", "_lazy", "_hints", "_failures"}
-    | {"_kinds", "_memcached"},
+    | {"_kinds", "_memcached", "_values"},
     {
         "default_values",
         "_item",

@@ -1,0 +1,93 @@
+"""Classes that are dataclasses for whoever asks, without the time of that when they are imported.
+
+The module ``dataclasses`` and the methods that it generates took a third of the import of this
+package. Here a class has ordinary methods; ``dataclasses.fields`` and the like find attributes that
+are made when they are first read.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+
+class DataclassAttribute:
+    """One of the two attributes by which ``dataclasses`` knows a class, until it is first read."""
+
+    def __init__(self, name: str, fields: dict[str, Any], frozen: bool) -> None:
+        self._name = name
+        self._fields = fields
+        self._frozen = frozen
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        """Make the attribute, and leave it in place of this object."""
+        from dataclasses import make_dataclass
+
+        made = make_dataclass(owner.__name__, self._fields.items(), frozen=self._frozen)
+        attribute = getattr(made, self._name)
+        setattr(owner, self._name, attribute)
+        return attribute
+
+
+def describe(cls: type, frozen: bool, **fields: Any) -> None:
+    """Let ``dataclasses`` find these fields, each with its type, in a class."""
+    for name in ("__dataclass_fields__", "__dataclass_params__"):
+        setattr(cls, name, DataclassAttribute(name, fields, frozen))
+
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as dataclass
+else:
+
+    def dataclass(*, frozen: bool) -> Callable[[C], C]:
+        """Describe a subclass of :class:`Value`; it must have an ``__init__``."""
+
+        def described(cls: C) -> C:
+            cls.__match_args__ = tuple(cls.__annotations__)
+            describe(cls, frozen, **cls.__annotations__)
+            return cls
+
+        return described
+
+
+class Value:
+    """The methods of a frozen dataclass."""
+
+    __match_args__: ClassVar[tuple[str, ...]]
+
+    def _fields(self) -> tuple[object, ...]:
+        return tuple([getattr(self, name) for name in self.__match_args__])
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
+        return f"{type(self).__qualname__}({', '.join(fields)})"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Value) and type(other) is type(self):
+            return self._fields() == other._fields()
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._check_change("assign to", name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._check_change("delete", name)
+        super().__delattr__(name)
+
+    def _check_change(self, verb: str, name: str) -> None:
+        # A subclass may have attributes besides the fields.
+        if name in self.__match_args__ or "__match_args__" in type(self).__dict__:
+            from dataclasses import FrozenInstanceError
+
+            raise FrozenInstanceError(f"cannot {verb} field {name!r}")
+
+    def __replace__(self: T, /, **changes: Any) -> T:
+        """Return a copy with other fields, for ``copy.replace`` of Python 3.13."""
+        from dataclasses import replace
+
+        return replace(self, **changes)  # type: ignore[type-var]
