@@ -157,7 +157,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::routing::{NodeSpecs, plain};
+    use super::super::routing::{NodeSpecs, PlainChars, plain};
     use super::*;
 
     proptest! {
@@ -176,7 +176,7 @@ mod tests {
                 let chosen = order.pick(&key, routed_node);
                 let routed = order.routed_nodes();
                 let routed_ids: Vec<_> = routed.iter().map(|node| &ids[*node]).collect();
-                prop_assert_eq!(chosen, plain::pick(&key, &routed_ids).map(|at| routed[at]));
+                prop_assert_eq!(chosen, plain::pick(&key, &routed_ids, PlainChars::Signed).map(|at| routed[at]));
                 order.remove(&[node]);
                 if change > 0 {
                     order.append(node, change == 1);

@@ -146,7 +146,7 @@ async def test_weights_by_text(routing):
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"routing": "katama"}, ValueError, "must be one of 'emcache', 'rendezvous', .*'katama'"),
+        ({"routing": "katama"}, ValueError, "must be one of 'emcache', 'emcache-.*'katama'"),
         ({"routing": "ketama:sha"}, ValueError, "has no option 'sha'; its options are md5, "),
         ({"routing": None}, TypeError, "routing must be a str or an object with a method build"),
         ({"weights": {A: 2}}, ValueError, "'emcache' ignores weights"),

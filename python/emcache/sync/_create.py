@@ -118,9 +118,10 @@ def create_client(
         auth: the kind of login: ``"ascii"`` (the default, ``memcached -Y``) or ``"sasl"`` (SASL
             PLAIN over the binary protocol, ``memcached -S``).
         routing: the rule that decides which node gets which key. All clients of a cluster must use
-            the same rule. ``"emcache"`` is the rule of emcache 1.3, ``"rendezvous"`` is the best
-            choice for a new cluster, and the others are those of other clients: see the page on
-            routing. A :class:`emcache.Router` is a rule of your own.
+            the same rule. ``"emcache"`` is the rule of emcache 1.3 (``"emcache-arm64"`` that of 1.3
+            on Linux/arm64), ``"rendezvous"`` is the best choice for a new cluster, and the others
+            are the rules of other clients: see the page on routing.
+            A :class:`emcache.Router` is a rule of your own.
         weights: the share of the keys that a node gets, relative to the other nodes: whole numbers
             from 1 to 65,535, by address or by its text (``"10.0.0.1:11211"``). Nodes that are not
             listed have the weight 1. Only some rules have weights.

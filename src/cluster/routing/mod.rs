@@ -21,9 +21,9 @@ mod rendezvous;
 mod ring;
 mod uhashring;
 
-use self::emcache::EmcacheRouter;
+use self::emcache::{Chars, EmcacheRouter};
 #[cfg(test)]
-pub use self::emcache::plain;
+pub use self::emcache::{Chars as PlainChars, plain};
 pub use self::hash::KeyHash;
 use self::memcachio::MemcachioRouter;
 use self::modulo::ModuloRouter;
@@ -41,6 +41,8 @@ pub enum Routing {
     /// The rule of emcache 1.3.
     #[default]
     Emcache,
+    /// The rule of emcache 1.3 on Linux/arm64.
+    EmcacheArm64,
     Rendezvous,
     Ketama(KeyHash),
     /// The points of ketama, with other names of the nodes.
@@ -72,9 +74,8 @@ impl Routing {
     /// their health. Work that few keys need belongs in the router's first `pick`.
     pub fn build(self, nodes: &[RoutedNode]) -> Router {
         match self {
-            Self::Emcache => {
-                Router::Emcache(EmcacheRouter::new(nodes.iter().map(|node| node.id.clone())))
-            }
+            Self::Emcache => Router::Emcache(emcache::router(nodes, Chars::Signed)),
+            Self::EmcacheArm64 => Router::Emcache(emcache::router(nodes, Chars::Unsigned)),
             Self::Rendezvous => Router::Rendezvous(RendezvousRouter::new(nodes)),
             Self::Ketama(hash) => Router::Ring(ketama::router(nodes, hash)),
             Self::Spymemcached => {
@@ -97,7 +98,11 @@ impl Routing {
     /// Whether nodes move in the list when their health changes, as in emcache 1.3. The other rules
     /// need the list in the order given.
     pub fn follows_health(self) -> bool {
-        self == Self::Emcache
+        self.is_of_1_3()
+    }
+
+    fn is_of_1_3(self) -> bool {
+        matches!(self, Self::Emcache | Self::EmcacheArm64)
     }
 
     pub fn has_weights(self) -> bool {
@@ -110,6 +115,7 @@ impl Routing {
             | Self::Pecl(_) => true,
             Self::Modulo { has_weights, .. } => has_weights,
             Self::Emcache
+            | Self::EmcacheArm64
             | Self::Spymemcached
             | Self::Pymemcache { .. }
             | Self::Libmc(_)
@@ -121,7 +127,7 @@ impl Routing {
 
     /// Whether names of nodes can replace their addresses.
     pub fn hashes_names(self) -> bool {
-        !matches!(self, Self::Emcache | Self::Modulo { .. })
+        !self.is_of_1_3() && !matches!(self, Self::Modulo { .. })
     }
 
     /// The points for each unit of weight, where their number depends on nothing else.

@@ -13,6 +13,7 @@ const ONE_A_64: KeyHash = KeyHash::Fnv(Fnv::OneA64, Units::Signed);
 /// names that the other client gives them.
 const RULES: &[(&str, &[(&str, Routing)])] = &[
     ("emcache", &[("", Routing::Emcache)]),
+    ("emcache-arm64", &[("", Routing::EmcacheArm64)]),
     ("rendezvous", &[("", Routing::Rendezvous)]),
     (
         "ketama",

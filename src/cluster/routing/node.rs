@@ -33,7 +33,7 @@ impl Routing {
     /// Called once for each node, when it is added. `ip` is its IP address, if known.
     pub fn node(self, address: &Address, spec: &NodeSpec, ip: Option<&str>) -> RoutedNode {
         let weight = spec.weight.unwrap_or(1);
-        if self == Self::Emcache {
+        if self.is_of_1_3() {
             return RoutedNode { id: emcache::node_id(address), weight };
         }
         let name = spec.name.clone().unwrap_or_else(|| self.name(address, ip));

@@ -121,6 +121,7 @@ fn ids_of_nodes() {
     let unix = Address::Unix { path: "/run/m.sock".into() };
     let cases = [
         ("emcache", ["cache-111211", "::111222", "/run/m.sock"]),
+        ("emcache-arm64", ["cache-111211", "::111222", "/run/m.sock"]),
         ("rendezvous", ["cache-1:11211", "::1:11222", "/run/m.sock"]),
         ("ketama", ["cache-1", "::1:11222", "/run/m.sock"]),
         ("spymemcached", ["cache-1:11211", "[0:0:0:0:0:0:0:1]:11222", "/run/m.sock"]),
@@ -162,7 +163,10 @@ fn ids_of_nodes() {
 #[test]
 fn names_that_are_wrong() {
     let error = |name: &str| Routing::parse(name, &NodeSpecs::default()).unwrap_err().to_string();
-    assert!(error("katama").starts_with("routing must be one of 'emcache', 'rendezvous', 'keta"));
+    assert!(
+        error("katama")
+            .starts_with("routing must be one of 'emcache', 'emcache-arm64', 'rendezvous', 'keta")
+    );
     assert!(error("katama").ends_with(", not 'katama'"));
     assert_eq!(error("dalli:x"), "routing 'dalli' has no options");
     assert_eq!(
@@ -175,7 +179,7 @@ fn names_that_are_wrong() {
 fn names_of_nodes_that_no_rule_reads() {
     let specs = [(tcp("a"), NodeSpec { weight: None, name: Some("b".into()) })].into();
     assert!(Routing::parse("ketama", &specs).is_ok());
-    for name in ["emcache", "crc", "gomemcache"] {
+    for name in ["emcache", "emcache-arm64", "crc", "gomemcache"] {
         let error = Routing::parse(name, &specs).unwrap_err();
         assert!(error.to_string().contains("does not hash names"), "{error}");
     }
