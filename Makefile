@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts bench-footprint counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -154,6 +154,9 @@ bench-table: build $(PEERS_VENV)/.installed  ## The table of what is to be reach
 
 bench-parts: build memcached  ## What the optional parts cost a get, off and on, 2 minutes (ARGS=... see --help)
 	$(BIN)/python benches/python/parts.py $(ARGS)
+
+bench-footprint: build memcached $(PEERS_VENV)/.installed  ## Start-up time and memory, beside emcache 1.3.3, a minute
+	$(BIN)/python benches/python/footprint.py --with 1.3.3=$(PEERS_VENV)/bin/python $(ARGS)
 
 CURVED := emcache,emcache 1.3.3,emcache 1.3.3 autobatching,aiomcache,memcachio,libmc,pylibmc,pymemcache,floor
 CURVES := --clients '$(CURVED)' --cases get --tasks 1,8,32,128,256,1024 --quantiles --rounds 5 --seconds 0.5
