@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts bench-footprint counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak fuzz coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts bench-footprint counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -106,8 +106,12 @@ interop: build memcached  ## Clients of PHP, Ruby, Perl, Java, Go and Python aga
 soak: build memcached  ## Random calls with faults, checked by an oracle (MINUTES=10 SEED=1 SOAK="--faults kills")
 	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
+fuzz:  ## Random inputs for the core's decoders and rules, on stable Rust (SECONDS=60 for each target)
+	$(PYTHON) tools/fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
+
 lint: $(VENV)/.tools  ## Formatting and lints
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --all-targets --no-default-features -- -D warnings
 	$(BIN)/ruff format --check .
@@ -123,6 +127,7 @@ msrv: $(VENV)/.tools  ## Compile with the oldest supported Rust (INSTALL=1: let 
 
 fmt: $(VENV)/.tools  ## Format everything
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only -q .
 

@@ -38,8 +38,8 @@ class MemcachedUnixSocketPath(Value):
         self.__dict__["path"] = path
 
     def __str__(self) -> str:
-        """Return the path, which :func:`emcache.parse_nodes` reads."""
-        return self.path
+        """Return the path, or ``unix:path``, which :func:`emcache.parse_nodes` reads."""
+        return self.path if self.path.startswith("/") else f"unix:{self.path}"
 
 
 Address = MemcachedHostAddress | MemcachedUnixSocketPath

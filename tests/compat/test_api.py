@@ -370,6 +370,10 @@ class TestAddress:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(address, name, "other")
 
+    @pytest.mark.parametrize("path", ["/run/m.sock", "m.sock", "./m.sock", "///run/m.sock"])
+    def test_the_text_of_a_path_is_that_path(self, path):
+        assert emcache.parse_nodes([str(PATH(path))]) == [PATH(path)]
+
     def test_fields(self):
         assert [field.name for field in dataclasses.fields(HOST)] == ["address", "port"]
         assert [field.name for field in dataclasses.fields(PATH)] == ["path"]

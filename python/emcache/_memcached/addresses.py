@@ -81,7 +81,9 @@ def parse_address(text: str) -> Address:
 def _parse(text: str) -> Address:
     if text.startswith(_PATHS):
         path = text.removeprefix("unix:")
-        return MemcachedUnixSocketPath(path[2:] if path.startswith("///") else path)
+        # "unix://" before a path is a common form.
+        is_url = path.startswith("///") and path != text
+        return MemcachedUnixSocketPath(path[2:] if is_url else path)
     _refuse_urls(text)
     host, port = _split_port(text)
     if not host or "," in host or (":" in host and not text.startswith("[")):
