@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak fuzz coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts bench-footprint counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak fuzz sanitize minimal-versions coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts bench-footprint counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -108,6 +108,16 @@ soak: build memcached  ## Random calls with faults, checked by an oracle (MINUTE
 
 fuzz:  ## Random inputs for the core's decoders and rules, on stable Rust (SECONDS=60 for each target)
 	$(PYTHON) tools/fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
+
+sanitize: $(VENV)/.tools memcached  ## AddressSanitizer: the core's tests with leaks, and tests of the extension, 15 minutes
+	$(BIN)/python tools/sanitize $(ARGS)
+
+# In a folder of its own, because it writes another Cargo.lock.
+minimal-versions: $(VENV)/.tools  ## Compile with the oldest version of each crate that Cargo.toml allows
+	rm -rf target/minimal && mkdir -p target/minimal && cp -r Cargo.toml src benches tests target/minimal
+	cd target/minimal && RUSTC_BOOTSTRAP=1 cargo -Z direct-minimal-versions generate-lockfile -q
+	cargo check -q --locked --all-targets --manifest-path target/minimal/Cargo.toml
+	cargo check -q --locked --all-targets --no-default-features --manifest-path target/minimal/Cargo.toml
 
 lint: $(VENV)/.tools  ## Formatting and lints
 	cargo fmt --check
