@@ -168,7 +168,8 @@ class Migration:
         Raises:
             RuntimeError: the migration has ended, or another call has changed it meanwhile.
         """
-        self._check(self._core.set_phase(check_phase(phase)))
+        check_phase(phase)
+        self._check(self._is_latest() and self._core.set_phase(phase))
         await self._until(lambda status: status is None or status["phase"] == phase)
 
     async def finish(self) -> None:
@@ -181,7 +182,7 @@ class Migration:
         Raises:
             RuntimeError: the migration has ended, or another call has changed it meanwhile.
         """
-        self._check(self._core.finish())
+        self._check(self._is_latest() and self._core.finish())
         await self._until(lambda status: status is None)
 
     async def roll_back(self, *, drain: float | None = None) -> None:
@@ -208,7 +209,7 @@ class Migration:
             )
         status = self._status()
         direction = status is not None and status["is_rolled_back"]
-        self._check(self._core.roll_back(drain))
+        self._check(self._is_latest() and self._core.roll_back(drain))
         await self._until(
             lambda status: status is None or status["is_rolled_back"] is not direction
         )
@@ -233,7 +234,11 @@ class Migration:
                 raise RuntimeError("another call has changed the migration meanwhile")
 
     def _status(self) -> dict[str, Any] | None:
-        return self._core.status()
+        return self._core.status() if self._is_latest() else None
+
+    def _is_latest(self) -> bool:
+        """Return whether no later migration of the client has begun, which the core would mean."""
+        return self._client._migration is self
 
     @property
     def _routing(self) -> NodeRouting:

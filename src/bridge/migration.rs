@@ -120,7 +120,7 @@ fn phase(name: &str) -> PyResult<Phase> {
 
 #[cold]
 fn under_way() -> PyErr {
-    PyRuntimeError::new_err("a migration is under way; `await client.migration.finish()` ends it")
+    PyRuntimeError::new_err("a migration is under way; client.migration.finish() ends it")
 }
 
 fn to_dict<'py>(py: Python<'py>, status: &MigrationStatus) -> PyResult<Bound<'py, PyDict>> {

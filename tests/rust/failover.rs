@@ -344,18 +344,29 @@ fn a_flush_that_a_dead_node_missed_is_made_up_for() {
 fn what_concerns_a_dead_node_goes_to_no_other() {
     run(async {
         let cluster = Cluster::start(false, failover()).await;
-        let names = cluster.keys(1);
-        cluster.stored(&names[0], "kept").await;
+        let names: Vec<_> = (0..60).map(|number| format!("key:{number}")).collect();
+        let at = |name: &str| cluster.client.node_for(key(name)).unwrap();
+        let kept: Vec<_> = names.iter().filter(|name| at(name) != 1).collect();
+        for name in &kept {
+            cluster.stored(name, "kept").await;
+        }
         cluster.servers[1].kill(true).await;
         until(|| async {
-            let flushed = cluster.flush(1).await;
-            let is_failed = matches!(&flushed, Outcome::Failed(failure)
-                if matches!(failure.kind, FailureKind::Pool(_)));
-            assert!(is_failed, "{flushed:?}");
+            let request = Request::Command(Command::FlushAll { delay: 0 });
+            let send = |_| submit(&cluster.client, Target::Node(1), Expect::Command, &request);
+            let sent: Vec<_> = (0..8).map(send).collect();
+            for flush in sent {
+                let flushed = flush.outcome().await;
+                let is_failed = matches!(&flushed, Outcome::Failed(failure)
+                    if matches!(failure.kind, FailureKind::Pool(_)));
+                assert!(is_failed, "{flushed:?}");
+            }
             cluster.client.health().1 == [1]
         })
         .await;
-        assert_eq!(cluster.value(&names[0]).await.as_deref(), Some("kept"));
+        for name in kept {
+            assert_eq!(cluster.value(name).await.as_deref(), Some("kept"), "{name}");
+        }
     });
 }
 

@@ -52,6 +52,35 @@ async def test_a_call_returns_when_its_change_has_happened(servers, nodes):
 
 
 @within(20)
+async def test_an_ended_migration_does_not_act_on_a_later_one(servers, nodes):
+    async with client_of(*servers[:2], **SHORT) as client:
+        first = await client.migrate(nodes)
+        waiting = asyncio.create_task(first.wait())
+        await first.finish()
+        second = await client.migrate(nodes[:2])
+        for call in (first.finish, first.roll_back, lambda: first.set_phase("finish")):
+            with pytest.raises(RuntimeError, match="the migration has ended"):
+                await call()
+        await waiting
+        assert first.phase is first.metrics() is None
+        assert repr(first) == "<emcache.Migration ended>"
+        assert (second.phase, client.migration) == ("prepare", second)
+        await second.finish()
+
+
+@within(20)
+async def test_a_finish_ends_when_another_migration_begins_at_once(servers, nodes):
+    async with client_of(*servers[:2], **SHORT) as client:
+        first = await client.migrate(nodes)
+        finishing = asyncio.create_task(first.finish())
+        while client.migration is not None:
+            await asyncio.sleep(0)
+        second = await client.migrate(nodes[:2])
+        await finishing
+        assert client.migration is second
+
+
+@within(20)
 async def test_a_drain_says_when_it_ends(servers, nodes):
     async with client_of(*servers[:2], **SHORT) as client:
         migration = await client.migrate(nodes, drain=50)
@@ -73,7 +102,7 @@ async def test_a_later_call_wins_and_tells_the_first(servers, nodes):
         await migration.roll_back()
         with pytest.raises(RuntimeError, match="another call"):
             await finishing
-        with pytest.raises(RuntimeError, match=r"await client.migration.finish\(\)` ends it"):
+        with pytest.raises(RuntimeError, match=r"under way; client.migration.finish\(\) ends it"):
             await client.migrate(nodes)
 
 
