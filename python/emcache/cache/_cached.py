@@ -292,7 +292,10 @@ class _Decorator:
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> CachedFunction[P, R]:
         # Python 3.13 finds the coroutine function in a partialmethod, which cannot be called.
         if not (callable(function) and inspect.iscoroutinefunction(function)):
-            raise TypeError(f"cached() needs an async function, not {function!r}")
+            raise TypeError(
+                f"cached() needs an async function, not {function!r}; emcache.sync.cached is for "
+                "plain functions"
+            )
         key, tags = key_of(function, self._key), tags_of(function, self._tags)
         return CachedFunction(function, self._source, key, tags, self._options)
 
