@@ -1,7 +1,6 @@
 """How the methods of the synchronous cache run, and how threads share a computation."""
 
 import asyncio
-import contextlib
 import copy
 import functools
 import os
@@ -59,9 +58,12 @@ class _Flight:
         self.result = _Result()
 
     def __del__(self) -> None:
-        # There is no result if a handler has raised in the constructor.
-        with contextlib.suppress(AttributeError):
+        # There is no result if a handler has raised in the constructor, and no contextlib while the
+        # interpreter exits.
+        try:  # noqa: SIM105
             self.result.ended.open()
+        except AttributeError:
+            pass
 
 
 class _Here(threading.local):
@@ -338,6 +340,9 @@ class Lock:
         self._cache = cache
         self._lock = lock
 
+    def __repr__(self) -> str:
+        return repr(self._lock).replace("emcache.cache.", "emcache.sync.", 1)
+
     @property
     def owned(self) -> bool:
         """Whether this object holds the lock, as far as it knows."""
@@ -384,6 +389,9 @@ class RateLimit:
     def __init__(self, cache: CacheBase[Any], limit: AsyncRateLimit) -> None:
         self._cache = cache
         self._limit = limit
+
+    def __repr__(self) -> str:
+        return repr(self._limit).replace("emcache.cache.", "emcache.sync.", 1)
 
     def hit(self, cost: int = 1) -> RateLimitResult:
         """Count a hit; see :meth:`emcache.cache.RateLimit.hit`."""

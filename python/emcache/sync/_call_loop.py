@@ -225,6 +225,13 @@ class Facade(AsyncClient):
         self.doubtful: list[bytes] = []
         """Keys whose leases an interrupted call may have won."""
 
+    def __repr__(self) -> str:
+        # The reference is weak, and its own repr does not show the client.
+        try:
+            return str(self._client)
+        except ReferenceError:
+            return "<emcache.sync.Client closed>"
+
     def end_doubtful_leases(self) -> None:
         """End the leases that an interrupted call may have won, or another process just now."""
         names, self.doubtful = self.doubtful, []
