@@ -277,3 +277,21 @@ async def test_keys_that_are_written_while_the_leases_are_taken(pair, monkeypatc
     assert found == {**loaded(KEYS), "1": "newer", "2": found["2"]}
     assert "1" not in [key for call in load.calls for key in call]
     assert await other.get_many(["1", "2"]) == {"1": "newer", "2": "newer"}
+
+
+async def test_a_delete_before_load_is_called_costs_no_second_computation(client, key, monkeypatch):
+    cache, load = Cache(client, prefix=key), Load()
+    original = client.meta_get_many
+    deleted = []
+
+    async def taken(*args, **options):
+        items = await original(*args, **options)
+        if not deleted:
+            deleted.append(await cache.delete(KEYS[0]))
+        return items
+
+    monkeypatch.setattr(client, "meta_get_many", taken)
+    async with asyncio.timeout(10):
+        assert await cache.get_or_set_many(KEYS, load) == loaded(KEYS)
+        assert await cache.get_or_set_many(KEYS, load) == loaded(KEYS)
+    assert sorted(key for keys in load.calls for key in keys) == sorted(KEYS)

@@ -87,6 +87,14 @@ class ColdKeys(Generic[T]):
             self._hand_over(self._misses)
             await self._give_back(self._won)
             raise
+        stale = {name: cas for name, cas in self._won.items() if self._misses[name].flight.stale}
+        if stale:
+            # Written or deleted meanwhile: later callers compute them anyway.
+            for name in stale:
+                del self._won[name]
+                unwon[name] = None
+            self._hand_over(unwon)
+            await self._give_back(stale)
         self._hand_over(unwon)
         return unwon
 
