@@ -88,7 +88,7 @@ class Outcome(Generic[R]):
 
     @classmethod
     def superseded(cls) -> "Outcome[R]":
-        """Return the outcome of a flight whose value could not be stored: all callers begin again."""
+        """Return the outcome of a flight that cannot store its value: its callers begin again."""
         outcome = cls(MISSING)
         outcome.is_superseded = True
         return outcome

@@ -167,7 +167,7 @@ class EmcacheMutex(CacheMutex):
         """Return what this thread has acquired last, or else what any thread has acquired first."""
         everything = list(self._owned)
         mine = [owned for owned in everything if owned[0] == thread]
-        return (mine[-1:] or everything[:1] or [None])[0]
+        return mine[-1] if mine else everything[0] if everything else None
 
     def _remove(self, token: bytes) -> None:
         item = self._backend.client.gets(self._name)
