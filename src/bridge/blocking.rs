@@ -13,7 +13,7 @@ use super::convert;
 use super::driver::running_loop;
 use super::errors;
 use super::item::RawItem;
-use super::once::intern;
+use super::once::{AttachedOnce, intern};
 use super::operations::Answer;
 use super::result::{self, Form, ItemsForm};
 use super::shutdown;
@@ -34,6 +34,14 @@ const METRICS_POLL: Duration = Duration::from_millis(2);
 
 /// The limit for the replies to `noreply` requests of a client without a timeout.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs the handlers of signals that have arrived, also those that a call of a cache defers.
+pub fn check_signals(py: Python<'_>) -> PyResult<()> {
+    static CHECK: AttachedOnce<PyAny> = AttachedOnce::new();
+    py.check_signals()?;
+    CHECK.import(py, "emcache.sync._signals", "check")?.call0()?;
+    Ok(())
+}
 
 pub struct BlockingClient {
     cores: CorePool<PyReceiver>,
@@ -240,7 +248,7 @@ impl BlockingClient {
                 return Ok(returning);
             }
             // A handler may raise, close the client, or fork.
-            let checked = py.check_signals();
+            let checked = check_signals(py);
             if core.is_forked() {
                 checked?;
                 return Err(errors::forked_in_call());
@@ -268,7 +276,7 @@ impl BlockingClient {
             if is_written || self.is_closed() || began.elapsed() >= limit {
                 return Ok(());
             }
-            py.check_signals()?;
+            check_signals(py)?;
             if core.is_forked() {
                 return Err(errors::forked_in_call());
             }
@@ -288,7 +296,7 @@ impl BlockingClient {
                 core.wait(1, SLICE);
                 return_to_python()
             });
-            py.check_signals()?;
+            check_signals(py)?;
             if core.is_forked() {
                 return Err(errors::forked_in_call());
             }

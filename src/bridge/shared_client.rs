@@ -296,7 +296,7 @@ impl SharedClient {
                 return Ok(returning);
             }
             // A handler may raise, close the client, or fork.
-            let checked = py.check_signals();
+            let checked = blocking::check_signals(py);
             if call.is_forked() {
                 checked?;
                 return Err(errors::forked_in_call());
@@ -323,7 +323,7 @@ impl SharedClient {
                 Err(RecvTimeoutError::Disconnected) => return Err(errors::closed()),
                 Err(RecvTimeoutError::Timeout) => drop(returning),
             }
-            py.check_signals()?;
+            blocking::check_signals(py)?;
             if forks != fork_count() {
                 return Err(errors::forked_in_call());
             }

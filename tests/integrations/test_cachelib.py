@@ -94,6 +94,16 @@ def test_numbers_below_zero(cache):
     assert cache.get("n") == -2
 
 
+def test_counting_with_floats(cache):
+    """As cachelib's own caches do."""
+    assert (cache.dec("n", 0.5), cache.inc("n", 2), cache.inc("n", 0.25)) == (-0.5, 1.5, 1.75)
+    assert cache.get("n") == 1.75
+    cache.set("text", "a")
+    with pytest.raises(TypeError):
+        cache.inc("text")
+    assert cache.get("text") == "a"
+
+
 def test_counting_is_atomic(cache):
     def count(change):
         for _ in range(50):

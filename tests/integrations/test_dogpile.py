@@ -1,6 +1,7 @@
 """`emcache.contrib.dogpile`: dogpile.cache's own tests for backends, and what they do not see."""
 
 import threading
+from itertools import count
 
 import pytest
 from dogpile.cache import make_region
@@ -133,6 +134,45 @@ def test_another_thread_may_release_what_the_caller_acquired(backend):
     other = threading.Thread(target=mutex.release)
     other.start()
     other.join()
+    assert not mutex.locked()
+
+
+def test_another_thread_releases_what_was_acquired_first(backend):
+    """Its lock ran out, and the thread that had acquired it has acquired it again."""
+    mutex = backend.get_mutex("again")
+    assert mutex.acquire()
+    backend.client.delete(b"_lockagain")
+    assert mutex.acquire()
+    runner = threading.Thread(target=mutex.release)
+    runner.start()
+    runner.join()
+    assert mutex.locked()
+    mutex.release()
+    assert not mutex.locked()
+
+
+def test_an_interrupted_call_leaves_no_lock(backend, monkeypatch):
+    mutex, client = backend.get_mutex("interrupted"), backend.client
+
+    def interrupted(name):
+        original, calls = getattr(client, name), count()
+
+        def call(*args, **options):
+            result = original(*args, **options)
+            if next(calls) == 0:
+                raise KeyboardInterrupt
+            return result
+
+        monkeypatch.setattr(client, name, call, raising=False)
+
+    interrupted("add")
+    with pytest.raises(KeyboardInterrupt):
+        mutex.acquire()
+    assert not mutex.locked()
+    assert mutex.acquire()
+    interrupted("gets")
+    with pytest.raises(KeyboardInterrupt):
+        mutex.release()
     assert not mutex.locked()
 
 

@@ -277,3 +277,86 @@ async def test_keys_that_are_written_while_the_leases_are_taken(pair, monkeypatc
     assert found == {**loaded(KEYS), "1": "newer", "2": found["2"]}
     assert "1" not in [key for call in load.calls for key in call]
     assert await other.get_many(["1", "2"]) == {"1": "newer", "2": "newer"}
+
+
+async def test_a_delete_before_load_is_called_costs_no_second_computation(client, key, monkeypatch):
+    cache, load = Cache(client, prefix=key), Load()
+    original = client.meta_get_many
+    deleted = []
+
+    async def taken(*args, **options):
+        items = await original(*args, **options)
+        if not deleted:
+            deleted.append(await cache.delete(KEYS[0]))
+        return items
+
+    monkeypatch.setattr(client, "meta_get_many", taken)
+    async with asyncio.timeout(10):
+        assert await cache.get_or_set_many(KEYS, load) == loaded(KEYS)
+        assert await cache.get_or_set_many(KEYS, load) == loaded(KEYS)
+    assert sorted(key for keys in load.calls for key in keys) == sorted(KEYS)
+
+
+async def lost_to(winner, load):
+    """Begin a call of another process, which has the leases of all keys."""
+    task = asyncio.create_task(winner.get_or_set_many(KEYS, load))
+    await until(lambda: load.calls)
+    return task
+
+
+@within(20)
+async def test_keys_that_another_process_computes_need_no_tasks(pair):
+    mine, others = pair
+    slow, load = Load(waits=True), Load()
+    other = await lost_to(others, slow)
+    before = len(asyncio.all_tasks())
+    waiting = asyncio.create_task(mine.get_or_set_many(KEYS, load))
+    await asyncio.sleep(0.2)
+    assert len(asyncio.all_tasks()) - before < 5
+    slow.go.set()
+    assert await waiting == await other == loaded(KEYS)
+    assert not load.calls
+    [counts] = [each for each in mine.client.metrics().caches.values() if each.waited]
+    assert (counts.hits, counts.misses, counts.waited) == (0, len(KEYS), len(KEYS))
+
+
+@pytest.mark.parametrize("end", ["failure", "cancel"])
+@within(20)
+async def test_keys_whose_winner_gives_up_are_computed_together(pair, end):
+    mine, others = pair
+    slow, load = Load(LookupError("no value"), waits=True), Load()
+    other = await lost_to(others, slow)
+    waiting = asyncio.create_task(mine.get_or_set_many(KEYS, load))
+    await asyncio.sleep(0.1)
+    if end == "cancel":
+        other.cancel()
+    slow.go.set()
+    await outcomes(other)
+    assert await waiting == loaded(KEYS)
+    assert [sorted(keys) for keys in load.calls] == [sorted(KEYS)]
+
+
+@within(20)
+async def test_lost_keys_are_computed_after_the_longest_wait(pair):
+    mine, others = pair
+    slow, load = Load(waits=True), Load()
+    other = await lost_to(others, slow)
+    assert await mine.get_or_set_many(KEYS, load, wait=0.3) == loaded(KEYS)
+    assert sorted(key for keys in load.calls for key in keys) == sorted(KEYS)
+    slow.go.set()
+    await other
+
+
+@within(20)
+async def test_a_cancelled_wait_for_another_process_leaves_nothing(pair):
+    mine, others = pair
+    slow = Load(waits=True)
+    other = await lost_to(others, slow)
+    before = asyncio.all_tasks()
+    waiting = asyncio.create_task(mine.get_or_set_many(KEYS, Load()))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    await outcomes(waiting)
+    assert asyncio.all_tasks() == before
+    slow.go.set()
+    await other

@@ -403,3 +403,50 @@ async def test_caches_with_other_prefixes_and_the_same_key(client, unleased, mon
     storing.go.set()
     assert await caller == "older"
     assert await client.get(unleased.wire_key("k")) is None
+
+
+async def test_a_delete_before_the_factory_is_called_costs_no_second_computation(
+    client, key, monkeypatch
+):
+    """The value of the first caller could not be stored, so both share the next computation."""
+    cache = Cache(client, prefix=key)
+    taking = Held(monkeypatch, cache._storage.leases, "take", after=True)
+    calls = []
+
+    async def factory():
+        calls.append(1)
+        await asyncio.sleep(0.05)
+        return "value"
+
+    first = asyncio.create_task(cache.get_or_set("k", factory))
+    async with asyncio.timeout(10):
+        await taking.reached.wait()
+        await cache.delete("k")
+        second = asyncio.create_task(cache.get_or_set("k", factory))
+        await until(lambda: taking.calls > 1)
+        taking.go.set()
+        assert await asyncio.gather(first, second) == ["value", "value"]
+    assert await cache.get("k") == "value"
+    assert len(calls) == 1
+
+
+async def test_an_invalidated_tag_before_the_factory_is_called_costs_no_second_computation(
+    client, key, monkeypatch
+):
+    cache = Cache(client, prefix=key)
+    await cache.set("other", "value", tags=["tag"])
+    taking = Held(monkeypatch, cache._storage.leases, "take", after=True)
+    calls = []
+
+    async def factory():
+        calls.append(1)
+        return "value"
+
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(cache.get_or_set("k", factory, tags=["tag"]))
+        await taking.reached.wait()
+        await cache.invalidate_tag("tag")
+        taking.go.set()
+        assert await first == "value"
+        assert await cache.get_or_set("k", factory, tags=["tag"]) == "value"
+    assert len(calls) == 1

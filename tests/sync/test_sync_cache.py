@@ -227,3 +227,16 @@ def test_cached_methods_and_no_cache():
 def test_a_cache_needs_a_synchronous_client():
     with pytest.raises(TypeError, match=r"emcache\.sync\.Client"):
         emcache.sync.Cache(object())
+
+
+def test_reprs(sync_client, server, key):
+    cache = emcache.sync.Cache(sync_client, prefix="shop:", ttl=60)
+    name = key.decode()
+    nodes = f"up=[127.0.0.1:{server.address.port}] down=[]"
+    client = f"<emcache.sync.Client open {nodes}>"
+    assert repr(cache) == f"<emcache.sync.Cache prefix=b'shop:' of {client}>"
+    limit = cache.rate_limit(name, 5, per=60)
+    assert repr(limit) == f"<emcache.sync.RateLimit {key!r} 5 per 60.0 s fixed>"
+    with cache.lock(name, ttl=5) as lock:
+        assert repr(lock) == f"<emcache.sync.Lock b'shop:#lock:{name}' ttl=5 owned>"
+    assert repr(lock).endswith(" not owned>")

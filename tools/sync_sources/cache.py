@@ -41,10 +41,15 @@ def cache_method(source: str, node: ast.AsyncFunctionDef) -> str:
     joined = ", ".join(f"outside({a})" if a in FUNCTIONS else a for a in arguments)
     if node.name == "get_or_set":
         body = "self._get_or_set(key, factory, info, tags, {**options})"
-    elif node.name in CHANGES:
-        body = f"self._change({CHANGES[node.name]}, lambda cache: cache.{node.name}({joined}))"
     else:
-        body = f"self._run(lambda cache: cache.{node.name}({joined}))"
+        call = f"lambda cache: cache.{node.name}({joined})"
+        run = "self._run_deferred" if FUNCTIONS & set(arguments) else "self._run"
+        if node.name not in CHANGES:
+            body = f"{run}({call})"
+        elif run == "self._run":
+            body = f"self._change({CHANGES[node.name]}, {call})"
+        else:
+            body = f"self._change({CHANGES[node.name]}, {call}, {run})"
     return f"{text}        return {body}\n"
 
 

@@ -12,7 +12,7 @@ from ._deadlock import Run
 from ._flights import MISSING, Outcome
 from ._get_or_set import GetOrSet
 from ._late_stores import LAST_TRY
-from ._leases import Won
+from ._leases import Lost, Won
 from ._meta_leases import MetaLeases
 from ._miss import Miss
 from ._storage import Storage
@@ -68,6 +68,8 @@ class ColdKeys(Generic[T]):
         self.run = Run()
         self._misses = {name: call.begin(self.run) for name, call in calls.items()}
         self._won: dict[bytes, int] = {}
+        self.lost: list[bytes] = []
+        """Keys whose leases other processes have."""
         self._began = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -87,6 +89,14 @@ class ColdKeys(Generic[T]):
             self._hand_over(self._misses)
             await self._give_back(self._won)
             raise
+        stale = {name: cas for name, cas in self._won.items() if self._misses[name].flight.stale}
+        if stale:
+            # Written or deleted meanwhile: later callers compute them anyway.
+            for name in stale:
+                del self._won[name]
+                unwon[name] = None
+            self._hand_over(unwon)
+            await self._give_back(stale)
         self._hand_over(unwon)
         return unwon
 
@@ -107,6 +117,8 @@ class ColdKeys(Generic[T]):
                 if isinstance(lease, Won) and lease.cas:
                     self._won[name] = lease.cas
                     del unwon[name]
+                elif isinstance(lease, Lost):
+                    self.lost.append(name)
         return unwon
 
     async def _find_tags(self) -> bool:

@@ -45,6 +45,7 @@ class Computing(Generic[T]):
     """Computes the value of a key, and converts it to what is stored."""
 
     __slots__ = (
+        "_began",
         "_tag_error",
         "batch",
         "counts",
@@ -73,6 +74,7 @@ class Computing(Generic[T]):
         """Generations that were just read, so that they need not be read again."""
         self.generations: Generations = ()
         """The generations that the value is stored with."""
+        self._began = storage.flights.local.clock
         self._tag_error: EmcacheError | None = None
         self.policy = policy
         self.counts = counts
@@ -86,6 +88,9 @@ class Computing(Generic[T]):
             return
         client, found = self.storage.client, self.found
         self.found = NOTHING
+        if not self.storage.flights.local.are_unchanged(self.tags, self._began):
+            # This process has invalidated a tag since: the value would be a miss.
+            found = NOTHING
         try:
             self.generations = await make_generations(client, self.tags, found)
         except EmcacheError as error:

@@ -41,6 +41,7 @@ class Outcome(Generic[R]):
         "clock",
         "is_lost",
         "is_refused",
+        "is_superseded",
         "not_stored",
         "origin",
         "own_error",
@@ -66,6 +67,8 @@ class Outcome(Generic[R]):
         self.origin = origin
         self.is_lost = False
         """Whether another process has held the lease for too long."""
+        self.is_superseded = False
+        """Whether the key was written or deleted before the factory was called."""
         self.is_refused = False
         """Whether the cache certainly did not store the value, for another reason than a write."""
         self.stale = False
@@ -81,6 +84,13 @@ class Outcome(Generic[R]):
         """Return the outcome of a wait for another process that was too long."""
         outcome = cls(MISSING, clock=clock)
         outcome.is_lost = True
+        return outcome
+
+    @classmethod
+    def superseded(cls) -> "Outcome[R]":
+        """Return the outcome of a flight that cannot store its value: its callers begin again."""
+        outcome = cls(MISSING)
+        outcome.is_superseded = True
         return outcome
 
     def set_cache_error(self, error: Exception) -> None:
@@ -170,6 +180,8 @@ class Flight:
         error = self.task.exception()
         if error is None:
             outcome = self.task.result()
+            if outcome.is_superseded:
+                return None
             is_useless = outcome.own_error is not None and isinstance(outcome.value, Missing)
             return None if is_useless and not is_owner else outcome
         if not is_owner and not self.has_owner:

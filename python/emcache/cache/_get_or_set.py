@@ -59,6 +59,8 @@ class GetOrSet(Generic[T]):
         self._is_lost = False
         self._deadline = math.inf
         """The ``time.monotonic()`` until which this call waits for another process."""
+        self.since: float | None = None
+        """The ``time.monotonic()`` at which it has begun to wait, if that was before."""
         self._slack = min(LONGEST_PAUSE, policy.longest_wait / 2)
         """Callers whose deadlines are this close lose together, and share a computation."""
 
@@ -106,7 +108,8 @@ class GetOrSet(Generic[T]):
         """
         looks = 0
         if self._policy.lease is not None:
-            self._deadline = time.monotonic() + self._policy.longest_wait
+            since = time.monotonic() if self.since is None else self.since
+            self._deadline = since + self._policy.longest_wait
         while read is None or not read.is_within(self._policy.stale_for):
             if not looks:
                 self._counts.misses += 1

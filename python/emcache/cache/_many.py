@@ -24,6 +24,7 @@ from ._counts import Counts
 from ._deadlock import Run, waiting_for
 from ._flights import Missing
 from ._get_or_set import GetOrSet
+from ._lost_keys import wait_for_others
 from ._meta_leases import MetaLeases
 from ._policy import Policy
 from ._storage import Storage
@@ -228,8 +229,12 @@ async def get_or_set_many(
     names: Mapping[K, bytes],
     load: Load[K, T],
     tags: Mapping[K, TagNames],
+    since: float | None = None,
 ) -> dict[K, T]:
-    """See :meth:`emcache.Cache.get_or_set_many`."""
+    """See :meth:`emcache.Cache.get_or_set_many`.
+
+    ``since`` is the ``time.monotonic()`` at which a call has begun to wait for other processes.
+    """
     if not names:
         return {}
     keys = {name: key for key, name in names.items()}
@@ -245,6 +250,7 @@ async def get_or_set_many(
                 continue
         factory = loader.factory(name)
         calls[name] = GetOrSet(storage, policy, counts, name, factory, None, tags[key], loader)
+        calls[name].since = since
     counts.hits += len(found)
     counts.local += len(found)
     if not calls:
@@ -270,7 +276,11 @@ async def get_or_set_many(
             call.ignore(error)
         if read is not None and read.freshness == "fresh":
             found[name] = read.value
-            counts.hits += 1
+            if since is None:
+                counts.hits += 1
+            else:
+                counts.misses += 1
+                counts.waited += 1
             call.keep(read)
             loader.decide(name)
         elif read is None and error is None:
@@ -284,9 +294,19 @@ async def get_or_set_many(
     for name, call in missing.items():
         if name not in cold:
             reading.append((name, functools.partial(call.after_many, None, began)))
+    later: asyncio.Task[dict[K, T]] | None = None
     if cold and isinstance(storage.leases, MetaLeases):
         batch = ColdKeys(storage, storage.leases, cold)
-        for name, error in (await batch.take()).items():
+        unwon = await batch.take()
+        if since is None and policy.longest_wait and len(batch.lost) >= BATCH_FROM:
+            lost = {keys[name]: name for name in batch.lost}
+            for name in batch.lost:
+                del unwon[name]
+                loader.decide(name)
+            later = asyncio.create_task(
+                _after_others(storage, policy, counts, lost, load, {key: tags[key] for key in lost})
+            )
+        for name, error in unwon.items():
             after = functools.partial(calls[name].after_many, None, began)
             if error is not None:
                 after = functools.partial(calls[name].after_error, error, began)
@@ -297,7 +317,12 @@ async def get_or_set_many(
             results = await _results_of([_decided(loader, name, end) for name, end in reading])
             if batch is not None:
                 await batch.wait()
+            if later is not None:
+                found.update((names[key], value) for key, value in (await later).items())
     except BaseException:
+        if later is not None:
+            later.cancel()
+            await asyncio.gather(later, return_exceptions=True)
         if batch is not None:
             await batch.leave()
         raise
@@ -310,6 +335,20 @@ async def get_or_set_many(
             raise result
         found[name] = result
     return {key: found[name] for key, name in names.items() if name in found}
+
+
+async def _after_others(
+    storage: Storage[T],
+    policy: Policy,
+    counts: Counts,
+    names: Mapping[K, bytes],
+    load: Load[K, T],
+    tags: Mapping[K, TagNames],
+) -> dict[K, T]:
+    """Wait for the processes that compute these values, and get or compute them then."""
+    since = time.monotonic()
+    await wait_for_others(storage, names.values(), policy)
+    return await get_or_set_many(storage, policy, counts, names, load, tags, since)
 
 
 async def _results_of(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T | BaseException]:

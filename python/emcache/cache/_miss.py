@@ -67,6 +67,13 @@ class Miss(Generic[T]):
             return Outcome(MISSING, cache_error=error)
         if isinstance(taken, Outcome):
             return taken
+        if self.flight.stale:
+            # The key was written or deleted meanwhile, maybe after the lease was won. Later callers
+            # compute the value anyway, and these ones can share it.
+            self.computing.found = NOTHING
+            with contextlib.suppress(EmcacheError):
+                await self._leases.give_back(self.name, taken.cas)
+            return Outcome.superseded()
         if not taken.cas:
             # memcached -C: there is a stub, but nothing to guard a store with.
             self._has_unguarded_stub = True

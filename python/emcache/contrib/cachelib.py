@@ -142,15 +142,18 @@ class EmcacheCache(BaseCache):
         failed = self._errors_of(names, delete, ignored=self.ignore_delete_many_errors)
         return [key for key in keys if self._name(key) not in failed]
 
-    def inc(self, key: str, delta: int = 1) -> int | None:
+    def inc(self, key: str, delta: Any = 1) -> Any:
         """Add to a number, or store ``delta`` if the key is missing, as one atomic step.
 
         Returns the new number, or None for an error that is ignored. The value gets the default
-        timeout.
+        timeout. As with cachelib's own caches, the numbers may be floats, for example.
+
+        Raises:
+            TypeError: the value or ``delta`` is not a number.
         """
         return self._call(lambda: self._change(self._name(key), delta), None)
 
-    def dec(self, key: str, delta: int = 1) -> int | None:
+    def dec(self, key: str, delta: Any = 1) -> Any:
         """Subtract from a number; see :meth:`inc`."""
         return self.inc(key, -delta)
 
@@ -162,11 +165,11 @@ class EmcacheCache(BaseCache):
         """Close the client."""
         self.client.close()
 
-    def _change(self, name: bytes, delta: int) -> int:
+    def _change(self, name: bytes, delta: Any) -> Any:
         exptime = self._exptime(None)
         for tries in range(_TRIES):
             item = self.client.gets(name, return_flags=True)
-            number = int(self._value(name, item) or 0) + delta
+            number = (self._value(name, item) or 0) + delta
             raw, flags = _dump(number)
             try:
                 if item is None:

@@ -113,31 +113,63 @@ class EmcacheMutex(CacheMutex):
         self._backend = backend
         self._name = name
         self._exptime = ttl_to_exptime(timeout or None)
-        self._tokens: dict[int, bytes] = {}
-        """By thread. There are several while a lock whose time ran out is not yet released."""
+        self._owned: list[tuple[int, bytes]] = []
+        """The threads and tokens of what was acquired and not yet released, the oldest first. There
+        are several if the time of a lock ran out before."""
 
     def acquire(self, wait: bool = True) -> bool:
         """Acquire the lock; with ``wait=False`` return False if it is taken."""
-        token, sleep = os.urandom(16).hex().encode(), 0.01
-        while True:
-            try:
-                self._backend.client.add(self._name, token, exptime=self._exptime)
-            except _errors.NotStoredStorageCommandError:
-                if not wait:
-                    return False
-            else:
-                self._tokens[threading.get_ident()] = token
-                return True
+        sleep = 0.01
+        while not self._acquire():
+            if not wait:
+                return False
             time.sleep(sleep * random.uniform(0.5, 1))
             sleep = min(2 * sleep, _LONGEST_SLEEP)
+        return True
+
+    def _acquire(self) -> bool:
+        owned = threading.get_ident(), os.urandom(16).hex().encode()
+        try:
+            self._backend.client.add(self._name, owned[1], exptime=self._exptime)
+            self._owned.append(owned)
+        except _errors.NotStoredStorageCommandError:
+            return False
+        except BaseException:
+            # The caller releases nothing, but the server may have stored the token.
+            with contextlib.suppress(ValueError):
+                self._owned.remove(owned)
+            with contextlib.suppress(_errors.EmcacheError):
+                self._remove(owned[1])
+            raise
+        return True
 
     def release(self) -> None:
-        """Release the lock if it has not passed to another owner in the meantime."""
-        tokens, thread = self._tokens, threading.get_ident()
-        if not tokens:
+        """Release the lock if it has not passed to another owner in the meantime.
+
+        An ``async_creation_runner`` may do it in another thread than that which acquired it.
+        """
+        owned = self._newest(threading.get_ident())
+        if owned is None:
             return
-        # An `async_creation_runner` releases in another thread what the caller has acquired.
-        token = tokens.pop(thread if thread in tokens else next(iter(tokens)))
+        try:
+            with contextlib.suppress(ValueError):
+                self._owned.remove(owned)
+            self._remove(owned[1])
+        except Exception:
+            raise
+        except BaseException:
+            # A signal handler has raised, and nothing else will release it.
+            with contextlib.suppress(_errors.EmcacheError):
+                self._remove(owned[1])
+            raise
+
+    def _newest(self, thread: int) -> tuple[int, bytes] | None:
+        """Return what this thread has acquired last, or else what any thread has acquired first."""
+        everything = list(self._owned)
+        mine = [owned for owned in everything if owned[0] == thread]
+        return mine[-1] if mine else everything[0] if everything else None
+
+    def _remove(self, token: bytes) -> None:
         item = self._backend.client.gets(self._name)
         if item is None or item.cas is None or item.value != token:
             return

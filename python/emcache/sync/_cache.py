@@ -217,7 +217,9 @@ class Cache(CacheBase[T]):
         Concurrent callers of :meth:`get_or_set` in this process share the result.
         """
         return self._change(
-            [key], lambda cache: cache.renew(key, outside(factory), info=info, tags=tags, **options)
+            [key],
+            lambda cache: cache.renew(key, outside(factory), info=info, tags=tags, **options),
+            self._run_deferred,
         )
 
     def invalidate(self, key: Key, *, stale_for: float | None = None) -> bool:
@@ -259,7 +261,7 @@ class Cache(CacheBase[T]):
         Returns:
             The values by the keys that you passed, without those that ``load`` left out.
         """
-        return self._run(
+        return self._run_deferred(
             lambda cache: cache.get_or_set_many(keys, outside(load), tags=tags, **options)
         )
 

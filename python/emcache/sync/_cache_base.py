@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import functools
 import os
 import threading
 import weakref
@@ -22,9 +23,13 @@ from ._call_loop import CallLoop, Facade, outside
 from ._client import Client
 from ._gate import Gate
 from ._local import after_fork, changes_of
+from ._signals import after_fork as forget_signals
+from ._signals import deferred, is_interruption, wait_at
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Start = Callable[[AsyncCache[T]], Coroutine[Any, Any, R]]
 
 _MISS: Any = object()
 
@@ -53,7 +58,12 @@ class _Flight:
         self.result = _Result()
 
     def __del__(self) -> None:
-        self.result.ended.open()
+        # There is no result if a handler has raised in the constructor, and no contextlib while the
+        # interpreter exits.
+        try:  # noqa: SIM105
+            self.result.ended.open()
+        except AttributeError:
+            pass
 
 
 class _Here(threading.local):
@@ -124,7 +134,7 @@ class CacheBase(Generic[T]):
             here.caches.append((CallLoop(), cache))
         return here.caches[here.depth]
 
-    def _run(self, start: Callable[[AsyncCache[T]], Coroutine[Any, Any, R]]) -> R:
+    def _run(self, start: Start[T, R]) -> R:
         here = self._here
         depth, outer = here.depth, asyncio._get_running_loop()
         # A signal handler may raise in one of the two clauses.
@@ -138,7 +148,11 @@ class CacheBase(Generic[T]):
             here.depth = depth
             asyncio._set_running_loop(outer)
 
-    def _call(self, here: _Here, start: Callable[[AsyncCache[T]], Coroutine[Any, Any, R]]) -> R:
+    def _run_deferred(self, start: Start[T, R]) -> R:
+        """Do the same for a call that may take a lease or a lock."""
+        return deferred(functools.partial(self._run, start))
+
+    def _call(self, here: _Here, start: Start[T, R]) -> R:
         loop, cache = self._at(here)
         if isinstance(asyncio._get_running_loop(), CallLoop):
             # This is called by a serializer, for example.
@@ -147,13 +161,17 @@ class CacheBase(Generic[T]):
         try:
             return loop.call(start(cache))
         finally:
+            facade = cast(Facade, cache.client)
             if not loop.is_usable:
                 _discard(cache)
+            if facade.doubtful:
+                facade.end_doubtful_leases()
 
     def _change(
         self,
         keys: Iterable[Key] | None,
-        start: Callable[[AsyncCache[T]], Coroutine[Any, Any, R]],
+        start: Start[T, R],
+        run: Callable[[Start[T, R]], R] | None = None,
     ) -> R:
         """Run a method that changes these keys; None for any.
 
@@ -161,7 +179,7 @@ class CacheBase(Generic[T]):
         """
         self._forget(keys)
         try:
-            return self._run(start)
+            return (run or self._run)(start)
         finally:
             self._forget(keys)
 
@@ -198,13 +216,13 @@ class CacheBase(Generic[T]):
                 return value  # type: ignore[no-any-return]
 
         def compute() -> T:
-            return self._run(
+            return self._run_deferred(
                 lambda cache: cache.get_or_set(
                     key, outside(factory), info=info, tags=tags, **options
                 )
             )
 
-        return self._share(name, compute, info)
+        return deferred(lambda: self._share(name, compute, info))
 
     def _hit(self, cache: AsyncCache[T], name: bytes) -> Any:
         """Return a value that is there and fresh, as ``Cache.get_or_set`` does."""
@@ -236,7 +254,7 @@ class CacheBase(Generic[T]):
                 )
             result, computing = flight.result, weakref.ref(flight)
             del flight
-            while not result.ended.pass_through(_LOOK) and computing() is not None:
+            while not wait_at(result.ended, _LOOK) and computing() is not None:
                 pass
             result.ended.open()
             if result.failure is not None:
@@ -254,9 +272,10 @@ class CacheBase(Generic[T]):
         try:
             result.value = value = compute()
         except Exception as error:
-            result.failure = SharedFailure(error)
-            # This thread has the original; the others get copies.
-            result.failure.take()
+            if not is_interruption(error):
+                result.failure = SharedFailure(error)
+                # This thread has the original; the others get copies.
+                result.failure.take()
             raise
         else:
             return value
@@ -272,6 +291,7 @@ _all: "weakref.WeakSet[CacheBase[Any]]" = weakref.WeakSet()
 
 def _forget_parent() -> None:
     after_fork()
+    forget_signals()
     for cache in list(_all):
         cache._start()
 
@@ -320,6 +340,9 @@ class Lock:
         self._cache = cache
         self._lock = lock
 
+    def __repr__(self) -> str:
+        return repr(self._lock).replace("emcache.cache.", "emcache.sync.", 1)
+
     @property
     def owned(self) -> bool:
         """Whether this object holds the lock, as far as it knows."""
@@ -327,22 +350,37 @@ class Lock:
 
     def acquire(self) -> bool:
         """Take the lock; return False if ``wait`` passed first."""
-        return self._cache._run(lambda _: self._lock.acquire())
+        return self._acquired(lambda _: self._lock.acquire())
 
     def release(self) -> bool:
         """Give the lock back; return False if it was lost before."""
-        return self._cache._run(lambda _: self._lock.release())
+        return self._cache._run_deferred(lambda _: self._lock.release())
 
     def extend(self, ttl: int | timedelta | None = None) -> bool:
         """Let the lock live for ``ttl`` from now on; return False if it was lost before."""
-        return self._cache._run(lambda _: self._lock.extend(ttl))
+        return self._cache._run_deferred(lambda _: self._lock.extend(ttl))
+
+    def _acquired(self, start: Callable[[Any], Coroutine[Any, Any, R]]) -> R:
+        was_held = self._lock.owned
+        try:
+            return self._cache._run_deferred(start)
+        except BaseException as error:
+            # The caller does not know whether the lock was acquired before that.
+            if not was_held and is_interruption(error) and self._lock.owned:
+                self.release()
+            raise
 
     def __enter__(self) -> "Lock":
-        self._cache._run(lambda _: self._lock.__aenter__())
+        self._acquired(lambda _: self._lock.__aenter__())
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._cache._run(lambda _: self._lock.__aexit__(*error))
+        try:
+            self._cache._run_deferred(lambda _: self._lock.__aexit__(*error))
+        except BaseException as raised:
+            if is_interruption(raised) and self._lock.owned:
+                self.release()
+            raise
 
 
 class RateLimit:
@@ -352,6 +390,9 @@ class RateLimit:
         self._cache = cache
         self._limit = limit
 
+    def __repr__(self) -> str:
+        return repr(self._limit).replace("emcache.cache.", "emcache.sync.", 1)
+
     def hit(self, cost: int = 1) -> RateLimitResult:
         """Count a hit; see :meth:`emcache.cache.RateLimit.hit`."""
-        return self._cache._run(lambda _: self._limit.hit(cost))
+        return self._cache._run_deferred(lambda _: self._limit.hit(cost))
