@@ -28,13 +28,13 @@ fuzz_target!(|input: Input| {
     let (name, routing) = &known[usize::from(input.rule) % known.len()];
     let mut specs = NodeSpecs::new();
     let mut routed: Vec<RoutedNode> = Vec::new();
-    for node in input.nodes.iter().take(40) {
+    for node in input.nodes.iter().take(12) {
         let address = if node.is_unix {
             Address::Unix { path: node.host.clone() }
         } else {
             Address::Tcp { host: node.host.clone(), port: node.port }
         };
-        let weight = node.weight.filter(|_| routing.has_weights()).map(|w| u32::from(w).max(1));
+        let weight = node.weight.filter(|_| routing.has_weights()).map(|w| u32::from(w % 4) + 1);
         let spec = NodeSpec { weight, name: node.name.clone().filter(|_| routing.hashes_names()) };
         let ip = node.ip.map(|ip| std::net::Ipv4Addr::from(ip).to_string());
         routed.push(routing.node(&address, &spec, ip.as_deref()));
