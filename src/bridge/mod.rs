@@ -15,6 +15,7 @@ mod errors;
 mod expiry;
 mod failover;
 mod future;
+mod guarded;
 mod item;
 mod loop_driver;
 mod meta;
