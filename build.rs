@@ -1,4 +1,4 @@
-//! Sets PyO3's `cfg` flags, such as `Py_GIL_DISABLED`.
+//! Sets `PyO3`'s `cfg` flags, such as `Py_GIL_DISABLED`.
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "python")]
