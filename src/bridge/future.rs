@@ -7,9 +7,7 @@
 //! (`call_soon`) in which asyncio would wake its task. Three rules keep the difference from a plain
 //! future invisible:
 //!
-//! - A future returns to the [`FuturePool`] only if no other code holds a reference to it. Without
-//!   the interpreter lock this cannot be known, so there each future serves one call, and is
-//!   finished after it.
+//! - A future returns to the [`FuturePool`] only if no other code holds a reference to it.
 //! - If anything but a single task waits on it, such as a coroutine driven by hand, the future is
 //!   finished in asyncio's way.
 //! - A task that is cancelled cancels the future as usual, and that future is not reused.
@@ -27,6 +25,7 @@ use super::guarded::Guarded;
 use super::once::{AttachedOnce, intern};
 use super::result::Form;
 use super::unbound::UnboundMethod;
+use super::unshared::is_unshared;
 
 // `PyO3` detaches a thread that waits for the lock of a free list. Without the interpreter lock a
 // fork may come at that moment, and its child finds the list locked for ever.
@@ -199,10 +198,8 @@ impl FuturePool {
 
     /// Other code that holds a reference may wait on the future too. In that case it is finished
     /// and not reused.
-    #[allow(deprecated, reason = "only checks for other references")]
     fn return_future(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
-        // The count is exact only while the interpreter lock keeps other threads out.
-        if cfg!(Py_GIL_DISABLED) || future.get_refcnt(py) != 1 {
+        if !is_unshared(py, &future, &self.answered) {
             return finish(py, &future);
         }
         let surplus = self.idle.with(py, |idle| {

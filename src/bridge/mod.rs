@@ -35,6 +35,7 @@ mod snapshot;
 mod stepping;
 mod thread_driver;
 mod unbound;
+mod unshared;
 mod value_buf;
 
 use pyo3::exceptions::PyImportError;
