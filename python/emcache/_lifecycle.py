@@ -24,7 +24,9 @@ class CoreOwner:
     _before_close: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Let the caches on top of a client remove outdated values and give leases back."""
 
-    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    _is_finalizing = staticmethod(sys.is_finalizing)
+
+    def __del__(self) -> None:
         core: CoreClient | None = getattr(self, "_core", None)
         if core is not None and not core.closed and not core.forked:
             try:
@@ -32,7 +34,7 @@ class CoreOwner:
             except (AttributeError, NameError, TypeError):
                 # The interpreter clears modules before the last objects, and clears them earlier
                 # on free-threaded builds. Without their names there is no warning.
-                if not _is_finalizing():
+                if not self._is_finalizing():
                     raise
             finally:
                 core.abandon()
