@@ -1,7 +1,8 @@
 """Gets per second of threads that each have an event loop and a client.
 
-``threads.py [SECONDS] [TASKS]``. Run it with several Pythons, with and without the interpreter lock, and on an idle machine: with two
-cores, two threads and memcached already want more than there is.
+``threads.py [SECONDS] [TASKS]``. Run it with several Pythons, with and without the
+interpreter lock, and on an idle machine: with two cores, two threads and memcached already want
+more than there is.
 """
 
 import asyncio

@@ -168,6 +168,64 @@ def test_the_process_ends_while_threads_call(server):
         assert (done.returncode, done.stderr) == (0, "")
 
 
+FORKS = """
+import asyncio, os, signal, sys, threading, warnings
+import emcache, emcache.sync
+
+warnings.simplefilter("ignore", DeprecationWarning)
+address = emcache.MemcachedHostAddress("127.0.0.1", int(sys.argv[1]))
+shared = emcache.sync.create_client([address], timeout=20)
+shared.set(b"forks", b"v")
+item = shared.get(b"forks")
+end = threading.Event()
+
+async def call():
+    async with emcache.create_client([address], timeout=20) as client:
+        while not end.is_set():
+            found = await asyncio.gather(*(client.get(b"forks") for _ in range(20)))
+            assert all(one.value == b"v" for one in found)
+
+def wait():
+    while not end.is_set():
+        assert shared.get(b"forks").value == b"v"
+        item.flags = item.flags
+
+async def call_once():
+    async with emcache.create_client([address], timeout=20) as client:
+        assert (await client.get(b"forks")).value == b"v"
+
+targets = [lambda: asyncio.run(call())] * 2 + [wait] * 2
+threads = [threading.Thread(target=target) for target in targets]
+for thread in threads:
+    thread.start()
+codes = set()
+for _ in range(int(sys.argv[2])):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        code = 1
+        try:
+            assert shared.get(b"forks").value == b"v"
+            item.flags = 1
+            asyncio.run(call_once())
+            code = 0
+        finally:
+            os._exit(code)
+    codes.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+end.set()
+for thread in threads:
+    thread.join()
+print(codes)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_forks_while_threads_call(server):
+    program = [sys.executable, "-c", FORKS, str(server.port), str(max(10, int(SECONDS)))]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=110, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{0}\n", "")
+
+
 class Storm:
     """Loops with a client each, a synchronous client for all, and threads that misuse them."""
 
