@@ -17,7 +17,7 @@ pub mod pool;
 pub mod protocol;
 
 #[cfg(feature = "python")]
-#[pyo3::pymodule(gil_used = true)]
+#[pyo3::pymodule(gil_used = false)]
 fn _emcache(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
     bridge::register(module)
 }

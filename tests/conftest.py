@@ -1,30 +1,36 @@
 """What all tests share: a memcached for the session, and both event loops."""
 
-import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import pytest_asyncio
-import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import emcache
 from support.eager import make_eager
+from support.loops import LOOPS
 from support.memcached import Memcached, memcached
 
 
 def pytest_asyncio_loop_factories(config, item):
     """Run every asynchronous test under both loops; with EMCACHE_TEST_EAGER=1 with eager tasks."""
-    factories = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+    factories = dict(LOOPS)
     if SYNC:
-        del factories["uvloop"]
+        factories.pop("uvloop", None)
     if os.environ.get("EMCACHE_TEST_EAGER") != "1":
         return factories
     return {name: lambda make=make: make_eager(make()) for name, make in factories.items()}
+
+
+class NoParameters:
+    """The parameters of a test that has none."""
+
+    params: ClassVar[dict[str, object]] = {}
 
 
 SYNC = os.environ.get("EMCACHE_TEST_CLIENT") == "sync"
@@ -35,7 +41,12 @@ if SYNC:
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out what only the asynchronous client has."""
+    """Leave out what only the asynchronous client has, and programs that need a missing uvloop."""
+    if "uvloop" not in LOOPS:
+        skip = pytest.mark.skip(reason="uvloop is not installed")
+        for item in items:
+            if "uvloop" in getattr(item, "callspec", NoParameters).params.values():
+                item.add_marker(skip)
     if SYNC:
         items[:] = [item for item in items if not sync_adapter.is_asynchronous(item.name)]
 

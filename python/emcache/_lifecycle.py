@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import warnings
 from collections.abc import Awaitable, Callable
 
@@ -23,11 +24,18 @@ class CoreOwner:
     _before_close: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Let the caches on top of a client remove outdated values and give leases back."""
 
+    _is_finalizing = staticmethod(sys.is_finalizing)
+
     def __del__(self) -> None:
         core: CoreClient | None = getattr(self, "_core", None)
         if core is not None and not core.closed and not core.forked:
             try:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            except (AttributeError, NameError, TypeError):
+                # The interpreter clears modules before the last objects, and clears them earlier
+                # on free-threaded builds. Without their names there is no warning.
+                if not self._is_finalizing():
+                    raise
             finally:
                 core.abandon()
 

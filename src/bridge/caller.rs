@@ -62,7 +62,7 @@ impl Caller for PyCaller {
     /// The task may not wait yet: then it need not wait at all.
     fn accept(mut self) {
         let Some(future) = self.future.take() else { return };
-        if !OpFuture::resolve_unawaited(future.bind(attached())) {
+        if !future.get().resolve_unawaited(attached()) {
             completion::complete(future, Outcome::Done);
         }
     }
@@ -84,5 +84,5 @@ fn attached<'py>() -> Python<'py> {
 
 #[inline]
 fn is_waiting(py: Python<'_>, future: &Py<OpFuture>) -> bool {
-    future.bind(py).try_borrow().is_ok_and(|future| future.is_pending())
+    future.get().is_pending(py)
 }

@@ -103,7 +103,7 @@ fn deliver_one(py: Python<'_>, completion: Completion, wake: Wake<'_>) -> PyResu
         return Err(error);
     }
     let future = future.as_ref().map(|future| future.bind(py));
-    if !future.is_some_and(|f| f.try_borrow().is_ok_and(|f| f.is_loop_closed(py))) {
+    if !future.is_some_and(|f| f.get().is_loop_closed(py)) {
         error.write_unraisable(py, future.map(Bound::as_any));
     }
     Ok(())
@@ -132,6 +132,6 @@ fn resolve(
     // The result of a cancelled call is not built. The exception is a checked-out connection: it is
     // built and dropped, which releases it.
     let is_wanted = matches!(outcome, Outcome::CheckedOut);
-    let Some(form) = OpFuture::take_form(future, is_wanted)? else { return Ok(()) };
+    let Some(form) = future.get().take_form(future.py(), is_wanted) else { return Ok(()) };
     OpFuture::resolve(future, result::to_python(future.py(), form, outcome), wake)
 }

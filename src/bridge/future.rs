@@ -11,20 +11,32 @@
 //! - If anything but a single task waits on it, such as a coroutine driven by hand, the future is
 //!   finished in asyncio's way.
 //! - A task that is cancelled cancels the future as usual, and that future is not reused.
+//!
+//! Only the loop's thread awaits a call and sets its result, but any thread may print it, close it
+//! or drop it. So the state is [`Guarded`], and nothing is decided by whether it is in use.
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
+use super::guarded::Guarded;
 use super::once::{AttachedOnce, intern};
 use super::result::Form;
 use super::unbound::UnboundMethod;
+use super::unshared::is_unshared;
 
-#[pyclass(module = "emcache._emcache", freelist = 1024)]
+// `PyO3` detaches a thread that waits for the lock of a free list. Without the interpreter lock a
+// fork may come at that moment, and its child finds the list locked for ever.
+#[cfg_attr(not(Py_GIL_DISABLED), pyclass(frozen, module = "emcache._emcache", freelist = 1024))]
+#[cfg_attr(Py_GIL_DISABLED, pyclass(frozen, module = "emcache._emcache"))]
 pub struct OpFuture {
     future_pool: Py<FuturePool>,
+    call: Guarded<Call>,
+}
+
+struct Call {
     state: State,
     /// How the outcome is returned.
     form: Form,
@@ -38,8 +50,47 @@ enum State {
     Pending,
     Value(Py<PyAny>),
     Error(PyErr),
-    /// The result was returned, or the caller has left.
+    /// The result was returned.
     Done,
+    /// The caller has left.
+    Abandoned,
+}
+
+/// What a step of `await` finds.
+enum Found {
+    Value(Py<PyAny>),
+    Error(PyErr),
+    Awaited,
+    Abandoned,
+    /// The future to wait on.
+    Future(Py<PyAny>),
+    /// There is no result, and no future either.
+    Nothing,
+}
+
+impl Call {
+    #[inline]
+    fn is_pending(&self) -> bool {
+        matches!(self.state, State::Pending)
+    }
+
+    fn find(&mut self, py: Python<'_>) -> Found {
+        match &self.state {
+            State::Pending => self
+                .borrowed
+                .as_ref()
+                .map_or(Found::Nothing, |borrowed| Found::Future(borrowed.clone_ref(py))),
+            State::Done => Found::Awaited,
+            State::Abandoned => Found::Abandoned,
+            State::Value(_) | State::Error(_) => {
+                match std::mem::replace(&mut self.state, State::Done) {
+                    State::Value(value) => Found::Value(value),
+                    State::Error(error) => Found::Error(error),
+                    _ => Found::Awaited,
+                }
+            }
+        }
+    }
 }
 
 pub enum Step<'py> {
@@ -62,7 +113,7 @@ pub enum Wake<'l> {
 pub struct FuturePool {
     event_loop: Py<PyAny>,
     create_future: Py<PyAny>,
-    idle: Mutex<Vec<Py<PyAny>>>,
+    idle: Guarded<Vec<Py<PyAny>>>,
     /// Whether turns may step tasks: see [`super::stepping`].
     steps_tasks: AtomicBool,
     /// A finished future that is passed to wake-ups. Tasks only check whether it finished with an
@@ -92,7 +143,7 @@ impl FuturePool {
         let future_pool = Self {
             event_loop,
             create_future,
-            idle: Mutex::default(),
+            idle: Guarded::new(Vec::new()),
             steps_tasks: AtomicBool::new(true),
             remove_done_callback: UnboundMethod::new(
                 &answered.bind(py).get_type(),
@@ -114,7 +165,7 @@ impl FuturePool {
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self.idle.with(py, Vec::pop);
         idle.map_or_else(|| self.create_future.call0(py), Ok)
     }
 
@@ -122,11 +173,16 @@ impl FuturePool {
     fn wake(&self, wait: Wait<'_>, future: Py<PyAny>) -> PyResult<()> {
         let Wait { task, wake_up, context } = wait;
         let py = task.py();
-        if let Err(error) =
-            self.remove_done_callback.call(future.bind(py), (&future, &wake_up), (&wake_up,))
-        {
-            finish(py, &future)?;
-            return Err(error);
+        let removed =
+            self.remove_done_callback.call(future.bind(py), (&future, &wake_up), (&wake_up,));
+        match removed.and_then(|count| count.is_truthy()) {
+            Ok(true) => {}
+            // Another thread has cancelled the future meanwhile, which wakes the task too.
+            Ok(false) => return finish(py, &future),
+            Err(error) => {
+                finish(py, &future)?;
+                return Err(error);
+            }
         }
         // The task is woken even if this fails, because there is no other wake-up.
         let discard = self.discard_awaited_by.as_ref();
@@ -142,15 +198,18 @@ impl FuturePool {
 
     /// Other code that holds a reference may wait on the future too. In that case it is finished
     /// and not reused.
-    #[allow(deprecated, reason = "only checks for other references")]
     fn return_future(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
-        if future.get_refcnt(py) != 1 {
+        if !is_unshared(py, &future, &self.answered) {
             return finish(py, &future);
         }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
-            idle.push(future);
-        }
+        let surplus = self.idle.with(py, |idle| {
+            if idle.len() < MAX_IDLE {
+                idle.push(future);
+                return None;
+            }
+            Some(future)
+        });
+        drop(surplus);
         Ok(())
     }
 }
@@ -165,7 +224,7 @@ impl OpFuture {
         let future_pool = FuturePool {
             event_loop,
             create_future,
-            idle: Mutex::default(),
+            idle: Guarded::new(Vec::new()),
             steps_tasks: AtomicBool::default(),
             answered,
             remove_done_callback: unused()?,
@@ -177,22 +236,23 @@ impl OpFuture {
 
     pub fn new(py: Python<'_>, future_pool: &Py<FuturePool>, form: Form) -> PyResult<Py<Self>> {
         let future_pool = future_pool.clone_ref(py);
-        let (state, borrowed, abandoned) = (State::Pending, None, None);
-        Py::new(py, Self { future_pool, state, form, borrowed, abandoned })
+        let call = Call { state: State::Pending, form, borrowed: None, abandoned: None };
+        Py::new(py, Self { future_pool, call: Guarded::new(call) })
     }
 
     /// Takes the form in which to return the outcome. `None` if the caller has given up, unless
     /// `is_wanted`.
     #[inline]
-    pub fn take_form(slf: &Bound<'_, Self>, is_wanted: bool) -> PyResult<Option<Form>> {
-        let mut future = slf.try_borrow_mut()?;
-        let is_wanted = is_wanted || future.is_pending();
-        Ok(is_wanted.then(|| std::mem::take(&mut future.form)))
+    pub fn take_form(&self, py: Python<'_>, is_wanted: bool) -> Option<Form> {
+        self.call.with(py, |call| {
+            let is_wanted = is_wanted || call.is_pending();
+            is_wanted.then(|| std::mem::take(&mut call.form))
+        })
     }
 
-    /// Returns a flag that other threads may read.
-    pub fn watch_abandoned(&mut self) -> Arc<AtomicBool> {
-        self.abandoned.get_or_insert_default().clone()
+    /// Returns a flag that may be read without the interpreter.
+    pub fn watch_abandoned(&self, py: Python<'_>) -> Arc<AtomicBool> {
+        self.call.with(py, |call| call.abandoned.get_or_insert_default().clone())
     }
 
     /// Tasks of a closed loop cannot be woken.
@@ -203,8 +263,8 @@ impl OpFuture {
     }
 
     #[inline]
-    pub fn is_pending(&self) -> bool {
-        matches!(self.state, State::Pending)
+    pub fn is_pending(&self, py: Python<'_>) -> bool {
+        self.call.with(py, |call| call.is_pending())
     }
 
     /// Sets the result and wakes the waiting task, unless the caller has left. An error comes from
@@ -214,20 +274,22 @@ impl OpFuture {
         result: PyResult<Py<PyAny>>,
         wake: Wake<'_>,
     ) -> PyResult<()> {
-        let py = slf.py();
-        let (borrowed, future_pool) = {
-            let mut future = slf.try_borrow_mut()?;
-            if !future.is_pending() {
-                return Ok(());
-            }
-            future.state = match result {
-                Ok(value) => State::Value(value),
-                Err(error) => State::Error(error),
-            };
-            let Some(borrowed) = future.borrowed.take() else { return Ok(()) };
-            (borrowed, future.future_pool.clone_ref(py))
+        let (py, this) = (slf.py(), slf.get());
+        let result = match result {
+            Ok(value) => State::Value(value),
+            Err(error) => State::Error(error),
         };
-        if matches!(wake, Wake::Now(here) if here.is(&future_pool) && here.get().steps_tasks())
+        let (borrowed, unwanted) = this.call.with(py, |call| {
+            if !call.is_pending() {
+                return (None, Some(result));
+            }
+            call.state = result;
+            (call.borrowed.take(), None)
+        });
+        drop(unwanted);
+        let Some(borrowed) = borrowed else { return Ok(()) };
+        let future_pool = &this.future_pool;
+        if matches!(wake, Wake::Now(here) if here.is(future_pool) && here.get().steps_tasks())
             // Futures of other loops' own types may lack these attributes.
             && let Some(wait) = Wait::on(borrowed.bind(py)).unwrap_or_default()
         {
@@ -238,59 +300,86 @@ impl OpFuture {
 
     /// Completes a call with `None` if its task does not wait yet. Runs no Python code. Returns
     /// whether it did so.
-    pub fn resolve_unawaited(slf: &Bound<'_, Self>) -> bool {
-        let Ok(mut future) = slf.try_borrow_mut() else { return false };
-        let is_unawaited = future.is_pending() && future.borrowed.is_none();
-        if is_unawaited {
-            future.state = State::Value(slf.py().None());
-        }
-        is_unawaited
+    pub fn resolve_unawaited(&self, py: Python<'_>) -> bool {
+        self.call.with(py, |call| {
+            let is_unawaited = call.is_pending() && call.borrowed.is_none();
+            if is_unawaited {
+                call.state = State::Value(py.None());
+            }
+            is_unawaited
+        })
     }
 
     /// One step of `await`: the first one, or the one after a wake-up.
     pub fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Step<'py>> {
-        let py = slf.py();
-        let mut taken = None;
-        loop {
-            let mut future = slf.try_borrow_mut()?;
-            match std::mem::replace(&mut future.state, State::Done) {
-                State::Value(value) => return Ok(Step::Return(value.into_bound(py))),
-                State::Error(error) => return Err(error),
-                State::Done => {
-                    return Err(PyRuntimeError::new_err(
-                        "this call was already awaited; a call can be awaited only once",
-                    ));
+        let (py, this) = (slf.py(), slf.get());
+        let mut found = this.call.with(py, |call| call.find(py));
+        if matches!(found, Found::Nothing) {
+            // This may run Python code, during which the result may arrive, or another future. So
+            // the call is looked at again.
+            let new = this.future_pool.get().take(py)?;
+            let spare;
+            (found, spare) = this.call.with(py, |call| match call.find(py) {
+                Found::Nothing => {
+                    call.borrowed = Some(new.clone_ref(py));
+                    (Found::Future(new), None)
                 }
-                State::Pending => future.state = State::Pending,
+                found => (found, Some(new)),
+            });
+            drop(spare);
+        }
+        match found {
+            Found::Value(value) => Ok(Step::Return(value.into_bound(py))),
+            Found::Error(error) => Err(error),
+            Found::Future(future) => {
+                let future = future.into_bound(py);
+                future.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+                Ok(Step::Wait(future))
             }
-            if let Some(borrowed) = taken.take().or_else(|| future.borrowed.take()) {
-                let borrowed: Bound<'py, PyAny> = Py::into_bound(borrowed, py);
-                future.borrowed = Some(borrowed.clone().unbind());
-                drop(future);
-                borrowed.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
-                return Ok(Step::Wait(borrowed));
+            Found::Awaited => Err(PyRuntimeError::new_err(
+                "this call was already awaited; a call can be awaited only once",
+            )),
+            Found::Abandoned | Found::Nothing => {
+                Err(PyRuntimeError::new_err("this call was cancelled or closed"))
             }
-            let future_pool = future.future_pool.clone_ref(py);
-            drop(future);
-            // This may run Python code, during which the result may arrive, so the state is checked
-            // again.
-            taken = Some(future_pool.get().take(py)?);
         }
     }
 
     /// Called when the caller leaves. The request stays in the pipeline, and its reply is
     /// discarded.
-    fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let mut future = slf.try_borrow_mut()?;
-        // Dropped after the borrow, because dropping the last reference to a checked-out connection
-        // returns it to the pool.
-        let _dropped = (std::mem::replace(&mut future.state, State::Done), future.borrowed.take());
-        if let Some(abandoned) = &future.abandoned {
-            abandoned.store(true, Ordering::Relaxed);
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        let (state, borrowed) = self.call.with(py, |call| {
+            if let Some(abandoned) = &call.abandoned {
+                abandoned.store(true, Ordering::Relaxed);
+            }
+            (std::mem::replace(&mut call.state, State::Abandoned), call.borrowed.take())
+        });
+        // Dropping the last reference to a checked-out connection returns it to the pool.
+        drop(state);
+        borrowed.map_or(Ok(()), |borrowed| self.wake_deserted(py, borrowed.bind(py)))
+    }
+
+    /// Wakes a task that waits on a call which other code has closed, maybe on another thread.
+    /// A task that was cancelled does not wait any more.
+    fn wake_deserted(&self, py: Python<'_>, borrowed: &Bound<'_, PyAny>) -> PyResult<()> {
+        if borrowed.call_method0(intern!(py, "done"))?.is_truthy()? {
+            return Ok(());
         }
-        drop(future);
+        let callbacks = borrowed.getattr_opt(intern!(py, "_callbacks"))?;
+        if callbacks.map_or(Ok(false), |callbacks| callbacks.is_truthy())? {
+            let finish = wrap_pyfunction!(finish_future, py)?;
+            let event_loop = &self.future_pool.get().event_loop;
+            // A closed loop refuses the call, and wakes no task any more.
+            let call = intern!(py, "call_soon_threadsafe");
+            let _ = event_loop.call_method1(py, call, (finish, borrowed));
+        }
         Ok(())
     }
+}
+
+#[pyfunction]
+fn finish_future(future: Py<PyAny>, py: Python<'_>) -> PyResult<()> {
+    finish(py, &future)
 }
 
 pub fn tasks_of(event_loop: &Bound<'_, PyAny>) -> PyResult<Vec<Py<PyAny>>> {
@@ -383,19 +472,16 @@ impl OpFuture {
         value: Option<Bound<'_, PyAny>>,
         _traceback: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        Self::abandon(slf)?;
+        slf.get().abandon(slf.py())?;
         Err(PyErr::from_value(value.unwrap_or(error)))
     }
 
     /// Called when the coroutine that awaits is closed.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::abandon(slf)
+        slf.get().abandon(slf.py())
     }
 
-    fn __repr__(&self) -> &'static str {
-        match self.state {
-            State::Pending => "<emcache request pending>",
-            State::Value(_) | State::Error(_) | State::Done => "<emcache request finished>",
-        }
+    fn __repr__(&self, py: Python<'_>) -> &'static str {
+        if self.is_pending(py) { "<emcache request pending>" } else { "<emcache request finished>" }
     }
 }

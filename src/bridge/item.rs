@@ -5,12 +5,15 @@ use pyo3::basic::CompareOp;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
+use super::guarded::Guarded;
 use super::value_buf::PyValueBuf;
 use crate::host::OwnedItem;
 use crate::protocol::ItemRef;
 
-#[pyclass(module = "emcache.base", get_all, set_all, subclass)]
-pub struct Item {
+#[pyclass(frozen, module = "emcache.base", subclass)]
+pub struct Item(Guarded<Fields>);
+
+struct Fields {
     value: Py<PyAny>,
     flags: Py<PyAny>,
     cas: Py<PyAny>,
@@ -58,7 +61,8 @@ impl RawItem {
     pub fn into_item(self, py: Python<'_>, with_flags: bool) -> PyResult<Py<Item>> {
         let flags = with_flags.then_some(self.flags).into_pyobject(py)?.unbind();
         let cas = self.cas.into_pyobject(py)?.unbind();
-        let item = Py::new(py, Item { value: self.value.into_any(), flags, cas })?;
+        let fields = Fields { value: self.value.into_any(), flags, cas };
+        let item = Py::new(py, Item(Guarded::new(fields)))?;
         untrack(py, &item);
         Ok(item)
     }
@@ -99,11 +103,42 @@ impl Item {
         _args: &Bound<'_, PyTuple>,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> Self {
-        Self { value: py.None(), flags: py.None(), cas: py.None() }
+        Self(Guarded::new(Fields { value: py.None(), flags: py.None(), cas: py.None() }))
     }
 
-    fn __init__(&mut self, value: Py<PyAny>, flags: Py<PyAny>, cas: Py<PyAny>) {
-        (self.value, self.flags, self.cas) = (value, flags, cas);
+    fn __init__(&self, py: Python<'_>, value: Py<PyAny>, flags: Py<PyAny>, cas: Py<PyAny>) {
+        let fields = Fields { value, flags, cas };
+        drop(self.0.with(py, |old| std::mem::replace(old, fields)));
+    }
+
+    #[getter]
+    fn get_value(&self, py: Python<'_>) -> Py<PyAny> {
+        self.0.with(py, |fields| fields.value.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_value(&self, py: Python<'_>, value: Py<PyAny>) {
+        drop(self.0.with(py, |fields| std::mem::replace(&mut fields.value, value)));
+    }
+
+    #[getter]
+    fn get_flags(&self, py: Python<'_>) -> Py<PyAny> {
+        self.0.with(py, |fields| fields.flags.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_flags(&self, py: Python<'_>, flags: Py<PyAny>) {
+        drop(self.0.with(py, |fields| std::mem::replace(&mut fields.flags, flags)));
+    }
+
+    #[getter]
+    fn get_cas(&self, py: Python<'_>) -> Py<PyAny> {
+        self.0.with(py, |fields| fields.cas.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_cas(&self, py: Python<'_>, cas: Py<PyAny>) {
+        drop(self.0.with(py, |fields| std::mem::replace(&mut fields.cas, cas)));
     }
 
     #[classattr]
@@ -145,8 +180,7 @@ impl Item {
             Some(subclass_state) => subclass_state.cast_into::<PyDict>()?.copy()?,
             None => PyDict::new(py),
         };
-        let item = slf.try_borrow()?;
-        for (name, value) in [("value", &item.value), ("flags", &item.flags), ("cas", &item.cas)] {
+        for (name, value) in ["value", "flags", "cas"].into_iter().zip(slf.get().fields(py)) {
             state.set_item(name, value)?;
         }
         PyTuple::new(py, [new, (slf.get_type(),).into_pyobject(py)?.into_any(), state.into_any()])
@@ -158,8 +192,14 @@ impl Item {
     }
 }
 
+impl Item {
+    /// All fields as they are at one moment.
+    fn fields(&self, py: Python<'_>) -> [Py<PyAny>; 3] {
+        self.0
+            .with(py, |Fields { value, flags, cas }| [value, flags, cas].map(|it| it.clone_ref(py)))
+    }
+}
+
 fn fields<'py>(item: &Bound<'py, Item>) -> PyResult<Bound<'py, PyTuple>> {
-    let py = item.py();
-    let item = item.try_borrow()?;
-    PyTuple::new(py, [&item.value, &item.flags, &item.cas])
+    PyTuple::new(item.py(), item.get().fields(item.py()))
 }

@@ -15,6 +15,7 @@ mod errors;
 mod expiry;
 mod failover;
 mod future;
+mod guarded;
 mod item;
 mod loop_driver;
 mod meta;
@@ -34,6 +35,7 @@ mod snapshot;
 mod stepping;
 mod thread_driver;
 mod unbound;
+mod unshared;
 mod value_buf;
 
 use pyo3::exceptions::PyImportError;

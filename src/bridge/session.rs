@@ -117,7 +117,7 @@ impl Session {
             Core::Remote { engine, timeout } => {
                 let keys = keys.iter().map(|key| engine.copied(key.as_bytes())).collect();
                 let operation = Operation::GetMany { verb, keys, nodes, is_partial };
-                engine.run(py, self.id, operation, *timeout, &future)?;
+                engine.run(py, self.id, operation, *timeout, &future);
             }
         }
         self.driver.schedule_pending(py)?;
@@ -141,7 +141,7 @@ impl Session {
             Core::Remote { engine, timeout } => {
                 let source: SharedSource = source;
                 let operation = Operation::Batch { action, source, noreply };
-                engine.run(py, self.id, operation, *timeout, &future)?;
+                engine.run(py, self.id, operation, *timeout, &future);
             }
         }
         self.driver.schedule_pending(py)?;
@@ -158,7 +158,7 @@ impl Session {
                 client.check_out(checkout, client.deadline(), caller);
             }
             Core::Remote { engine, timeout } => {
-                engine.run(py, self.id, Operation::CheckOut(checkout), *timeout, &future)?;
+                engine.run(py, self.id, Operation::CheckOut(checkout), *timeout, &future);
             }
         }
         self.driver.schedule_pending(py)?;
@@ -171,7 +171,7 @@ impl Session {
         match self.core()? {
             Core::Local(client) => client.drain(PyCaller::new(future.clone_ref(py))),
             Core::Remote { engine, .. } => {
-                engine.run(py, self.id, Operation::Drain, None, &future)?;
+                engine.run(py, self.id, Operation::Drain, None, &future);
             }
         }
         self.driver.schedule_pending(py)?;
@@ -282,7 +282,7 @@ impl Session {
             Core::Remote { engine, timeout } => {
                 let request = engine.to_owned_request(submission);
                 let operation = Operation::Submit { target, expect, request };
-                engine.run(py, self.id, operation, *timeout, &future)?;
+                engine.run(py, self.id, operation, *timeout, &future);
             }
         }
         self.driver.schedule_pending(py)?;

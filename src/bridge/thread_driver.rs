@@ -145,13 +145,12 @@ impl ThreadEngine {
         operation: Operation<SharedSource>,
         timeout: Option<Duration>,
         future: &Py<OpFuture>,
-    ) -> PyResult<()> {
-        let abandoned = future.bind(py).try_borrow_mut()?.watch_abandoned();
+    ) {
+        let abandoned = future.get().watch_abandoned(py);
         let ticket = self.futures.borrow_mut().insert(future.clone_ref(py));
         let deadline = timeout.and_then(|limit| Instant::now().checked_add(limit));
         let posted = PostedOperation { client, ticket, abandoned, deadline, operation };
         self.post_job(Job::Operation(posted));
-        Ok(())
     }
 
     /// Converts a request to one that can be sent to the core's thread.

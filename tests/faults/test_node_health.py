@@ -7,11 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import uvloop
 
 import emcache
 from support.calls import client_of, frozen, outcomes, until, within
 from support.faults import Faults, Link, Recorder, fault_proxy, fill
+from support.loops import LOOPS
 from support.memcached import Memcached, memcached
 from support.oracle import reply_to, value_of
 from support.sasl import file_memcached
@@ -19,7 +19,6 @@ from support.scripted import scripted
 
 KEYS = [b"health:%d" % number for number in range(40)]
 FEW = KEYS[:20]
-LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 IS_THREAD = os.environ.get("EMCACHE_DRIVER") == "thread"
 IDLE = {"min_connections": 5, "max_connections": 5, "autobatching": True}
 

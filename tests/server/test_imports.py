@@ -53,6 +53,33 @@ def test_a_sub_interpreter_is_refused(order):
     assert all("WSGIApplicationGroup %{GLOBAL}" in text for text in texts), texts
 
 
+OWN_LOCK = """
+import sys
+
+code = f"import sys; sys.path[:] = {sys.path!r}; import emcache"
+if sys.version_info >= (3, 14):
+    from concurrent import interpreters
+    try:
+        interpreters.create().exec(code)
+    except interpreters.ExecutionFailed as error:
+        print(error.excinfo.formatted)
+else:
+    import _interpreters
+    error = _interpreters.exec(_interpreters.create("isolated"), code)
+    print(error.formatted)
+import emcache
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="no interpreters with a lock of their own")
+def test_a_sub_interpreter_with_its_own_lock_is_refused():
+    """The interpreter of Python does that, and the main one is not affected."""
+    program = [sys.executable, "-c", OWN_LOCK]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("ImportError: module emcache._emcache does not support loading")
+
+
 IMPORTED_AGAIN = """
 import asyncio, importlib, sys, types
 import emcache as first

@@ -4,12 +4,10 @@ import asyncio
 import threading
 
 import pytest
-import uvloop
 
 from support.calls import client_of
+from support.loops import LOOPS
 from support.memcached import memcached
-
-LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(params=LOOPS.values(), ids=LOOPS)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 PRELUDE = """
 import asyncio, contextlib, gc, logging, os, resource, signal, sys, threading, time, warnings
 import emcache
@@ -58,6 +60,8 @@ def run_program(
     program: str, loop: str, port: int, *arguments: str, warnings: str = "error"
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in development mode; `PRELUDE` says what it finds."""
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
     source = PRELUDE + textwrap.dedent(program)
     return subprocess.run(
         [sys.executable, "-X", "dev", "-W", warnings, "-c", source, loop, str(port), *arguments],

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-import uvloop
-
 import emcache
 from emcache import Cache
+
+from .loops import LOOPS
 
 _CONTEXT = multiprocessing.get_context("spawn")
 LONGEST = 60.0
@@ -87,13 +87,10 @@ def _run(results: Any, work: Callable[..., Coroutine[Any, Any, Any]], args: tupl
         return await work(lambda value: results.send(("sent", value)), *args)
 
     try:
-        with asyncio.Runner(loop_factory=_LOOPS[os.environ["EMCACHE_TEST_LOOP"]]) as runner:
+        with asyncio.Runner(loop_factory=LOOPS[os.environ["EMCACHE_TEST_LOOP"]]) as runner:
             results.send(("returned", runner.run(main())))
     except BaseException as error:
         results.send(("error", f"{type(error).__name__}: {error}"))
-
-
-_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 async def crowd(send: Any, start: Any, client: dict[str, Any], work: dict[str, Any]) -> Any:

@@ -6,6 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+# Tests that need it are skipped where it cannot be installed.
+pytest.importorskip("cryptography")
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

@@ -11,7 +11,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import uvloop
 
 import emcache
 from emcache.testing import FaultProxy
@@ -27,6 +26,7 @@ from support.calls import (
     until,
     within,
 )
+from support.loops import LOOPS
 from support.memcached import Memcached, free_port, memcached
 from support.oracle import END, answer, item, reply_to, value_of
 from support.scripted import hold, scripted
@@ -405,7 +405,6 @@ async def test_no_write_is_sent_on_an_idle_connection_that_ended(certificate, ca
 
 def test_the_idle_timeout_of_a_server_is_not_seen():
     """Under both loops at the same time: the server takes seconds."""
-    loops = {b"asyncio": asyncio.SelectorEventLoop, b"uvloop": uvloop.new_event_loop}
 
     @within(30)
     async def check(server, key):
@@ -415,21 +414,21 @@ def test_the_idle_timeout_of_a_server_is_not_seen():
         ):
             for client in (kept, unkept):
                 await client.set(key, b"1")
-            while int(server.stats()["idle_kicks"]) < 2 * len(loops):
+            while int(server.stats()["idle_kicks"]) < 2 * len(LOOPS):
                 await asyncio.sleep(0.05)
             assert await kept.increment(key, 1) == 2
             assert await unkept.increment(key, 1) == 3
 
     def run(key):
-        with asyncio.Runner(loop_factory=loops[key]) as runner:
+        with asyncio.Runner(loop_factory=LOOPS[key.decode()]) as runner:
             runner.run(check(server, key))
 
     # It looks for idle ones among as many connections as there may be: the fewer the sooner.
     with (
         memcached("-c", "64", "-o", "idle_timeout=1") as server,
-        ThreadPoolExecutor(len(loops)) as threads,
+        ThreadPoolExecutor(len(LOOPS)) as threads,
     ):
-        list(threads.map(run, loops))
+        list(threads.map(run, (name.encode() for name in LOOPS)))
 
 
 # -- a node that is down -------------------------------------------------------------------------
