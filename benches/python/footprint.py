@@ -148,7 +148,11 @@ def parsed():
 
 def main():
     chosen = parsed()
-    builds = {"emcache": sys.executable, **dict(text.split("=", 1) for text in chosen.others)}
+    builds = {"emcache": sys.executable}
+    for text in chosen.others:
+        name, _, python = text.partition("=")
+        # The programs run in another folder. A symbolic link is what makes an environment.
+        builds[name] = os.path.abspath(python)  # noqa: PTH100
     rows = []
     with contextlib.ExitStack() as stack:
         server, port = start_memcached()
