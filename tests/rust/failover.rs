@@ -354,8 +354,8 @@ fn what_concerns_a_dead_node_goes_to_no_other() {
         until(|| async {
             let request = Request::Command(Command::FlushAll { delay: 0 });
             let send = |_| submit(&cluster.client, Target::Node(1), Expect::Command, &request);
-            let sent: Vec<_> = (0..8).map(send).collect();
-            for flush in sent {
+            let flushes: Vec<_> = (0..8).map(send).collect();
+            for flush in flushes {
                 let flushed = flush.outcome().await;
                 let is_failed = matches!(&flushed, Outcome::Failed(failure)
                     if matches!(failure.kind, FailureKind::Pool(_)));
