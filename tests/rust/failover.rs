@@ -356,10 +356,10 @@ fn what_concerns_a_dead_node_goes_to_no_other() {
             let send = |_| submit(&cluster.client, Target::Node(1), Expect::Command, &request);
             let flushes: Vec<_> = (0..8).map(send).collect();
             for flush in flushes {
-                let flushed = flush.outcome().await;
-                let is_failed = matches!(&flushed, Outcome::Failed(failure)
+                let outcome = flush.outcome().await;
+                let is_failed = matches!(&outcome, Outcome::Failed(failure)
                     if matches!(failure.kind, FailureKind::Pool(_)));
-                assert!(is_failed, "{flushed:?}");
+                assert!(is_failed, "{outcome:?}");
             }
             cluster.client.health().1 == [1]
         })
