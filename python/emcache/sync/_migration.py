@@ -127,7 +127,8 @@ class Migration:
 
     def _is_latest(self) -> bool:
         """Return whether no later migration of the client has begun, which the core would mean."""
-        return self._client._migration is self
+        latest: object = self._client._migration
+        return latest is self
 
     @property
     def _routing(self) -> NodeRouting:
