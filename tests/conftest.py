@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import emcache
 from support.eager import make_eager
+from support.failures import pytest_terminal_summary as pytest_terminal_summary
 from support.loops import LOOPS
 from support.memcached import Memcached, memcached
 
@@ -49,25 +50,6 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
     if SYNC:
         items[:] = [item for item in items if not sync_adapter.is_asynchronous(item.name)]
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Write down for tools/second-attempt what failed, if it asks for that."""
-    if folder := os.environ.get("EMCACHE_TEST_FAILED"):
-        reports = [
-            report
-            for outcome in ("failed", "error")
-            for report in terminalreporter.getreports(outcome)
-        ]
-        lines = {
-            f"crash {report.nodeid}"
-            if "crashed while running" in str(report.longrepr)
-            else report.nodeid
-            for report in reports
-        }
-        path = Path(folder) / os.environ.get("EMCACHE_DRIVER", "loop")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in sorted(lines)))
 
 
 @pytest.fixture(scope="session")

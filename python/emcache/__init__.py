@@ -38,6 +38,7 @@ from ._item import Item
 from ._lazy import PUBLIC as _PUBLIC
 from ._lazy import SUBMODULES as _SUBMODULES
 from ._memcached.addresses import parse_nodes
+from ._pool_metrics import ConnectionPoolMetrics
 from .default_values import (
     DEFAULT_AUTOBATCHING_ENABLED,
     DEFAULT_AUTOBATCHING_MAX_KEYS,
@@ -58,7 +59,7 @@ if typing.TYPE_CHECKING:
     from ._router import Router, RouterNode
     from ._url import from_url
     from .cache import Cache, cached
-    from .connection_pool import ConnectionPool, ConnectionPoolMetrics
+    from .connection_pool import ConnectionPool
     from .discovery import CallableDiscovery, DiscoveredNode, Discovery, DnsDiscovery, Topology
     from .metrics import (
         CacheMetrics,

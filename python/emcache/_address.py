@@ -2,11 +2,11 @@
 
 import enum
 
-from ._values import Value, dataclass
+from ._values import Frozen, dataclass
 
 
 @dataclass(frozen=True)
-class MemcachedHostAddress(Value):
+class MemcachedHostAddress(Frozen):
     """A node on TCP.
 
     Args:
@@ -29,7 +29,7 @@ class MemcachedHostAddress(Value):
 
 
 @dataclass(frozen=True)
-class MemcachedUnixSocketPath(Value):
+class MemcachedUnixSocketPath(Frozen):
     """A node on a unix socket; the spelling of the path decides which keys the node gets."""
 
     path: str

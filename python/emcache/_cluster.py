@@ -2,18 +2,12 @@
 
 import contextlib
 from abc import ABCMeta, abstractmethod
-from typing import TYPE_CHECKING
 
 from ._address import Address, Node
 from ._emcache import CoreClient
 from ._memcached.addresses import parse_address
+from ._pool_metrics import ConnectionPoolMetrics
 from ._snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from . import connection_pool
-else:
-    # Annotations name this module. Only programs that use or resolve them pay for the import.
-    from ._lazy import connection_pool
 
 
 class ClusterManagment(metaclass=ABCMeta):
@@ -38,7 +32,7 @@ class ClusterManagment(metaclass=ABCMeta):
         """Return the nodes to which three connection attempts in a row have failed."""
 
     @abstractmethod
-    def connection_pool_metrics(self) -> dict[Address, "connection_pool.ConnectionPoolMetrics"]:
+    def connection_pool_metrics(self) -> dict[Address, ConnectionPoolMetrics]:
         """Return a copy of the counters of each node."""
 
 
@@ -141,11 +135,11 @@ class NodeDirectory(ClusterManagment):
     def unhealthy_nodes(self) -> list[Address]:
         return [self._addresses[index] for index in self._health()[1]]
 
-    def connection_pool_metrics(self) -> dict[Address, "connection_pool.ConnectionPoolMetrics"]:
+    def connection_pool_metrics(self) -> dict[Address, ConnectionPoolMetrics]:
         if self._snapshots is None or (latest := self._snapshots.latest()) is None:
             return {}
         nodes = latest[1][2]
         return {
-            self._addresses[index]: connection_pool.ConnectionPoolMetrics(**pool)  # type: ignore[arg-type]
+            self._addresses[index]: ConnectionPoolMetrics(**pool)  # type: ignore[arg-type]
             for index, _, pool, _ in nodes
         }

@@ -11,7 +11,6 @@ PUBLIC = {
     "Cluster": "_migration",
     "CommandMetrics": "metrics",
     "ConnectionPool": "connection_pool",
-    "ConnectionPoolMetrics": "connection_pool",
     "DiscoveredNode": "discovery",
     "Discovery": "discovery",
     "DnsDiscovery": "discovery",
@@ -73,7 +72,6 @@ class LazyModule:
         return getattr(load(self._name), attribute)
 
 
-connection_pool = LazyModule("connection_pool")
 discovery = LazyModule("discovery")
 failovers = LazyModule("_failover")
 meta = LazyModule("_meta")

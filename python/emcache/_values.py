@@ -13,26 +13,40 @@ C = TypeVar("C", bound=type)
 
 
 class DataclassAttribute:
-    """One of the two attributes by which ``dataclasses`` knows a class, until it is first read."""
+    """An attribute that a dataclass would have, until it is first read."""
 
-    def __init__(self, name: str, fields: dict[str, Any], frozen: bool) -> None:
+    def __init__(self, name: str, fields: list[tuple[str, Any, Any]], frozen: bool) -> None:
         self._name = name
         self._fields = fields
         self._frozen = frozen
 
     def __get__(self, instance: object, owner: type) -> Any:
         """Make the attribute, and leave it in place of this object."""
-        from dataclasses import make_dataclass
+        import inspect
+        from dataclasses import field, make_dataclass
 
-        made = make_dataclass(owner.__name__, self._fields.items(), frozen=self._frozen)
-        attribute = getattr(made, self._name)
+        fields = [
+            (name, kind, field() if default is ... else field(default=default))
+            for name, kind, default in self._fields
+        ]
+        made = make_dataclass(owner.__name__, fields, frozen=self._frozen)
+        if self._name == "__signature__":
+            attribute: Any = inspect.signature(made)
+        else:
+            attribute = getattr(made, self._name)
         setattr(owner, self._name, attribute)
         return attribute
 
 
-def describe(cls: type, frozen: bool, **fields: Any) -> None:
+def describe(cls: type, frozen: bool, **kinds: Any) -> None:
     """Let ``dataclasses`` find these fields, each with its type, in a class."""
-    for name in ("__dataclass_fields__", "__dataclass_params__"):
+    # Attributes of Item are no defaults.
+    defaults = cls.__dict__ if issubclass(cls, Value) else {}
+    fields = [(name, kind, defaults.get(name, ...)) for name, kind in kinds.items()]
+    names = ["__dataclass_fields__", "__dataclass_params__"]
+    if issubclass(cls, Record):
+        names.append("__signature__")
+    for name in names:
         setattr(cls, name, DataclassAttribute(name, fields, frozen))
 
 
@@ -41,7 +55,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(*, frozen: bool) -> Callable[[C], C]:
-        """Describe a subclass of :class:`Value`; it must have an ``__init__``."""
+        """Describe a subclass of :class:`Frozen`, which must have an ``__init__``, or `Record`."""
 
         def described(cls: C) -> C:
             cls.__match_args__ = tuple(cls.__annotations__)
@@ -52,7 +66,7 @@ else:
 
 
 class Value:
-    """The methods of a frozen dataclass."""
+    """An object that equals others of its class with the same fields."""
 
     __match_args__: ClassVar[tuple[str, ...]]
 
@@ -67,6 +81,16 @@ class Value:
         if isinstance(other, Value) and type(other) is type(self):
             return self._fields() == other._fields()
         return NotImplemented
+
+    def __replace__(self: T, /, **changes: Any) -> T:
+        """Return a copy with other fields, for ``copy.replace`` of Python 3.13."""
+        from dataclasses import replace
+
+        return replace(self, **changes)  # type: ignore[type-var]
+
+
+class Frozen(Value):
+    """The methods of a frozen dataclass."""
 
     def __hash__(self) -> int:
         return hash(self._fields())
@@ -86,8 +110,23 @@ class Value:
 
             raise FrozenInstanceError(f"cannot {verb} field {name!r}")
 
-    def __replace__(self: T, /, **changes: Any) -> T:
-        """Return a copy with other fields, for ``copy.replace`` of Python 3.13."""
-        from dataclasses import replace
 
-        return replace(self, **changes)  # type: ignore[type-var]
+class Record(Value):
+    """The methods of a dataclass with fields that can be changed."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            names = self.__match_args__
+            given = dict(zip(names, values, strict=False))
+            if len(values) > len(names) or given.keys() & named.keys():
+                raise TypeError(f"{type(self).__name__}() takes each of {', '.join(names)} once")
+            given |= named
+            if unknown := given.keys() - set(names):
+                raise TypeError(f"{type(self).__name__}() has no field {', '.join(unknown)}")
+            for name in names:
+                if name not in given and not hasattr(type(self), name):
+                    raise TypeError(f"{type(self).__name__}() needs {name}")
+                setattr(self, name, given[name] if name in given else getattr(type(self), name))

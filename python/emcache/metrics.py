@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ._address import Address
 from ._emcache import LATENCY_BOUNDS
+from ._pool_metrics import ConnectionPoolMetrics
 from ._snapshots import LOOP_TIMEOUT, Snapshots
-from .connection_pool import ConnectionPoolMetrics
 
 if TYPE_CHECKING:
     from . import _migration as migrations

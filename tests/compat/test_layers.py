@@ -21,6 +21,7 @@ LAYERS = [
         "_lifecycle",
         "_snapshots",
         "_node_log",
+        "_pool_metrics",
         "_results",
         "_meta",
         "_router",

@@ -23,6 +23,13 @@ def test_what_importing_it_loads():
     modules = {
         *("_address", "_checks", "_client", "_cluster", "_create", "_emcache", "_errors", "_hints"),
         *("_item", "_lazy", "_lifecycle", "_meta_commands", "_options", "_snapshots", "_types"),
-        *("_memcached", "_memcached.addresses", "_routing", "_values", "default_values"),
+        *(
+            "_memcached",
+            "_memcached.addresses",
+            "_routing",
+            "_values",
+            "_pool_metrics",
+            "default_values",
+        ),
     }
     assert set(loaded) == {"emcache"} | {f"emcache.{m}" for m in modules}

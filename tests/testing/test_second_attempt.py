@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import conftest
 import pytest
+
+from support import failures
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.driver_independent
@@ -65,13 +66,13 @@ def test_a_suite_that_did_not_end(tmp_path):
 def test_what_a_suite_writes_down(tmp_path, monkeypatch):
     reports = {
         "failed": [
-            SimpleNamespace(nodeid="a.py::b[1]", longrepr="assert 1 == 2"),
+            SimpleNamespace(nodeid="a.py::b[1]", longrepr="x = 'crashed while running'"),
             SimpleNamespace(nodeid="a.py::c", longrepr="worker 'gw0' crashed while running 'c'"),
         ],
         "error": [SimpleNamespace(nodeid="a.py::d", longrepr="fixture")],
     }
     monkeypatch.setenv("EMCACHE_TEST_FAILED", str(tmp_path / "failed"))
     monkeypatch.setenv("EMCACHE_DRIVER", "thread")
-    conftest.pytest_terminal_summary(SimpleNamespace(getreports=reports.__getitem__))
+    failures.pytest_terminal_summary(SimpleNamespace(getreports=reports.__getitem__))
     assert (tmp_path / "failed/thread").read_text() == "a.py::b[1]\na.py::d\ncrash a.py::c\n"
     assert [path.name for path in (tmp_path / "failed").iterdir()] == ["thread"]
