@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak fuzz sanitize minimal-versions coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts bench-footprint counts counts-update wheels matrix workflows licenses deny docs alerts prose clean
+.PHONY: help setup build dev memcached nutcracker demo demo-cluster test test-rust test-python test-loop test-thread test-event-loops test-sync test-churn test-aiocache test-django test-limits interop soak fuzz sanitize minimal-versions coverage lint msrv fmt types bench bench-rust bench-compare bench-sync bench-table bench-data bench-report bench-parts bench-footprint counts counts-update wheels matrix platforms workflows licenses deny docs alerts prose clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -222,6 +222,9 @@ wheels: $(VENV)/.dist-tools memcached  ## dist/: wheels and the source distribut
 
 matrix:  ## The suite on other Pythons and memcacheds, an hour and more (SUITES="trixie sid"; see tools/matrix)
 	tools/matrix $(SUITES)
+
+platforms: $(VENV)/.dist-tools  ## Wheels and tests for other processors under qemu, as root on Debian 12 (PLATFORMS="arm64"; see tools/platforms)
+	tools/platforms $(PLATFORMS)
 
 workflows: $(VENV)/.dist-tools  ## Check .github: the schemas of workflows and issue forms, and unsafe steps
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
