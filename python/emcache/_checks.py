@@ -27,8 +27,8 @@ def check_timeouts(**times: float | None) -> None:
             raise TypeError(f"{name} must be a number of seconds or None, not {kind}")
         if value is not None:
             check_float(name, value)
-            # `<=` is false for NaN, which the core refuses.
-            if value <= 0 and name != "purge_unused_connections_after":
+            # Not `value <= 0`, which is false for NaN.
+            if not value > 0 and name != "purge_unused_connections_after":
                 raise ValueError(f"{name} must be a number of seconds > 0, or None for no limit")
 
 

@@ -237,7 +237,7 @@ class Migration:
         return self._core.status() if self._is_latest() else None
 
     def _is_latest(self) -> bool:
-        """Return whether no later migration of the client has begun, which the core would mean."""
+        """Return whether this is the client's latest migration; the core knows no other."""
         latest: object = self._client._migration
         return latest is self
 

@@ -1,7 +1,7 @@
 """The counters of the connections to one node.
 
-They have a module of their own, without ``dataclasses``, that is imported with the package: whoever
-reads them because no descriptor is left could import nothing any more.
+The module is imported with the package and needs no slow ones. A program without a free descriptor
+needs these counters most, and cannot import modules any more.
 """
 
 from ._values import Record, dataclass

@@ -1,8 +1,8 @@
-"""Classes that are dataclasses for whoever asks, without the time of that when they are imported.
+"""Classes that programs can use as dataclasses, and that take less time to import.
 
-The module ``dataclasses`` and the methods that it generates took a third of the import of this
-package. Here a class has ordinary methods; ``dataclasses.fields`` and the like find attributes that
-are made when they are first read.
+The module ``dataclasses`` and the methods that it generates took a third of the time in which this
+package is imported. The classes here have ordinary methods. ``dataclasses.fields`` and the like
+read attributes that are made at that moment.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,7 @@ class DataclassAttribute:
         self._frozen = frozen
 
     def __get__(self, instance: object, owner: type) -> Any:
-        """Make the attribute, and leave it in place of this object."""
-        import inspect
+        """Make the attribute, and put it in place of this object."""
         from dataclasses import field, make_dataclass
 
         fields = [
@@ -31,9 +30,12 @@ class DataclassAttribute:
         ]
         made = make_dataclass(owner.__name__, fields, frozen=self._frozen)
         if self._name == "__signature__":
-            attribute: Any = inspect.signature(made)
-        else:
-            attribute = getattr(made, self._name)
+            from inspect import signature
+
+            # A subclass may have an `__init__` of its own, which has a signature of its own.
+            is_inherited = owner.__init__ is Record.__init__  # type: ignore[misc]
+            return signature(made) if is_inherited else None
+        attribute = getattr(made, self._name)
         setattr(owner, self._name, attribute)
         return attribute
 

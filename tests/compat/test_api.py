@@ -600,6 +600,47 @@ class TestMetrics:
         assert twin == metrics
         twin.cur_connections = 99
         assert twin != metrics
+        assert pickle.loads(pickle.dumps(metrics)) == metrics
+        assert dataclasses.asdict(metrics)["create_connection_upper"] == 11
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(metrics)
+
+    @pytest.mark.parametrize(
+        ("values", "named", "message"),
+        [
+            ((), {}, "needs cur_connections"),
+            (range(25), {}, "once"),
+            (range(12), {"cur_connections": 1}, "once"),
+            (range(12), {"other": 1}, "has no field other"),
+        ],
+        ids=["missing", "too many", "twice", "unknown"],
+    )
+    def test_wrong_arguments(self, values, named, message):
+        with pytest.raises(TypeError, match=rf"ConnectionPoolMetrics\(\) .*{message}"):
+            emcache.ConnectionPoolMetrics(*values, **named)
+
+    def test_signature(self):
+        parameters = inspect.signature(emcache.ConnectionPoolMetrics).parameters
+        names = [field.name for field in dataclasses.fields(emcache.ConnectionPoolMetrics)]
+        assert list(parameters) == names
+        assert parameters["keys_shared"].default == 0
+        assert parameters["cur_connections"].default is inspect.Parameter.empty
+
+    def test_a_subclass_that_is_a_dataclass(self):
+        @dataclasses.dataclass
+        class Named(emcache.ConnectionPoolMetrics):
+            name: str = ""
+
+        assert list(inspect.signature(Named).parameters)[-2:] == ["keys_shared", "name"]
+        assert Named(*range(12), name="a") != Named(*range(12))
+
+    def test_a_subclass_with_its_own_init(self):
+        class Zero(emcache.ConnectionPoolMetrics):
+            def __init__(self, connections):
+                super().__init__(connections, *[0] * 11)
+
+        assert list(inspect.signature(Zero).parameters) == ["connections"]
+        assert Zero(3).cur_connections == 3
 
 
 @pytest.mark.driver_independent
